@@ -1,0 +1,247 @@
+//! Clients in tokio programs.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use futures_core::stream::FusedStream;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+use super::{Client, Service};
+use crate::error::{Error, Result};
+
+/// A client for tokio: every request can be awaited, and events are a [`Stream`]. Clones share the connection.
+///
+/// ```no_run
+/// use corosync_ipc::{AsyncClient, TrackFlags, cmap, quorum};
+///
+/// # async fn example() -> corosync_ipc::Result<()> {
+/// let cmap = AsyncClient::connect(cmap::Client::connect).await?;
+/// let name = cmap.call(|cmap| cmap.get("totem.cluster_name")).await?;
+///
+/// let quorum = AsyncClient::connect(quorum::Client::connect).await?;
+/// let mut events = quorum.events()?;
+/// quorum.call(|quorum| quorum.track_start(TrackFlags::CHANGES)).await?;
+/// loop {
+///     println!("{name:?}: {:?}", events.next_event().await?);
+/// }
+/// # }
+/// ```
+///
+/// The daemon announces answers in shared memory only, which no event loop can wait for. So a request runs on tokio's threads for
+/// blocking work, one request of a client at a time, since the daemon answers no more than one anyway. However many requests wait
+/// for a daemon that is stopped, a client takes one thread from the pool. The runtime's own threads are never blocked.
+pub struct AsyncClient<S: Service> {
+    client: Shared<S>,
+    turn: Arc<Semaphore>,
+}
+
+impl<S: Service> AsyncClient<S> {
+    /// Connects by the function given, such as `cmap::Client::connect`, on a thread for blocking work.
+    ///
+    /// # Errors
+    /// What the function fails with.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn connect(connect: impl FnOnce() -> Result<Client<S>> + Send + 'static) -> Result<Self> {
+        Blocking::start(connect).await.map(Self::new)
+    }
+
+    /// Makes one of a client. Events taken elsewhere are not seen here.
+    pub fn new(client: impl Into<Arc<Client<S>>>) -> Self {
+        Self { client: Shared(Some(client.into())), turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Runs one or more requests on a thread for blocking work: `client.call(|cmap| cmap.get("totem.token")).await`. The requests of
+    /// clones of this one wait for each other in the order they came.
+    ///
+    /// It can be cancelled: when the future is dropped before it is this call's turn, nothing is sent. When it is dropped later, what
+    /// the closure does is carried out, its answer is received and thrown away, and the next request gets its own answer.
+    ///
+    /// # Errors
+    /// What the closure fails with; [`Error::TimedOut`] when the requests before this one took the whole
+    /// [`Client::request_timeout`]; [`Error::System`] when the runtime shuts down.
+    ///
+    /// # Panics
+    /// As the closure; outside of a tokio runtime with a timer.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(&Client<S>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let after = self.client().request_timeout();
+        let turn = timeout(after, Arc::clone(&self.turn).acquire_owned()).await;
+        let turn = turn.map_err(|_| Error::TimedOut { operation: "waiting for other requests".into(), after })?;
+        let client = self.client.clone();
+        Blocking::start(move || {
+            // Until the answer is there, awaited or not.
+            let _turn = turn;
+            request(client.get())
+        })
+        .await
+    }
+
+    /// The events, as a stream with a descriptor of its own. Several streams of one client share its events: each comes to one of
+    /// them.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there are no file descriptors left.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O.
+    pub fn events(&self) -> Result<AsyncEvents<S>> {
+        #[allow(
+            deprecated,
+            reason = "what replaces it is not in older releases of tokio, and an OwnedFd keeps its promise"
+        )]
+        let register = || AsyncFd::with_interest(self.client().as_fd().try_clone_to_owned()?, Interest::READABLE);
+        let fd = register().map_err(|source| Error::system("registering a client with tokio", source))?;
+        Ok(AsyncEvents { fd, client: self.client.clone(), ended: false })
+    }
+
+    /// The client, for what does not block.
+    pub fn client(&self) -> &Arc<Client<S>> {
+        self.client.get()
+    }
+}
+
+impl<S: Service> Clone for AsyncClient<S> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone(), turn: Arc::clone(&self.turn) }
+    }
+}
+
+impl<S: Service> fmt::Debug for AsyncClient<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AsyncClient").field(self.client()).finish()
+    }
+}
+
+/// A stream of a client's events; made by [`AsyncClient::events`]. Ends with the error that ended the connection.
+pub struct AsyncEvents<S: Service> {
+    /// A descriptor of its own, since tokio knows each only once, and remembers one task that polls it.
+    fd: AsyncFd<OwnedFd>,
+    client: Shared<S>,
+    ended: bool,
+}
+
+impl<S: Service> AsyncEvents<S> {
+    /// Waits for the next event. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// As [`Client::poll_event`]; [`Error::System`] when the runtime shuts down.
+    pub async fn next_event(&mut self) -> Result<S::Event> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// Takes the next event, or has the task woken when it is there.
+    ///
+    /// # Errors
+    /// As [`AsyncEvents::next_event`].
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Event>> {
+        loop {
+            // Also makes a task that always finds an event let others run now and then.
+            let ready = ready!(self.fd.poll_read_ready(cx));
+            let mut ready = ready.map_err(|source| Error::system("waiting for events", source))?;
+            match self.client.get().poll_event()? {
+                Some(event) => return Poll::Ready(Ok(event)),
+                // It looked at the socket too, so the descriptor becomes readable anew.
+                None => ready.clear_ready(),
+            }
+        }
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Arc<Client<S>> {
+        self.client.get()
+    }
+}
+
+impl<S: Service> Stream for AsyncEvents<S> {
+    type Item = Result<S::Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let event = ready!(self.poll_event(cx));
+        self.ended = event.is_err();
+        Poll::Ready(Some(event))
+    }
+}
+
+impl<S: Service> FusedStream for AsyncEvents<S> {
+    fn is_terminated(&self) -> bool {
+        self.ended
+    }
+}
+
+impl<S: Service> fmt::Debug for AsyncEvents<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AsyncEvents").field(self.client()).finish()
+    }
+}
+
+/// Keeps a client, and lets it go on a thread for blocking work: the end of a connection whose daemon was killed takes a few dozen
+/// milliseconds.
+struct Shared<S: Service>(Option<Arc<Client<S>>>);
+
+impl<S: Service> Shared<S> {
+    fn get(&self) -> &Arc<Client<S>> {
+        self.0.as_ref().expect("only drop takes it")
+    }
+}
+
+impl<S: Service> Clone for Shared<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Service> Drop for Shared<S> {
+    fn drop(&mut self) {
+        let last = self.0.take().and_then(Arc::into_inner);
+        if let (Some(client), Ok(runtime)) = (last, Handle::try_current()) {
+            // When the runtime shuts down, it drops the client at once.
+            runtime.spawn_blocking(move || drop(client));
+        }
+    }
+}
+
+/// Something that runs on a thread for blocking work. When it is dropped it does not begin; what has begun goes on to its end.
+pub(crate) struct Blocking<T>(JoinHandle<Result<T>>);
+
+impl<T: Send + 'static> Blocking<T> {
+    pub(crate) fn start(work: impl FnOnce() -> Result<T> + Send + 'static) -> Self {
+        Self(spawn_blocking(work))
+    }
+}
+
+impl<T> Future for Blocking<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let joined = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(joined.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_) => Err(Error::system("running a request", io::Error::other("the runtime shuts down"))),
+        }))
+    }
+}
+
+impl<T> Drop for Blocking<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,615 @@
+//! A connection: the transport, one request under way, the events, and waiting for both.
+
+use std::borrow::Cow;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::connect::{self, Parts};
+use super::turnstile::{self, Turnstile};
+use super::waker::Waker;
+use crate::endpoint::Endpoint;
+use crate::engine::exchange::{Before, Exchange, may_be_answered_again};
+use crate::engine::handshake::RingName;
+use crate::engine::wake::{BATCH, WakeBytes};
+use crate::error::{CsError, Error, ProtocolError, Result};
+use crate::shm::{Consumer, Mapping, Producer};
+use crate::sys::wait::{Interest, Ready, wait_for, wait_or_rung};
+use crate::sys::{file, socket};
+use crate::types::Credentials;
+use crate::wire::{Message, Request, WireError, decode_reply};
+
+/// How long to sleep on the reply's semaphore before looking whether the daemon is still there. Also what a wake-up costs that the
+/// daemon's libc fails to send, as musl's does to a waiter that glibc's layout announces.
+const REPLY_SLICE: Duration = Duration::from_millis(20);
+
+/// How long to sleep, at first and at most, before sending again what the daemon was too busy for.
+const RETRY_FIRST: Duration = Duration::from_millis(1);
+const RETRY_MOST: Duration = Duration::from_millis(50);
+
+/// How long to sleep at most before looking again at what nothing announces: flow control and room in the ring. The daemon looks
+/// every millisecond whether it can lift flow control.
+const ROOM_MOST: Duration = Duration::from_millis(5);
+
+/// How many requests may wait in the ring. Each has a wake byte in the socket's buffer, which holds 278 of them by default, and the
+/// daemon takes the bytes of up to 50 requests after the requests. So there is always room for the byte, which must not be late.
+const MOST_BACKLOG: u32 = 128;
+
+/// What the smallest message takes in a ring: a chunk's header.
+const CHUNK_HEADER: usize = 8;
+
+/// How often a glance at the events checks that the daemon is still there; in between it makes no system call.
+const LIVENESS_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How thoroughly to look for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// At the ring. Whoever finds nothing polls the descriptor next, or glances again.
+    Glance,
+    /// At the socket too, so that finding nothing means that the descriptor becomes readable anew before there is anything. Loops
+    /// with edge-triggered readiness need that.
+    Thorough,
+}
+
+/// A connection to one service.
+///
+/// Locking rules: `requests` is taken by whoever has the turn, and held for as long, replies included. `events` is held while an
+/// event is taken from the ring and made of its message, so that messages which belong together are taken apart in their order.
+/// Neither is taken while the other is held, and no user code runs under either.
+pub(crate) struct Connection {
+    service: Cow<'static, str>,
+    socket: OwnedFd,
+    peer: Credentials,
+    max_request: usize,
+    max_reply: usize,
+    /// How many messages a look at the events takes at most that are no events, such as parts of one: as many as the ring can hold. When
+    /// a look ends with that, what is in the ring now came during the look, so that its wake bytes make the descriptor readable anew,
+    /// for loops with edge-triggered readiness too.
+    most_silent: usize,
+    turnstile: Turnstile,
+    requests: Mutex<Requests>,
+    events: Mutex<Events>,
+    timeout: AtomicU64,
+    /// One of the states below; only ever grows.
+    state: AtomicU8,
+    /// Made for the first wait or the first who asks for it.
+    waker: OnceLock<Waker>,
+    rings: [RingName; 3],
+    shm_root: PathBuf,
+}
+
+/// All is well.
+const OPEN: u8 = 0;
+/// The other end closed. Events left in the ring are still handed over.
+const GONE: u8 = 1;
+/// The other end broke the protocol. Nothing it left is looked at.
+const BROKEN: u8 = 2;
+/// This end closed.
+const FINALIZED: u8 = 3;
+
+struct Requests {
+    request: Producer<Mapping>,
+    response: Consumer<Mapping>,
+    exchange: Exchange,
+}
+
+struct Events {
+    ring: Consumer<Mapping>,
+    wake: WakeBytes,
+    looked: Instant,
+}
+
+/// When the daemon is too busy for a request. The values are what `qb_ipcc_fc_enable_max_set` takes: the largest flow control
+/// word that refuses the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlowControl {
+    /// Refused while the daemon takes no requests at all: every request but a multicast.
+    Request = 1,
+    /// Refused also while totem's queue is full or the cluster synchronizes: multicasts.
+    Multicast = 2,
+}
+
+/// How long something may take, and what is said if it takes longer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    call: &'static str,
+    timeout: Duration,
+    pub(crate) deadline: Instant,
+}
+
+impl Patience {
+    pub(crate) fn timed_out(&self) -> Error {
+        Error::TimedOut { operation: Cow::Borrowed(self.call), after: self.timeout }
+    }
+}
+
+/// Sole use of the rings for requests and replies: what is sent in one turn follows each other. Passed on when dropped.
+pub(crate) struct Turn<'a> {
+    connection: &'a Connection,
+    // Released before the turn is passed on.
+    requests: MutexGuard<'a, Requests>,
+    _turn: turnstile::Turn<'a>,
+}
+
+impl Connection {
+    /// Connects to a service.
+    pub(crate) fn open(service: &'static str, endpoint: &Endpoint, default_ring_size: u32) -> Result<Self> {
+        let Parts { socket, peer, generation: _generation, max_msg_size, names, request, response, event } =
+            connect::connect(service, endpoint, default_ring_size)?;
+        for count in [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()] {
+            // Relaxed: a count; the daemon looks at it only after the socket told it something.
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        let timeout = endpoint.request_timeout_value();
+        let connection = Self {
+            service: Cow::Owned(endpoint.name(service).to_owned()),
+            socket,
+            peer,
+            max_request: usize::try_from(max_msg_size).unwrap_or(usize::MAX),
+            max_reply: response.ring().max_chunk(),
+            most_silent: event.ring().max_chunk() / CHUNK_HEADER + 1,
+            turnstile: Turnstile::default(),
+            requests: Mutex::new(Requests { request, response, exchange: Exchange::default() }),
+            events: Mutex::new(Events { ring: event, wake: WakeBytes::default(), looked: Instant::now() }),
+            timeout: AtomicU64::new(0),
+            state: AtomicU8::new(OPEN),
+            waker: OnceLock::new(),
+            rings: names,
+            shm_root: endpoint.shm_root_path().to_path_buf(),
+        };
+        connection.set_timeout(timeout);
+        crate::log::debug!(service = %connection.service, pid = peer.pid, generation = ?_generation, "connected");
+        Ok(connection)
+    }
+
+    pub(crate) fn peer(&self) -> Credentials {
+        self.peer
+    }
+
+    /// The longest request the daemon takes on this connection, in bytes: the ring size asked for, unless the daemon raised it.
+    pub(crate) fn max_request(&self) -> usize {
+        self.max_request
+    }
+
+    /// The longest answer the daemon can send on this connection, in bytes.
+    pub(crate) fn max_reply(&self) -> usize {
+        self.max_reply
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_nanos(self.timeout.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.timeout.store(nanos, Ordering::Relaxed);
+    }
+
+    /// The client's timeout, from now on.
+    pub(crate) fn patience(&self, call: &'static str) -> Patience {
+        let timeout = self.timeout();
+        Patience { call, timeout, deadline: deadline_after(timeout) }
+    }
+
+    /// Sends a request and waits for its answer. While the daemon answers that it is busy, the request is sent again, until the
+    /// deadline; such an answer says that it was not carried out.
+    pub(crate) fn call<R: Request>(&self, call: &'static str, request: &R) -> Result<R::Reply> {
+        self.call_while(&[CsError::TryAgain], call, request)
+    }
+
+    /// As [`Connection::call`], for requests to which other answers mean "busy" too.
+    pub(crate) fn call_while<R: Request>(&self, busy: &[CsError], call: &'static str, request: &R) -> Result<R::Reply> {
+        self.call_patiently(busy, request, &self.patience(call))
+    }
+
+    /// As [`Connection::call`] with another timeout, for requests whose answers wait for others.
+    pub(crate) fn call_within<R: Request>(
+        &self,
+        call: &'static str,
+        request: &R,
+        timeout: Duration,
+    ) -> Result<R::Reply> {
+        let patience = Patience { call, timeout, deadline: deadline_after(timeout) };
+        self.call_patiently(&[CsError::TryAgain], request, &patience)
+    }
+
+    fn call_patiently<R: Request>(&self, busy: &[CsError], request: &R, patience: &Patience) -> Result<R::Reply> {
+        let message = request.encode().map_err(|source| Error::invalid(patience.call, source.to_string()))?;
+        // Others have their turn while this one waits.
+        self.retry(busy, patience, || match self.turn(patience.deadline)? {
+            Some(mut turn) => turn.exchange(&[&message], FlowControl::Request, patience),
+            None => Err(patience.timed_out()),
+        })
+    }
+
+    /// Exchanges messages until the answer is not that the daemon is busy, or the deadline passes.
+    fn retry<M: Message>(
+        &self,
+        busy: &[CsError],
+        patience: &Patience,
+        mut exchange: impl FnMut() -> Result<Bytes>,
+    ) -> Result<M> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match decode_reply::<M>(&exchange()?).map_err(|source| self.broken(source.into()))? {
+                Ok(reply) => return Ok(reply),
+                Err(status) => {
+                    let busy = busy.iter().any(|busy| status == *busy as i32);
+                    // An attempt needs some time too: one that is cut off leaves in doubt what became of it.
+                    if !busy || Instant::now() + 2 * pause >= patience.deadline {
+                        return Err(Error::from_status(patience.call, status));
+                    }
+                }
+            }
+            self.pause(&mut pause, RETRY_MOST, patience.deadline)?;
+        }
+    }
+
+    /// Waits for the turn to send. `None`: the deadline passed first. A deadline that has passed already asks without waiting.
+    pub(crate) fn turn(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
+        self.check()?;
+        let turn = self.turnstile.enter(deadline);
+        Ok(turn.map(|turn| Turn { connection: self, requests: lock(&self.requests), _turn: turn }))
+    }
+
+    /// Puts a request in the ring and tells the daemon. `false`: the deadline passed first, and nothing was sent.
+    fn send(
+        &self,
+        ring: &mut Producer<Mapping>,
+        parts: &[&[u8]],
+        flow: FlowControl,
+        deadline: Instant,
+    ) -> Result<bool> {
+        let size = parts.iter().map(|part| part.len()).sum();
+        if size > self.max_request || !ring.fits(size) {
+            return Err(Error::invalid(
+                "message",
+                format!("{size} bytes do not fit in the ring: ask for a larger ring size"),
+            ));
+        }
+        let mut pause = RETRY_FIRST;
+        // What fills a small ring is usually the request before, whose answer the daemon sends before it gives the room back.
+        let mut yields = 32;
+        loop {
+            self.check()?;
+            // As qb_ipc_shm_fc_get. Acquire: nothing to pair with in C, which reads it through a full barrier.
+            if ring.ring().ref_count().load(Ordering::Acquire) != 2 {
+                return Err(self.hung_up());
+            }
+            let refused = (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire));
+            let room = !refused && ring.backlog() < MOST_BACKLOG;
+            if room && ring.try_send(parts).map_err(|source| self.broken(source.into()))? {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            if yields > 0 && !refused {
+                yields -= 1;
+                thread::yield_now();
+            } else {
+                self.pause(&mut pause, ROOM_MOST, deadline)?;
+            }
+        }
+        // The daemon blocks until it has this byte, so it is sent whatever it takes; if it cannot be, the connection is lost.
+        loop {
+            match socket::send_now(&self.socket, &[0]) {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let late = deadline.max(deadline_after(self.timeout()));
+                    let ready = wait_for(&self.socket, Interest::Writable, Some(late));
+                    match ready.map_err(|source| Error::system("waiting for the daemon", source))? {
+                        Ready::Yes => {}
+                        Ready::HungUp | Ready::TimedOut => return Err(self.hung_up()),
+                    }
+                }
+                Err(_) => return Err(self.hung_up()),
+            }
+        }
+    }
+
+    /// Waits for the next answer. `None`: the deadline passed first.
+    fn receive(&self, requests: &mut Requests, deadline: Instant) -> Result<Option<Bytes>> {
+        let broken = |source: crate::error::RingError| self.broken(source.into());
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let reply = requests.response.receive(left.min(REPLY_SLICE)).map_err(broken)?;
+            let hung_up = reply.is_none() && self.is_hung_up()?;
+            let reply = if hung_up { requests.response.try_receive().map_err(broken)? } else { reply };
+            if let Some(reply) = reply {
+                requests.exchange.received();
+                return Ok(Some(reply));
+            }
+            if hung_up {
+                return Err(self.hung_up());
+            }
+            if left.is_zero() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes messages of events, until `make` makes an event of one or none waits. Never blocks. Matches `qb_ipcc_event_recv` with
+    /// a timeout of 0, but looks at the ring first: a glance at an empty one takes no system call.
+    pub(crate) fn poll_event<E>(
+        &self,
+        look: Look,
+        make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
+    ) -> Result<Option<E>> {
+        for _ in 0..self.most_silent {
+            let mut events = lock(&self.events);
+            let Some(message) = self.poll_message(&mut events, look)? else {
+                return Ok(None);
+            };
+            if let Some(event) = make(message).map_err(|source| self.broken(source.into()))? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the next event's message, if one waits.
+    fn poll_message(&self, events: &mut Events, look: Look) -> Result<Option<Bytes>> {
+        let state = self.state();
+        if state > GONE {
+            return Err(self.ended());
+        }
+        if let Some(event) = self.take_event(events)? {
+            return Ok(Some(event));
+        }
+        let mut wanted = events.wake.wanted();
+        if wanted == 0 {
+            let now = Instant::now();
+            if look == Look::Glance && state == OPEN && now.duration_since(events.looked) < LIVENESS_INTERVAL {
+                return Ok(None);
+            }
+            events.looked = now;
+            // A byte without an event: either its event is there by now, or the daemon is mad and the byte must go.
+            wanted = 1;
+        }
+        let hung_up = self.take_bytes(events, wanted)?;
+        let event = self.take_event(events)?;
+        if event.is_none() {
+            events.wake.forget_stray();
+            if hung_up {
+                return Err(self.hung_up());
+            }
+        }
+        Ok(event)
+    }
+
+    /// Takes an event from the ring, and wake bytes from the socket when it is their time.
+    fn take_event(&self, events: &mut Events) -> Result<Option<Bytes>> {
+        let event = events.ring.try_receive().map_err(|source| self.broken(source.into()))?;
+        if event.is_some() {
+            let wanted = events.wake.event_taken(events.ring.has_chunk());
+            if wanted > 0 {
+                self.take_bytes(events, wanted)?;
+            }
+        }
+        Ok(event)
+    }
+
+    /// Takes up to `wanted` wake bytes. Whether the other end closed.
+    fn take_bytes(&self, events: &mut Events, wanted: usize) -> Result<bool> {
+        let mut buffer = [0; BATCH];
+        let room = buffer.get_mut(..wanted).unwrap_or_default();
+        match socket::receive_now(&self.socket, room) {
+            Ok(0) => Ok(true),
+            Ok(count) => {
+                events.wake.bytes_taken(count);
+                Ok(false)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(true),
+            Err(error) => Err(Error::system("reading the setup socket", error)),
+        }
+    }
+
+    /// Waits until an event may be there, the waker was used, the connection ends or the deadline passes. Whether it is worth a look.
+    pub(crate) fn wait_event(&self, waker: &Waker, deadline: Option<Instant>) -> Result<bool> {
+        if lock(&self.events).ring.has_chunk() {
+            return Ok(true);
+        }
+        let ready = wait_or_rung(&self.socket, waker.bell(), deadline);
+        let (ready, rung) = ready.map_err(|source| Error::system("waiting for events", source))?;
+        if rung {
+            waker.bell().silence();
+        }
+        match ready {
+            Ready::Yes => Ok(true),
+            Ready::HungUp => {
+                // The next look finds the end at once, after the events that are left.
+                self.advance(GONE);
+                Ok(true)
+            }
+            Ready::TimedOut => Ok(rung),
+        }
+    }
+
+    /// What ends a wait.
+    pub(crate) fn waker(&self) -> Result<&Waker> {
+        if let Some(waker) = self.waker.get() {
+            return Ok(waker);
+        }
+        let new = Waker::new()?;
+        Ok(self.waker.get_or_init(|| new))
+    }
+
+    /// Whether the waker was used since the last time this was asked.
+    pub(crate) fn was_woken(&self) -> bool {
+        self.waker.get().is_some_and(Waker::take)
+    }
+
+    /// Ends the connection for all threads that use it.
+    pub(crate) fn finalize(&self) {
+        self.advance(FINALIZED);
+        socket::shut_down(&self.socket);
+    }
+
+    fn state(&self) -> u8 {
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// Moves to a later state. Returns the one before.
+    fn advance(&self, state: u8) -> u8 {
+        self.state.fetch_max(state, Ordering::AcqRel)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.state() == OPEN { Ok(()) } else { Err(self.ended()) }
+    }
+
+    /// Why nothing can be done any more.
+    fn ended(&self) -> Error {
+        match self.state() {
+            FINALIZED => Error::Finalized,
+            _ => Error::Disconnected { service: self.service.clone() },
+        }
+    }
+
+    /// Sleeps a little longer each time, but not past the deadline, and not when the daemon goes.
+    fn pause(&self, pause: &mut Duration, most: Duration, deadline: Instant) -> Result<()> {
+        let until = deadline.min(Instant::now() + *pause);
+        *pause = (*pause * 2).min(most);
+        let ready = wait_for(&self.socket, Interest::HangUp, Some(until));
+        match ready.map_err(|source| Error::system("waiting for the daemon", source))? {
+            Ready::HungUp => Err(self.hung_up()),
+            Ready::Yes | Ready::TimedOut => Ok(()),
+        }
+    }
+
+    fn is_hung_up(&self) -> Result<bool> {
+        let ready = wait_for(&self.socket, Interest::HangUp, Some(Instant::now()));
+        Ok(ready.map_err(|source| Error::system("looking for the daemon", source))? == Ready::HungUp)
+    }
+
+    fn hung_up(&self) -> Error {
+        if self.advance(GONE) == OPEN {
+            crate::log::debug!(service = %self.service, "disconnected");
+        }
+        self.ended()
+    }
+
+    /// The peer broke the protocol: nothing it says can be believed any more.
+    fn broken(&self, source: ProtocolError) -> Error {
+        crate::log::warn!(service = %self.service, %source, "the daemon broke the protocol");
+        self.advance(BROKEN);
+        socket::shut_down(&self.socket);
+        Error::Protocol { service: self.service.clone(), source }
+    }
+}
+
+impl Turn<'_> {
+    /// Sends a message that is not answered. `false`: the deadline passed before the daemon would take it, and nothing was sent. A
+    /// deadline that has passed already sends at once or not at all.
+    pub(crate) fn send(&mut self, parts: &[&[u8]], flow: FlowControl, deadline: Instant) -> Result<bool> {
+        self.connection.send(&mut self.requests.request, parts, flow, deadline)
+    }
+
+    /// Sends a message and waits for its answer, as [`Connection::call`] does, but keeps the turn.
+    pub(crate) fn call<M: Message>(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<M> {
+        self.connection.retry(&[CsError::TryAgain], patience, || self.exchange(parts, flow, patience))
+    }
+
+    /// Sends a message in parts and waits for its answer, whatever that is.
+    fn exchange(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<Bytes> {
+        let connection = self.connection;
+        let timed_out = || {
+            crate::log::debug!(service = %connection.service, call = patience.call, "timed out");
+            patience.timed_out()
+        };
+        if self.requests.exchange.before() == Before::Drain {
+            connection.receive(&mut self.requests, patience.deadline)?.ok_or_else(timed_out)?;
+        }
+        let broken = |source: crate::error::RingError| connection.broken(source.into());
+        // Second answers that came too late for the request they belong to.
+        while self.requests.response.try_receive().map_err(broken)?.is_some() && Instant::now() < patience.deadline {}
+        if !self.send(parts, flow, patience.deadline)? {
+            return Err(timed_out());
+        }
+        self.requests.exchange.sent();
+        let reply = connection.receive(&mut self.requests, patience.deadline)?.ok_or_else(timed_out)?;
+        if may_be_answered_again(&reply) {
+            return Ok(self.requests.response.receive(RETRY_FIRST).map_err(broken)?.unwrap_or(reply));
+        }
+        Ok(reply)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        {
+            let requests = lock(&self.requests);
+            let events = lock(&self.events);
+            for count in [
+                requests.request.ring().ref_count(),
+                requests.response.ring().ref_count(),
+                events.ring.ring().ref_count(),
+            ] {
+                count.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        // How often to look whether the daemon's process is gone. After `finalize` nothing tells why the socket is closed.
+        let looks = match self.state() {
+            OPEN if self.is_hung_up().is_ok_and(|hung_up| !hung_up) => 0,
+            FINALIZED => 1,
+            _ => 4,
+        };
+        socket::shut_down(&self.socket);
+        self.remove_orphaned_rings(looks);
+    }
+}
+
+impl Connection {
+    /// Removes the rings of a daemon that was killed and so left them behind. As the C library, it gives the process a moment
+    /// to be gone, and leaves everything alone when it is not certainly so.
+    fn remove_orphaned_rings(&self, looks: u32) {
+        if !self.rings.iter().all(|ring| ring.is_made_by(self.peer.pid)) {
+            return;
+        }
+        let gone = (0..looks).any(|look| {
+            if look > 0 {
+                thread::sleep(Duration::from_millis(10));
+            }
+            file::process_is_gone(self.peer.pid)
+        });
+        if !gone {
+            return;
+        }
+        for ring in &self.rings {
+            let Ok(directory) = file::open_directory(&self.shm_root, ring.directories.iter().map(AsRef::as_ref)) else {
+                continue;
+            };
+            file::remove_file(&directory, &ring.file("-header"));
+            file::remove_file(&directory, &ring.file("-data"));
+        }
+        if let Some([directory]) = self.rings.first().map(|ring| ring.directories.as_slice()) {
+            if let Ok(root) = file::open_directory(&self.shm_root, []) {
+                file::remove_directory(&root, directory);
+            }
+        }
+    }
+}
+
+fn deadline_after(timeout: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now().checked_add(timeout.min(FAR)).unwrap_or_else(Instant::now)
+}
+
+/// Locks; a panic of another thread inside the lock would be a bug here, and leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,405 @@
+//! One thread for the events of many clients.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::mem;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::connection::Look;
+use super::{Client, Service};
+use crate::endpoint::Deadline;
+use crate::error::{Error, Result};
+use crate::sys::event::{Bell, Poller};
+
+/// A client gets its next turn after so many events, when others have events too.
+const EVENTS_PER_TURN: usize = 16;
+
+/// What the poller calls the bell. Clients are numbered from 1.
+const BELL: u64 = 0;
+
+/// Hands over the events of any number of clients, of any services, on one thread. Each client has a handler, and all handlers are
+/// given the same `&mut S`.
+///
+/// ```no_run
+/// use std::ops::ControlFlow;
+/// use corosync_ipc::{Dispatcher, TrackFlags, cmap, quorum};
+///
+/// #[derive(Default)]
+/// struct State { changes: u64 }
+///
+/// let cmap = cmap::Client::connect()?;
+/// cmap.track_add("nodelist.", cmap::TrackEvents::ALL | cmap::TrackEvents::PREFIX)?;
+/// let quorum = quorum::Client::connect()?;
+/// quorum.track_start(TrackFlags::CHANGES)?;
+///
+/// let mut dispatcher = Dispatcher::new()?;
+/// dispatcher.add(cmap, |state: &mut State, event, _control| {
+///     state.changes += 1;
+///     if event.is_err() { eprintln!("the daemon is gone") }
+///     ControlFlow::Continue(())
+/// })?;
+/// dispatcher.add(quorum, |_state, event, control| {
+///     match event {
+///         Ok(event) => println!("{event:?}"),
+///         Err(_) => control.stop(),
+///     }
+///     ControlFlow::Continue(())
+/// })?;
+/// dispatcher.run(&mut State::default())?;
+/// # Ok::<(), corosync_ipc::Error>(())
+/// ```
+///
+/// Clients are served in turn, a few events each, so that a busy one delays the others little. A client can be used by other
+/// threads and by its own handler meanwhile; pass an `Arc` to keep it at hand. Events taken elsewhere are not handed over here.
+///
+/// The dispatcher's own descriptor, by [`AsFd`], polls readable while there is something to do, so that one can be put into another
+/// event loop, which then calls [`Dispatcher::round`] with a deadline in the past.
+pub struct Dispatcher<S> {
+    registry: Registry<S>,
+    queue: Arc<Queue<S>>,
+    /// Kept for its capacity.
+    ready: Vec<u64>,
+}
+
+/// Names a client in a [`Dispatcher`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientId(u64);
+
+/// What a [`Dispatcher::round`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// Something was there to do, and was done. There may be more.
+    Busy,
+    /// The deadline passed first.
+    TimedOut,
+    /// [`Control::stop`] or [`DispatcherWaker::stop`] was called.
+    Stopped,
+}
+
+/// The dispatcher as its handlers see it.
+pub struct Control<'a, S> {
+    registry: &'a mut Registry<S>,
+    queue: &'a Queue<S>,
+}
+
+impl<S> Dispatcher<S> {
+    /// A dispatcher without clients.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there are no file descriptors left; it takes two.
+    pub fn new() -> Result<Self> {
+        let failed = |source| Error::system("making a dispatcher", source);
+        let poller = Poller::new().map_err(failed)?;
+        let bell = Bell::new().map_err(failed)?;
+        poller.add(&bell, BELL).map_err(failed)?;
+        let registry = Registry { poller, entries: HashMap::new(), last: BELL };
+        let queue = Queue { tasks: Mutex::default(), stop: AtomicBool::new(false), bell };
+        Ok(Self { registry, queue: Arc::new(queue), ready: Vec::new() })
+    }
+
+    /// Adds a client. `handler` is called with every event, and at last with the error that ended the connection; then the client is
+    /// removed. It is removed too when the handler breaks.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a client that is in this dispatcher already; [`Error::System`].
+    pub fn add<T, F>(&mut self, client: impl Into<Arc<Client<T>>>, handler: F) -> Result<ClientId>
+    where
+        T: Service,
+        F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+    {
+        self.registry.add(client.into(), handler)
+    }
+
+    /// Removes a client and drops its handler. `false`: it had been removed before.
+    pub fn remove(&mut self, client: ClientId) -> bool {
+        self.registry.remove(client.0)
+    }
+
+    /// How many clients there are.
+    pub fn len(&self) -> usize {
+        self.registry.entries.len()
+    }
+
+    /// Whether there is no client.
+    pub fn is_empty(&self) -> bool {
+        self.registry.entries.is_empty()
+    }
+
+    /// What stops the dispatcher, or runs something on its thread, from any other thread.
+    pub fn waker(&self) -> DispatcherWaker<S> {
+        DispatcherWaker { queue: Arc::clone(&self.queue) }
+    }
+
+    /// Hands over events until it is stopped or no client is left. A signal does not end it.
+    ///
+    /// # Errors
+    /// [`Error::System`]. What ends a connection is told to its handler.
+    pub fn run(&mut self, state: &mut S) -> Result<()> {
+        loop {
+            // Without clients there is nothing to wait for, but what was sent to this thread is run all the same.
+            let deadline = if self.is_empty() { Duration::ZERO.into() } else { Deadline::NEVER };
+            match self.round(state, deadline)? {
+                Round::Busy => {}
+                Round::TimedOut | Round::Stopped => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits until there is something to do or the deadline passes, and hands over what waits, a few events of each client.
+    ///
+    /// # Errors
+    /// As [`Dispatcher::run`].
+    pub fn round(&mut self, state: &mut S, deadline: impl Into<Deadline>) -> Result<Round> {
+        if self.queue.take_stop() {
+            return Ok(Round::Stopped);
+        }
+        let mut ready = mem::take(&mut self.ready);
+        ready.clear();
+        let waited = self.registry.poller.wait(&mut ready, deadline.into().instant());
+        waited.map_err(|source| Error::system("waiting for events", source))?;
+        for number in &ready {
+            if self.queue.is_stopped() {
+                break;
+            }
+            if *number == BELL { self.run_tasks(state) } else { self.serve(*number, state) }
+        }
+        let round = if ready.is_empty() { Round::TimedOut } else { Round::Busy };
+        self.ready = ready;
+        Ok(if self.queue.take_stop() { Round::Stopped } else { round })
+    }
+
+    fn run_tasks(&mut self, state: &mut S) {
+        self.queue.bell.silence();
+        let tasks = mem::take(&mut self.queue.tasks().list);
+        for task in tasks {
+            task(state, &mut Control { registry: &mut self.registry, queue: &self.queue });
+        }
+    }
+
+    /// Gives a client its turn.
+    fn serve(&mut self, number: u64, state: &mut S) {
+        let Some(entry) = self.registry.entries.get_mut(&number) else {
+            // Removed in this round.
+            return;
+        };
+        // Taken out, since the handler may change the registry. If it panics it stays out, and the client is removed the next time.
+        let pump = entry.pump.take();
+        let mut control = Control { registry: &mut self.registry, queue: &self.queue };
+        let goes_on = pump.and_then(|mut pump| pump.pump(number, state, &mut control).is_continue().then_some(pump));
+        match (goes_on, self.registry.entries.get_mut(&number)) {
+            (Some(pump), Some(entry)) => entry.pump = Some(pump),
+            (None, Some(_)) => _ = self.registry.remove(number),
+            (_, None) => {}
+        }
+    }
+}
+
+impl<S> AsFd for Dispatcher<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.registry.poller.as_fd()
+    }
+}
+
+impl<S> fmt::Debug for Dispatcher<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dispatcher").field("clients", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl<S> Drop for Dispatcher<S> {
+    fn drop(&mut self) {
+        // Dropped after the lock: a closure may own a waker of this dispatcher, or anything else.
+        let _tasks = {
+            let mut tasks = self.queue.tasks();
+            tasks.closed = true;
+            mem::take(&mut tasks.list)
+        };
+    }
+}
+
+impl<S> Control<'_, S> {
+    /// As [`Dispatcher::add`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add<T, F>(&mut self, client: impl Into<Arc<Client<T>>>, handler: F) -> Result<ClientId>
+    where
+        T: Service,
+        F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+    {
+        self.registry.add(client.into(), handler)
+    }
+
+    /// As [`Dispatcher::remove`]; also the client whose handler this is.
+    pub fn remove(&mut self, client: ClientId) -> bool {
+        self.registry.remove(client.0)
+    }
+
+    /// Stops the dispatcher: no handler is called after this one.
+    pub fn stop(&mut self) {
+        self.queue.stop.store(true, Ordering::Release);
+    }
+}
+
+impl<S> fmt::Debug for Control<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("clients", &self.registry.entries.len()).finish_non_exhaustive()
+    }
+}
+
+struct Registry<S> {
+    poller: Poller,
+    entries: HashMap<u64, Entry<S>>,
+    last: u64,
+}
+
+struct Entry<S> {
+    /// Keeps the descriptor open for as long as the poller knows it.
+    client: Arc<dyn AsFd + Send + Sync>,
+    /// `None` while its handler runs.
+    pump: Option<Box<dyn Pump<S>>>,
+}
+
+impl<S> Registry<S> {
+    fn add<T, F>(&mut self, client: Arc<Client<T>>, handler: F) -> Result<ClientId>
+    where
+        T: Service,
+        F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+    {
+        let number = self.last + 1;
+        self.poller.add(&*client, number).map_err(|source| match source.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::invalid("client", "it is in this dispatcher already"),
+            _ => Error::system("adding a client to a dispatcher", source),
+        })?;
+        self.last = number;
+        let pump: Box<dyn Pump<S>> = Box::new(ClientPump { client: Arc::clone(&client), handler });
+        self.entries.insert(number, Entry { client, pump: Some(pump) });
+        Ok(ClientId(number))
+    }
+
+    fn remove(&mut self, number: u64) -> bool {
+        let entry = self.entries.remove(&number);
+        entry.is_some_and(|entry| {
+            self.poller.remove(&entry.client);
+            true
+        })
+    }
+}
+
+/// A client and its handler, whatever their types.
+trait Pump<S>: Send {
+    /// Hands over a few events. Breaks when the client is to be removed.
+    fn pump(&mut self, number: u64, state: &mut S, control: &mut Control<'_, S>) -> ControlFlow<()>;
+}
+
+struct ClientPump<T: Service, F> {
+    client: Arc<Client<T>>,
+    handler: F,
+}
+
+impl<S, T, F> Pump<S> for ClientPump<T, F>
+where
+    T: Service,
+    F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send,
+{
+    fn pump(&mut self, number: u64, state: &mut S, control: &mut Control<'_, S>) -> ControlFlow<()> {
+        // The descriptor is readable: if that is for no event, the reason must go, or it is readable for ever. After an event a glance is
+        // enough, since it is looked at again while it is readable.
+        let mut look = Look::Thorough;
+        for _ in 0..EVENTS_PER_TURN {
+            let Some(event) = self.client.look(mem::replace(&mut look, Look::Glance)).transpose() else { break };
+            let ended = event.is_err();
+            (self.handler)(state, event, control)?;
+            if ended {
+                return ControlFlow::Break(());
+            }
+            if control.queue.is_stopped() || !control.registry.entries.contains_key(&number) {
+                break;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+type Task<S> = Box<dyn FnOnce(&mut S, &mut Control<'_, S>) + Send>;
+
+/// What other threads ask of the dispatcher.
+///
+/// Locking rules: `tasks` is held for a few instructions only; tasks are run and dropped outside of it.
+struct Queue<S> {
+    tasks: Mutex<Tasks<S>>,
+    /// Stored with Release and taken with Acquire: what was done before a stop is seen after it.
+    stop: AtomicBool,
+    bell: Bell,
+}
+
+struct Tasks<S> {
+    list: Vec<Task<S>>,
+    closed: bool,
+}
+
+impl<S> Default for Tasks<S> {
+    fn default() -> Self {
+        Self { list: Vec::new(), closed: false }
+    }
+}
+
+impl<S> Queue<S> {
+    fn tasks(&self) -> MutexGuard<'_, Tasks<S>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn take_stop(&self) -> bool {
+        self.is_stopped() && self.stop.swap(false, Ordering::Acquire)
+    }
+}
+
+/// Stops a [`Dispatcher`] or runs something on its thread, from any thread; made by [`Dispatcher::waker`].
+pub struct DispatcherWaker<S> {
+    queue: Arc<Queue<S>>,
+}
+
+impl<S> DispatcherWaker<S> {
+    /// Makes the dispatcher stop after the handler that runs now. If it does not run, the next [`Dispatcher::run`] or
+    /// [`Dispatcher::round`] returns at once.
+    pub fn stop(&self) {
+        self.queue.stop.store(true, Ordering::Release);
+        self.queue.bell.ring();
+    }
+
+    /// Runs `task` on the dispatcher's thread, between two handlers. Tasks run in the order they came. `false`: the dispatcher is gone,
+    /// and the task was dropped, as are those that it did not get round to.
+    #[must_use = "the task does not run when the dispatcher is gone"]
+    pub fn run(&self, task: impl FnOnce(&mut S, &mut Control<'_, S>) + Send + 'static) -> bool {
+        let task: Task<S> = Box::new(task);
+        {
+            let mut tasks = self.queue.tasks();
+            if tasks.closed {
+                return false;
+            }
+            tasks.list.push(task);
+        }
+        self.queue.bell.ring();
+        true
+    }
+}
+
+impl<S> Clone for DispatcherWaker<S> {
+    fn clone(&self) -> Self {
+        Self { queue: Arc::clone(&self.queue) }
+    }
+}
+
+impl<S> fmt::Debug for DispatcherWaker<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DispatcherWaker").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,79 @@
+//! Ending a wait from another thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+use crate::sys::event::Bell;
+
+/// Ends a client's wait for events from another thread, or from one of its handlers; made by [`Client::waker`](crate::Client::waker).
+///
+/// The connection goes on; [`Client::finalize`](crate::Client::finalize) would end it.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Says that there is a reason to wake up, without a system call; the bell only interrupts the sleep.
+    woken: AtomicBool,
+    bell: Bell,
+}
+
+impl Waker {
+    pub(crate) fn new() -> Result<Self> {
+        let bell = Bell::new().map_err(|source| Error::system("making a waker", source))?;
+        Ok(Self { shared: Arc::new(Shared { woken: AtomicBool::new(false), bell }) })
+    }
+
+    /// Ends one wait: the one under way, or else the next. A [`dispatch`](crate::Client::dispatch) that may wait, `One` or `Blocking`,
+    /// then returns `Ok(())`, [`next_event`](crate::Client::next_event) returns `Ok(None)`, and [`events`](crate::Client::events) ends.
+    /// Events that wait stay where they are. Used twice before the wait ended, it ends that one only.
+    ///
+    /// Never blocks, and takes one system call.
+    pub fn wake(&self) {
+        // Pairs with the swap in `take`: what the caller did before is seen by who was woken.
+        self.shared.woken.store(true, Ordering::Release);
+        self.shared.bell.ring();
+    }
+
+    /// Whether it was used since the last time this was asked. To be asked between silencing the bell and sleeping.
+    pub(crate) fn take(&self) -> bool {
+        // Most often it was not, and then nothing is written.
+        self.shared.woken.load(Ordering::Relaxed) && self.shared.woken.swap(false, Ordering::Acquire)
+    }
+
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.shared.bell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::sys::wait::{Interest, Ready, wait_for};
+
+    #[test]
+    fn a_wake_is_taken_once_however_often_it_was_given() {
+        let waker = Waker::new().unwrap();
+        assert!(!waker.take());
+        waker.wake();
+        waker.clone().wake();
+        assert!(waker.take());
+        assert!(!waker.take());
+    }
+
+    #[test]
+    fn the_bell_rings_until_it_is_silenced() {
+        let waker = Waker::new().unwrap();
+        let look = || wait_for(waker.bell(), Interest::Readable, Some(Instant::now())).unwrap();
+        assert_eq!(look(), Ready::TimedOut);
+        waker.wake();
+        assert_eq!((look(), look()), (Ready::Yes, Ready::Yes));
+        waker.bell().silence();
+        assert_eq!(look(), Ready::TimedOut);
+    }
+}

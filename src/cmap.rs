@@ -1,0 +1,506 @@
+//! The cmap service: corosync's configuration and state as a map of typed values.
+//!
+//! Matches libcmap.
+//!
+//! ```no_run
+//! use corosync_ipc::cmap::{Client, TrackEvents};
+//!
+//! let client = Client::connect()?;
+//! if let Some(name) = client.get("totem.cluster_name")? {
+//!     println!("this is cluster {name}");
+//! }
+//! for entry in client.iter("nodelist.")? {
+//!     println!("{}", entry?.key);
+//! }
+//! client.track_add("runtime.votequorum.", TrackEvents::ALL | TrackEvents::PREFIX)?;
+//! for event in client.events() {
+//!     println!("{:?}", event?);
+//! }
+//! # Ok::<(), corosync_ipc::Error>(())
+//! ```
+
+mod value;
+
+use std::collections::HashMap;
+use std::iter::FusedIterator;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+pub use value::{MAX_VALUE_SIZE, Value, ValueType};
+
+use crate::client::{self, Service, sealed};
+use crate::daemon::STATS_MAP;
+use crate::endpoint::Endpoint;
+use crate::error::{CsError, Error, Result};
+use crate::types::flags;
+use crate::wire::WireError;
+use crate::wire::cmap as wire;
+
+/// A connection to the cmap service.
+pub type Client = client::Client<Cmap>;
+
+/// The cmap service.
+#[derive(Debug)]
+pub struct Cmap {
+    trackers: Mutex<Trackers>,
+}
+
+/// The trackers of a client: what the daemon calls them, by what we call them.
+#[derive(Debug, Default)]
+struct Trackers {
+    last: u64,
+    handles: HashMap<u64, u64>,
+}
+
+/// The longest key, in bytes. Matches `CMAP_KEYNAME_MAXLEN`.
+pub const MAX_KEY: usize = 255;
+
+/// The shortest key, in bytes. Matches `CMAP_KEYNAME_MINLEN`.
+pub const MIN_KEY: usize = 3;
+
+/// Which of the daemon's maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Map {
+    /// Configuration and state. `CMAP_MAP_ICMAP`
+    #[default]
+    Icmap,
+    /// Statistics, read-only but for the keys that clear them. Since corosync 2.99. `CMAP_MAP_STATS`
+    Stats,
+}
+
+flags! {
+    /// What a tracker is told, and what happened.
+    pub struct TrackEvents: i32 {
+        /// A key was deleted. `CMAP_TRACK_DELETE`
+        const DELETE = 1;
+        /// A key's value was changed. `CMAP_TRACK_MODIFY`
+        const MODIFY = 2;
+        /// A key was added. `CMAP_TRACK_ADD`
+        const ADD = 4;
+        /// Not one key but all that begin with it. `CMAP_TRACK_PREFIX`
+        const PREFIX = 8;
+    }
+}
+
+impl TrackEvents {
+    /// Added, modified and deleted.
+    pub const ALL: Self = Self::from_bits(1 | 2 | 4);
+}
+
+/// Names a tracker of one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tracker(pub(crate) u64);
+
+/// What the cmap service tells.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A tracked key was added, changed or deleted. `cmap_notify_fn_t`
+    Notify(Notification),
+    /// A notification that this version does not know, as it came.
+    Unknown {
+        /// Its message id.
+        id: i32,
+        /// The whole message.
+        message: Bytes,
+    },
+}
+
+/// A tracked key was added, changed or deleted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notification {
+    /// The tracker that noticed, as [`Client::track_add`] returned it.
+    pub tracker: Tracker,
+    /// What happened: one of `ADD`, `MODIFY` and `DELETE`.
+    pub event: TrackEvents,
+    /// The key.
+    pub key: String,
+    /// The value it has now. `None` after a delete.
+    pub new_value: Option<Value>,
+    /// The value it had. `None` after an add, and where the daemon changed a counter of its own in place.
+    pub old_value: Option<Value>,
+}
+
+/// A key found by iterating.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// Type of its value.
+    pub value_type: ValueType,
+    /// Length of its value in bytes, the NUL behind a string included.
+    pub value_len: u64,
+}
+
+/// Room for a value that a first request asks for. Few values are longer, and the daemon fills a reply of this size whatever the
+/// value is.
+const FIRST_ROOM: u64 = 1024;
+
+/// Room for any value: the longest string has a NUL behind it.
+const MOST_ROOM: u64 = MAX_VALUE_SIZE as u64 + 1;
+
+impl Client {
+    /// Connects to the configuration map, as [`Endpoint::from_env`] says.
+    ///
+    /// Matches `cmap_initialize`.
+    ///
+    /// # Errors
+    /// What stands in the way: see the first variants of [`Error`].
+    pub fn connect() -> Result<Self> {
+        Self::connect_to(&Endpoint::from_env()?)
+    }
+
+    /// Connects to the configuration map.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
+        Self::open(endpoint, Cmap { trackers: Mutex::default() })
+    }
+
+    /// Connects to one of the maps.
+    ///
+    /// Matches `cmap_initialize_map`. Before the stats map is asked for, the daemon is asked for a key that tells its age, since those
+    /// before 2.99 die of that request.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon has no such map.
+    pub fn connect_map(endpoint: &Endpoint, map: Map) -> Result<Self> {
+        let client = Self::connect_to(endpoint)?;
+        if map == Map::Stats {
+            STATS_MAP.require(&client)?;
+            STATS_MAP.or_unsupported(client.call("cmap set current map", &wire::SetCurrentMap { map: 1 }))?;
+        }
+        Ok(client)
+    }
+
+    /// The value of a key. `None` when there is no such key.
+    ///
+    /// Matches `cmap_get` and its typed siblings, but in one request for values up to 1 KiB, whatever their type.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what cannot be a key, and when the endpoint's ring size is too small for the value;
+    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`].
+    pub fn get(&self, key: &str) -> Result<Option<Value>> {
+        let key_name = key_bytes(key)?;
+        match self.get_with_room(&key_name, FIRST_ROOM) {
+            // Too little room: the daemon does not say so in any other way.
+            Err(Error::Cs { error: CsError::InvalidParam, .. }) => match self.get_with_room(&key_name, MOST_ROOM) {
+                Err(Error::Cs { error: CsError::InvalidParam, .. }) if self.room() < MOST_ROOM => {
+                    let reason = format!("the value of {key} does not fit in an answer: ask for a larger ring size");
+                    Err(Error::invalid("ring size", reason))
+                }
+                reply => reply,
+            },
+            reply => reply,
+        }
+    }
+
+    fn get_with_room(&self, key_name: &Bytes, room: u64) -> Result<Option<Value>> {
+        let value_len = room.min(self.room());
+        match self.call("cmap get", &wire::Get { key_name: key_name.clone(), value_len }) {
+            Ok(reply) => Ok(Some(Value::from_wire(reply.value))),
+            Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Room for a value that the largest answer has: it is 40 bytes longer. If it did not fit the ring, the daemon could not send it.
+    fn room(&self) -> u64 {
+        self.connection.max_reply().saturating_sub(64) as u64
+    }
+
+    /// The value of a key as a Rust type: `client.get_as::<u32>("totem.token")?`. `None` when there is no such key.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; [`Error::InvalidArgument`] when the value has another type.
+    pub fn get_as<T: TryFrom<Value, Error = Value>>(&self, key: &str) -> Result<Option<T>> {
+        let value = self.get(key)?.map(T::try_from).transpose();
+        value.map_err(|found| {
+            Error::invalid("type", format!("the value of {key} is {found} of type {}", found.value_type()))
+        })
+    }
+
+    /// Sets a key, which need not exist, to a value of any type.
+    ///
+    /// Matches `cmap_set` and its typed siblings.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what cannot be a key or is longer than [`MAX_VALUE_SIZE`]; [`Error::Cs`] with
+    /// [`CsError::Access`] when the key is read-only, with [`CsError::NotSupported`] in the stats map; as [`Client::get`].
+    pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<()> {
+        let value = value.into().into_wire()?;
+        self.call("cmap set", &wire::Set { key_name: key_bytes(key)?, value })?;
+        Ok(())
+    }
+
+    /// Deletes a key.
+    ///
+    /// Matches `cmap_delete`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::NotExist`] when there is no such key, with [`CsError::Access`] when it is read-only; as
+    /// [`Client::get`].
+    pub fn delete(&self, key: &str) -> Result<()> {
+        self.call("cmap delete", &wire::Delete { key_name: key_bytes(key)? })?;
+        Ok(())
+    }
+
+    /// Adds 1 to an integer.
+    ///
+    /// Matches `cmap_inc`.
+    ///
+    /// # Errors
+    /// As [`Client::adjust`].
+    pub fn increment(&self, key: &str) -> Result<()> {
+        self.adjust(key, 1)
+    }
+
+    /// Subtracts 1 from an integer.
+    ///
+    /// Matches `cmap_dec`.
+    ///
+    /// # Errors
+    /// As [`Client::adjust`].
+    pub fn decrement(&self, key: &str) -> Result<()> {
+        self.adjust(key, -1)
+    }
+
+    /// Adds `step` to an integer of any type, which wraps around.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::InvalidParam`] when the value is no integer, with [`CsError::NotExist`] when there is no such key,
+    /// with [`CsError::Access`] when it is read-only; as [`Client::get`].
+    pub fn adjust(&self, key: &str, step: i32) -> Result<()> {
+        self.call("cmap adjust", &wire::AdjustInt { key_name: key_bytes(key)?, step })?;
+        Ok(())
+    }
+
+    /// Iterates over the keys that begin with `prefix`; all of them if it is empty.
+    ///
+    /// The daemon keeps an iterator for it, which is released at the end, or when this one is dropped before. Keys set or deleted
+    /// meanwhile may be found or not.
+    ///
+    /// Matches `cmap_iter_init`, `cmap_iter_next` and `cmap_iter_finalize`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what no key can begin with; as [`Client::get`].
+    pub fn iter(&self, prefix: &str) -> Result<Iter<'_>> {
+        let handle = match self.call("cmap iter init", &wire::IterInit { prefix: prefix_bytes("prefix", prefix)? }) {
+            Ok(reply) => Some(reply.iter_handle),
+            Err(Error::Cs { error: CsError::NoSections, .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Iter { client: self, prefix: prefix.to_owned(), handle })
+    }
+
+    /// All keys that begin with `prefix`, with their values. A key that is deleted meanwhile is left out.
+    ///
+    /// # Errors
+    /// As [`Client::iter`] and [`Client::get`].
+    pub fn list(&self, prefix: &str) -> Result<Vec<(String, Value)>> {
+        let mut found = Vec::new();
+        for entry in self.iter(prefix)? {
+            let Entry { key, value_len, .. } = entry?;
+            // The length is known, so that one request is enough; a value that grew meanwhile takes the usual way.
+            let room = value_len.clamp(16, MOST_ROOM);
+            let value = match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room) {
+                Err(Error::Cs { error: CsError::InvalidParam, .. }) => self.get(&key)?,
+                value => value?,
+            };
+            found.extend(value.map(|value| (key, value)));
+        }
+        Ok(found)
+    }
+
+    /// Starts notifications of a key, which need not exist, or with [`TrackEvents::PREFIX`] of all keys that begin with it, which may be
+    /// the empty string.
+    ///
+    /// Matches `cmap_track_add`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what cannot be a key or its beginning; as [`Client::get`].
+    pub fn track_add(&self, key: &str, events: TrackEvents) -> Result<Tracker> {
+        let tracker = {
+            let mut trackers = self.service.trackers();
+            trackers.last += 1;
+            Tracker(trackers.last)
+        };
+        self.track_add_as(tracker, key, events)?;
+        Ok(tracker)
+    }
+
+    /// As [`Client::track_add`], with a tracker that this client does not have yet.
+    pub(crate) fn track_add_as(&self, tracker: Tracker, key: &str, events: TrackEvents) -> Result<()> {
+        let key_name =
+            if events.contains(TrackEvents::PREFIX) { prefix_bytes("prefix", key)? } else { key_bytes(key)? };
+        // Known before it is asked for: the first notification can be here before the answer.
+        self.service.trackers().handles.insert(tracker.0, 0);
+        let request = wire::TrackAdd { key_name, track_type: events, track_inst_handle: tracker.0 };
+        match self.call("cmap track add", &request) {
+            Ok(reply) => {
+                self.service.trackers().handles.insert(tracker.0, reply.track_handle);
+                Ok(())
+            }
+            Err(error) => {
+                self.service.trackers().handles.remove(&tracker.0);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends notifications. None of this tracker comes after this returned.
+    ///
+    /// Matches `cmap_track_delete`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::BadHandle`] when this client has no such tracker; as [`Client::get`].
+    pub fn track_delete(&self, tracker: Tracker) -> Result<()> {
+        const CALL: &str = "cmap track delete";
+        let handle = self.service.trackers().handles.get(&tracker.0).copied();
+        let handle = handle.ok_or(Error::Cs { call: CALL.into(), error: CsError::BadHandle })?;
+        self.call(CALL, &wire::TrackDelete { track_handle: handle })?;
+        self.service.trackers().handles.remove(&tracker.0);
+        Ok(())
+    }
+}
+
+/// Iterates over keys; made by [`Client::iter`].
+#[derive(Debug)]
+pub struct Iter<'a> {
+    client: &'a Client,
+    prefix: String,
+    /// `None` once the daemon's iterator is released.
+    handle: Option<u64>,
+}
+
+impl Iter<'_> {
+    fn release(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            // Nothing can be done about a failure; the daemon forgets its iterators with the connection.
+            let _ = self.client.call("cmap iter finalize", &wire::IterFinalize { iter_handle: handle });
+        }
+    }
+}
+
+impl Iterator for Iter<'_> {
+    type Item = Result<Entry>;
+
+    /// The next key. After an error there is none.
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let next = self.client.call("cmap iter next", &wire::IterNext { iter_handle: self.handle? });
+            match next {
+                // The daemon's iterator leaves the prefix when a key is set meanwhile that has only a part of it.
+                Ok(reply) if !reply.key_name.starts_with(self.prefix.as_bytes()) => {}
+                Ok(reply) => {
+                    return Some(Ok(Entry {
+                        key: String::from_utf8_lossy(&reply.key_name).into_owned(),
+                        value_type: reply.value_type,
+                        value_len: reply.value_len,
+                    }));
+                }
+                Err(error) => {
+                    self.release();
+                    return match error {
+                        Error::Cs { error: CsError::NoSections, .. } => None,
+                        error => Some(Err(error)),
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl FusedIterator for Iter<'_> {}
+
+impl Drop for Iter<'_> {
+    /// Releases the daemon's iterator: one request, with the client's timeout.
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Cmap {
+    fn trackers(&self) -> MutexGuard<'_, Trackers> {
+        self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl sealed::Sealed for Cmap {}
+
+impl Service for Cmap {
+    type Event = Event;
+
+    const NAME: &'static str = "cmap";
+    const RING_SIZE: u32 = client::SMALL_RING_SIZE;
+
+    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
+        let notify = match wire::AnyEvent::decode(&message) {
+            Ok(wire::AnyEvent::NotifyCallback(notify)) => notify,
+            Err(WireError::UnknownId { id, .. }) => return Ok(Some(Event::Unknown { id, message })),
+            Err(error) => return Err(error),
+        };
+        if !self.trackers().handles.contains_key(&notify.track_inst_handle) {
+            // Sent before the tracker was deleted.
+            return Ok(None);
+        }
+        let value = |value: wire::RawValue| (value.value_type != ValueType::default()).then(|| Value::from_wire(value));
+        Ok(Some(Event::Notify(Notification {
+            tracker: Tracker(notify.track_inst_handle),
+            event: notify.event,
+            key: String::from_utf8_lossy(&notify.key_name).into_owned(),
+            new_value: value(notify.new_value),
+            old_value: value(notify.old_value),
+        })))
+    }
+}
+
+/// Makes sure that a key could be set: for whoever wants to know before anything is sent.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for one that is too short, too long or has a character that no key has.
+pub fn check_key(key: &str) -> Result<()> {
+    key_bytes(key).map(drop)
+}
+
+fn key_bytes(key: &str) -> Result<Bytes> {
+    if !(MIN_KEY..=MAX_KEY).contains(&key.len()) {
+        let reason = format!("a key has {MIN_KEY} to {MAX_KEY} characters, this one {}", key.len());
+        return Err(Error::invalid("key", reason));
+    }
+    prefix_bytes("key", key)
+}
+
+fn prefix_bytes(argument: &'static str, prefix: &str) -> Result<Bytes> {
+    if prefix.len() > MAX_KEY {
+        return Err(Error::invalid(
+            argument,
+            format!("a key has at most {MAX_KEY} characters, this has {}", prefix.len()),
+        ));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':');
+    match prefix.chars().find(|c| !allowed(*c)) {
+        Some(c) => Err(Error::invalid(
+            argument,
+            format!("{c:?} is not allowed in a key: only letters, digits and . _ - / : are"),
+        )),
+        None => Ok(Bytes::copy_from_slice(prefix.as_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_the_daemon_would_refuse_are_named() {
+        assert!(key_bytes("totem.cluster_name").is_ok());
+        assert_eq!(key_bytes("ab").unwrap_err().to_string(), "key: a key has 3 to 255 characters, this one 2");
+        assert!(key_bytes(&"k".repeat(255)).is_ok());
+        assert!(key_bytes(&"k".repeat(256)).is_err());
+        assert!(key_bytes("white space").is_err());
+        assert!(prefix_bytes("prefix", "").is_ok());
+    }
+}

@@ -1,0 +1,285 @@
+//! Values of the map: twelve types, and whatever else the daemon may send.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::types::open_enum;
+use crate::wire::cmap::RawValue;
+
+/// The longest value, in bytes, without the NUL behind a string. Matches `ICMAP_MAX_VALUE_LEN`.
+pub const MAX_VALUE_SIZE: usize = 16 * 1024;
+
+open_enum! {
+    /// Type of a value. Prints as corosync-cmapctl does: `u32`, `str`.
+    pub struct ValueType: u8 {
+        /// `CMAP_VALUETYPE_INT8`
+        const INT8 = 1, "i8";
+        /// `CMAP_VALUETYPE_UINT8`
+        const UINT8 = 2, "u8";
+        /// `CMAP_VALUETYPE_INT16`
+        const INT16 = 3, "i16";
+        /// `CMAP_VALUETYPE_UINT16`
+        const UINT16 = 4, "u16";
+        /// `CMAP_VALUETYPE_INT32`
+        const INT32 = 5, "i32";
+        /// `CMAP_VALUETYPE_UINT32`
+        const UINT32 = 6, "u32";
+        /// `CMAP_VALUETYPE_INT64`
+        const INT64 = 7, "i64";
+        /// `CMAP_VALUETYPE_UINT64`
+        const UINT64 = 8, "u64";
+        /// `CMAP_VALUETYPE_FLOAT`
+        const FLOAT = 9, "flt";
+        /// `CMAP_VALUETYPE_DOUBLE`
+        const DOUBLE = 10, "dbl";
+        /// `CMAP_VALUETYPE_STRING`
+        const STRING = 11, "str";
+        /// `CMAP_VALUETYPE_BINARY`
+        const BINARY = 12, "bin";
+    }
+}
+
+macro_rules! values {
+    ($($(#[$doc:meta])* $variant:ident($rust:ty) = $type:ident;)*) => {
+        /// A value of the map, with its type.
+        ///
+        /// Makes itself of the Rust types it holds, so that `client.set("key", 5_u16)` sets a `u16`.
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub enum Value {
+            $($(#[$doc])* $variant($rust),)*
+            /// Text.
+            String(String),
+            /// Bytes.
+            Binary(Bytes),
+            /// What the daemon sent and does not fit its type, or has a type that is not known.
+            Other {
+                /// The type it is said to have.
+                value_type: ValueType,
+                /// The bytes as they came.
+                data: Bytes,
+            },
+        }
+
+        impl Value {
+            /// The value's type.
+            pub fn value_type(&self) -> ValueType {
+                match self {
+                    $(Self::$variant(_) => ValueType::$type,)*
+                    Self::String(_) => ValueType::STRING,
+                    Self::Binary(_) => ValueType::BINARY,
+                    Self::Other { value_type, .. } => *value_type,
+                }
+            }
+
+            pub(crate) fn from_wire(raw: RawValue) -> Self {
+                let RawValue { value_type, data } = raw;
+                match value_type {
+                    $(ValueType::$type => {
+                        if let Ok(bytes) = <[u8; size_of::<$rust>()]>::try_from(&*data) {
+                            return Self::$variant(<$rust>::from_ne_bytes(bytes));
+                        }
+                    })*
+                    ValueType::STRING => {
+                        let text = data.strip_suffix(&[0]).unwrap_or(&data);
+                        if let Ok(text) = std::str::from_utf8(text) {
+                            return Self::String(text.to_owned());
+                        }
+                    }
+                    ValueType::BINARY => return Self::Binary(data),
+                    _ => {}
+                }
+                Self::Other { value_type, data }
+            }
+
+            /// The bytes of the value, as they travel.
+            fn into_bytes(self) -> Bytes {
+                match self {
+                    $(Self::$variant(value) => Bytes::copy_from_slice(&value.to_ne_bytes()),)*
+                    Self::String(text) => Bytes::from(text),
+                    Self::Binary(data) | Self::Other { data, .. } => data,
+                }
+            }
+        }
+
+        impl fmt::Display for Value {
+            /// The bare value; bytes in hexadecimal.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$variant(value) => value.fmt(f),)*
+                    Self::String(text) => f.pad(text),
+                    Self::Binary(data) | Self::Other { data, .. } => write!(f, "{data:x}"),
+                }
+            }
+        }
+
+        $(impl From<$rust> for Value {
+            fn from(value: $rust) -> Self {
+                Self::$variant(value)
+            }
+        }
+
+        impl TryFrom<Value> for $rust {
+            type Error = Value;
+
+            /// The value if it has just this type, else the value back.
+            fn try_from(value: Value) -> std::result::Result<Self, Value> {
+                match value {
+                    Value::$variant(value) => Ok(value),
+                    other => Err(other),
+                }
+            }
+        })*
+    };
+}
+
+values! {
+    /// `i8`
+    I8(i8) = INT8;
+    /// `u8`
+    U8(u8) = UINT8;
+    /// `i16`
+    I16(i16) = INT16;
+    /// `u16`
+    U16(u16) = UINT16;
+    /// `i32`
+    I32(i32) = INT32;
+    /// `u32`
+    U32(u32) = UINT32;
+    /// `i64`
+    I64(i64) = INT64;
+    /// `u64`
+    U64(u64) = UINT64;
+    /// `float`
+    F32(f32) = FLOAT;
+    /// `double`
+    F64(f64) = DOUBLE;
+}
+
+impl Value {
+    /// Makes sure that the daemon would neither refuse the value nor cut it short: for whoever wants to know before anything is sent.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for one that is longer than [`MAX_VALUE_SIZE`], and for a string with a NUL in it.
+    pub fn check(&self) -> Result<()> {
+        let len = match self {
+            Self::String(text) if text.contains('\0') => {
+                return Err(Error::invalid("value", "a string has no NUL in it"));
+            }
+            Self::String(text) => text.len(),
+            Self::Binary(data) | Self::Other { data, .. } => data.len(),
+            _ => 0,
+        };
+        if len > MAX_VALUE_SIZE {
+            let reason = format!("{len} bytes are more than the {MAX_VALUE_SIZE} a value can have");
+            return Err(Error::invalid("value", reason));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn into_wire(self) -> Result<RawValue> {
+        self.check()?;
+        Ok(RawValue { value_type: self.value_type(), data: self.into_bytes() })
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::String(text)
+    }
+}
+
+impl From<Bytes> for Value {
+    fn from(data: Bytes) -> Self {
+        Self::Binary(data)
+    }
+}
+
+impl From<&[u8]> for Value {
+    fn from(data: &[u8]) -> Self {
+        Self::Binary(Bytes::copy_from_slice(data))
+    }
+}
+
+impl TryFrom<Value> for String {
+    type Error = Value;
+
+    fn try_from(value: Value) -> std::result::Result<Self, Value> {
+        match value {
+            Value::String(text) => Ok(text),
+            other => Err(other),
+        }
+    }
+}
+
+impl TryFrom<Value> for Bytes {
+    type Error = Value;
+
+    fn try_from(value: Value) -> std::result::Result<Self, Value> {
+        match value {
+            Value::Binary(data) => Ok(data),
+            other => Err(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(value: impl Into<Value>) -> RawValue {
+        value.into().into_wire().unwrap()
+    }
+
+    #[test]
+    fn every_type_comes_back_as_it_went() {
+        for value in [
+            Value::I8(-1),
+            Value::U8(255),
+            Value::I16(i16::MIN),
+            Value::U16(65535),
+            Value::I32(-5),
+            Value::U32(u32::MAX),
+            Value::I64(i64::MIN),
+            Value::U64(u64::MAX),
+            Value::F32(1.5),
+            Value::F64(-0.25),
+            Value::String("text".to_owned()),
+            Value::Binary(Bytes::from_static(&[0, 1, 2])),
+        ] {
+            assert_eq!(Value::from_wire(wire(value.clone())), value);
+        }
+    }
+
+    #[test]
+    fn a_string_from_the_daemon_loses_its_nul() {
+        let raw = RawValue { value_type: ValueType::STRING, data: Bytes::from_static(b"name\0") };
+        assert_eq!(Value::from_wire(raw), Value::from("name"));
+    }
+
+    #[test]
+    fn what_does_not_fit_its_type_is_kept_as_it_came() {
+        for (value_type, data) in
+            [(ValueType::UINT32, &b"abc"[..]), (ValueType(77), b"?"), (ValueType::STRING, b"\xff")]
+        {
+            let data = Bytes::from_static(data);
+            let value = Value::from_wire(RawValue { value_type, data: data.clone() });
+            assert_eq!(value, Value::Other { value_type, data });
+        }
+    }
+
+    #[test]
+    fn what_the_daemon_would_refuse_is_refused() {
+        assert!(Value::from("a\0b").into_wire().is_err());
+        assert!(Value::from("x".repeat(MAX_VALUE_SIZE)).into_wire().is_ok());
+        assert!(Value::from("x".repeat(MAX_VALUE_SIZE + 1)).into_wire().is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! Sending messages to the group.
+
+use std::time::Instant;
+
+use super::{Client, Guarantee};
+use crate::client::{FlowControl, Patience, Turn};
+use crate::daemon;
+use crate::error::{CsError, Error, Result};
+use crate::wire::cpg::{FragmentType, Mcast, PartialMcast, PartialSendReply};
+
+/// The largest request that the daemon can pass on to the other nodes, whatever the ring size: their daemons have as much room for
+/// what they put together. Matches `IPC_REQUEST_SIZE`.
+pub(super) const LARGEST_REQUEST: usize = 1 << 20;
+
+/// What is left of a request for headers, those between the nodes included. As `cpg_model_initialize`.
+const HEADERS: usize = 1024;
+
+const CALL: &str = "cpg multicast";
+
+impl Client {
+    /// Sends a message to all members of the group that was joined, this client included. Returns when the daemon has it; it is
+    /// delivered later, or never if the daemon dies before. Rarely, when several clients send large messages at once, a daemon finds its
+    /// queue full in spite of flow control and drops a message in one piece, which only its log tells. What proves that a message was
+    /// sent is its delivery to this client.
+    ///
+    /// Matches `cpg_mcast_joined`. Other than that it waits until there is room in the ring and the daemon takes multicasts; the request
+    /// timeout applies. A message that is longer than [`Client::max_atomic_message_size`] is sent in fragments, and the timeout applies
+    /// to each of them; other threads' requests wait until all are sent. If the group's membership changes meanwhile, which makes
+    /// members that come later miss the beginning, it is sent again from the beginning, unless the timeout has passed by then.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::NotExist`] when no group is joined; [`Error::TimedOut`] when the daemon takes no multicasts for
+    /// that long: the message was not sent. [`Error::InvalidArgument`] when it has more than `u32::MAX` bytes; [`Error::Unsupported`]
+    /// when it needs fragments, which the daemon does not know; [`Error::PartlySent`] when it could not be sent to its end;
+    /// [`Error::Disconnected`], [`Error::Finalized`].
+    pub fn multicast(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
+        self.multicast_slices(guarantee, &[message])
+    }
+
+    /// As [`Client::multicast`], with a message in parts that follow each other.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn multicast_slices(&self, guarantee: Guarantee, parts: &[&[u8]]) -> Result<()> {
+        let length = length(parts);
+        if length > self.max_atomic_message_size() {
+            return self.multicast_fragments(guarantee, parts, length);
+        }
+        let patience = self.connection.patience(CALL);
+        if self.multicast_until(guarantee, parts, length, patience.deadline)? {
+            Ok(())
+        } else {
+            Err(patience.timed_out())
+        }
+    }
+
+    /// As [`Client::multicast`], but never waits: neither for room or flow control nor for other threads' requests.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::TryAgain`] when the message cannot be sent at once; [`Error::InvalidArgument`] when it is longer
+    /// than [`Client::max_atomic_message_size`], since fragments need waiting for; otherwise as [`Client::multicast`].
+    pub fn try_multicast(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
+        self.try_multicast_slices(guarantee, &[message])
+    }
+
+    /// As [`Client::try_multicast`], with a message in parts that follow each other.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn try_multicast_slices(&self, guarantee: Guarantee, parts: &[&[u8]]) -> Result<()> {
+        let (length, limit) = (length(parts), self.max_atomic_message_size());
+        if length > limit {
+            return Err(Error::invalid("message", format!("{length} bytes do not fit in one piece, {limit} do")));
+        }
+        if self.multicast_until(guarantee, parts, length, Instant::now())? {
+            Ok(())
+        } else {
+            Err(Error::Cs { call: CALL.into(), error: CsError::TryAgain })
+        }
+    }
+
+    /// The longest message that is sent in one piece, in bytes: 1 MiB less 1 KiB, or less 1 KiB of a smaller [ring
+    /// size](crate::Endpoint::ring_size).
+    ///
+    /// Matches `cpg_max_atomic_msgsize_get`.
+    pub fn max_atomic_message_size(&self) -> usize {
+        // A ring is never that small, but then nothing is to go wrong with pieces of no length.
+        self.connection.max_request().min(LARGEST_REQUEST).saturating_sub(HEADERS).max(1)
+    }
+
+    fn multicast_until(&self, guarantee: Guarantee, parts: &[&[u8]], length: usize, deadline: Instant) -> Result<bool> {
+        let head = Mcast::encode_head(guarantee, length).map_err(invalid)?;
+        let Some(mut turn) = self.connection.turn(deadline)? else {
+            self.check_joined()?;
+            return Ok(false);
+        };
+        // In the turn: a leave that was not asked for yet will be sent behind this.
+        self.check_joined()?;
+        turn.send(&behind(&head, parts.iter().copied()), FlowControl::Multicast, deadline)
+    }
+
+    fn multicast_fragments(&self, guarantee: Guarantee, parts: &[&[u8]], length: usize) -> Result<()> {
+        let msglen = u32::try_from(length)
+            .map_err(|_| Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX)))?;
+        self.check_joined()?;
+        self.service.probe.require(&daemon::CPG_FRAGMENTS)?;
+        let whole = self.connection.patience(CALL);
+        let mut turn = self.connection.turn(whole.deadline)?.ok_or_else(|| whole.timed_out())?;
+        self.check_joined()?;
+        let most = self.max_atomic_message_size();
+        let mut sent = 0;
+        while sent < length {
+            let size = most.min(length - sent);
+            let kind = match sent {
+                0 => FragmentType::FIRST,
+                _ if sent + size == length => FragmentType::LAST,
+                _ => FragmentType::CONTINUED,
+            };
+            let head = PartialMcast::encode_head(guarantee, msglen, kind, size).map_err(invalid)?;
+            let fragment = behind(&head, cut(parts, sent, size));
+            match send_fragment(&mut turn, &fragment, &self.connection.patience(CALL)) {
+                Ok(()) => sent += size,
+                // The daemon did not send this fragment, and receivers forget the others at the next first one.
+                Err(Error::Cs { error: CsError::Interrupt, .. }) if Instant::now() < whole.deadline => sent = 0,
+                Err(error) if sent == 0 => return Err(error),
+                Err(source) => return Err(Error::PartlySent { sent, length, source: Box::new(source) }),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_joined(&self) -> Result<()> {
+        match self.joined() {
+            Some(_) => Ok(()),
+            None => Err(Error::Cs { call: "cpg multicast: no group is joined".into(), error: CsError::NotExist }),
+        }
+    }
+}
+
+fn send_fragment(turn: &mut Turn<'_>, fragment: &[&[u8]], patience: &Patience) -> Result<()> {
+    let PartialSendReply {} = turn.call(fragment, FlowControl::Multicast, patience)?;
+    Ok(())
+}
+
+fn invalid(source: crate::error::WireError) -> Error {
+    Error::invalid("message", source.to_string())
+}
+
+/// As much as fits; nothing is longer than the address space, but parts may repeat.
+fn length(parts: &[&[u8]]) -> usize {
+    parts.iter().fold(0, |length, part| length.saturating_add(part.len()))
+}
+
+/// A header and what follows.
+fn behind<'a>(head: &'a [u8], parts: impl Iterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
+    std::iter::once(head).chain(parts).collect()
+}
+
+/// `length` bytes from `start` on of what the parts are together.
+fn cut<'a>(parts: &[&'a [u8]], start: usize, length: usize) -> impl Iterator<Item = &'a [u8]> {
+    let (mut skip, mut left) = (start, length);
+    parts.iter().filter_map(move |part| {
+        let piece = part.get(skip..).unwrap_or_default();
+        skip = skip.saturating_sub(part.len());
+        let piece = piece.get(..left).unwrap_or(piece);
+        left -= piece.len();
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_cut_is_what_lies_there(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..8),
+            start in any::<prop::sample::Index>(),
+            length in any::<prop::sample::Index>(),
+        ) {
+            let whole = parts.concat();
+            let start = start.index(whole.len() + 1);
+            let length = length.index(whole.len() - start + 1);
+            let slices: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+            let found: Vec<u8> = cut(&slices, start, length).flatten().copied().collect();
+            prop_assert_eq!(&found[..], &whole[start..start + length]);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Where the daemon is and how long to wait for it.
+
+use std::borrow::Cow;
+use std::env;
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::unistd::geteuid;
+
+use crate::error::{Error, Result};
+
+/// Overrides [`Endpoint::socket_dir`].
+pub const ENV_SOCKET_DIR: &str = "COROSYNC_IPC_SOCKET_DIR";
+/// Overrides [`Endpoint::shm_root`].
+pub const ENV_SHM_ROOT: &str = "COROSYNC_IPC_SHM_ROOT";
+/// Overrides [`Endpoint::timeout`].
+pub const ENV_TIMEOUT: &str = "COROSYNC_IPC_TIMEOUT";
+
+/// Where libqb keeps its filesystem sockets on Linux.
+const DEFAULT_SOCKET_DIR: &str = "/var/run";
+
+/// Where Debian's libqb keeps them.
+const DEBIAN_SOCKET_DIR: &str = "/tmp";
+
+/// Whoever creates this file makes every libqb program on the machine use filesystem sockets.
+const FORCE_FILESYSTEM_SOCKETS: &str = "/etc/libqb/force-filesystem-sockets";
+
+/// Where daemons make their rings.
+const DEFAULT_SHM_ROOT: &str = "/dev/shm";
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The smallest ring that can be asked for, in bytes: replies of fixed size fit in it.
+pub const MIN_RING_SIZE: u32 = 4096;
+
+/// The largest ring that can be asked for, in bytes.
+pub const MAX_RING_SIZE: u32 = 32 << 20;
+
+/// Where the daemon is and how long to wait for it. The default is what the C libraries use, with deadlines.
+///
+/// ```
+/// use std::time::Duration;
+/// use corosync_ipc::Endpoint;
+///
+/// // The daemon of the host, seen from a container that has the host's directories mounted.
+/// let endpoint = Endpoint::new()
+///     .socket_dir("/host/run")
+///     .shm_root("/host/dev/shm")
+///     .timeout(Duration::from_secs(2));
+/// # let _ = endpoint;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    sockets: Sockets,
+    shm_root: PathBuf,
+    service_name: Option<Cow<'static, str>>,
+    ring_size: Option<u32>,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+}
+
+/// Which kind of socket the daemon listens at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sockets {
+    /// As libqb decides: abstract, unless a file on the machine says otherwise.
+    Default,
+    Abstract,
+    Directory(PathBuf),
+}
+
+/// Where one service listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SocketAddress {
+    Abstract(String),
+    Path(PathBuf),
+}
+
+impl fmt::Display for SocketAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Abstract(name) => write!(f, "the abstract address @{name}"),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Endpoint {
+    /// The daemon that the C libraries would talk to, with 5 seconds to connect and 5 seconds for each request.
+    pub fn new() -> Self {
+        Self {
+            sockets: Sockets::Default,
+            shm_root: PathBuf::from(DEFAULT_SHM_ROOT),
+            service_name: None,
+            ring_size: None,
+            connect_timeout: DEFAULT_TIMEOUT,
+            request_timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
+    /// [`Endpoint::new`], changed by the environment variables `COROSYNC_IPC_SOCKET_DIR`, `COROSYNC_IPC_SHM_ROOT` and
+    /// `COROSYNC_IPC_TIMEOUT` (as in [`parse_duration`]). What `connect()` without an endpoint uses.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] names a variable with a value that makes no sense.
+    pub fn from_env() -> Result<Self> {
+        let mut endpoint = Self::new();
+        if let Some(directory) = env::var_os(ENV_SOCKET_DIR).filter(|value| !value.is_empty()) {
+            endpoint = endpoint.socket_dir(directory);
+        }
+        if let Some(root) = env::var_os(ENV_SHM_ROOT).filter(|value| !value.is_empty()) {
+            endpoint = endpoint.shm_root(root);
+        }
+        if let Some(timeout) = env::var_os(ENV_TIMEOUT).filter(|value| !value.is_empty()) {
+            let timeout =
+                parse_duration(&timeout.to_string_lossy()).map_err(|reason| Error::invalid(ENV_TIMEOUT, reason))?;
+            endpoint = endpoint.timeout(timeout);
+        }
+        Ok(endpoint)
+    }
+
+    /// The services listen at abstract addresses, whatever the machine's libqb is told.
+    pub fn abstract_sockets(mut self) -> Self {
+        self.sockets = Sockets::Abstract;
+        self
+    }
+
+    /// The services listen at sockets in this directory.
+    pub fn socket_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.sockets = Sockets::Directory(directory.into());
+        self
+    }
+
+    /// The daemon's `/dev/shm` is seen here as this directory. Default: `/dev/shm`.
+    pub fn shm_root(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.shm_root = directory.into();
+        self
+    }
+
+    /// The service goes by another name than its own.
+    pub fn service_name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.service_name = Some(name.into());
+        self
+    }
+
+    /// Room in each of the three rings, in bytes, from [`MIN_RING_SIZE`] to [`MAX_RING_SIZE`]. A connection takes a bit more than three
+    /// times that in `/dev/shm`.
+    ///
+    /// Without it each service has a default that every message fits in: 64 KiB for cmap, quorum, votequorum and cfg, 1 MiB for cpg and
+    /// evs. An event that does not fit would wait in the daemon for ever, so only make rings smaller when the events are known to
+    /// be small. The C libraries always ask for 1 MiB.
+    pub fn ring_size(mut self, bytes: u32) -> Self {
+        self.ring_size = Some(bytes);
+        self
+    }
+
+    /// How long connecting may take and how long each request may.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.connect_timeout(timeout).request_timeout(timeout)
+    }
+
+    /// How long connecting may take: the socket, the daemon's answer and the rings.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a request may take until its answer is there, waiting for other threads' requests included.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    pub(crate) fn address(&self, service: &str) -> SocketAddress {
+        let name = self.name(service);
+        match &self.sockets {
+            Sockets::Directory(directory) => SocketAddress::Path(directory.join(name)),
+            Sockets::Default if Path::new(FORCE_FILESYSTEM_SOCKETS).exists() => {
+                SocketAddress::Path(default_socket_path(name))
+            }
+            Sockets::Default | Sockets::Abstract => SocketAddress::Abstract(name.to_owned()),
+        }
+    }
+
+    pub(crate) fn name<'a>(&'a self, service: &'a str) -> &'a str {
+        self.service_name.as_deref().unwrap_or(service)
+    }
+
+    /// The same without another name for the service, for a second connection, to another service.
+    pub(crate) fn own_service_name(mut self) -> Self {
+        self.service_name = None;
+        self
+    }
+
+    /// Where the rings are looked for; see [`Endpoint::shm_root`].
+    pub fn shm_root_path(&self) -> &Path {
+        &self.shm_root
+    }
+
+    /// Where the socket of a service is looked for, in words: a path or an abstract address.
+    pub fn socket_address(&self, service: &str) -> String {
+        self.address(service).to_string()
+    }
+
+    pub(crate) fn ring_size_or(&self, default: u32) -> Result<u32> {
+        match self.ring_size {
+            None => Ok(default),
+            Some(size) if (MIN_RING_SIZE..=MAX_RING_SIZE).contains(&size) => Ok(size),
+            Some(size) => Err(Error::invalid(
+                "ring size",
+                format!("{size} bytes is not between {MIN_RING_SIZE} and {MAX_RING_SIZE}"),
+            )),
+        }
+    }
+
+    pub(crate) fn connect_timeout_value(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    pub(crate) fn request_timeout_value(&self) -> Duration {
+        self.request_timeout
+    }
+}
+
+/// Where libqb was built to keep filesystem sockets, found by looking. In Debian's directory anybody can make one, so there it
+/// must be root's or this user's own.
+fn default_socket_path(name: &str) -> PathBuf {
+    let usual = Path::new(DEFAULT_SOCKET_DIR).join(name);
+    let debian = Path::new(DEBIAN_SOCKET_DIR).join(name);
+    let trusted = |path: &Path| path.symlink_metadata().is_ok_and(|file| [0, geteuid().as_raw()].contains(&file.uid()));
+    if !usual.exists() && trusted(&debian) { debian } else { usual }
+}
+
+/// Reads a duration as the command and `COROSYNC_IPC_TIMEOUT` take it: a number and `ms`, `s` or `m`; seconds when there is no unit.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit.trim() {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        _ => return Err(format!("{text:?} is no duration: write it like 500ms, 5s or 2m")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration: write it like 500ms, 5s or 2m"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))
+}
+
+/// When waiting ends: a point in time, or never. Made from a [`Duration`] from now, an [`Instant`], or [`Deadline::NEVER`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// Wait for ever.
+    pub const NEVER: Self = Self(None);
+
+    pub(crate) fn instant(self) -> Option<Instant> {
+        self.0
+    }
+}
+
+impl From<Duration> for Deadline {
+    fn from(timeout: Duration) -> Self {
+        // A timeout beyond what the clock can express is as good as none.
+        Self(Instant::now().checked_add(timeout))
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(instant: Instant) -> Self {
+        Self(Some(instant))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_and_without_unit() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2.5s"), Ok(Duration::from_millis(2500)));
+        assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "s", "5 parsecs", "-1s", "1e3", "1..2s"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ring_sizes_out_of_range_are_named() {
+        let error = Endpoint::new().ring_size(100).ring_size_or(1).unwrap_err();
+        assert_eq!(error.to_string(), "ring size: 100 bytes is not between 4096 and 33554432");
+        assert_eq!(Endpoint::new().ring_size_or(65536).unwrap(), 65536);
+    }
+
+    #[test]
+    fn addresses_follow_the_kind_of_socket() {
+        let address = Endpoint::new().socket_dir("/run/x").service_name("other").address("cmap");
+        assert_eq!(address, SocketAddress::Path("/run/x/other".into()));
+        assert_eq!(Endpoint::new().abstract_sockets().address("cmap"), SocketAddress::Abstract("cmap".into()));
+    }
+}

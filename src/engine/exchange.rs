@@ -1,0 +1,78 @@
+//! Requests and the answers they are owed.
+
+use crate::error::CsError;
+use crate::wire::{Header, Kind, Reader};
+
+/// What must happen before a request may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing.
+    Send,
+    /// An answer nobody waits for any more must be received first, and thrown away.
+    Drain,
+}
+
+/// Counts the answers the daemon still owes.
+///
+/// Replies carry no correlation id, but come in the order of requests, and one request is under way at a time. So after a request
+/// timed out its late answer is the next one to arrive, and it must be thrown away before another request is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Exchange {
+    owed: u32,
+}
+
+impl Exchange {
+    /// What to do before the next request.
+    pub(crate) fn before(&self) -> Before {
+        if self.owed > 0 { Before::Drain } else { Before::Send }
+    }
+
+    /// A request that is answered was sent.
+    pub(crate) fn sent(&mut self) {
+        self.owed += 1;
+    }
+
+    /// An answer was received.
+    pub(crate) fn received(&mut self) {
+        self.owed = self.owed.saturating_sub(1);
+    }
+}
+
+/// Whether another answer to the same request may come, at once.
+///
+/// A corosync before 2.1 that refuses a request by a bare header, since it is busy or the request too long, carries the request out all
+/// the same, and answers again: that one counts.
+pub(crate) fn may_be_answered_again(reply: &[u8]) -> bool {
+    let mut reader = Reader::new("qb_ipc_response_header", reply);
+    let refused = |header: Header| {
+        header.id == 0 && [CsError::TryAgain, CsError::InvalidParam].iter().any(|error| header.error == *error as i32)
+    };
+    Header::read(&mut reader, Kind::Response).is_ok_and(refused) && reader.remaining() == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::encode_refusal;
+
+    #[test]
+    fn bare_refusals_may_be_followed_by_an_answer() {
+        let refused = |id, error| may_be_answered_again(&encode_refusal(id, error).unwrap());
+        assert!(refused(0, CsError::TryAgain) && refused(0, CsError::InvalidParam));
+        assert!(!refused(0, CsError::NotExist) && !refused(4, CsError::TryAgain));
+        let mut with_body = encode_refusal(0, CsError::TryAgain).unwrap();
+        with_body.push(0);
+        assert!(!may_be_answered_again(&with_body) && !may_be_answered_again(&[0; 8]));
+    }
+
+    #[test]
+    fn a_late_reply_is_drained_before_the_next_request() {
+        let mut exchange = Exchange::default();
+        assert_eq!(exchange.before(), Before::Send);
+        exchange.sent();
+        // The deadline passed here.
+        assert_eq!(exchange.before(), Before::Drain);
+        exchange.received();
+        assert_eq!(exchange.before(), Before::Send);
+    }
+}

@@ -1,0 +1,187 @@
+//! Setting a connection up: one request, one reply in pieces, three ring names to distrust.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::error::ProtocolError;
+use crate::wire::WireError;
+use crate::wire::setup::{ConnectReply, Generation, REPLY_PREFIX_SIZE};
+
+/// Collects the connection reply. Feed it what arrives until it is whole, and never read more than it wants: what follows the
+/// reply are wake bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Handshake {
+    received: Vec<u8>,
+}
+
+impl Handshake {
+    /// How many bytes are wanted next. Not 0 before the reply is whole.
+    pub(crate) fn wants(&self) -> Result<usize, WireError> {
+        if self.received.len() < REPLY_PREFIX_SIZE {
+            return Ok(REPLY_PREFIX_SIZE - self.received.len());
+        }
+        Ok(ConnectReply::generation(&self.received)?.reply_size() - self.received.len())
+    }
+
+    /// Takes bytes, at most as many as [`Handshake::wants`]. Returns the reply once it is whole.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<ConnectReply>, WireError> {
+        self.received.extend_from_slice(bytes);
+        if self.wants()? > 0 { Ok(None) } else { ConnectReply::decode(&self.received).map(Some) }
+    }
+}
+
+/// Where daemons make their rings.
+const SHM: &[u8] = b"/dev/shm/";
+
+/// What libqb before 1.0.4 puts in front of a ring's name.
+const RELATIVE_PREFIX: &str = "qb-";
+
+/// Whether the rings have the magic of libqb before 0.14, which the names tell: those of 0.13, whose reply is like later ones', begin
+/// with the service, those of 0.14 with a process id, and later ones are absolute.
+pub(crate) fn has_old_magic(reply: &ConnectReply) -> bool {
+    let first = reply.request.first().copied().unwrap_or_default();
+    reply.generation == Generation::Libqb010 || !(first == b'/' || first.is_ascii_digit())
+}
+
+/// The files of a ring, below the shared memory directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RingName {
+    /// Directories to go down.
+    pub(crate) directories: Vec<OsString>,
+    /// Name of both files, without `-header` or `-data`.
+    pub(crate) base: OsString,
+}
+
+impl RingName {
+    /// Takes apart the name from a connection reply: absolute below `/dev/shm` or below `root`, which stands for it here, or relative.
+    ///
+    /// # Errors
+    /// A name that leads elsewhere. The daemon may be hostile, and this process writes to what the name names.
+    pub(crate) fn parse(ring: &'static str, name: &[u8], root: &Path) -> Result<Self, ProtocolError> {
+        // First, since a server may make its rings in a directory below /dev/shm.
+        let below_root = name.strip_prefix(root.as_os_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
+        let outside = ProtocolError::RingName { ring };
+        let (prefix, below) = match below_root.or_else(|| name.strip_prefix(SHM)) {
+            Some(below) => ("", below),
+            None if !name.contains(&b'/') => (RELATIVE_PREFIX, name),
+            None => return Err(outside),
+        };
+        let mut parts: Vec<&[u8]> = below.split(|byte| *byte == b'/').collect();
+        if parts.len() > 2 || parts.iter().any(|part| matches!(*part, b"" | b"." | b"..")) {
+            return Err(outside);
+        }
+        let mut base = OsString::from(prefix);
+        base.push(OsStr::from_bytes(parts.pop().ok_or(outside)?));
+        Ok(Self { directories: parts.into_iter().map(|part| OsStr::from_bytes(part).to_owned()).collect(), base })
+    }
+
+    /// Whether the name tells that this process made the ring. libqb before 0.14 did not say so, and there a daemon started later makes its
+    /// rings under the very names that a killed one left.
+    pub(crate) fn is_made_by(&self, pid: i32) -> bool {
+        let first = self.directories.first().unwrap_or(&self.base);
+        first.as_bytes().starts_with(format!("{RELATIVE_PREFIX}{pid}-").as_bytes())
+    }
+
+    /// Name of one of the two files.
+    pub(crate) fn file(&self, suffix: &str) -> OsString {
+        let mut name = self.base.clone();
+        name.push(suffix);
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::setup::TransportType;
+
+    fn parse(name: &str) -> Result<RingName, ProtocolError> {
+        RingName::parse("request", name.as_bytes(), Path::new("/host/shm"))
+    }
+
+    fn reply() -> Vec<u8> {
+        let reply = ConnectReply {
+            generation: Generation::Libqb013,
+            error: 0,
+            transport: TransportType::SHM,
+            max_msg_size: 8192,
+            cookie: 1,
+            request: "a".into(),
+            response: "b".into(),
+            event: "c".into(),
+        };
+        reply.encode().unwrap()
+    }
+
+    #[test]
+    fn a_reply_in_pieces_is_put_together() {
+        let bytes = reply();
+        let (mut handshake, mut at, mut done) = (Handshake::default(), 0, None);
+        while done.is_none() {
+            let wants = handshake.wants().unwrap();
+            assert!(wants > 0 && at + wants <= bytes.len());
+            let piece = wants.min(1000);
+            done = handshake.feed(&bytes[at..at + piece]).unwrap();
+            at += piece;
+        }
+        assert_eq!((done.unwrap().max_msg_size, at), (8192, bytes.len()));
+    }
+
+    #[test]
+    fn names_of_all_generations_are_found() {
+        let new = parse("/dev/shm/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
+        assert_eq!((new.directories.len(), new.file("-header")), (1, "qb-request-cmap-header".into()));
+        let mapped = parse("/host/shm/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
+        assert_eq!(mapped, new);
+        let below =
+            RingName::parse("request", b"/dev/shm/own/qb-1-2-3-abcdef/qb-x", Path::new("/dev/shm/own")).unwrap();
+        assert_eq!((below.directories, below.base), (vec!["qb-1-2-3-abcdef".into()], "qb-x".into()));
+        let old = parse("cmap-request-10-20-30").unwrap();
+        assert_eq!((old.directories.len(), old.file("-data")), (0, "qb-cmap-request-10-20-30-data".into()));
+    }
+
+    #[test]
+    fn the_magic_follows_the_ring_names() {
+        let old = |generation, name: &'static str| {
+            has_old_magic(&ConnectReply { generation, request: name.into(), ..ConnectReply::decode(&reply()).unwrap() })
+        };
+        assert!(old(Generation::Libqb010, "cpg-request-20-30"));
+        assert!(old(Generation::Libqb013, "cpg-request-20-30"));
+        assert!(!old(Generation::Libqb013, "10-20-30-request-cpg"));
+        assert!(!old(Generation::Libqb013, "/dev/shm/qb-10-20-30-abcdef/qb-request-cpg"));
+    }
+
+    #[test]
+    fn a_ring_is_told_from_a_later_daemons_by_the_process_in_its_name() {
+        for name in ["/dev/shm/qb-10-20-30-abcdef/qb-request-cmap", "10-20-30-request-cpg"] {
+            let ring = parse(name).unwrap();
+            assert!(ring.is_made_by(10) && !ring.is_made_by(1) && !ring.is_made_by(20), "{name}");
+        }
+        for name in ["cmap-request-20-30", "/dev/shm/other/qb-10-20", "/dev/shm/10-20"] {
+            assert!(!parse(name).unwrap().is_made_by(10), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for name in [
+            "/etc/passwd",
+            "/dev/shm/../etc/passwd",
+            "/dev/shm//x",
+            "/dev/shm/a/b/c",
+            "a/b",
+            "",
+            "/dev/shm/",
+            "/dev/shm/.",
+            "/host/shmx/y",
+        ] {
+            let expected = Err(ProtocolError::RingName { ring: "request" });
+            if name.is_empty() {
+                assert_eq!(parse(name), expected);
+            } else {
+                assert_eq!(parse(name), expected, "{name}");
+            }
+        }
+    }
+}

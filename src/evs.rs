@@ -1,0 +1,330 @@
+//! The evs service: multicast with extended virtual synchrony, straight from totem.
+//!
+//! Only corosync 1.99.0 to 1.99.7 (2012) has it in the wire that this crate speaks; earlier ones speak another wire, and later ones,
+//! so everything that is packaged today, have no evs: connecting fails with [`Error::NoSocket`]. [`cpg`](crate::cpg) does the same and
+//! more, and is there in all of them.
+//!
+//! Matches libevs.
+//!
+//! ```no_run
+//! use corosync_ipc::evs::{Client, Event, GroupName, Guarantee};
+//!
+//! let client = Client::connect()?;
+//! client.join(&[GroupName::new("example")?])?;
+//! client.multicast_joined(Guarantee::AGREED, b"hello")?;
+//! for event in client.events() {
+//!     if let Event::Deliver { node_id, payload } = event? {
+//!         println!("node {node_id}: {payload:?}");
+//!     }
+//! }
+//! # Ok::<(), corosync_ipc::Error>(())
+//! ```
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::client::{self, Service, sealed};
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::types::NodeId;
+use crate::wire::evs as wire;
+use crate::wire::{Header, Kind, Reader, WireError};
+
+/// In which order a message is delivered; `evs_guarantee_t` has the same values as `cpg_guarantee_t`. The daemon takes all for agreed.
+pub use crate::cpg::Guarantee;
+
+/// A connection to the evs service.
+pub type Client = client::Client<Evs>;
+
+/// The evs service.
+#[derive(Debug)]
+pub struct Evs {
+    /// How many groups this client joined, at most; one can be joined several times.
+    joined: AtomicUsize,
+}
+
+/// Bytes in a group's name, always.
+pub const GROUP_NAME_SIZE: usize = 32;
+
+/// The most groups in one call.
+pub const MAX_GROUPS: usize = wire::MAX_GROUPS;
+
+/// The most groups that one client can be in.
+pub const MAX_JOINED_GROUPS: usize = 1000;
+
+/// The longest message, in bytes.
+///
+/// The daemon puts the pieces of a message together in 1 MiB without looking whether they fit: the message itself, headers, the
+/// names of its groups, and up to 10000 bytes of what travelled with the last piece. This leaves room for all of them.
+pub const MAX_MESSAGE_SIZE: usize = 1_000_000;
+
+/// Name of a group: 32 bytes, all of which count. Matches `struct evs_group`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+#[repr(transparent)]
+pub struct GroupName([u8; GROUP_NAME_SIZE]);
+
+impl GroupName {
+    /// A name of up to 32 bytes, filled up with NULs, as C's `strcpy` into a zeroed struct makes it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for more than [`GROUP_NAME_SIZE`] bytes.
+    pub fn new(name: impl AsRef<[u8]>) -> Result<Self> {
+        let name = name.as_ref();
+        let mut padded = [0; GROUP_NAME_SIZE];
+        match padded.get_mut(..name.len()) {
+            Some(room) => room.copy_from_slice(name),
+            None => {
+                let reason = format!("{} bytes are more than {GROUP_NAME_SIZE}", name.len());
+                return Err(Error::invalid("group name", reason));
+            }
+        }
+        Ok(Self(padded))
+    }
+
+    /// All 32 bytes.
+    pub const fn from_bytes(bytes: [u8; GROUP_NAME_SIZE]) -> Self {
+        Self(bytes)
+    }
+
+    /// All 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; GROUP_NAME_SIZE] {
+        &self.0
+    }
+
+    /// The name without the NULs at its end.
+    pub fn trimmed(&self) -> &[u8] {
+        let end = self.0.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        self.0.get(..end).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&String::from_utf8_lossy(self.trimmed()))
+    }
+}
+
+impl fmt::Debug for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GroupName(\"{}\")", self.trimmed().escape_ascii())
+    }
+}
+
+/// The cluster's members. Matches what `evs_membership_get` hands out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Membership {
+    /// This node.
+    pub local_node_id: NodeId,
+    /// All members.
+    pub members: Vec<NodeId>,
+}
+
+/// What the evs service tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A message to a group this client is in. Which one it was, the daemon does not tell. `evs_deliver_fn_t`
+    Deliver {
+        /// The node it came from.
+        node_id: NodeId,
+        /// The message.
+        payload: Bytes,
+    },
+    /// The membership of the cluster changed; also the first event of each connection, with the last change. `evs_confchg_fn_t`
+    Confchg {
+        /// Members now.
+        members: Vec<NodeId>,
+        /// Members before that are not now.
+        left: Vec<NodeId>,
+        /// Members now that were not before.
+        joined: Vec<NodeId>,
+    },
+    /// An event that this version does not know, as it came.
+    Unknown {
+        /// Its message id.
+        id: i32,
+        /// The whole message.
+        message: Bytes,
+    },
+}
+
+/// Size of a configuration change, which comes with room for all nodes there can be.
+const LARGEST_CONFCHG: u32 = 4656;
+
+impl Client {
+    /// Connects as [`Endpoint::from_env`] says. Events come at once: the cluster's membership first.
+    ///
+    /// Matches `evs_initialize`.
+    ///
+    /// # Errors
+    /// [`Error::NoSocket`] from a corosync that has no evs, which is every one since 1.99.8; what else stands in the way: see the first
+    /// variants of [`Error`].
+    pub fn connect() -> Result<Self> {
+        Self::connect_to(&Endpoint::from_env()?)
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]; [`Error::InvalidArgument`] when the [ring size](Endpoint::ring_size) is too small for the first event.
+    pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
+        let room = endpoint.ring_size_or(Evs::RING_SIZE)?;
+        if room < LARGEST_CONFCHG {
+            let reason = format!("the first event has {LARGEST_CONFCHG} bytes, there is room for {room}");
+            return Err(Error::invalid("ring size", reason));
+        }
+        Self::open(endpoint, Evs { joined: AtomicUsize::new(0) })
+    }
+
+    /// Joins groups: messages to them are delivered to this client from now on. The daemon does not notice that a group was joined
+    /// before; it must then be left as often.
+    ///
+    /// Matches `evs_join`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for no group or more than [`MAX_GROUPS`], and when the client would be in more than
+    /// [`MAX_JOINED_GROUPS`]; [`Error::TimedOut`], also while the partition is not quorate,
+    /// when the service takes no request at all; [`Error::Disconnected`]; [`Error::Cs`] as the daemon says.
+    pub fn join(&self, groups: &[GroupName]) -> Result<()> {
+        check_groups(groups)?;
+        // Relaxed: a count. A join whose answer is not known counts.
+        let joined = self.service.joined.fetch_add(groups.len(), Ordering::Relaxed).saturating_add(groups.len());
+        let result = if joined > MAX_JOINED_GROUPS {
+            Err(Error::invalid("groups", format!("{joined} joined in all are more than {MAX_JOINED_GROUPS}")))
+        } else {
+            self.call("evs join", &wire::Join { groups: groups.to_vec() }).map(drop)
+        };
+        if matches!(result, Err(Error::InvalidArgument { .. } | Error::Cs { .. })) {
+            self.service.joined.fetch_sub(groups.len(), Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Leaves groups.
+    ///
+    /// Matches `evs_leave`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) at the first group that was not joined: those before it are
+    /// left, those behind it are not; as [`Client::join`].
+    pub fn leave(&self, groups: &[GroupName]) -> Result<()> {
+        check_groups(groups)?;
+        self.call("evs leave", &wire::Leave { groups: groups.to_vec() })?;
+        self.service.joined.fetch_sub(groups.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sends a message to all groups this client joined. Returns when the daemon has taken it, which is before it is delivered.
+    ///
+    /// Matches `evs_mcast_joined`, but waits for a daemon that is busy.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a message longer than [`MAX_MESSAGE_SIZE`] or than the ring has room for; as [`Client::join`].
+    pub fn multicast_joined(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
+        self.call("evs mcast joined", &wire::McastJoined { guarantee, msg: check_message(message)? })?;
+        Ok(())
+    }
+
+    /// Sends a message to groups, whether this client joined them or not. A member of several of them gets it once.
+    ///
+    /// Matches `evs_mcast_groups`, but waits for a daemon that is busy.
+    ///
+    /// # Errors
+    /// As [`Client::multicast_joined`].
+    pub fn multicast_groups(&self, guarantee: Guarantee, groups: &[GroupName], message: &[u8]) -> Result<()> {
+        check_groups(groups)?;
+        let request = wire::McastGroups { guarantee, groups: groups.to_vec(), msg: check_message(message)? };
+        self.call("evs mcast groups", &request)?;
+        Ok(())
+    }
+
+    /// The cluster's members, whether they use evs or not.
+    ///
+    /// Matches `evs_membership_get`.
+    ///
+    /// # Errors
+    /// As [`Client::join`].
+    pub fn membership(&self) -> Result<Membership> {
+        let reply = self.call("evs membership get", &wire::GetMembership {})?;
+        Ok(Membership { local_node_id: reply.local_nodeid, members: reply.member_list })
+    }
+}
+
+/// An empty list makes the daemon free its list of groups and use it afterwards.
+fn check_groups(groups: &[GroupName]) -> Result<()> {
+    if groups.is_empty() || groups.len() > MAX_GROUPS {
+        return Err(Error::invalid("groups", format!("1 to {MAX_GROUPS} at a time, not {}", groups.len())));
+    }
+    Ok(())
+}
+
+fn check_message(message: &[u8]) -> Result<Bytes> {
+    if message.len() > MAX_MESSAGE_SIZE {
+        return Err(Error::invalid("message", format!("{} bytes are more than {MAX_MESSAGE_SIZE}", message.len())));
+    }
+    Ok(Bytes::copy_from_slice(message))
+}
+
+impl sealed::Sealed for Evs {}
+
+impl Service for Evs {
+    type Event = Event;
+
+    const NAME: &'static str = "evs";
+    /// Messages may be nearly as long as C's rings.
+    const RING_SIZE: u32 = 1 << 20;
+
+    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
+        // What a connection that comes before the first membership is greeted with: a membership that is all zeros.
+        let header = Header::read(&mut Reader::new("evs event", &message), Kind::Event)?;
+        if header.size == 0 {
+            return Ok(None);
+        }
+        Ok(Some(match wire::AnyEvent::decode_shared(&message) {
+            Ok(wire::AnyEvent::Deliver(event)) => Event::Deliver { node_id: event.local_nodeid, payload: event.msg },
+            Ok(wire::AnyEvent::Confchg(event)) => {
+                Event::Confchg { members: event.member_list, left: event.left_list, joined: event.joined_list }
+            }
+            Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
+            Err(error) => return Err(error),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Message;
+
+    #[test]
+    fn a_ring_too_small_for_the_first_event_is_refused() {
+        let error = Client::connect_to(&Endpoint::new().ring_size(4096)).unwrap_err();
+        assert_eq!(error.to_string(), "ring size: the first event has 4656 bytes, there is room for 4096");
+    }
+
+    #[test]
+    fn all_bytes_of_a_name_count() {
+        let name = GroupName::new("red").unwrap();
+        assert_eq!((name.to_string(), name.as_bytes()[3]), ("red".to_owned(), 0));
+        assert_ne!(GroupName::new("red\0x").unwrap(), name);
+        assert_eq!(GroupName::new("red\0x").unwrap().trimmed(), b"red\0x");
+        assert_eq!(GroupName::new("x".repeat(32)).unwrap().trimmed().len(), 32);
+        assert_eq!(format!("{:?}", GroupName::from_bytes([255; 32])).len(), 13 + 32 * 4);
+    }
+
+    #[test]
+    fn a_greeting_without_a_membership_is_no_event() {
+        let service = Evs { joined: AtomicUsize::new(0) };
+        assert_eq!(service.event(Bytes::from(vec![0; 4656])).unwrap(), None);
+        let empty = wire::Deliver { local_nodeid: NodeId(1), msg: Bytes::new() }.encode().unwrap();
+        let event = service.event(empty.into()).unwrap();
+        assert_eq!(event, Some(Event::Deliver { node_id: NodeId(1), payload: Bytes::new() }));
+        let unknown = crate::wire::encode_refusal(9, crate::error::CsError::Busy).unwrap();
+        assert!(matches!(service.event(unknown.into()), Ok(Some(Event::Unknown { id: 9, .. }))));
+    }
+}

@@ -1,0 +1,212 @@
+//! The quorum service: whether this partition of the cluster may act, and who is in it.
+//!
+//! Matches libquorum.
+//!
+//! ```no_run
+//! use corosync_ipc::TrackFlags;
+//! use corosync_ipc::quorum::{Client, Event};
+//!
+//! let client = Client::connect()?;
+//! println!("quorate: {}", client.is_quorate()?);
+//! client.track_start(TrackFlags::CHANGES)?;
+//! for event in client.events() {
+//!     if let Event::Quorum(quorum) = event? {
+//!         println!("quorate: {}, members: {:?}", quorum.quorate, quorum.members);
+//!     }
+//! }
+//! # Ok::<(), corosync_ipc::Error>(())
+//! ```
+
+use bytes::Bytes;
+
+use crate::client::{self, Service, Tracking, sealed};
+use crate::daemon::{Probe, QUORUM_MODEL_V1};
+use crate::endpoint::Endpoint;
+use crate::error::Result;
+use crate::types::{NodeId, RingId, TrackFlags, open_enum};
+use crate::wire::WireError;
+use crate::wire::quorum as wire;
+
+/// A connection to the quorum service.
+pub type Client = client::Client<Quorum>;
+
+/// The quorum service.
+#[derive(Debug)]
+pub struct Quorum {
+    quorum_type: QuorumType,
+    tracking: Tracking,
+}
+
+open_enum! {
+    /// Whether a quorum provider is configured.
+    pub struct QuorumType: u32 {
+        /// None is: every partition is quorate. `QUORUM_FREE`
+        const FREE = 0, "free";
+        /// One is. `QUORUM_SET`
+        const SET = 1, "set";
+    }
+}
+
+/// Which notifications the daemon sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Model {
+    /// [`Event::Notification`]. Every corosync has it. `QUORUM_MODEL_V0`
+    #[default]
+    V0,
+    /// [`Event::Quorum`] and [`Event::Nodelist`]. Since corosync 3.1. `QUORUM_MODEL_V1`
+    V1,
+}
+
+/// What the quorum service tells.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Model v0: quorum or membership changed. `quorum_notification_fn_t`
+    Notification(Notification),
+    /// Model v1: quorum changed. `quorum_v1_quorum_notification_fn_t`
+    Quorum(QuorumNotification),
+    /// Model v1: membership changed. `quorum_v1_nodelist_notification_fn_t`
+    Nodelist(NodelistNotification),
+    /// A notification that this version does not know, as it came.
+    Unknown {
+        /// Its message id.
+        id: i32,
+        /// The whole message.
+        message: Bytes,
+    },
+}
+
+/// Model v0: quorum or membership changed.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Notification {
+    /// Whether this node is quorate.
+    pub quorate: bool,
+    /// Sequence number of the ring.
+    pub ring_seq: u64,
+    /// Its members.
+    pub members: Vec<NodeId>,
+}
+
+/// Model v1: quorum changed.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct QuorumNotification {
+    /// Whether this node is quorate.
+    pub quorate: bool,
+    /// The ring.
+    pub ring_id: RingId,
+    /// Its members.
+    pub members: Vec<NodeId>,
+}
+
+pub use wire::NodelistNotification;
+
+impl Client {
+    /// Connects with model v0, as [`Endpoint::from_env`] says.
+    ///
+    /// Matches `quorum_initialize`.
+    ///
+    /// # Errors
+    /// What stands in the way: see the first variants of [`Error`](crate::Error).
+    pub fn connect() -> Result<Self> {
+        Self::connect_to(&Endpoint::from_env()?)
+    }
+
+    /// Connects with model v0.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
+        Self::connect_model(endpoint, Model::V0)
+    }
+
+    /// Connects with the model given.
+    ///
+    /// Matches `quorum_model_initialize`. Before model v1 is asked for, the daemon's age is looked up in cmap, over a connection of its
+    /// own, since daemons before 2.99 die of that request.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]; [`Error::Unsupported`](crate::Error::Unsupported) when the daemon does not have the model.
+    pub fn connect_model(endpoint: &Endpoint, model: Model) -> Result<Self> {
+        if model == Model::V1 {
+            Probe::new(endpoint).require(&QUORUM_MODEL_V1)?;
+        }
+        let mut client = Self::open(endpoint, Quorum { quorum_type: QuorumType::FREE, tracking: Tracking::default() })?;
+        let quorum_type = match model {
+            Model::V0 => client.call("quorum gettype", &wire::GetType {})?.quorum_type,
+            Model::V1 => {
+                let reply = client.call("quorum model gettype", &wire::ModelGetType { model: 1 });
+                QUORUM_MODEL_V1.or_unsupported(reply)?.quorum_type
+            }
+        };
+        client.service.quorum_type = QuorumType(quorum_type);
+        Ok(client)
+    }
+
+    /// Whether a quorum provider is configured, as the daemon said when this client connected.
+    pub fn quorum_type(&self) -> QuorumType {
+        self.service.quorum_type
+    }
+
+    /// Whether this node is quorate.
+    ///
+    /// Matches `quorum_getquorate`.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`](crate::Error::TimedOut), [`Error::Disconnected`](crate::Error::Disconnected), [`Error::Cs`](crate::Error::Cs) as the daemon says.
+    pub fn is_quorate(&self) -> Result<bool> {
+        Ok(self.call("quorum getquorate", &wire::GetQuorate {})?.quorate != 0)
+    }
+
+    /// Starts notifications. With `CURRENT` or `CHANGES` the present state comes first, before this returns; with `CHANGES` or
+    /// `CHANGES_ONLY` every change follows. The flags combine freely.
+    ///
+    /// Matches `quorum_trackstart`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`](crate::Error::Cs) with [`CsError::Exist`](crate::CsError::Exist) when notifications are on already (the present state is sent all
+    /// the same, if asked for), or may be because a start timed out; as [`Client::is_quorate`].
+    pub fn track_start(&self, flags: TrackFlags) -> Result<()> {
+        const CALL: &str = "quorum trackstart";
+        let send = |track_flags| self.call(CALL, &wire::TrackStart { track_flags }).map(drop);
+        self.service.tracking.start(CALL, flags, send)
+    }
+
+    /// Ends notifications. Those already sent still come.
+    ///
+    /// Matches `quorum_trackstop`.
+    ///
+    /// # Errors
+    /// As [`Client::is_quorate`]. That notifications were off is none.
+    pub fn track_stop(&self) -> Result<()> {
+        self.service.tracking.stop(|| self.call("quorum trackstop", &wire::TrackStop {}).map(drop))
+    }
+}
+
+impl sealed::Sealed for Quorum {}
+
+impl Service for Quorum {
+    type Event = Event;
+
+    const NAME: &'static str = "quorum";
+    const RING_SIZE: u32 = client::SMALL_RING_SIZE;
+
+    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
+        Ok(Some(match wire::AnyEvent::decode(&message) {
+            Ok(wire::AnyEvent::Notification(event)) => Event::Notification(Notification {
+                quorate: event.quorate != 0,
+                ring_seq: event.ring_seq,
+                members: event.view_list,
+            }),
+            Ok(wire::AnyEvent::QuorumNotification(event)) => Event::Quorum(QuorumNotification {
+                quorate: event.quorate != 0,
+                ring_id: event.ring_id,
+                members: event.view_list,
+            }),
+            Ok(wire::AnyEvent::NodelistNotification(event)) => Event::Nodelist(event),
+            Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
+            Err(error) => return Err(error),
+        }))
+    }
+}

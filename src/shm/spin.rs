@@ -1,0 +1,64 @@
+//! Looking for an answer a moment before sleeping.
+//!
+//! A daemon with nothing else to do answers in a few microseconds, while going to sleep and being woken costs tens of them, on both
+//! sides: a poster that sees no waiter makes no system call. So a short look pays, if there is a processor for the daemon meanwhile.
+
+use std::hint;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long to look at most, and at least.
+const MOST: Duration = Duration::from_micros(64);
+const LEAST: Duration = Duration::from_micros(16);
+
+/// How many waits are slept through at once when even the shortest look was in vain: all processors are busy then, and looking only
+/// takes away what the daemon needs.
+const REST: u32 = 64;
+
+/// How often to look at the shared word: not so often that its owner is slowed down.
+const PAUSES: u32 = 32;
+
+/// Learns how long looking pays: less after it was in vain, more after it was not.
+#[derive(Debug)]
+pub(super) struct Spin {
+    budget: Duration,
+    rest: u32,
+}
+
+impl Spin {
+    pub(super) fn new() -> Self {
+        Self { budget: MOST, rest: 0 }
+    }
+
+    /// Looks until `ready`, but not for long. Whether it was.
+    pub(super) fn until(&mut self, limit: Duration, mut ready: impl FnMut() -> bool) -> bool {
+        if ready() {
+            return true;
+        }
+        if self.rest > 0 || !several_processors() {
+            self.rest = self.rest.saturating_sub(1);
+            return false;
+        }
+        let (start, budget) = (Instant::now(), self.budget.min(limit));
+        while start.elapsed() < budget {
+            for _ in 0..PAUSES {
+                hint::spin_loop();
+            }
+            if ready() {
+                self.budget = (self.budget * 2).min(MOST);
+                return true;
+            }
+        }
+        if budget <= LEAST {
+            self.rest = REST;
+        }
+        self.budget = (self.budget / 2).max(LEAST);
+        false
+    }
+}
+
+fn several_processors() -> bool {
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    *SEVERAL.get_or_init(|| thread::available_parallelism().is_ok_and(|count| count.get() > 1))
+}

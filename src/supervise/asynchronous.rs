@@ -1,0 +1,223 @@
+//! Supervised clients for tokio.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+use tokio::time::{Sleep, sleep_until};
+
+use super::{Attempt, NoticeOf, Plan, Supervise, attempt, loses_connection};
+use crate::client::{AsyncClient, AsyncEvents, Blocking, Client};
+use crate::error::{Error, Result};
+use crate::supervise::Notice;
+
+/// A client that connects again when it has to: [`Supervised`](super::Supervised) for tokio. Its notices are a [`Stream`], which ends
+/// with the error that the client cannot go on after.
+///
+/// ```no_run
+/// use corosync_ipc::cmap::{self, TrackEvents};
+/// use corosync_ipc::supervise::{AsyncSupervised, CmapTracker, Notice};
+///
+/// # async fn example() -> corosync_ipc::Result<()> {
+/// let mut cmap = AsyncSupervised::new(cmap::Client::connect);
+/// cmap.set_up(CmapTracker::new("nodelist.", TrackEvents::ALL | TrackEvents::PREFIX)).await?;
+/// loop {
+///     match cmap.next().await? {
+///         Notice::Event(event) => println!("{event:?}"),
+///         // Changes may have been missed, so everything is read again.
+///         Notice::Up(_) => println!("{:?}", cmap.client()?.call(|cmap| cmap.list("nodelist.")).await),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
+pub struct AsyncSupervised<S: Supervise> {
+    plan: Plan<S>,
+    link: Link<S>,
+    ended: bool,
+}
+
+enum Link<S: Supervise> {
+    /// There is none, and nothing is done about it yet.
+    Down,
+    /// The next attempt is waited for.
+    Waiting(Pin<Box<Sleep>>),
+    /// An attempt is under way.
+    Connecting(Blocking<Attempt<S>>),
+    Up {
+        client: AsyncClient<S>,
+        events: AsyncEvents<S>,
+        /// What made the client useless. The events it has left are handed over before.
+        ending: Option<Error>,
+    },
+}
+
+impl<S: Supervise> AsyncSupervised<S> {
+    /// As [`Supervised::new`](super::Supervised::new). The function runs on a thread for blocking work.
+    pub fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
+        Self { plan: Plan::new(connect), link: Link::Down, ended: false }
+    }
+
+    /// As [`Supervised::backoff`](super::Supervised::backoff).
+    pub fn backoff(mut self, pause: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+        self.plan.backoff = Box::new(pause);
+        self
+    }
+
+    /// Waits for the next notice. Nothing is lost when the future is dropped; an attempt under way goes on.
+    ///
+    /// # Errors
+    /// As [`Supervised::next`](super::Supervised::next).
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and a timer.
+    pub async fn next(&mut self) -> Result<NoticeOf<S>> {
+        poll_fn(|cx| self.poll_notice(cx)).await
+    }
+
+    /// Takes the next notice, or has the task woken when it is there.
+    ///
+    /// # Errors
+    /// As [`AsyncSupervised::next`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<Result<NoticeOf<S>>> {
+        loop {
+            self.link = match &mut self.link {
+                Link::Down => match self.plan.attempt_at {
+                    Some(at) if at > Instant::now() => Link::Waiting(Box::pin(sleep_until(at.into()))),
+                    _ => self.connect(),
+                },
+                Link::Waiting(sleep) => {
+                    ready!(sleep.as_mut().poll(cx));
+                    self.connect()
+                }
+                Link::Connecting(attempt) => {
+                    let attempt = ready!(Pin::new(attempt).poll(cx));
+                    let now = Instant::now();
+                    let up = attempt.and_then(|(client, restored)| {
+                        let client = AsyncClient::new(client);
+                        Ok((client.events()?, client, restored))
+                    });
+                    let (link, notice) = match up {
+                        Ok((events, client, restored)) => {
+                            (Link::Up { client, events, ending: None }, Ok(self.plan.up(restored, now)))
+                        }
+                        Err(error) => (Link::Down, self.plan.failed(error, now)),
+                    };
+                    self.link = link;
+                    return Poll::Ready(notice);
+                }
+                Link::Up { events, ending, .. } => {
+                    let next = match ending {
+                        None => ready!(events.poll_event(cx)),
+                        Some(_) => match events.client().poll_event() {
+                            Ok(Some(event)) => Ok(event),
+                            Err(Error::Finalized) => Err(Error::Finalized),
+                            Ok(None) | Err(_) => Err(ending.take().unwrap_or(Error::Finalized)),
+                        },
+                    };
+                    return Poll::Ready(match next {
+                        Ok(event) => Ok(Notice::Event(event)),
+                        Err(Error::Finalized) => Err(Error::Finalized),
+                        Err(error) => {
+                            self.link = Link::Down;
+                            Ok(self.plan.lost(error, Instant::now()))
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// As [`Supervised::set_up`](super::Supervised::set_up). When the future is dropped, it is noted all the same.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn set_up(&mut self, setup: S::Setup) -> Result<()> {
+        self.plan.note(&setup)?;
+        match &mut self.link {
+            Link::Down | Link::Waiting(_) | Link::Up { ending: Some(_), .. } => {}
+            // It does not know of this one. What it came to is dropped.
+            Link::Connecting(_) => self.link = Link::Down,
+            Link::Up { client, ending, .. } => {
+                let new = setup.clone();
+                let result = client.call(move |client| S::set_up(client, &new)).await;
+                *ending = self.plan.settle(&setup, result)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Supervised::take_down`](super::Supervised::take_down).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn take_down(&mut self, setup: &S::Setup) -> Result<()> {
+        self.plan.forget(setup)?;
+        match &mut self.link {
+            Link::Down | Link::Waiting(_) | Link::Up { ending: Some(_), .. } => {}
+            Link::Connecting(_) => self.link = Link::Down,
+            Link::Up { client, ending, .. } => {
+                let old = setup.clone();
+                match client.call(move |client| S::take_down(client, &old)).await {
+                    Err(error) if loses_connection(&error) => *ending = Some(error),
+                    result => result?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is set up after a gap.
+    pub fn setups(&self) -> &[S::Setup] {
+        &self.plan.setups
+    }
+
+    /// The client of the moment, for requests.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`] when there is none.
+    pub fn client(&self) -> Result<&AsyncClient<S>> {
+        match &self.link {
+            Link::Up { client, .. } => Ok(client),
+            _ => Err(Error::Disconnected { service: S::NAME.into() }),
+        }
+    }
+
+    fn connect(&mut self) -> Link<S> {
+        self.plan.begin(Instant::now());
+        let (connect, setups) = (Arc::clone(&self.plan.connect), self.plan.setups.clone());
+        Link::Connecting(Blocking::start(move || attempt(&*connect, &setups)))
+    }
+}
+
+impl<S: Supervise> Stream for AsyncSupervised<S> {
+    type Item = Result<NoticeOf<S>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let notice = ready!(self.poll_notice(cx));
+        self.ended = notice.is_err();
+        Poll::Ready(Some(notice))
+    }
+}
+
+// Nothing in it is pinned but what is in a box of its own.
+impl<S: Supervise> Unpin for AsyncSupervised<S> {}
+
+impl<S: Supervise> fmt::Debug for AsyncSupervised<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncSupervised")
+            .field("client", &self.client().ok())
+            .field("setups", &self.plan.setups)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,179 @@
+//! What each service's clients set up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Missed, Supervise};
+use crate::cfg::Cfg;
+use crate::client::Client;
+use crate::cmap::{Cmap, TrackEvents, Tracker};
+use crate::cpg::{Cpg, GroupName};
+use crate::error::Result;
+use crate::evs::{self, Evs};
+use crate::quorum::Quorum;
+use crate::types::TrackFlags;
+use crate::votequorum::Votequorum;
+
+/// A tracker of cmap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CmapTracker {
+    tracker: Tracker,
+    key: String,
+    events: TrackEvents,
+}
+
+impl CmapTracker {
+    /// As [`Client::track_add`](crate::cmap::Client::track_add). The daemon does not say what the keys' values are, now or after a gap:
+    /// [`Missed::Changes`].
+    pub fn new(key: impl Into<String>, events: TrackEvents) -> Self {
+        // Clients count their own from 1.
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 63);
+        Self { tracker: Tracker(NEXT.fetch_add(1, Ordering::Relaxed)), key: key.into(), events }
+    }
+
+    /// What its notifications carry, before a gap and after.
+    pub fn tracker(&self) -> Tracker {
+        self.tracker
+    }
+
+    /// The key, or what keys begin with.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What is told.
+    pub fn events(&self) -> TrackEvents {
+        self.events
+    }
+}
+
+impl Supervise for Cmap {
+    type Setup = CmapTracker;
+
+    const MOST: usize = usize::MAX;
+
+    fn set_up(client: &Client<Self>, setup: &CmapTracker) -> Result<()> {
+        client.track_add_as(setup.tracker, &setup.key, setup.events)
+    }
+
+    fn take_down(client: &Client<Self>, setup: &CmapTracker) -> Result<()> {
+        client.track_delete(setup.tracker)
+    }
+
+    fn missed(_: &CmapTracker) -> Missed {
+        Missed::Changes
+    }
+}
+
+/// How quorum is tracked, as [`Client::track_start`](crate::quorum::Client::track_start). With `CURRENT` or `CHANGES` the state after a
+/// gap comes as an event: [`Missed::States`].
+impl Supervise for Quorum {
+    type Setup = TrackFlags;
+
+    const MOST: usize = 1;
+
+    fn set_up(client: &Client<Self>, setup: &TrackFlags) -> Result<()> {
+        client.track_start(*setup)
+    }
+
+    fn take_down(client: &Client<Self>, _: &TrackFlags) -> Result<()> {
+        client.track_stop()
+    }
+
+    fn missed(setup: &TrackFlags) -> Missed {
+        missed_states(*setup)
+    }
+}
+
+/// How votequorum is tracked, as [`Client::track_start`](crate::votequorum::Client::track_start). With `CURRENT` or `CHANGES` the state
+/// after a gap comes as an event: [`Missed::States`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VotequorumTracker {
+    /// What its notifications carry.
+    pub context: u64,
+    /// What is told.
+    pub flags: TrackFlags,
+}
+
+impl Supervise for Votequorum {
+    type Setup = VotequorumTracker;
+
+    const MOST: usize = 1;
+
+    fn set_up(client: &Client<Self>, setup: &VotequorumTracker) -> Result<()> {
+        client.track_start(setup.context, setup.flags)
+    }
+
+    fn take_down(client: &Client<Self>, _: &VotequorumTracker) -> Result<()> {
+        client.track_stop()
+    }
+
+    fn missed(setup: &VotequorumTracker) -> Missed {
+        missed_states(setup.flags)
+    }
+}
+
+fn missed_states(flags: TrackFlags) -> Missed {
+    if flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES) { Missed::States } else { Missed::Changes }
+}
+
+/// The group joined, as [`Client::join`](crate::cpg::Client::join). To its other members a gap is a leave and a join. What was sent in
+/// between does not come again: [`Missed::Messages`].
+impl Supervise for Cpg {
+    type Setup = GroupName;
+
+    const MOST: usize = 1;
+
+    fn set_up(client: &Client<Self>, setup: &GroupName) -> Result<()> {
+        client.join(setup)
+    }
+
+    fn take_down(client: &Client<Self>, setup: &GroupName) -> Result<()> {
+        client.leave(setup)
+    }
+
+    fn missed(_: &GroupName) -> Missed {
+        Missed::Messages
+    }
+}
+
+/// Being asked about shutdowns, as [`Client::track_start`](crate::cfg::Client::track_start).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CfgTracker;
+
+/// A shutdown that is being decided when the gap ends is told: [`Missed::States`].
+impl Supervise for Cfg {
+    type Setup = CfgTracker;
+
+    const MOST: usize = 1;
+
+    fn set_up(client: &Client<Self>, _: &CfgTracker) -> Result<()> {
+        client.track_start()
+    }
+
+    fn take_down(client: &Client<Self>, _: &CfgTracker) -> Result<()> {
+        client.track_stop()
+    }
+
+    fn missed(_: &CfgTracker) -> Missed {
+        Missed::States
+    }
+}
+
+/// A group joined, as [`Client::join`](crate::evs::Client::join): [`Missed::Messages`].
+impl Supervise for Evs {
+    type Setup = evs::GroupName;
+
+    const MOST: usize = evs::MAX_JOINED_GROUPS;
+
+    fn set_up(client: &Client<Self>, setup: &evs::GroupName) -> Result<()> {
+        client.join(&[*setup])
+    }
+
+    fn take_down(client: &Client<Self>, setup: &evs::GroupName) -> Result<()> {
+        client.leave(&[*setup])
+    }
+
+    fn missed(_: &evs::GroupName) -> Missed {
+        Missed::Messages
+    }
+}

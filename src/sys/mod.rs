@@ -1,0 +1,10 @@
+//! System calls: sockets, waiting, futexes, files. The only place that retries `EINTR`, and with `shm` the only one that may hold
+//! `unsafe`.
+
+pub(crate) mod event;
+pub(crate) mod file;
+pub(crate) mod futex;
+#[cfg(feature = "server")]
+pub(crate) mod serve;
+pub(crate) mod socket;
+pub(crate) mod wait;

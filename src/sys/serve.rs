@@ -1,0 +1,128 @@
+//! What only a server does: listening, waiting for many descriptors, making directories and files for rings.
+
+use std::collections::hash_map::RandomState;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Permissions};
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, posix_fallocate};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
+
+use super::socket::{connect_stream, retry};
+use super::wait::poll_until;
+
+/// Listens without blocking. A socket file that nobody listens at any more is replaced.
+pub(crate) fn listen_stream(address: &UnixAddr) -> io::Result<UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match (bind(socket.as_raw_fd(), address), address.path()) {
+        (Err(Errno::EADDRINUSE), Some(path)) if is_dead_socket(path, address) => {
+            fs::remove_file(path)?;
+            bind(socket.as_raw_fd(), address)?;
+        }
+        (result, _) => result?,
+    }
+    if let Some(path) = address.path() {
+        // As qb_ipcs_us_publish. Who may connect is decided when the credentials are known.
+        fs::set_permissions(path, Permissions::from_mode(0o777))?;
+    }
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(UnixListener::from(socket))
+}
+
+fn is_dead_socket(path: &Path, address: &UnixAddr) -> bool {
+    path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket())
+        && connect_stream(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// Takes the next connection from a listener's queue.
+pub(crate) fn accept_stream(listener: &UnixListener) -> io::Result<OwnedFd> {
+    Ok(listener.accept()?.0.into())
+}
+
+/// What to wait for. A hang-up is always reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Watch {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+}
+
+/// What was seen of one descriptor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    pub(crate) hung_up: bool,
+}
+
+/// Waits until something is to be seen of one descriptor at least, or until `deadline`. Tells what it is of each, in their order.
+pub(crate) fn wait_for_any(watched: &[(BorrowedFd<'_>, Watch)], deadline: Option<Instant>) -> io::Result<Vec<Seen>> {
+    let flags = |watch: &Watch| {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, watch.readable);
+        flags.set(PollFlags::POLLOUT, watch.writable);
+        flags
+    };
+    let mut fds: Vec<PollFd<'_>> = watched.iter().map(|(fd, watch)| PollFd::new(*fd, flags(watch))).collect();
+    poll_until(&mut fds, deadline)?;
+    let seen = |fd: &PollFd<'_>| {
+        // `None`: flags that nix does not know.
+        let events = fd.revents().unwrap_or(PollFlags::POLLIN);
+        Seen {
+            readable: events.contains(PollFlags::POLLIN),
+            writable: events.contains(PollFlags::POLLOUT),
+            hung_up: events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL),
+        }
+    };
+    Ok(fds.iter().map(seen).collect())
+}
+
+/// Makes a directory with a name of its own: `prefix` and six characters. Its mode does not depend on the umask.
+pub(crate) fn create_directory(parent: &impl AsFd, prefix: &str, mode: u32) -> io::Result<(OsString, OwnedFd)> {
+    const CHARACTERS: [char; 32] = [
+        'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r', 's', 't', 'u', 'v',
+        'w', 'x', 'y', 'z', '2', '3', '4', '5', '6', '7',
+    ];
+    /// Only somebody who takes names on purpose makes this many attempts fail.
+    const ATTEMPTS: usize = 100;
+
+    for _ in 0..ATTEMPTS {
+        // Another value each time. That it could be guessed harms nobody: a directory that exists is not used.
+        let random = RandomState::new().build_hasher().finish();
+        let suffix: String =
+            (0..6).filter_map(|at| CHARACTERS.get((random >> (at * 5)) as usize % CHARACTERS.len())).collect();
+        let name = OsString::from(format!("{prefix}{suffix}"));
+        match retry(|| mkdirat(parent, name.as_os_str(), Mode::S_IRWXU)) {
+            Ok(()) => {
+                let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+                let directory = retry(|| openat(parent, name.as_os_str(), flags, Mode::empty()))?;
+                retry(|| fchmod(&directory, Mode::from_bits_truncate(mode)))?;
+                return Ok((name, directory));
+            }
+            Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Errno::EEXIST.into())
+}
+
+/// Makes a file of zeros that only its owner may use, with all of its room set aside: writing to it later cannot fail.
+pub(crate) fn create_file(directory: &impl AsFd, name: &OsStr, size: usize) -> io::Result<File> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    let file = File::from(retry(|| openat(directory, name, flags, mode))?);
+    retry(|| fchmod(&file, mode))?;
+    let size = libc::off_t::try_from(size).map_err(|_| Errno::EFBIG)?;
+    retry(|| posix_fallocate(&file, 0, size))?;
+    Ok(file)
+}

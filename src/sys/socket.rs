@@ -1,0 +1,73 @@
+//! Unix stream sockets: the setup socket of a connection.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
+use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{connect, getsockopt, recv, send, setsockopt, shutdown, socket};
+
+use crate::types::Credentials;
+
+/// Bytes in an abstract name: `sun_path` without its leading NUL. libqb pads the name with NULs to all of them.
+const ABSTRACT_NAME_SIZE: usize = 107;
+
+/// The abstract address of a service.
+pub(crate) fn abstract_address(name: &str) -> io::Result<UnixAddr> {
+    let mut padded = [0; ABSTRACT_NAME_SIZE];
+    let room = padded.get_mut(..name.len()).ok_or(Errno::ENAMETOOLONG)?;
+    room.copy_from_slice(name.as_bytes());
+    Ok(UnixAddr::new_abstract(&padded)?)
+}
+
+/// The address of a service's socket in a directory.
+pub(crate) fn path_address(path: &Path) -> io::Result<UnixAddr> {
+    Ok(UnixAddr::new(path)?)
+}
+
+/// Connects without blocking. `EAGAIN` means that the listener's queue is full.
+pub(crate) fn connect_stream(address: &UnixAddr) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    retry(|| connect(socket.as_raw_fd(), address))?;
+    Ok(socket)
+}
+
+/// Whether messages carry credentials.
+pub(crate) fn pass_credentials(socket: &impl AsFd, on: bool) -> io::Result<()> {
+    Ok(setsockopt(socket, PassCred, &on)?)
+}
+
+/// The process at the other end, as the kernel noted it when it listened or connected.
+pub(crate) fn peer_credentials(socket: &impl AsFd) -> io::Result<Credentials> {
+    let credentials = getsockopt(socket, PeerCredentials)?;
+    Ok(Credentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
+}
+
+/// Sends what fits now. Never blocks, never raises `SIGPIPE`.
+pub(crate) fn send_now(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    Ok(retry(|| send(socket.as_fd().as_raw_fd(), bytes, flags))?)
+}
+
+/// Receives what is there. Never blocks. 0: the other end closed.
+pub(crate) fn receive_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(retry(|| recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))?)
+}
+
+/// Ends the connection for both directions and wakes whoever polls it.
+pub(crate) fn shut_down(socket: &impl AsFd) {
+    let _ = shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both);
+}
+
+/// Calls again after a signal.
+pub(super) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}

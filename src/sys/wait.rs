@@ -1,0 +1,84 @@
+//! Waiting for a file descriptor until a deadline.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// What a wait ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    /// What was waited for is there.
+    Yes,
+    /// The other end closed, or the socket failed. There may still be something to read.
+    HungUp,
+    /// The deadline passed.
+    TimedOut,
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    Readable,
+    Writable,
+    /// Nothing but the other end closing.
+    HangUp,
+}
+
+/// Waits until `deadline`; `None` waits for ever. A deadline in the past looks once and does not wait.
+pub(crate) fn wait_for(fd: &impl AsFd, interest: Interest, deadline: Option<Instant>) -> io::Result<Ready> {
+    // A hang-up is always reported, asked for or not.
+    let flags = match interest {
+        Interest::Readable => PollFlags::POLLIN,
+        Interest::Writable => PollFlags::POLLOUT,
+        Interest::HangUp => PollFlags::empty(),
+    };
+    let mut fds = [PollFd::new(fd.as_fd(), flags)];
+    poll_until(&mut fds, deadline)?;
+    let [fd] = fds;
+    Ok(readiness(&fd))
+}
+
+/// As [`wait_for`] something to read, but `bell` ends the wait too. Returns how it is with each; without both the deadline passed.
+pub(crate) fn wait_or_rung(fd: &impl AsFd, bell: &impl AsFd, deadline: Option<Instant>) -> io::Result<(Ready, bool)> {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN), PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+    poll_until(&mut fds, deadline)?;
+    let [fd, bell] = fds;
+    Ok((readiness(&fd), readiness(&bell) != Ready::TimedOut))
+}
+
+/// Waits until one is ready or the deadline passed.
+pub(super) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
+    loop {
+        let millis = deadline.map(millis_until);
+        let timeout =
+            millis.map_or(PollTimeout::NONE, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX));
+        match poll(fds, timeout) {
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(0) if deadline.is_some_and(|deadline| millis == Some(0) || Instant::now() >= deadline) => return Ok(()),
+            Ok(0) => {}
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+fn readiness(fd: &PollFd<'_>) -> Ready {
+    // `None`: flags that nix does not know.
+    let Some(events) = fd.revents() else { return Ready::Yes };
+    if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+        Ready::HungUp
+    } else if events.is_empty() {
+        Ready::TimedOut
+    } else {
+        Ready::Yes
+    }
+}
+
+/// How long until then, in whole milliseconds: rounded up, so that a wait never ends before its deadline and then spins.
+pub(crate) fn millis_until(deadline: Instant) -> i32 {
+    let left: Duration = deadline.saturating_duration_since(Instant::now());
+    i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+}

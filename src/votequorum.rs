@@ -1,0 +1,423 @@
+//! The votequorum service: votes, expected votes, and quorum devices.
+//!
+//! Matches libvotequorum.
+//!
+//! ```no_run
+//! use corosync_ipc::votequorum::{Client, InfoFlags};
+//!
+//! let client = Client::connect()?;
+//! let local = client.local_info()?;
+//! println!("{} of {} votes, quorum is {}", local.total_votes, local.highest_expected, local.quorum);
+//! if local.flags.contains(InfoFlags::WAIT_FOR_ALL) {
+//!     println!("waiting for all nodes once");
+//! }
+//! # Ok::<(), corosync_ipc::Error>(())
+//! ```
+
+use bytes::Bytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::client::{self, Service, Tracking, sealed};
+use crate::daemon::{Probe, QDEVICE, QDEVICE_EXTRA_INFO};
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::types::{NodeId, RingId, TrackFlags, flags, open_enum};
+use crate::wire::WireError;
+use crate::wire::votequorum as wire;
+
+/// A connection to the votequorum service.
+pub type Client = client::Client<Votequorum>;
+
+/// The votequorum service.
+#[derive(Debug)]
+pub struct Votequorum {
+    probe: Probe,
+    tracking: Tracking,
+}
+
+/// Stands for this node in [`Client::info`] and [`Client::set_votes`].
+pub const LOCAL_NODE: NodeId = NodeId(0);
+
+/// The quorum device in lists of nodes. Matches `VOTEQUORUM_QDEVICE_NODEID`.
+pub const QDEVICE_NODE_ID: NodeId = NodeId(0);
+
+/// The longest name of a quorum device, in bytes.
+pub const MAX_QDEVICE_NAME: usize = wire::QDEVICE_MAX_NAME_LEN - 1;
+
+/// The most bytes a quorum device can publish. Matches `VOTEQUORUM_QDEVICE_EXTRA_NODEINFO_MAXSIZE`.
+pub const MAX_QDEVICE_EXTRA_INFO: usize = 4096;
+
+open_enum! {
+    /// State of a node.
+    pub struct NodeState: u32 {
+        /// `VOTEQUORUM_NODESTATE_MEMBER`
+        const MEMBER = 1, "member";
+        /// `VOTEQUORUM_NODESTATE_DEAD`
+        const DEAD = 2, "dead";
+        /// `VOTEQUORUM_NODESTATE_LEAVING`
+        const LEAVING = 3, "leaving";
+    }
+}
+
+flags! {
+    /// State of the cluster and of the quorum device.
+    pub struct InfoFlags: u32 {
+        /// `two_node` is configured. `VOTEQUORUM_INFO_TWONODE`
+        const TWO_NODE = 1;
+        /// This node is quorate. `VOTEQUORUM_INFO_QUORATE`
+        const QUORATE = 2;
+        /// `wait_for_all` is in force. `VOTEQUORUM_INFO_WAIT_FOR_ALL`
+        const WAIT_FOR_ALL = 4;
+        /// `VOTEQUORUM_INFO_LAST_MAN_STANDING`
+        const LAST_MAN_STANDING = 8;
+        /// `VOTEQUORUM_INFO_AUTO_TIE_BREAKER`
+        const AUTO_TIE_BREAKER = 16;
+        /// `VOTEQUORUM_INFO_ALLOW_DOWNSCALE`
+        const ALLOW_DOWNSCALE = 32;
+        /// `VOTEQUORUM_INFO_QDEVICE_REGISTERED`
+        const QDEVICE_REGISTERED = 64;
+        /// `VOTEQUORUM_INFO_QDEVICE_ALIVE`
+        const QDEVICE_ALIVE = 128;
+        /// `VOTEQUORUM_INFO_QDEVICE_CAST_VOTE`
+        const QDEVICE_CAST_VOTE = 256;
+        /// `VOTEQUORUM_INFO_QDEVICE_MASTER_WINS`
+        const QDEVICE_MASTER_WINS = 512;
+        /// Since corosync 3.1.10's successor. `VOTEQUORUM_INFO_QDEVICE_HAS_EXTRA_INFO`
+        const QDEVICE_HAS_EXTRA_INFO = 1024;
+    }
+}
+
+/// Votes and state of a node. Matches `struct votequorum_info`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Info {
+    /// The node.
+    pub node_id: NodeId,
+    /// Its state. `None` from corosync 1.99, which does not tell.
+    pub state: Option<NodeState>,
+    /// Its votes.
+    pub votes: u32,
+    /// The expected votes it is configured with.
+    pub expected_votes: u32,
+    /// The highest expected votes any member has.
+    pub highest_expected: u32,
+    /// Votes of all members.
+    pub total_votes: u32,
+    /// Votes needed to be quorate.
+    pub quorum: u32,
+    /// State of the cluster and of the quorum device.
+    pub flags: InfoFlags,
+    /// Votes of the quorum device.
+    pub qdevice_votes: u32,
+    /// Name of the quorum device; empty when there is none. Bytes that are no UTF-8 are replaced.
+    pub qdevice_name: String,
+}
+
+/// A node in a notification. Matches `votequorum_node_t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
+pub struct NodeEntry {
+    /// The node; 0 is the quorum device.
+    pub node_id: NodeId,
+    /// Its state.
+    pub state: NodeState,
+}
+
+/// What the votequorum service tells.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Quorum changed, or a node's state. `votequorum_quorum_notification_fn_t`
+    Quorum {
+        /// As given to [`Client::track_start`].
+        context: u64,
+        /// Whether this node is quorate.
+        quorate: bool,
+        /// All nodes known, members or not, and the quorum device if there is one.
+        nodes: Vec<NodeEntry>,
+    },
+    /// Membership changed. Since corosync 2.4. `votequorum_nodelist_notification_fn_t`
+    Nodelist {
+        /// As given to [`Client::track_start`].
+        context: u64,
+        /// The ring.
+        ring_id: RingId,
+        /// Its members.
+        members: Vec<NodeId>,
+    },
+    /// The expected votes changed. `votequorum_expectedvotes_notification_fn_t`
+    ExpectedVotes {
+        /// As given to [`Client::track_start`].
+        context: u64,
+        /// The new value.
+        expected_votes: u32,
+    },
+    /// A node's quorum device published other bytes. Corosync after 3.1.10. `votequorum_qdevice_extra_info_fn_t`
+    QdeviceExtraInfo {
+        /// As given to [`Client::track_start`].
+        context: u64,
+        /// The node.
+        node_id: NodeId,
+        /// The bytes.
+        extra_info: Bytes,
+    },
+    /// A notification that this version does not know, as it came.
+    Unknown {
+        /// Its message id.
+        id: i32,
+        /// The whole message.
+        message: Bytes,
+    },
+}
+
+impl Client {
+    /// Connects as [`Endpoint::from_env`] says.
+    ///
+    /// Matches `votequorum_initialize` and `votequorum_model_initialize`: every notification there is arrives as an [`Event`].
+    ///
+    /// # Errors
+    /// What stands in the way: see the first variants of [`Error`]. Without votequorum as the configured provider the daemon has no
+    /// such socket: [`Error::NoSocket`].
+    pub fn connect() -> Result<Self> {
+        Self::connect_to(&Endpoint::from_env()?)
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
+        Self::open(endpoint, Votequorum { probe: Probe::new(endpoint), tracking: Tracking::default() })
+    }
+
+    /// Votes and state of a node; [`LOCAL_NODE`] is this one.
+    ///
+    /// Matches `votequorum_getinfo`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) for a node that was never a member;
+    /// [`Error::TimedOut`], [`Error::Disconnected`].
+    pub fn info(&self, node: NodeId) -> Result<Info> {
+        let reply = match self.call("votequorum getinfo", &wire::GetInfo { nodeid: node })? {
+            wire::GetInfoReply::Full(reply) => reply,
+            // The two short layouts are equally long; the one with a state came together with quorum devices.
+            wire::GetInfoReply::Short(words) => match self.service.probe.require(&QDEVICE) {
+                Ok(()) => words.with_state(),
+                Err(Error::Unsupported { .. }) => words.without_state(),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Info {
+            node_id: reply.nodeid,
+            state: reply.state,
+            votes: reply.votes,
+            expected_votes: reply.expected_votes,
+            highest_expected: reply.highest_expected,
+            total_votes: reply.total_votes,
+            quorum: reply.quorum,
+            flags: reply.flags,
+            qdevice_votes: reply.qdevice_votes,
+            qdevice_name: String::from_utf8_lossy(&reply.qdevice_name).into_owned(),
+        })
+    }
+
+    /// Votes and state of this node.
+    ///
+    /// # Errors
+    /// As [`Client::info`].
+    pub fn local_info(&self) -> Result<Info> {
+        self.info(LOCAL_NODE)
+    }
+
+    /// Sets the expected votes of the whole cluster, until it restarts.
+    ///
+    /// Matches `votequorum_setexpected`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::InvalidParam`](crate::CsError::InvalidParam) when the value would make the quorum larger or
+    /// split the cluster; as [`Client::info`].
+    pub fn set_expected(&self, expected_votes: u32) -> Result<()> {
+        self.call("votequorum setexpected", &wire::SetExpected { expected_votes })?;
+        Ok(())
+    }
+
+    /// Sets the votes of a node; [`LOCAL_NODE`] is this one, whose id takes a request to find out.
+    ///
+    /// Matches `votequorum_setvotes`, which other than this gives the votes to the quorum device when the node is 0.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::NameNotFound`](crate::CsError::NameNotFound) for a node that was never a member, with
+    /// [`CsError::InvalidParam`](crate::CsError::InvalidParam) when the node would no longer be quorate; as [`Client::info`].
+    pub fn set_votes(&self, node: NodeId, votes: u32) -> Result<()> {
+        let nodeid = if node == LOCAL_NODE { self.local_info()?.node_id } else { node };
+        self.call("votequorum setvotes", &wire::SetVotes { votes, nodeid })?;
+        Ok(())
+    }
+
+    /// Starts notifications; each carries `context`. With `CURRENT` or `CHANGES` the present state comes first, before this returns;
+    /// with `CHANGES` or `CHANGES_ONLY` every change follows. The flags combine freely.
+    ///
+    /// Matches `votequorum_trackstart`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::Exist`](crate::CsError::Exist) when notifications are on already (the present state is sent all the
+    /// same, if asked for), or may be because a start timed out; as [`Client::info`].
+    pub fn track_start(&self, context: u64, flags: TrackFlags) -> Result<()> {
+        const CALL: &str = "votequorum trackstart";
+        let send = |track_flags| self.call(CALL, &wire::TrackStart { context, track_flags }).map(drop);
+        self.service.tracking.start(CALL, flags, send)
+    }
+
+    /// Ends notifications. Those already sent still come.
+    ///
+    /// Matches `votequorum_trackstop`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when notifications are off; as [`Client::info`].
+    pub fn track_stop(&self) -> Result<()> {
+        self.service.tracking.stop(|| self.call("votequorum trackstop", &wire::TrackStop {}).map(drop))
+    }
+
+    /// Registers this node's quorum device. It votes once it polls. The daemon answers when all nodes know of it.
+    ///
+    /// Matches `votequorum_qdevice_register`. Before the first call about a quorum device, the daemon's map is asked whether it knows
+    /// such calls, since corosync before 1.99.6 dies of them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a name that is empty, longer than [`MAX_QDEVICE_NAME`] or has a NUL in it; [`Error::Cs`] with
+    /// [`CsError::Exist`](crate::CsError::Exist) when another device is registered; as [`Client::info`].
+    pub fn qdevice_register(&self, name: &str) -> Result<()> {
+        let name = device_name("name", name)?;
+        self.service.probe.require(&QDEVICE)?;
+        self.call("votequorum qdevice register", &wire::QdeviceRegister { name })?;
+        Ok(())
+    }
+
+    /// Removes the quorum device.
+    ///
+    /// Matches `votequorum_qdevice_unregister`.
+    ///
+    /// # Errors
+    /// As [`Client::qdevice_register`]; [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when there is none.
+    pub fn qdevice_unregister(&self, name: &str) -> Result<()> {
+        let name = device_name("name", name)?;
+        self.service.probe.require(&QDEVICE)?;
+        self.call("votequorum qdevice unregister", &wire::QdeviceUnregister { name })?;
+        Ok(())
+    }
+
+    /// Renames the quorum device.
+    ///
+    /// Matches `votequorum_qdevice_update`.
+    ///
+    /// # Errors
+    /// As [`Client::qdevice_unregister`].
+    pub fn qdevice_update(&self, old_name: &str, new_name: &str) -> Result<()> {
+        let request = wire::QdeviceUpdate {
+            oldname: device_name("old name", old_name)?,
+            newname: device_name("new name", new_name)?,
+        };
+        self.service.probe.require(&QDEVICE)?;
+        self.call("votequorum qdevice update", &request)?;
+        Ok(())
+    }
+
+    /// Says that the quorum device is alive, and whether it votes for this partition. To be repeated before
+    /// `quorum.device.timeout` (10 s) is over.
+    ///
+    /// Matches `votequorum_qdevice_poll`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::MessageError`](crate::CsError::MessageError) when `ring_id` is not the present ring: the vote was
+    /// for a membership that is over; as [`Client::qdevice_unregister`].
+    pub fn qdevice_poll(&self, name: &str, cast_vote: bool, ring_id: RingId) -> Result<()> {
+        let name = device_name("name", name)?;
+        self.service.probe.require(&QDEVICE)?;
+        self.call("votequorum qdevice poll", &wire::QdevicePoll { name, cast_vote: cast_vote.into(), ring_id })?;
+        Ok(())
+    }
+
+    /// Allows or forbids the quorum device that a partition with the master wins.
+    ///
+    /// Matches `votequorum_qdevice_master_wins`.
+    ///
+    /// # Errors
+    /// As [`Client::qdevice_unregister`].
+    pub fn qdevice_master_wins(&self, name: &str, allow: bool) -> Result<()> {
+        let name = device_name("name", name)?;
+        self.service.probe.require(&QDEVICE)?;
+        self.call("votequorum qdevice master wins", &wire::QdeviceMasterWins { name, allow: allow.into() })?;
+        Ok(())
+    }
+
+    /// Publishes bytes of this node's quorum device to all nodes.
+    ///
+    /// Matches `votequorum_set_qdevice_extra_info`. The daemon's map is asked first whether it knows this request, since old daemons die of it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for more than [`MAX_QDEVICE_EXTRA_INFO`] bytes; [`Error::Unsupported`] by a corosync up to 3.1.10;
+    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when no quorum device is registered; as [`Client::info`].
+    pub fn set_qdevice_extra_info(&self, extra_info: impl Into<Bytes>) -> Result<()> {
+        let extra_info = extra_info.into();
+        if extra_info.len() > MAX_QDEVICE_EXTRA_INFO {
+            let reason = format!("{} bytes are more than {MAX_QDEVICE_EXTRA_INFO}", extra_info.len());
+            return Err(Error::invalid("extra info", reason));
+        }
+        self.service.probe.require(&QDEVICE_EXTRA_INFO)?;
+        let reply = self.call("votequorum set qdevice extra info", &wire::SetQdeviceExtraInfo { extra_info });
+        QDEVICE_EXTRA_INFO.or_unsupported(reply)?;
+        Ok(())
+    }
+
+    /// The bytes a node's quorum device published; empty when it did not.
+    ///
+    /// Matches `votequorum_get_qdevice_extra_info`. The daemon's map is asked first whether it knows this request, since old daemons die of it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] by a corosync up to 3.1.10; as [`Client::info`].
+    pub fn qdevice_extra_info(&self, node: NodeId) -> Result<Bytes> {
+        self.service.probe.require(&QDEVICE_EXTRA_INFO)?;
+        let reply = self.call("votequorum get qdevice extra info", &wire::GetQdeviceExtraInfo { nodeid: node });
+        Ok(QDEVICE_EXTRA_INFO.or_unsupported(reply)?.extra_info)
+    }
+}
+
+fn device_name(argument: &'static str, name: &str) -> Result<Bytes> {
+    if name.is_empty() || name.len() > MAX_QDEVICE_NAME {
+        let reason = format!("a quorum device's name has 1 to {MAX_QDEVICE_NAME} bytes, not {}", name.len());
+        return Err(Error::invalid(argument, reason));
+    }
+    if name.contains('\0') {
+        return Err(Error::invalid(argument, "a quorum device's name has no NUL in it"));
+    }
+    Ok(Bytes::copy_from_slice(name.as_bytes()))
+}
+
+impl sealed::Sealed for Votequorum {}
+
+impl Service for Votequorum {
+    type Event = Event;
+
+    const NAME: &'static str = "votequorum";
+    const RING_SIZE: u32 = client::SMALL_RING_SIZE;
+
+    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
+        Ok(Some(match wire::decode_event(&message) {
+            Ok(wire::AnyEvent::QuorumNotification(event)) => {
+                Event::Quorum { context: event.context, quorate: event.quorate != 0, nodes: event.node_list }
+            }
+            Ok(wire::AnyEvent::NodelistNotification(event)) => {
+                Event::Nodelist { context: event.context, ring_id: event.ring_id, members: event.node_list }
+            }
+            Ok(wire::AnyEvent::ExpectedVotesNotification(event)) => {
+                Event::ExpectedVotes { context: event.context, expected_votes: event.expected_votes }
+            }
+            Ok(wire::AnyEvent::QdeviceExtraInfoNotification(event)) => {
+                Event::QdeviceExtraInfo { context: event.context, node_id: event.nodeid, extra_info: event.extra_info }
+            }
+            Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
+            Err(error) => return Err(error),
+        }))
+    }
+}

@@ -1,0 +1,576 @@
+//! Messages of the cfg service. Table: `proto/cfg.json`.
+//!
+//! Ids and layouts are those of corosync 1.99.3 and later.
+
+use bytes::Bytes;
+
+use crate::cfg::{ShutdownAnswer, ShutdownKind};
+use crate::types::NodeId;
+use crate::wire::message::{CS_OK, Chars, Encoding, MAR_NAME_SIZE, Native, Slot, any_message, message, write_message};
+use crate::wire::{Header, Kind, Message, Reader, WireError, Writer};
+
+/// The most interfaces a [`RingStatusReply`] has room for. Matches `CFG_MAX_INTERFACES`.
+pub const MAX_INTERFACES: usize = 16;
+
+/// Room for an interface's name, its NUL included. Matches `CFG_INTERFACE_NAME_MAX_LEN`.
+pub const INTERFACE_NAME_SIZE: usize = 128;
+
+/// Room for an interface's status, its NUL included. Matches `CFG_INTERFACE_STATUS_MAX_LEN`.
+pub const INTERFACE_STATUS_SIZE: usize = 512;
+
+/// Links of a node in a [`NodeStatusReply`]. Matches `CFG_MAX_LINKS`.
+pub const MAX_LINKS: usize = 8;
+
+/// Room for an address in text, its NUL included. Matches `CFG_MAX_HOST_LEN`.
+pub const HOST_SIZE: usize = 256;
+
+/// The layout of [`NodeStatusReply`]. Matches `CFG_NODE_STATUS_V1`.
+pub const NODE_STATUS_V1: u32 = 1;
+
+/// Size of an address in a [`NodeAddressesReply`]. Matches `TOTEMIP_ADDRLEN`.
+pub const ADDRESS_SIZE: usize = 16;
+
+message! {
+    /// State of this node's interfaces.
+    request 0 "req_lib_cfg_ringstatusget" -> RingStatusReply: pub struct GetRingStatus {}
+}
+
+message! {
+    /// Takes faulty rings into use again. Nothing since corosync 2.99.
+    request 1 "req_lib_cfg_ringreenable" -> RingReenableReply: pub struct RingReenable {}
+}
+
+message! {
+    /// Makes another node's corosync end.
+    request 2 "req_lib_cfg_killnode" -> KillNodeReply: pub struct KillNode {
+        /// The node.
+        nodeid: NodeId as Slot,
+        /// For its log, at most 255 bytes.
+        reason: Bytes as Reason,
+    }
+}
+
+message! {
+    /// Ends this node's corosync, if those who track agree.
+    request 3 "req_lib_cfg_tryshutdown" -> TryShutdownReply: pub struct TryShutdown {
+        /// Whether they are asked at all.
+        flags: ShutdownKind as Native,
+    }
+}
+
+message! {
+    /// Answers a [`TestShutdown`].
+    request 4 "req_lib_cfg_replytoshutdown" -> ReplyToShutdownReply: pub struct ReplyToShutdown {
+        /// Yes or no.
+        response: ShutdownAnswer as Native,
+    }
+}
+
+message! {
+    /// Addresses of a node.
+    request 5 "req_lib_cfg_get_node_addrs" -> NodeAddressesReply: pub struct GetNodeAddresses {
+        /// The node; 0 is the local one.
+        nodeid: NodeId as Native,
+    }
+}
+
+message! {
+    /// Id of this node.
+    request 6 "req_lib_cfg_local_get" -> LocalGetReply: pub struct LocalGet {}
+}
+
+message! {
+    /// Reads corosync.conf again, on all nodes. Since corosync 2.3.2.
+    request 7 "req_lib_cfg_reload_config" -> ReloadConfigReply: pub struct ReloadConfig {}
+}
+
+message! {
+    /// Opens the log files again. Since corosync 2.99.4.
+    request 8 "req_lib_cfg_reopen_log_files" -> ReopenLogFilesReply: pub struct ReopenLogFiles {}
+}
+
+message! {
+    /// State of a node and of the links to it. Since corosync 3.1.1.
+    request 9 "req_lib_cfg_nodestatusget" -> NodeStatusReply: pub struct GetNodeStatus {
+        /// The node.
+        nodeid: NodeId as Slot,
+        /// Which layout the answer shall have: [`NODE_STATUS_V1`].
+        version: u32 as Slot,
+    }
+}
+
+message! {
+    /// Takes part in decisions about shutdown. Since corosync 3.1.1.
+    request 10 "req_lib_cfg_trackstart" -> TrackStartReply: pub struct TrackStart {
+        /// No flag has a meaning.
+        track_flags: u8 as Native,
+    }
+}
+
+message! {
+    /// Takes part no more. Since corosync 3.1.1.
+    request 11 "req_lib_cfg_trackstop" -> TrackStopReply: pub struct TrackStop {}
+}
+
+/// One interface in a [`RingStatusReply`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Interface {
+    /// Its address, from corosync 2.99 on with the number of the link and a space in front.
+    pub name: Bytes,
+    /// Its state, in words or one character a node.
+    pub status: Bytes,
+}
+
+/// Answer to [`GetRingStatus`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RingStatusReply {
+    /// At most [`MAX_INTERFACES`].
+    pub interfaces: Vec<Interface>,
+}
+
+impl Message for RingStatusReply {
+    const NAME: &'static str = "res_lib_cfg_ringstatusget";
+    const ID: i32 = 0;
+    const KIND: Kind = Kind::Response;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        let count = writer.length("interface_count", self.interfaces.len(), MAX_INTERFACES)?;
+        writer.slot("interface_count", count);
+        let mut column = |field, size, text: fn(&Interface) -> &Bytes| {
+            let texts = self.interfaces.iter().map(|interface| &text(interface)[..]);
+            let unused = std::iter::repeat_n(&[][..], MAX_INTERFACES - self.interfaces.len());
+            texts.chain(unused).try_for_each(|text| writer.padded(field, text, size, size - 1))
+        };
+        column("interface_name", INTERFACE_NAME_SIZE, |interface| &interface.name)?;
+        column("interface_status", INTERFACE_STATUS_SIZE, |interface| &interface.status)
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let count: u32 = reader.slot("interface_count")?;
+        // Entries from the count on hold what was on the daemon's stack.
+        let count = reader.bounded("interface_count", count.into(), MAX_INTERFACES)?;
+        let names = texts::<INTERFACE_NAME_SIZE>("interface_name", reader)?;
+        let statuses = texts::<INTERFACE_STATUS_SIZE>("interface_status", reader)?;
+        let interfaces = names.into_iter().zip(statuses).map(|(name, status)| Interface { name, status });
+        Ok(Self { interfaces: interfaces.take(count).collect() })
+    }
+}
+
+message! {
+    /// Answer to [`RingReenable`].
+    response 1 "res_lib_cfg_ringreenable": pub struct RingReenableReply {}
+}
+
+message! {
+    /// Answer to [`TrackStart`].
+    response 2 "res_lib_cfg_trackstart": pub struct TrackStartReply {}
+}
+
+message! {
+    /// Answer to [`TrackStop`].
+    response 3 "res_lib_cfg_trackstop": pub struct TrackStopReply {}
+}
+
+message! {
+    /// Answer to [`KillNode`].
+    response 8 "res_lib_cfg_killnode": pub struct KillNodeReply {}
+}
+
+message! {
+    /// Answer to [`TryShutdown`], when it is decided.
+    response 9 "res_lib_cfg_tryshutdown": pub struct TryShutdownReply {}
+}
+
+message! {
+    /// Answer to [`LocalGet`].
+    response 12 "res_lib_cfg_local_get": pub struct LocalGetReply {
+        /// The node.
+        local_nodeid: NodeId as Slot,
+    }
+}
+
+message! {
+    /// Answer to [`ReplyToShutdown`].
+    response 13 "res_lib_cfg_replytoshutdown": pub struct ReplyToShutdownReply {}
+}
+
+message! {
+    /// Answer to [`ReloadConfig`], when it is done. Its id was 15 until corosync 2.99.3.
+    response 14 "res_lib_cfg_reload_config": pub struct ReloadConfigReply {}
+}
+
+message! {
+    /// Answer to [`ReopenLogFiles`].
+    response 15 "res_lib_cfg_reopen_log_files": pub struct ReopenLogFilesReply {}
+}
+
+/// Answer to [`GetNodeAddresses`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeAddressesReply {
+    /// `AF_INET` or `AF_INET6` as the daemon's system numbers them, for all addresses.
+    pub family: u32,
+    /// The addresses; one of IPv4 is the first 4 bytes.
+    pub addrs: Vec<[u8; ADDRESS_SIZE]>,
+}
+
+impl Message for NodeAddressesReply {
+    const NAME: &'static str = "res_lib_cfg_get_node_addrs";
+    const ID: i32 = 11;
+    const KIND: Kind = Kind::Response;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.put("family", self.family);
+        let count = writer.length("num_addrs", self.addrs.len(), u32::MAX as usize)?;
+        writer.put("num_addrs", count);
+        writer.list("addrs", &self.addrs);
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let family = reader.get("family")?;
+        let count: u32 = reader.get("num_addrs")?;
+        // Entries for interfaces without an address may follow.
+        let count = reader.counted("addrs", u64::from(count), ADDRESS_SIZE)?;
+        Ok(Self { family, addrs: reader.list("addrs", count)? })
+    }
+}
+
+/// One link in a [`NodeStatusReply`]. Matches `struct corosync_knet_link_status_v1`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Link {
+    /// Not 0: configured and switched on.
+    pub enabled: u8,
+    /// Not 0: data flows.
+    pub connected: u8,
+    /// Not 0: switched on by the other end, whose address is dynamic.
+    pub dynconnected: u8,
+    /// Largest packet in bytes, as far as known.
+    pub mtu: u32,
+    /// This node's address, in text.
+    pub src_ipaddr: Bytes,
+    /// The other node's address, in text.
+    pub dst_ipaddr: Bytes,
+}
+
+/// Answer to [`GetNodeStatus`]. Matches `struct corosync_cfg_node_status_v1`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeStatusReply {
+    /// The node asked for.
+    pub nodeid: NodeId,
+    /// Not 0: it can be reached.
+    pub reachable: u8,
+    /// Not 0: reached through another node.
+    pub remote: u8,
+    /// Not 0: it is outside of the cluster.
+    pub external: u8,
+    /// Oldest protocol of knet it speaks.
+    pub onwire_min: u8,
+    /// Newest protocol of knet it speaks.
+    pub onwire_max: u8,
+    /// Protocol of knet in use.
+    pub onwire_ver: u8,
+    /// The links by their number; those not configured are all zeros.
+    pub links: [Link; MAX_LINKS],
+}
+
+/// Each field of a link goes by this name in errors; the offset tells which it is.
+const LINK_STATUS: &str = "node_status.link_status";
+
+impl Message for NodeStatusReply {
+    const NAME: &'static str = "res_lib_cfg_nodestatusget_v1";
+    const ID: i32 = 16;
+    const KIND: Kind = Kind::Response;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.put("node_status.version", NODE_STATUS_V1);
+        writer.put("node_status.nodeid", self.nodeid);
+        writer.put("node_status.reachable", self.reachable);
+        writer.put("node_status.remote", self.remote);
+        writer.put("node_status.external", self.external);
+        writer.put("node_status.onwire_min", self.onwire_min);
+        writer.put("node_status.onwire_max", self.onwire_max);
+        writer.put("node_status.onwire_ver", self.onwire_ver);
+        writer.padding(2);
+        for link in &self.links {
+            writer.put(LINK_STATUS, link.enabled);
+            writer.put(LINK_STATUS, link.connected);
+            writer.put(LINK_STATUS, link.dynconnected);
+            writer.padding(1);
+            writer.put(LINK_STATUS, link.mtu);
+            Host::write(LINK_STATUS, &link.src_ipaddr, writer)?;
+            Host::write(LINK_STATUS, &link.dst_ipaddr, writer)?;
+        }
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let version: u32 = reader.get("node_status.version")?;
+        if version != NODE_STATUS_V1 {
+            return Err(reader.invalid("node_status.version", i64::from(version)));
+        }
+        let nodeid = reader.get("node_status.nodeid")?;
+        let reachable = reader.get("node_status.reachable")?;
+        let remote = reader.get("node_status.remote")?;
+        let external = reader.get("node_status.external")?;
+        let onwire_min = reader.get("node_status.onwire_min")?;
+        let onwire_max = reader.get("node_status.onwire_max")?;
+        let onwire_ver = reader.get("node_status.onwire_ver")?;
+        reader.skip(2);
+        let mut links: [Link; MAX_LINKS] = Default::default();
+        for link in &mut links {
+            link.enabled = reader.get(LINK_STATUS)?;
+            link.connected = reader.get(LINK_STATUS)?;
+            link.dynconnected = reader.get(LINK_STATUS)?;
+            reader.skip(1);
+            link.mtu = reader.get(LINK_STATUS)?;
+            link.src_ipaddr = Host::read(LINK_STATUS, reader)?;
+            link.dst_ipaddr = Host::read(LINK_STATUS, reader)?;
+        }
+        Ok(Self { nodeid, reachable, remote, external, onwire_min, onwire_max, onwire_ver, links })
+    }
+}
+
+/// Asks whoever tracks whether this node's corosync may end, or says that the time to answer is over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TestShutdown {
+    /// `CS_OK` asks, `CS_ERR_TIMEOUT` says that the time is over. It is the header's.
+    pub status: i32,
+    /// As in [`TryShutdown`].
+    pub flags: ShutdownKind,
+}
+
+impl Message for TestShutdown {
+    const NAME: &'static str = "res_lib_cfg_testshutdown";
+    const ID: i32 = 10;
+    const KIND: Kind = Kind::Event;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.slot("flags", self.flags);
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self { status: CS_OK, flags: reader.get("flags")? })
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, WireError> {
+        let mut bytes = write_message(self)?.finish(0)?;
+        if let Some(status) = bytes.get_mut(STATUS..STATUS + size_of::<i32>()) {
+            status.copy_from_slice(&self.status.to_ne_bytes());
+        }
+        Ok(bytes)
+    }
+
+    fn decode_from(mut reader: Reader<'_>) -> Result<Self, WireError> {
+        let header = Header::read(&mut reader, Self::HEADER)?;
+        if header.id != Self::ID {
+            return Err(WireError::UnknownId { message: Self::NAME, id: header.id });
+        }
+        Ok(Self { status: header.error, ..Self::read(&mut reader)? })
+    }
+}
+
+/// Where a response's or event's status lies.
+const STATUS: usize = 16;
+
+any_message! {
+    /// Any request.
+    pub enum AnyRequest {
+        GetRingStatus, RingReenable, KillNode, TryShutdown, ReplyToShutdown, GetNodeAddresses, LocalGet, ReloadConfig,
+        ReopenLogFiles, GetNodeStatus, TrackStart, TrackStop,
+    }
+}
+
+any_message! {
+    /// Any answer.
+    pub enum AnyResponse {
+        RingStatusReply, RingReenableReply, TrackStartReply, TrackStopReply, KillNodeReply, TryShutdownReply,
+        NodeAddressesReply, LocalGetReply, ReplyToShutdownReply, ReloadConfigReply, ReopenLogFilesReply, NodeStatusReply,
+    }
+}
+
+any_message! {
+    /// Any event.
+    pub enum AnyEvent { TestShutdown }
+}
+
+/// An address in text.
+type Host = Chars<HOST_SIZE>;
+
+/// `mar_name_t` whose length is not in a slot, and which holds a C string whose NUL is counted.
+pub(crate) struct Reason;
+
+impl Encoding<Bytes> for Reason {
+    fn write(field: &'static str, value: &Bytes, writer: &mut Writer) -> Result<(), WireError> {
+        let length = writer.length(field, value.len(), MAR_NAME_SIZE - 1)? as u16;
+        writer.put(field, if value.is_empty() { 0 } else { length + 1 });
+        writer.padded(field, value, MAR_NAME_SIZE, MAR_NAME_SIZE - 1)
+    }
+
+    fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
+        let length: u16 = reader.get(field)?;
+        let text = Chars::<MAR_NAME_SIZE>::read(field, reader)?;
+        let length = reader.bounded(field, length.into(), MAR_NAME_SIZE)?;
+        Ok(text.slice(..text.len().min(length).min(MAR_NAME_SIZE - 1)))
+    }
+}
+
+/// Reads an array of texts, each of which ends with a NUL, or loses its last byte to it.
+fn texts<const SIZE: usize>(field: &'static str, reader: &mut Reader<'_>) -> Result<Vec<Bytes>, WireError> {
+    let text = |text: Bytes| text.slice(..text.len().min(SIZE - 1));
+    (0..MAX_INTERFACES).map(|_| Chars::<SIZE>::read(field, reader).map(text)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::array::uniform8;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::CsError;
+
+    /// Text without a NUL, as it goes into an array of this size.
+    fn text(size: usize) -> impl Strategy<Value = Bytes> {
+        vec(1..=255u8, 0..size).prop_map(Bytes::from)
+    }
+
+    fn link() -> impl Strategy<Value = Link> {
+        (any::<[u8; 3]>(), any::<u32>(), text(HOST_SIZE), text(HOST_SIZE)).prop_map(
+            |([enabled, connected, dynconnected], mtu, src_ipaddr, dst_ipaddr)| Link {
+                enabled,
+                connected,
+                dynconnected,
+                mtu,
+                src_ipaddr,
+                dst_ipaddr,
+            },
+        )
+    }
+
+    fn request() -> impl Strategy<Value = AnyRequest> {
+        prop_oneof![
+            (any::<u32>(), text(MAR_NAME_SIZE))
+                .prop_map(|(node, reason)| AnyRequest::KillNode(KillNode { nodeid: NodeId(node), reason })),
+            any::<u32>().prop_map(|flags| AnyRequest::TryShutdown(TryShutdown { flags: ShutdownKind(flags) })),
+            any::<u32>().prop_map(|answer| {
+                AnyRequest::ReplyToShutdown(ReplyToShutdown { response: ShutdownAnswer(answer) })
+            }),
+            any::<u32>().prop_map(|node| AnyRequest::GetNodeAddresses(GetNodeAddresses { nodeid: NodeId(node) })),
+            any::<(u32, u32)>().prop_map(|(node, version)| {
+                AnyRequest::GetNodeStatus(GetNodeStatus { nodeid: NodeId(node), version })
+            }),
+            any::<u8>().prop_map(|track_flags| AnyRequest::TrackStart(TrackStart { track_flags })),
+        ]
+    }
+
+    fn response() -> impl Strategy<Value = AnyResponse> {
+        let interface = (text(INTERFACE_NAME_SIZE), text(INTERFACE_STATUS_SIZE));
+        let interface = interface.prop_map(|(name, status)| Interface { name, status });
+        prop_oneof![
+            vec(interface, 0..=MAX_INTERFACES)
+                .prop_map(|interfaces| AnyResponse::RingStatusReply(RingStatusReply { interfaces })),
+            any::<(u32, Vec<[u8; ADDRESS_SIZE]>)>()
+                .prop_map(|(family, addrs)| AnyResponse::NodeAddressesReply(NodeAddressesReply { family, addrs })),
+            any::<u32>().prop_map(|node| AnyResponse::LocalGetReply(LocalGetReply { local_nodeid: NodeId(node) })),
+            (any::<u32>(), any::<[u8; 6]>(), uniform8(link())).prop_map(|(node, bytes, links)| {
+                let [reachable, remote, external, onwire_min, onwire_max, onwire_ver] = bytes;
+                AnyResponse::NodeStatusReply(NodeStatusReply {
+                    nodeid: NodeId(node),
+                    reachable,
+                    remote,
+                    external,
+                    onwire_min,
+                    onwire_max,
+                    onwire_ver,
+                    links,
+                })
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn requests_come_back_as_they_went(request in request()) {
+            prop_assert_eq!(AnyRequest::decode(&request.encode().unwrap()), Ok(request));
+        }
+
+        #[test]
+        fn answers_come_back_as_they_went(response in response()) {
+            prop_assert_eq!(AnyResponse::decode(&response.encode().unwrap()), Ok(response));
+        }
+
+        #[test]
+        fn events_come_back_with_their_status(status: i32, flags: u32) {
+            let event = AnyEvent::TestShutdown(TestShutdown { status, flags: ShutdownKind(flags) });
+            prop_assert_eq!(AnyEvent::decode(&event.encode().unwrap()), Ok(event));
+        }
+
+        /// Whatever comes is an error or a message, which can be sent again.
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(id in 0..20i32, bytes in vec(any::<u8>(), 0..12000)) {
+            let mut message = id.to_ne_bytes().to_vec();
+            message.extend(bytes);
+            if let Ok(request) = AnyRequest::decode(&message) {
+                prop_assert!(request.encode().is_ok());
+            }
+            if let Ok(response) = AnyResponse::decode(&message) {
+                prop_assert!(response.encode().is_ok());
+            }
+            if let Ok(event) = AnyEvent::decode(&message) {
+                prop_assert!(event.encode().is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_layout_has_no_room_for_is_refused() {
+        let reason = Bytes::from(vec![b'x'; MAR_NAME_SIZE]);
+        let error = KillNode { nodeid: NodeId(1), reason }.encode().unwrap_err();
+        let message = "req_lib_cfg_killnode";
+        assert_eq!(error, WireError::TooLarge { message, field: "reason", offset: 24, value: 256, limit: 255 });
+        let interface = Interface { name: Bytes::new(), status: Bytes::from(vec![b'x'; INTERFACE_STATUS_SIZE]) };
+        assert!(RingStatusReply { interfaces: vec![interface.clone()] }.encode().is_err());
+        let interfaces = vec![Interface { status: Bytes::new(), ..interface }; MAX_INTERFACES + 1];
+        assert!(RingStatusReply { interfaces }.encode().is_err());
+    }
+
+    #[test]
+    fn counts_beyond_the_message_are_refused() {
+        let mut rings = RingStatusReply { interfaces: vec![] }.encode().unwrap();
+        rings[24] = MAX_INTERFACES as u8 + 1;
+        let (message, field) = ("res_lib_cfg_ringstatusget", "interface_count");
+        let limit = MAX_INTERFACES as u64;
+        assert_eq!(
+            RingStatusReply::decode(&rings),
+            Err(WireError::TooLarge { message, field, offset: 32, value: limit + 1, limit })
+        );
+        let mut addresses = NodeAddressesReply { family: 2, addrs: vec![[0; 16]; 2] }.encode().unwrap();
+        addresses[28] = 3;
+        assert!(matches!(NodeAddressesReply::decode(&addresses), Err(WireError::TooLarge { value: 3, limit: 2, .. })));
+        // Fewer than there is room for: the others have no address.
+        addresses[28] = 1;
+        assert_eq!(NodeAddressesReply::decode(&addresses).unwrap().addrs.len(), 1);
+    }
+
+    #[test]
+    fn a_reason_ends_at_its_length_and_at_a_nul() {
+        let mut bytes = KillNode { nodeid: NodeId(1), reason: "because".into() }.encode().unwrap();
+        assert_eq!((bytes.len(), bytes[24], &bytes[26..34]), (288, 8, &b"because\0"[..]));
+        bytes[24] = 2;
+        assert_eq!(KillNode::decode(&bytes).unwrap().reason, "be");
+        bytes[24..26].copy_from_slice(&256u16.to_ne_bytes());
+        bytes[26..282].fill(b'x');
+        assert_eq!(KillNode::decode(&bytes).unwrap().reason.len(), 255);
+        bytes[24..26].copy_from_slice(&257u16.to_ne_bytes());
+        assert!(matches!(KillNode::decode(&bytes), Err(WireError::TooLarge { value: 257, limit: 256, .. })));
+    }
+
+    #[test]
+    fn the_end_of_the_time_to_answer_is_in_the_header() {
+        let event = TestShutdown { status: CsError::Timeout as i32, flags: ShutdownKind::REQUEST };
+        let bytes = event.encode().unwrap();
+        assert_eq!((bytes.len(), bytes[16]), (32, 5));
+        assert_eq!(TestShutdown::decode(&bytes).unwrap(), event);
+    }
+}

@@ -1,0 +1,297 @@
+//! Messages of the cmap service. Table: `proto/cmap.json`.
+
+use bytes::Bytes;
+
+use crate::cmap::{TrackEvents, ValueType};
+use crate::wire::message::{Encoding, MarName, Slot, any_message, message};
+use crate::wire::{Kind, Message, Reader, WireError, Writer};
+
+/// A value as it travels: its type and its bytes, which need not fit together.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RawValue {
+    /// What the bytes are said to be.
+    pub value_type: ValueType,
+    /// The bytes. A string from the daemon ends with a NUL.
+    pub data: Bytes,
+}
+
+message! {
+    /// Sets a key.
+    request 0 "req_lib_cmap_set" -> SetReply: pub struct Set {
+        /// The key.
+        key_name: Bytes as MarName,
+        /// Its new value.
+        value: RawValue as LengthTypeBytes,
+    }
+}
+
+message! {
+    /// Deletes a key.
+    request 1 "req_lib_cmap_delete" -> DeleteReply: pub struct Delete {
+        /// The key.
+        key_name: Bytes as MarName,
+    }
+}
+
+message! {
+    /// Reads a key.
+    request 2 "req_lib_cmap_get" -> GetReply: pub struct Get {
+        /// The key.
+        key_name: Bytes as MarName,
+        /// Room for the value in bytes; the answer is this much longer than its fixed part whatever the value's length is.
+        /// A longer value is answered with `CS_ERR_INVALID_PARAM`; 0 asks for type and length only, which the stats map's keys of
+        /// missed scheduling do not survive: the daemon writes the value to no buffer.
+        value_len: u64 as Slot,
+    }
+}
+
+message! {
+    /// Adds to an integer.
+    request 3 "req_lib_cmap_adjust_int" -> AdjustIntReply: pub struct AdjustInt {
+        /// The key.
+        key_name: Bytes as MarName,
+        /// What to add; the value wraps around.
+        step: i32 as Slot,
+    }
+}
+
+message! {
+    /// Opens an iterator in the daemon.
+    request 4 "req_lib_cmap_iter_init" -> IterInitReply: pub struct IterInit {
+        /// What keys begin with; empty: all keys.
+        prefix: Bytes as MarName,
+    }
+}
+
+message! {
+    /// Asks an iterator for the next key.
+    request 5 "req_lib_cmap_iter_next" -> IterNextReply: pub struct IterNext {
+        /// From [`IterInitReply`].
+        iter_handle: u64 as Slot,
+    }
+}
+
+message! {
+    /// Closes an iterator.
+    request 6 "req_lib_cmap_iter_finalize" -> IterFinalizeReply: pub struct IterFinalize {
+        /// From [`IterInitReply`].
+        iter_handle: u64 as Slot,
+    }
+}
+
+message! {
+    /// Starts notifications of a key or of all keys with a prefix.
+    request 7 "req_lib_cmap_track_add" -> TrackAddReply: pub struct TrackAdd {
+        /// The key or prefix; empty: all keys.
+        key_name: Bytes as MarName,
+        /// What to be told.
+        track_type: TrackEvents as Slot,
+        /// Chosen by the client; comes back in every notification.
+        track_inst_handle: u64 as Slot,
+    }
+}
+
+message! {
+    /// Ends notifications.
+    request 8 "req_lib_cmap_track_delete" -> TrackDeleteReply: pub struct TrackDelete {
+        /// From [`TrackAddReply`].
+        track_handle: u64 as Slot,
+    }
+}
+
+message! {
+    /// Chooses the map the connection works on. Since corosync 2.99; earlier daemons die of it.
+    request 9 "req_lib_cmap_set_current_map" -> SetCurrentMapReply: pub struct SetCurrentMap {
+        /// 0 icmap, 1 stats.
+        map: i32 as Slot,
+    }
+}
+
+message! {
+    /// Answer to [`Set`].
+    response 0 "res_lib_cmap_set": pub struct SetReply {}
+}
+
+message! {
+    /// Answer to [`Delete`].
+    response 1 "res_lib_cmap_delete": pub struct DeleteReply {}
+}
+
+message! {
+    /// Answer to [`AdjustInt`].
+    response 3 "res_lib_cmap_adjust_int": pub struct AdjustIntReply {}
+}
+
+message! {
+    /// Answer to [`IterInit`].
+    response 4 "res_lib_cmap_iter_init": pub struct IterInitReply {
+        /// Names the iterator on this connection.
+        iter_handle: u64 as Slot,
+    }
+}
+
+message! {
+    /// Answer to [`IterNext`]; after the last key it is `CS_ERR_NO_SECTIONS`.
+    response 5 "res_lib_cmap_iter_next": pub struct IterNextReply {
+        /// The key.
+        key_name: Bytes as MarName,
+        /// Length of its value in bytes (a string's NUL included).
+        value_len: u64 as Slot,
+        /// Type of its value.
+        value_type: ValueType as Slot,
+    }
+}
+
+message! {
+    /// Answer to [`IterFinalize`].
+    response 6 "res_lib_cmap_iter_finalize": pub struct IterFinalizeReply {}
+}
+
+message! {
+    /// Answer to [`TrackAdd`].
+    response 7 "res_lib_cmap_track_add": pub struct TrackAddReply {
+        /// Names the tracker on this connection.
+        track_handle: u64 as Slot,
+    }
+}
+
+message! {
+    /// Answer to [`TrackDelete`].
+    response 8 "res_lib_cmap_track_delete": pub struct TrackDeleteReply {
+        /// As given to [`TrackAdd`].
+        track_inst_handle: u64 as Slot,
+    }
+}
+
+message! {
+    /// Answer to [`SetCurrentMap`].
+    response 10 "res_lib_cmap_set_current_map": pub struct SetCurrentMapReply {}
+}
+
+/// Answer to [`Get`]. The message is as long as the request's room for the value, not as the value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GetReply {
+    /// Length of the value in bytes, which was sent only if there was room.
+    pub value_len: u64,
+    /// The value; empty when it was not sent.
+    pub value: RawValue,
+}
+
+impl Message for GetReply {
+    const NAME: &'static str = "res_lib_cmap_get";
+    const ID: i32 = 2;
+    const KIND: Kind = Kind::Response;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.slot("value_len", self.value_len);
+        writer.slot("type", self.value.value_type);
+        writer.bytes("value", &self.value.data);
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let value_len: u64 = reader.slot("value_len")?;
+        let value_type = reader.slot("type")?;
+        let sent = if reader.remaining() == 0 { 0 } else { reader.counted("value_len", value_len, 1)? };
+        let data = reader.bytes("value", sent)?;
+        Ok(Self { value_len, value: RawValue { value_type, data } })
+    }
+}
+
+/// A tracked key was set, changed or deleted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NotifyCallback {
+    /// As given to [`TrackAdd`].
+    pub track_inst_handle: u64,
+    /// The key.
+    pub key_name: Bytes,
+    /// What happened.
+    pub event: TrackEvents,
+    /// The value it has now; type 0 and empty after a delete.
+    pub new_value: RawValue,
+    /// The value it had; type 0 and empty after an add, and where the daemon changed a number in place.
+    pub old_value: RawValue,
+}
+
+impl Message for NotifyCallback {
+    const NAME: &'static str = "res_lib_cmap_notify_callback";
+    const ID: i32 = 9;
+    const KIND: Kind = Kind::Event;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.slot("track_inst_handle", self.track_inst_handle);
+        <MarName as Encoding<Bytes>>::write("key_name", &self.key_name, writer)?;
+        writer.slot("event", self.event);
+        writer.slot("new_value_type", self.new_value.value_type);
+        writer.slot("old_value_type", self.old_value.value_type);
+        writer.slot("new_value_len", self.new_value.data.len() as u64);
+        writer.slot("old_value_len", self.old_value.data.len() as u64);
+        writer.bytes("new_value", &self.new_value.data);
+        writer.bytes("old_value", &self.old_value.data);
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let track_inst_handle = reader.slot("track_inst_handle")?;
+        let key_name = <MarName as Encoding<Bytes>>::read("key_name", reader)?;
+        let event = reader.slot("event")?;
+        let new_type = reader.slot("new_value_type")?;
+        let old_type = reader.slot("old_value_type")?;
+        let new_length: u64 = reader.slot("new_value_len")?;
+        let old_length: u64 = reader.slot("old_value_len")?;
+        let mut value = |field, value_type, length| {
+            let length = reader.counted(field, length, 1)?;
+            Ok(RawValue { value_type, data: reader.bytes(field, length)? })
+        };
+        Ok(Self {
+            track_inst_handle,
+            key_name,
+            event,
+            new_value: value("new_value", new_type, new_length)?,
+            old_value: value("old_value", old_type, old_length)?,
+        })
+    }
+}
+
+any_message! {
+    /// Any request.
+    pub enum AnyRequest {
+        Set, Delete, Get, AdjustInt, IterInit, IterNext, IterFinalize, TrackAdd, TrackDelete, SetCurrentMap,
+    }
+}
+
+any_message! {
+    /// Any answer.
+    pub enum AnyResponse {
+        SetReply, DeleteReply, GetReply, AdjustIntReply, IterInitReply, IterNextReply, IterFinalizeReply, TrackAddReply,
+        TrackDeleteReply, SetCurrentMapReply,
+    }
+}
+
+any_message! {
+    /// Any event.
+    pub enum AnyEvent { NotifyCallback }
+}
+
+/// The length in a slot, the type in a slot, then the bytes.
+pub(crate) struct LengthTypeBytes;
+
+impl Encoding<RawValue> for LengthTypeBytes {
+    const TAIL: bool = true;
+
+    fn write(_: &'static str, value: &RawValue, writer: &mut Writer) -> Result<(), WireError> {
+        writer.slot("value_len", value.data.len() as u64);
+        writer.slot("type", value.value_type);
+        writer.bytes("value", &value.data);
+        // The daemon looks for the end of a string beyond the length given.
+        writer.padding(1);
+        Ok(())
+    }
+
+    fn read(_: &'static str, reader: &mut Reader<'_>) -> Result<RawValue, WireError> {
+        let length: u64 = reader.slot("value_len")?;
+        let value_type = reader.slot("type")?;
+        let length = reader.counted("value_len", length, 1)?;
+        Ok(RawValue { value_type, data: reader.bytes("value", length)? })
+    }
+}

@@ -1,0 +1,167 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn name() -> impl Strategy<Value = GroupName> {
+    prop::collection::vec(any::<u8>(), 0..=MAX_GROUP_NAME).prop_map(|name| GroupName::new(name).unwrap())
+}
+
+fn addresses() -> impl Strategy<Value = Vec<Address>> {
+    let address = any::<(u32, u32, u32)>().prop_map(|(node_id, pid, reason)| Address {
+        node_id: NodeId(node_id),
+        pid,
+        reason: Reason(reason),
+    });
+    prop::collection::vec(address, 0..20)
+}
+
+fn payload() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from)
+}
+
+fn requests() -> impl Strategy<Value = AnyRequest> {
+    prop_oneof![
+        (name(), any::<u32>(), any::<u32>()).prop_map(|(group_name, pid, flags)| AnyRequest::Join(Join {
+            group_name,
+            pid,
+            flags
+        })),
+        (name(), any::<u32>()).prop_map(|(group_name, pid)| AnyRequest::Leave(Leave { group_name, pid })),
+        (any::<u32>(), payload())
+            .prop_map(|(guarantee, message)| { AnyRequest::Mcast(Mcast { guarantee: Guarantee(guarantee), message }) }),
+        (any::<u32>(), any::<u32>(), any::<u32>(), payload()).prop_map(|(guarantee, msglen, kind, message)| {
+            AnyRequest::PartialMcast(PartialMcast {
+                guarantee: Guarantee(guarantee),
+                msglen,
+                fragment_type: FragmentType(kind),
+                message,
+            })
+        }),
+        (name(), any::<u32>()).prop_map(|(group_name, iteration_type)| {
+            AnyRequest::IterationInitialize(IterationInitialize { group_name, iteration_type })
+        }),
+    ]
+}
+
+fn responses() -> impl Strategy<Value = AnyResponse> {
+    prop_oneof![
+        addresses().prop_map(|member_list| AnyResponse::MembershipReply(MembershipReply { member_list })),
+        (name(), any::<u32>(), any::<u32>()).prop_map(|(group, nodeid, pid)| {
+            let description = Description { group, nodeid: NodeId(nodeid), pid };
+            AnyResponse::IterationNextReply(IterationNextReply { description })
+        }),
+    ]
+}
+
+fn events() -> impl Strategy<Value = AnyEvent> {
+    prop_oneof![
+        (name(), addresses(), addresses(), addresses()).prop_map(
+            |(group_name, member_list, left_list, joined_list)| {
+                AnyEvent::ConfchgCallback(ConfchgCallback { group_name, member_list, left_list, joined_list })
+            }
+        ),
+        (name(), any::<u32>(), any::<u32>(), payload()).prop_map(|(group_name, nodeid, pid, message)| {
+            AnyEvent::DeliverCallback(DeliverCallback { group_name, nodeid: NodeId(nodeid), pid, message })
+        }),
+        (any::<u32>(), any::<u64>(), prop::collection::vec(any::<u32>().prop_map(NodeId), 0..20)).prop_map(
+            |(node_id, seq, member_list)| {
+                let ring_id = RingId { node_id: NodeId(node_id), seq };
+                AnyEvent::TotemConfchgCallback(TotemConfchgCallback { ring_id, member_list })
+            }
+        ),
+        (name(), any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), payload()).prop_map(
+            |(group_name, msglen, nodeid, pid, kind, message)| {
+                AnyEvent::PartialDeliverCallback(PartialDeliverCallback {
+                    group_name,
+                    msglen,
+                    nodeid: NodeId(nodeid),
+                    pid,
+                    fragment_type: FragmentType(kind),
+                    message,
+                })
+            }
+        ),
+    ]
+}
+
+/// Bytes that are cut off and changed in a place, which may be a length.
+fn damage(mut bytes: Vec<u8>, (end, place, value): (usize, usize, u32)) -> Vec<u8> {
+    bytes.truncate(end % (bytes.len() + 1));
+    if let Some(field) = place.checked_rem(bytes.len()).and_then(|place| bytes.get_mut(place..place + 4)) {
+        field.copy_from_slice(&value.to_ne_bytes());
+    }
+    bytes
+}
+
+fn takes_anything(bytes: &[u8]) {
+    let _ = AnyRequest::decode(bytes);
+    let _ = AnyResponse::decode(bytes);
+    let _ = AnyEvent::decode(bytes);
+    let _ = AnyEvent::decode_shared(&Bytes::copy_from_slice(bytes));
+}
+
+proptest! {
+    #[test]
+    fn requests_come_back_as_they_went(message in requests()) {
+        prop_assert_eq!(AnyRequest::decode(&message.encode().unwrap()).unwrap(), message);
+    }
+
+    #[test]
+    fn responses_come_back_as_they_went(message in responses()) {
+        prop_assert_eq!(AnyResponse::decode(&message.encode().unwrap()).unwrap(), message);
+    }
+
+    #[test]
+    fn events_come_back_as_they_went_copied_or_shared(message in events()) {
+        let bytes = Bytes::from(message.encode().unwrap());
+        prop_assert_eq!(&AnyEvent::decode(&bytes).unwrap(), &message);
+        prop_assert_eq!(&AnyEvent::decode_shared(&bytes).unwrap(), &message);
+    }
+
+    #[test]
+    fn any_bytes_are_taken_without_panic(id in 0i32..20, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let mut with_id = id.to_ne_bytes().to_vec();
+        with_id.extend_from_slice(&bytes);
+        takes_anything(&with_id);
+    }
+
+    #[test]
+    fn damaged_messages_are_taken_without_panic(
+        event in events(), response in responses(), request in requests(),
+        damages in prop::collection::vec((any::<usize>(), any::<usize>(), prop_oneof![0u32..400, any::<u32>()]), 8),
+    ) {
+        let messages = [event.encode().unwrap(), response.encode().unwrap(), request.encode().unwrap()];
+        for (bytes, place) in messages.iter().flat_map(|bytes| damages.iter().map(move |place| (bytes, place))) {
+            takes_anything(&damage(bytes.clone(), *place));
+        }
+    }
+}
+
+#[test]
+fn a_multicast_sent_in_two_parts_is_the_message() {
+    let message = Bytes::from_static(b"payload");
+    let whole = Mcast { guarantee: Guarantee::AGREED, message: message.clone() }.encode().unwrap();
+    let head = Mcast::encode_head(Guarantee::AGREED, message.len()).unwrap();
+    assert_eq!([&head[..], &message].concat(), whole);
+    let fragment = PartialMcast { guarantee: Guarantee::FIFO, msglen: 9, fragment_type: FragmentType::LAST, message };
+    let head = PartialMcast::encode_head(Guarantee::FIFO, 9, FragmentType::LAST, 7).unwrap();
+    assert_eq!([&head[..], &fragment.message].concat(), fragment.encode().unwrap());
+}
+
+#[test]
+fn a_delivered_payload_shares_the_memory_it_came_in() {
+    let message = Bytes::from_static(b"payload");
+    let event = DeliverCallback { group_name: GroupName::new("g").unwrap(), nodeid: NodeId(1), pid: 2, message };
+    let bytes = Bytes::from(event.encode().unwrap());
+    let Ok(AnyEvent::DeliverCallback(read)) = AnyEvent::decode_shared(&bytes) else { panic!("{event:?}") };
+    assert!(bytes.as_ptr_range().contains(&read.message.as_ptr()));
+}
+
+#[test]
+fn a_name_longer_than_its_room_is_refused() {
+    let mut bytes = Leave { group_name: GroupName::new("g").unwrap(), pid: 1 }.encode().unwrap();
+    bytes[16] = 129;
+    let error =
+        WireError::TooLarge { message: "req_lib_cpg_leave", field: "group_name", offset: 24, value: 129, limit: 128 };
+    assert_eq!(Leave::decode(&bytes), Err(error));
+}

@@ -1,0 +1,396 @@
+//! Messages of the evs service, which only corosync 1.99.0 to 1.99.7 has. Table: `proto/evs.json`.
+//!
+//! Counts are C's `size_t` and node ids `unsigned int`, not slots, and most requests begin with a response header.
+
+use bytes::Bytes;
+
+use crate::evs::{GroupName, Guarantee};
+use crate::types::NodeId;
+use crate::wire::message::{any_message, message};
+use crate::wire::{Kind, Message, Reader, WireError, Writer};
+
+/// The most nodes in a list. Matches `PROCESSOR_COUNT_MAX`.
+pub const MAX_NODES: usize = 384;
+
+/// The most groups in one [`Join`].
+pub const MAX_GROUPS: usize = 50;
+
+/// Joins groups.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Join {
+    /// The groups, at most [`MAX_GROUPS`].
+    pub groups: Vec<GroupName>,
+}
+
+/// Leaves groups.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leave {
+    /// The groups.
+    pub groups: Vec<GroupName>,
+}
+
+/// Declares how a list of groups is laid out, which is all there is in two requests.
+macro_rules! groups_request {
+    ($type:ident, $id:literal, $name:literal, $reply:ty) => {
+        impl Message for $type {
+            const NAME: &'static str = $name;
+            const ID: i32 = $id;
+            const KIND: Kind = Kind::Request;
+            const HEADER: Kind = Kind::Response;
+
+            fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+                writer.put("group_entries", self.groups.len() as u64);
+                writer.list("groups", &self.groups);
+                Ok(())
+            }
+
+            fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+                let count = reader.get("group_entries")?;
+                Ok(Self { groups: groups(reader, count)? })
+            }
+        }
+
+        impl crate::wire::Request for $type {
+            type Reply = $reply;
+        }
+    };
+}
+
+groups_request!(Join, 0, "req_lib_evs_join", JoinReply);
+groups_request!(Leave, 1, "req_lib_evs_leave", LeaveReply);
+
+/// Sends a message to the groups this connection joined.
+#[derive(Clone, Debug, PartialEq)]
+pub struct McastJoined {
+    /// In which order it is delivered. The daemon does not look at it.
+    pub guarantee: Guarantee,
+    /// The message.
+    pub msg: Bytes,
+}
+
+impl Message for McastJoined {
+    const NAME: &'static str = "req_lib_evs_mcast_joined";
+    const ID: i32 = 2;
+    const KIND: Kind = Kind::Request;
+    const HEADER: Kind = Kind::Response;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.slot("guarantee", self.guarantee);
+        writer.put("msg_len", self.msg.len() as u64);
+        writer.bytes("msg", &self.msg);
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let guarantee = reader.slot("guarantee")?;
+        let length = reader.get("msg_len")?;
+        Ok(Self { guarantee, msg: message(reader, "msg", length)? })
+    }
+}
+
+impl crate::wire::Request for McastJoined {
+    type Reply = McastJoinedReply;
+}
+
+/// Sends a message to groups, joined or not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct McastGroups {
+    /// In which order it is delivered. The daemon does not look at it.
+    pub guarantee: Guarantee,
+    /// The groups.
+    pub groups: Vec<GroupName>,
+    /// The message.
+    pub msg: Bytes,
+}
+
+impl Message for McastGroups {
+    const NAME: &'static str = "req_lib_evs_mcast_groups";
+    const ID: i32 = 3;
+    const KIND: Kind = Kind::Request;
+    const HEADER: Kind = Kind::Response;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.slot("guarantee", self.guarantee);
+        writer.put("msg_len", self.msg.len() as u64);
+        writer.put("group_entries", self.groups.len() as u64);
+        writer.list("groups", &self.groups);
+        writer.bytes("msg", &self.msg);
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let guarantee = reader.slot("guarantee")?;
+        let length = reader.get("msg_len")?;
+        let count = reader.get("group_entries")?;
+        Ok(Self { guarantee, groups: groups(reader, count)?, msg: message(reader, "msg", length)? })
+    }
+}
+
+impl crate::wire::Request for McastGroups {
+    type Reply = McastGroupsReply;
+}
+
+message! {
+    /// The members of the present configuration.
+    request 4 "req_lib_evs_membership_get" -> MembershipReply: pub struct GetMembership {}
+}
+
+message! {
+    /// Answer to [`Join`].
+    response 2 "res_lib_evs_join": pub struct JoinReply {}
+}
+
+message! {
+    /// Answer to [`Leave`].
+    response 3 "res_lib_evs_leave": pub struct LeaveReply {}
+}
+
+message! {
+    /// Answer to [`McastJoined`].
+    response 4 "res_lib_evs_mcast_joined": pub struct McastJoinedReply {}
+}
+
+message! {
+    /// Answer to [`McastGroups`].
+    response 5 "res_lib_evs_mcast_groups": pub struct McastGroupsReply {}
+}
+
+/// Answer to [`GetMembership`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct MembershipReply {
+    /// This node.
+    pub local_nodeid: NodeId,
+    /// At most [`MAX_NODES`].
+    pub member_list: Vec<NodeId>,
+}
+
+impl Message for MembershipReply {
+    const NAME: &'static str = "res_lib_evs_membership_get";
+    const ID: i32 = 6;
+    const KIND: Kind = Kind::Response;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.put("local_nodeid", self.local_nodeid);
+        let count = write_nodes("member_list", &self.member_list, writer)?;
+        writer.align();
+        writer.put("member_list_entries", count);
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let local_nodeid = reader.get("local_nodeid")?;
+        let mut member_list = reader.list("member_list", MAX_NODES)?;
+        reader.align();
+        let count = reader.get("member_list_entries")?;
+        member_list.truncate(reader.bounded("member_list_entries", count, MAX_NODES)?);
+        Ok(Self { local_nodeid, member_list })
+    }
+}
+
+/// A message to a group that this connection joined.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deliver {
+    /// The sender, despite its name.
+    pub local_nodeid: NodeId,
+    /// The message.
+    pub msg: Bytes,
+}
+
+impl Message for Deliver {
+    const NAME: &'static str = "res_evs_deliver_callback";
+    const ID: i32 = 0;
+    const KIND: Kind = Kind::Event;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.slot("local_nodeid", self.local_nodeid);
+        writer.put("msglen", self.msg.len() as u64);
+        writer.bytes("msg", &self.msg);
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let local_nodeid = reader.slot("local_nodeid")?;
+        let length = reader.get("msglen")?;
+        Ok(Self { local_nodeid, msg: message(reader, "msg", length)? })
+    }
+}
+
+/// The membership of the cluster changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Confchg {
+    /// Members now.
+    pub member_list: Vec<NodeId>,
+    /// Members before that are not now.
+    pub left_list: Vec<NodeId>,
+    /// Members now that were not before.
+    pub joined_list: Vec<NodeId>,
+}
+
+impl Message for Confchg {
+    const NAME: &'static str = "res_evs_confchg_callback";
+    const ID: i32 = 1;
+    const KIND: Kind = Kind::Event;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.put("member_list_entries", self.member_list.len() as u64);
+        writer.put("left_list_entries", self.left_list.len() as u64);
+        writer.put("joined_list_entries", self.joined_list.len() as u64);
+        write_nodes("member_list", &self.member_list, writer)?;
+        write_nodes("left_list", &self.left_list, writer)?;
+        write_nodes("joined_list", &self.joined_list, writer)?;
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let mut count = |field| reader.get(field).and_then(|count| reader.bounded(field, count, MAX_NODES));
+        let members = count("member_list_entries")?;
+        let left = count("left_list_entries")?;
+        let joined = count("joined_list_entries")?;
+        let mut list = |field, count| {
+            let mut nodes = reader.list(field, MAX_NODES)?;
+            nodes.truncate(count);
+            Ok(nodes)
+        };
+        Ok(Self {
+            member_list: list("member_list", members)?,
+            left_list: list("left_list", left)?,
+            joined_list: list("joined_list", joined)?,
+        })
+    }
+}
+
+any_message! {
+    /// Any request.
+    pub enum AnyRequest { Join, Leave, McastJoined, McastGroups, GetMembership }
+}
+
+any_message! {
+    /// Any answer.
+    pub enum AnyResponse { JoinReply, LeaveReply, McastJoinedReply, McastGroupsReply, MembershipReply }
+}
+
+any_message! {
+    /// Any event.
+    pub enum AnyEvent { Deliver, Confchg }
+}
+
+fn groups(reader: &mut Reader<'_>, count: u64) -> Result<Vec<GroupName>, WireError> {
+    let count = reader.counted("groups", count, size_of::<GroupName>())?;
+    reader.list("groups", count)
+}
+
+fn message(reader: &mut Reader<'_>, field: &'static str, length: u64) -> Result<Bytes, WireError> {
+    let length = reader.counted(field, length, 1)?;
+    reader.bytes(field, length)
+}
+
+/// Writes an array with room for all nodes there can be, and returns the count that belongs to it.
+fn write_nodes(field: &'static str, nodes: &[NodeId], writer: &mut Writer) -> Result<u64, WireError> {
+    use zerocopy::IntoBytes;
+    let count = writer.length(field, nodes.len(), MAX_NODES)?;
+    let size = MAX_NODES * size_of::<NodeId>();
+    writer.padded(field, nodes.as_bytes(), size, size)?;
+    Ok(count.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn groups() -> impl Strategy<Value = Vec<GroupName>> {
+        vec(any::<[u8; 32]>().prop_map(GroupName::from_bytes), 0..=MAX_GROUPS)
+    }
+
+    fn payload() -> impl Strategy<Value = Bytes> {
+        vec(any::<u8>(), 0..3000).prop_map(Bytes::from)
+    }
+
+    fn nodes() -> impl Strategy<Value = Vec<NodeId>> {
+        vec(any::<u32>().prop_map(NodeId), 0..=MAX_NODES)
+    }
+
+    fn request() -> impl Strategy<Value = AnyRequest> {
+        let guarantee = || any::<u32>().prop_map(Guarantee);
+        prop_oneof![
+            groups().prop_map(|groups| AnyRequest::Join(Join { groups })),
+            groups().prop_map(|groups| AnyRequest::Leave(Leave { groups })),
+            (guarantee(), payload())
+                .prop_map(|(guarantee, msg)| AnyRequest::McastJoined(McastJoined { guarantee, msg })),
+            (guarantee(), groups(), payload()).prop_map(|(guarantee, groups, msg)| {
+                AnyRequest::McastGroups(McastGroups { guarantee, groups, msg })
+            }),
+        ]
+    }
+
+    fn event() -> impl Strategy<Value = AnyEvent> {
+        prop_oneof![
+            (any::<u32>(), payload())
+                .prop_map(|(node, msg)| AnyEvent::Deliver(Deliver { local_nodeid: NodeId(node), msg })),
+            (nodes(), nodes(), nodes()).prop_map(|(member_list, left_list, joined_list)| {
+                AnyEvent::Confchg(Confchg { member_list, left_list, joined_list })
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn requests_come_back_as_they_went(request in request()) {
+            prop_assert_eq!(AnyRequest::decode(&request.encode().unwrap()), Ok(request));
+        }
+
+        #[test]
+        fn memberships_come_back_as_they_went(node: u32, member_list in nodes()) {
+            let reply = MembershipReply { local_nodeid: NodeId(node), member_list };
+            prop_assert_eq!(MembershipReply::decode(&reply.encode().unwrap()), Ok(reply));
+        }
+
+        #[test]
+        fn events_come_back_as_they_went(event in event()) {
+            prop_assert_eq!(AnyEvent::decode(&event.encode().unwrap()), Ok(event));
+        }
+
+        /// Whatever comes is an error or a message, which can be sent again.
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(id in 0..8i32, small: bool, bytes in vec(any::<u8>(), 0..6000)) {
+            let mut message = id.to_ne_bytes().to_vec();
+            message.extend(bytes);
+            if small {
+                // So that counts are not always beyond the message.
+                for count in message.iter_mut().skip(24).take(24) {
+                    *count &= 1;
+                }
+            }
+            if let Ok(request) = AnyRequest::decode(&message) {
+                prop_assert!(request.encode().is_ok());
+            }
+            if let Ok(response) = AnyResponse::decode(&message) {
+                prop_assert!(response.encode().is_ok());
+            }
+            if let Ok(event) = AnyEvent::decode(&message) {
+                prop_assert!(event.encode().is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn counts_beyond_the_message_are_refused() {
+        let mut deliver = Deliver { local_nodeid: NodeId(1), msg: "hello".into() }.encode().unwrap();
+        deliver[32..40].copy_from_slice(&u64::MAX.to_ne_bytes());
+        let message = "res_evs_deliver_callback";
+        assert_eq!(
+            Deliver::decode(&deliver),
+            Err(WireError::TooLarge { message, field: "msg", offset: 40, value: u64::MAX, limit: 5 })
+        );
+        let mut join = Join { groups: vec![GroupName::from_bytes([1; 32]); 2] }.encode().unwrap();
+        join[24..32].copy_from_slice(&(1u64 << 60).to_ne_bytes());
+        assert!(matches!(Join::decode(&join), Err(WireError::TooLarge { limit: 2, .. })));
+        let empty = Confchg { member_list: vec![], left_list: vec![], joined_list: vec![] };
+        let mut change = empty.encode().unwrap();
+        change[40..48].copy_from_slice(&385u64.to_ne_bytes());
+        assert!(matches!(Confchg::decode(&change), Err(WireError::TooLarge { value: 385, limit: 384, .. })));
+        assert!(Confchg { member_list: vec![NodeId(1); MAX_NODES + 1], ..empty }.encode().is_err());
+    }
+}

@@ -1,0 +1,389 @@
+//! What all messages have in common: headers, the traits and the macro that declares a message once for both directions.
+
+use bytes::Bytes;
+
+use crate::error::CsError;
+use crate::types::RingId;
+use crate::wire::codec::{Plain, Reader, SLOT, WireError, Writer};
+
+/// `CS_OK`: the status of a reply that carries its body, and of every event.
+pub(crate) const CS_OK: i32 = 1;
+
+/// Which way a message travels. Decides its header: requests have no status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Client to daemon; 16-byte header.
+    Request,
+    /// The daemon's answer; 24-byte header.
+    Response,
+    /// Sent by the daemon when something happened; 24-byte header.
+    Event,
+}
+
+/// Header of every message: the request header, and the status where there is one.
+///
+/// Matches `qb_ipc_request_header` and `qb_ipc_response_header`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Message id, counted per service and kind.
+    pub id: i32,
+    /// Size of the whole message in bytes, as the sender says. Not to be trusted.
+    pub size: i32,
+    /// A `cs_error_t` (1 is `CS_OK`), or in connection replies a negative errno. 0 in requests.
+    pub error: i32,
+}
+
+impl Header {
+    /// Reads a header of the given kind.
+    pub fn read(reader: &mut Reader<'_>, kind: Kind) -> Result<Self, WireError> {
+        let id = reader.slot("header.id")?;
+        let size = reader.slot("header.size")?;
+        let error = if kind == Kind::Request { 0 } else { reader.slot("header.error")? };
+        Ok(Self { id, size, error })
+    }
+
+    /// Writes a header; the size is filled in when the message is finished.
+    pub(crate) fn write(self, writer: &mut Writer, kind: Kind) {
+        writer.slot("header.id", self.id);
+        writer.slot("header.size", self.size);
+        if kind != Kind::Request {
+            writer.slot("header.error", self.error);
+        }
+    }
+}
+
+/// One message of a service: knows its layout, both ways.
+pub trait Message: Sized {
+    /// C name of the struct.
+    const NAME: &'static str;
+    /// Message id.
+    const ID: i32;
+    /// Direction.
+    const KIND: Kind;
+    /// Which header it begins with. The same as [`Message::KIND`] but for cpg's multicasts, which are requests that begin
+    /// with a response header.
+    const HEADER: Kind = Self::KIND;
+
+    /// Appends everything behind the header.
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError>;
+
+    /// Reads everything behind the header.
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError>;
+
+    /// The whole message.
+    ///
+    /// # Errors
+    /// A length of the caller's that the layout has no room for.
+    fn encode(&self) -> Result<Vec<u8>, WireError> {
+        write_message(self)?.finish(0)
+    }
+
+    /// Reads the whole message. The id must be this message's, the status of a response or event is not looked at.
+    ///
+    /// # Errors
+    /// The peer's bytes are not this message.
+    fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        Self::decode_from(Reader::new(Self::NAME, bytes))
+    }
+
+    /// As [`Message::decode`], from a reader at the first byte.
+    fn decode_from(mut reader: Reader<'_>) -> Result<Self, WireError> {
+        let header = Header::read(&mut reader, Self::HEADER)?;
+        if header.id != Self::ID {
+            return Err(WireError::UnknownId { message: Self::NAME, id: header.id });
+        }
+        Self::read(&mut reader)
+    }
+}
+
+/// A message that the daemon answers.
+pub trait Request: Message {
+    /// The answer.
+    type Reply: Message;
+}
+
+pub(crate) fn write_message<M: Message>(message: &M) -> Result<Writer, WireError> {
+    let mut writer = begin_message::<M>();
+    message.write(&mut writer)?;
+    Ok(writer)
+}
+
+/// A message of which only the header was written.
+pub(crate) fn begin_message<M: Message>() -> Writer {
+    let mut writer = Writer::new(M::NAME);
+    Header { id: M::ID, size: 0, error: CS_OK }.write(&mut writer, M::HEADER);
+    writer
+}
+
+/// Reads the answer to a request: its body, or the `cs_error_t` the daemon answered instead.
+///
+/// A refusal may be a bare header with id 0 (`CS_ERR_TRY_AGAIN` while the daemon is busy, `CS_ERR_INVALID_PARAM` for an id it does
+/// not know), so the status is looked at first, and the id not at all: replies come in the order of requests.
+pub fn decode_reply<M: Message>(bytes: &[u8]) -> Result<Result<M, i32>, WireError> {
+    let mut reader = Reader::new(M::NAME, bytes);
+    let header = Header::read(&mut reader, Kind::Response)?;
+    if header.error == CS_OK { M::read(&mut reader).map(Ok) } else { Ok(Err(header.error)) }
+}
+
+/// A refusal, as the daemon sends it: a bare response header.
+pub fn encode_refusal(id: i32, error: CsError) -> Result<Vec<u8>, WireError> {
+    let mut writer = Writer::new("qb_ipc_response_header");
+    Header { id, size: 0, error: error as i32 }.write(&mut writer, Kind::Response);
+    writer.finish(0)
+}
+
+/// How a field's value lies on the wire. `T` is the type a user sees.
+pub(crate) trait Encoding<T> {
+    /// Whether nothing is padded behind it: a C flexible array at the end of the struct.
+    const TAIL: bool = false;
+
+    fn write(field: &'static str, value: &T, writer: &mut Writer) -> Result<(), WireError>;
+    fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<T, WireError>;
+}
+
+/// The bare value, in as many bytes as it has.
+pub(crate) struct Native;
+
+/// The value in an 8-byte slot: C's `aligned(8)`.
+pub(crate) struct Slot;
+
+/// `mar_name_t`: a 16-bit length in a slot and 256 bytes.
+pub(crate) struct MarName;
+
+/// `char[N]`: text up to the first NUL.
+pub(crate) struct Chars<const N: usize>;
+
+/// A 32-bit count in a slot and that many elements, or a count of bytes and the bytes.
+pub(crate) struct Counted;
+
+/// As [`Counted`], but elements or bytes begin right behind the count, inside its slot. The message ends with 4 bytes that belong to
+/// nothing, since C sends `sizeof(struct)`, which is rounded up to a slot, plus the elements, which begin before that.
+pub(crate) struct InSlotCounted;
+
+impl<T: Plain> Encoding<T> for Native {
+    fn write(field: &'static str, value: &T, writer: &mut Writer) -> Result<(), WireError> {
+        writer.put(field, *value);
+        Ok(())
+    }
+
+    fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<T, WireError> {
+        reader.get(field)
+    }
+}
+
+impl<T: Plain> Encoding<T> for Slot {
+    fn write(field: &'static str, value: &T, writer: &mut Writer) -> Result<(), WireError> {
+        writer.slot(field, *value);
+        Ok(())
+    }
+
+    fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<T, WireError> {
+        reader.slot(field)
+    }
+}
+
+/// Both parts in slots: `mar_quorum_ring_id_t` and `mar_votequorum_ring_id`.
+pub(crate) struct RingIdSlots;
+
+impl Encoding<RingId> for RingIdSlots {
+    fn write(_: &'static str, value: &RingId, writer: &mut Writer) -> Result<(), WireError> {
+        writer.slot("ring_id.nodeid", value.node_id);
+        writer.slot("ring_id.seq", value.seq);
+        Ok(())
+    }
+
+    fn read(_: &'static str, reader: &mut Reader<'_>) -> Result<RingId, WireError> {
+        Ok(RingId { node_id: reader.slot("ring_id.nodeid")?, seq: reader.slot("ring_id.seq")? })
+    }
+}
+
+/// Room in `mar_name_t`. Matches `CS_MAX_NAME_LENGTH`.
+pub(crate) const MAR_NAME_SIZE: usize = 256;
+
+impl Encoding<Bytes> for MarName {
+    fn write(field: &'static str, value: &Bytes, writer: &mut Writer) -> Result<(), WireError> {
+        let length = writer.length(field, value.len(), MAR_NAME_SIZE)?;
+        writer.slot(field, length as u16);
+        writer.padded(field, value, MAR_NAME_SIZE, MAR_NAME_SIZE)
+    }
+
+    fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
+        let length: u16 = reader.slot(field)?;
+        let value = reader.bytes(field, MAR_NAME_SIZE)?;
+        let length = reader.bounded(field, length.into(), value.len())?;
+        Ok(value.slice(..length))
+    }
+}
+
+impl<const N: usize> Encoding<Bytes> for Chars<N> {
+    fn write(field: &'static str, value: &Bytes, writer: &mut Writer) -> Result<(), WireError> {
+        writer.padded(field, value, N, N)
+    }
+
+    fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
+        let value = reader.bytes(field, N)?;
+        let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+        Ok(value.slice(..end))
+    }
+}
+
+/// What a count stands in front of: values that follow each other, or bytes.
+pub(crate) trait Elements: Sized {
+    fn count(&self) -> usize;
+    fn append(&self, field: &'static str, writer: &mut Writer);
+    fn take(field: &'static str, count: u32, reader: &mut Reader<'_>) -> Result<Self, WireError>;
+}
+
+impl<T: Plain> Elements for Vec<T> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn append(&self, field: &'static str, writer: &mut Writer) {
+        writer.list(field, self);
+    }
+
+    fn take(field: &'static str, count: u32, reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let count = reader.counted(field, u64::from(count), size_of::<T>())?;
+        reader.list(field, count)
+    }
+}
+
+impl Elements for Bytes {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn append(&self, field: &'static str, writer: &mut Writer) {
+        writer.bytes(field, self);
+    }
+
+    fn take(field: &'static str, count: u32, reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let count = reader.counted(field, u64::from(count), 1)?;
+        reader.bytes(field, count)
+    }
+}
+
+impl<E: Elements> Encoding<E> for Counted {
+    const TAIL: bool = true;
+
+    fn write(field: &'static str, value: &E, writer: &mut Writer) -> Result<(), WireError> {
+        let count = writer.length(field, value.count(), u32::MAX as usize)?;
+        writer.slot(field, count);
+        value.append(field, writer);
+        Ok(())
+    }
+
+    fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<E, WireError> {
+        let count = reader.slot(field)?;
+        E::take(field, count, reader)
+    }
+}
+
+impl<E: Elements> Encoding<E> for InSlotCounted {
+    const TAIL: bool = true;
+
+    fn write(field: &'static str, value: &E, writer: &mut Writer) -> Result<(), WireError> {
+        let count = writer.length(field, value.count(), u32::MAX as usize)?;
+        writer.put(field, count);
+        value.append(field, writer);
+        writer.padding(SLOT - size_of::<u32>());
+        Ok(())
+    }
+
+    fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<E, WireError> {
+        let count = reader.get(field)?;
+        E::take(field, count, reader)
+    }
+}
+
+/// Declares a message: a struct whose fields name their [`Encoding`], in the order they have on the wire.
+///
+/// `request 2 "req_lib_x" -> Reply` declares a request and the answer to it, `response` and `event` the other kinds.
+macro_rules! message {
+    ($(#[$doc:meta])* $kind:ident $id:literal $name:literal $(-> $reply:ty)?:
+     pub struct $type:ident { $($(#[$field_doc:meta])* $field:ident: $value:ty as $encoding:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $type { $($(#[$field_doc])* pub $field: $value),* }
+
+        impl $crate::wire::Message for $type {
+            const NAME: &'static str = $name;
+            const ID: i32 = $id;
+            const KIND: $crate::wire::Kind = $crate::wire::message::message!(@kind $kind);
+
+            fn write(&self, writer: &mut $crate::wire::Writer) -> Result<(), $crate::wire::WireError> {
+                $(<$encoding as $crate::wire::message::Encoding<$value>>::write(stringify!($field), &self.$field, writer)?;)*
+                if !(false $(|| <$encoding as $crate::wire::message::Encoding<$value>>::TAIL)*) {
+                    writer.align();
+                }
+                Ok(())
+            }
+
+            fn read(reader: &mut $crate::wire::Reader<'_>) -> Result<Self, $crate::wire::WireError> {
+                $(let $field = <$encoding as $crate::wire::message::Encoding<$value>>::read(stringify!($field), reader)?;)*
+                let _ = reader;
+                Ok(Self { $($field),* })
+            }
+        }
+        $(impl $crate::wire::Request for $type { type Reply = $reply; })?
+    };
+    (@kind request) => { $crate::wire::Kind::Request };
+    (@kind response) => { $crate::wire::Kind::Response };
+    (@kind event) => { $crate::wire::Kind::Event };
+}
+pub(crate) use message;
+
+/// Declares the sum of a service's messages of one kind, for whoever takes any of them apart: servers, tracers, fuzzers.
+macro_rules! any_message {
+    ($(#[$doc:meta])* pub enum $any:ident { $($type:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        #[allow(clippy::large_enum_variant)]
+        pub enum $any {
+            $(#[doc = concat!("`", stringify!($type), "`")] $type($type),)*
+        }
+
+        impl $any {
+            /// Reads whichever message the header's id says.
+            ///
+            /// # Errors
+            /// An id not listed here, or bytes that are not that message.
+            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::wire::WireError> {
+                Self::decode_by(|message| $crate::wire::Reader::new(message, bytes))
+            }
+
+            /// As [`decode`](Self::decode), but byte strings share the memory of `bytes` instead of being copied.
+            ///
+            /// # Errors
+            /// The same.
+            pub fn decode_shared(bytes: &bytes::Bytes) -> Result<Self, $crate::wire::WireError> {
+                Self::decode_by(|message| $crate::wire::Reader::shared(message, bytes))
+            }
+
+            fn decode_by<'a>(reader: impl Fn(&'static str) -> $crate::wire::Reader<'a>) -> Result<Self, $crate::wire::WireError> {
+                use $crate::wire::{Header, Kind, Message, WireError};
+                let header = Header::read(&mut reader(stringify!($any)), Kind::Request)?;
+                match header.id {
+                    $(<$type as Message>::ID => <$type as Message>::decode_from(reader(<$type as Message>::NAME)).map(Self::$type),)*
+                    id => Err(WireError::UnknownId { message: stringify!($any), id }),
+                }
+            }
+
+            /// The whole message.
+            ///
+            /// # Errors
+            /// A length the layout has no room for.
+            pub fn encode(&self) -> Result<Vec<u8>, $crate::wire::WireError> {
+                match self { $(Self::$type(message) => $crate::wire::Message::encode(message),)* }
+            }
+
+            /// C name of the message.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$type(_) => <$type as $crate::wire::Message>::NAME,)* }
+            }
+        }
+    };
+}
+pub(crate) use any_message;

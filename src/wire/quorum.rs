@@ -1,0 +1,162 @@
+//! Messages of the quorum service. Table: `proto/quorum.json`.
+
+use crate::types::{NodeId, RingId, TrackFlags};
+use crate::wire::message::{Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, message};
+use crate::wire::{Kind, Message, Reader, WireError, Writer};
+
+message! {
+    /// Whether this node is quorate.
+    request 0 "req_lib_quorum_getquorate" -> GetQuorateReply: pub struct GetQuorate {}
+}
+
+message! {
+    /// Starts notifications.
+    request 1 "req_lib_quorum_trackstart" -> TrackStartReply: pub struct TrackStart {
+        /// What to be told.
+        track_flags: TrackFlags as Native,
+    }
+}
+
+message! {
+    /// Ends notifications.
+    request 2 "req_lib_quorum_trackstop" -> TrackStopReply: pub struct TrackStop {}
+}
+
+message! {
+    /// Whether a quorum provider is configured.
+    request 3 "req_lib_quorum_gettype" -> GetTypeReply: pub struct GetType {}
+}
+
+message! {
+    /// Chooses the model, which decides the notifications' layout. Since corosync 3.1.1.
+    request 4 "req_lib_quorum_model_gettype" -> ModelGetTypeReply: pub struct ModelGetType {
+        /// 0 or 1.
+        model: u32 as Slot,
+    }
+}
+
+message! {
+    /// Answer to [`GetQuorate`].
+    response 0 "res_lib_quorum_getquorate": pub struct GetQuorateReply {
+        /// Not 0 when quorate.
+        quorate: u32 as Native,
+    }
+}
+
+message! {
+    /// Answer to [`TrackStart`].
+    response 1 "res_lib_quorum_trackstart": pub struct TrackStartReply {}
+}
+
+message! {
+    /// Answer to [`TrackStop`].
+    response 2 "res_lib_quorum_trackstop": pub struct TrackStopReply {}
+}
+
+message! {
+    /// Answer to [`GetType`].
+    response 4 "res_lib_quorum_gettype": pub struct GetTypeReply {
+        /// 0 free, 1 set.
+        quorum_type: u32 as Native,
+    }
+}
+
+message! {
+    /// Answer to [`ModelGetType`].
+    response 5 "res_lib_quorum_model_gettype": pub struct ModelGetTypeReply {
+        /// 0 free, 1 set.
+        quorum_type: u32 as Slot,
+    }
+}
+
+message! {
+    /// Model v0: quorum or membership changed.
+    event 3 "res_lib_quorum_notification": pub struct Notification {
+        /// Not 0 when quorate.
+        quorate: i32 as Slot,
+        /// Sequence number of the ring.
+        ring_seq: u64 as Slot,
+        /// Members of the ring.
+        view_list: Vec<NodeId> as InSlotCounted,
+    }
+}
+
+message! {
+    /// Model v1: quorum changed.
+    event 6 "res_lib_quorum_v1_quorum_notification": pub struct QuorumNotification {
+        /// Not 0 when quorate.
+        quorate: i32 as Slot,
+        /// The ring.
+        ring_id: RingId as RingIdSlots,
+        /// Members of the ring.
+        view_list: Vec<NodeId> as InSlotCounted,
+    }
+}
+
+/// Model v1: membership changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodelistNotification {
+    /// The ring.
+    pub ring_id: RingId,
+    /// Its members.
+    pub member_list: Vec<NodeId>,
+    /// Members that were not in the ring before.
+    pub joined_list: Vec<NodeId>,
+    /// Members of the ring before that are not in this one.
+    pub left_list: Vec<NodeId>,
+}
+
+impl Message for NodelistNotification {
+    const NAME: &'static str = "res_lib_quorum_v1_nodelist_notification";
+    const ID: i32 = 7;
+    const KIND: Kind = Kind::Event;
+
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
+        RingIdSlots::write("ring_id", &self.ring_id, writer)?;
+        let lists =
+            [("member_list", &self.member_list), ("joined_list", &self.joined_list), ("left_list", &self.left_list)];
+        for (field, list) in lists {
+            let count = writer.length(field, list.len(), u32::MAX as usize)?;
+            writer.align();
+            writer.put(field, count);
+        }
+        for (field, list) in lists {
+            writer.list(field, list);
+        }
+        // As for `InSlotCounted`: the lists begin inside the last count's slot.
+        writer.padding(4);
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let ring_id = RingIdSlots::read("ring_id", reader)?;
+        let members: u32 = reader.slot("member_list_entries")?;
+        let joined: u32 = reader.slot("joined_list_entries")?;
+        let left: u32 = reader.get("left_list_entries")?;
+        let mut list = |field, count: u32| {
+            let count = reader.counted(field, u64::from(count), size_of::<NodeId>())?;
+            reader.list(field, count)
+        };
+        Ok(Self {
+            ring_id,
+            member_list: list("member_list", members)?,
+            joined_list: list("joined_list", joined)?,
+            left_list: list("left_list", left)?,
+        })
+    }
+}
+
+any_message! {
+    /// Any request.
+    pub enum AnyRequest { GetQuorate, TrackStart, TrackStop, GetType, ModelGetType }
+}
+
+any_message! {
+    /// Any answer.
+    pub enum AnyResponse { GetQuorateReply, TrackStartReply, TrackStopReply, GetTypeReply, ModelGetTypeReply }
+}
+
+any_message! {
+    /// Any event.
+    pub enum AnyEvent { Notification, QuorumNotification, NodelistNotification }
+}

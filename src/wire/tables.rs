@@ -1,0 +1,346 @@
+//! Holds every codec against the tables and vectors in `proto/`, so that neither can drift.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::codec::Trace;
+use super::message::{Message, write_message};
+use super::{Header, Kind, Reader};
+
+/// A service's table and vectors.
+struct Service {
+    messages: BTreeMap<String, Table>,
+    vectors: Vec<Vector>,
+}
+
+/// One message of the table.
+struct Table {
+    id: i32,
+    kind: Kind,
+    size: usize,
+    /// Name, offset, size.
+    fields: Vec<(String, usize, usize)>,
+    /// Offset of the first list or byte string behind the fixed part.
+    tail: Option<usize>,
+}
+
+/// One captured message.
+struct Vector {
+    name: String,
+    title: String,
+    bytes: Vec<u8>,
+}
+
+fn proto(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("proto").join(file)
+}
+
+fn number(value: &Value) -> usize {
+    usize::try_from(value.as_u64().unwrap()).unwrap()
+}
+
+impl Service {
+    fn load(service: &str) -> Self {
+        let text = fs::read_to_string(proto(&format!("{service}.json"))).unwrap();
+        let table: Value = serde_json::from_str(&text).unwrap();
+        let messages = table["messages"].as_array().unwrap().iter();
+        let messages =
+            messages.map(|message| (message["name"].as_str().unwrap().to_owned(), Table::new(message))).collect();
+        let vectors = fs::read_to_string(proto(&format!("vectors/{service}.txt"))).unwrap();
+        let vectors = vectors.split("\n@ ").skip(1).map(Vector::new).collect();
+        Self { messages, vectors }
+    }
+}
+
+impl Table {
+    fn new(message: &Value) -> Self {
+        let fields = message["fields"].as_array().unwrap().iter();
+        let fields = fields.map(|field| {
+            (field["name"].as_str().unwrap().to_owned(), number(&field["offset"]), number(&field["size"]))
+        });
+        Self {
+            id: i32::try_from(message["id"].as_i64().unwrap()).unwrap(),
+            kind: match message["kind"].as_str().unwrap() {
+                "request" => Kind::Request,
+                "response" => Kind::Response,
+                "event" => Kind::Event,
+                kind => panic!("{kind}"),
+            },
+            size: number(&message["size"]),
+            fields: fields.collect(),
+            tail: message["tail"].as_array().unwrap().first().map(|tail| number(&tail["offset"])),
+        }
+    }
+
+    /// The shortest message there can be: everything 0.
+    fn blank(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.size];
+        bytes[0..4].copy_from_slice(&self.id.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&u32::try_from(self.size).unwrap().to_ne_bytes());
+        bytes
+    }
+
+    /// Whether a byte of the fixed part belongs to a field.
+    fn has_field_at(&self, offset: usize) -> bool {
+        self.fields.iter().any(|(_, start, size)| (*start..start + size).contains(&offset))
+    }
+}
+
+impl Vector {
+    /// A block without the `@` it begins with.
+    fn new(block: &str) -> Self {
+        let (title, lines) = block.split_once('\n').unwrap();
+        let mut bytes = Vec::new();
+        for token in lines.lines().flat_map(|line| line.split('#').next().unwrap().split_whitespace()) {
+            let (byte, count) = token.split_once('*').unwrap_or((token, "1"));
+            let byte = u8::from_str_radix(byte, 16).unwrap();
+            bytes.extend(std::iter::repeat_n(byte, count.parse().unwrap()));
+        }
+        Self { name: title.split(' ').nth(1).unwrap().to_owned(), title: title.to_owned(), bytes }
+    }
+}
+
+/// Names that differ from C's, and what C calls them.
+const OTHER_NAMES: [(&str, &str); 2] = [("value_type", "type"), ("extra_info", "ei_size")];
+
+/// Compares what was read or written, field by field, with the table.
+fn compare_trace(what: &str, trace: &Trace, table: &Table) {
+    let end = table.tail.unwrap_or(usize::MAX);
+    let fixed: Vec<_> = trace.iter().filter(|(_, offset, _)| *offset < end).collect();
+    let places: Vec<_> = fixed.iter().map(|(_, offset, size)| (*offset, *size)).collect();
+    let expected: Vec<_> = table.fields.iter().map(|(_, offset, size)| (*offset, *size)).collect();
+    assert_eq!(places, expected, "{what}: offset and size of the fields");
+    for ((name, ..), (expected, ..)) in fixed.iter().zip(&table.fields) {
+        let other = OTHER_NAMES.iter().any(|(ours, c)| (ours, c) == (name, &expected.as_str()));
+        assert!(expected.starts_with(name) || other, "{what}: {name} stands where {expected} should");
+    }
+    if let Some((_, offset, _)) = trace.iter().find(|(_, offset, _)| *offset >= end) {
+        assert_eq!(*offset, end, "{what}: the tail begins here");
+    }
+}
+
+/// Decodes and encodes a message, and holds both against the table. `alias`: the table's name for this layout.
+fn check<M: Message + Debug + PartialEq>(service: &Service, alias: &str) {
+    let table = service.messages.get(alias).unwrap_or_else(|| panic!("{alias} is not in the table"));
+    assert_eq!((table.id, table.kind), (M::ID, M::KIND), "{alias}");
+    let blank = [("blank".to_owned(), table.blank())];
+    let vectors = service.vectors.iter().filter(|vector| vector.name == alias);
+    let vectors = vectors.map(|vector| (vector.title.clone(), vector.bytes.clone()));
+    for (title, bytes) in blank.into_iter().chain(vectors) {
+        check_message::<M>(&format!("{alias}: {title}"), &bytes, table);
+    }
+}
+
+fn check_message<M: Message + Debug + PartialEq>(what: &str, bytes: &[u8], table: &Table) {
+    let mut reader = Reader::new(M::NAME, bytes);
+    let header = Header::read(&mut reader, M::HEADER).unwrap();
+    assert_eq!(header.id, M::ID, "{what}");
+    if M::HEADER != Kind::Request && header.error > 1 {
+        // What stands behind an error is whatever C left there.
+        return;
+    }
+    let message = M::read(&mut reader).unwrap_or_else(|error| panic!("{what}: {error}"));
+    compare_trace(&format!("{what}: read"), &reader.trace, table);
+    let writer = write_message(&message).unwrap();
+    compare_trace(&format!("{what}: written"), &writer.trace, table);
+    let trace = writer.trace.clone();
+    let encoded = writer.finish(0).unwrap();
+    assert_eq!(M::decode(&encoded).unwrap(), message, "{what}");
+    compare_bytes(what, bytes, &encoded, table, &trace);
+}
+
+/// Compares the bytes that mean something: those of fields but for size and error of the header and what lies behind the end of a
+/// string in an array, and what was written in the tail, as far as it was captured: a string's NUL may be missing.
+fn compare_bytes(what: &str, captured: &[u8], encoded: &[u8], table: &Table, written: &Trace) {
+    let header = 8..24;
+    for (name, offset, size) in &table.fields {
+        let (captured, encoded) = (&captured[*offset..offset + size], &encoded[*offset..offset + size]);
+        if header.contains(offset) && name.starts_with("header.") {
+            continue;
+        }
+        let meant =
+            if *size > 8 { encoded.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1) } else { *size };
+        assert_eq!(captured[..meant], encoded[..meant], "{what}: {name}");
+    }
+    let tail = table.tail.unwrap_or(usize::MAX);
+    for (name, offset, size) in written.iter().filter(|(_, offset, _)| *offset >= tail) {
+        let place = *offset..(offset + size).min(captured.len());
+        assert!(captured[place.clone()] == encoded[place], "{what}: {name} at {offset} in the tail");
+    }
+    assert!(!table.has_field_at(table.size), "{what}: the table's size ends inside a field");
+}
+
+/// Checks the messages of a service and that none of its table is left out, but for those named with the reason.
+macro_rules! check_service {
+    ($name:ident, $module:path, [$($message:ident),* $(,)?], [$(($other:ident, $alias:literal)),* $(,)?], not_spoken: [$(($left_out:literal, $reason:literal)),* $(,)?]) => {
+        #[test]
+        fn $name() {
+            use $module as messages;
+            let service = Service::load(stringify!($name));
+            let mut spoken = BTreeSet::new();
+            $(
+                check::<messages::$message>(&service, <messages::$message as Message>::NAME);
+                spoken.insert(<messages::$message as Message>::NAME);
+            )*
+            $(
+                check::<messages::$other>(&service, $alias);
+                spoken.insert($alias);
+            )*
+            for (name, reason) in [$(($left_out, $reason)),*] as [(&str, &str); _] {
+                assert!(spoken.insert(name), "{name} is spoken, though {reason}");
+            }
+            let table: BTreeSet<_> = service.messages.keys().map(String::as_str).collect();
+            assert_eq!(spoken, table);
+            for vector in &service.vectors {
+                assert!(table.contains(vector.name.as_str()), "{} is not in the table", vector.title);
+            }
+        }
+    };
+}
+
+check_service!(
+    cmap,
+    super::cmap,
+    [
+        Set, Delete, Get, AdjustInt, IterInit, IterNext, IterFinalize, TrackAdd, TrackDelete, SetCurrentMap, SetReply,
+        DeleteReply, GetReply, AdjustIntReply, IterInitReply, IterNextReply, IterFinalizeReply, TrackAddReply,
+        TrackDeleteReply, SetCurrentMapReply, NotifyCallback,
+    ],
+    [],
+    not_spoken: []
+);
+
+check_service!(
+    cpg,
+    super::cpg,
+    [
+        Join, Leave, Mcast, MembershipGet, LocalGet, IterationInitialize, IterationNext, IterationFinalize, Finalize,
+        PartialMcast, JoinReply, LeaveReply, MembershipReply, LocalGetReply, IterationInitializeReply,
+        IterationNextReply, IterationFinalizeReply, FinalizeReply, PartialSendReply, ConfchgCallback, DeliverCallback,
+        TotemConfchgCallback, PartialDeliverCallback,
+    ],
+    [],
+    not_spoken: [
+        ("mar_req_coroipcc_zc_alloc_t", "zero copy makes the daemon follow pointers of the client's"),
+        ("mar_req_coroipcc_zc_free_t", "zero copy makes the daemon follow pointers of the client's"),
+        ("mar_req_coroipcc_zc_execute_t", "zero copy makes the daemon follow pointers of the client's"),
+        ("res_lib_cpg_zc_alloc", "zero copy is never asked for"),
+        ("res_lib_cpg_zc_free", "zero copy is never asked for"),
+        ("res_lib_cpg_mcast", "zero copy is never asked for"),
+        ("req_lib_cpg_null", "it does nothing"),
+        ("res_lib_cpg_null", "it is never asked for"),
+    ]
+);
+
+check_service!(
+    quorum,
+    super::quorum,
+    [
+        GetQuorate, TrackStart, TrackStop, GetType, ModelGetType, GetQuorateReply, TrackStartReply, TrackStopReply,
+        GetTypeReply, ModelGetTypeReply, Notification, QuorumNotification, NodelistNotification,
+    ],
+    [],
+    not_spoken: []
+);
+
+check_service!(
+    votequorum,
+    super::votequorum,
+    [
+        GetInfo, SetExpected, SetVotes, TrackStart, TrackStop, QdeviceRegister, QdeviceUnregister, QdeviceUpdate,
+        QdevicePoll, QdeviceMasterWins, SetQdeviceExtraInfo, GetQdeviceExtraInfo, Status, GetInfoReply,
+        GetQdeviceExtraInfoReply, QuorumNotification, Notification234, Notification199, ExpectedVotesNotification,
+        ExpectedVotesNotification199, NodelistNotification, QdeviceExtraInfoNotification,
+    ],
+    [],
+    not_spoken: [
+        ("res_lib_votequorum_getinfo_199", "it is read word by word, see `short_answers_mean_what_their_tables_say`"),
+        ("res_lib_votequorum_getinfo_200", "it is read word by word, see `short_answers_mean_what_their_tables_say`"),
+        ("req_lib_votequorum_qdevice_poll_200", "the daemon takes the later layout, of which it reads the beginning"),
+        ("req_lib_votequorum_qdevice_poll_210", "the daemon takes the later layout, of which it reads the beginning"),
+        ("req_lib_votequorum_qdevice_getinfo", "it was gone before corosync 2.1"),
+        ("res_lib_votequorum_qdevice_getinfo", "it was gone before corosync 2.1"),
+    ]
+);
+
+check_service!(
+    cfg,
+    super::cfg,
+    [
+        GetRingStatus, RingReenable, KillNode, TryShutdown, ReplyToShutdown, GetNodeAddresses, LocalGet, ReloadConfig,
+        ReopenLogFiles, GetNodeStatus, TrackStart, TrackStop, RingStatusReply, RingReenableReply, TrackStartReply,
+        TrackStopReply, KillNodeReply, TryShutdownReply, NodeAddressesReply, LocalGetReply, ReplyToShutdownReply,
+        ReloadConfigReply, ReopenLogFilesReply, TestShutdown,
+    ],
+    [],
+    not_spoken: [
+        ("res_lib_cfg_nodestatusget_v1", "a blank one has no version, see `a_node_status_has_all_its_links`"),
+        ("res_lib_cfg_nodestatusget_version", "nothing in it is set besides the status"),
+        ("res_lib_cfg_reload_config_232", "it is a bare status, and ids of answers are not looked at"),
+        ("req_lib_cfg_crypto_set", "it was gone before corosync 2.0"),
+        ("res_lib_cfg_crypto_set", "it was gone before corosync 2.0"),
+    ]
+);
+
+check_service!(
+    evs,
+    super::evs,
+    [
+        Join, Leave, McastJoined, McastGroups, GetMembership, JoinReply, LeaveReply, McastJoinedReply, McastGroupsReply,
+        MembershipReply, Deliver, Confchg,
+    ],
+    [],
+    not_spoken: []
+);
+
+#[test]
+fn a_node_status_has_all_its_links() {
+    use super::cfg::NodeStatusReply;
+
+    let service = Service::load("cfg");
+    let table = &service.messages[NodeStatusReply::NAME];
+    let mut bytes = table.blank();
+    bytes[24] = 1;
+    check_message::<NodeStatusReply>("version 1", &bytes, table);
+    let vectors = service.vectors.iter().filter(|vector| vector.name == NodeStatusReply::NAME);
+    for vector in vectors {
+        check_message::<NodeStatusReply>(&vector.title, &vector.bytes, table);
+        let status = NodeStatusReply::decode(&vector.bytes).unwrap();
+        assert_eq!((status.reachable, status.links[0].mtu), (1, 65535), "{}", vector.title);
+    }
+    bytes[24] = 2;
+    assert!(NodeStatusReply::decode(&bytes).is_err());
+}
+
+#[test]
+fn short_answers_mean_what_their_tables_say() {
+    use super::votequorum::{GetInfoReply, NodeInfo};
+
+    let service = Service::load("votequorum");
+    for (name, with_state) in [("res_lib_votequorum_getinfo_199", false), ("res_lib_votequorum_getinfo_200", true)] {
+        let table = &service.messages[name];
+        let mut bytes = table.blank();
+        for (value, (_, offset, size)) in (10u32..).zip(table.fields.iter().skip(3)) {
+            bytes[*offset..offset + size].copy_from_slice(&value.to_ne_bytes());
+        }
+        let field = |name: &str| {
+            let place = table.fields.iter().skip(3).position(|(field, ..)| field == name);
+            place.map(|place| 10 + u32::try_from(place).unwrap())
+        };
+        let GetInfoReply::Short(words) = GetInfoReply::decode(&bytes).unwrap() else { panic!("{name} is short") };
+        let info = if with_state { words.with_state() } else { words.without_state() };
+        let NodeInfo { nodeid, state, votes, expected_votes, highest_expected, total_votes, quorum, flags, .. } = info;
+        assert_eq!((Some(nodeid.0), state.map(|state| state.0)), (field("nodeid"), field("state")), "{name}");
+        assert_eq!((Some(votes), Some(expected_votes)), (field("votes"), field("expected_votes")), "{name}");
+        assert_eq!(
+            (Some(highest_expected), Some(total_votes)),
+            (field("highest_expected"), field("total_votes")),
+            "{name}"
+        );
+        assert_eq!((Some(quorum), Some(flags.bits())), (field("quorum"), field("flags")), "{name}");
+    }
+}
