@@ -43,6 +43,8 @@ pub mod cpg;
 pub mod event_loops;
 pub mod evs;
 pub mod quorum;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod supervise;
 pub mod votequorum;
 pub mod wire;

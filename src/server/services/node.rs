@@ -1,0 +1,287 @@
+//! A node: all services of a daemon, and the map they share.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::cfg::Cfg;
+use super::cmap::Cmap;
+use super::cpg::Cpg;
+use super::icmap::{Icmap, Notice, Watcher};
+use super::quorum::Quorum;
+use super::stats::Stats;
+use super::votequorum::Votequorum;
+use super::{ClientId, Config, Context, Exec, Membership, Output};
+use crate::error::CsError;
+use crate::types::{Credentials, NodeId};
+use crate::wire::{self, Message};
+
+/// A service that clients can connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServiceId {
+    Cmap,
+    Cfg,
+    Cpg,
+    Quorum,
+    Votequorum,
+}
+
+impl ServiceId {
+    pub(crate) const ALL: [Self; 5] = [Self::Cmap, Self::Cfg, Self::Cpg, Self::Quorum, Self::Votequorum];
+
+    /// Matches `CMAP_SERVICE` and its siblings.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Cmap => 0,
+            Self::Cfg => 1,
+            Self::Cpg => 2,
+            Self::Quorum => 3,
+            Self::Votequorum => 5,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cmap => "cmap",
+            Self::Cfg => "cfg",
+            Self::Cpg => "cpg",
+            Self::Quorum => "quorum",
+            Self::Votequorum => "votequorum",
+        }
+    }
+}
+
+/// What takes part in synchronization, in the daemon's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SyncStep {
+    Cmap,
+    Cpg,
+    Quorum,
+    Votequorum,
+}
+
+impl SyncStep {
+    pub(crate) const ALL: [Self; 4] = [Self::Cmap, Self::Cpg, Self::Quorum, Self::Votequorum];
+}
+
+pub(crate) struct Node {
+    id: NodeId,
+    config: Config,
+    icmap: Icmap,
+    services: Services,
+    membership: Membership,
+    outputs: Vec<Output>,
+    internal: VecDeque<Notice>,
+}
+
+struct Services {
+    cmap: Cmap,
+    cfg: Cfg,
+    cpg: Cpg,
+    quorum: Quorum,
+    votequorum: Votequorum,
+    stats: Stats,
+}
+
+impl Node {
+    /// A daemon that has just started, and is in no ring yet.
+    ///
+    /// # Errors
+    /// A configuration with which the daemon does not start, in its words.
+    pub(crate) fn start(now: Instant, id: NodeId, config: Config) -> Result<Self, &'static str> {
+        let mut icmap = Icmap::default();
+        config.fill(&mut icmap, id);
+        let services = Services {
+            cmap: Cmap::default(),
+            cfg: Cfg::new(id, &config),
+            cpg: Cpg::new(id),
+            quorum: Quorum::default(),
+            votequorum: Votequorum::new(id),
+            stats: Stats::default(),
+        };
+        let mut node = Self {
+            id,
+            config,
+            icmap,
+            services,
+            membership: Membership::default(),
+            outputs: Vec::new(),
+            internal: VecDeque::new(),
+        };
+        let started = node.step(now, |services, context| {
+            Cmap::start(context);
+            services.cfg.start(context);
+            services.quorum.start(true);
+            services.votequorum.start(context, &mut services.quorum)
+        });
+        Config::fill_counters(&mut node.icmap);
+        started.map(|()| node)
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// What the node wants done, in this order.
+    pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
+        for output in &self.outputs {
+            match output {
+                Output::Multicast(_) => self.services.stats.sent += 1,
+                Output::Reply { client, .. } => self.services.stats.count_response(*client),
+                Output::Event { .. } | Output::Exit => {}
+            }
+        }
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Whether a user may connect. Matches `cs_ipcs_connection_accept`.
+    pub(crate) fn allows(&self, client: Credentials) -> bool {
+        let is_set = |key: String| self.icmap.get_as::<u8>(&key) == Some(1);
+        client.uid == 0
+            || client.gid == 0
+            || ["uidgid.", "uidgid.config."].into_iter().any(|section| {
+                is_set(format!("{section}uid.{}", client.uid)) || is_set(format!("{section}gid.{}", client.gid))
+            })
+    }
+
+    /// A process connected; its name is for the statistics.
+    pub(crate) fn connect(&mut self, service: ServiceId, client: ClientId, pid: i32, name: String) {
+        self.services.stats.connect(client, service.number(), pid, name);
+        match service {
+            ServiceId::Cmap => self.services.cmap.connect(client),
+            ServiceId::Cpg => self.services.cpg.connect(client),
+            ServiceId::Quorum => self.services.quorum.connect(client),
+            ServiceId::Cfg | ServiceId::Votequorum => {}
+        }
+    }
+
+    pub(crate) fn disconnect(&mut self, now: Instant, service: ServiceId, client: ClientId) {
+        self.services.stats.disconnect(client);
+        self.step(now, |services, context| match service {
+            ServiceId::Cmap => services.cmap.disconnect(context, client),
+            ServiceId::Cfg => services.cfg.disconnect(context, client),
+            ServiceId::Cpg => services.cpg.disconnect(context, client),
+            ServiceId::Quorum => services.quorum.disconnect(client),
+            ServiceId::Votequorum => services.votequorum.disconnect(client),
+        });
+    }
+
+    /// A client sent a request. One that cannot be read is answered as the daemon answers ids it does not know; the daemon itself
+    /// believes that every message has its size.
+    pub(crate) fn request(&mut self, now: Instant, service: ServiceId, client: ClientId, message: &Bytes) {
+        self.services.stats.count_request(client);
+        self.step(now, |services, context| {
+            let served =
+                match service {
+                    ServiceId::Cmap => wire::cmap::AnyRequest::decode(message)
+                        .map(|request| services.cmap.request(context, &services.stats, client, request)),
+                    ServiceId::Cfg => wire::cfg::AnyRequest::decode(message)
+                        .map(|request| services.cfg.request(context, client, request)),
+                    ServiceId::Cpg => wire::cpg::AnyRequest::decode(message)
+                        .map(|request| services.cpg.request(context, client, request)),
+                    ServiceId::Quorum => wire::quorum::AnyRequest::decode(message)
+                        .map(|request| services.quorum.request(context, client, request)),
+                    ServiceId::Votequorum => wire::votequorum::AnyRequest::decode(message)
+                        .map(|request| services.votequorum.request(context, client, request)),
+                };
+            // Multicasts are not answered in any case.
+            let is_mcast = service == ServiceId::Cpg && message.get(..4) == Some(&wire::cpg::Mcast::ID.to_ne_bytes());
+            if served.is_err() && !is_mcast {
+                context.refuse(client, 0, CsError::InvalidParam);
+            }
+        });
+    }
+
+    /// A message of a member, in the order that all members agree on.
+    pub(crate) fn deliver(&mut self, now: Instant, from: NodeId, exec: Exec) {
+        self.services.stats.delivered += 1;
+        let (service, number) = exec.counted_as();
+        self.step(now, |_, context| context.count(service, number, "rx"));
+        if let Exec::Cfg(super::cfg::Exec::Reload(_)) = exec {
+            // Step by step, since other services watch.
+            for (key, value) in Cfg::RELOAD {
+                self.step(now, |_, context| match u8::try_from(value) {
+                    Ok(value) if key.ends_with("in_progress") => context.set(key, value),
+                    _ => context.set(key, value),
+                });
+            }
+        }
+        self.step(now, |services, context| match exec {
+            Exec::ConfigVersion(version) => Cmap::deliver(context, from, version),
+            Exec::Cfg(exec) => services.cfg.deliver(context, from, exec),
+            Exec::Cpg(exec) => services.cpg.deliver(context, from, exec),
+            Exec::Votequorum(exec) => services.votequorum.deliver(context, &mut services.quorum, from, exec),
+        });
+    }
+
+    /// The members changed. Synchronization follows: each step of it on all members before the next.
+    pub(crate) fn configure(&mut self, now: Instant, membership: Membership) {
+        let addresses: Vec<_> =
+            membership.joined.iter().map(|id| (*id, format!("r(0) ip({}) ", self.config.address(*id)))).collect();
+        self.membership = membership.clone();
+        self.step(now, |services, context| {
+            for node in &membership.left {
+                context.set(&format!("runtime.members.{node}.status"), "left");
+            }
+            for (node, address) in addresses {
+                let key = |name: &str| format!("runtime.members.{node}.{name}");
+                let count: Option<u32> = context.icmap.get_as(&key("join_count"));
+                if count.is_none() {
+                    context.set(&key("ip"), address);
+                }
+                context.set(&key("join_count"), count.unwrap_or(0).wrapping_add(1));
+                context.set(&key("status"), "joined");
+            }
+            services.cfg.configure(&membership.members);
+            services.cpg.sync_init(&membership);
+            services.quorum.sync_init(&membership);
+            services.votequorum.sync_init(context, &membership);
+        });
+    }
+
+    pub(crate) fn sync_process(&mut self, now: Instant, step: SyncStep) {
+        let membership = self.membership.clone();
+        self.step(now, |services, context| match step {
+            SyncStep::Cmap => Cmap::sync_process(context, &membership),
+            SyncStep::Cpg => services.cpg.sync_process(context),
+            SyncStep::Quorum => {}
+            SyncStep::Votequorum => services.votequorum.sync_process(context),
+        });
+    }
+
+    pub(crate) fn sync_activate(&mut self, now: Instant, step: SyncStep) {
+        self.step(now, |services, context| match step {
+            SyncStep::Cmap => {}
+            SyncStep::Cpg => services.cpg.sync_activate(context),
+            SyncStep::Quorum => services.quorum.sync_activate(context),
+            SyncStep::Votequorum => services.votequorum.sync_activate(context, &mut services.quorum),
+        });
+    }
+
+    /// When [`Node::timer`] is to be called.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.services.votequorum.next_timer().into_iter().chain(self.services.cfg.next_timer()).min()
+    }
+
+    pub(crate) fn timer(&mut self, now: Instant) {
+        self.step(now, |services, context| {
+            services.votequorum.timer(context, &mut services.quorum);
+            services.cfg.timer(context);
+        });
+    }
+
+    /// Runs a part of a service, then whatever wants to know of the changes it made to the map.
+    fn step<T>(&mut self, now: Instant, body: impl FnOnce(&mut Services, &mut Context<'_>) -> T) -> T {
+        let mut context =
+            Context { now, icmap: &mut self.icmap, outputs: &mut self.outputs, internal: &mut self.internal };
+        let result = body(&mut self.services, &mut context);
+        while let Some(notice) = context.internal.pop_front() {
+            match notice.watcher {
+                Watcher::Votequorum => self.services.votequorum.refresh(&mut context, &notice),
+                Watcher::ConfigVersion | Watcher::Client { .. } => context.tell(vec![notice]),
+            }
+        }
+        result
+    }
+}
