@@ -1,0 +1,248 @@
+//! `corosync-ipc cfg`: nodes, links, and what is asked of daemons.
+
+use std::os::fd::AsFd;
+
+use clap::{Args, Subcommand};
+use corosync_ipc::cfg::{Client, Event, MAX_REASON, ShutdownAnswer, ShutdownKind};
+use corosync_ipc::{CsError, Error, NodeId, cmap};
+use serde_json::json;
+
+use crate::cli::Context;
+use crate::failure::{Explain, Failure};
+use crate::links;
+use crate::output::{print, print_document};
+use crate::watch::{self, Line};
+
+/// Shows links and nodes, reloads the configuration, ends daemons
+///
+/// Does what corosync-cfgtool does, and takes part in decisions about shutdown.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cfg {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints this node's id
+    ///
+    /// With --json {"node_id"}.
+    #[command(after_long_help = "Example:
+  corosync-ipc cfg local")]
+    Local,
+
+    /// Prints this node's links and which nodes are connected by them
+    ///
+    /// What corosync-cfgtool -s prints; with --json an array of objects. A corosync before 2.99, and one with another transport than knet
+    /// before 3.1.1, tells one status for all nodes.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cfg links
+  corosync-ipc --json cfg links | jq '.[].nodes[] | select(.connected | not)'")]
+    Links,
+
+    /// Prints whether each node can be reached, and by which links (corosync 3.1.1 and later)
+    ///
+    /// What corosync-cfgtool -n prints, of all nodes; with --json an array of objects.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cfg nodes
+  corosync-ipc --json cfg nodes | jq '.[] | select(.reachable | not) | .name'")]
+    Nodes,
+
+    /// Prints a node's addresses
+    ///
+    /// One a line, in the order of its links; with --json {"node_id", "addresses"}. Ends with 1 when there is no such node.
+    #[command(after_long_help = "Example:
+  corosync-ipc cfg addresses 2")]
+    Addresses {
+        /// The node's id.
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        node: u32,
+    },
+
+    /// Makes all nodes read corosync.conf again
+    ///
+    /// Prints nothing. Ends with 1 when this node's file is not valid.
+    #[command(after_long_help = "Example:
+  corosync-ipc cfg reload")]
+    Reload,
+
+    /// Makes this node's daemon open its log files anew (corosync 2.99.4 and later)
+    ///
+    /// For after they were rotated. Prints nothing.
+    #[command(after_long_help = "Example:
+  corosync-ipc cfg reopen-logs")]
+    ReopenLogs,
+
+    /// Ends a node's corosync at once
+    ///
+    /// It logs the reason, and does not ask those who take part in decisions about shutdown. Prints nothing. Ends with 1 when the node is
+    /// not a member.
+    #[command(after_long_help = "Example:
+  corosync-ipc cfg kill 3 disk is broken")]
+    Kill {
+        /// The node's id.
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        node: u32,
+        /// Why, in words.
+        #[arg(required = true)]
+        reason: Vec<String>,
+    },
+
+    /// Ends this node's corosync in good order
+    ///
+    /// Those who take part in the decision are asked, and waited for as long as the daemon does: 5 seconds, or cfg.shutdown_timeout in the
+    /// map. Prints nothing. Ends with 1 when one of them refuses, or does not answer in time.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cfg shutdown
+  corosync-ipc cfg shutdown --regardless")]
+    Shutdown {
+        /// Let nobody prevent it; they are told and waited for.
+        #[arg(long, conflicts_with = "immediate")]
+        regardless: bool,
+        /// Ask nobody.
+        #[arg(long)]
+        immediate: bool,
+    },
+
+    /// Takes part in decisions about shutdown, and prints them (corosync 3.1.1 and later)
+    ///
+    /// Answers yes each time this node's corosync is asked to end, and prints a line, with --json an object with "event", "time", "kind" and
+    /// "answer". Goes on until it is interrupted; ends with 3 when the daemon ends.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cfg watch
+  corosync-ipc cfg watch --refuse   # no shutdown as long as this runs, but one regardless or immediate")]
+    Watch {
+        /// Answer no.
+        #[arg(long)]
+        refuse: bool,
+        /// End after this many lines.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+}
+
+impl Cfg {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let connect = || Client::connect_to(&context.endpoint);
+        match self.command {
+            Command::Local => local(context),
+            Command::Links => {
+                let links = links::links(&context.endpoint)?;
+                if context.json { print_document(&links::links_json(&links)) } else { print(links::links_text(&links)) }
+            }
+            Command::Nodes => {
+                let nodes = links::nodes(&context.endpoint)?;
+                if context.json { print_document(&links::nodes_json(&nodes)) } else { print(links::nodes_text(&nodes)) }
+            }
+            Command::Addresses { node } => addresses(context, NodeId(node)),
+            Command::Reload => reload(context),
+            Command::ReopenLogs => Ok(connect()?.reopen_log_files()?),
+            Command::Kill { node, reason } => kill(context, NodeId(node), &reason.join(" ")),
+            Command::Shutdown { regardless, immediate } => {
+                let kind = match (regardless, immediate) {
+                    (true, _) => ShutdownKind::REGARDLESS,
+                    (_, true) => ShutdownKind::IMMEDIATE,
+                    _ => ShutdownKind::REQUEST,
+                };
+                shutdown(context, kind)
+            }
+            Command::Watch { refuse, count } => {
+                watch_shutdowns(context, if refuse { ShutdownAnswer::NO } else { ShutdownAnswer::YES }, count)
+            }
+        }
+    }
+}
+
+fn local(context: &Context) -> Result<(), Failure> {
+    let node = Client::connect_to(&context.endpoint)?.local_node_id()?;
+    if context.json { print_document(&json!({ "node_id": node.0 })) } else { print(format!("{node}\n")) }
+}
+
+fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
+    let client = Client::connect_to(&context.endpoint)?;
+    let addresses = client.node_addresses(node).explain(|error| {
+        (error == CsError::NotExist).then(|| format!("there is no node {node}, or its addresses are not known"))
+    })?;
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    if context.json {
+        return print_document(&json!({ "node_id": node.0, "addresses": addresses }));
+    }
+    print(addresses.iter().map(|address| format!("{address}\n")).collect::<String>())
+}
+
+fn reload(context: &Context) -> Result<(), Failure> {
+    Client::connect_to(&context.endpoint)?.reload_config().explain(|error| {
+        // Later versions say why, and all of them log it.
+        let said = || cmap::Client::connect_to(&context.endpoint)?.get_as::<String>("config.reload_error_message");
+        let invalid = matches!(error, CsError::InvalidParam | CsError::Library);
+        invalid
+            .then(|| said().ok().flatten().unwrap_or_else(|| "corosync.conf is not valid: see the daemon's log".into()))
+    })
+}
+
+fn kill(context: &Context, node: NodeId, reason: &str) -> Result<(), Failure> {
+    // Before connecting: what is wrong by itself needs no daemon.
+    if reason.len() > MAX_REASON {
+        return Err(Failure::usage(format!(
+            "the reason has {} bytes, at most {MAX_REASON} are possible",
+            reason.len()
+        )));
+    }
+    Client::connect_to(&context.endpoint)?
+        .kill_node(node, reason)
+        .explain(|error| (error == CsError::NotExist).then(|| format!("node {node} is not a member: see quorum nodes")))
+}
+
+fn shutdown(context: &Context, kind: ShutdownKind) -> Result<(), Failure> {
+    Client::connect_to(&context.endpoint)?.try_shutdown(kind).explain(|error| match error {
+        CsError::Busy => {
+            Some("somebody refused, or did not answer in time: --regardless lets nobody refuse".to_owned())
+        }
+        CsError::Exist => Some("another shutdown is being decided".to_owned()),
+        _ => None,
+    })
+}
+
+fn watch_shutdowns(context: &Context, answer: ShutdownAnswer, count: Option<u64>) -> Result<(), Failure> {
+    let client = Client::connect_to(&context.endpoint)?;
+    client.track_start()?;
+    tracing::debug!("tracking");
+    let mut left = count;
+    loop {
+        while let Some(event) = client.poll_event()? {
+            let (line, answered) = match event {
+                Event::Shutdown { kind } => (
+                    Line {
+                        event: "shutdown",
+                        text: format!("{kind}, answered {answer}"),
+                        members: json!({ "kind": kind.to_string(), "answer": answer.to_string() }),
+                    },
+                    // First, since the daemon waits for it, and not always can what is printed be taken.
+                    client.reply_to_shutdown(answer),
+                ),
+                Event::ShutdownTimedOut { kind } => (
+                    Line {
+                        event: "shutdown_timed_out",
+                        text: kind.to_string(),
+                        members: json!({ "kind": kind.to_string() }),
+                    },
+                    Ok(()),
+                ),
+                Event::Unknown { id, message } => (Line::unknown("cfg", id, &message), Ok(())),
+                // Events that this command does not know yet.
+                _ => (Line::unknown("cfg", 0, &[]), Ok(())),
+            };
+            line.write(context.json)?;
+            match answered {
+                // It is decided already.
+                Err(Error::Cs { error: CsError::Access, .. }) => {}
+                answered => answered?,
+            }
+            if watch::is_last(&mut left) {
+                return Ok(());
+            }
+        }
+        watch::wait(&[client.as_fd()])?;
+    }
+}

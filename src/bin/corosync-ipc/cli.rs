@@ -1,0 +1,232 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use corosync_ipc::{Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, parse_duration};
+
+use crate::failure::{Failure, USAGE};
+use crate::{cfg, cmap, cpg, doctor, evs, generate, log, quorum, status};
+
+/// What the help of every command ends with.
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  the daemon or a service refused or failed
+  2  wrong usage; nothing was sent
+  3  no daemon reachable
+  4  timed out: the daemon is stopped or busy
+
+An error is one line on standard error: what failed, the cs_error name if there is one, what to look at.";
+
+const ABOUT: &str = "\
+Speaks to corosync natively: no C library is needed, and any corosync since 1.99 is understood.
+
+Answers go to standard output, for people; with --json one JSON document, or one JSON object a line from commands that watch.";
+
+const EXAMPLES: &str = "\
+Examples:
+  corosync-ipc status
+  corosync-ipc cmap get totem.cluster_name
+  corosync-ipc --json quorum watch
+  corosync-ipc quorum status --check && echo quorate
+  corosync-ipc cpg join my-group
+  corosync-ipc cfg links
+  corosync-ipc doctor
+
+";
+
+const ENVIRONMENT: &str = "\
+Environment:
+  COROSYNC_IPC_SOCKET_DIR  as --socket-dir
+  COROSYNC_IPC_SHM_ROOT    as --shm-root
+  COROSYNC_IPC_TIMEOUT     as --timeout
+  Options win.
+
+";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "corosync-ipc",
+    version,
+    about = "Looks at and steers a corosync cluster",
+    long_about = ABOUT,
+    after_long_help = format!("{EXAMPLES}{ENVIRONMENT}{EXIT_STATUS}"),
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 120
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that every command has, before or after its name.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// The services listen at sockets in this directory.
+    ///
+    /// For a daemon in another container whose /run is mounted here. The default is what libqb does: abstract sockets, unless
+    /// /etc/libqb/force-filesystem-sockets exists.
+    #[arg(long, global = true, value_name = "DIR")]
+    socket_dir: Option<PathBuf>,
+
+    /// The services listen at abstract sockets.
+    #[arg(long = "abstract", global = true, conflicts_with = "socket_dir")]
+    abstract_sockets: bool,
+
+    /// The daemon's /dev/shm is seen here as this directory.
+    #[arg(long, global = true, value_name = "DIR")]
+    shm_root: Option<PathBuf>,
+
+    /// How long to wait for the connection, and for each answer: 500ms, 5s, 2m [default: 5s].
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+
+    /// Room in each of a connection's three rings in shared memory [default: 65536].
+    #[arg(long, global = true, value_name = "BYTES",
+          value_parser = clap::value_parser!(u32).range(i64::from(MIN_RING_SIZE)..=i64::from(MAX_RING_SIZE)))]
+    ring_size: Option<u32>,
+
+    /// Answer in JSON.
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Log to standard error.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Status(status::Status),
+    Cmap(cmap::Cmap),
+    Quorum(quorum::Quorum),
+    Cpg(cpg::Cpg),
+    Cfg(cfg::Cfg),
+    Evs(evs::Evs),
+    Doctor(doctor::Doctor),
+    Completions(generate::Completions),
+    Man(generate::Man),
+}
+
+/// What every command needs to know.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// Where the daemon is.
+    pub(crate) endpoint: Endpoint,
+    /// Whether to answer in JSON.
+    pub(crate) json: bool,
+}
+
+/// Reads the command line and does what it says.
+pub(crate) fn run() -> Result<(), Failure> {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let Cli { global, command } = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match command {
+        Command::Completions(command) => return command.run(),
+        Command::Man(command) => return command.run(),
+        _ => {}
+    }
+    if global.verbose {
+        log::start();
+    }
+    let context = Context { json: global.json, endpoint: global.endpoint()? };
+    match command {
+        Command::Status(command) => command.run(&context),
+        Command::Cmap(command) => command.run(&context),
+        Command::Quorum(command) => command.run(&context),
+        Command::Cpg(command) => command.run(&context),
+        Command::Cfg(command) => command.run(&context),
+        Command::Evs(command) => command.run(&context),
+        Command::Doctor(command) => command.run(&context),
+        Command::Completions(_) | Command::Man(_) => Ok(()),
+    }
+}
+
+/// The whole command line, every command with the exit status in its help.
+pub(crate) fn command() -> clap::Command {
+    fn explained(command: clap::Command) -> clap::Command {
+        let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+        let command = if help.contains(EXIT_STATUS) || command.get_name() == "help" {
+            command
+        } else {
+            let gap = if help.is_empty() { "" } else { "\n\n" };
+            command.after_long_help(format!("{help}{gap}{EXIT_STATUS}"))
+        };
+        let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        names.into_iter().fold(command, |command, name| command.mut_subcommand(name, explained))
+    }
+    let mut command = explained(Cli::command());
+    // Gives each command the global options, which these two have no use for.
+    command.build();
+    ["completions", "man"].into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, |command| {
+            command.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
+        })
+    })
+}
+
+impl Global {
+    /// What the environment says, unless an option says otherwise.
+    fn endpoint(self) -> Result<Endpoint, Failure> {
+        let mut endpoint = Endpoint::from_env()?;
+        if let Some(directory) = self.socket_dir {
+            endpoint = endpoint.socket_dir(directory);
+        }
+        if self.abstract_sockets {
+            endpoint = endpoint.abstract_sockets();
+        }
+        if let Some(directory) = self.shm_root {
+            endpoint = endpoint.shm_root(directory);
+        }
+        if let Some(timeout) = self.timeout {
+            endpoint = endpoint.timeout(timeout);
+        }
+        if let Some(size) = self.ring_size {
+            endpoint = endpoint.ring_size(size);
+        }
+        Ok(endpoint)
+    }
+}
+
+/// Help goes where it belongs; an error becomes one line.
+fn usage(error: &clap::Error) -> Result<(), Failure> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            Ok(())
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Err(Failure::Answer(USAGE))
+        }
+        _ => {
+            let text = error.render().to_string();
+            let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+            let said = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+            let line = said.collect::<Vec<_>>().join(" ");
+            Err(Failure::usage(format!("{}; try --help", line.strip_prefix("error: ").unwrap_or(&line))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+}

@@ -1,0 +1,275 @@
+//! `corosync-ipc cpg`: groups of processes and their messages.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use corosync_ipc::cpg::{Address, Client, Discard, Event, GroupName, Guarantee, Iteration, Options};
+use corosync_ipc::{CsError, Error};
+use serde_json::{Value as Json, json};
+
+use crate::cli::Context;
+use crate::failure::{Explain, Failure};
+use crate::group::{self, add_name, parse_name};
+use crate::output::{print, print_document, table, words};
+use crate::report::{ring_json, ring_text};
+use crate::watch::{Line, ids};
+
+/// Shows groups of processes, joins them and sends messages to them
+///
+/// Groups are those of cpg, the closed process groups. Their names may hold any bytes: \x00 stands for the byte 0 and so on, \\ for a
+/// backslash, here and in what is printed. Does what corosync-cpgtool does, and more.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cpg {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints the groups of the cluster with their members
+    ///
+    /// Each group once, with node/pid of each member; with --json an array of {"group", "members"}.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cpg groups
+  corosync-ipc --json cpg groups | jq '.[] | {group, members: (.members | length)}'")]
+    Groups,
+
+    /// Prints the members of a group
+    ///
+    /// Node and pid of each; with --json an array of objects. No such group: prints nothing, or an empty array.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cpg members my-group
+  corosync-ipc cpg members 'crmd\\x00'")]
+    Members {
+        /// The group.
+        #[arg(value_parser = parse_name)]
+        group: GroupName,
+    },
+
+    /// Joins groups, prints their events and sends lines from standard input
+    ///
+    /// Each event is one line, written at once: messages, changes of the groups' membership, changes of the cluster's membership. Each line
+    /// of standard input becomes a message, without its line feed, to every group that was joined. The end of standard input ends nothing:
+    /// this goes on until it is interrupted, and ends with 3 when the daemon ends.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cpg join my-group
+  corosync-ipc --json cpg join my-group other-group </dev/null | jq --unbuffered 'select(.event == \"deliver\") | .text'
+  echo hello | corosync-ipc cpg join my-group --count 1")]
+    Join {
+        /// The groups.
+        #[arg(required = true, value_name = "GROUP", value_parser = parse_name)]
+        groups: Vec<GroupName>,
+        /// Leave and end after this many messages were delivered.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+        /// Print the cluster's membership too when a group is joined, not only its changes.
+        #[arg(long)]
+        initial_totem_confchg: bool,
+        #[command(flatten)]
+        process: Process,
+    },
+
+    /// Sends a message to a group
+    ///
+    /// Joins the group, sends the message, waits until it is delivered here too, so that it has its place in the order that all members
+    /// see, and leaves. Prints nothing. Ends with 4 when the message is not delivered within the timeout.
+    #[command(after_long_help = "A message that begins with a dash comes behind `--`.
+
+Examples:
+  corosync-ipc cpg send my-group hello
+  corosync-ipc cpg send my-group <file")]
+    Send {
+        /// The group.
+        #[arg(value_parser = parse_name)]
+        group: GroupName,
+        /// The message; all of standard input by default.
+        message: Option<OsString>,
+        #[command(flatten)]
+        process: Process,
+    },
+}
+
+/// Who joins a group.
+#[derive(Debug, Args)]
+struct Process {
+    /// The process id that members see; this process' own by default.
+    ///
+    /// A group has one member of a pid on each node. In containers several processes may have the same.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
+}
+
+impl Cpg {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            Command::Groups => groups(context),
+            Command::Members { group } => members(context, group),
+            Command::Join { groups, count, initial_totem_confchg, process } => {
+                let options = process.options().initial_totem_confchg(initial_totem_confchg);
+                join_all(context, &groups, count, &options)
+            }
+            Command::Send { group, message, process } => send(context, group, message, process.options()),
+        }
+    }
+}
+
+impl Process {
+    fn options(&self) -> Options {
+        self.pid.map_or_else(Options::new, |pid| Options::new().pid(pid))
+    }
+}
+
+fn groups(context: &Context) -> Result<(), Failure> {
+    let client = Client::connect_to(&context.endpoint)?;
+    let mut groups: Vec<(GroupName, Vec<(u32, u32)>)> = Vec::new();
+    for entry in client.iter(Iteration::All)? {
+        let entry = entry?;
+        let member = (entry.node_id.0, entry.pid);
+        match groups.iter_mut().find(|(group, _)| *group == entry.group) {
+            Some((_, members)) => members.push(member),
+            None => groups.push((entry.group, vec![member])),
+        }
+    }
+    if context.json {
+        let group = |(name, members): &(GroupName, Vec<(u32, u32)>)| {
+            let mut object = json!({ "members": members.iter().map(member_json).collect::<Json>() });
+            add_name(&mut object, name);
+            object
+        };
+        return print_document(&groups.iter().map(group).collect());
+    }
+    let row = |(name, members): &(GroupName, Vec<(u32, u32)>)| {
+        vec![name.to_string(), words(members.iter().map(|(node, pid)| format!("{node}/{pid}")))]
+    };
+    let head = vec!["GROUP".to_owned(), "MEMBERS".to_owned()];
+    print(table(&[false, false], &[head].into_iter().chain(groups.iter().map(row)).collect::<Vec<_>>()))
+}
+
+fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
+    let client = Client::connect_to(&context.endpoint)?;
+    let members: Vec<(u32, u32)> = client
+        .iter(Iteration::Group(group))?
+        .map(|entry| entry.map(|entry| (entry.node_id.0, entry.pid)))
+        .collect::<Result<_, Error>>()?;
+    if context.json {
+        return print_document(&members.iter().map(member_json).collect());
+    }
+    if members.is_empty() {
+        return Ok(());
+    }
+    let row = |(node, pid): &(u32, u32)| vec![node.to_string(), pid.to_string()];
+    let head = vec!["NODE".to_owned(), "PID".to_owned()];
+    print(table(&[true, true], &[head].into_iter().chain(members.iter().map(row)).collect::<Vec<_>>()))
+}
+
+fn join_all(context: &Context, names: &[GroupName], count: Option<u64>, options: &Options) -> Result<(), Failure> {
+    let mut groups: Vec<GroupName> = Vec::new();
+    let mut clients = Vec::new();
+    for group in names {
+        // Named twice is as good as once.
+        if !groups.contains(group) {
+            groups.push(*group);
+            clients.push(Arc::new(join(context, group, options.clone())?));
+        }
+    }
+    let (senders, named) = (clients.clone(), groups.clone());
+    let line = move |number: usize, event| event_line(named.get(number).copied().unwrap_or_default(), event);
+    let multicast =
+        move |message: &[u8]| senders.iter().try_for_each(|client| client.multicast(Guarantee::AGREED, message));
+    group::take_part(context, &clients, count, line, multicast)?;
+    clients.iter().zip(&groups).for_each(|(client, group)| leave(client, group));
+    Ok(())
+}
+
+fn join(context: &Context, group: &GroupName, options: Options) -> Result<Client, Failure> {
+    let client = Client::connect_with(&context.endpoint, options)?;
+    client.join(group).explain(|error| {
+        (error == CsError::Exist)
+            .then(|| format!("a process {} of this node is in the group already: see --pid", client.pid()))
+    })?;
+    Ok(client)
+}
+
+/// Tells the members that it is on purpose.
+fn leave(client: &Client, group: &GroupName) {
+    // What was to be done is done, and the end of the connection leaves as well.
+    if let Err(error) = client.leave(group) {
+        tracing::debug!("leaving {group}: {error}");
+    }
+}
+
+fn send(context: &Context, group: GroupName, message: Option<OsString>, options: Options) -> Result<(), Failure> {
+    let message = group::message(message)?;
+    let client = join(context, &group, options)?;
+    let me = (client.local_node_id()?, client.pid());
+    client.multicast(Guarantee::AGREED, &message)?;
+    let whole =
+        group::await_event(&client, "cpg send: the message was sent, but not delivered", |event| match event {
+            Event::Deliver { node_id, pid, .. } => ((node_id, pid) == me).then_some(true),
+            Event::Discarded { node_id, pid, .. } => ((node_id, pid) == me).then_some(false),
+            _ => None,
+        })?;
+    leave(&client, &group);
+    if whole { Ok(()) } else { Err(Failure::refused("cpg send: the message was sent, but did not come back whole")) }
+}
+
+fn event_line(joined: GroupName, event: Event) -> Line {
+    match event {
+        Event::Deliver { group, node_id, pid, payload } => {
+            let mut members = json!({ "node_id": node_id.0, "pid": pid });
+            add_name(&mut members, &group);
+            group::delivery(format_args!("{group} {node_id}/{pid}"), members, &payload)
+        }
+        Event::Confchg { group, members, left, joined } => {
+            let plain = |member: &Address| format!("{}/{}", member.node_id, member.pid);
+            let with_reason = |member: &Address| format!("{} ({})", plain(member), member.reason);
+            let text = format!(
+                "{group} members {}, left {}, joined {}",
+                words(members.iter().map(plain)),
+                words(left.iter().map(with_reason)),
+                words(joined.iter().map(with_reason)),
+            );
+            let with_reason = |member: &Address| {
+                let mut object = address_json(member);
+                object["reason"] = json!(member.reason.to_string());
+                object
+            };
+            let mut members = json!({
+                "members": members.iter().map(address_json).collect::<Json>(),
+                "left": left.iter().map(with_reason).collect::<Json>(),
+                "joined": joined.iter().map(with_reason).collect::<Json>(),
+            });
+            add_name(&mut members, &group);
+            Line { event: "confchg", text, members }
+        }
+        Event::TotemConfchg { ring_id, members: nodes } => {
+            let mut members = json!({ "ring_id": ring_json(ring_id.into()), "members": ids(&nodes) });
+            add_name(&mut members, &joined);
+            let text = format!("{joined} ring {}, members {}", ring_text(ring_id.into()), words(&nodes));
+            Line { event: "totem_confchg", text, members }
+        }
+        Event::Discarded { group, node_id, pid, length, reason } => {
+            let reason = match reason {
+                Discard::TooLong => "too_long",
+                Discard::Malformed => "malformed",
+                _ => "unknown",
+            };
+            let mut members = json!({ "node_id": node_id.0, "pid": pid, "length": length, "reason": reason });
+            add_name(&mut members, &group);
+            Line { event: "discarded", text: format!("{group} {node_id}/{pid}: {length} bytes, {reason}"), members }
+        }
+        Event::Unknown { id, message } => Line::unknown("cpg", id, &message),
+        // Events that this command does not know yet.
+        _ => Line::unknown("cpg", 0, &[]),
+    }
+}
+
+fn member_json((node, pid): &(u32, u32)) -> Json {
+    json!({ "node_id": node, "pid": pid })
+}
+
+fn address_json(member: &Address) -> Json {
+    member_json(&(member.node_id.0, member.pid))
+}

@@ -1,0 +1,200 @@
+//! `corosync-ipc doctor`: which wall stands between here and the daemon.
+
+use std::fmt::Write;
+
+use clap::Args;
+use corosync_ipc::cmap::{self, Map};
+use corosync_ipc::{CsError, Error, ProtocolError};
+use serde_json::{Value as Json, json};
+
+use crate::cli::Context;
+use crate::failure::{Failure, describe, status};
+use crate::output::{print, print_document};
+use crate::services::{self, Probe};
+use crate::surroundings::Surroundings;
+
+/// Finds out why a daemon cannot be reached, and says what to do
+///
+/// Looks at what matters on this machine (user, environment, kind of sockets, shared memory, corosync processes), then goes the whole way to
+/// each service: socket, handshake, rings in shared memory, first request. For each that fails it says where and what to do.
+/// With --json one document. Ends with 0 when all services that are configured answer, else with the status of the first that does
+/// not.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  corosync-ipc doctor
+  corosync-ipc doctor --socket-dir /host/run --shm-root /host/dev/shm")]
+pub(crate) struct Doctor {}
+
+/// How far the way to a service was gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wall {
+    Socket,
+    Handshake,
+    Rings,
+    Request,
+}
+
+impl Wall {
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::System { operation, .. } if operation.starts_with("mapping") => Self::Rings,
+            Error::InvalidArgument { .. } | Error::NoSocket { .. } | Error::System { .. } => Self::Socket,
+            Error::NotReady { .. }
+            | Error::NotAllowed { .. }
+            | Error::SharedMemoryFull { .. }
+            | Error::Refused { .. }
+            | Error::Protocol { source: ProtocolError::Transport(_), .. } => Self::Handshake,
+            Error::TimedOut { operation, .. } if operation.starts_with("connecting") => Self::Handshake,
+            Error::RingsNotVisible { .. }
+            | Error::Protocol { source: ProtocolError::Ring(_) | ProtocolError::RingName { .. }, .. } => Self::Rings,
+            _ => Self::Request,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Handshake => "handshake",
+            Self::Rings => "rings",
+            Self::Request => "request",
+        }
+    }
+}
+
+impl Doctor {
+    #[allow(clippy::unused_self, reason = "as all commands")]
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let surroundings = Surroundings::look(&context.endpoint);
+        let mut probes = services::probe_all(&context.endpoint);
+        probes.retain(|probe| !probe.is_needless());
+        // Not again where it failed: that would cost another timeout.
+        let has_cmap = probes.iter().any(|probe| probe.service.name == "cmap" && probe.result.is_ok());
+        let cmap = has_cmap.then(|| cmap::Client::connect_to(&context.endpoint).ok()).flatten();
+        let provider = cmap.as_ref().and_then(|cmap| cmap.get_as::<String>("quorum.provider").ok().flatten());
+        // Without cmap nobody can tell whether votequorum is configured, and cmap itself fails.
+        let is_absent = |probe: &Probe| cmap.is_some() && probe.is_absent(provider.as_deref());
+        let is_new = cmap.is_some().then(|| is_2_99(context)).flatten();
+        let failed = probes.iter().find(|probe| probe.result.is_err() && !is_absent(probe));
+        if context.json {
+            let mut document = surroundings.json();
+            document["ok"] = json!(failed.is_none());
+            document["daemon_is_2_99_or_later"] = json!(is_new);
+            document["services"] =
+                probes.iter().map(|probe| service_json(probe, is_absent(probe), &surroundings)).collect();
+            print_document(&document)?;
+        } else {
+            let mut text = surroundings.text();
+            if let Some(is_new) = is_new {
+                text += &format!("{:<15}{}\n", "Daemon:", if is_new { "2.99 or later" } else { "older than 2.99" });
+            }
+            text.push('\n');
+            for probe in &probes {
+                write_service(&mut text, probe, is_absent(probe), &surroundings);
+            }
+            print(text)?;
+        }
+        match failed.and_then(|probe| probe.result.as_ref().err()) {
+            None => Ok(()),
+            Some(error) => Err(Failure::Failed { status: status(error), text: describe(error) }),
+        }
+    }
+}
+
+/// `None`: it did not say.
+fn is_2_99(context: &Context) -> Option<bool> {
+    match cmap::Client::connect_map(&context.endpoint, Map::Stats) {
+        Ok(_) => Some(true),
+        Err(Error::Unsupported { .. }) => Some(false),
+        Err(_) => None,
+    }
+}
+
+fn write_service(text: &mut String, probe: &Probe, is_absent: bool, surroundings: &Surroundings) {
+    let name = probe.service.name;
+    let _ = match &probe.result {
+        Ok(daemon) => {
+            writeln!(text, "{name:<12}ok: process {} (uid {}) {}", daemon.pid, daemon.uid, probe.service.asked)
+        }
+        Err(_) if is_absent => writeln!(text, "{name:<12}ok: not configured (quorum.provider)"),
+        Err(error) => writeln!(
+            text,
+            "{name:<12}failed at the {}: {}\n{:<12}-> {}",
+            Wall::of(error).name(),
+            describe(error),
+            "",
+            advice(error, surroundings)
+        ),
+    };
+}
+
+fn service_json(probe: &Probe, is_absent: bool, surroundings: &Surroundings) -> Json {
+    let error = probe.result.as_ref().err();
+    let daemon = probe.result.as_ref().ok();
+    json!({
+        "service": probe.service.name,
+        "ok": error.is_none() || is_absent,
+        "configured": !is_absent,
+        "pid": daemon.map(|daemon| daemon.pid),
+        "uid": daemon.map(|daemon| daemon.uid),
+        "failed_at": error.map(|error| Wall::of(error).name()),
+        "error": error.map(describe),
+        "cs_error": error.and_then(Error::cs_error).map(CsError::c_name),
+        "advice": error.filter(|_| !is_absent).map(|error| advice(error, surroundings)),
+    })
+}
+
+/// What to do about an error, seeing what is seen.
+fn advice(error: &Error, surroundings: &Surroundings) -> String {
+    match error {
+        Error::NoSocket { service, .. } => no_socket(service, surroundings),
+        Error::NotReady { .. } => "wait for corosync to finish starting, or raise its limit of open files".to_owned(),
+        Error::NotAllowed { uid, gid, .. } => {
+            format!("run as root, or put `uidgid {{ uid: {uid} gid: {gid} }}` into corosync.conf, each word on a line")
+        }
+        Error::SharedMemoryFull { .. } => {
+            "make room in the daemon's /dev/shm, make it larger, or ask for less with --ring-size".to_owned()
+        }
+        Error::RingsNotVisible { .. } => {
+            "the daemon's /dev/shm is another one: share it with this container, or name it with --shm-root".to_owned()
+        }
+        Error::TimedOut { .. } => match surroundings.daemons.iter().find(|daemon| daemon.is_stopped) {
+            Some(daemon) => format!("process {} is stopped: `kill -CONT {}` lets it go on", daemon.pid, daemon.pid),
+            None => {
+                "the daemon hangs or is very busy: look at its log and its load, or try a longer --timeout".to_owned()
+            }
+        },
+        Error::Protocol { source: ProtocolError::Transport(_), .. } => {
+            "the daemon wants a transport that is not supported: see qb_ipc_type in its corosync.conf".to_owned()
+        }
+        Error::Protocol { .. } => "something that is no corosync listens there, or it is broken".to_owned(),
+        Error::Disconnected { .. } => "the daemon ended just now: look at its log".to_owned(),
+        Error::Cs { error: CsError::TryAgain, .. } => {
+            "the daemon is busy, often with a change of membership: try again, or a longer --timeout".to_owned()
+        }
+        _ => "look at the daemon's log".to_owned(),
+    }
+}
+
+fn no_socket(service: &str, surroundings: &Surroundings) -> String {
+    let sockets = &surroundings.sockets;
+    if service == "votequorum" && (sockets.is_abstract || !sockets.files.is_empty()) {
+        return "if the other services answer, votequorum is not configured as quorum.provider".to_owned();
+    }
+    let elsewhere = surroundings.daemons.iter().find(|daemon| daemon.same_network == Some(false));
+    match (sockets.is_abstract, sockets.files.first().and_then(|file| file.parent()), elsewhere) {
+        (true, ..) => "there is an abstract socket of corosync here: --abstract uses it".to_owned(),
+        (_, Some(directory), _) => {
+            format!("there is a socket of corosync in {0}: --socket-dir {0} uses it", directory.display())
+        }
+        (_, None, Some(daemon)) => format!(
+            "process {} is a corosync in another network namespace: `nsenter -t {} -n` enters it, \
+             or let the daemon use filesystem sockets and name them with --socket-dir",
+            daemon.pid, daemon.pid
+        ),
+        (_, None, None) if surroundings.daemons.is_empty() => {
+            "start corosync; in a container, share the host's network namespace, or its sockets (--socket-dir)"
+                .to_owned()
+        }
+        (_, None, None) => "a corosync runs here but does not listen (yet): look at its log".to_owned(),
+    }
+}

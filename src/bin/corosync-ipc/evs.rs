@@ -1,0 +1,168 @@
+//! `corosync-ipc evs`: groups of the evs service, which few corosyncs have.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use corosync_ipc::evs::{Client, Event, GroupName, Guarantee};
+use corosync_ipc::{Error, cmap, cpg};
+use serde_json::json;
+
+use crate::cli::Context;
+use crate::failure::{Failure, UNREACHABLE};
+use crate::group::{self, add_name};
+use crate::output::{print, print_document, words};
+use crate::watch::{Line, ids};
+
+/// Joins groups of evs and sends messages to them (corosync 1.99.0 to 1.99.7 only)
+///
+/// Later ones have no evs, and this ends with 3; cpg does the same and more. A group's name has up to 32 bytes, written as for cpg.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Evs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Joins a group, prints events and sends lines from standard input
+    ///
+    /// As `cpg join`: each event is one line, each line of standard input becomes a message, and the end of standard input ends
+    /// nothing.
+    #[command(after_long_help = "Examples:
+  corosync-ipc evs join my-group
+  echo hello | corosync-ipc --json evs join my-group --count 1")]
+    Join {
+        /// The group.
+        #[arg(value_parser = parse_name)]
+        group: Name,
+        /// End after this many messages were delivered.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+
+    /// Sends a message to a group
+    ///
+    /// As `cpg send`: waits until the message is delivered here too. Prints nothing.
+    #[command(after_long_help = "Examples:
+  corosync-ipc evs send my-group hello
+  corosync-ipc evs send my-group <file")]
+    Send {
+        /// The group.
+        #[arg(value_parser = parse_name)]
+        group: Name,
+        /// The message; all of standard input by default.
+        message: Option<OsString>,
+    },
+
+    /// Prints the members of the cluster
+    ///
+    /// The node ids of this node and of all; with --json one object.
+    #[command(after_long_help = "Example:
+  corosync-ipc evs members")]
+    Members,
+}
+
+/// A group's name, and the same as it is printed.
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    group: GroupName,
+    printed: cpg::GroupName,
+}
+
+fn parse_name(text: &str) -> Result<Name, String> {
+    let printed = group::parse_name(text)?;
+    let group = GroupName::new(printed.as_bytes()).map_err(group::what_is_wrong)?;
+    Ok(Name { group, printed })
+}
+
+impl Evs {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            Command::Join { group, count } => join(context, group, count),
+            Command::Send { group, message } => send(context, group, message),
+            Command::Members => members(context),
+        }
+    }
+}
+
+/// Connects, and tells a missing daemon from one without evs.
+fn connect(context: &Context) -> Result<Client, Failure> {
+    match Client::connect_to(&context.endpoint) {
+        Err(error @ Error::NoSocket { .. }) => Err(match cmap::Client::connect_to(&context.endpoint) {
+            Ok(_) => Failure::Failed {
+                status: UNREACHABLE,
+                text: "evs (CS_ERR_NOT_EXIST): this corosync has none, only 1.99.0 to 1.99.7 have; cpg does the same"
+                    .to_owned(),
+            },
+            Err(_) => error.into(),
+        }),
+        client => Ok(client?),
+    }
+}
+
+fn join(context: &Context, name: Name, count: Option<u64>) -> Result<(), Failure> {
+    let client = Arc::new(connect(context)?);
+    client.join(&[name.group])?;
+    let sender = Arc::clone(&client);
+    group::take_part(
+        context,
+        &[client],
+        count,
+        move |_, event| event_line(&name.printed, event),
+        move |message| sender.multicast_joined(Guarantee::AGREED, message),
+    )
+}
+
+fn send(context: &Context, name: Name, message: Option<OsString>) -> Result<(), Failure> {
+    let message = group::message(message)?;
+    let client = connect(context)?;
+    let me = client.membership()?.local_node_id;
+    client.join(&[name.group])?;
+    client.multicast_joined(Guarantee::AGREED, &message)?;
+    group::await_event(&client, "evs send: the message was sent, but not delivered", |event| match event {
+        // The process is not told, but the same from another process of this node is as good.
+        Event::Deliver { node_id, payload } => (node_id == me && payload == message).then_some(()),
+        _ => None,
+    })
+}
+
+fn members(context: &Context) -> Result<(), Failure> {
+    let membership = connect(context)?.membership()?;
+    let (local, members) = (membership.local_node_id, membership.members);
+    if context.json {
+        return print_document(&json!({ "node_id": local.0, "members": ids(&members) }));
+    }
+    print(format!("Local node:  {local}\nMembers:     {}\n", words(&members)))
+}
+
+fn event_line(group: &cpg::GroupName, event: Event) -> Line {
+    match event {
+        Event::Deliver { node_id, payload } => {
+            let mut members = json!({ "node_id": node_id.0 });
+            add_name(&mut members, group);
+            group::delivery(format_args!("{group} {node_id}"), members, &payload)
+        }
+        Event::Confchg { members, left, joined } => Line {
+            event: "confchg",
+            text: format!("members {}, left {}, joined {}", words(&members), words(&left), words(&joined)),
+            members: json!({ "members": ids(&members), "left": ids(&left), "joined": ids(&joined) }),
+        },
+        Event::Unknown { id, message } => Line::unknown("evs", id, &message),
+        // Events that this command does not know yet.
+        _ => Line::unknown("evs", 0, &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_32_bytes_as_they_are_sent() {
+        assert_eq!(parse_name(r"a\x00b").unwrap().group.trimmed(), b"a\0b");
+        assert_eq!(parse_name(&r"\xff".repeat(32)).unwrap().group.as_bytes(), &[255; 32]);
+        assert!(parse_name(&"x".repeat(33)).unwrap_err().contains("33"));
+    }
+}

@@ -1,0 +1,230 @@
+//! What cpg and evs have in common: names of groups, messages, and taking part in a group by standard input and output.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, BufRead, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use corosync_ipc::cpg::{DEFAULT_REASSEMBLY_LIMIT, GroupName};
+use corosync_ipc::{Client, Deadline, Dispatcher, Error, Service};
+use serde_json::{Value as Json, json};
+
+use crate::cli::Context;
+use crate::failure::{Failure, TIMED_OUT};
+use crate::output::{add_payload, escaped};
+use crate::watch::{self, Line};
+
+/// The longest message from standard input, in bytes. Members do not put together longer ones, unless they are told to.
+const MAX_MESSAGE: usize = DEFAULT_REASSEMBLY_LIMIT;
+
+/// What is counted by `--count`.
+const DELIVER: &str = "deliver";
+
+/// Reads a name as it is printed: `\x00` stands for any byte, `\\` for a backslash.
+pub(crate) fn parse_name(text: &str) -> Result<GroupName, String> {
+    match GroupName::from_escaped(text) {
+        Ok(name) if name.is_empty() => Err("a group's name has at least one byte".to_owned()),
+        Ok(name) => Ok(name),
+        Err(error) => Err(what_is_wrong(error)),
+    }
+}
+
+/// With an argument, which the usage error names already.
+pub(crate) fn what_is_wrong(error: Error) -> String {
+    match error {
+        Error::InvalidArgument { reason, .. } => reason.into_owned(),
+        error => error.to_string(),
+    }
+}
+
+/// Adds a group's name to an object, and its bytes where they are not what is printed.
+pub(crate) fn add_name(object: &mut Json, name: &GroupName) {
+    let text = name.to_string();
+    if text.as_bytes() != name.as_bytes() {
+        object["group_bytes"] = json!(crate::output::base64(name.as_bytes()));
+    }
+    object["group"] = json!(text);
+}
+
+/// The message from the command line, or else all of standard input.
+pub(crate) fn message(argument: Option<OsString>) -> Result<Vec<u8>, Failure> {
+    if let Some(argument) = argument {
+        return Ok(argument.into_vec());
+    }
+    let mut message = Vec::new();
+    let limit = MAX_MESSAGE as u64;
+    io::stdin().lock().take(limit + 1).read_to_end(&mut message).map_err(|error| unreadable(&error))?;
+    if message.len() > MAX_MESSAGE { Err(too_long("the message")) } else { Ok(message) }
+}
+
+/// A message that was delivered. `from` is the sender, for people.
+pub(crate) fn delivery(from: impl Display, mut members: Json, payload: &[u8]) -> Line {
+    add_payload(&mut members, payload);
+    Line { event: DELIVER, text: format!("{from}: {}", escaped(payload)), members }
+}
+
+/// Takes events until one is what is waited for, as long as a request may take.
+pub(crate) fn await_event<S: Service, T>(
+    client: &Client<S>,
+    what: &str,
+    mut wanted: impl FnMut(S::Event) -> Option<T>,
+) -> Result<T, Failure> {
+    let timeout = client.request_timeout();
+    let deadline = Instant::now().checked_add(timeout);
+    while let Some(event) = client.next_event(deadline.map_or(Deadline::NEVER, Deadline::from))? {
+        if let Some(found) = wanted(event) {
+            return Ok(found);
+        }
+        // Others may send faster than this looks.
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            break;
+        }
+    }
+    Err(Failure::Failed { status: TIMED_OUT, text: format!("{what} within {timeout:?} (CS_ERR_TIMEOUT)") })
+}
+
+/// What goes on while a command takes part in groups.
+struct State {
+    json: bool,
+    /// Deliveries to come.
+    left: Option<u64>,
+    end: Option<Result<(), Failure>>,
+}
+
+impl State {
+    fn write(&mut self, line: Line) -> Result<(), Failure> {
+        let counts = line.event == DELIVER;
+        line.write(self.json)?;
+        if counts && watch::is_last(&mut self.left) {
+            self.end.get_or_insert(Ok(()));
+        }
+        Ok(())
+    }
+}
+
+/// Writes the clients' events, and sends the lines of standard input, until `count` messages were delivered or something fails. The end of
+/// standard input ends nothing.
+pub(crate) fn take_part<S, L, F>(
+    context: &Context,
+    clients: &[Arc<Client<S>>],
+    count: Option<u64>,
+    line: L,
+    send: F,
+) -> Result<(), Failure>
+where
+    S: Service,
+    L: Fn(usize, S::Event) -> Line + Clone + Send + 'static,
+    F: Fn(&[u8]) -> Result<(), Error> + Send + 'static,
+{
+    let mut dispatcher: Dispatcher<State> = Dispatcher::new()?;
+    for (number, client) in clients.iter().enumerate() {
+        let line = line.clone();
+        dispatcher.add(Arc::clone(client), move |state: &mut State, event, control| {
+            let written = event.map_err(Failure::from).and_then(|event| state.write(line(number, event)));
+            if let Err(failure) = written {
+                state.end.get_or_insert(Err(failure));
+            }
+            if state.end.is_some() {
+                control.stop();
+            }
+            std::ops::ControlFlow::Continue(())
+        })?;
+    }
+    let waker = dispatcher.waker();
+    // Not waited for: it may read for ever.
+    thread::spawn(move || {
+        if let Err(failure) = send_lines(io::stdin().lock(), send) {
+            // Without a dispatcher nobody is left to be told.
+            let _ = waker.run(move |state, _| _ = state.end.get_or_insert(Err(failure)));
+        }
+    });
+    let mut state = State { json: context.json, left: count, end: None };
+    loop {
+        watch::wait(&[dispatcher.as_fd()])?;
+        dispatcher.round(&mut state, Duration::ZERO)?;
+        if let Some(end) = state.end {
+            return end;
+        }
+    }
+}
+
+/// Sends each line without its line feed; what comes behind the last one too, if there is something.
+fn send_lines(mut input: impl BufRead, send: impl Fn(&[u8]) -> Result<(), Error>) -> Result<(), Failure> {
+    let limit = MAX_MESSAGE as u64;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // Room for the line feed.
+        let read = input.by_ref().take(limit + 1).read_until(b'\n', &mut line).map_err(|error| unreadable(&error))?;
+        if read == 0 {
+            return Ok(());
+        }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        if line.len() > MAX_MESSAGE {
+            return Err(too_long("a line"));
+        }
+        send(&line)?;
+    }
+}
+
+fn unreadable(error: &io::Error) -> Failure {
+    Failure::refused(format!("reading standard input: {error}"))
+}
+
+fn too_long(what: &str) -> Failure {
+    Failure::usage(format!("{what} on standard input has more than {MAX_MESSAGE} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn each_line_is_a_message_whatever_is_in_it() {
+        let sent = RefCell::new(Vec::new());
+        let send = |line: &[u8]| {
+            sent.borrow_mut().push(line.to_vec());
+            Ok(())
+        };
+        send_lines(&b"a\n\n\xff\0\r\nlast"[..], send).unwrap();
+        assert_eq!(sent.into_inner(), [&b"a"[..], b"", b"\xff\0\r", b"last"]);
+    }
+
+    #[test]
+    fn a_failure_to_send_ends_it() {
+        let sent = RefCell::new(0);
+        let failed = send_lines(&b"a\nb\n"[..], |_| {
+            *sent.borrow_mut() += 1;
+            Err(Error::Finalized)
+        });
+        assert!(failed.is_err());
+        assert_eq!(sent.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_name_is_read_as_it_is_printed() {
+        assert_eq!(parse_name(r"crmd\x00").unwrap().as_bytes(), b"crmd\0");
+        assert!(parse_name("").unwrap_err().contains("at least one byte"));
+        assert!(parse_name(&"x".repeat(129)).unwrap_err().contains("129"));
+        assert!(parse_name(r"a\b").unwrap_err().contains("backslash"));
+    }
+
+    #[test]
+    fn bytes_of_a_name_are_added_where_the_text_is_not_the_name() {
+        let object = |name: &str| {
+            let mut object = json!({});
+            add_name(&mut object, &parse_name(name).unwrap());
+            object
+        };
+        assert_eq!(object("plain é"), json!({ "group": "plain é" }));
+        assert_eq!(object(r"crmd\x00"), json!({ "group": r"crmd\x00", "group_bytes": "Y3JtZAA=" }));
+    }
+}

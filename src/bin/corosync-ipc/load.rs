@@ -1,0 +1,239 @@
+//! `corosync-ipc cmap load`: many changes from a file.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use corosync_ipc::cmap::{self, Client, Value};
+use serde_json::{Deserializer, Value as Json};
+
+use crate::cmap::hint;
+use crate::failure::{Explain, Failure};
+use crate::value::Type;
+
+/// How often the progress is shown.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// One change, and where it was found.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Step {
+    place: String,
+    change: Change,
+}
+
+#[derive(Debug, PartialEq)]
+enum Change {
+    Set(String, Value),
+    Delete(String),
+    DeletePrefix(String),
+}
+
+/// Reads the file and checks all of it.
+pub(crate) fn read(file: &Path) -> Result<Vec<Step>, Failure> {
+    let name = if file == Path::new("-") { "standard input".into() } else { file.display().to_string() };
+    let failed = |error: io::Error| Failure::usage(format!("{name}: {error}"));
+    let mut bytes = Vec::new();
+    if file == Path::new("-") {
+        io::stdin().read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        bytes = fs::read(file).map_err(failed)?;
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+        Failure::usage(format!("{name}, line {line}: this is no UTF-8"))
+    })?;
+    parse(&text).map_err(|error| Failure::usage(format!("{name}, {error}")))
+}
+
+fn parse(text: &str) -> Result<Vec<Step>, String> {
+    // No key begins like that.
+    if text.trim_start().starts_with(['[', '{']) { parse_json(text) } else { parse_lines(text) }
+}
+
+fn parse_json(text: &str) -> Result<Vec<Step>, String> {
+    let mut entries = Vec::new();
+    for document in Deserializer::from_str(text).into_iter::<Json>() {
+        match document.map_err(|error| format!("JSON: {error}"))? {
+            Json::Array(array) => entries.extend(array),
+            entry => entries.push(entry),
+        }
+    }
+    let steps = entries.iter().enumerate().map(|(index, entry)| {
+        let place = match entry["key"].as_str() {
+            Some(key) => format!("entry {} ({key})", index + 1),
+            None => format!("entry {}", index + 1),
+        };
+        let change = json_change(entry).map_err(|error| format!("{place}: {error}"))?;
+        Ok(Step { place, change })
+    });
+    steps.collect()
+}
+
+fn json_change(entry: &Json) -> Result<Change, String> {
+    let members = entry.as_object().ok_or("this is no object with \"key\", \"type\" and \"value\"")?;
+    if let Some(name) = members.keys().find(|name| !["key", "type", "value"].contains(&name.as_str())) {
+        return Err(format!("there is no member {name:?} in an entry, only \"key\", \"type\" and \"value\""));
+    }
+    let text = |name: &str| {
+        let text = members.get(name).and_then(Json::as_str);
+        text.ok_or_else(|| format!("{name:?} is missing or no string"))
+    };
+    let key = checked(text("key")?)?;
+    let value = members.get("value").ok_or("\"value\" is missing")?;
+    Ok(Change::Set(key, Type::of_name(text("type")?)?.parse_json(value)?))
+}
+
+fn parse_lines(text: &str) -> Result<Vec<Step>, String> {
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    let steps = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).map(|(number, line)| {
+        let place = format!("line {number}");
+        let change = line_change(line).map_err(|error| format!("{place}: {error}"))?;
+        Ok(Step { place, change })
+    });
+    steps.collect()
+}
+
+fn line_change(line: &str) -> Result<Change, String> {
+    let (word, rest) = split_word(line);
+    if let Some(key) = word.strip_prefix('^') {
+        return Ok(match key.strip_prefix('^') {
+            // All of them would hardly be meant, and most keys are read-only.
+            Some("") => return Err("^^ needs the beginning of a key".to_owned()),
+            Some(prefix) => {
+                // A beginning may be shorter than a key.
+                checked(&format!("{prefix:.<width$}", width = cmap::MIN_KEY))?;
+                Change::DeletePrefix(prefix.to_owned())
+            }
+            None => Change::Delete(checked(key)?),
+        });
+    }
+    let (type_name, value) = split_word(rest);
+    if value.is_empty() {
+        return Err("a line is KEY TYPE VALUE, ^KEY or ^^PREFIX".to_owned());
+    }
+    let value_type = Type::of_name(type_name)?;
+    if value_type == Type::Bin && value == "-" {
+        return Err("standard input cannot be read here: write base64 or @FILE".to_owned());
+    }
+    Ok(Change::Set(checked(word)?, value_type.parse(value)?))
+}
+
+fn split_word(text: &str) -> (&str, &str) {
+    text.split_once(char::is_whitespace).map_or((text, ""), |(word, rest)| (word, rest.trim_start()))
+}
+
+fn checked(key: &str) -> Result<String, String> {
+    cmap::check_key(key).map_err(|error| error.to_string())?;
+    Ok(key.to_owned())
+}
+
+/// Makes the changes one after the other, until the daemon refuses one.
+pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
+    let mut progress = Progress::new(steps.len());
+    for (done, step) in steps.iter().enumerate() {
+        progress.show(done);
+        let result = match &step.change {
+            Change::Set(key, value) => client.set(key, value.clone()).explain(hint(key)),
+            Change::Delete(key) => client.delete(key).explain(hint(key)),
+            Change::DeletePrefix(prefix) => delete_prefix(client, prefix),
+        };
+        if let Err(failure) = result {
+            progress.clear();
+            return Err(failure.while_at(&format!("{} ({done} of {} were done)", step.place, steps.len())));
+        }
+    }
+    progress.clear();
+    Ok(())
+}
+
+fn delete_prefix(client: &Client, prefix: &str) -> Result<(), Failure> {
+    // All names first: deleting moves what an iterator finds.
+    let keys: Vec<String> = client.iter(prefix)?.map(|entry| entry.map(|entry| entry.key)).collect::<Result<_, _>>()?;
+    keys.iter().try_for_each(|key| client.delete(key).explain(hint(key)))
+}
+
+/// A counter on one line of the terminal, if standard error is one.
+struct Progress {
+    total: usize,
+    shown: Instant,
+    on: bool,
+}
+
+impl Progress {
+    fn new(total: usize) -> Self {
+        // What is done at once needs no counter.
+        Self { total, shown: Instant::now(), on: io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, done: usize) {
+        if self.on && self.shown.elapsed() >= PROGRESS_INTERVAL {
+            self.shown = Instant::now();
+            let _ = write!(io::stderr(), "\r{done} of {}", self.total);
+        }
+    }
+
+    fn clear(&self) {
+        if self.on {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(text: &str) -> Vec<Change> {
+        parse(text).unwrap().into_iter().map(|step| step.change).collect()
+    }
+
+    #[test]
+    fn lines_of_corosync_cmapctl_are_read() {
+        let text =
+            "# comment\n\n  \tmy.key  u32   5\nmy.text str two words \n^old.key\n^^old. ignored\nmy.bin bin AAE=";
+        assert_eq!(
+            changes(text),
+            [
+                Change::Set("my.key".into(), Value::U32(5)),
+                Change::Set("my.text".into(), Value::from("two words")),
+                Change::Delete("old.key".into()),
+                Change::DeletePrefix("old.".into()),
+                Change::Set("my.bin".into(), Value::Binary(vec![0, 1].into())),
+            ]
+        );
+    }
+
+    #[test]
+    fn json_is_an_array_or_one_object_a_line() {
+        let entry = r#"{"key":"my.key","type":"u64","value":18446744073709551615}"#;
+        let set = || Change::Set("my.key".into(), Value::U64(u64::MAX));
+        assert_eq!(changes(&format!("[{entry}]")), [set()]);
+        assert_eq!(changes(&format!("{entry}\n{entry}\n")), [set(), set()]);
+        assert_eq!(changes("[]"), []);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, error) in [
+            ("a.b u32 1\na.c u8 300\n", "line 2: 300 is out of the range of u8, 0 to 255"),
+            ("a.b u32", "line 1: a line is KEY TYPE VALUE, ^KEY or ^^PREFIX"),
+            ("^^", "line 1: ^^ needs the beginning of a key"),
+            ("a.b bin -", "line 1: standard input cannot be read here: write base64 or @FILE"),
+            (r#"[{"key":"a.b","type":"u8","value":-1}]"#, "entry 1 (a.b): -1 is out of the range of u8, 0 to 255"),
+            ("[{}]", "entry 1: \"key\" is missing or no string"),
+            ("[1]", "entry 1: this is no object with \"key\", \"type\" and \"value\""),
+            (
+                r#"{"key":"a.b","type":"u8","value":1,"time":""}"#,
+                "entry 1 (a.b): there is no member \"time\" in an entry, only \"key\", \"type\" and \"value\"",
+            ),
+            ("^^a b\n^^a,b", "line 2: key: ',' is not allowed in a key: only letters, digits and . _ - / : are"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), error);
+        }
+        assert!(parse("{").unwrap_err().starts_with("JSON: "));
+        assert!(parse(&format!("{} u8 1", "k".repeat(256))).unwrap_err().contains("3 to 255"));
+        assert!(parse(&format!("my.key str {}", "x".repeat(2 << 20))).unwrap_err().contains("2097152 bytes are more"));
+    }
+}

@@ -1,0 +1,62 @@
+//! `-v`: what the library logs, on standard error.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::time::SystemTime;
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use crate::output::{printable, rfc3339};
+
+/// Logs from now on.
+pub(crate) fn start() {
+    // Fails only if there is one already, and then there is.
+    let _ = tracing::subscriber::set_global_default(Stderr);
+}
+
+/// Writes every event as a line. There are no spans.
+struct Stderr;
+
+impl Subscriber for Stderr {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event()
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let (time, level) = (rfc3339(SystemTime::now()), event.metadata().level());
+        let _ = writeln!(io::stderr(), "{time} {level} {}{}", line.message, line.fields);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = printable(&format!("{value:?}"));
+        if field.name() == "message" {
+            self.message = text;
+        } else {
+            let _ = write!(self.fields, " {}={text}", field.name());
+        }
+    }
+}

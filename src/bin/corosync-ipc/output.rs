@@ -1,0 +1,122 @@
+//! Standard output and standard error.
+
+use std::io::{self, ErrorKind, Write};
+use std::str::{self, Utf8Chunk};
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+
+/// Writes to standard output at once.
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_ref()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::OutputClosed,
+        _ => Failure::refused(format!("writing to standard output: {error}")),
+    })
+}
+
+/// Writes one JSON document.
+pub(crate) fn print_document(document: &Value) -> Result<(), Failure> {
+    print(format!("{document:#}\n"))
+}
+
+/// Writes one event as a line: an object with the members given, and `event` and `time`.
+pub(crate) fn print_event(event: &str, time: SystemTime, members: Value) -> Result<(), Failure> {
+    let mut line = json!({ "event": event, "time": rfc3339(time) });
+    if let (Some(line), Value::Object(members)) = (line.as_object_mut(), members) {
+        line.extend(members);
+    }
+    print(format!("{line}\n"))
+}
+
+/// Writes one line to standard error, whoever reads that.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "corosync-ipc: {}", printable(text));
+}
+
+/// The time as events have it: UTC, with microseconds.
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_micros(time).to_string()
+}
+
+/// Bytes as JSON has them.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// Adds bytes to an object, and the text that they are if they are one.
+pub(crate) fn add_payload(object: &mut Value, bytes: &[u8]) {
+    object["payload"] = json!(base64(bytes));
+    if let Ok(text) = str::from_utf8(bytes) {
+        object["text"] = json!(text);
+    }
+}
+
+/// Bytes for people: text as it is, on one line, and other bytes as `\xff`.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
+    let chunk = |chunk: Utf8Chunk<'_>| format!("{}{}", printable(chunk.valid()), chunk.invalid().escape_ascii());
+    bytes.utf8_chunks().map(chunk).collect()
+}
+
+/// The text on one line, without what would steer a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// Members of a set of words, separated by blanks; `-` for none.
+pub(crate) fn words<T: ToString>(words: impl IntoIterator<Item = T>) -> String {
+    let words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(" ") }
+}
+
+/// Lines up columns: each as wide as its widest cell, numbers (`right`) at its right end.
+pub(crate) fn table(right: &[bool], rows: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = (0..right.len())
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row
+            .iter()
+            .zip(right.iter().zip(&widths))
+            .map(|(cell, (right, width))| if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_would_steer_a_terminal_is_escaped() {
+        assert_eq!(printable("a\u{1b}[2Jb\nc é"), "a\\u{1b}[2Jb\\nc é");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_escaped_and_still_there_in_json() {
+        assert_eq!(escaped(b"a\xff\xc3\xa9\n"), "a\\xff\u{e9}\\n");
+        let mut object = json!({});
+        add_payload(&mut object, b"\xff");
+        assert_eq!(object, json!({ "payload": "/w==" }));
+        add_payload(&mut object, b"a");
+        assert_eq!(object, json!({ "payload": "YQ==", "text": "a" }));
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["ID".to_owned(), "NAME".to_owned()], vec!["10".to_owned(), "n".to_owned()]];
+        assert_eq!(table(&[true, false], &rows), "ID  NAME\n10  n\n");
+    }
+}

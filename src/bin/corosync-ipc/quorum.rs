@@ -1,0 +1,143 @@
+//! `corosync-ipc quorum`: quorum and votes.
+
+use clap::{Args, Subcommand};
+use corosync_ipc::votequorum::{self, LOCAL_NODE};
+use corosync_ipc::{CsError, Error, NodeId};
+
+use crate::cli::Context;
+use crate::failure::{Explain, Failure, REFUSED};
+use crate::output::{print, print_document};
+use crate::snapshot::{Snapshot, connect_quorum};
+use crate::{quorum_watch, report};
+
+/// Shows and watches quorum, nodes and votes, and changes votes
+///
+/// Does what corosync-quorumtool does.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Quorum {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints quorum, votes and nodes
+    ///
+    /// What corosync-quorumtool -s prints; with --json the document of `status` without "services". Not being quorate is an
+    /// answer, with status 0, unless --check is given.
+    #[command(after_long_help = "Examples:
+  corosync-ipc quorum status
+  corosync-ipc quorum status --check >/dev/null || echo 'no quorum'
+  corosync-ipc --json quorum status | jq .quorate")]
+    Status {
+        /// End with 1 when this node is not quorate.
+        #[arg(long)]
+        check: bool,
+    },
+
+    /// Prints the nodes: members, and who is absent
+    ///
+    /// Node id, votes, state, name and addresses of each; with --json an array of objects, members first.
+    #[command(after_long_help = "Examples:
+  corosync-ipc quorum nodes
+  corosync-ipc --json quorum nodes | jq '.[] | select(.member | not) | .name'")]
+    Nodes,
+
+    /// Prints notifications as they come, the present state first
+    ///
+    /// Quorum and membership from the quorum service, and where votequorum is configured its notifications too. Each is one line,
+    /// written at once; with --json an object with "event", "time", "service" and all that the notification holds. Goes on until it is
+    /// interrupted; ends with 3 when the daemon ends.
+    #[command(after_long_help = "Examples:
+  corosync-ipc quorum watch
+  corosync-ipc --json quorum watch | jq --unbuffered 'select(.event == \"quorum\") | .quorate'")]
+    Watch {
+        /// End after this many notifications.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+
+    /// Sets the expected votes of the whole cluster
+    ///
+    /// They last until the cluster restarts. Prints nothing. Ends with 1 when the daemon refuses: a value below the votes present, or one that
+    /// would make a quorate cluster inquorate.
+    #[command(after_long_help = "Example:
+  corosync-ipc quorum expected 3")]
+    Expected {
+        /// The expected votes.
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        votes: u32,
+    },
+
+    /// Sets the votes of a node
+    ///
+    /// They last until the node restarts. Prints nothing. Ends with 1 when the daemon refuses: no such node, or quorum would be out of reach.
+    #[command(after_long_help = "Examples:
+  corosync-ipc quorum votes 2
+  corosync-ipc quorum votes 0 --node 3")]
+    Votes {
+        /// The votes.
+        votes: u32,
+        /// The node; this one by default.
+        #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
+        node: Option<u32>,
+    },
+}
+
+impl Quorum {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            Command::Status { check } => status(context, check),
+            Command::Nodes => nodes(context),
+            Command::Watch { count } => quorum_watch::run(context, count),
+            Command::Expected { votes } => expected(context, votes),
+            Command::Votes { votes, node } => set_votes(context, votes, node),
+        }
+    }
+}
+
+fn status(context: &Context, check: bool) -> Result<(), Failure> {
+    let snapshot = Snapshot::take(&context.endpoint)?;
+    if context.json {
+        print_document(&report::json(&snapshot))?;
+    } else {
+        print(report::text(&snapshot))?;
+    }
+    if check && !snapshot.view.quorate { Err(Failure::Answer(REFUSED)) } else { Ok(()) }
+}
+
+fn nodes(context: &Context) -> Result<(), Failure> {
+    let snapshot = Snapshot::take(&context.endpoint)?;
+    if context.json { print_document(&report::nodes_json(&snapshot)) } else { print(report::nodes_text(&snapshot)) }
+}
+
+fn expected(context: &Context, votes: u32) -> Result<(), Failure> {
+    connect(context)?.set_expected(votes).explain(|error| {
+        (error == CsError::InvalidParam)
+            .then(|| format!("{votes} is below the votes present, or the cluster would lose quorum: see quorum status"))
+    })
+}
+
+fn set_votes(context: &Context, votes: u32, node: Option<u32>) -> Result<(), Failure> {
+    let name = node.map_or_else(|| "this node".to_owned(), |node| format!("node {node}"));
+    connect(context)?.set_votes(node.map_or(LOCAL_NODE, NodeId), votes).explain(|error| match error {
+        CsError::NameNotFound => Some(format!("{name} is not known: see quorum nodes")),
+        CsError::InvalidParam => Some(format!("with {votes} votes for {name} quorum would be out of reach")),
+        _ => None,
+    })
+}
+
+/// Connects to votequorum, and tells a missing daemon from a missing provider.
+fn connect(context: &Context) -> Result<votequorum::Client, Failure> {
+    match votequorum::Client::connect_to(&context.endpoint) {
+        Err(error @ Error::NoSocket { .. }) => match connect_quorum(&context.endpoint) {
+            Ok(_) => Err(Failure::refused(
+                "votequorum (CS_ERR_NOT_SUPPORTED): this corosync runs without it, \
+                 since quorum.provider is not corosync_votequorum",
+            )),
+            Err(_) => Err(error.into()),
+        },
+        client => Ok(client?),
+    }
+}

@@ -1,0 +1,127 @@
+//! `corosync-ipc quorum watch`: the notifications of quorum and votequorum.
+
+use std::os::fd::AsFd;
+
+use corosync_ipc::votequorum::{self, NodeEntry};
+use corosync_ipc::{NodeId, TrackFlags, quorum};
+use serde_json::{Value as Json, json};
+
+use crate::cli::Context;
+use crate::failure::Failure;
+use crate::output::{add_payload, words};
+use crate::report::{ring_json, ring_text};
+use crate::snapshot::{Ring, connect_quorum, connect_votequorum};
+use crate::watch::{self, Line, ids};
+
+/// Writes notifications until `count` of them were written.
+pub(crate) fn run(context: &Context, count: Option<u64>) -> Result<(), Failure> {
+    let quorum = connect_quorum(&context.endpoint)?;
+    let votequorum = connect_votequorum(&context.endpoint)?;
+    quorum.track_start(TrackFlags::CHANGES)?;
+    let mut descriptors = vec![quorum.as_fd()];
+    if let Some(votequorum) = &votequorum {
+        votequorum.track_start(0, TrackFlags::CHANGES)?;
+        descriptors.push(votequorum.as_fd());
+    }
+    let mut left = count;
+    loop {
+        loop {
+            let mut line = quorum.poll_event()?.map(quorum_line);
+            if line.is_none() {
+                let event = votequorum.as_ref().map(votequorum::Client::poll_event).transpose()?.flatten();
+                line = event.map(votequorum_line);
+            }
+            let Some(line) = line else { break };
+            line.write(context.json)?;
+            if watch::is_last(&mut left) {
+                return Ok(());
+            }
+        }
+        watch::wait(&descriptors)?;
+    }
+}
+
+fn quorum_line(event: quorum::Event) -> Line {
+    const SERVICE: &str = "quorum";
+    let quorum = |quorate: bool, ring: Ring, members: &[NodeId]| Line {
+        event: "quorum",
+        text: format!("{}, ring {}, members {}", quorate_text(quorate), ring_text(ring), words(members)),
+        members: json!({
+            "service": SERVICE,
+            "quorate": quorate,
+            "ring_id": ring_json(ring),
+            "members": ids(members),
+        }),
+    };
+    match event {
+        quorum::Event::Notification(event) => {
+            quorum(event.quorate, Ring { node_id: None, seq: event.ring_seq }, &event.members)
+        }
+        quorum::Event::Quorum(event) => quorum(event.quorate, event.ring_id.into(), &event.members),
+        quorum::Event::Nodelist(event) => Line {
+            event: "nodelist",
+            text: format!(
+                "ring {}, members {}, joined {}, left {}",
+                ring_text(event.ring_id.into()),
+                words(&event.member_list),
+                words(&event.joined_list),
+                words(&event.left_list)
+            ),
+            members: json!({
+                "service": SERVICE,
+                "ring_id": ring_json(event.ring_id.into()),
+                "members": ids(&event.member_list),
+                "joined": ids(&event.joined_list),
+                "left": ids(&event.left_list),
+            }),
+        },
+        quorum::Event::Unknown { id, message } => Line::unknown(SERVICE, id, &message),
+        // Events that this command does not know yet.
+        _ => Line::unknown(SERVICE, 0, &[]),
+    }
+}
+
+fn votequorum_line(event: votequorum::Event) -> Line {
+    const SERVICE: &str = "votequorum";
+    match event {
+        votequorum::Event::Quorum { quorate, nodes, .. } => Line {
+            event: "votequorum",
+            text: format!(
+                "{}, nodes {}",
+                quorate_text(quorate),
+                words(nodes.iter().map(|node| format!("{}={}", node.node_id, node.state)))
+            ),
+            members: json!({
+                "service": SERVICE,
+                "quorate": quorate,
+                "nodes": nodes.iter().map(node_json).collect::<Json>(),
+            }),
+        },
+        votequorum::Event::Nodelist { ring_id, members, .. } => Line {
+            event: "votequorum_nodelist",
+            text: format!("ring {}, members {}", ring_text(ring_id.into()), words(&members)),
+            members: json!({ "service": SERVICE, "ring_id": ring_json(ring_id.into()), "members": ids(&members) }),
+        },
+        votequorum::Event::ExpectedVotes { expected_votes, .. } => Line {
+            event: "expected_votes",
+            text: expected_votes.to_string(),
+            members: json!({ "service": SERVICE, "expected_votes": expected_votes }),
+        },
+        votequorum::Event::QdeviceExtraInfo { node_id, extra_info, .. } => {
+            let mut members = json!({ "service": SERVICE, "node_id": node_id.0 });
+            add_payload(&mut members, &extra_info);
+            Line { event: "qdevice_extra_info", text: format!("node {node_id}, {} bytes", extra_info.len()), members }
+        }
+        votequorum::Event::Unknown { id, message } => Line::unknown(SERVICE, id, &message),
+        // Events that this command does not know yet.
+        _ => Line::unknown(SERVICE, 0, &[]),
+    }
+}
+
+fn quorate_text(quorate: bool) -> &'static str {
+    if quorate { "quorate" } else { "not quorate" }
+}
+
+fn node_json(node: &NodeEntry) -> Json {
+    json!({ "node_id": node.node_id.0, "state": node.state.to_string() })
+}

@@ -1,0 +1,153 @@
+//! A snapshot for people and as JSON.
+
+use corosync_ipc::votequorum::{Info, InfoFlags};
+use serde_json::{Value as Json, json};
+
+use crate::output::{printable, table, words};
+use crate::snapshot::{Node, Ring, Snapshot};
+
+/// The whole snapshot.
+pub(crate) fn json(snapshot: &Snapshot) -> Json {
+    let votes = |field: fn(&Info) -> u32| snapshot.votes.as_ref().map(field);
+    json!({
+        "cluster_name": snapshot.cluster_name,
+        "node_id": snapshot.node_id.0,
+        "node_name": snapshot.local().and_then(|node| node.name.as_deref()),
+        "ring_id": snapshot.view.ring.map(ring_json),
+        "quorate": snapshot.view.quorate,
+        "quorum_provider": snapshot.provider,
+        "expected_votes": votes(|info| info.expected_votes),
+        "highest_expected": votes(|info| info.highest_expected),
+        "total_votes": votes(|info| info.total_votes),
+        "quorum": votes(|info| info.quorum),
+        "flags": snapshot.votes.as_ref().map(|info| flag_names(info.flags)),
+        "qdevice": qdevice_json(snapshot),
+        "members": snapshot.members.iter().map(|node| node_json(node, true)).collect::<Json>(),
+        "absent": snapshot.absent.iter().map(|node| node_json(node, false)).collect::<Json>(),
+    })
+}
+
+/// Members first, then who is absent.
+pub(crate) fn nodes_json(snapshot: &Snapshot) -> Json {
+    let members = snapshot.members.iter().map(|node| node_json(node, true));
+    members.chain(snapshot.absent.iter().map(|node| node_json(node, false))).collect()
+}
+
+pub(crate) fn ring_json(ring: Ring) -> Json {
+    json!({ "node_id": ring.node_id.map(|id| id.0), "seq": ring.seq })
+}
+
+fn node_json(node: &Node, member: bool) -> Json {
+    let flag = |info: &Info, flag| info.flags.contains(flag);
+    let registered = node.votes.as_ref().filter(|info| flag(info, InfoFlags::QDEVICE_REGISTERED));
+    json!({
+        "node_id": node.node_id.0,
+        "name": node.name,
+        "addresses": node.addresses,
+        "local": node.local,
+        "member": member,
+        "state": state(node),
+        "votes": node.votes.as_ref().map(|info| info.votes),
+        "qdevice": registered.map(|info| json!({
+            "alive": flag(info, InfoFlags::QDEVICE_ALIVE),
+            "cast_vote": flag(info, InfoFlags::QDEVICE_CAST_VOTE),
+            "master_wins": flag(info, InfoFlags::QDEVICE_MASTER_WINS),
+        })),
+    })
+}
+
+/// `None` where votequorum does not tell.
+fn state(node: &Node) -> Option<String> {
+    node.votes.as_ref().and_then(|info| info.state).map(|state| state.to_string())
+}
+
+fn qdevice_json(snapshot: &Snapshot) -> Option<Json> {
+    let info = snapshot.votes.as_ref().filter(|_| snapshot.has_qdevice())?;
+    Some(json!({ "name": info.qdevice_name, "votes": info.qdevice_votes }))
+}
+
+fn flag_names(flags: InfoFlags) -> Vec<String> {
+    flags.names().map(str::to_ascii_lowercase).collect()
+}
+
+/// What is known of the cluster, and the nodes.
+pub(crate) fn text(snapshot: &Snapshot) -> String {
+    let unknown = || "unknown".to_owned();
+    let view = &snapshot.view;
+    let node = snapshot.node_id.to_string();
+    let name = snapshot.local().and_then(|node| node.name.as_ref()).map(|name| format!(" ({name})"));
+    let mut lines = vec![
+        ("Cluster name", snapshot.cluster_name.clone().unwrap_or_else(unknown)),
+        ("Node", node + &name.unwrap_or_default()),
+        ("Ring ID", view.ring.map_or_else(unknown, ring_text)),
+        ("Quorate", if view.quorate { "yes" } else { "no" }.to_owned()),
+        ("Quorum provider", snapshot.provider.clone().unwrap_or_else(|| "not configured".to_owned())),
+    ];
+    if let Some(info) = &snapshot.votes {
+        let blocked = if info.flags.contains(InfoFlags::QUORATE) { "" } else { " (activity blocked)" };
+        lines.extend([
+            ("Expected votes", info.expected_votes.to_string()),
+            ("Highest expected", info.highest_expected.to_string()),
+            ("Total votes", info.total_votes.to_string()),
+            ("Quorum", format!("{}{blocked}", info.quorum)),
+            ("Flags", words(flag_names(info.flags))),
+        ]);
+        if snapshot.has_qdevice() {
+            lines.push(("Quorum device", format!("{}, votes {}", info.qdevice_name, info.qdevice_votes)));
+        }
+    }
+    let lines = lines.iter().map(|(name, value)| format!("{:<18}{}\n", format!("{name}:"), printable(value)));
+    format!("{}\n{}", lines.collect::<String>(), nodes_text(snapshot))
+}
+
+/// A table of all nodes.
+pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
+    let has_votes = snapshot.votes.is_some();
+    let mut head = vec!["ID"];
+    if has_votes {
+        head.push("VOTES");
+    }
+    head.push("STATE");
+    if snapshot.has_qdevice() {
+        head.push("QDEVICE");
+    }
+    head.extend(["NAME", "ADDRESS"]);
+    let mut rows: Vec<Vec<String>> = vec![head.iter().map(ToString::to_string).collect()];
+    let members = snapshot.members.iter().map(|node| (node, "member"));
+    for (node, default_state) in members.chain(snapshot.absent.iter().map(|node| (node, "absent"))) {
+        let mut row = vec![node.node_id.to_string()];
+        if has_votes {
+            row.push(node.votes.as_ref().map_or("-".to_owned(), |info| info.votes.to_string()));
+        }
+        row.push(state(node).unwrap_or_else(|| default_state.to_owned()));
+        if snapshot.has_qdevice() {
+            row.push(node.votes.as_ref().map_or("-".to_owned(), qdevice_text));
+        }
+        row.push(printable(node.name.as_deref().unwrap_or("-")));
+        let local = if node.local { " (local)" } else { "" };
+        row.push(printable(&words(&node.addresses)) + local);
+        rows.push(row);
+    }
+    let right: Vec<bool> = head.iter().map(|name| ["ID", "VOTES"].contains(name)).collect();
+    table(&right, &rows)
+}
+
+/// As corosync-quorumtool: alive, votes, master wins, each preceded by N if not; NR when no device is registered.
+fn qdevice_text(info: &Info) -> String {
+    if !info.flags.contains(InfoFlags::QDEVICE_REGISTERED) {
+        return "NR".to_owned();
+    }
+    let letter = |flag, yes: &str| if info.flags.contains(flag) { yes.to_owned() } else { format!("N{yes}") };
+    [
+        letter(InfoFlags::QDEVICE_ALIVE, "A"),
+        letter(InfoFlags::QDEVICE_CAST_VOTE, "V"),
+        letter(InfoFlags::QDEVICE_MASTER_WINS, "MW"),
+    ]
+    .join(",")
+}
+
+pub(crate) fn ring_text(ring: Ring) -> String {
+    let Ring { node_id, seq } = ring;
+    // Both in hexadecimal, as corosync prints them.
+    node_id.map_or_else(|| format!("?.{seq:x}"), |node_id| format!("{:x}.{seq:x}", node_id.0))
+}

@@ -1,0 +1,112 @@
+//! The services a daemon has, and whether they answer.
+
+use std::thread;
+
+use corosync_ipc::{Credentials, Endpoint, Error, cfg, cmap, cpg, evs, quorum, votequorum};
+
+/// A service, and the least that shows that it answers.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) name: &'static str,
+    /// What was asked, for people.
+    pub(crate) asked: &'static str,
+    /// Connects, asks, and tells whose process answered.
+    probe: fn(&Endpoint) -> Result<Credentials, Error>,
+}
+
+/// The provider without which votequorum is not there.
+const VOTEQUORUM_PROVIDER: &str = "corosync_votequorum";
+
+/// All services of a corosync.
+static SERVICES: [Service; 6] = [
+    Service {
+        name: "cmap",
+        asked: "answered a request",
+        probe: |endpoint| {
+            let client = cmap::Client::connect_to(endpoint)?;
+            client.get("totem.version")?;
+            Ok(client.peer_credentials())
+        },
+    },
+    Service {
+        name: "cpg",
+        asked: "answered a request",
+        probe: |endpoint| {
+            let client = cpg::Client::connect_to(endpoint)?;
+            client.local_node_id()?;
+            Ok(client.peer_credentials())
+        },
+    },
+    Service {
+        name: "cfg",
+        asked: "answered a request",
+        probe: |endpoint| {
+            let client = cfg::Client::connect_to(endpoint)?;
+            client.local_node_id()?;
+            Ok(client.peer_credentials())
+        },
+    },
+    Service {
+        name: "quorum",
+        asked: "answered a request",
+        probe: |endpoint| {
+            let client = quorum::Client::connect_to(endpoint)?;
+            client.is_quorate()?;
+            Ok(client.peer_credentials())
+        },
+    },
+    Service {
+        name: "votequorum",
+        asked: "answered a request",
+        probe: |endpoint| {
+            let client = votequorum::Client::connect_to(endpoint)?;
+            client.local_info()?;
+            Ok(client.peer_credentials())
+        },
+    },
+    Service {
+        name: EVS,
+        // It takes no request while the partition is not quorate.
+        asked: "took the connection",
+        probe: |endpoint| Ok(evs::Client::connect_to(endpoint)?.peer_credentials()),
+    },
+];
+
+/// The service that is there up to corosync 1.99.7 only.
+const EVS: &str = "evs";
+
+/// How a service answered.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    pub(crate) service: &'static Service,
+    pub(crate) result: Result<Credentials, Error>,
+}
+
+impl Probe {
+    /// Whether the service is not there because it need not be: it is not configured, or this corosync has none.
+    pub(crate) fn is_absent(&self, provider: Option<&str>) -> bool {
+        let optional = match self.service.name {
+            "votequorum" => provider != Some(VOTEQUORUM_PROVIDER),
+            name => name == EVS,
+        };
+        optional && matches!(self.result, Err(Error::NoSocket { .. }))
+    }
+
+    /// Whether this is a service that nobody misses, and it is not there.
+    pub(crate) fn is_needless(&self) -> bool {
+        self.service.name == EVS && matches!(self.result, Err(Error::NoSocket { .. }))
+    }
+}
+
+/// Tries all services at once, so that a daemon that is stopped costs one timeout.
+pub(crate) fn probe_all(endpoint: &Endpoint) -> Vec<Probe> {
+    thread::scope(|scope| {
+        let probes: Vec<_> =
+            SERVICES.iter().map(|service| (service, scope.spawn(|| (service.probe)(endpoint)))).collect();
+        let join = |(service, thread): (_, thread::ScopedJoinHandle<'_, _>)| match thread.join() {
+            Ok(result) => Probe { service, result },
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        probes.into_iter().map(join).collect()
+    })
+}
