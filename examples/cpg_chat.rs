@@ -1,0 +1,83 @@
+//! A chat: what is typed goes to all members of a group, on all nodes.
+//!
+//! `cpg_chat [GROUP]` ends with standard input, after its own last message came back.
+//!
+//! One thread takes events, by a dispatcher; another reads lines and has the first one send them.
+
+use std::env;
+use std::error::Error;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::thread;
+
+use corosync_ipc::Dispatcher;
+use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee};
+
+/// What the thread that dispatches knows.
+#[derive(Default)]
+struct Chat {
+    /// Own messages that did not come back yet.
+    sent: usize,
+    /// Nothing more will be typed.
+    ended: bool,
+    failed: Option<corosync_ipc::Error>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let group = GroupName::new(env::args().nth(1).unwrap_or_else(|| "chat".to_owned()))?;
+    let client = Arc::new(Client::connect()?);
+    client.join(&group)?;
+    let me = (client.local_node_id()?, client.pid());
+
+    let mut dispatcher = Dispatcher::<Chat>::new()?;
+    dispatcher.add(Arc::clone(&client), move |chat: &mut Chat, event, control| {
+        match event {
+            Ok(Event::Deliver { node_id, pid, payload, .. }) => {
+                println!("{node_id}/{pid}: {}", String::from_utf8_lossy(&payload));
+                chat.sent -= usize::from((node_id, pid) == me);
+                if chat.ended && chat.sent == 0 {
+                    control.stop();
+                }
+            }
+            Ok(Event::Confchg { members, left, joined, .. }) => {
+                for (them, how) in joined.iter().map(|who| (who, "came")).chain(left.iter().map(|who| (who, "went"))) {
+                    println!("* {}/{} {how} ({})", them.node_id, them.pid, them.reason);
+                }
+                println!("* {} here", members.len());
+            }
+            Ok(_) => {}
+            Err(error) => chat.failed = Some(error),
+        }
+        ControlFlow::Continue(())
+    })?;
+
+    let waker = dispatcher.waker();
+    // It may wait for a line when the program ends.
+    thread::spawn(move || {
+        for line in io::stdin().lines().map_while(Result::ok) {
+            let sender = Arc::clone(&client);
+            let sent =
+                waker.run(move |chat: &mut Chat, control| match sender.multicast(Guarantee::AGREED, line.as_bytes()) {
+                    Ok(()) => chat.sent += 1,
+                    Err(error) => {
+                        chat.failed = Some(error);
+                        control.stop();
+                    }
+                });
+            if !sent {
+                return;
+            }
+        }
+        let _ = waker.run(|chat: &mut Chat, control| {
+            chat.ended = true;
+            if chat.sent == 0 {
+                control.stop();
+            }
+        });
+    });
+
+    let mut chat = Chat::default();
+    dispatcher.run(&mut chat)?;
+    chat.failed.map_or(Ok(()), |error| Err(error.into()))
+}

@@ -1,0 +1,81 @@
+//! A libqb service of one's own: a counter that every client may raise, and of which all who ask for it are told.
+//!
+//! `cargo run --example own_service -- counter` listens at the abstract address `@counter` (or where libqb is told to look for sockets).
+//! C programs connect with `qb_ipcc_connect("counter", 8192)` and send a `struct qb_ipc_request_header` with one of the ids below.
+
+use std::error::Error;
+
+use bytes::Bytes;
+use corosync_ipc::server::{Conn, Connections, Handler, Listener, Peer, Refusal};
+
+/// Raises the counter; the answer is its new value.
+const RAISE: i32 = 0;
+/// From now on this client is told every new value.
+const WATCH: i32 = 1;
+
+/// Id of the events.
+const CHANGED: i32 = 2;
+
+struct Counter {
+    value: u64,
+}
+
+/// What is kept of a client.
+struct Session {
+    watches: bool,
+}
+
+impl Handler for Counter {
+    type Session = Session;
+
+    fn authorize(&mut self, peer: &Peer<'_>) -> Result<Session, Refusal> {
+        println!("process {} of user {} connects", peer.credentials.pid, peer.credentials.uid);
+        Ok(Session { watches: false })
+    }
+
+    fn on_request(&mut self, conn: &mut Conn<'_, Session>, request: Bytes) {
+        // The header: an id and a size, each in 8 bytes.
+        let id = request.first_chunk().map(|id| i32::from_ne_bytes(*id));
+        match id {
+            Some(RAISE) => {
+                self.value += 1;
+                self.tell_watchers(conn.connections());
+            }
+            Some(WATCH) => conn.session().watches = true,
+            // Whoever asks for something else speaks another protocol.
+            _ => return conn.disconnect(),
+        }
+        if conn.reply(&message(id.unwrap_or_default(), self.value)).is_err() {
+            conn.disconnect();
+        }
+    }
+}
+
+impl Counter {
+    fn tell_watchers(&self, connections: &mut Connections<Session>) {
+        let event = message(CHANGED, self.value);
+        let watching: Vec<_> =
+            connections.sessions().filter(|(_, session)| session.watches).map(|(id, _)| id).collect();
+        for id in watching {
+            if let Some(mut conn) = connections.get(id) {
+                // Who does not read is disconnected when too much waits: see `Builder::event_queue`.
+                let _ = conn.send_event(&event);
+            }
+        }
+    }
+}
+
+/// A `struct qb_ipc_response_header` (id, size and error, each in 8 bytes) and the value.
+fn message(id: i32, value: u64) -> Vec<u8> {
+    [id as u64, 32, 0, value].iter().flat_map(|part| part.to_ne_bytes()).collect()
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let name = std::env::args().nth(1).unwrap_or_else(|| "counter".to_owned());
+    let listener = Listener::<Counter>::builder().service(&name).start(Counter { value: 0 })?;
+    println!("listening as {name}; Enter ends");
+    std::io::stdin().read_line(&mut String::new())?;
+    let value = listener.stop().map_err(|_| "the service panicked")?.value;
+    println!("the counter was {value}");
+    Ok(())
+}

@@ -1,0 +1,417 @@
+//! cmap.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use corosync_ipc::cmap::{Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType};
+use corosync_ipc::{CsError, Endpoint};
+
+use super::{cs, invalid, next, waiting};
+
+/// A value of each of the twelve types.
+pub fn one_of_each() -> Vec<(&'static str, Value)> {
+    vec![
+        ("i8", Value::I8(i8::MIN)),
+        ("u8", Value::U8(u8::MAX)),
+        ("i16", Value::I16(i16::MIN)),
+        ("u16", Value::U16(u16::MAX)),
+        ("i32", Value::I32(i32::MIN)),
+        ("u32", Value::U32(u32::MAX)),
+        ("i64", Value::I64(i64::MIN)),
+        ("u64", Value::U64(u64::MAX)),
+        ("flt", Value::F32(-1.5)),
+        ("dbl", Value::F64(2.25)),
+        ("str", Value::from("a text, with ümläuts")),
+        ("bin", Value::from(&[0, 1, 127, 0][..])),
+    ]
+}
+
+/// The next notification.
+#[track_caller]
+pub fn next_notification(client: &Client) -> Notification {
+    match next(client) {
+        Event::Notify(notification) => notification,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn every_type_comes_back(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    for (name, value) in one_of_each() {
+        let key = format!("every_type_comes_back.{name}");
+        client.set(&key, value.clone()).unwrap();
+        assert_eq!(client.get(&key).unwrap(), Some(value.clone()));
+        let entries: Vec<_> = client.iter(&key).unwrap().map(Result::unwrap).collect();
+        assert_eq!((entries.len(), entries[0].value_type.name()), (1, Some(name)));
+        assert_eq!(client.list(&key).unwrap(), [(key, value)]);
+    }
+    let key = "every_type_comes_back.u32";
+    assert_eq!(client.get_as::<u32>(key).unwrap(), Some(u32::MAX));
+    assert_eq!(invalid(client.get_as::<u16>(key)), "type");
+    assert_eq!(client.get_as::<u16>("every_type_comes_back.none").unwrap(), None);
+}
+
+pub fn keys_are_set_and_deleted(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let other = Client::connect_to(endpoint).unwrap();
+    let key = "keys_are_set_and_deleted";
+    assert_eq!(client.get(key).unwrap(), None);
+    assert_eq!(cs(client.delete(key)), CsError::NotExist);
+    assert_eq!(cs(client.increment(key)), CsError::NotExist);
+    client.set(key, 5_u8).unwrap();
+    assert_eq!(other.get(key).unwrap(), Some(Value::U8(5)));
+    other.set(key, "another type").unwrap();
+    assert_eq!(client.get(key).unwrap(), Some(Value::from("another type")));
+    client.delete(key).unwrap();
+    assert_eq!(other.get(key).unwrap(), None);
+}
+
+pub fn integers_wrap_around(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let key = "integers_wrap_around";
+    let get = || client.get(key).unwrap().unwrap();
+    let ends: [(Value, Value); 8] = [
+        (i8::MIN.into(), i8::MAX.into()),
+        (u8::MIN.into(), u8::MAX.into()),
+        (i16::MIN.into(), i16::MAX.into()),
+        (u16::MIN.into(), u16::MAX.into()),
+        (i32::MIN.into(), i32::MAX.into()),
+        (u32::MIN.into(), u32::MAX.into()),
+        (i64::MIN.into(), i64::MAX.into()),
+        (u64::MIN.into(), u64::MAX.into()),
+    ];
+    for (least, greatest) in ends {
+        client.set(key, greatest.clone()).unwrap();
+        client.increment(key).unwrap();
+        assert_eq!(get(), least);
+        client.decrement(key).unwrap();
+        assert_eq!(get(), greatest);
+    }
+    client.set(key, 10_u8).unwrap();
+    client.adjust(key, 300).unwrap();
+    assert_eq!(get(), Value::U8(54));
+    client.set(key, 10_u64).unwrap();
+    client.adjust(key, -11).unwrap();
+    assert_eq!(get(), Value::U64(u64::MAX));
+    client.set(key, -1_i64).unwrap();
+    client.adjust(key, i32::MIN).unwrap();
+    assert_eq!(get(), Value::I64(i64::from(i32::MIN) - 1));
+    for value in [Value::F32(1.0), Value::F64(1.0), Value::from("1"), Value::from(&b"1"[..])] {
+        client.set(key, value.clone()).unwrap();
+        assert_eq!(cs(client.increment(key)), CsError::InvalidParam);
+        assert_eq!(get(), value);
+    }
+}
+
+pub fn read_only_keys_are_refused(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let key = "runtime.services.cmap.service_id";
+    let before = client.get(key).unwrap();
+    assert!(before.is_some());
+    assert_eq!(cs(client.set(key, 7_u8)), CsError::Access);
+    assert_eq!(cs(client.delete(key)), CsError::Access);
+    assert_eq!(cs(client.increment(key)), CsError::Access);
+    assert_eq!(cs(client.set("runtime.services.read_only", 7_u8)), CsError::Access);
+    assert_eq!(client.get(key).unwrap(), before);
+}
+
+pub fn wrong_keys_are_refused_before_they_are_sent(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let (longest, too_long) = ("k".repeat(255), "k".repeat(256));
+    for key in ["", "ab", "white space", "nul\0nul", "comma,", "ümlaut", &too_long] {
+        assert_eq!(invalid(client.get(key)), "key", "{key:?}");
+        assert_eq!(invalid(client.set(key, 1_u8)), "key", "{key:?}");
+        assert_eq!(invalid(client.delete(key)), "key", "{key:?}");
+        assert_eq!(invalid(client.adjust(key, 1)), "key", "{key:?}");
+        assert_eq!(invalid(client.track_add(key, TrackEvents::ALL)), "key", "{key:?}");
+    }
+    for prefix in ["white space", &too_long] {
+        assert_eq!(invalid(client.iter(prefix).map(drop)), "prefix");
+        assert_eq!(invalid(client.track_add(prefix, TrackEvents::ALL | TrackEvents::PREFIX)), "prefix");
+    }
+    client.set(&longest, 1_u8).unwrap();
+    assert_eq!(client.get(&longest).unwrap(), Some(Value::U8(1)));
+    assert_eq!(client.list(&longest).unwrap(), [(longest.clone(), Value::U8(1))]);
+    client.delete(&longest).unwrap();
+    for key in ["key", "Key.with_all-kinds/of:characters.09"] {
+        client.set(key, 1_u8).unwrap();
+        assert_eq!(client.get(key).unwrap(), Some(Value::U8(1)));
+        client.delete(key).unwrap();
+    }
+}
+
+pub fn values_of_every_size_come_back(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let prefix = "values_of_every_size_come_back.";
+    let mut expected = BTreeMap::new();
+    // 1024 bytes is the room that is asked for first; a string takes one byte more than its text.
+    for size in [0, 1, 15, 16, 17, 1022, 1023, 1024, 1025, 4096, MAX_VALUE_SIZE - 1, MAX_VALUE_SIZE] {
+        let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+        let text: String = (0..size).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
+        for (name, value) in [("bin", Value::Binary(bytes.into())), ("str", Value::String(text))] {
+            let key = format!("{prefix}{name}{size}");
+            client.set(&key, value.clone()).unwrap();
+            assert_eq!(client.get(&key).unwrap().as_ref(), Some(&value), "{key}");
+            expected.insert(key, value);
+        }
+    }
+    assert_eq!(client.list(prefix).unwrap().into_iter().collect::<BTreeMap<_, _>>(), expected);
+    let key = format!("{prefix}refused");
+    for value in [Value::from("x".repeat(MAX_VALUE_SIZE + 1)), Value::from(&[0; MAX_VALUE_SIZE + 1][..])] {
+        assert_eq!(invalid(client.set(&key, value)), "value");
+    }
+    assert_eq!(invalid(client.set(&key, "a\0b")), "value");
+    assert_eq!(client.get(&key).unwrap(), None);
+    for key in expected.keys() {
+        client.delete(key).unwrap();
+    }
+}
+
+pub fn a_number_of_the_wrong_length_is_refused_by_the_daemon(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let key = "a_number_of_the_wrong_length";
+    let value = Value::Other { value_type: ValueType::UINT32, data: Bytes::from_static(b"abc") };
+    assert_eq!(cs(client.set(key, value)), CsError::InvalidParam);
+    assert_eq!(client.get(key).unwrap(), None);
+}
+
+pub fn keys_are_found_by_prefix(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let prefix = "keys_are_found_by_prefix.";
+    let keys: Vec<String> = (0..50).map(|number| format!("{prefix}{number:02}")).collect();
+    for (number, key) in (0_u32..).zip(&keys) {
+        client.set(key, number).unwrap();
+    }
+    client.set("keys_are_found_by_prefiy", 1_u8).unwrap();
+    let find = |prefix: &str| -> Vec<String> {
+        let mut found: Vec<_> = client.iter(prefix).unwrap().map(|entry| entry.unwrap().key).collect();
+        found.sort();
+        found
+    };
+    assert_eq!(find(prefix), keys);
+    assert_eq!(find("keys_are_found_by_prefix.1"), keys[10..20]);
+    assert_eq!(find("keys_are_found_by_prefix.17"), keys[17..18]);
+    assert!(find("keys_are_found_by_prefix.none").is_empty());
+    let all = find("");
+    assert!(keys.iter().all(|key| all.contains(key)) && all.iter().any(|key| key.starts_with("totem.")));
+    for entry in client.iter(prefix).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!((entry.value_type, entry.value_len), (ValueType::UINT32, 4));
+    }
+
+    // Several at a time, keys deleted meanwhile, and an end that stays.
+    let (mut one, mut other) = (client.iter(prefix).unwrap(), client.iter(prefix).unwrap());
+    assert!(one.next().unwrap().is_ok() && other.next().unwrap().is_ok());
+    for key in &keys {
+        client.delete(key).unwrap();
+    }
+    assert!(one.by_ref().chain(other.by_ref()).all(|entry| entry.unwrap().key.starts_with(prefix)));
+    assert!(one.next().is_none() && other.next().is_none());
+    client.delete("keys_are_found_by_prefiy").unwrap();
+}
+
+/// The iterators of libqb's map lose their prefix when a node above is split.
+pub fn an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let key = |name: &str| format!("an_iterator_keeps_to_its_prefix.{name}");
+    let mine = [key("abc.1"), key("abc.2")];
+    for sibling in ["abd", "ab", "a", "x", "abc", "abcd"].map(key) {
+        for begun in [false, true] {
+            for key in &mine {
+                client.set(key, 1_u8).unwrap();
+            }
+            let mut iterator = client.iter(&key("abc")).unwrap();
+            let first = if begun { iterator.next() } else { None };
+            client.set(&sibling, 1_u8).unwrap();
+            let found = first.into_iter().chain(iterator).map(|entry| entry.unwrap().key);
+            let found: Vec<_> = found.filter(|found| *found != sibling || !sibling.starts_with(&key("abc"))).collect();
+            assert_eq!(found, mine, "{sibling}, {begun}");
+            for key in mine.iter().chain([&sibling]) {
+                client.delete(key).unwrap();
+            }
+        }
+    }
+}
+
+pub fn a_tracker_tells_old_and_new(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let setter = Client::connect_to(endpoint).unwrap();
+    let key = "a_tracker_tells_old_and_new";
+    let tracker = client.track_add(key, TrackEvents::ALL).unwrap();
+    let expect = |event, new_value: Option<Value>, old_value: Option<Value>| {
+        let expected = Notification { tracker, event, key: key.to_owned(), new_value, old_value };
+        assert_eq!(next_notification(&client), expected);
+    };
+    setter.set(key, 1_u8).unwrap();
+    expect(TrackEvents::ADD, Some(1_u8.into()), None);
+    // The same value again is no change, a child or a longer name another key.
+    setter.set(key, 1_u8).unwrap();
+    setter.set("a_tracker_tells_old_and_new.child", 1_u8).unwrap();
+    setter.set("a_tracker_tells_old_and_newer", 1_u8).unwrap();
+    setter.set(key, 2_u8).unwrap();
+    expect(TrackEvents::MODIFY, Some(2_u8.into()), Some(1_u8.into()));
+    setter.set(key, "text").unwrap();
+    expect(TrackEvents::MODIFY, Some("text".into()), Some(2_u8.into()));
+    setter.set(key, "").unwrap();
+    expect(TrackEvents::MODIFY, Some("".into()), Some("text".into()));
+    setter.set(key, Value::Binary(Bytes::new())).unwrap();
+    expect(TrackEvents::MODIFY, Some(Value::Binary(Bytes::new())), Some("".into()));
+    // The client's own changes, and the largest values there are.
+    let (long, longer) = ("l".repeat(MAX_VALUE_SIZE - 1), "L".repeat(MAX_VALUE_SIZE));
+    client.set(key, long.clone()).unwrap();
+    expect(TrackEvents::MODIFY, Some(long.clone().into()), Some(Value::Binary(Bytes::new())));
+    client.set(key, longer.clone()).unwrap();
+    expect(TrackEvents::MODIFY, Some(longer.clone().into()), Some(long.into()));
+    setter.delete(key).unwrap();
+    expect(TrackEvents::DELETE, None, Some(longer.into()));
+    setter.set(key, 7_i64).unwrap();
+    expect(TrackEvents::ADD, Some(7_i64.into()), None);
+    setter.increment(key).unwrap();
+    expect(TrackEvents::MODIFY, Some(8_i64.into()), Some(7_i64.into()));
+    setter.delete(key).unwrap();
+    expect(TrackEvents::DELETE, None, Some(8_i64.into()));
+    assert_eq!(waiting(&client), []);
+    for key in ["a_tracker_tells_old_and_new.child", "a_tracker_tells_old_and_newer"] {
+        setter.delete(key).unwrap();
+    }
+}
+
+pub fn a_tracker_is_told_what_it_asked_for(endpoint: &Endpoint) {
+    let setter = Client::connect_to(endpoint).unwrap();
+    let key = "a_tracker_is_told_what_it_asked_for";
+    let kinds = [TrackEvents::ADD, TrackEvents::MODIFY, TrackEvents::DELETE];
+    let clients: Vec<_> = (0..8)
+        .map(|bits| {
+            let client = Client::connect_to(endpoint).unwrap();
+            client.track_add(key, TrackEvents::from_bits(bits)).unwrap();
+            (TrackEvents::from_bits(bits), client)
+        })
+        .collect();
+    setter.set(key, 1_u8).unwrap();
+    setter.set(key, 2_u8).unwrap();
+    setter.delete(key).unwrap();
+    for (asked, client) in &clients {
+        let expected: Vec<_> = kinds.into_iter().filter(|kind| asked.contains(*kind)).collect();
+        let told: Vec<_> = expected.iter().map(|_| next_notification(client).event).collect();
+        assert_eq!((told, waiting(client)), (expected, vec![]), "{asked:?}");
+    }
+    // Bits that the daemon does not know are its to refuse.
+    assert_eq!(cs(setter.track_add(key, TrackEvents::from_bits(1 << 20))), CsError::InvalidParam);
+}
+
+pub fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let prefix = "two_trackers_of_one_client.";
+    let key = "two_trackers_of_one_client.key";
+    let one = client.track_add(key, TrackEvents::ALL).unwrap();
+    let other = client.track_add(prefix, TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
+    assert_ne!(one, other);
+    let told = || -> Vec<(Tracker, String)> {
+        let mut told: Vec<_> = waiting(&client)
+            .into_iter()
+            .map(|event| match event {
+                Event::Notify(Notification { tracker, key, .. }) => (tracker, key),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        told.sort_by_key(|(tracker, _)| *tracker != one);
+        told
+    };
+    client.set(key, 1_u8).unwrap();
+    assert_eq!(told(), [(one, key.to_owned()), (other, key.to_owned())]);
+    let sibling = "two_trackers_of_one_client.sibling";
+    client.set(sibling, 1_u8).unwrap();
+    assert_eq!(told(), [(other, sibling.to_owned())]);
+
+    // What was sent before the tracker was deleted is not handed over; the other tracker goes on.
+    client.set(key, 2_u8).unwrap();
+    client.track_delete(one).unwrap();
+    assert_eq!(told(), [(other, key.to_owned())]);
+    client.set(key, 3_u8).unwrap();
+    assert_eq!(told(), [(other, key.to_owned())]);
+    assert_eq!(cs(client.track_delete(one)), CsError::BadHandle);
+    client.track_delete(other).unwrap();
+    client.delete(key).unwrap();
+    client.delete(sibling).unwrap();
+    assert_eq!(told(), []);
+
+    let all = client.track_add("", TrackEvents::DELETE | TrackEvents::PREFIX).unwrap();
+    client.set(key, 1_u8).unwrap();
+    client.delete(key).unwrap();
+    // Other bodies delete keys too.
+    super::next_that(&client, |event| match event {
+        Event::Notify(notification) => (notification.tracker == all && notification.key == key).then_some(()),
+        other => panic!("{other:?}"),
+    });
+}
+
+/// Only for servers that have the map.
+pub fn statistics_are_read(endpoint: &Endpoint) {
+    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let active = client.get("stats.ipcs.global.active").unwrap().unwrap();
+    assert!(matches!(active, Value::U64(1..)), "{active:?}");
+    let found = client.list("stats.ipcs.").unwrap();
+    assert!(found.iter().any(|(key, _)| key == "stats.ipcs.global.active"));
+    let mine = format!("stats.ipcs.service0.{}.", std::process::id());
+    assert!(found.iter().any(|(key, _)| key.starts_with(&mine)), "{mine} {found:?}");
+    assert!(client.iter("").unwrap().all(|entry| entry.unwrap().key.starts_with("stats.")));
+    assert_eq!(client.get("totem.version").unwrap(), None);
+    assert!(matches!(cs(client.set("stats.ipcs.global.active", 5_u64)), CsError::NotSupported | CsError::Access));
+    // A client of the other map is not disturbed.
+    assert!(Client::connect_to(endpoint).unwrap().get("totem.version").unwrap().is_some());
+}
+
+pub fn small_rings_do_for_small_values(endpoint: &Endpoint) {
+    for ring_size in [4096, 8192] {
+        let client = Client::connect_to(&endpoint.clone().ring_size(ring_size)).unwrap();
+        let prefix = format!("small_rings_do_for_small_values.{ring_size}.");
+        let tracker = client.track_add(&prefix, TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
+        let keys: Vec<String> = (0..40).map(|number| format!("{prefix}{number:02}")).collect();
+        // More events than the ring has room for: the daemon keeps the rest until there is.
+        for (number, key) in (0_u32..).zip(&keys) {
+            client.set(key, number).unwrap();
+        }
+        for (number, key) in (0_u32..).zip(&keys) {
+            let told = next_notification(&client);
+            assert_eq!((told.tracker, &told.key, told.new_value), (tracker, key, Some(number.into())));
+        }
+        let listed = client.list(&prefix).unwrap();
+        assert_eq!(listed.len(), keys.len());
+        for (number, key) in (0_u32..).zip(&keys) {
+            assert_eq!(client.get(key).unwrap(), Some(Value::U32(number)));
+            assert!(listed.contains(&(key.clone(), number.into())));
+            client.delete(key).unwrap();
+        }
+        let text = "x".repeat(ring_size as usize / 2);
+        client.set(&keys[0], text.clone()).unwrap();
+        assert_eq!(client.get(&keys[0]).unwrap(), Some(text.into()));
+        client.delete(&keys[0]).unwrap();
+        for _ in 0..keys.len() + 2 {
+            next_notification(&client);
+        }
+        assert_eq!(waiting(&client), []);
+    }
+}
+
+pub fn what_does_not_fit_the_ring_is_said_so(endpoint: &Endpoint) {
+    let roomy = Client::connect_to(endpoint).unwrap();
+    let small = Client::connect_to(&endpoint.clone().ring_size(8192)).unwrap();
+    let (key, neighbour) = ("what_does_not_fit_the_ring", "what_does_not_fit_the_ring.neighbour");
+    let large = "x".repeat(MAX_VALUE_SIZE);
+    assert_eq!(invalid(small.set(key, large.clone())), "message");
+    assert_eq!(small.get(key).unwrap(), None);
+    roomy.set(key, large).unwrap();
+    roomy.set(neighbour, 1_u8).unwrap();
+    let refused = small.get(key);
+    assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("larger ring size")), "{refused:?}");
+    assert_eq!(invalid(refused), "ring size");
+    assert_eq!(invalid(small.list(key)), "ring size");
+    // The connection goes on to work, and what fits is found.
+    assert_eq!(small.get(neighbour).unwrap(), Some(Value::U8(1)));
+    assert_eq!(small.iter(key).unwrap().count(), 2);
+    let fits = "y".repeat(8000);
+    roomy.set(key, fits.clone()).unwrap();
+    assert_eq!(small.get(key).unwrap(), Some(fits.into()));
+    roomy.delete(key).unwrap();
+    roomy.delete(neighbour).unwrap();
+}

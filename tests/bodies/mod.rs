@@ -1,0 +1,144 @@
+//! What clients do and see, whoever serves them: each public function is the body of one test and takes the endpoint of a server that
+//! stands for one quorate node with the id 1 and one vote.
+//!
+//! The keys a body sets begin with its own name, so that bodies run side by side against one server.
+
+#![allow(dead_code, unused_imports, unused_macros, reason = "every test binary uses only a part")]
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+pub mod cmap;
+pub mod dispatch;
+pub mod quorum;
+pub mod sharing;
+pub mod votequorum;
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use corosync_ipc::{Client, CsError, Error, Service};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::gettid;
+
+/// How long anything may take before a test is given up. It only has to be longer than a busy machine needs.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// Makes tests of bodies, run inside a node against its corosync, which must be the same process afterwards.
+macro_rules! against_corosync {
+    ($node:expr; $($body:path as $name:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            if crate::harness::skip() {
+                return;
+            }
+            let node = $node;
+            let pid = node.pid();
+            node.run(|| $body(&corosync_ipc::Endpoint::new()));
+            // The tools of corosync 1.99 are sometimes refused.
+            crate::harness::eventually("corosync answers", || !node.is_running() || node.membership().is_some());
+            assert_eq!(node.pid(), pid);
+        }
+    )*};
+}
+pub(crate) use against_corosync;
+
+/// The error of the daemon that a call ended with.
+#[track_caller]
+pub fn cs<T: std::fmt::Debug>(result: Result<T, Error>) -> CsError {
+    match result {
+        Err(Error::Cs { error, .. }) => error,
+        other => panic!("not an error of the daemon: {other:?}"),
+    }
+}
+
+/// The argument that a call refused.
+#[track_caller]
+pub fn invalid<T: std::fmt::Debug>(result: Result<T, Error>) -> &'static str {
+    match result {
+        Err(Error::InvalidArgument { argument, .. }) => argument,
+        other => panic!("not an invalid argument: {other:?}"),
+    }
+}
+
+/// The next event, which must come.
+#[track_caller]
+pub fn next<S: Service>(client: &Client<S>) -> S::Event {
+    client.next_event(LIMIT).unwrap().expect("no event came")
+}
+
+/// Events up to the one that `wanted` makes something of; the others are thrown away.
+#[track_caller]
+pub fn next_that<S: Service, T>(client: &Client<S>, mut wanted: impl FnMut(S::Event) -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let event = client.next_event(deadline).unwrap().expect("the event did not come");
+        if let Some(found) = wanted(event) {
+            return found;
+        }
+    }
+}
+
+/// Every event that waits.
+#[track_caller]
+pub fn waiting<S: Service>(client: &Client<S>) -> Vec<S::Event> {
+    std::iter::from_fn(|| client.poll_event().unwrap()).collect()
+}
+
+/// Whether a client's descriptor polls readable now.
+pub fn is_readable<S: Service>(client: &Client<S>) -> bool {
+    is_readable_within(client, Duration::ZERO)
+}
+
+/// Whether a client's descriptor polls readable within some time.
+pub fn is_readable_within<S: Service>(client: &Client<S>, time: Duration) -> bool {
+    let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(time).unwrap();
+    poll(&mut fds, timeout).unwrap() == 1
+}
+
+/// Starts a thread and returns when it waits for something, or has ended.
+pub fn spawn_until_asleep<'scope, T: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    body: impl FnOnce() -> T + Send + 'scope,
+) -> thread::ScopedJoinHandle<'scope, T> {
+    let (sender, receiver) = channel();
+    let thread = scope.spawn(move || {
+        sender.send(gettid()).unwrap();
+        body()
+    });
+    let stat = format!("/proc/self/task/{}/stat", receiver.recv().unwrap());
+    let is_asleep = || fs::read_to_string(&stat).is_ok_and(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('S'));
+    let deadline = Instant::now() + LIMIT;
+    while !(thread.is_finished() || is_asleep()) {
+        assert!(Instant::now() < deadline, "the thread neither sleeps nor ends");
+        thread::yield_now();
+    }
+    thread
+}
+
+/// What the daemon of this node has in /dev/shm for its clients.
+pub fn rings() -> Vec<String> {
+    let entries = fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    // The daemon's black box begins with qb- too.
+    entries.filter(|name| name.starts_with("qb-") && !name.contains("blackbox")).collect()
+}
+
+/// Pseudo-random numbers that a seed repeats: xorshift64*.
+pub struct Random(u64);
+
+impl Random {
+    /// From a seed of the caller's.
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// Below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+    }
+}

@@ -1,0 +1,93 @@
+//! quorum.
+
+use corosync_ipc::quorum::{Client, Event, Model, NodelistNotification, Notification, QuorumNotification, QuorumType};
+use corosync_ipc::{CsError, Endpoint, NodeId, RingId, TrackFlags};
+
+use super::{cs, next, waiting};
+
+/// Every combination of the track flags.
+pub fn all_track_flags() -> impl Iterator<Item = TrackFlags> {
+    (0..8).map(TrackFlags::from_bits)
+}
+
+/// Whether the present state is sent.
+pub fn tells_present(flags: TrackFlags) -> bool {
+    flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES)
+}
+
+/// Whether changes are sent.
+pub fn tells_changes(flags: TrackFlags) -> bool {
+    flags.intersects(TrackFlags::CHANGES | TrackFlags::CHANGES_ONLY)
+}
+
+pub fn the_node_is_quorate(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    assert!(client.is_quorate().unwrap());
+    assert_eq!(client.quorum_type(), QuorumType::SET);
+}
+
+pub fn the_present_state_comes_as_the_flags_say(endpoint: &Endpoint) {
+    for flags in all_track_flags() {
+        let client = Client::connect_to(&endpoint.clone().ring_size(4096)).unwrap();
+        let check = || match waiting(&client).as_slice() {
+            [] => assert!(!tells_present(flags), "{flags:?}"),
+            [Event::Notification(Notification { quorate: true, ring_seq: 1.., members })] => {
+                assert!(tells_present(flags) && *members == [NodeId(1)], "{flags:?} {members:?}");
+            }
+            other => panic!("{flags:?}: {other:?}"),
+        };
+        client.track_start(flags).unwrap();
+        check();
+        if tells_changes(flags) {
+            assert_eq!(cs(client.track_start(flags)), CsError::Exist, "{flags:?}");
+        } else {
+            client.track_start(flags).unwrap();
+        }
+        check();
+        assert!(client.is_quorate().unwrap());
+        client.track_stop().unwrap();
+        client.track_start(flags).unwrap();
+        check();
+        // Other than votequorum, quorum does not mind when notifications are off.
+        client.track_stop().unwrap();
+        client.track_stop().unwrap();
+        assert_eq!(waiting(&client), []);
+    }
+}
+
+/// Only for servers that have the model.
+pub fn model_v1_tells_rings(endpoint: &Endpoint) {
+    for flags in all_track_flags() {
+        let client = Client::connect_model(endpoint, Model::V1).unwrap();
+        assert_eq!(client.quorum_type(), QuorumType::SET);
+        assert!(client.is_quorate().unwrap());
+        client.track_start(flags).unwrap();
+        if tells_present(flags) {
+            let Event::Nodelist(nodelist) = next(&client) else { panic!("not the list of nodes first") };
+            let Event::Quorum(quorum) = next(&client) else { panic!("not quorum second") };
+            let ring_id = quorum.ring_id;
+            assert_eq!(ring_id.node_id, NodeId(1));
+            assert!(ring_id.seq > 0);
+            let (members, none) = (vec![NodeId(1)], Vec::new());
+            assert_eq!(quorum, QuorumNotification { quorate: true, ring_id, members: members.clone() });
+            let expected =
+                NodelistNotification { ring_id, member_list: members, joined_list: none.clone(), left_list: none };
+            assert_eq!(nodelist, expected);
+        }
+        assert_eq!(waiting(&client), [], "{flags:?}");
+        if tells_changes(flags) {
+            assert_eq!(cs(client.track_start(TrackFlags::empty())), CsError::Exist);
+        }
+        client.track_stop().unwrap();
+    }
+}
+
+/// The ring a server is on, by model v1.
+pub fn ring(endpoint: &Endpoint) -> RingId {
+    let client = Client::connect_model(endpoint, Model::V1).unwrap();
+    client.track_start(TrackFlags::CURRENT).unwrap();
+    super::next_that(&client, |event| match event {
+        Event::Quorum(quorum) => Some(quorum.ring_id),
+        _ => None,
+    })
+}

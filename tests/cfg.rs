@@ -1,0 +1,510 @@
+//! The cfg client against real daemons.
+
+mod harness;
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use corosync_ipc::cfg::{Client, Event, LOCAL_NODE, LinkStatus, MAX_REASON, NodeStatus, ShutdownAnswer, ShutdownKind};
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, Result, cmap};
+use harness::{Cluster, Node, Transport, WATCHDOG, cc, eventually, shared_one, skip, version};
+
+/// First version with node status and shutdown tracking.
+const NODE_STATUS: [u32; 4] = [3, 1, 1, 0];
+
+fn connect() -> Client {
+    Client::connect_to(&Endpoint::new()).unwrap()
+}
+
+#[track_caller]
+fn assert_cs<T: std::fmt::Debug>(result: Result<T>, expected: CsError) {
+    match result {
+        Err(Error::Cs { error, .. }) if error == expected => {}
+        other => panic!("{other:?} instead of {expected}"),
+    }
+}
+
+#[track_caller]
+fn assert_invalid<T: std::fmt::Debug>(result: Result<T>, expected: &str) {
+    match result {
+        Err(Error::InvalidArgument { argument, .. }) if argument == expected => {}
+        other => panic!("{other:?} instead of a complaint about {expected}"),
+    }
+}
+
+/// Whether a call fails for the age of the daemon, which survives it.
+#[track_caller]
+fn assert_unsupported<T: std::fmt::Debug>(node: &Node, result: Result<T>) {
+    assert!(matches!(result, Err(Error::Unsupported { .. })), "{result:?}");
+    assert_eq!(node.run(|| connect().local_node_id().unwrap()), NodeId(node.id()));
+}
+
+/// Whether the daemon asks before it ends. One that does not refuses to be tracked.
+fn asks_before_shutdown(node: &Node) -> bool {
+    let asks = version() >= NODE_STATUS;
+    if !asks {
+        assert_unsupported(node, node.run(|| connect().track_start()));
+    }
+    asks
+}
+
+fn wait_ended(node: &Node) {
+    eventually("corosync ends", || !node.is_running());
+}
+
+/// Starts a client that answers so to every shutdown, until the connection ends. Returns when it tracks.
+fn answer_always(node: &Node, answer: ShutdownAnswer) -> thread::JoinHandle<Vec<ShutdownKind>> {
+    let client = node.run(|| {
+        let client = connect();
+        client.track_start().unwrap();
+        client
+    });
+    node.spawn(move || {
+        let mut asked = Vec::new();
+        while let Ok(Some(event)) = client.next_event(WATCHDOG) {
+            if let Event::Shutdown { kind } = event {
+                asked.push(kind);
+                // The daemon may be gone before it answers.
+                let _ = client.reply_to_shutdown(answer);
+            }
+        }
+        asked
+    })
+}
+
+#[test]
+fn a_node_knows_its_id_addresses_and_rings() {
+    if skip() {
+        return;
+    }
+    let cluster = shared_one();
+    let node = cluster.node(1);
+    let address: IpAddr = node.address().parse().unwrap();
+    node.run(|| {
+        let client = connect();
+        assert_eq!(client.local_node_id().unwrap(), NodeId(1));
+        assert_eq!(client.node_addresses(LOCAL_NODE).unwrap(), [address]);
+        assert_eq!(client.node_addresses(NodeId(1)).unwrap(), [address]);
+        assert_cs(client.node_addresses(NodeId(99)), CsError::NotExist);
+        let rings = client.ring_status().unwrap();
+        assert_eq!(rings.len(), 1);
+        assert_eq!((rings[0].ip(), rings[0].address.as_str()), (Some(address), &*node.address()));
+        assert!(!rings[0].status.is_empty());
+        let numbered = version() >= [2, 99, 0, 0];
+        assert_eq!(rings[0].link, numbered.then_some(0));
+        if numbered {
+            assert_cs(client.ring_reenable(), CsError::NotSupported);
+        } else {
+            client.ring_reenable().unwrap();
+        }
+    });
+}
+
+#[test]
+fn addresses_of_both_families_are_told() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().setting("totem", "ip_version: ipv6").create();
+    let node = cluster.node(1);
+    if version() < [2, 0, 0, 0] {
+        // Needs multicast for IPv6.
+        return;
+    }
+    let config = fs::read_to_string(node.config_path()).unwrap();
+    let address = "fd77::1";
+    node.tool("ip", ["addr", "add", &format!("{address}/64"), "dev", "eth0", "nodad"]).success();
+    let with = config.replace(&node.address(), address);
+    assert_ne!(with, config);
+    fs::write(node.config_path(), with).unwrap();
+    node.start();
+    node.run(|| {
+        let client = connect();
+        let address: IpAddr = address.parse().unwrap();
+        assert_eq!(client.node_addresses(LOCAL_NODE).unwrap(), [address]);
+        assert_eq!(client.ring_status().unwrap()[0].ip(), Some(address));
+    });
+}
+
+#[test]
+fn nodes_and_links_are_those_cfgtool_shows() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(3).transport(Transport::Knet).create();
+    let node = cluster.node(1);
+    if version() < NODE_STATUS {
+        node.start();
+        assert_unsupported(node, node.run(|| connect().node_status(NodeId(1))));
+        return;
+    }
+    for node in cluster.nodes() {
+        node.start_unready();
+    }
+    cluster.wait_members(&[1, 2, 3], 3);
+    let status = |of: u32| node.run(|| connect().node_status(NodeId(of)).unwrap());
+    // Links may still come up, and their mtu grow, so what is compared was the same before and after the tool ran.
+    let tool = eventually("the links rest", || {
+        let before: Vec<NodeStatus> = [2, 3].map(status).into();
+        let tool = node.tool("corosync-cfgtool", ["-n"]).success();
+        let after: Vec<NodeStatus> = [2, 3].map(status).into();
+        let up = after.iter().all(|node| node.links.iter().all(|link| link.connected));
+        (before == after && up).then_some(tool)
+    });
+    for status in [2, 3].map(status) {
+        assert!(status.reachable && !status.remote && !status.external, "{status:?}");
+        let [link] = &status.links[..] else { panic!("one link: {status:?}") };
+        assert_eq!(link.source_ip(), Some(node.address().parse().unwrap()));
+        assert_eq!(link.destination_ip(), Some(cluster.node(status.node_id.0).address().parse().unwrap()));
+        let LinkStatus { link, source, destination, mtu, .. } = link;
+        let shown = format!("LINK: {link} udp ({source}->{destination}) enabled connected mtu: {mtu}\n");
+        let (_, node) = tool.split_once(&format!("nodeid: {} reachable", status.node_id)).unwrap();
+        assert!(node.contains(&shown), "{shown:?} is not in {tool}");
+    }
+    assert_eq!(tool.matches("nodeid:").count(), 2);
+
+    node.run(|| {
+        let client = connect();
+        // One character a node: this one, and two that are enabled and connected.
+        let [ring] = &client.ring_status().unwrap()[..] else { panic!("one link") };
+        assert_eq!((ring.link, ring.status.as_str()), (Some(0), "n33"));
+        let links = node.tool("corosync-cfgtool", ["-s"]).success();
+        assert!(links.contains(&format!("addr\t= {}", ring.address)), "{links}");
+        for id in 1..=3 {
+            let address: IpAddr = cluster.node(id).address().parse().unwrap();
+            assert_eq!(client.node_addresses(NodeId(id)).unwrap(), [address]);
+        }
+        assert_cs(client.node_status(NodeId(99)), CsError::FailedOperation);
+    });
+
+    cluster.unplug(3);
+    eventually("node 3 is out of reach", || {
+        let status = status(3);
+        !status.reachable && !status.links[0].connected
+    });
+}
+
+#[test]
+fn a_reload_changes_the_map() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    if version() < [2, 3, 2, 0] {
+        assert_unsupported(node, node.run(|| connect().reload_config()));
+        return;
+    }
+    let edit = |from: &str, to: &str| {
+        let config = fs::read_to_string(node.config_path()).unwrap();
+        assert!(config.contains(from), "{config}");
+        fs::write(node.config_path(), config.replace(from, to)).unwrap();
+    };
+    edit("token: 500", "token: 777");
+    node.run(|| {
+        let client = connect();
+        let token = || cmap::Client::connect().unwrap().get_as::<u32>("totem.token").unwrap();
+        assert_eq!(token(), Some(500));
+        client.reload_config().unwrap();
+        assert_eq!(token(), Some(777));
+        edit("totem {", "nonsense");
+        let refused = if version() >= [3, 1, 0, 0] { CsError::InvalidParam } else { CsError::Library };
+        assert_cs(client.reload_config(), refused);
+        assert_eq!(token(), Some(777));
+        assert_eq!(client.local_node_id().unwrap(), NodeId(1));
+    });
+}
+
+#[test]
+fn rotated_logs_are_opened_again() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().setting("logging", "to_logfile: yes").create();
+    let node = cluster.node(1);
+    let log = node.config_path().with_file_name("rotated.log");
+    let config = fs::read_to_string(node.config_path()).unwrap();
+    let with = config.replace("to_logfile: yes", &format!("to_logfile: yes\nlogfile: {}", log.display()));
+    fs::write(node.config_path(), with).unwrap();
+    node.start();
+    assert!(log.exists());
+    if version() < [2, 99, 4, 0] {
+        assert_unsupported(node, node.run(|| connect().reopen_log_files()));
+        return;
+    }
+    fs::rename(&log, Path::new(&log).with_extension("old")).unwrap();
+    match node.run(|| connect().reopen_log_files()) {
+        // Built with a libqb before 1.9.
+        Err(Error::Cs { error: CsError::NotSupported, .. }) if version() < [3, 1, 0, 0] => assert!(!log.exists()),
+        reopened => {
+            reopened.unwrap();
+            assert!(log.exists());
+        }
+    }
+}
+
+#[test]
+fn a_killed_node_logs_the_reason() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(3).start();
+    let one = cluster.node(1);
+    one.run(|| connect().kill_node(NodeId(3), "it was in the way").unwrap());
+    cluster.node(3).wait_log("Killed by node 1: it was in the way".split(':').next().unwrap());
+    assert!(cluster.node(3).log().contains("it was in the way"));
+    wait_ended(cluster.node(3));
+    cluster.wait_members(&[1, 2], 2);
+    if version() >= [3, 1, 0, 0] {
+        assert_cs(one.run(|| connect().kill_node(NodeId(3), "again")), CsError::NotExist);
+    } else {
+        one.run(|| connect().kill_node(NodeId(3), "again").unwrap());
+    }
+
+    let longest = "x".repeat(MAX_REASON);
+    one.run(|| connect().kill_node(NodeId(2), &longest).unwrap());
+    wait_ended(cluster.node(2));
+    assert!(cluster.node(2).log().contains(&longest[..200]));
+    assert!(one.is_running());
+
+    // Itself, without a reason.
+    one.run(|| {
+        let client = connect();
+        client.kill_node(NodeId(1), "").unwrap();
+        eventually("the connection ends", || client.local_node_id().is_err());
+    });
+    wait_ended(one);
+}
+
+#[test]
+fn wrong_arguments_are_named_and_nothing_is_sent() {
+    if skip() {
+        return;
+    }
+    let cluster = shared_one();
+    cluster.node(1).run(|| {
+        let client = connect();
+        assert_invalid(client.kill_node(NodeId(1), &"x".repeat(MAX_REASON + 1)), "reason");
+        assert_invalid(client.kill_node(NodeId(1), "two\0parts"), "reason");
+        assert_invalid(client.kill_node(NodeId(0), "nobody"), "node");
+        assert_invalid(client.node_status(NodeId(0)), "node");
+        assert_invalid(client.try_shutdown(ShutdownKind(3)), "shutdown kind");
+        let small = Client::connect_to(&Endpoint::new().ring_size(4096)).unwrap();
+        assert_eq!(small.local_node_id().unwrap(), NodeId(1));
+        assert_invalid(small.ring_status(), "ring size");
+        assert_eq!(client.local_node_id().unwrap(), NodeId(1));
+    });
+}
+
+#[test]
+fn a_tracker_that_says_no_prevents_a_shutdown() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    if !asks_before_shutdown(node) {
+        // Nobody is asked: it just ends.
+        node.run(|| connect().try_shutdown(ShutdownKind::REQUEST).unwrap());
+        wait_ended(node);
+        return;
+    }
+    let yes = answer_always(node, ShutdownAnswer::YES);
+    let no = answer_always(node, ShutdownAnswer::NO);
+    node.run(|| {
+        let client = connect();
+        assert_cs(client.try_shutdown(ShutdownKind::REQUEST), CsError::Busy);
+        assert_cs(client.reply_to_shutdown(ShutdownAnswer::YES), CsError::Access);
+        assert_eq!(client.local_node_id().unwrap(), NodeId(1));
+        // Regardless of what they say.
+        client.try_shutdown(ShutdownKind::REGARDLESS).unwrap();
+    });
+    wait_ended(node);
+    let asked = [ShutdownKind::REQUEST, ShutdownKind::REGARDLESS];
+    assert_eq!((yes.join().unwrap(), no.join().unwrap()), (asked.into(), asked.into()));
+}
+
+#[test]
+fn a_shutdown_all_agree_to_happens() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(2).start();
+    let node = cluster.node(1);
+    if !asks_before_shutdown(node) {
+        return;
+    }
+    let trackers = [(); 2].map(|()| answer_always(node, ShutdownAnswer::YES));
+    node.run(|| connect().try_shutdown(ShutdownKind::REQUEST).unwrap());
+    wait_ended(node);
+    for tracker in trackers {
+        assert_eq!(tracker.join().unwrap(), [ShutdownKind::REQUEST]);
+    }
+    // The other node is told, and stays.
+    cluster.node(2).wait_log("Node 1 was shut down by sysadmin");
+    assert!(cluster.node(2).is_running());
+}
+
+#[test]
+fn an_immediate_shutdown_asks_nobody() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    let tracker = asks_before_shutdown(node).then(|| answer_always(node, ShutdownAnswer::NO));
+    node.run(|| connect().try_shutdown(ShutdownKind::IMMEDIATE).unwrap());
+    wait_ended(node);
+    if let Some(tracker) = tracker {
+        assert_eq!(tracker.join().unwrap(), []);
+    }
+}
+
+#[test]
+fn one_shutdown_is_decided_at_a_time_and_newcomers_are_asked() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    if !asks_before_shutdown(node) {
+        return;
+    }
+    node.run(|| {
+        let asked = Some(Event::Shutdown { kind: ShutdownKind::REQUEST });
+        let (first, second, tracker, newcomer) = (connect(), connect(), connect(), connect());
+        tracker.track_start().unwrap();
+        tracker.track_start().unwrap();
+        // One who asks is not asked.
+        second.track_start().unwrap();
+        let shutdown = |client: Client| node.spawn(move || client.try_shutdown(ShutdownKind::REQUEST));
+        let waiting = shutdown(first);
+        assert_eq!(tracker.next_event(WATCHDOG).unwrap(), asked);
+        assert_eq!(second.next_event(WATCHDOG).unwrap(), asked);
+        assert_cs(second.try_shutdown(ShutdownKind::REQUEST), CsError::Exist);
+        newcomer.track_start().unwrap();
+        assert_eq!(newcomer.next_event(WATCHDOG).unwrap(), asked);
+        tracker.reply_to_shutdown(ShutdownAnswer::YES).unwrap();
+        second.reply_to_shutdown(ShutdownAnswer::YES).unwrap();
+        newcomer.reply_to_shutdown(ShutdownAnswer::NO).unwrap();
+        assert_cs(waiting.join().unwrap(), CsError::Busy);
+        assert!(node.is_running());
+
+        // Who stops tracking while asked agrees, and so does who goes.
+        let waiting = shutdown(second);
+        assert_eq!(tracker.next_event(WATCHDOG).unwrap(), asked);
+        assert_eq!(newcomer.next_event(WATCHDOG).unwrap(), asked);
+        drop(newcomer);
+        tracker.track_stop().unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    wait_ended(node);
+}
+
+#[test]
+fn silence_is_a_no_and_is_waited_for_longer_than_other_answers() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    if !asks_before_shutdown(node) {
+        return;
+    }
+    node.tool("corosync-cmapctl", ["-s", "cfg.shutdown_timeout", "u32", "1500"]).success();
+    node.run(|| {
+        let tracker = connect();
+        tracker.track_start().unwrap();
+        let client = connect();
+        client.track_start().unwrap();
+        client.set_request_timeout(Duration::from_millis(1000));
+        assert_cs(client.try_shutdown(ShutdownKind::REQUEST), CsError::Busy);
+        let kind = ShutdownKind::REQUEST;
+        assert_eq!(tracker.next_event(WATCHDOG).unwrap(), Some(Event::Shutdown { kind }));
+        // The daemon tells those who once asked for a shutdown.
+        assert_eq!(client.next_event(WATCHDOG).unwrap(), Some(Event::ShutdownTimedOut { kind }));
+        assert_cs(tracker.reply_to_shutdown(ShutdownAnswer::YES), CsError::Access);
+        client.try_shutdown(ShutdownKind::REGARDLESS).unwrap();
+    });
+    wait_ended(node);
+}
+
+/// Tracks and answers every shutdown with its argument.
+const C_TRACKER: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <corosync/cfg.h>
+static int answer;
+static void asked(corosync_cfg_handle_t handle, corosync_cfg_shutdown_flags_t flags)
+{
+    printf("asked %d\n", flags);
+    fflush(stdout);
+    corosync_cfg_replyto_shutdown(handle, answer);
+}
+int main(int argc, char **argv)
+{
+    corosync_cfg_callbacks_t callbacks = { asked };
+    corosync_cfg_handle_t handle;
+    answer = argc > 1 ? atoi(argv[1]) : 0;
+    if (corosync_cfg_initialize(&handle, &callbacks) != CS_OK) return 1;
+    if (corosync_cfg_trackstart(handle, 0) != CS_OK) return 2;
+    puts("tracking");
+    fflush(stdout);
+    corosync_cfg_dispatch(handle, CS_DISPATCH_BLOCKING);
+    return 0;
+}
+"#;
+
+#[test]
+fn c_and_rust_ask_and_answer_each_other() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    if !asks_before_shutdown(node) {
+        return;
+    }
+    let Some(program) = cc(C_TRACKER, &["cfg"]) else { return };
+    let mut no = node.spawn_command(&program, ["0"]);
+    no.wait_stdout("tracking");
+    node.run(|| assert_cs(connect().try_shutdown(ShutdownKind::REQUEST), CsError::Busy));
+    no.wait_stdout("asked 0");
+    assert!(no.is_running());
+    drop(no);
+
+    let tracker = answer_always(node, ShutdownAnswer::NO);
+    let refused = node.tool("corosync-cfgtool", ["-H"]);
+    assert!(node.is_running(), "{refused:?}");
+    assert!(format!("{}{}", refused.stdout, refused.stderr).contains("error = 10"), "{refused:?}");
+    let yes = node.spawn_command(&program, ["1"]);
+    yes.wait_stdout("tracking");
+    node.run(|| connect().try_shutdown(ShutdownKind::REGARDLESS).unwrap());
+    yes.wait_stdout("asked 1");
+    wait_ended(node);
+    assert_eq!(tracker.join().unwrap(), [ShutdownKind::REQUEST, ShutdownKind::REGARDLESS]);
+}
+
+#[test]
+fn a_stopped_daemon_times_requests_out_and_a_dead_one_ends_them() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    node.run(|| {
+        let client = connect();
+        client.set_request_timeout(Duration::from_millis(100));
+        let paused = node.pause();
+        assert!(matches!(client.local_node_id(), Err(Error::TimedOut { .. })));
+        drop(paused);
+        client.set_request_timeout(WATCHDOG);
+        // Not the late answer of the request before.
+        assert_eq!(client.ring_status().unwrap().len(), 1);
+        node.kill();
+        assert!(matches!(client.local_node_id(), Err(Error::Disconnected { .. })));
+    });
+}

@@ -1,0 +1,157 @@
+//! cmap against a real corosync.
+
+mod bodies;
+mod harness;
+
+use bodies::{against_corosync, cmap as body, next_that};
+use corosync_ipc::cmap::{Client, Event, Map, TrackEvents, Value};
+use corosync_ipc::{Endpoint, Error};
+use harness::{Node, eventually, shared_one, skip, version};
+
+against_corosync! { shared_one().node(1);
+    body::every_type_comes_back as every_type_comes_back;
+    body::keys_are_set_and_deleted as keys_are_set_and_deleted;
+    body::integers_wrap_around as integers_wrap_around;
+    read_only_keys as read_only_keys_are_refused;
+    body::wrong_keys_are_refused_before_they_are_sent as wrong_keys_are_refused_before_they_are_sent;
+    body::values_of_every_size_come_back as values_of_every_size_come_back;
+    body::a_number_of_the_wrong_length_is_refused_by_the_daemon as a_number_of_the_wrong_length_is_refused_by_the_daemon;
+    body::keys_are_found_by_prefix as keys_are_found_by_prefix;
+    body::an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile as an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile;
+    body::a_tracker_tells_old_and_new as a_tracker_tells_old_and_new;
+    body::a_tracker_is_told_what_it_asked_for as a_tracker_is_told_what_it_asked_for;
+    body::two_trackers_of_one_client_are_told_apart as two_trackers_of_one_client_are_told_apart;
+    body::small_rings_do_for_small_values as small_rings_do_for_small_values;
+    body::what_does_not_fit_the_ring_is_said_so as what_does_not_fit_the_ring_is_said_so;
+    statistics_or_a_refusal as statistics_are_read_or_refused;
+}
+
+/// There are none in the first releases.
+fn read_only_keys(endpoint: &Endpoint) {
+    if version() >= [2, 0, 0, 0] {
+        body::read_only_keys_are_refused(endpoint);
+    }
+}
+
+fn statistics_or_a_refusal(endpoint: &Endpoint) {
+    if version() >= [2, 99, 0, 0] {
+        body::statistics_are_read(endpoint);
+    } else {
+        let refused = Client::connect_map(endpoint, Map::Stats);
+        assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+    }
+}
+
+/// Runs corosync-cmapctl. That of corosync 1.99 is sometimes refused, since it sends its credentials only if the daemon is quick to ask.
+fn cmapctl(node: &Node, args: &[&str], input: Option<&[u8]>) -> String {
+    let run = || {
+        let tool = node.command("corosync-cmapctl").args(args);
+        match input {
+            Some(input) => tool.input(input).run(),
+            None => tool.run(),
+        }
+    };
+    let output = eventually("corosync-cmapctl is let in", || {
+        Some(run()).filter(|output| version() >= [2, 0, 0, 0] || !output.stderr.contains("CS_ERR_ACCESS"))
+    });
+    output.success()
+}
+
+/// How `corosync-cmapctl -b` prints a value, in one line: `key (type) = value`.
+fn printed(key: &str, value: &Value) -> String {
+    let name = value.value_type().name().unwrap();
+    match value {
+        Value::F32(number) => format!("{key} ({name}) = {number:.6}"),
+        Value::F64(number) => format!("{key} ({name}) = {number:.6}"),
+        Value::Binary(bytes) => {
+            format!("{key} ({name}) = {}", bytes.iter().map(|byte| format!("\\x{byte:02X}")).collect::<String>())
+        }
+        value => format!("{key} ({name}) = {value}"),
+    }
+}
+
+#[test]
+fn cmapctl_reads_every_type_that_is_set_here() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    node.run(|| {
+        let client = Client::connect().unwrap();
+        for (name, value) in body::one_of_each() {
+            let key = format!("cmapctl_reads.{name}");
+            client.set(&key, value.clone()).unwrap();
+            let output = cmapctl(node, &["-b", "-g", &key], None);
+            assert_eq!(output.trim_end(), printed(&key, &value));
+        }
+    });
+}
+
+#[test]
+fn every_type_that_cmapctl_sets_is_read_here() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    node.run(|| {
+        let client = Client::connect().unwrap();
+        let tracker = client.track_add("cmapctl_sets.", TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
+        for (name, value) in body::one_of_each() {
+            let key = format!("cmapctl_sets.{name}");
+            match &value {
+                Value::Binary(bytes) => cmapctl(node, &["-s", "--", &key, name, "-"], Some(bytes)),
+                value => cmapctl(node, &["-s", "--", &key, name, &value.to_string()], None),
+            };
+            assert_eq!(client.get(&key).unwrap(), Some(value.clone()));
+            next_that(&client, |event| match event {
+                Event::Notify(told) => {
+                    assert_eq!((told.tracker, told.key, told.new_value), (tracker, key.clone(), Some(value.clone())));
+                    Some(())
+                }
+                other => panic!("{other:?}"),
+            });
+            cmapctl(node, &["-d", &key], None);
+            assert_eq!(client.get(&key).unwrap(), None);
+            next_that(&client, |event| {
+                matches!(event, Event::Notify(told) if told.event == TrackEvents::DELETE).then_some(())
+            });
+        }
+    });
+}
+
+#[test]
+fn what_is_listed_here_is_what_cmapctl_lists() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let listed = node.run(|| Client::connect().unwrap().list("nodelist.").unwrap());
+    assert!(listed.len() >= 3, "{listed:?}");
+    let tool = cmapctl(node, &["nodelist."], None);
+    let mut theirs: Vec<&str> = tool.lines().collect();
+    let mut ours: Vec<String> = listed.iter().map(|(key, value)| printed(key, value)).collect();
+    theirs.sort_unstable();
+    ours.sort_unstable();
+    assert_eq!(ours, theirs);
+}
+
+#[test]
+fn cmapctl_is_told_of_what_is_set_here() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let tool = node.command("corosync-cmapctl").args(["-T", "cmapctl_is_told."]).interactive().spawn();
+    node.run(|| {
+        let client = Client::connect().unwrap();
+        // The tool does not say when it has begun to track, and writes when it has much to write.
+        let mut number = 0_u32;
+        eventually("the tool tells", || {
+            number += 1;
+            client.set("cmapctl_is_told.text", format!("of this {number}")).unwrap();
+            client.delete("cmapctl_is_told.text").unwrap();
+            tool.stdout().contains("delete> cmapctl_is_told.text")
+        });
+        assert!(tool.stdout().contains("create> cmapctl_is_told.text (str) = of this "), "{}", tool.stdout());
+    });
+}

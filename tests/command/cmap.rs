@@ -1,0 +1,278 @@
+//! `cmap`.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::harness::{Cluster, Node, eventually, shared_one, skip};
+use super::{assert_fails, command, json, lines, ok, program, run};
+
+/// Key, type and value of every line of corosync-cmapctl, or of ours for people.
+fn parse(text: &str) -> BTreeMap<String, (String, String)> {
+    let line = |line: &str| {
+        let (key, rest) = line.split_once(" (")?;
+        let (value_type, value) = rest.split_once(") = ").or_else(|| Some((rest.strip_suffix(')')?, "")))?;
+        Some((key.to_owned(), (value_type.to_owned(), value.to_owned())))
+    };
+    text.lines().map(|text| line(text).unwrap_or_else(|| panic!("{text:?}"))).collect()
+}
+
+#[test]
+fn the_list_is_that_of_corosync_cmapctl() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    for (key, value_type, value) in [
+        ("list.i8", "i8", "-128"),
+        ("list.u8", "u8", "255"),
+        ("list.i16", "i16", "-32768"),
+        ("list.u16", "u16", "65535"),
+        ("list.i32", "i32", "-2147483648"),
+        ("list.u32", "u32", "4294967295"),
+        ("list.i64", "i64", "-9223372036854775808"),
+        ("list.u64", "u64", "18446744073709551615"),
+        ("list.flt", "flt", "0.5"),
+        ("list.dbl", "dbl", "-1234.25"),
+        ("list.str", "str", "two words"),
+    ] {
+        ok(node, &["cmap", "set", key, value_type, value]);
+    }
+    ok(node, &["cmap", "set", "list.bin", "bin", "AP8q"]);
+
+    let tool = || parse(&node.tool("corosync-cmapctl", [""; 0]).success());
+    let (before, ours, after) = (tool(), ok(node, &["cmap", "list"]), tool());
+    let entries = json(node, &["cmap", "list"]);
+    let again = tool();
+    // What the daemon changes by itself, while it is asked.
+    let changing = |key: &str| {
+        // Corosync 2 has keys for each connection: ours, and the tool's.
+        let connection = key.starts_with("runtime.connections.");
+        connection || before.get(key) != after.get(key) || after.get(key) != again.get(key)
+    };
+    let settled = |map: &BTreeMap<String, (String, String)>| {
+        let mut map = map.clone();
+        map.retain(|key, _| !changing(key));
+        // The tool shows no bytes unless asked, and then in its own way.
+        map.entry("list.bin".to_owned()).and_modify(|(_, value)| value.clear());
+        map
+    };
+    let expected = settled(&before);
+    assert!(expected.len() > 50, "{expected:?}");
+    assert_eq!(settled(&parse(&ours)), expected);
+    assert!(node.tool("corosync-cmapctl", ["-b", "list.bin"]).success().contains("= \\x00\\xFF"));
+
+    let entries = entries.as_array().unwrap();
+    let order: Vec<_> = parse_order(&ours).into_iter().filter(|key| !changing(key)).collect();
+    let json_order: Vec<_> = entries.iter().map(|entry| entry["key"].as_str().unwrap()).collect();
+    assert_eq!(json_order.iter().filter(|key| !changing(key)).collect::<Vec<_>>(), order.iter().collect::<Vec<_>>());
+    for entry in entries {
+        let Some((value_type, value)) = expected.get(entry["key"].as_str().unwrap()) else { continue };
+        assert_eq!(entry["type"], json!(value_type));
+        match value_type.as_str() {
+            "str" => assert_eq!(entry["value"], json!(value)),
+            "bin" => assert_eq!(entry["value"], json!("AP8q")),
+            "flt" | "dbl" => assert_eq!(entry["value"].as_f64(), value.parse().ok(), "{entry}"),
+            _ => assert_eq!(entry["value"].to_string(), *value, "{entry}"),
+        }
+    }
+
+    assert_eq!(parse(&ok(node, &["cmap", "list", "list.u"])).len(), 4);
+    assert_eq!(ok(node, &["cmap", "list", "no.such.key"]), "");
+    assert_eq!(json(node, &["cmap", "list", "no.such.key"]), json!([]));
+}
+
+fn parse_order(text: &str) -> Vec<&str> {
+    text.lines().map(|line| line.split_once(" (").unwrap().0).collect()
+}
+
+#[test]
+fn what_the_tool_sets_is_read_and_the_other_way_round() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let tool = |args: &[&str]| node.tool("corosync-cmapctl", args).success();
+    tool(&["-s", "--", "both.i16", "i16", "-7"]);
+    assert_eq!(ok(node, &["cmap", "get", "both.i16"]), "-7\n");
+    assert_eq!(json(node, &["cmap", "get", "both.i16"]), json!({ "key": "both.i16", "type": "i16", "value": -7 }));
+
+    ok(node, &["cmap", "set", "both.number", "u8", "255"]);
+    ok(node, &["cmap", "increment", "both.number"]);
+    assert_eq!(tool(&["-g", "both.number"]), "both.number (u8) = 0\n");
+    ok(node, &["cmap", "decrement", "both.number"]);
+    assert_eq!(tool(&["-g", "both.number"]), "both.number (u8) = 255\n");
+    ok(node, &["cmap", "set", "both.number", "str", "--", "--text"]);
+    assert_eq!(tool(&["-g", "both.number"]), "both.number (str) = --text\n");
+    ok(node, &["cmap", "delete", "both.number"]);
+    assert_eq!(node.tool("corosync-cmapctl", ["-g", "both.number"]).stdout, "");
+
+    let written = command(node, &["cmap", "set", "both.bin", "bin", "-"]).input([0_u8, 1, 2]).run();
+    assert_eq!(written.code(), 0);
+    assert_eq!(ok(node, &["cmap", "get", "both.bin"]), "AAEC\n");
+    let longest = "x".repeat(16 << 10);
+    ok(node, &["cmap", "set", "both.long", "str", &longest]);
+    assert_eq!(ok(node, &["cmap", "get", "both.long"]).trim_end(), longest);
+    ok(node, &["cmap", "set", "both.lines", "str", "one\ntwo\u{1b}[2J"]);
+    assert_eq!(ok(node, &["cmap", "get", "both.lines"]), "one\ntwo\u{1b}[2J\n");
+    assert_eq!(ok(node, &["cmap", "list", "both.lines"]), "both.lines (str) = one\\ntwo\\u{1b}[2J\n");
+}
+
+#[test]
+fn getting_a_value_is_one_request() {
+    if skip() {
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        assert!(env::var_os("COROSYNC_IPC_REQUIRE_DAEMON").is_none(), "there is no strace");
+        return;
+    }
+    let node = shared_one().node(1);
+    let requests = |args: &[&str]| {
+        let trace = node.command("strace").args(["-f", "-e", "trace=%network,write,writev"]).arg(program()).args(args);
+        let output = trace.run();
+        assert!(output.is_success(), "{output:?}");
+        // One byte on the socket wakes the daemon for each request; 24 bytes ask for the connection.
+        let sent = |line: &&str| line.contains("send") && line.ends_with(" = 1");
+        output.stderr.lines().filter(sent).count()
+    };
+    assert_eq!(requests(&["cmap", "get", "totem.cluster_name"]), 1);
+    // To know that requests are counted: making an iterator, two keys, the end, releasing it, and a value for each key.
+    ok(node, &["cmap", "set", "requests.a", "u8", "1"]);
+    ok(node, &["cmap", "set", "requests.b", "u8", "1"]);
+    assert_eq!(requests(&["cmap", "list", "requests."]), 1 + 2 + 1 + 1 + 2);
+}
+
+#[test]
+fn files_are_loaded_as_a_whole_or_not_at_all() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let load = |text: &str| command(node, &["cmap", "load", "-"]).input(text).run();
+    let list = || ok(node, &["--json", "cmap", "list", "load."]);
+
+    assert_eq!(load("# settings\nload.one u32 1\n\nload.two str two words\nload.three bin AAEC\n").code(), 0);
+    assert_eq!(ok(node, &["cmap", "get", "load.two"]), "two words\n");
+    let loaded = list();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("list.json");
+    fs::write(&file, &loaded).unwrap();
+    assert_eq!(load("^load.one\n^^load.t\n").code(), 0);
+    assert_eq!(list(), "[]\n");
+    assert_eq!(ok(node, &["cmap", "load", file.to_str().unwrap()]), "");
+    assert_eq!(list(), loaded);
+
+    for (text, words) in [
+        ("load.one u32 2\nload.four u8 300\n", &["line 2", "0 to 255"][..]),
+        ("load.one u32 2\nload.two\n", &["line 2", "KEY TYPE VALUE"]),
+        ("load.one u32 2\nload.two u99 1\n", &["line 2", "no type"]),
+        ("load.one u32 2\nload.tw$ u8 1\n", &["line 2", "not allowed in a key"]),
+        ("[{\"key\":\"load.one\",\"type\":\"u32\",\"value\":2},{\"key\":\"load.two\"}]", &["entry 2 (load.two)"]),
+    ] {
+        assert_fails(&load(text), 2, words);
+        assert_eq!(list(), loaded, "{text}");
+    }
+    assert_fails(&run(node, &["cmap", "load", "/no/such/file"]), 2, &["/no/such/file"]);
+
+    // What only the daemon knows ends it where it is.
+    let output = load("load.one u32 2\ntotem.version u32 3\nload.one u32 3\n");
+    assert_fails(&output, 1, &["line 2", "1 of 3", "CS_ERR_ACCESS", "totem.version is read-only"]);
+    assert_eq!(ok(node, &["cmap", "get", "load.one"]), "2\n");
+}
+
+/// Starts watching and waits until the daemon knows.
+fn watch(node: &Node, args: &[&str]) -> super::harness::Process {
+    let process = command(node, &["-v", "cmap", "watch"]).args(args).spawn();
+    eventually("watching", || process.stderr().contains("watching"));
+    process
+}
+
+#[test]
+fn changes_are_told_with_old_and_new_value() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let watching = watch(node, &["--json", "watched.key", "watched.key.below", "--count", "4"]);
+    let tool = |args: &[&str]| node.tool("corosync-cmapctl", args).success();
+    tool(&["-s", "watched.key_other", "u8", "1"]);
+    tool(&["-s", "watched.key", "u8", "1"]);
+    tool(&["-s", "watched.key", "str", "text"]);
+    tool(&["-s", "--", "watched.key.below", "i64", "-1"]);
+    tool(&["-d", "watched.key"]);
+    let output = watching.wait();
+    assert_eq!(output.code(), 0, "{output:?}");
+    let mut events = lines(&output.stdout);
+    for event in &mut events {
+        let time = event["time"].take();
+        let time = time.as_str().unwrap();
+        assert!(time.len() == "2026-01-01T00:00:00.000000Z".len() && time.ends_with('Z'), "{time}");
+    }
+    let null = Value::Null;
+    let event = |event, key, value_type: &str, value: Value, old_type: Option<&str>, old_value: Value| {
+        let value_type = if value.is_null() { Value::Null } else { json!(value_type) };
+        json!({
+            "event": event, "time": null, "key": key, "type": value_type, "value": value,
+            "old_type": old_type, "old_value": old_value,
+        })
+    };
+    assert_eq!(
+        events,
+        [
+            event("set", "watched.key", "u8", json!(1), None, null.clone()),
+            event("modify", "watched.key", "str", json!("text"), Some("u8"), json!(1)),
+            event("set", "watched.key.below", "i64", json!(-1), None, null.clone()),
+            event("delete", "watched.key", "", null.clone(), Some("str"), json!("text")),
+        ]
+    );
+
+    let watching = watch(node, &["watched.k*", "--count", "3"]);
+    tool(&["-s", "watched.key", "u8", "5"]);
+    tool(&["-s", "watched.key", "u8", "6"]);
+    tool(&["-d", "watched.key"]);
+    let text = watching.wait().success();
+    let words: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    assert_eq!(
+        words,
+        ["set watched.key (u8) = 5", "modify watched.key (u8) = 6 (was 5)", "delete watched.key (u8) = 6"]
+    );
+}
+
+#[test]
+fn a_reader_that_goes_ends_watching_quietly() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let script = "(\"$0\" -v cmap watch reader.; echo ended $? >&2) | head -n 1";
+    let shell = node.command("sh").args(["-c", script]).arg(program()).spawn();
+    eventually("watching", || shell.stderr().contains("watching"));
+    ok(node, &["cmap", "set", "reader.key", "u8", "1"]);
+    // Nothing else happens to the map: it is the reader's end that is noticed.
+    let output = shell.wait();
+    assert!(output.stdout.ends_with("set reader.key (u8) = 1\n"), "{output:?}");
+    assert!(output.stderr.ends_with("\nended 0\n") && !output.stderr.contains("corosync-ipc:"), "{output:?}");
+}
+
+#[test]
+fn the_stats_map_is_read() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let output = run(node, &["cmap", "--map", "stats", "list", "stats.ipcs.global"]);
+    if output.code() == 1 {
+        // An old daemon, which must survive being asked.
+        assert_fails(&output, 1, &["needs corosync", "CS_ERR_NOT_SUPPORTED"]);
+        assert!(node.is_running());
+        return;
+    }
+    assert!(parse(&output.success()).contains_key("stats.ipcs.global.active"));
+    let refused = run(node, &["cmap", "set", "stats.ipcs.global.active", "u64", "1", "--map", "stats"]);
+    assert_fails(&refused, 1, &["CS_ERR_", "stats.ipcs.global.active"]);
+}

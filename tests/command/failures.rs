@@ -1,0 +1,162 @@
+//! Wrong input, and what stands between the command and the daemon.
+
+use std::fs;
+
+use super::harness::{Cluster, shared_one, skip};
+use super::{NOBODY, assert_fails, assert_one_line, command, json, ok, outside, run};
+
+#[test]
+fn wrong_input_is_one_line_and_changes_nothing() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    ok(node, &["cmap", "set", "wrong.number", "u8", "1"]);
+    ok(node, &["cmap", "set", "wrong.text", "str", "text"]);
+    let ours = || json(node, &["cmap", "list", "wrong."]);
+    let before = ours();
+    let name = "k".repeat(256);
+    for (args, status, words) in [
+        (&["cmap", "get", "no.such.key"][..], 1, &["CS_ERR_NOT_EXIST", "there is no key no.such.key"][..]),
+        (&["cmap", "delete", "no.such.key"], 1, &["CS_ERR_NOT_EXIST", "no.such.key"]),
+        (&["cmap", "increment", "no.such.key"], 1, &["CS_ERR_NOT_EXIST", "no.such.key"]),
+        (&["cmap", "increment", "wrong.text"], 1, &["CS_ERR_INVALID_PARAM", "wrong.text is no integer"]),
+        (&["cmap", "set", "totem.version", "u32", "3"], 1, &["CS_ERR_ACCESS", "totem.version is read-only"]),
+        (&["cmap", "delete", "totem.version"], 1, &["CS_ERR_ACCESS", "totem.version is read-only"]),
+        (&["cmap", "set", "wrong.number", "u99", "1"], 2, &["u99", "u32"]),
+        (&["cmap", "set", "wrong.number", "u8", "300"], 2, &["300", "u8", "0 to 255"]),
+        (&["cmap", "set", "wrong.number", "u8", "-1"], 2, &["-1", "u8", "0 to 255"]),
+        (&["cmap", "set", "wrong.number", "u8", "text"], 2, &["\"text\" is no integer"]),
+        (&["cmap", "set", "wrong.number", "flt", "1e99"], 2, &["out of the range of flt"]),
+        (&["cmap", "set", "wrong.number", "bin", "no base64"], 2, &["no base64", "@FILE"]),
+        (&["cmap", "set", "wrong.number", "u8"], 2, &["<VALUE>", "--help"]),
+        (&["cmap", "set", &name, "u8", "1"], 2, &["key", "3 to 255", "256"]),
+        (&["cmap", "get", &name], 2, &["key", "3 to 255", "256"]),
+        (&["cmap", "list", &name], 2, &["prefix", "255"]),
+        (&["cmap", "watch", &name], 2, &["prefix", "255"]),
+        (&["cmap", "watch", ""], 2, &["'*'"]),
+        (&["cmap", "get", "white space"], 2, &["' ' is not allowed in a key"]),
+        (&["cmap", "get", "ab"], 2, &["3 to 255"]),
+        (&["cmap", "frobnicate"], 2, &["frobnicate", "--help"]),
+        (&["cmap", "list", "--map", "attic"], 2, &["attic", "icmap"]),
+        (&["status", "--timeout", "soon"], 2, &["soon", "500ms"]),
+        (&["status", "--ring-size", "1"], 2, &["1", "4096"]),
+        (&["status", "--abstract", "--socket-dir", "/run"], 2, &["--abstract", "--socket-dir"]),
+        (&["quorum", "votes", "many"], 2, &["many"]),
+    ] {
+        assert_fails(&run(node, args), status, words);
+    }
+    let nonsense = command(node, &["status"]).env("COROSYNC_IPC_TIMEOUT", "soon").run();
+    assert_fails(&nonsense, 2, &["COROSYNC_IPC_TIMEOUT", "soon"]);
+
+    // Two mebibytes fit on no command line, so they come from a file or a pipe.
+    let big = vec![b'x'; 2 << 20];
+    let piped = command(node, &["cmap", "set", "wrong.big", "bin", "-"]).input(big.clone()).run();
+    assert_fails(&piped, 2, &["standard input", "16384"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("big");
+    fs::write(&file, &big).unwrap();
+    let at_file = format!("@{}", file.display());
+    assert_fails(&run(node, &["cmap", "set", "wrong.big", "bin", &at_file]), 2, &["big", "16384"]);
+    let line = [&b"wrong.big str "[..], &big].concat();
+    assert_fails(&command(node, &["cmap", "load", "-"]).input(line).run(), 2, &["line 1", "2097152", "16384"]);
+
+    assert_eq!(ours(), before);
+    assert!(node.is_running());
+}
+
+#[test]
+fn without_a_daemon_everything_ends_with_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().to_str().unwrap();
+    for args in [
+        &["status"][..],
+        &["cmap", "get", "totem.version"],
+        &["cmap", "set", "my.key", "u8", "1"],
+        &["cmap", "list", "--map", "stats"],
+        &["cmap", "watch", "my.key"],
+        &["quorum", "status", "--check"],
+        &["quorum", "nodes"],
+        &["quorum", "watch"],
+        &["quorum", "expected", "3"],
+        &["quorum", "votes", "3"],
+    ] {
+        let output = outside(&[args, &["--socket-dir", directory]].concat());
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{args:?}");
+        assert_one_line(&String::from_utf8(output.stderr).unwrap(), &[directory, "No such file", "CS_ERR_NOT_EXIST"]);
+    }
+    let doctor = outside(&["--socket-dir", directory, "doctor"]);
+    assert_eq!(doctor.status.code(), Some(3));
+    assert!(String::from_utf8(doctor.stdout).unwrap().contains("failed at the socket"));
+    // What is wrong by itself is so without a daemon.
+    let wrong = outside(&["--socket-dir", directory, "cmap", "set", "my.key", "u8", "300"]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn other_users_are_refused_and_told_what_to_configure() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    for args in [&["cmap", "get", "totem.version"][..], &["status"], &["quorum", "watch"]] {
+        let output = command(node, args).user(NOBODY, NOBODY).run();
+        assert_fails(&output, 1, &["uid 65534", "CS_ERR_ACCESS", "uidgid"]);
+    }
+    let doctor = command(node, &["doctor"]).user(NOBODY, NOBODY).run();
+    assert_eq!(doctor.code(), 1);
+    assert!(doctor.stdout.contains("failed at the handshake") && doctor.stdout.contains("uidgid"), "{}", doctor.stdout);
+
+    let allowed = Cluster::builder().extra_config(&format!("uidgid {{\n  uid: {NOBODY}\n}}")).start();
+    let output = command(allowed.node(1), &["cmap", "get", "totem.version"]).user(NOBODY, NOBODY).run();
+    assert_eq!(output.success(), "2\n");
+}
+
+#[test]
+fn options_lead_to_the_daemon_and_win_over_the_environment() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let get = ["cmap", "get", "totem.version"];
+    let with = |before: &[&str], after: &[&str]| run(node, &[before, &get, after].concat());
+    for options in [&["--abstract"][..], &["--timeout", "20s"], &["--ring-size", "16384"], &["--shm-root", "/dev/shm"]]
+    {
+        assert_eq!(with(options, &[]).success(), "2\n", "{options:?}");
+        assert_eq!(with(&[], options).success(), "2\n", "{options:?}");
+    }
+    assert_fails(&with(&["--shm-root", "/proc"], &[]), 3, &["/proc", "CS_ERR_NOT_EXIST", "/dev/shm visible"]);
+    let misled = |args: &[&str]| command(node, &get).args(args).env("COROSYNC_IPC_SOCKET_DIR", "/no/such").run();
+    assert_fails(&misled(&[]), 3, &["/no/such/cmap"]);
+    assert_eq!(misled(&["--abstract"]).success(), "2\n");
+    let misled = |args: &[&str]| command(node, &get).args(args).env("COROSYNC_IPC_SHM_ROOT", "/no/such").run();
+    assert_fails(&misled(&[]), 3, &["/no/such"]);
+    assert_eq!(misled(&["--shm-root", "/dev/shm"]).success(), "2\n");
+
+    let verbose = with(&["-v"], &[]);
+    assert!(verbose.stderr.contains("connected service=cmap"), "{verbose:?}");
+    assert_eq!(verbose.success(), "2\n");
+}
+
+#[test]
+fn sockets_in_a_directory_are_found() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().filesystem_sockets(true).start();
+    let node = cluster.node(1);
+    let get = ["cmap", "get", "totem.version"];
+    assert_eq!(ok(node, &get), "2\n");
+    assert_fails(&run(node, &[&get[..], &["--abstract"]].concat()), 3, &["abstract address"]);
+    let doctor = json(node, &["doctor"]);
+    let file = doctor["sockets_seen"]["files"][0].as_str().expect("a socket in a usual directory");
+    let directory = file.strip_suffix("/cmap").unwrap();
+    assert_eq!(ok(node, &[&get[..], &["--socket-dir", directory]].concat()), "2\n");
+
+    // Who looks in the wrong place is told of the right one.
+    let lost = run(node, &["doctor", "--abstract"]);
+    assert_eq!(lost.code(), 3);
+    assert!(lost.stdout.contains(&format!("--socket-dir {directory} uses it")), "{}", lost.stdout);
+}

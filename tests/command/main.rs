@@ -1,0 +1,172 @@
+//! The `corosync-ipc` command, against real daemons and next to corosync's own tools.
+
+#![cfg(feature = "cli")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod cfg;
+mod cmap;
+mod cpg;
+mod failures;
+mod quorum;
+mod tool;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use harness::{Node, NodeCommand, Output, copy_for_all};
+use serde_json::Value;
+
+/// nobody and nogroup, wherever corosync runs.
+const NOBODY: u32 = 65534;
+
+/// The command under test, where every node and user can run it.
+fn program() -> PathBuf {
+    copy_for_all(Path::new(env!("CARGO_BIN_EXE_corosync-ipc")))
+}
+
+/// The command inside a node.
+fn command(node: &Node, args: &[&str]) -> NodeCommand {
+    node.command(program()).args(args)
+}
+
+fn run(node: &Node, args: &[&str]) -> Output {
+    command(node, args).run()
+}
+
+/// Standard output of a command that must succeed, and say nothing on standard error.
+#[track_caller]
+fn ok(node: &Node, args: &[&str]) -> String {
+    let output = run(node, args);
+    assert_eq!(output.stderr, "", "{args:?}");
+    output.success()
+}
+
+/// The document of a command that must succeed.
+#[track_caller]
+fn json(node: &Node, args: &[&str]) -> Value {
+    let text = command(node, args).arg("--json").run().success();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
+}
+
+/// The objects in the lines written so far; one that is not complete yet is left out.
+fn lines(text: &str) -> Vec<Value> {
+    let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
+    complete.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+/// Fails with this exit status and one line, with all of these words in it, on standard error and nothing on standard output.
+#[track_caller]
+fn assert_fails(output: &Output, status: i32, words: &[&str]) {
+    assert_eq!(output.code(), status, "{output:?}");
+    assert_eq!(output.stdout, "", "{output:?}");
+    assert_one_line(&output.stderr, words);
+}
+
+#[track_caller]
+fn assert_one_line(stderr: &str, words: &[&str]) {
+    assert!(stderr.starts_with("corosync-ipc: ") && stderr.ends_with('\n'), "{stderr:?}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr:?}");
+    for word in words {
+        assert!(stderr.contains(word), "no {word:?} in {stderr:?}");
+    }
+}
+
+/// The command outside of all nodes.
+fn outside(args: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_corosync-ipc")).args(args).output().expect("cannot run the command")
+}
+
+/// Every command there is, as its words.
+const COMMANDS: [&[&str]; 38] = [
+    &["status"],
+    &["cmap"],
+    &["cmap", "list"],
+    &["cmap", "get"],
+    &["cmap", "set"],
+    &["cmap", "delete"],
+    &["cmap", "increment"],
+    &["cmap", "decrement"],
+    &["cmap", "load"],
+    &["cmap", "watch"],
+    &["quorum"],
+    &["quorum", "status"],
+    &["quorum", "nodes"],
+    &["quorum", "watch"],
+    &["quorum", "expected"],
+    &["quorum", "votes"],
+    &["cpg"],
+    &["cpg", "groups"],
+    &["cpg", "members"],
+    &["cpg", "join"],
+    &["cpg", "send"],
+    &["cfg"],
+    &["cfg", "local"],
+    &["cfg", "links"],
+    &["cfg", "nodes"],
+    &["cfg", "addresses"],
+    &["cfg", "reload"],
+    &["cfg", "reopen-logs"],
+    &["cfg", "kill"],
+    &["cfg", "shutdown"],
+    &["cfg", "watch"],
+    &["evs"],
+    &["evs", "join"],
+    &["evs", "send"],
+    &["evs", "members"],
+    &["doctor"],
+    &["completions"],
+    &["man"],
+];
+
+#[test]
+fn every_command_explains_itself_with_an_example_and_exit_status() {
+    for words in COMMANDS {
+        let output = outside(&[words, &["--help"]].concat());
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{words:?}");
+        assert!(help.contains("Exit status:\n  0  done\n"), "{words:?}: {help}");
+        let is_service = ["cmap", "quorum", "cpg", "cfg", "evs"].iter().any(|service| words == [*service]);
+        assert!(is_service || help.contains("Example"), "{words:?}: {help}");
+        let by_name = outside(&[&["help"], words].concat());
+        assert_eq!(String::from_utf8(by_name.stdout).unwrap(), help, "{words:?}");
+    }
+    let nothing = outside(&[]);
+    assert_eq!((nothing.status.code(), nothing.stdout.len()), (Some(2), 0));
+}
+
+#[test]
+fn completions_and_manual_name_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = String::from_utf8(outside(&["completions", shell]).stdout).unwrap();
+        for word in COMMANDS.concat() {
+            assert!(script.contains(word), "{shell} has no {word}");
+        }
+    }
+    let manual = String::from_utf8(outside(&["man"]).stdout).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    assert!(outside(&["man", "--dir", folder.path().to_str().unwrap()]).status.success());
+    for words in COMMANDS {
+        let name = format!("corosync-ipc-{}", words.join("-"));
+        assert!(manual.contains(&format!(".TH {name} 1")), "{name}");
+        let page = fs::read_to_string(folder.path().join(format!("{name}.1"))).unwrap();
+        assert!(manual.contains(&page) && page.contains("Exit status"), "{name}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), COMMANDS.len() + 1);
+
+    let missing = outside(&["man", "--dir", "/no/such/directory"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert_one_line(&String::from_utf8(missing.stderr).unwrap(), &["/no/such/directory"]);
+}
+
+#[test]
+fn no_c_library_of_the_cluster_is_linked() {
+    let linked = Command::new("ldd").arg(env!("CARGO_BIN_EXE_corosync-ipc")).output().expect("cannot run ldd");
+    let linked = String::from_utf8(linked.stdout).unwrap() + &String::from_utf8(linked.stderr).unwrap();
+    assert!(linked.contains("libc.") || linked.contains("statically linked") || linked.contains("not a dynamic"));
+    for library in ["libqb", "libcmap", "libcpg", "libcfg", "libquorum", "libvotequorum", "libcorosync"] {
+        assert!(!linked.contains(library), "{linked}");
+    }
+}

@@ -1,0 +1,305 @@
+//! `status`, `quorum` and `doctor`.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::harness::{Cluster, Node, Process, eventually, shared_one, skip};
+use super::tool::{comparable, quorumtool};
+use super::{assert_fails, assert_one_line, command, json, lines, ok, run};
+
+/// Both answer for the same moment: the ring is the same before and after.
+#[track_caller]
+fn assert_agrees_with_quorumtool(node: &Node, args: &[&str]) -> Value {
+    eventually("two answers on one ring", || {
+        let document = json(node, args);
+        let (expected, again) = (quorumtool(node), json(node, args));
+        (document == again).then(|| {
+            let ours = comparable(&document);
+            for (name, value) in expected {
+                // 1.99 does not show who the local node is, and shows half of the ring's id.
+                if name == "members" && !value.to_string().contains("true") {
+                    assert_eq!(value.as_array().map(Vec::len), ours[name].as_array().map(Vec::len));
+                } else if name == "ring_id" && value["node_id"].is_null() {
+                    assert_eq!(value["seq"], ours[name]["seq"]);
+                } else {
+                    assert_eq!(value, ours[name], "{name} of node {}", node.id());
+                }
+            }
+            document
+        })
+    })
+}
+
+#[test]
+fn status_agrees_with_corosync_quorumtool() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(3).node_votes(2, 3).setting("quorum", "wait_for_all: 1").start();
+    for node in cluster.nodes() {
+        let status = assert_agrees_with_quorumtool(node, &["status"]);
+        assert_eq!(status["node_name"], json!(format!("n{}", node.id())));
+        assert_eq!(status["absent"], json!([]));
+        assert_eq!(status["members"][0]["addresses"], json!([cluster.node(1).address()]));
+        assert_eq!(status["members"][1]["votes"], json!(3));
+        let services = status["services"].as_array().unwrap();
+        let names: Vec<_> = services.iter().map(|service| service["service"].as_str().unwrap()).collect();
+        assert_eq!(names, ["cmap", "cpg", "cfg", "quorum", "votequorum", "evs"]);
+        assert!(services[..5].iter().all(|service| service["reachable"] == json!(true)), "{services:?}");
+    }
+
+    cluster.partition(&[&[2, 3], &[1]]);
+    cluster.wait_members(&[2, 3], 2);
+    cluster.wait_members(&[1], 1);
+    for node in cluster.nodes() {
+        let status = assert_agrees_with_quorumtool(node, &["quorum", "status"]);
+        let absent: Value = status["absent"].as_array().unwrap().iter().map(|node| node["node_id"].clone()).collect();
+        assert_eq!(absent, if node.id() == 1 { json!([2, 3]) } else { json!([1]) });
+        assert!(status["absent"][0]["member"] == json!(false) && status.get("services").is_none());
+        let nodes = json(node, &["quorum", "nodes"]);
+        let both = [&status["members"], &status["absent"]].map(|list| list.as_array().unwrap().clone()).concat();
+        assert_eq!(nodes, Value::Array(both));
+    }
+
+    // Not being quorate is an answer, unless asked for.
+    let (minority, majority) = (cluster.node(1), cluster.node(2));
+    assert!(ok(minority, &["quorum", "status"]).contains("Quorate:          no"));
+    let check = run(minority, &["quorum", "status", "--check"]);
+    assert_eq!((check.code(), check.stderr.as_str()), (1, ""));
+    assert!(check.stdout.contains("activity blocked"), "{}", check.stdout);
+    assert!(ok(majority, &["quorum", "status", "--check"]).contains("Quorate:          yes"));
+    assert!(ok(majority, &["quorum", "nodes"]).lines().any(|line| line.contains("n3") && line.contains("member")));
+}
+
+/// A node without a quorum provider: every partition is quorate, and there is no votequorum.
+fn without_provider() -> Cluster {
+    let cluster = Cluster::builder().create();
+    let node = cluster.node(1);
+    let config = fs::read_to_string(node.config_path()).unwrap();
+    let lines: Vec<&str> = config.lines().filter(|line| !line.contains("provider:")).collect();
+    fs::write(node.config_path(), lines.join("\n")).unwrap();
+    // corosync-quorumtool fails without a provider, so that nothing is ready for it.
+    node.start_unready();
+    cluster
+}
+
+#[test]
+fn status_works_without_votequorum() {
+    if skip() {
+        return;
+    }
+    let cluster = without_provider();
+    let node = cluster.node(1);
+    // Until the first membership is formed nobody is in it.
+    let status = eventually("a membership", || {
+        let status: Value = serde_json::from_str(&run(node, &["--json", "status"]).stdout).ok()?;
+        (status["members"] != json!([])).then_some(status)
+    });
+    assert_eq!(status["node_id"], json!(1));
+    assert_eq!(status["quorate"], json!(true));
+    assert_eq!(status["members"][0]["name"], json!("n1"));
+    if !status["ring_id"].is_null() {
+        let ring = &status["ring_id"];
+        let ring = format!("({:x}.{:x})", ring["node_id"].as_u64().unwrap(), ring["seq"].as_u64().unwrap());
+        assert!(node.log().contains(&format!("A new membership {ring} was formed")), "{ring}");
+    }
+    assert_eq!(status["members"][0]["votes"], json!(null));
+    for name in ["quorum_provider", "expected_votes", "total_votes", "quorum", "flags"] {
+        assert_eq!(status[name], json!(null), "{name}");
+    }
+    assert_eq!(status["services"][4]["service"], json!("votequorum"));
+    assert_eq!(status["services"][4]["reachable"], json!(false));
+    assert!(ok(node, &["status"]).contains("votequorum  not configured"));
+    assert_eq!(lines(&ok(node, &["--json", "quorum", "watch", "--count", "1"])).len(), 1);
+    assert_eq!(json(node, &["doctor"])["ok"], json!(true));
+    for args in [["quorum", "expected", "3"], ["quorum", "votes", "2"]] {
+        assert_fails(&run(node, &args), 1, &["votequorum", "CS_ERR_NOT_SUPPORTED", "quorum.provider"]);
+    }
+}
+
+#[test]
+fn votes_and_expected_votes_can_be_set() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(2).two_node(false).start();
+    let (one, two) = (cluster.node(1), cluster.node(2));
+    let watch = command(two, &["--json", "quorum", "watch"]).spawn();
+    watch.wait_stdout("\"votequorum\"");
+    assert_eq!(ok(one, &["quorum", "expected", "3"]), "");
+    eventually("the expected votes", || json(two, &["quorum", "status"])["expected_votes"] == json!(3));
+    watch.wait_stdout("\"expected_votes\":3");
+    assert_eq!(ok(one, &["quorum", "votes", "2"]), "");
+    assert_eq!(ok(one, &["quorum", "votes", "3", "--node", "2"]), "");
+    eventually("the votes", || {
+        let nodes = json(two, &["quorum", "nodes"]);
+        nodes[0]["votes"] == json!(2) && nodes[1]["votes"] == json!(3)
+    });
+    assert_agrees_with_quorumtool(two, &["status"]);
+
+    let before = json(one, &["quorum", "status"]);
+    assert_fails(&run(one, &["quorum", "expected", "1"]), 1, &["CS_ERR_INVALID_PARAM", "votes present"]);
+    assert_fails(&run(one, &["quorum", "expected", "4000"]), 1, &["CS_ERR_INVALID_PARAM"]);
+    assert_fails(&run(one, &["quorum", "votes", "1", "--node", "77"]), 1, &["CS_ERR_NAME_NOT_FOUND", "77"]);
+    assert_fails(&run(one, &["quorum", "votes", "1", "--node", "0"]), 2, &["0 is not in 1.."]);
+    assert_fails(&run(one, &["quorum", "expected", "0"]), 2, &["0 is not in 1.."]);
+    assert_eq!(json(one, &["quorum", "status"]), before);
+}
+
+/// When an event came or a line was logged, in seconds of the day.
+fn seconds(clock: &str) -> f64 {
+    let mut parts = clock.split(':').map(|part| part.parse::<f64>().expect("a time"));
+    let mut part = || parts.next().expect("a time");
+    part() * 3600.0 + part() * 60.0 + part()
+}
+
+/// Waits for the event of this membership; how long after corosync logged it did it come?
+#[track_caller]
+fn delay(watch: &Process, node: &Node, skip: usize, seen: usize, members: &[u32]) -> f64 {
+    let words: Vec<String> = members.iter().map(u32::to_string).collect();
+    let logged = node.wait_log_after(skip, &format!("Members[{}]: {}", members.len(), words.join(" ")));
+    let event = eventually("the event", || {
+        let events = lines(watch.stdout().get(seen..)?);
+        events.into_iter().find(|event| event["event"] == json!("quorum") && event["members"] == json!(members))
+    });
+    let time = event["time"].as_str().unwrap();
+    let came = time.strip_suffix('Z').and_then(|time| time.split_once('T')).expect("RFC 3339 in UTC").1;
+    // Nov 21 08:46:20.698 notice ...
+    let day = 24.0 * 3600.0;
+    let delay = seconds(came) - seconds(logged.split_whitespace().nth(2).unwrap());
+    (delay + day / 2.0).rem_euclid(day) - day / 2.0
+}
+
+#[test]
+fn watching_quorum_tells_partition_and_heal_within_a_second() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(3).token(500).env("TZ", "UTC0").start();
+    let node = cluster.node(1);
+    let mut watch = command(node, &["--json", "quorum", "watch"]).spawn();
+    watch.wait_stdout("\"votequorum\"");
+    let first = lines(&watch.stdout());
+    let quorum = first.iter().find(|event| event["event"] == json!("quorum")).unwrap();
+    assert_eq!((&quorum["quorate"], &quorum["members"]), (&json!(true), &json!([1, 2, 3])));
+
+    // Logs without milliseconds count only whole seconds.
+    let hires = node.log().lines().last().is_some_and(|line| line.split_whitespace().nth(2).unwrap().contains('.'));
+    let early = if hires { -1.0 } else { -2.0 };
+    for (members, change) in [(&[1][..], true), (&[1, 2, 3], false), (&[1, 2], true), (&[1, 2, 3], false)] {
+        let (skip, seen) = (node.log().len(), watch.stdout().len());
+        if change {
+            cluster.partition(&[members])
+        } else {
+            cluster.heal()
+        }
+        let delay = delay(&watch, node, skip, seen, members);
+        assert!((early..=1.0).contains(&delay), "{delay} s for {members:?}");
+    }
+    let events = lines(&watch.stdout());
+    assert!(events.iter().all(|event| event["service"].is_string() && event["time"].is_string()));
+    let lost = |event: &&Value| event["event"] == json!("votequorum") && event["quorate"] == json!(false);
+    assert!(events.iter().any(|event| lost(&event)), "{events:?}");
+
+    watch.signal(Signal::SIGINT);
+    let output = watch.wait();
+    assert_eq!((output.code(), output.stderr.as_str()), (-(Signal::SIGINT as i32), ""));
+}
+
+#[test]
+fn a_daemon_that_is_killed_ends_watching() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    let quorum = command(node, &["quorum", "watch"]).spawn();
+    let cmap = command(node, &["-v", "cmap", "watch", "my.key"]).spawn();
+    quorum.wait_stdout("votequorum");
+    eventually("watching", || cmap.stderr().contains("watching"));
+    node.kill();
+    let (quorum, cmap) = (quorum.wait(), cmap.wait());
+    assert_eq!((quorum.code(), cmap.code()), (3, 3));
+    assert_one_line(&quorum.stderr, &["quorum", "gone", "CS_ERR_LIBRARY"]);
+    assert_one_line(
+        cmap.stderr.lines().last().map(|line| line.to_owned() + "\n").as_deref().unwrap(),
+        &["cmap", "gone"],
+    );
+    for args in [&["status"][..], &["cmap", "list"], &["quorum", "watch"], &["quorum", "expected", "3"]] {
+        assert_fails(&run(node, args), 3, &["socket", "is corosync running"]);
+    }
+    let doctor = run(node, &["doctor"]);
+    assert_eq!(doctor.code(), 3);
+    assert_one_line(&doctor.stderr, &["no cmap socket"]);
+    assert!(doctor.stdout.contains("failed at the socket"), "{}", doctor.stdout);
+
+    node.start();
+    assert_eq!(ok(node, &["cmap", "get", "totem.version"]), "2\n");
+}
+
+#[test]
+fn a_daemon_that_is_stopped_costs_one_timeout() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    ok(node, &["cmap", "set", "my.key", "u8", "1"]);
+    let paused = node.pause();
+    for args in [
+        &["status"][..],
+        &["cmap", "get", "totem.version"],
+        &["cmap", "list"],
+        &["cmap", "set", "my.key", "u8", "2"],
+        &["cmap", "watch", "my.key"],
+        &["quorum", "status"],
+        &["quorum", "watch"],
+        &["quorum", "votes", "2"],
+    ] {
+        let output = command(node, args).args(["--timeout", "300ms"]).limit(Duration::from_secs(15)).run();
+        assert_fails(&output, 4, &["timed out after 300ms", "CS_ERR_TIMEOUT"]);
+    }
+    let output =
+        command(node, &["doctor", "--json"]).env("COROSYNC_IPC_TIMEOUT", "300ms").limit(Duration::from_secs(15)).run();
+    assert_eq!(output.code(), 4);
+    let document: Value = serde_json::from_str(&output.stdout).unwrap();
+    let stopped = document["processes"].as_array().unwrap().iter();
+    assert!(stopped.clone().any(|one| one["pid"] == json!(node.pid()) && one["stopped"] == json!(true)));
+    for service in document["services"].as_array().unwrap() {
+        assert_eq!((&service["ok"], &service["failed_at"]), (&json!(false), &json!("handshake")));
+        assert!(service["advice"].as_str().unwrap().contains("kill -CONT"), "{service}");
+    }
+    drop(paused);
+    assert_eq!(ok(node, &["cmap", "get", "my.key"]), "1\n");
+    assert!(ok(node, &["doctor"]).contains("votequorum  ok"));
+}
+
+#[test]
+fn doctor_tells_what_it_sees() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let doctor = json(node, &["doctor"]);
+    assert_eq!(doctor["ok"], json!(true));
+    assert_eq!(doctor["uid"], json!(0));
+    assert_eq!(doctor["shared_memory"]["root"], json!("/dev/shm"));
+    assert!(doctor["shared_memory"]["free"].as_u64() > Some(0));
+    assert_eq!(doctor["sockets_seen"]["abstract"], json!(true));
+    assert_eq!(doctor["environment"], json!({}));
+    for service in doctor["services"].as_array().unwrap() {
+        assert_eq!((&service["ok"], &service["pid"]), (&json!(true), &json!(node.pid())), "{service}");
+    }
+    let stats_map = run(node, &["cmap", "list", "--map", "stats"]).is_success();
+    assert_eq!(doctor["daemon_is_2_99_or_later"], json!(stats_map));
+
+    // The other wall: the daemon's rings are not here.
+    let output = command(node, &["--json", "doctor"]).env("COROSYNC_IPC_SHM_ROOT", "/proc").run();
+    assert_eq!(output.code(), 3);
+    let document: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(document["environment"], json!({ "COROSYNC_IPC_SHM_ROOT": "/proc" }));
+    assert!(document["services"].as_array().unwrap().iter().all(|service| service["failed_at"] == json!("rings")));
+}

@@ -1,0 +1,137 @@
+//! What the tests have in common.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use corosync_ipc::cpg::{Address, Client, Event, GroupName, Guarantee, Options, Reason};
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap};
+
+use crate::harness::WATCHDOG;
+
+/// A group of its own for each test.
+pub(crate) fn group(name: &str) -> GroupName {
+    GroupName::new(name).unwrap()
+}
+
+/// A pid of its own for each client of this process, above all that real processes have.
+pub(crate) fn own_pid() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0x4000_0000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+pub(crate) fn own_options() -> Options {
+    Options::new().pid(own_pid())
+}
+
+/// A client that is in no group.
+pub(crate) fn connect(endpoint: &Endpoint) -> Client {
+    Client::connect_with(endpoint, own_options()).unwrap()
+}
+
+/// A client that is a member, with the change by which it became one.
+pub(crate) fn join(endpoint: &Endpoint, group: &GroupName) -> Client {
+    let client = connect(endpoint);
+    client.join(group).unwrap();
+    let event = next(&client);
+    let Event::Confchg { joined, .. } = &event else { panic!("{event:?}") };
+    assert_eq!((joined.len(), joined[0].pid), (1, client.pid()), "{event:?}");
+    client
+}
+
+/// The next event there is.
+#[track_caller]
+pub(crate) fn next(client: &Client) -> Event {
+    client.next_event(WATCHDOG).unwrap().expect("no event comes")
+}
+
+/// The next message, passing over changes of the cluster's membership: a daemon that was stopped finds its node again.
+#[track_caller]
+pub(crate) fn next_message(client: &Client) -> Bytes {
+    loop {
+        match next(client) {
+            Event::Deliver { payload, .. } => return payload,
+            Event::TotemConfchg { .. } => {}
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+/// A change of a group's membership, its members told by node and pid.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) members: Vec<(u32, u32)>,
+    pub(crate) left: Vec<(u32, u32, Reason)>,
+    pub(crate) joined: Vec<(u32, u32, Reason)>,
+}
+
+/// The next change of the group's membership; what else comes is passed over.
+#[track_caller]
+pub(crate) fn next_change(client: &Client) -> Change {
+    loop {
+        if let Event::Confchg { members, left, joined, .. } = next(client) {
+            let with_reason =
+                |list: Vec<Address>| list.iter().map(|one| (one.node_id.0, one.pid, one.reason)).collect();
+            let mut members: Vec<_> = members.iter().map(|member| (member.node_id.0, member.pid)).collect();
+            members.sort_unstable();
+            return Change { members, left: with_reason(left), joined: with_reason(joined) };
+        }
+    }
+}
+
+/// Whether the daemon passes on messages in fragments, as corosync does since 2.3.5: cpg's seventh message between nodes.
+pub(crate) fn has_fragments(endpoint: &Endpoint) -> bool {
+    cmap::Client::connect_to(endpoint).unwrap().get("runtime.services.cpg.6.rx").unwrap().is_some()
+        || is_since_2_99(endpoint)
+}
+
+/// Whether it is a corosync 3.
+pub(crate) fn is_since_2_99(endpoint: &Endpoint) -> bool {
+    cmap::Client::connect_to(endpoint).unwrap().get("runtime.connections.active").unwrap().is_none()
+}
+
+/// Bytes that differ from those of any other seed and are in the wrong order if a piece is.
+pub(crate) fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut random = Random(seed + 1);
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        bytes.extend_from_slice(&random.next().to_ne_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// xorshift64*; the same in C in `interop`.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        // Never 0, which it would stay.
+        self.0 = self.0.max(1);
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+pub(crate) fn send(client: &Client, message: &[u8]) {
+    client.multicast(Guarantee::AGREED, message).unwrap();
+}
+
+#[track_caller]
+pub(crate) fn assert_cs<T: std::fmt::Debug>(result: Result<T, Error>, expected: CsError) {
+    match result {
+        Err(Error::Cs { error, .. }) if error == expected => {}
+        other => panic!("{expected} was expected, not {other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn assert_invalid<T: std::fmt::Debug>(result: Result<T, Error>, expected: &str) {
+    match result {
+        Err(Error::InvalidArgument { argument, .. }) if argument == expected => {}
+        other => panic!("{expected} should be named, not {other:?}"),
+    }
+}
+
+pub(crate) const ONE: NodeId = NodeId(1);

@@ -1,0 +1,287 @@
+//! `server::Corosync` against the real one: corosync's own tools print the same with both.
+
+#[path = "../bodies/mod.rs"]
+mod bodies;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod transcripts;
+
+use std::fs;
+
+use corosync_ipc::server::{Corosync, CorosyncBuilder, Generation};
+use corosync_ipc::{Endpoint, cmap, quorum, votequorum};
+use harness::{Cluster, Node, eventually};
+
+/// Whether there is no daemon to compare with, or another than the one that is embedded.
+fn nothing_to_compare() -> bool {
+    harness::skip() || harness::version()[..3] != [3, 1, 7]
+}
+
+/// A node without a daemon, with an embedded one inside.
+struct Embedded {
+    // Ended before the namespaces are.
+    corosync: Corosync,
+    cluster: Cluster,
+}
+
+impl Embedded {
+    fn start(builder: CorosyncBuilder) -> Self {
+        let cluster = Cluster::builder().create();
+        let corosync = cluster.node(1).run(|| {
+            let builder = builder.endpoint(&Endpoint::new().abstract_sockets());
+            builder.start().expect("the embedded daemon starts")
+        });
+        Self { corosync, cluster }
+    }
+
+    fn node(&self) -> &Node {
+        self.cluster.node(1)
+    }
+}
+
+/// The token timeout, in milliseconds: so long that a busy machine does not make the real node form another ring.
+const TOKEN: u32 = 5000;
+
+/// As the harness configures one node.
+fn like_the_harness(cluster_name: &str) -> CorosyncBuilder {
+    let mut builder = Corosync::builder()
+        .cluster_name(cluster_name)
+        .node(1, "n1", "10.77.0.1", None)
+        .setting("totem.transport", "udpu")
+        .setting("totem.token", TOKEN)
+        .setting("totem.token_coefficient", 0_u32)
+        .setting("totem.crypto_cipher", "none")
+        .setting("totem.crypto_hash", "none")
+        .setting("quorum.expected_votes", 1_u32);
+    for (key, value) in [
+        ("logging.debug", "off"),
+        ("logging.timestamp", "hires"),
+        ("logging.to_logfile", "no"),
+        ("logging.to_stderr", "yes"),
+        ("logging.to_syslog", "no"),
+        ("system.allow_knet_handle_fallback", "yes"),
+        ("system.move_to_root_cgroup", "no"),
+        ("system.sched_rr", "no"),
+    ] {
+        builder = builder.setting(key, value);
+    }
+    builder
+}
+
+/// Runs a tool and returns what it printed, without what two runs of one daemon would not agree on either.
+fn print(node: &Node, tool: &str, args: &[&str]) -> String {
+    let output = node.tool(tool, args);
+    let lines = output.stdout.lines().filter(|line| !line.starts_with("Date:"));
+    format!("{}\n{}\n{}", output.code(), lines.collect::<Vec<_>>().join("\n"), output.stderr)
+}
+
+/// Both daemons are asked the same, in this order; they print the same.
+fn compare(real: &Node, embedded: &Node, commands: &[(&str, &[&str])]) {
+    for (tool, args) in commands {
+        assert_eq!(print(embedded, tool, args), print(real, tool, args), "{tool} {args:?}");
+    }
+}
+
+#[test]
+fn cmapctl_and_quorumtool_print_the_same() {
+    if nothing_to_compare() {
+        return;
+    }
+    let real = Cluster::builder().token(TOKEN).start();
+    let name = real.node(1).run(|| cmap::Client::connect().unwrap().get_as::<String>("totem.cluster_name").unwrap());
+    let embedded = Embedded::start(like_the_harness(&name.unwrap()));
+    compare(
+        real.node(1),
+        embedded.node(),
+        &[
+            ("corosync-cmapctl", &[]),
+            ("corosync-cmapctl", &["-b", "totem.", "nodelist."]),
+            ("corosync-cmapctl", &["-m", "stats", "stats.pg."]),
+            ("corosync-cmapctl", &["-s", "test.a", "u8", "5"]),
+            ("corosync-cmapctl", &["-s", "test.b", "str", "text"]),
+            ("corosync-cmapctl", &["-s", "test.c", "dbl", "1.5"]),
+            ("corosync-cmapctl", &["-s", "test.d", "i64", "-5"]),
+            ("corosync-cmapctl", &["-s", "a", "u8", "5"]),
+            ("corosync-cmapctl", &["-s", "test with space", "u8", "5"]),
+            ("corosync-cmapctl", &["-s", "totem.cluster_name", "str", "other"]),
+            ("corosync-cmapctl", &["-s", "runtime.services.cmap.0.rx", "u64", "1"]),
+            ("corosync-cmapctl", &["-s", "quorum.wait_for_all", "u8", "1"]),
+            ("corosync-cmapctl", &["-d", "nodelist.node.0.name"]),
+            ("corosync-cmapctl", &["-g", "test.a"]),
+            ("corosync-cmapctl", &["-g", "test.missing"]),
+            ("corosync-cmapctl", &["-i", "test.a"]),
+            ("corosync-cmapctl", &["-i", "test.b"]),
+            ("corosync-cmapctl", &["-D", "test.c"]),
+            ("corosync-cmapctl", &["-d", "test.c"]),
+            ("corosync-cmapctl", &["test."]),
+            ("corosync-cmapctl", &["-m", "stats", "-s", "stats.pg.msg_reserved", "u32", "1"]),
+            ("corosync-cmapctl", &["-C", "totem"]),
+            ("corosync-quorumtool", &["-s"]),
+            ("corosync-quorumtool", &["-l"]),
+            ("corosync-quorumtool", &["-i"]),
+            ("corosync-quorumtool", &["-V", "1"]),
+            ("corosync-quorumtool", &["-n", "1", "-v", "3"]),
+            ("corosync-quorumtool", &["-s"]),
+            ("corosync-quorumtool", &["-e", "1"]),
+            ("corosync-quorumtool", &["-e", "4"]),
+            ("corosync-quorumtool", &["-e", "9"]),
+            ("corosync-quorumtool", &["-s"]),
+            ("corosync-quorumtool", &["-n", "7", "-v", "1"]),
+            // Changed at run time, as an administrator would after a change of the nodelist.
+            ("corosync-cmapctl", &["-s", "quorum.expected_votes", "u32", "3"]),
+            ("corosync-quorumtool", &["-s"]),
+            ("corosync-cmapctl", &["-s", "quorum.two_node", "u8", "1"]),
+            ("corosync-quorumtool", &["-s"]),
+            ("corosync-cmapctl", &["-s", "totem.config_version", "u64", "7"]),
+            ("corosync-cmapctl", &["runtime."]),
+            ("corosync-cfgtool", &["-s"]),
+            ("corosync-cfgtool", &["-s", "-b"]),
+            ("corosync-cfgtool", &["-n"]),
+            ("corosync-cfgtool", &["-a", "1"]),
+            ("corosync-cfgtool", &["-a", "5"]),
+            ("corosync-cfgtool", &["-k", "5"]),
+            ("corosync-cfgtool", &["-L"]),
+            ("corosync-cfgtool", &["-R"]),
+            ("corosync-cmapctl", &["config."]),
+            ("corosync-cpgtool", &[]),
+            ("corosync-cpgtool", &["-n"]),
+            // The last: it ends both.
+            ("corosync-cfgtool", &["-H"]),
+        ],
+    );
+    eventually("both have ended", || !real.node(1).is_running() && embedded.corosync.has_ended());
+    assert_eq!(print(embedded.node(), "corosync-cmapctl", &[]), print(real.node(1), "corosync-cmapctl", &[]));
+}
+
+#[test]
+fn a_node_of_three_waits_alike() {
+    if nothing_to_compare() {
+        return;
+    }
+    let real = Cluster::builder().nodes(3).token(TOKEN).create();
+    real.node(1).start();
+    let builder = ["n1", "n2", "n3"]
+        .into_iter()
+        .zip(1..)
+        .fold(Corosync::builder(), |builder, (name, id)| builder.node(id, name, format!("10.77.0.{id}"), None));
+    let embedded = Embedded::start(builder);
+    compare(
+        real.node(1),
+        embedded.node(),
+        &[
+            ("corosync-quorumtool", &["-s"]),
+            ("corosync-quorumtool", &["-e", "1"]),
+            ("corosync-quorumtool", &["-s"]),
+            ("corosync-cmapctl", &["runtime.votequorum."]),
+        ],
+    );
+}
+
+#[test]
+fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
+    let corosync = Corosync::start().unwrap();
+    let map = cmap::Client::connect_to(corosync.endpoint()).unwrap();
+    map.track_add("test.", cmap::TrackEvents::ALL | cmap::TrackEvents::PREFIX).unwrap();
+    map.set("test.value", 1_u32).unwrap();
+    assert_eq!(map.get_as::<u32>("test.value").unwrap(), Some(1));
+    let event = map.next_event(harness::WATCHDOG).unwrap();
+    let Some(cmap::Event::Notify(event)) = event else { panic!("not told: {event:?}") };
+    assert_eq!((event.key.as_str(), event.new_value), ("test.value", Some(cmap::Value::U32(1))));
+    let keys: Vec<String> = map.iter("nodelist.").unwrap().map(|entry| entry.unwrap().key).collect();
+    assert_eq!(keys.first().map(String::as_str), Some("nodelist.local_node_pos"));
+
+    assert!(quorum::Client::connect_to(corosync.endpoint()).unwrap().is_quorate().unwrap());
+    let votes = votequorum::Client::connect_to(corosync.endpoint()).unwrap();
+    assert_eq!(votes.local_info().unwrap().total_votes, 1);
+    assert_eq!(corosync.connections(), 2);
+    drop(corosync);
+    assert!(map.get("test.value").unwrap_err().is_unreachable());
+    let prefix = format!("corosync-ipc-{}-", std::process::id());
+    let left = fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(left.filter(|name| name.to_string_lossy().starts_with(&prefix)).count(), 0);
+}
+
+#[test]
+fn configurations_that_corosync_refuses_are_refused() {
+    let refused = |builder: CorosyncBuilder| builder.start().unwrap_err().to_string();
+    let device = Corosync::builder().setting("quorum.device.model", "net");
+    assert!(refused(device.setting("quorum.two_node", 1_u8)).contains("two_node and quorum device"));
+    assert!(refused(Corosync::builder().node_id(0)).contains("0 is no node"));
+    assert!(refused(Corosync::builder().node(2, "n2", "127.0.0.2", None)).contains("node 1 is not among them"));
+}
+
+/// Makes tests of bodies that also run against the real daemon.
+macro_rules! against_embedded {
+    ($builder:expr; $($module:ident::$body:ident)*) => {$(
+        #[test]
+        fn $body() {
+            let corosync: Corosync = $builder.start().unwrap();
+            crate::bodies::$module::$body(corosync.endpoint());
+        }
+    )*};
+}
+
+mod the_same_as_the_real_one {
+    use super::*;
+
+    against_embedded! { Corosync::builder();
+        cmap::every_type_comes_back
+        cmap::keys_are_set_and_deleted
+        cmap::integers_wrap_around
+        cmap::read_only_keys_are_refused
+        cmap::wrong_keys_are_refused_before_they_are_sent
+        cmap::values_of_every_size_come_back
+        cmap::a_number_of_the_wrong_length_is_refused_by_the_daemon
+        cmap::keys_are_found_by_prefix
+        cmap::an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile
+        cmap::a_tracker_tells_old_and_new
+        cmap::a_tracker_is_told_what_it_asked_for
+        cmap::two_trackers_of_one_client_are_told_apart
+        cmap::statistics_are_read
+        cmap::small_rings_do_for_small_values
+        cmap::what_does_not_fit_the_ring_is_said_so
+        dispatch::nothing_waits
+        dispatch::events_wait
+        dispatch::a_handler_may_call_its_client
+        dispatch::a_handler_may_finalize
+        dispatch::finalizing_wakes_who_waits
+        dispatch::the_descriptor_is_readable_while_events_wait
+        dispatch::a_poll_loop_sees_every_event
+        dispatch::a_small_ring_gets_many_events_in_order
+        sharing::threads_share_a_client_while_one_dispatches
+        sharing::a_small_stack_is_enough
+        quorum::the_node_is_quorate
+        quorum::the_present_state_comes_as_the_flags_say
+        quorum::model_v1_tells_rings
+        votequorum::the_node_tells_its_votes
+        votequorum::wrong_names_of_quorum_devices_are_refused
+        votequorum::votes_are_changed_and_told
+        votequorum::extra_info_is_unsupported
+    }
+
+    against_embedded! {
+        Corosync::builder()
+            .setting("quorum.expected_votes", 3_u32)
+            .setting("quorum.device.model", "net")
+            .setting("quorum.device.votes", 1_u32);
+        votequorum::a_quorum_device_decides
+    }
+
+    #[test]
+    fn votequorums_present_state_comes_as_the_flags_say() {
+        let corosync = Corosync::start().unwrap();
+        bodies::votequorum::the_present_state_comes_as_the_flags_say(corosync.endpoint(), true);
+    }
+}
+
+#[test]
+fn every_generation_of_libqb_is_spoken() {
+    for generation in
+        [Generation::Libqb010, Generation::Libqb013, Generation::Libqb014, Generation::Libqb015, Generation::Libqb104]
+    {
+        let corosync = Corosync::builder().generation(generation).start().unwrap();
+        bodies::cmap::values_of_every_size_come_back(corosync.endpoint());
+        bodies::dispatch::a_small_ring_gets_many_events_in_order(corosync.endpoint());
+        bodies::votequorum::votes_are_changed_and_told(corosync.endpoint());
+    }
+}

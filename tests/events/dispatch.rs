@@ -1,0 +1,389 @@
+//! The table of `corosync_ipc::event_loops`: what each way of dispatching returns, and when.
+
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use corosync_ipc::{Client, CsError, Deadline, Dispatch, Endpoint, Error, Result, Service};
+use nix::sys::pthread::pthread_kill;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use crate::harness::{self, Cluster, eventually};
+use crate::source::{Source, drain, for_each_service};
+
+const MODES: [Dispatch; 4] = [Dispatch::One, Dispatch::All, Dispatch::Blocking, Dispatch::OneNonblocking];
+const WAITING: [Dispatch; 2] = [Dispatch::One, Dispatch::Blocking];
+
+for_each_service! {
+    modes_that_do_not_wait_say_that_nothing_waits
+    modes_that_wait_sleep_until_an_event_comes
+    all_hands_over_everything_and_one_one_event
+    a_handler_that_breaks_ends_every_mode_well
+    a_client_finalized_by_its_handler_ends_the_modes_that_go_on
+    a_finalized_client_ends_every_mode
+    a_finalize_elsewhere_ends_a_wait
+    a_signal_ends_no_mode
+    a_waker_ends_a_wait_at_once_and_the_connection_goes_on
+    a_waker_used_before_ends_the_next_wait_and_only_that
+    a_waker_ends_a_dispatch_that_always_has_events
+    a_handler_may_call_its_client_and_open_others
+}
+
+fn is_try_again(result: &Result<()>) -> bool {
+    matches!(result, Err(Error::Cs { error: CsError::TryAgain, .. }))
+}
+
+/// Counts the events of one dispatch.
+fn count<S: Service>(client: &Client<S>, mode: Dispatch) -> (usize, Result<()>) {
+    let mut count = 0;
+    let result = client.dispatch(mode, |_| {
+        count += 1;
+        Continue(())
+    });
+    (count, result)
+}
+
+fn modes_that_do_not_wait_say_that_nothing_waits<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
+    for _ in 0..3 {
+        assert!(matches!(count(&client, Dispatch::All), (0, Ok(()))));
+        let (0, result) = count(&client, Dispatch::OneNonblocking) else { panic!("an event from nowhere") };
+        assert!(is_try_again(&result), "{result:?}");
+    }
+}
+
+fn modes_that_wait_sleep_until_an_event_comes<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
+    for mode in WAITING {
+        thread::scope(|scope| {
+            let (done, ended) = mpsc::channel();
+            let client = &client;
+            scope.spawn(move || {
+                let result = client.dispatch(mode, |_| Break(()));
+                done.send(result).unwrap();
+            });
+            assert!(ended.recv_timeout(Duration::from_millis(50)).is_err(), "{mode:?} did not wait");
+            S::cause(client);
+            ended.recv_timeout(harness::WATCHDOG).expect("the event did not end the wait").unwrap();
+        });
+        drain(&client);
+    }
+}
+
+fn all_hands_over_everything_and_one_one_event<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
+    S::cause(&client);
+    let each = drain(&client);
+    assert!(each > 0);
+    (0..5).for_each(|_| S::cause(&client));
+    assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
+    assert!(matches!(count(&client, Dispatch::OneNonblocking), (1, Ok(()))));
+    let (counted, result) = count(&client, Dispatch::All);
+    result.unwrap();
+    assert_eq!(counted, 5 * each - 2);
+}
+
+fn a_handler_that_breaks_ends_every_mode_well<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
+    for mode in MODES {
+        (0..3).for_each(|_| S::cause(&client));
+        let mut handed_over = 0;
+        client
+            .dispatch(mode, |_| {
+                handed_over += 1;
+                Break(())
+            })
+            .unwrap();
+        assert_eq!(handed_over, 1, "{mode:?}");
+        assert!(drain(&client) >= 2);
+    }
+}
+
+fn a_client_finalized_by_its_handler_ends_the_modes_that_go_on<S: Source>(endpoint: &Endpoint) {
+    for mode in MODES {
+        let client = S::client(endpoint);
+        (0..3).for_each(|_| S::cause(&client));
+        let mut handed_over = 0;
+        let result = client.dispatch(mode, |_| {
+            handed_over += 1;
+            client.finalize();
+            Continue(())
+        });
+        assert_eq!(handed_over, 1, "{mode:?}: nothing comes from a client that was finalized");
+        match mode {
+            Dispatch::One | Dispatch::OneNonblocking => result.unwrap(),
+            Dispatch::All | Dispatch::Blocking => assert!(matches!(result, Err(Error::Finalized)), "{result:?}"),
+        }
+    }
+}
+
+fn a_finalized_client_ends_every_mode<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
+    S::cause(&client);
+    client.finalize();
+    for mode in MODES {
+        assert!(matches!(count(&client, mode), (0, Err(Error::Finalized))), "{mode:?}");
+    }
+}
+
+fn a_finalize_elsewhere_ends_a_wait<S: Source>(endpoint: &Endpoint) {
+    for mode in WAITING {
+        let client = S::client(endpoint);
+        thread::scope(|scope| {
+            let dispatching = scope.spawn(|| client.dispatch(mode, |_| Continue(())));
+            thread::sleep(Duration::from_millis(10));
+            client.finalize();
+            assert!(matches!(dispatching.join().unwrap(), Err(Error::Finalized)), "{mode:?}");
+        });
+    }
+}
+
+fn a_signal_ends_no_mode<S: Source>(endpoint: &Endpoint) {
+    interrupt_system_calls();
+    let client = Arc::new(S::client(endpoint));
+    for mode in WAITING {
+        let (shared, ended) = (Arc::clone(&client), Arc::new(AtomicBool::new(false)));
+        let end = Arc::clone(&ended);
+        let thread = thread::spawn(move || {
+            let result = shared.dispatch(mode, |_| Break(()));
+            end.store(true, Ordering::SeqCst);
+            result
+        });
+        for _ in 0..50 {
+            pthread_kill(thread.as_pthread_t(), Signal::SIGUSR1).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!ended.load(Ordering::SeqCst), "a signal ended {mode:?}");
+        S::cause(&client);
+        thread.join().unwrap().unwrap();
+        drain(&client);
+    }
+    // And the modes that do not wait, under fire.
+    let target = nix::sys::pthread::pthread_self();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                pthread_kill(target, Signal::SIGUSR1).unwrap();
+            }
+        });
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(100) {
+            assert!(matches!(count(&client, Dispatch::All), (0, Ok(()))));
+            assert!(is_try_again(&count(&client, Dispatch::OneNonblocking).1));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Gives SIGUSR1 a handler without `SA_RESTART`, so that it interrupts what it can.
+fn interrupt_system_calls() {
+    extern "C" fn handler(_: i32) {}
+    let action = SigAction::new(SigHandler::Handler(handler), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+}
+
+fn a_waker_ends_a_wait_at_once_and_the_connection_goes_on<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
+    let mut quickest = Duration::MAX;
+    for mode in [WAITING, WAITING, WAITING].concat() {
+        thread::scope(|scope| {
+            let dispatching = scope.spawn(|| (count(&client, mode), Instant::now()));
+            // Long enough that it sleeps, most often; right at any rate.
+            thread::sleep(Duration::from_millis(20));
+            // Made only now: the wait that is under way must heed it all the same.
+            let waker = client.waker().unwrap();
+            let woken = Instant::now();
+            waker.wake();
+            let ((0, Ok(())), end) = dispatching.join().unwrap() else { panic!("{mode:?} did not end well") };
+            quickest = quickest.min(end.saturating_duration_since(woken));
+        });
+    }
+    // What is asked for; the best of several, since the machine may be busy.
+    assert!(quickest < Duration::from_millis(10), "{quickest:?}");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.next_event(Deadline::NEVER));
+        let iterating = scope.spawn(|| client.events().count());
+        // One wake ends one wait.
+        while !(waiting.is_finished() && iterating.is_finished()) {
+            client.waker().unwrap().wake();
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(waiting.join().unwrap().unwrap().is_none());
+        assert_eq!(iterating.join().unwrap(), 0);
+    });
+    // A wake that came too late for both.
+    let _ = client.next_event(Duration::ZERO).unwrap();
+    S::cause(&client);
+    assert!(client.next_event(harness::WATCHDOG).unwrap().is_some());
+}
+
+fn a_waker_used_before_ends_the_next_wait_and_only_that<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
+    let waker = client.waker().unwrap();
+    waker.wake();
+    waker.wake();
+    // These do not wait, and so leave it alone.
+    assert!(matches!(count(&client, Dispatch::All), (0, Ok(()))));
+    assert!(is_try_again(&count(&client, Dispatch::OneNonblocking).1));
+    assert!(matches!(count(&client, Dispatch::Blocking), (0, Ok(()))));
+    S::cause(&client);
+    assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
+}
+
+fn a_waker_ends_a_dispatch_that_always_has_events<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
+    let waker = client.waker().unwrap();
+    S::cause(&client);
+    let mut handed_over = 0;
+    client
+        .dispatch(Dispatch::Blocking, |_| {
+            handed_over += 1;
+            S::cause(&client);
+            if handed_over == 20 {
+                waker.wake();
+            }
+            Continue(())
+        })
+        .unwrap();
+    assert_eq!(handed_over, 20);
+    assert!(drain(&client) > 0);
+}
+
+fn a_handler_may_call_its_client_and_open_others<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
+    S::cause(&client);
+    let each = drain(&client);
+    S::cause(&client);
+    let mut seen = 0;
+    client
+        .dispatch(Dispatch::All, |_| -> ControlFlow<()> {
+            seen += 1;
+            if seen <= 3 {
+                S::cause(&client);
+                let other = S::client(endpoint);
+                S::cause(&other);
+                assert!(count(&other, Dispatch::One).0 == 1);
+            }
+            Continue(())
+        })
+        .unwrap();
+    assert_eq!(seen, 4 * each);
+}
+
+/// A daemon that is killed: what it left is handed over, then every mode tells the end.
+fn a_killed_daemon<S: Source>() {
+    if harness::skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    node.run(|| {
+        let endpoint = Endpoint::new();
+        let clients: Vec<_> = MODES.into_iter().map(|mode| (mode, S::client(&endpoint))).collect();
+        let waiting: Vec<_> = WAITING.into_iter().map(|mode| (mode, S::client(&endpoint))).collect();
+        for (_, client) in &clients {
+            (0..2).for_each(|_| S::cause(client));
+        }
+        let late = S::client(&endpoint);
+        thread::scope(|scope| {
+            let ends: Vec<_> = waiting
+                .iter()
+                .map(|(mode, client)| {
+                    scope.spawn(move || (mode, client.dispatch(*mode, |_| Continue(())), Instant::now()))
+                })
+                .collect();
+            thread::sleep(Duration::from_millis(20));
+            let killed = Instant::now();
+            node.kill();
+            for end in ends {
+                let (mode, result, at) = end.join().unwrap();
+                assert!(matches!(result, Err(Error::Disconnected { .. })), "{mode:?}: {result:?}");
+                // 100 ms are asked for. The kernel closes the sockets of the killed process first.
+                assert!(at.saturating_duration_since(killed) < Duration::from_millis(1000), "{mode:?}");
+            }
+        });
+        for (mode, client) in &clients {
+            let mut handed_over = 0;
+            let end = eventually("the end is told", || match count(client, *mode) {
+                (events, Err(Error::Disconnected { .. })) => Some(handed_over + events),
+                (events, result) => {
+                    assert!(result.is_ok() || is_try_again(&result), "{mode:?}: {result:?}");
+                    handed_over += events;
+                    None
+                }
+            });
+            assert!(end >= 2, "{mode:?}: what the daemon left was not handed over");
+            assert!(matches!(count(client, *mode), (0, Err(Error::Disconnected { .. }))), "{mode:?}");
+        }
+        assert!(matches!(late.next_event(Deadline::NEVER), Err(Error::Disconnected { .. })));
+        assert!(matches!(late.events().next(), Some(Err(Error::Disconnected { .. }))));
+        // The waker has nothing to end any more.
+        late.waker().unwrap().wake();
+        assert!(matches!(late.poll_event(), Err(Error::Disconnected { .. })));
+    });
+}
+
+#[test]
+fn a_killed_daemon_ends_every_mode_of_cmap_after_its_events() {
+    a_killed_daemon::<corosync_ipc::cmap::Cmap>();
+}
+
+#[test]
+fn a_killed_daemon_ends_every_mode_of_cpg_after_its_events() {
+    a_killed_daemon::<corosync_ipc::cpg::Cpg>();
+}
+
+#[test]
+fn a_killed_daemon_ends_every_mode_of_quorum_after_its_events() {
+    a_killed_daemon::<corosync_ipc::quorum::Quorum>();
+}
+
+#[test]
+fn a_killed_daemon_ends_every_mode_of_votequorum_after_its_events() {
+    a_killed_daemon::<corosync_ipc::votequorum::Votequorum>();
+}
+
+/// A daemon that is stopped is as one that has nothing to say.
+fn a_stopped_daemon<S: Source>(cluster: &Cluster) {
+    let node = cluster.node(1);
+    node.run(|| {
+        let client = S::client(&Endpoint::new());
+        S::cause(&client);
+        let paused = node.pause();
+        assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
+        assert!(count(&client, Dispatch::All).1.is_ok());
+        assert!(matches!(count(&client, Dispatch::All), (0, Ok(()))));
+        assert!(is_try_again(&count(&client, Dispatch::OneNonblocking).1));
+        assert!(client.next_event(Duration::from_millis(30)).unwrap().is_none());
+        for mode in WAITING {
+            thread::scope(|scope| {
+                let dispatching = scope.spawn(|| count(&client, mode));
+                thread::sleep(Duration::from_millis(30));
+                assert!(!dispatching.is_finished(), "{mode:?} did not wait");
+                client.waker().unwrap().wake();
+                assert!(matches!(dispatching.join().unwrap(), (0, Ok(()))));
+            });
+        }
+        drop(paused);
+        S::cause(&client);
+        assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
+    });
+}
+
+#[test]
+fn a_stopped_daemon_is_waited_for() {
+    if harness::skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    a_stopped_daemon::<corosync_ipc::cmap::Cmap>(&cluster);
+    a_stopped_daemon::<corosync_ipc::cpg::Cpg>(&cluster);
+    a_stopped_daemon::<corosync_ipc::quorum::Quorum>(&cluster);
+    a_stopped_daemon::<corosync_ipc::votequorum::Votequorum>(&cluster);
+}

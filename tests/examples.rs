@@ -1,0 +1,147 @@
+//! The examples, each as a process inside a node.
+
+mod harness;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use harness::{Cluster, NodeCommand};
+
+/// An example's program. `cargo test` has built it together with the tests, but `cargo test --test examples` has not.
+fn example(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        let tests = env::current_exe().unwrap();
+        let profile = tests.ancestors().nth(2).unwrap();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--offline", "--examples", "--all-features", "--target-dir"]);
+        cargo
+            .arg(profile.parent().unwrap())
+            .args(["--profile", if profile.ends_with("release") { "release" } else { "dev" }]);
+        assert!(cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "{cargo:?}");
+        profile.join("examples")
+    });
+    folder.join(name)
+}
+
+fn run(cluster: &Cluster, name: &str) -> NodeCommand {
+    cluster.node(1).command(example(name))
+}
+
+fn set(cluster: &Cluster, key: &str, value: &str) {
+    cluster.node(1).tool("corosync-cmapctl", ["-s", key, "str", value]).success();
+}
+
+#[test]
+fn quorum_hook_runs_its_command_at_each_change_and_without_a_daemon() {
+    if harness::skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let hook = ["--changes", "3", "sh", "-c", "echo quorate $QUORATE, members $MEMBERS"];
+    let process = run(&cluster, "quorum_hook").args(hook).spawn();
+    process.wait_stdout("quorate yes, members 1");
+    cluster.node(1).kill();
+    process.wait_stdout("quorate unknown, members");
+    cluster.node(1).start();
+    let output = process.wait().success();
+    assert_eq!(output.lines().count(), 3, "{output}");
+}
+
+#[test]
+fn cmap_follow_prints_changes_and_reads_again_after_a_gap() {
+    if harness::skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let process = run(&cluster, "cmap_follow").args(["follow.", "3"]).spawn();
+    process.wait_stdout("following 0 keys");
+    set(&cluster, "follow.a", "one");
+    process.wait_stdout("follow.a = one");
+    cluster.node(1).restart();
+    process.wait_stdout("read again after");
+    set(&cluster, "follow.a", "two");
+    cluster.node(1).tool("corosync-cmapctl", ["-d", "follow.a"]).success();
+    let output = process.wait().success();
+    assert!(output.contains("follow.a = two") && output.contains("follow.a is gone"), "{output}");
+}
+
+#[test]
+fn poll_loop_serves_clients_and_standard_input() {
+    if harness::skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let mut process = run(&cluster, "poll_loop").interactive().spawn();
+    process.wait_stdout("quorate: true");
+    process.write("typed.key a value\n");
+    process.wait_stdout("typed.key");
+    let seen = cluster.node(1).tool("corosync-cmapctl", ["-g", "typed.key"]).success();
+    assert!(seen.contains("a value"), "{seen}");
+    // Its standard input ends with it.
+    assert!(process.wait().is_success());
+}
+
+#[test]
+fn mio_loop_sees_every_event() {
+    if harness::skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let process = run(&cluster, "mio_loop").arg("40").spawn();
+    process.wait_stdout("ready");
+    for number in 0..40 {
+        set(&cluster, "mio.key", &number.to_string());
+    }
+    let output = process.wait().success();
+    assert!(output.contains("mio.key") && output.lines().count() >= 41, "{output}");
+}
+
+#[test]
+fn cpg_chat_talks_across_nodes() {
+    if harness::skip() {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(2).start();
+    let [mut first, mut second] =
+        [1, 2].map(|node| cluster.node(node).command(example("cpg_chat")).arg("talk").interactive().spawn());
+    first.wait_stdout("* 2 here");
+    second.wait_stdout("* 2 here");
+    first.write("hello from one\n");
+    second.wait_stdout("hello from one");
+    second.write("and from two\n");
+    first.wait_stdout("and from two");
+    assert!(first.wait().is_success());
+    second.wait_stdout("* 1 here");
+    assert!(second.wait().is_success());
+}
+
+/// Ten thousand messages there and back, and a daemon that is killed meanwhile.
+#[test]
+#[cfg(feature = "tokio")]
+fn tokio_service_goes_on_after_the_daemon_was_killed_and_tells_the_gap() {
+    if harness::skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    let process =
+        run(&cluster, "tokio_service").args(["service", "10000"]).limit(std::time::Duration::from_secs(300)).spawn();
+    for service in ["cpg", "quorum", "cmap"] {
+        process.wait_stdout(&format!("{service} up\n"));
+    }
+    node.kill();
+    for service in ["cpg", "quorum", "cmap"] {
+        process.wait_stdout(&format!("{service} lost: "));
+    }
+    node.start();
+    for (service, missed) in [("cpg", "Messages"), ("quorum", "States"), ("cmap", "Changes")] {
+        let output = process.wait_stdout(&format!("{service} up after a gap"));
+        let line = output.lines().rfind(|line| line.starts_with(&format!("{service} up after"))).unwrap();
+        assert!(line.contains(missed), "{line}");
+    }
+    let output = process.wait().success();
+    assert!(output.ends_with("10000 round trips\n"), "{output}");
+}

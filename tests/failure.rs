@@ -1,0 +1,431 @@
+//! What clients say when corosync dies, stops, is restarted, refuses them or has no room.
+
+mod bodies;
+mod harness;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::ops::ControlFlow::Continue;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bodies::dispatch::{MODES, Source};
+use bodies::{cs, rings, spawn_until_asleep, waiting};
+use corosync_ipc::cmap::{Client, Value};
+use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, TrackFlags, quorum, votequorum};
+use harness::{Cluster, eventually, skip, version};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+/// nobody, wherever corosync runs.
+const NOBODY: u32 = 65534;
+
+/// How soon the death of the daemon must be noticed. It takes milliseconds; this is for busy machines.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// A timeout that no test waits for.
+const LONG: Duration = Duration::from_secs(60);
+
+fn short() -> Endpoint {
+    Endpoint::new().timeout(Duration::from_millis(150))
+}
+
+#[track_caller]
+fn assert_disconnected<T: std::fmt::Debug>(result: Result<T, Error>) {
+    assert!(matches!(result, Err(Error::Disconnected { .. })), "{result:?}");
+}
+
+#[track_caller]
+fn assert_full<T: std::fmt::Debug>(result: Result<T, Error>) {
+    assert!(matches!(result, Err(Error::SharedMemoryFull { .. })), "{result:?}");
+}
+
+#[track_caller]
+fn assert_timed_out<T: std::fmt::Debug>(result: Result<T, Error>) {
+    assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
+}
+
+#[test]
+fn death_is_noticed_at_once_and_its_rings_are_removed() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    node.run(|| {
+        eventually("the tool that looked for the daemon is forgotten", || rings().is_empty());
+        let endpoint = Endpoint::new().timeout(LONG);
+        let requester = Client::connect_to(&endpoint).unwrap();
+        let votes = votequorum::Client::connect_to(&endpoint).unwrap();
+        let dispatcher = Client::connect_to(&endpoint).unwrap();
+        let one = Client::connect_to(&endpoint).unwrap();
+        let idle = quorum::Client::connect_to(&endpoint).unwrap();
+        let mut pending = Source::new(&endpoint, "death_is_noticed");
+        pending.make(5);
+        let paused = node.pause();
+        let killed = thread::scope(|scope| {
+            let get = spawn_until_asleep(scope, || (requester.get("totem.version"), Instant::now()));
+            let queued = spawn_until_asleep(scope, || (requester.get("totem.version"), Instant::now()));
+            let info = spawn_until_asleep(scope, || (votes.local_info(), Instant::now()));
+            let blocking = spawn_until_asleep(scope, || {
+                (dispatcher.dispatch(Dispatch::Blocking, |_| Continue(())), Instant::now())
+            });
+            let next = spawn_until_asleep(scope, || (dispatcher.next_event(LONG), Instant::now()));
+            let one = spawn_until_asleep(scope, || (one.dispatch(Dispatch::One, |_| Continue(())), Instant::now()));
+            assert!(!(get.is_finished() || queued.is_finished() || info.is_finished()));
+            assert!(!(blocking.is_finished() || next.is_finished() || one.is_finished()));
+            let killed = Instant::now();
+            node.kill();
+            let mut noticed = Vec::new();
+            for request in [get, queued] {
+                let (result, when) = request.join().unwrap();
+                assert_disconnected(result);
+                noticed.push(when);
+            }
+            let (result, when) = info.join().unwrap();
+            assert_disconnected(result);
+            noticed.push(when);
+            let (result, when) = next.join().unwrap();
+            assert_disconnected(result);
+            noticed.push(when);
+            for dispatch in [blocking, one] {
+                let (result, when) = dispatch.join().unwrap();
+                assert_disconnected(result);
+                noticed.push(when);
+            }
+            for when in noticed {
+                assert!(when - killed < AT_ONCE, "{:?}", when - killed);
+            }
+            killed
+        });
+        drop(paused);
+
+        // Events that the daemon left are handed over first.
+        assert!(matches!(pending.dispatch(Dispatch::One, u64::MAX), (Ok(()), 1)));
+        assert!(matches!(pending.dispatch(Dispatch::OneNonblocking, u64::MAX), (Ok(()), 1)));
+        let (result, handed) = pending.dispatch(Dispatch::All, u64::MAX);
+        assert_disconnected(result);
+        assert_eq!(handed, 3);
+        for mode in MODES {
+            assert_disconnected(pending.client.dispatch(mode, |_| Continue(())));
+            assert_disconnected(idle.dispatch(mode, |_| Continue(())));
+        }
+        // Whichever call comes first notices, and all that come later agree.
+        assert_disconnected(requester.poll_event());
+        assert_disconnected(requester.get("totem.version"));
+        assert_disconnected(requester.iter("").map(drop));
+        assert_disconnected(dispatcher.next_event(Deadline::NEVER));
+        assert_disconnected(dispatcher.set("death_is_noticed", 1_u8));
+        assert_disconnected(idle.is_quorate());
+        assert!(bodies::is_readable(&idle), "who polls must see the end");
+        assert!(killed.elapsed() < LONG);
+
+        let refused = Client::connect();
+        assert!(matches!(refused, Err(Error::NoSocket { .. })), "{refused:?}");
+
+        assert!(!rings().is_empty());
+        drop((requester, votes, dispatcher, one, idle, pending));
+        // Names of 1.99 do not tell a killed daemon's rings from the next one's.
+        assert_eq!(rings().is_empty(), version() >= [2, 0, 0, 0]);
+    });
+}
+
+#[test]
+fn an_answer_that_comes_late_is_not_taken_for_the_next() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().token(10000).start();
+    let node = cluster.node(1);
+    node.run(|| {
+        let client = Client::connect().unwrap();
+        let (counter, prefix) = ("late.counter", "late.key");
+        client.set(counter, 0_u32).unwrap();
+        for number in 0..10_u32 {
+            client.set(&format!("{prefix}{number}"), number).unwrap();
+        }
+        let tracker = client.track_add(counter, corosync_ipc::cmap::TrackEvents::ALL).unwrap();
+        let mut sent = 0;
+        for round in 0..6 {
+            client.set_request_timeout(Duration::from_millis(60));
+            let paused = node.pause();
+            let begin = Instant::now();
+            // One is sent; those after it find its answer missing and are not sent.
+            if round % 2 == 0 {
+                assert_timed_out(client.increment(counter));
+                sent += 1;
+            } else {
+                assert_timed_out(client.get(&format!("{prefix}{}", (round + 5) % 10)));
+            }
+            assert!(begin.elapsed() >= Duration::from_millis(60));
+            for _ in 0..round % 3 {
+                assert_timed_out(client.increment(counter));
+                assert_timed_out(client.list(prefix));
+            }
+            // Events are looked for all the same.
+            assert!(client.next_event(Duration::from_millis(1)).unwrap().is_none());
+            assert!(client.dispatch(Dispatch::All, |_| panic!("an event of a stopped daemon")).is_ok());
+            assert_eq!(cs(client.dispatch(Dispatch::OneNonblocking, |_| Continue(()))), CsError::TryAgain);
+            client.set_request_timeout(LONG);
+            if round % 3 == 0 {
+                // Asked before the daemon goes on.
+                thread::scope(|scope| {
+                    let get = spawn_until_asleep(scope, || client.get(&format!("{prefix}{round}")).unwrap());
+                    assert!(!get.is_finished());
+                    drop(paused);
+                    assert_eq!(get.join().unwrap(), Some(Value::U32(round)));
+                });
+            } else {
+                drop(paused);
+            }
+            for number in (0..10_u32).rev() {
+                assert_eq!(client.get(&format!("{prefix}{number}")).unwrap(), Some(Value::U32(number)));
+            }
+            assert_eq!(client.get("late.none").unwrap(), None);
+            assert_eq!(client.get(counter).unwrap(), Some(Value::U32(sent)), "round {round}");
+            assert_eq!(waiting(&client).len(), usize::from(round % 2 == 0));
+        }
+        client.track_delete(tracker).unwrap();
+    });
+}
+
+#[test]
+fn connecting_to_a_stopped_daemon_times_out() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().token(10000).start();
+    let node = cluster.node(1);
+    node.run(|| {
+        let timeout = Duration::from_millis(150);
+        let attempt = || {
+            let begin = Instant::now();
+            let refused = Client::connect_to(&short());
+            assert!(begin.elapsed() >= timeout);
+            match refused {
+                Err(Error::TimedOut { operation, after }) => {
+                    assert_eq!((&*operation, after), ("connecting to cmap", timeout))
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let paused = node.pause();
+        attempt();
+        assert_timed_out(quorum::Client::connect_to(&short()));
+        assert_timed_out(votequorum::Client::connect_to(&short()));
+        if version() < [2, 0, 0, 0] {
+            // Its libqb waits for ever for what a connection that was closed at once does not send.
+            return;
+        }
+        // Until the daemon's queue of connections is full.
+        let mut name = b"cmap".to_vec();
+        name.resize(107, 0);
+        let address = UnixAddr::new_abstract(&name).unwrap();
+        let mut waiting: Vec<OwnedFd> = Vec::new();
+        let full = loop {
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+            match connect(stream.as_raw_fd(), &address) {
+                Ok(()) => waiting.push(stream),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 10_000);
+        };
+        assert_eq!(full, nix::errno::Errno::EAGAIN);
+        attempt();
+        // When there is room again, a connection that waited for it is made.
+        thread::scope(|scope| {
+            let connecting = spawn_until_asleep(scope, || Client::connect_to(&Endpoint::new().timeout(LONG)));
+            assert!(!connecting.is_finished());
+            drop(waiting);
+            drop(paused);
+            let client = connecting.join().unwrap().unwrap();
+            assert!(client.get("totem.version").unwrap().is_some());
+        });
+    });
+}
+
+#[test]
+fn after_a_restart_old_clients_are_gone_and_new_ones_connect() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    node.run(|| {
+        let old = Client::connect().unwrap();
+        let old_quorum = quorum::Client::connect().unwrap();
+        old_quorum.track_start(TrackFlags::CHANGES).unwrap();
+        waiting(&old_quorum);
+        old.set("before.the.restart", 1_u8).unwrap();
+        let old_peer = old.peer_credentials();
+        assert_eq!((old_peer.pid, old_peer.uid), (i32::try_from(node.pid()).unwrap(), 0));
+        for stop in [true, false] {
+            if stop {
+                node.stop()
+            } else {
+                node.kill()
+            }
+            node.start();
+            let new = Client::connect().unwrap();
+            assert_disconnected(old.get("totem.version"));
+            assert_disconnected(old.poll_event());
+            // A daemon that ends in good order may tell of the membership it leaves behind.
+            let result = old_quorum.dispatch(Dispatch::Blocking, |_| Continue(()));
+            assert_disconnected(result);
+            assert_eq!(new.get("before.the.restart").unwrap(), None);
+            assert_ne!(new.peer_credentials(), old_peer);
+        }
+        // What is removed with the old clients is not the new daemon's.
+        let new = Client::connect().unwrap();
+        drop((old, old_quorum));
+        assert!(!rings().is_empty());
+        assert!(new.get("totem.version").unwrap().is_some());
+        let newer = Client::connect().unwrap();
+        assert!(newer.get("totem.version").unwrap().is_some());
+    });
+}
+
+#[test]
+fn other_users_are_refused_until_they_are_allowed() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    let pid = node.pid();
+    let run = |test: &str| node.ignored_test(test).user(NOBODY, NOBODY).run().success();
+    run("as_a_user_that_is_not_allowed");
+    node.run(|| Client::connect().unwrap().set(&format!("uidgid.uid.{NOBODY}"), 1_u8).unwrap());
+    run("as_a_user_that_is_allowed");
+    node.run(|| Client::connect().unwrap().delete(&format!("uidgid.uid.{NOBODY}")).unwrap());
+    run("as_a_user_that_is_not_allowed");
+    node.run(|| Client::connect().unwrap().set(&format!("uidgid.gid.{NOBODY}"), 1_u8).unwrap());
+    run("as_a_user_that_is_allowed");
+    assert_eq!(node.pid(), pid);
+}
+
+#[test]
+#[ignore = "run by other_users_are_refused_until_they_are_allowed"]
+fn as_a_user_that_is_not_allowed() {
+    let refused =
+        [Client::connect().map(drop), quorum::Client::connect().map(drop), votequorum::Client::connect().map(drop)];
+    for refused in refused {
+        match refused {
+            Err(error @ Error::NotAllowed { uid: NOBODY, gid: NOBODY, .. }) => {
+                assert!(error.to_string().contains("uid 65534 gid 65534"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "run by other_users_are_refused_until_they_are_allowed"]
+fn as_a_user_that_is_allowed() {
+    let client = Client::connect().unwrap();
+    assert!(client.get("totem.version").unwrap().is_some());
+    client.set("as_a_user_that_is_allowed", 1_u8).unwrap();
+    assert!(quorum::Client::connect().unwrap().is_quorate().unwrap());
+    assert!(votequorum::Client::connect().unwrap().local_info().is_ok());
+}
+
+#[test]
+fn full_shared_memory_is_said_so() {
+    // 1.99 dies of it, whoever connects.
+    if skip() || version() < [2, 0, 0, 0] {
+        return;
+    }
+    let cluster = Cluster::builder().shm_size("64m").start();
+    let node = cluster.node(1);
+    let pid = node.pid();
+    node.run(|| {
+        let there = Client::connect().unwrap();
+        let full = node.fill_shm(0);
+        for _ in 0..3 {
+            assert_full(Client::connect());
+        }
+        assert!(there.get("totem.version").unwrap().is_some());
+        drop(full);
+        // Room for small rings, but not for large ones.
+        let tight = node.fill_shm(300 << 10);
+        assert_full(Client::connect_to(&Endpoint::new().ring_size(1 << 20)));
+        // The daemon gives back a little later what it had for those that it refused.
+        let small = eventually("there is room", || Client::connect_to(&Endpoint::new().ring_size(4096)).ok());
+        assert!(small.get("totem.version").unwrap().is_some());
+        drop(tight);
+        assert!(Client::connect().unwrap().get("totem.version").unwrap().is_some());
+    });
+    assert_eq!(node.pid(), pid);
+}
+
+#[test]
+fn filesystem_sockets_are_found() {
+    // 1.99 does not have it.
+    if skip() || version() < [2, 0, 0, 0] {
+        return;
+    }
+    let cluster = Cluster::builder().filesystem_sockets(true).start();
+    cluster.node(1).run(|| {
+        let folder = ["/run", "/tmp"].into_iter().find(|folder| fs::exists(format!("{folder}/cmap")).unwrap());
+        let folder = folder.expect("corosync has its sockets elsewhere");
+        for endpoint in [Endpoint::new(), Endpoint::new().socket_dir(folder)] {
+            assert!(Client::connect_to(&endpoint).unwrap().get("totem.version").unwrap().is_some());
+            assert!(quorum::Client::connect_to(&endpoint).unwrap().is_quorate().unwrap());
+            assert!(votequorum::Client::connect_to(&endpoint).unwrap().local_info().is_ok());
+        }
+        for endpoint in [Endpoint::new().abstract_sockets(), Endpoint::new().socket_dir("/none/such")] {
+            let refused = Client::connect_to(&endpoint);
+            match refused {
+                Err(Error::NoSocket { ref source, .. }) => {
+                    assert!(matches!(source.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn the_datagram_transport_is_named() {
+    // 1.99 does not have it.
+    if skip() || version() < [2, 0, 0, 0] {
+        return;
+    }
+    let cluster = Cluster::builder().ipc_type(Some("socket")).start();
+    let node = cluster.node(1);
+    let pid = node.pid();
+    node.run(|| {
+        for _ in 0..3 {
+            let error = Client::connect().unwrap_err();
+            assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+            assert!(error.to_string().contains("qb_ipc_type: socket"), "{error}");
+        }
+    });
+    eventually("corosync answers", || node.membership());
+    assert_eq!(node.pid(), pid);
+    // Clients that do not speak it leave nothing behind.
+    eventually("nothing is left", || node.run(rings).is_empty());
+}
+
+#[test]
+fn a_service_that_is_not_there_is_named() {
+    if skip() {
+        return;
+    }
+    // Without a quorum provider there is no votequorum.
+    let cluster = Cluster::builder().create();
+    let node = cluster.node(1);
+    let config = fs::read_to_string(node.config_path()).unwrap();
+    fs::write(node.config_path(), config.replace("provider: corosync_votequorum", "")).unwrap();
+    node.start_unready();
+    node.run(|| {
+        eventually("corosync listens", || Client::connect().is_ok());
+        let refused = votequorum::Client::connect();
+        assert!(matches!(refused, Err(Error::NoSocket { .. })), "{refused:?}");
+        let client = quorum::Client::connect().unwrap();
+        assert_eq!(client.quorum_type(), quorum::QuorumType::FREE);
+        assert!(client.is_quorate().unwrap());
+    });
+    assert!(node.is_running());
+}

@@ -1,0 +1,161 @@
+//! Real corosync clusters on this machine, for integration tests.
+//!
+//! Every node has a network, a mount and a uts namespace of its own, with private /dev/shm, /run
+//! and /var/lib/corosync; a veth joins it to bridges in one more network namespace, the switch.
+//! Nothing is created in the machine's own namespaces, no namespace has a name and every cluster
+//! uses the same addresses, so any number of clusters and test binaries run side by side. `state`
+//! says what is cleaned up when.
+//!
+//! ```ignore
+//! mod harness;
+//!
+//! #[test]
+//! fn a_value_is_seen_by_the_daemon() {
+//!     if harness::skip() {
+//!         return;
+//!     }
+//!     let cluster = harness::Cluster::builder().nodes(3).start();
+//!     cluster.node(1).run(|| { /* a client here talks to the corosync of node 1 */ });
+//!     cluster.partition(&[&[1, 2], &[3]]);
+//!     cluster.wait_members(&[1, 2], 2);
+//! }
+//! ```
+//!
+//! Environment variables:
+//! - `COROSYNC_IPC_REQUIRE_DAEMON=1`: tests that cannot run fail instead of being skipped.
+//! - `COROSYNC_IPC_TEST_DAEMON`: another daemon than the installed one; its tools lie next to it.
+
+#![allow(dead_code, unused_imports, reason = "every test binary uses only a part")]
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod cc;
+mod cluster;
+mod command;
+mod config;
+mod daemon;
+mod membership;
+mod namespaces;
+mod node;
+mod poll;
+mod state;
+
+use std::env;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use self::namespaces::{Mounts, Namespaces};
+use self::poll::say;
+use self::state::State;
+
+pub use self::cc::cc;
+pub use self::cluster::{Builder, Cluster};
+pub use self::command::{NodeCommand, Output, Process};
+pub use self::config::Transport;
+pub use self::daemon::Version;
+pub use self::membership::Membership;
+pub use self::node::{FullShm, Node, Paused};
+pub use self::poll::{Condition, WATCHDOG, eventually, watchdog};
+
+/// Whether clusters cannot be started here; prints why.
+///
+/// # Panics
+/// Instead of returning true when `COROSYNC_IPC_REQUIRE_DAEMON=1`.
+#[must_use]
+#[track_caller]
+pub fn skip() -> bool {
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    match MISSING.get_or_init(what_is_missing) {
+        Some(reason) => {
+            skip_because(reason);
+            true
+        }
+        None => {
+            version();
+            false
+        }
+    }
+}
+
+/// One node with the default settings, shared by the tests of this binary. It lives until the end
+/// of the process, so tests that use it leave its daemon and its network alone.
+#[track_caller]
+pub fn shared_one() -> &'static Cluster {
+    // Never dropped: the cleaner of `state` ends it after the process.
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(Cluster::one)
+}
+
+/// The version of the corosync that clusters run by default; a very high one if it cannot be told.
+///
+/// Known since [`skip`] was asked, outside of every node: corosync 1.99 that is asked inside one for its version ends the corosync that
+/// runs there, by making its black box anew.
+pub fn version() -> Version {
+    daemon::Daemon::find().map_or([u32::MAX, 0, 0, 0], |daemon| daemon.dialect().version())
+}
+
+/// Copies a program to a place where every user and every node can run it. The same program is
+/// copied once in a test process.
+pub fn copy_for_all(program: &Path) -> PathBuf {
+    // Held while copying, so that nobody runs a program which is not complete.
+    static COPIES: Mutex<Vec<(PathBuf, PathBuf)>> = Mutex::new(Vec::new());
+    let mut copies = COPIES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, copy)) = copies.iter().find(|(original, _)| original == program) {
+        return copy.clone();
+    }
+    let state = State::get();
+    let copy = state.folder.join(format!("program-{}", state.unique()));
+    // Not by this process: a child another thread is just starting would inherit the descriptor,
+    // and a file open for writing cannot be run.
+    let copied = Command::new("cp").arg("--").args([program, &copy]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cannot copy {program:?}");
+    fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("cannot make a program executable");
+    copies.push((program.to_owned(), copy.clone()));
+    copy
+}
+
+/// Prints why a test is skipped.
+///
+/// # Panics
+/// Instead when `COROSYNC_IPC_REQUIRE_DAEMON=1`.
+#[track_caller]
+fn skip_because(reason: &str) {
+    let required = env::var_os("COROSYNC_IPC_REQUIRE_DAEMON").is_some_and(|value| value == "1");
+    assert!(!required, "COROSYNC_IPC_REQUIRE_DAEMON=1, but {reason}");
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    say(&format!("{test}: skipped: {reason}"));
+}
+
+fn what_is_missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("not root".to_owned());
+    }
+    if daemon::Daemon::find().is_none() {
+        return Some("no corosync".to_owned());
+    }
+    for program in ["ip", "corosync-quorumtool"] {
+        if find_program(program).is_none() {
+            return Some(format!("no {program}"));
+        }
+    }
+    let mounts = Mounts { shm_size: "1m".to_owned(), filesystem_sockets: false, private: Vec::new() };
+    match Namespaces::node("probe", &mounts) {
+        Ok(probe) => {
+            let lines = "link add br0 type bridge\nlink add p0 type veth peer name p1\n";
+            probe.try_ip(lines).err().map(|error| format!("no bridge or veth interfaces: {error}"))
+        }
+        Err(error) => Some(format!("cannot create namespaces: {error}")),
+    }
+}
+
+/// Finds a program in `PATH` and in the folders of system programs.
+fn find_program(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Some(PathBuf::from(name));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    env::split_paths(&path).chain(system).map(|folder| folder.join(name)).find(|file| file.is_file())
+}

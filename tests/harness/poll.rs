@@ -1,0 +1,87 @@
+//! Waiting for conditions.
+
+use std::io::Write;
+use std::panic::resume_unwind;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a condition may take before the test is given up. It only has to be longer than a busy
+/// machine needs.
+pub const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// What a polled closure returns: `bool`, or `Option<T>` to hand out a value.
+pub trait Condition {
+    /// What is known once the condition holds.
+    type Value;
+
+    /// `Some` if the condition holds.
+    fn met(self) -> Option<Self::Value>;
+}
+
+impl Condition for bool {
+    type Value = ();
+
+    fn met(self) -> Option<()> {
+        self.then_some(())
+    }
+}
+
+impl<T> Condition for Option<T> {
+    type Value = T;
+
+    fn met(self) -> Option<T> {
+        self
+    }
+}
+
+/// Polls until the condition holds and returns its value.
+///
+/// # Panics
+/// After [`WATCHDOG`], with `what` in the message.
+#[track_caller]
+pub fn eventually<C: Condition>(what: &str, condition: impl FnMut() -> C) -> C::Value {
+    match poll(WATCHDOG, condition) {
+        Some(value) => value,
+        None => panic!("not within {WATCHDOG:?}: {what}"),
+    }
+}
+
+/// Polls until the condition holds or the time is over; asks at least once.
+pub(super) fn poll<C: Condition>(limit: Duration, mut condition: impl FnMut() -> C) -> Option<C::Value> {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(value) = condition().met() {
+            return Some(value);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Runs a body that has to end within this many seconds, on a thread of its own.
+///
+/// # Panics
+/// With the body's panic, or when the time is over. In the latter case the body's thread is left
+/// behind, with everything it owns; what it has started is cleaned up at the end of the process.
+#[track_caller]
+pub fn watchdog<T: Send + 'static>(seconds: u64, body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (alive, ended) = channel::<()>();
+    let thread = thread::spawn(move || {
+        let _alive = alive;
+        body()
+    });
+    if ended.recv_timeout(Duration::from_secs(seconds)) == Err(RecvTimeoutError::Timeout) {
+        panic!("the body did not end within {seconds} s");
+    }
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Writes a line to the standard error of the process, past the capturing of the test framework.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,284 @@
+//! Three nodes are parted, killed, stopped and brought together again: what quorum and votequorum tell of it, compared with what
+//! corosync-quorumtool says.
+
+mod bodies;
+mod harness;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use bodies::LIMIT;
+use corosync_ipc::quorum::{self, Model, NodelistNotification};
+use corosync_ipc::votequorum::{self, InfoFlags, NodeState};
+use corosync_ipc::{Client, Endpoint, Error, NodeId, RingId, Service, TrackFlags, cmap};
+use harness::{Cluster, Node, skip, version};
+
+type Members = BTreeSet<NodeId>;
+
+fn set(ids: &[NodeId]) -> Members {
+    ids.iter().copied().collect()
+}
+
+/// Trackers of one node, and what they were told last.
+struct Watch<'a> {
+    node: &'a Node,
+    v0: quorum::Client,
+    v1: Option<quorum::Client>,
+    votes: votequorum::Client,
+    told: Told,
+}
+
+/// `None` until told of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Told {
+    v0: Option<(bool, u64, Members)>,
+    v1: Option<(bool, RingId, Members)>,
+    nodelist: Option<(RingId, Members)>,
+    votes: Option<(bool, Members)>,
+    votes_nodelist: Option<(RingId, Members)>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(node: &'a Node) -> Watch<'a> {
+        node.run(|| {
+            let v0 = quorum::Client::connect().unwrap();
+            let votes = votequorum::Client::connect().unwrap();
+            let v1 = (version() >= [3, 1, 0, 0])
+                .then(|| quorum::Client::connect_model(&Endpoint::new(), Model::V1).unwrap());
+            v0.track_start(TrackFlags::CHANGES).unwrap();
+            votes.track_start(u64::from(node.id()), TrackFlags::CHANGES).unwrap();
+            if let Some(v1) = &v1 {
+                v1.track_start(TrackFlags::CHANGES).unwrap();
+            }
+            Watch { node, v0, v1, votes, told: Told::default() }
+        })
+    }
+
+    /// Takes every event that waits, and checks that each fits those before.
+    fn look(&mut self) {
+        while let Some(event) = self.v0.poll_event().unwrap() {
+            let quorum::Event::Notification(told) = event else { panic!("{event:?}") };
+            if let Some((_, seq, _)) = &self.told.v0 {
+                assert!(told.ring_seq >= *seq, "{told:?} after {seq}");
+            }
+            self.told.v0 = Some((told.quorate, told.ring_seq, set(&told.members)));
+        }
+        while let Some(event) = self.v1.as_ref().and_then(|v1| v1.poll_event().unwrap()) {
+            match event {
+                quorum::Event::Quorum(told) => self.told.v1 = Some((told.quorate, told.ring_id, set(&told.members))),
+                quorum::Event::Nodelist(told) => self.told.nodelist = Some(self.changed(&told)),
+                other => panic!("{other:?}"),
+            }
+        }
+        while let Some(event) = self.votes.poll_event().unwrap() {
+            let expected = u64::from(self.node.id());
+            match event {
+                votequorum::Event::Quorum { context, quorate, nodes } => {
+                    assert_eq!(context, expected);
+                    let members = nodes.iter().filter(|node| node.state == NodeState::MEMBER);
+                    self.told.votes = Some((quorate, members.map(|node| node.node_id).collect()));
+                }
+                votequorum::Event::Nodelist { context, ring_id, members } => {
+                    assert_eq!(context, expected);
+                    self.told.votes_nodelist = Some((ring_id, set(&members)));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Who joined and who left is the difference to the members told before.
+    fn changed(&self, told: &NodelistNotification) -> (RingId, Members) {
+        let (members, joined, left) = (set(&told.member_list), set(&told.joined_list), set(&told.left_list));
+        if let Some((ring_id, before)) = &self.told.nodelist {
+            assert!(told.ring_id.seq > ring_id.seq, "{told:?} after {ring_id}");
+            assert!(left.is_subset(before) && joined.is_subset(&members), "{told:?} after {before:?}");
+            let stayed: Members = before.difference(&left).copied().collect();
+            assert_eq!(&stayed | &joined, members, "{told:?} after {before:?}");
+        } else {
+            assert!(joined.is_empty() && left.is_empty(), "{told:?}");
+        }
+        (told.ring_id, members)
+    }
+
+    /// Takes events until all trackers tell of these members, and compares the rest with the tool.
+    #[track_caller]
+    fn settle(&mut self, members: &[u32], quorate: bool) -> Told {
+        let members: Members = members.iter().copied().map(NodeId).collect();
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            self.look();
+            let ring = self.tools_ring(&members, quorate);
+            let told = self.agrees(&members, quorate) && ring.is_some_and(|ring| self.is_on(ring));
+            if told && self.node.run(|| self.answers(&members, quorate)) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "not {members:?}, {ring:?}: {:?}", self.told);
+            thread::yield_now();
+        }
+        self.told.clone()
+    }
+
+    /// Whether the answers to requests fit these members.
+    fn answers(&self, members: &Members, quorate: bool) -> bool {
+        let total = u32::try_from(members.len()).unwrap();
+        let info = self.votes.local_info().unwrap();
+        let nodes = [1, 2, 3].map(NodeId).map(|id| (id, self.votes.info(id).unwrap()));
+        self.v0.is_quorate().unwrap() == quorate
+            && (info.total_votes, info.quorum, info.highest_expected) == (total, 2, 3)
+            && info.flags.contains(InfoFlags::QUORATE) == quorate
+            && nodes.iter().all(|(id, info)| {
+                let state = info.state.is_none_or(|state| (state == NodeState::MEMBER) == members.contains(id));
+                state && (info.node_id, info.votes) == (*id, 1)
+            })
+    }
+
+    fn agrees(&self, members: &Members, quorate: bool) -> bool {
+        let Told { v0, v1, nodelist, votes, votes_nodelist } = &self.told;
+        v0.as_ref().is_some_and(|(told, _, ids)| (*told, ids) == (quorate, members))
+            && votes.as_ref().is_some_and(|(told, ids)| (*told, ids) == (quorate, members))
+            && (version() < [2, 4, 0, 0] || votes_nodelist.as_ref().is_some_and(|(_, ids)| ids == members))
+            && (self.v1.is_none()
+                || v1.as_ref().is_some_and(|(told, _, ids)| (*told, ids) == (quorate, members))
+                    && nodelist.as_ref().is_some_and(|(_, ids)| ids == members))
+    }
+
+    /// Whether all that was told last was of this ring.
+    fn is_on(&self, ring: Option<(NodeId, u64)>) -> bool {
+        let Some((node_id, seq)) = ring else { return true };
+        let Told { v0, v1, nodelist, votes_nodelist, .. } = &self.told;
+        let told = v1.iter().map(|(_, ring_id, _)| ring_id);
+        let mut told = told.chain(nodelist.iter().chain(votes_nodelist).map(|(ring_id, _)| ring_id));
+        v0.as_ref().is_some_and(|(_, told, _)| *told == seq) && told.all(|told| *told == RingId { node_id, seq })
+    }
+
+    /// The ring by corosync-quorumtool, once it agrees. `Some(None)` where it does not name the node.
+    fn tools_ring(&self, members: &Members, quorate: bool) -> Option<Option<(NodeId, u64)>> {
+        let tool = self.node.membership()?;
+        let ids: Members = tool.members.iter().copied().map(NodeId).collect();
+        if (tool.quorate, &ids) != (quorate, members) {
+            return None;
+        }
+        // 3.x prints hexadecimal numbers with a dot between, 2.x decimal ones with a slash.
+        Some(if let Some((node, seq)) = tool.ring.split_once('.') {
+            Some((NodeId(u32::from_str_radix(node, 16).unwrap()), u64::from_str_radix(seq, 16).unwrap()))
+        } else {
+            tool.ring.split_once('/').map(|(node, seq)| (NodeId(node.parse().unwrap()), seq.parse().unwrap()))
+        })
+    }
+
+    /// All trackers say that the daemon is gone, after whatever it told before.
+    #[track_caller]
+    fn assert_disconnected(self) {
+        ends(&self.v0);
+        ends(&self.votes);
+        self.v1.iter().for_each(ends);
+    }
+}
+
+/// Settles several nodes on one ring, which nodes on a busy machine may do more than once.
+#[track_caller]
+fn settle_all(watches: &mut [&mut Watch<'_>], members: &[u32], quorate: bool) -> Told {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let told: Vec<Told> = watches.iter_mut().map(|watch| watch.settle(members, quorate)).collect();
+        if told.iter().all(|one| *one == told[0]) {
+            return told[0].clone();
+        }
+        assert!(Instant::now() < deadline, "no agreement: {told:?}");
+    }
+}
+
+#[track_caller]
+fn ends<S: Service>(client: &Client<S>) {
+    let last = client.events().last();
+    assert!(matches!(last, Some(Err(Error::Disconnected { .. }))));
+}
+
+#[test]
+fn members_quorum_and_rings_are_told_as_they_change() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(3).token(300).start();
+    let [one, two, three] = [1, 2, 3].map(|id| cluster.node(id));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Requests go through whatever happens: while the nodes agree anew, the daemon puts them off.
+        let requests = scope.spawn(|| one.run(|| requests_until(&done)));
+        let stop = Stop(&done);
+        let [mut first, mut second, mut third] = [one, two, three].map(Watch::new);
+        settle_all(&mut [&mut first, &mut second, &mut third], &[1, 2, 3], true);
+
+        cluster.partition(&[&[1, 2], &[3]]);
+        let majority = settle_all(&mut [&mut first, &mut second], &[1, 2], true);
+        assert_ne!(third.settle(&[3], false), majority);
+
+        cluster.heal();
+        settle_all(&mut [&mut first, &mut second, &mut third], &[1, 2, 3], true);
+
+        // Killed, it is missed; its coming back is told too.
+        three.kill();
+        third.assert_disconnected();
+        settle_all(&mut [&mut first, &mut second], &[1, 2], true);
+        three.start();
+        let mut third = Watch::new(three);
+        settle_all(&mut [&mut first, &mut second, &mut third], &[1, 2, 3], true);
+
+        // Stopped in good order, one after the other, until the last is alone.
+        three.stop();
+        third.assert_disconnected();
+        settle_all(&mut [&mut first, &mut second], &[1, 2], true);
+        two.stop();
+        second.assert_disconnected();
+        first.settle(&[1], false);
+        drop(stop);
+        assert!(requests.join().unwrap() > 100);
+    });
+    assert!(one.is_running());
+}
+
+#[test]
+fn a_node_that_pauses_is_missed_and_finds_out() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(3).token(300).start();
+    let [one, three] = [1, 3].map(|id| cluster.node(id));
+    let [mut first, mut third] = [one, three].map(Watch::new);
+    settle_all(&mut [&mut first, &mut third], &[1, 2, 3], true);
+    let paused = three.pause();
+    first.settle(&[1, 2], true);
+    third.look();
+    drop(paused);
+    settle_all(&mut [&mut first, &mut third], &[1, 2, 3], true);
+}
+
+/// Tells the requesting thread to end, also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Asks all services again and again; how often.
+fn requests_until(done: &AtomicBool) -> u32 {
+    let endpoint = Endpoint::new().timeout(LIMIT);
+    let cmap = cmap::Client::connect_to(&endpoint).unwrap();
+    let quorum = quorum::Client::connect_to(&endpoint).unwrap();
+    let votes = votequorum::Client::connect_to(&endpoint).unwrap();
+    let mut count = 0;
+    while !done.load(Ordering::SeqCst) {
+        count += 1;
+        cmap.set("members.count", count).unwrap();
+        assert_eq!(cmap.get_as("members.count").unwrap(), Some(count));
+        quorum.is_quorate().unwrap();
+        assert_eq!(votes.local_info().unwrap().node_id, NodeId(1));
+        thread::yield_now();
+    }
+    count
+}

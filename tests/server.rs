@@ -1,0 +1,552 @@
+//! `server::Listener`: libqb's C clients, and clients that lie.
+
+mod harness;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use corosync_ipc::Endpoint;
+use corosync_ipc::server::{
+    Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer, Refusal, SendError,
+};
+use corosync_ipc::wire::setup::{ConnectReply, ConnectRequest};
+use harness::{cc, eventually, watchdog};
+
+/// Requests that are not just echoed.
+const EVENTS: i32 = 1;
+const LATE_REPLY: i32 = 2;
+
+const C_CLIENT: &str = r#"
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include <qb/qbipcc.h>
+
+struct request { struct qb_ipc_request_header header; int count; int size; } __attribute__((aligned(8)));
+static char reply[1 << 21], data[1 << 21];
+
+static void echo(qb_ipcc_connection_t *c, size_t size) {
+    struct qb_ipc_request_header header = { .id = 0, .size = sizeof header + size };
+    for (size_t i = 0; i < size; i++) data[i] = (char)(i * 31 + size);
+    struct iovec iov[2] = { { &header, sizeof header }, { data, size } };
+    ssize_t got = qb_ipcc_sendv_recv(c, iov, 2, reply, sizeof reply, -1);
+    struct qb_ipc_response_header *answer = (void *)reply;
+    if (got != (ssize_t)(sizeof *answer + size) || answer->error != 1 || memcmp(reply + sizeof *answer, data, size)) {
+        printf("echo of %zu: got %zd\n", size, got);
+        exit(1);
+    }
+}
+
+int main(int argc, char **argv) {
+    size_t max = atoi(argv[2]);
+    qb_ipcc_connection_t *c = qb_ipcc_connect(argv[1], max);
+    if (!c) {
+        printf("refused %d\n", errno);
+        return 2;
+    }
+    assert(qb_ipcc_is_connected(c));
+    printf("buffer %d\n", (int)qb_ipcc_get_buffer_size(c));
+    for (int i = 0; i < 300; i++) echo(c, i * 7 % (max / 2));
+    echo(c, qb_ipcc_get_buffer_size(c) - sizeof(struct qb_ipc_response_header));
+
+    /* As many events as wanted, some of them while the socket's buffer and the ring are full. */
+    struct request request = { .header = { .id = 1, .size = sizeof request }, .count = atoi(argv[3]), .size = 100 };
+    struct iovec iov = { &request, sizeof request };
+    assert(qb_ipcc_sendv_recv(c, &iov, 1, reply, sizeof reply, -1) > 0);
+    int fd, events = 0;
+    assert(qb_ipcc_fd_get(c, &fd) == 0);
+    while (events < request.count) {
+        struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+        if (poll(&poll_fd, 1, 20000) != 1) { printf("not readable after %d\n", events); return 1; }
+        ssize_t got = qb_ipcc_event_recv(c, reply, sizeof reply, 0);
+        int number;
+        memcpy(&number, reply + sizeof(struct qb_ipc_response_header), sizeof number);
+        if (got != 100 || number != events) { printf("event %d: got %zd, number %d\n", events, got, number); return 1; }
+        events++;
+    }
+    struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+    if (poll(&poll_fd, 1, 0) != 0) { printf("readable without an event\n"); return 1; }
+    printf("events %d\n", events);
+    if (argc > 4) { /* stay, to be killed or disconnected */
+        printf("ready\n");
+        fflush(stdout);
+        if (!strcmp(argv[4], "die")) abort();
+        while (qb_ipcc_is_connected(c)) {
+            if (qb_ipcc_event_recv(c, reply, sizeof reply, 100) == -ENOTCONN) break;
+        }
+        printf("disconnected\n");
+    }
+    qb_ipcc_disconnect(c);
+    printf("done\n");
+    return 0;
+}
+"#;
+
+/// Echoes requests, and sends numbered events when asked for.
+#[derive(Default)]
+struct Echo {
+    connects: Vec<ConnectionId>,
+    disconnects: Vec<ConnectionId>,
+    refuse: Option<Refusal>,
+    late: Vec<ConnectionId>,
+}
+
+fn response(id: i32, body: &[u8]) -> Vec<u8> {
+    let size = (24 + body.len()) as u64;
+    [(id as u64).to_ne_bytes().as_slice(), &size.to_ne_bytes(), &1u64.to_ne_bytes(), body].concat()
+}
+
+fn number(message: &[u8], offset: usize) -> i32 {
+    i32::from_ne_bytes(message[offset..offset + 4].try_into().unwrap())
+}
+
+impl Handler for Echo {
+    type Session = u32;
+
+    fn authorize(&mut self, peer: &Peer<'_>) -> Result<u32, Refusal> {
+        assert_eq!(peer.credentials.uid, nix::unistd::geteuid().as_raw());
+        self.refuse.map_or(Ok(0), Err)
+    }
+
+    fn on_connect(&mut self, conn: &mut Conn<'_, u32>) {
+        self.connects.push(conn.id());
+    }
+
+    fn on_request(&mut self, conn: &mut Conn<'_, u32>, request: Bytes) {
+        *conn.session() += 1;
+        if request.len() < 16 {
+            return conn.disconnect();
+        }
+        match number(&request, 0) {
+            EVENTS => {
+                let (count, size) = (number(&request, 16), number(&request, 20) as usize);
+                for event in 0..count {
+                    let mut body = vec![0; size - 24];
+                    body[..4].copy_from_slice(&event.to_ne_bytes());
+                    conn.send_event(&response(9, &body)).unwrap();
+                }
+                conn.reply(&response(EVENTS, &[])).unwrap();
+            }
+            LATE_REPLY => self.late.push(conn.id()),
+            id => conn.reply(&response(id, &request[16..])).unwrap(),
+        }
+    }
+
+    fn on_disconnect(&mut self, _: &mut Connections<u32>, gone: Gone<u32>) {
+        self.disconnects.push(gone.id);
+    }
+}
+
+/// A name that no other test uses, and a place for the rings.
+struct Place {
+    name: String,
+    shm: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self { name, shm: tempfile::tempdir_in("/dev/shm").unwrap() }
+    }
+
+    fn builder(&self) -> Builder {
+        let endpoint = Endpoint::new().abstract_sockets().shm_root(self.shm.path());
+        Listener::<Echo>::builder().endpoint(&endpoint).service(&self.name)
+    }
+
+    fn echo(&self) -> Listener<Echo> {
+        self.builder().start(Echo::default()).unwrap()
+    }
+
+    fn c_client(&self, program: &Path, max: u32, events: u32) -> Command {
+        let mut command = Command::new(program);
+        command.args([&self.name, &max.to_string(), &events.to_string()]);
+        command
+    }
+
+    /// Files and directories left in the place of the rings.
+    fn left(&self) -> Vec<PathBuf> {
+        fs::read_dir(self.shm.path()).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    fn connect(&self) -> UnixStream {
+        // As libqb: the whole of sun_path.
+        let mut padded = self.name.clone().into_bytes();
+        padded.resize(107, 0);
+        let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(padded).unwrap()).unwrap();
+        stream.set_read_timeout(Some(harness::WATCHDOG)).unwrap();
+        stream
+    }
+
+    /// Connects by hand.
+    fn raw(&self) -> Raw {
+        let mut socket = self.connect();
+        socket.write_all(&ConnectRequest { max_msg_size: 8192 }.encode().unwrap()).unwrap();
+        let mut reply = vec![0; 12328];
+        socket.read_exact(&mut reply).unwrap();
+        Raw { socket, reply: ConnectReply::decode(&reply).unwrap() }
+    }
+}
+
+/// A client that writes to its rings whatever it likes, through the files: a shared mapping shows the same bytes.
+struct Raw {
+    socket: UnixStream,
+    reply: ConnectReply,
+}
+
+impl Raw {
+    fn file(&self, ring: &Bytes, suffix: &str) -> fs::File {
+        let path = format!("{}-{suffix}", std::str::from_utf8(ring).unwrap());
+        fs::File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    fn request_header(&self) -> fs::File {
+        self.file(&self.reply.request, "header")
+    }
+
+    /// Puts a chunk in the request ring, without announcing it.
+    fn chunk(&self, size: u32, magic: u32, payload: &[u8]) {
+        let data = self.file(&self.reply.request, "data");
+        data.write_all_at(&[&size.to_ne_bytes()[..], &magic.to_ne_bytes(), payload].concat(), 0).unwrap();
+    }
+
+    fn announce(&mut self) {
+        self.request_header().write_all_at(&1u32.to_ne_bytes(), 8208).unwrap();
+        self.socket.write_all(&[0]).unwrap();
+    }
+
+    /// Whether the server has closed the connection.
+    fn is_dropped(&mut self) -> bool {
+        matches!(self.socket.read(&mut [0; 16]), Ok(0) | Err(_))
+    }
+}
+
+#[test]
+fn c_clients_are_served() {
+    let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
+    watchdog(120, move || {
+        let place = Place::new();
+        let listener = place.echo();
+        for (max, events) in [(1 << 20, 100), (16384, 5000), (0, 1)] {
+            // libqb's client asks for its own reply's size at least.
+            let max_asked = max.max(12328);
+            let output = place.c_client(&program, max_asked, events).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(text, format!("buffer {max_asked}\nevents {events}\ndone\n"), "{output:?}");
+            eventually("client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+            assert_eq!(place.left(), Vec::<PathBuf>::new());
+        }
+        let echo = listener.stop().unwrap();
+        assert_eq!((echo.connects.len(), &echo.disconnects), (3, &echo.connects));
+    });
+}
+
+#[test]
+fn filesystem_sockets_are_made_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place::new();
+    let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(place.shm.path());
+    let start = || Listener::<Echo>::builder().endpoint(&endpoint).service("echo").start(Echo::default());
+    let path = directory.path().join("echo");
+    let listener = start().unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o777);
+    assert!(start().is_err(), "somebody listens there already");
+    UnixStream::connect(&path).unwrap();
+    drop(listener);
+    assert!(!path.exists());
+
+    // What a killed server leaves behind does not stop the next one.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    drop(start().unwrap());
+}
+
+#[test]
+fn refusals_reach_the_c_client() {
+    let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
+    let place = Place::new();
+    let listener = place.echo();
+    listener.with(|echo, _| echo.refuse = Some(Refusal::NOT_ALLOWED)).unwrap();
+    let output = place.c_client(&program, 12328, 0).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "refused 13\n");
+    assert_eq!(listener.with(|_, connections| connections.ids().len()).unwrap(), 0);
+    assert!(place.left().is_empty());
+}
+
+#[test]
+fn a_client_that_dies_leaves_nothing() {
+    let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
+    let place = Place::new();
+    let listener = place.echo();
+    let output = place.c_client(&program, 12328, 10).arg("die").stdout(Stdio::piped()).output().unwrap();
+    assert!(!output.status.success());
+    eventually("the client is cleared away", || listener.with(|echo, _| echo.disconnects.len() == 1).unwrap());
+    assert!(place.left().is_empty());
+}
+
+#[test]
+fn stopping_the_listener_disconnects_and_leaves_nothing() {
+    let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
+    let place = Place::new();
+    let listener = place.echo();
+    let child = place.c_client(&program, 12328, 10).arg("stay").stdout(Stdio::piped()).spawn().unwrap();
+    eventually("client asked for its events", || {
+        listener.with(|_, all| all.sessions().any(|(_, n)| *n > 301)).unwrap()
+    });
+    assert_eq!(place.left().len(), 1);
+    let echo = listener.stop().unwrap();
+    assert_eq!(echo.connects.len(), 1);
+    let output = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("disconnected\ndone\n"), "{output:?}");
+    assert!(place.left().is_empty());
+}
+
+#[test]
+fn a_hundred_connections_leave_nothing() {
+    let place = Place::new();
+    let listener = place.echo();
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    for round in 0..2 {
+        let clients: Vec<Raw> = (0..100).map(|_| place.raw()).collect();
+        assert_eq!(place.left().len(), 100);
+        drop(clients);
+        eventually("all are gone", || listener.with(|_, connections| connections.ids().is_empty()).unwrap());
+        assert!(place.left().is_empty(), "round {round}");
+    }
+    // Other tests of this process open some of their own.
+    eventually("no descriptor is left", || descriptors() <= before + 50);
+}
+
+#[test]
+fn rings_are_as_libqb_makes_them() {
+    let place = Place::new();
+    let _listener = place.echo();
+    let raw = place.raw();
+    assert_eq!(raw.reply.max_msg_size, 8192);
+    let name = std::str::from_utf8(&raw.reply.request).unwrap();
+    let below = name.strip_prefix(place.shm.path().to_str().unwrap()).unwrap();
+    let (pid, (directory, file)) = (std::process::id(), below[1..].split_once('/').unwrap());
+    assert!(directory.starts_with(&format!("qb-{pid}-{pid}-")), "{directory}");
+    assert_eq!(file, format!("qb-request-{}", place.name));
+    assert_eq!(fs::metadata(place.shm.path().join(directory)).unwrap().mode() & 0o7777, 0o770);
+    for ring in [&raw.reply.request, &raw.reply.response, &raw.reply.event] {
+        let ring_name = std::str::from_utf8(ring).unwrap();
+        let header = fs::read(format!("{ring_name}-header")).unwrap();
+        let metadata = fs::metadata(format!("{ring_name}-data")).unwrap();
+        assert_eq!((header.len(), metadata.len(), metadata.mode() & 0o7777), (8252, 12288, 0o600));
+        let text = |offset: usize| {
+            let end = header[offset..].iter().position(|byte| *byte == 0).unwrap();
+            String::from_utf8(header[offset..offset + end].to_vec()).unwrap()
+        };
+        assert_eq!((text(12), text(4108)), (format!("{ring_name}-header"), format!("{ring_name}-data")));
+        assert_eq!((number(&header, 8), number(&header, 8204), number(&header, 8216)), (3072, 1, 0x80));
+    }
+}
+
+#[test]
+fn clients_that_lie_are_dropped_without_harm_to_others() {
+    const LIVE: u32 = 0xA1A1_A1A1;
+    type Lie = fn(&mut Raw);
+    let lies: [(&str, Lie); 8] = [
+        ("a chunk without magic", |raw| {
+            raw.chunk(16, 0, &[0; 16]);
+            raw.announce();
+        }),
+        ("a chunk larger than the ring", |raw| {
+            raw.chunk(u32::MAX, LIVE, &[0; 16]);
+            raw.announce();
+        }),
+        ("a chunk just too large", |raw| {
+            raw.chunk(12288 - 8, LIVE, &[0; 16]);
+            raw.announce();
+        }),
+        ("an announcement without a chunk", Raw::announce),
+        ("an empty request, which says good-bye", |raw| {
+            raw.chunk(0, LIVE, &[]);
+            raw.announce();
+        }),
+        ("a good-bye", |raw| {
+            raw.chunk(16, LIVE, &[&(-3i32).to_ne_bytes()[..], &[0; 12]].concat());
+            raw.announce();
+        }),
+        ("a request cut short", |raw| {
+            raw.chunk(3, LIVE, &[0; 3]);
+            raw.announce();
+        }),
+        ("a read index outside of the response ring", |raw| {
+            let header = raw.file(&raw.reply.response, "header");
+            header.write_all_at(&u32::MAX.to_ne_bytes(), 4).unwrap();
+            raw.chunk(24, LIVE, &[&0i32.to_ne_bytes()[..], &[0; 20]].concat());
+            raw.announce();
+        }),
+    ];
+    let place = Place::new();
+    let listener = place.builder().start(Tolerant(Echo::default())).unwrap();
+    let mut honest = place.raw();
+    for (what, lie) in lies {
+        let mut liar = place.raw();
+        lie(&mut liar);
+        assert!(liar.is_dropped(), "{what}");
+    }
+    honest.chunk(24, LIVE, &[&0i32.to_ne_bytes()[..], &[0; 4], &24u64.to_ne_bytes(), b"honestly"].concat());
+    honest.announce();
+    let response = honest.file(&honest.reply.response, "data");
+    eventually("the honest client is answered", || {
+        let mut chunk = [0; 40];
+        response.read_exact_at(&mut chunk, 0).unwrap();
+        number(&chunk, 0) == 32 && &chunk[32..40] == b"honestly"
+    });
+    eventually("only the honest client is left", || listener.with(|_, all| all.ids().len() == 1).unwrap());
+}
+
+/// As `Echo`, for clients whose rings cannot be answered to.
+struct Tolerant(Echo);
+
+impl Handler for Tolerant {
+    type Session = u32;
+
+    fn authorize(&mut self, peer: &Peer<'_>) -> Result<u32, Refusal> {
+        self.0.authorize(peer)
+    }
+
+    fn on_request(&mut self, conn: &mut Conn<'_, u32>, request: Bytes) {
+        if request.len() < 16 {
+            return conn.disconnect();
+        }
+        let _ = conn.reply(&response(number(&request, 0), &request[16..]));
+    }
+}
+
+#[test]
+fn closing_at_every_point_of_the_handshake_harms_nobody() {
+    let place = Place::new();
+    let listener = place.echo();
+    let request = ConnectRequest { max_msg_size: u32::MAX }.encode().unwrap();
+    for length in 0..=request.len() {
+        let mut socket = place.connect();
+        socket.write_all(&request[..length]).unwrap();
+        drop(socket);
+    }
+    let mut nonsense = place.connect();
+    nonsense.write_all(&[0x55; 24]).unwrap();
+    assert_eq!(nonsense.read(&mut [0; 16]).unwrap_or(0), 0);
+    // Bytes behind the request announce requests that are not there.
+    let mut eager = place.connect();
+    let eager_request = ConnectRequest { max_msg_size: 1 }.encode().unwrap();
+    eager.write_all(&[&eager_request[..], &[0; 1000]].concat()).unwrap();
+    eager.read_exact(&mut vec![0; 12328]).unwrap();
+    let _ = place.raw();
+    drop(eager);
+    eventually("all are gone", || listener.with(|_, connections| connections.ids().is_empty()).unwrap());
+    assert!(place.left().is_empty());
+}
+
+#[test]
+fn events_for_a_client_that_does_not_read_are_dropped_or_end_it() {
+    let event = response(9, &[7; 1000]);
+    let flood = move |all: &mut Connections<u32>, id: ConnectionId| {
+        let mut results = Vec::new();
+        for _ in 0..100 {
+            results.extend(all.get(id).map(|mut conn| conn.send_event(&event)));
+        }
+        results
+    };
+    for (overflow, last) in [
+        (Overflow::DropNewest, Some(Err(SendError::QueueFull))),
+        (Overflow::Disconnect, Some(Err(SendError::Closed))),
+        (Overflow::Block(Duration::from_millis(1)), Some(Err(SendError::Closed))),
+    ] {
+        let place = Place::new();
+        let listener = place.builder().event_queue(20_000, overflow).start(Echo::default()).unwrap();
+        let mut raw = place.raw();
+        let flood = flood.clone();
+        let results = listener
+            .with(move |_, all| {
+                let id = all.ids()[0];
+                flood(all, id)
+            })
+            .unwrap();
+        // 12 KiB of ring and 20000 bytes of queue.
+        let sent = results.iter().filter(|result| result.is_ok()).count();
+        assert!((25..=32).contains(&sent), "{overflow:?}: {sent}");
+        assert_eq!(results.last().copied(), last, "{overflow:?}");
+        let there = listener.with(|_, all| all.ids().len()).unwrap();
+        if overflow == Overflow::DropNewest {
+            assert_eq!((there, results.len()), (1, 100));
+        } else {
+            // One byte for each event that found room in the ring, then the end.
+            assert_eq!(there, 0);
+            let mut bytes = Vec::new();
+            let _ = raw.socket.read_to_end(&mut bytes);
+            assert!(raw.is_dropped());
+        }
+    }
+}
+
+#[test]
+fn a_blocked_producer_goes_on_when_the_client_reads() {
+    let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
+    let place = Place::new();
+    let overflow = Overflow::Block(harness::WATCHDOG);
+    let _listener = place.builder().event_queue(0, overflow).start(Echo::default()).unwrap();
+    // The events come before the reply the client waits for, so only as many as the ring has room for would do; the rest waits.
+    let output = place.c_client(&program, 12328, 50).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "buffer 12328\nevents 50\ndone\n");
+}
+
+#[test]
+fn requests_under_flow_control_wait() {
+    const LIVE: u32 = 0xA1A1_A1A1;
+    let place = Place::new();
+    let listener = place.echo();
+    let mut raw = place.raw();
+    let id = listener
+        .with(|_, all| {
+            let id = all.ids()[0];
+            all.get(id).unwrap().set_flow_control(FlowControl::Requests);
+            id
+        })
+        .unwrap();
+    let mut word = [0; 4];
+    raw.request_header().read_exact_at(&mut word, 8240).unwrap();
+    assert_eq!(u32::from_ne_bytes(word), 1);
+    // A client that does not care: nothing is taken until the flow goes on.
+    raw.chunk(16, LIVE, &[&0i32.to_ne_bytes()[..], &[0; 12]].concat());
+    raw.announce();
+    let requests = |all: &mut Connections<u32>| all.sessions().map(|(_, count)| *count).sum::<u32>();
+    for _ in 0..10 {
+        assert_eq!(listener.with(move |_, all| requests(all)).unwrap(), 0);
+    }
+    listener.with(move |_, all| all.get(id).unwrap().set_flow_control(FlowControl::Off)).unwrap();
+    eventually("the request is served", || listener.with(move |_, all| requests(all) == 1).unwrap());
+}
+
+#[test]
+fn a_late_reply_is_sent_from_elsewhere() {
+    const LIVE: u32 = 0xA1A1_A1A1;
+    let place = Place::new();
+    let listener = place.echo();
+    let mut raw = place.raw();
+    raw.chunk(16, LIVE, &[&LATE_REPLY.to_ne_bytes()[..], &[0; 12]].concat());
+    raw.announce();
+    eventually("the request is there", || listener.with(|echo, _| echo.late.len() == 1).unwrap());
+    listener.with(|echo, all| all.get(echo.late[0]).unwrap().reply(&response(LATE_REPLY, b"late")).unwrap()).unwrap();
+    let mut count = [0; 4];
+    raw.file(&raw.reply.response, "header").read_exact_at(&mut count, 8208).unwrap();
+    assert_eq!(u32::from_ne_bytes(count), 1);
+}
