@@ -1,0 +1,19 @@
+//! The table that both benches print: ours, C's and how much better than C ours is.
+
+use std::time::Duration;
+
+pub(crate) fn print_head() {
+    println!("{:<28} {:>12} {:>12} {:>7}", "", "corosync-ipc", "C library", "ratio");
+}
+
+/// Prints the medians of what each round took.
+pub(crate) fn print_row(what: &str, ours: Vec<Duration>, theirs: Vec<Duration>) {
+    let (ours, theirs) = (median(ours), median(theirs));
+    let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
+    println!("{what:<28} {ours:>12.1?} {theirs:>12.1?} {ratio:>6.2}x");
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}

@@ -1,0 +1,7 @@
+//! Feeds any bytes, in pieces, to the client's half of the handshake, and any name to the rings' parser.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| corosync_ipc::fuzzing::handshake(data));

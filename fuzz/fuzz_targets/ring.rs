@@ -1,0 +1,7 @@
+//! Reads and writes a ring whose memory the other end has filled with anything.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| corosync_ipc::fuzzing::ring(data));

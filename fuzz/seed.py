@@ -1,0 +1,21 @@
+#!/usr/bin/env python3
+"""Writes the vectors of proto/ into the corpus of the fuzz target `messages`: run it before fuzzing."""
+import pathlib
+
+here = pathlib.Path(__file__).resolve().parent
+corpus = here / "corpus" / "messages"
+corpus.mkdir(parents=True, exist_ok=True)
+# As in fuzz_targets/messages.rs: three kinds for each service.
+services = ["cmap", "quorum", "votequorum", "cfg", "evs"]
+kinds = ["request", "response", "event"]
+for path in sorted((here.parent / "proto" / "vectors").glob("*.txt")):
+    if path.stem not in services:
+        continue
+    for number, block in enumerate(path.read_text().split("\n@ ")[1:]):
+        title, _, lines = block.partition("\n")
+        data = bytearray([services.index(path.stem) * 3 + kinds.index(title.split()[0])])
+        for line in lines.splitlines():
+            for token in line.split("#")[0].split():
+                byte, _, count = token.partition("*")
+                data += bytes([int(byte, 16)]) * int(count or 1)
+        (corpus / f"{path.stem}-{number}").write_bytes(data)
