@@ -24,7 +24,7 @@ const SHARED_MEMORY: &str = "/dev/shm";
 
 /// An embedded corosync: one node, alone in its cluster, that answers as corosync 3.1.7 does.
 ///
-/// It serves cmap, cfg, cpg, quorum and votequorum to the clients of this crate and, at abstract addresses in a network namespace of their own, to
+/// It serves cmap, cfg, cpg, quorum and votequorum, and [evs](CorosyncBuilder::evs) if wanted, to the clients of this crate and, at abstract addresses in a network namespace of their own, to
 /// C programs. Dropping it ends it as if the daemon had been stopped, and leaves no files.
 ///
 /// ```
@@ -59,6 +59,7 @@ impl Corosync {
             endpoint: None,
             generation: Generation::default(),
             node_id: NodeId(1),
+            has_evs: false,
             config: Config { cluster_name: "embedded".to_owned(), nodes: Vec::new(), settings: Vec::new() },
         }
     }
@@ -86,6 +87,7 @@ pub struct CorosyncBuilder {
     endpoint: Option<Endpoint>,
     generation: Generation,
     node_id: NodeId,
+    has_evs: bool,
     config: Config,
 }
 
@@ -134,6 +136,12 @@ impl CorosyncBuilder {
         self
     }
 
+    /// Serves evs too, which corosync 1.99 has and 3.1.7 does not.
+    pub fn evs(mut self, is_on: bool) -> Self {
+        self.has_evs = is_on;
+        self
+    }
+
     /// Starts it. When this returns clients can connect, and the node has formed its ring.
     ///
     /// # Errors
@@ -165,20 +173,22 @@ impl CorosyncBuilder {
             .endpoint(&endpoint)
             .generation(self.generation)
             .event_queue(EVENT_QUEUE, Overflow::Disconnect);
-        let builder = ServiceId::ALL.into_iter().fold(builder, |builder, service| builder.service(service.name()));
-        Ok(Corosync { listener: builder.start(Daemon { world })?, endpoint, _directory: directory })
+        let services = ServiceId::all(self.has_evs);
+        let builder = services.iter().fold(builder, |builder, service| builder.service(service.name()));
+        Ok(Corosync { listener: builder.start(Daemon { world, services })?, endpoint, _directory: directory })
     }
 }
 
 /// Serves the nodes' clients. The services of a node follow each other, and the nodes.
 struct Daemon {
     world: World,
+    services: &'static [ServiceId],
 }
 
 impl Daemon {
-    fn place(service_index: usize) -> Option<(usize, ServiceId)> {
-        let count = ServiceId::ALL.len();
-        Some((service_index / count, *ServiceId::ALL.get(service_index % count)?))
+    fn place(&self, service_index: usize) -> Option<(usize, ServiceId)> {
+        let count = self.services.len();
+        Some((service_index / count, *self.services.get(service_index % count)?))
     }
 
     /// Lets a node do something and sends clients what follows.
@@ -188,7 +198,7 @@ impl Daemon {
         service_index: usize,
         body: impl FnOnce(&mut Node, ServiceId, Instant),
     ) {
-        let Some((node, service)) = Self::place(service_index) else {
+        let Some((node, service)) = self.place(service_index) else {
             return;
         };
         let now = Instant::now();
@@ -227,7 +237,7 @@ impl Handler for Daemon {
     type Session = ();
 
     fn authorize(&mut self, peer: &Peer<'_>) -> std::result::Result<(), Refusal> {
-        let node = Self::place(peer.service_index).and_then(|(node, _)| self.world.nodes.get(node));
+        let node = self.place(peer.service_index).and_then(|(node, _)| self.world.nodes.get(node));
         match node {
             Some(node) if node.allows(peer.credentials) || is_own(peer) => Ok(()),
             Some(_) => Err(Refusal::NOT_ALLOWED),
@@ -239,7 +249,7 @@ impl Handler for Daemon {
         let (index, client) = (conn.service_index(), client_id(conn.id()));
         let pid = conn.credentials().pid;
         let name = file::process_name(pid).unwrap_or_default();
-        self.step(conn.connections(), index, |node, service, _| node.connect(service, client, pid, name));
+        self.step(conn.connections(), index, |node, service, now| node.connect(now, service, client, pid, name));
     }
 
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {

@@ -8,6 +8,7 @@
 
 pub mod cmap;
 pub mod dispatch;
+pub mod evs;
 pub mod quorum;
 pub mod sharing;
 pub mod votequorum;

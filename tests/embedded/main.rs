@@ -9,7 +9,7 @@ mod transcripts;
 use std::fs;
 
 use corosync_ipc::server::{Corosync, CorosyncBuilder, Generation};
-use corosync_ipc::{Endpoint, cmap, quorum, votequorum};
+use corosync_ipc::{Endpoint, cmap, evs, quorum, votequorum};
 use harness::{Cluster, Node, eventually};
 
 /// Whether there is no daemon to compare with, or another than the one that is embedded.
@@ -265,6 +265,22 @@ mod the_same_as_the_real_one {
             .setting("quorum.device.model", "net")
             .setting("quorum.device.votes", 1_u32);
         votequorum::a_quorum_device_decides
+    }
+
+    against_embedded! { Corosync::builder().evs(true);
+        evs::the_membership_comes_first
+        evs::two_clients_get_what_is_sent_to_their_groups
+        evs::three_clients_see_the_same_order
+        evs::messages_up_to_a_limit_arrive_whole
+        evs::the_four_ways_to_dispatch
+        evs::wrong_arguments_are_named_and_nothing_is_sent
+    }
+
+    #[test]
+    fn a_dead_daemon_ends_a_connection_to_evs() {
+        let corosync = Corosync::builder().evs(true).start().unwrap();
+        let client = evs::Client::connect_to(corosync.endpoint()).unwrap();
+        bodies::evs::a_dead_daemon_ends_the_connection(&client, || drop(corosync));
     }
 
     #[test]
