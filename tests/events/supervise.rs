@@ -132,156 +132,106 @@ fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
     assert!(matches!(&*up(&mut client).restored, [one] if one.setup == late));
 }
 
-/// A service, something its clients set up, and how to make events of that.
-trait SetUp: Supervise<Event: Debug> + Source {
+/// Something that clients of a service set up.
+struct Example<S: Supervise> {
+    connect: fn(&Endpoint) -> Result<Client<S>, Error>,
+    setup: S::Setup,
     /// What may be missed of it in a gap.
-    const MISSED: Missed;
-
-    fn setup() -> Self::Setup;
-
-    fn connect(endpoint: &Endpoint) -> Result<Client<Self>, Error>;
-
-    /// Makes an event, unless setting it up did.
-    fn make_event(client: &Client<Self>);
-
-    /// Whether an event is of what was set up.
-    fn is_of_setup(event: &Self::Event) -> bool;
+    missed: Missed,
+    /// Makes an event, where setting it up does not.
+    make_event: fn(&Client<S>),
+    is_of_setup: fn(&S::Event) -> bool,
 }
 
-impl SetUp for Cmap {
-    const MISSED: Missed = Missed::Changes;
+trait HasExample: Supervise<Event: Debug> + Sized {
+    fn example() -> Example<Self>;
+}
 
-    fn setup() -> CmapTracker {
-        CmapTracker::new("supervised.one", TrackEvents::ALL)
-    }
-
-    fn connect(endpoint: &Endpoint) -> Result<Client<Self>, Error> {
-        cmap::Client::connect_to(endpoint)
-    }
-
-    fn make_event(client: &Client<Self>) {
-        client.set("supervised.one", 1_u8).unwrap();
-    }
-
-    fn is_of_setup(event: &cmap::Event) -> bool {
-        matches!(event, cmap::Event::Notify(change) if change.key == "supervised.one")
+impl HasExample for Cmap {
+    fn example() -> Example<Self> {
+        Example {
+            connect: cmap::Client::connect_to,
+            setup: CmapTracker::new("supervised.one", TrackEvents::ALL),
+            missed: Missed::Changes,
+            make_event: |client| client.set("supervised.one", 1_u8).unwrap(),
+            is_of_setup: |event| matches!(event, cmap::Event::Notify(change) if change.key == "supervised.one"),
+        }
     }
 }
 
-impl SetUp for Cpg {
-    const MISSED: Missed = Missed::Messages;
-
-    fn setup() -> GroupName {
-        GroupName::new("supervised").unwrap()
-    }
-
-    fn connect(endpoint: &Endpoint) -> Result<Client<Self>, Error> {
-        cpg::Client::connect_to(endpoint)
-    }
-
-    fn make_event(client: &Client<Self>) {
-        client.multicast(Guarantee::AGREED, b"message").unwrap();
-    }
-
-    fn is_of_setup(event: &cpg::Event) -> bool {
-        matches!(event, cpg::Event::Deliver { payload, .. } if payload == "message")
+impl HasExample for Cpg {
+    fn example() -> Example<Self> {
+        Example {
+            connect: cpg::Client::connect_to,
+            setup: GroupName::new("supervised").unwrap(),
+            missed: Missed::Messages,
+            make_event: |client| client.multicast(Guarantee::AGREED, b"message").unwrap(),
+            is_of_setup: |event| matches!(event, cpg::Event::Deliver { payload, .. } if payload == "message"),
+        }
     }
 }
 
-impl SetUp for Quorum {
-    const MISSED: Missed = Missed::States;
-
-    fn setup() -> TrackFlags {
-        TrackFlags::CHANGES
-    }
-
-    fn connect(endpoint: &Endpoint) -> Result<Client<Self>, Error> {
-        quorum::Client::connect_to(endpoint)
-    }
-
-    /// The present state comes by itself.
-    fn make_event(_: &Client<Self>) {}
-
-    fn is_of_setup(_: &quorum::Event) -> bool {
-        true
+impl HasExample for Quorum {
+    fn example() -> Example<Self> {
+        Example {
+            connect: quorum::Client::connect_to,
+            setup: TrackFlags::CHANGES,
+            missed: Missed::States,
+            make_event: |_| {},
+            is_of_setup: |event| matches!(event, quorum::Event::Notification(_)),
+        }
     }
 }
 
-impl SetUp for Votequorum {
-    const MISSED: Missed = Missed::States;
-
-    fn setup() -> VotequorumTracker {
-        VotequorumTracker { context: 77, flags: TrackFlags::CHANGES }
-    }
-
-    fn connect(endpoint: &Endpoint) -> Result<Client<Self>, Error> {
-        votequorum::Client::connect_to(endpoint)
-    }
-
-    /// The present state comes by itself.
-    fn make_event(_: &Client<Self>) {}
-
-    fn is_of_setup(event: &votequorum::Event) -> bool {
-        matches!(event, votequorum::Event::Quorum { context: 77, .. })
+impl HasExample for Votequorum {
+    fn example() -> Example<Self> {
+        Example {
+            connect: votequorum::Client::connect_to,
+            setup: VotequorumTracker { context: 77, flags: TrackFlags::CHANGES },
+            missed: Missed::States,
+            make_event: |_| {},
+            is_of_setup: |event| matches!(event, votequorum::Event::Quorum { context: 77, .. }),
+        }
     }
 }
 
-impl SetUp for Cfg {
-    const MISSED: Missed = Missed::States;
-
-    fn setup() -> CfgTracker {
-        CfgTracker
-    }
-
-    /// Not `Source::client`, which tracks.
-    fn connect(endpoint: &Endpoint) -> Result<Client<Self>, Error> {
-        cfg::Client::connect_to(endpoint).inspect(|client| source::remember(client, endpoint))
-    }
-
-    fn make_event(client: &Client<Self>) {
-        Cfg::cause(client);
-    }
-
-    fn is_of_setup(event: &cfg::Event) -> bool {
-        matches!(event, cfg::Event::Shutdown { .. })
+impl HasExample for Cfg {
+    fn example() -> Example<Self> {
+        Example {
+            connect: |endpoint| cfg::Client::connect_to(endpoint).inspect(|client| source::remember(client, endpoint)),
+            setup: CfgTracker,
+            missed: Missed::States,
+            make_event: Cfg::cause,
+            is_of_setup: |event| matches!(event, cfg::Event::Shutdown { .. }),
+        }
     }
 }
 
-impl SetUp for Evs {
-    const MISSED: Missed = Missed::Messages;
-
-    fn setup() -> evs::GroupName {
-        evs::GroupName::new("supervised").unwrap()
-    }
-
-    fn connect(endpoint: &Endpoint) -> Result<Client<Self>, Error> {
-        evs::Client::connect_to(endpoint)
-    }
-
-    fn make_event(client: &Client<Self>) {
-        client.multicast_joined(Guarantee::AGREED, b"message").unwrap();
-    }
-
-    fn is_of_setup(event: &evs::Event) -> bool {
-        matches!(event, evs::Event::Deliver { payload, .. } if payload == "message")
+impl HasExample for Evs {
+    fn example() -> Example<Self> {
+        Example {
+            connect: evs::Client::connect_to,
+            setup: evs::GroupName::new("supervised").unwrap(),
+            missed: Missed::Messages,
+            make_event: |client| client.multicast_joined(Guarantee::AGREED, b"message").unwrap(),
+            is_of_setup: |event| matches!(event, evs::Event::Deliver { payload, .. } if payload == "message"),
+        }
     }
 }
 
-fn what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told<S: SetUp>(host: &Host) {
+fn what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told<S: HasExample>(host: &Host) {
+    let Example { connect, setup, missed: missed_in_gap, make_event, is_of_setup } = S::example();
     let endpoint = host.endpoint();
-    let mut client = Supervised::new(move || S::connect(&endpoint)).backoff(quickly);
-    let setup = S::setup();
+    let mut client = Supervised::new(move || connect(&endpoint)).backoff(quickly);
     client.set_up(setup.clone()).unwrap();
     assert_eq!(client.set_up(setup.clone()).unwrap_err().cs_error(), Some(CsError::Exist));
     for round in 0..3 {
         let Up { gap, restored } = up(&mut client);
         assert_eq!(gap.is_some(), round > 0);
         let [Restored { setup: restored, result: Ok(()), missed }] = &*restored else { panic!("{restored:?}") };
-        assert_eq!((restored, *missed), (&setup, if round == 0 { Missed::Nothing } else { S::MISSED }));
-        S::make_event(client.client().unwrap());
-        while !S::is_of_setup(&event(&mut client)) {}
-        // What waits when the daemon dies comes before the loss.
-        S::make_event(client.client().unwrap());
+        assert_eq!((restored, *missed), (&setup, if round == 0 { Missed::Nothing } else { missed_in_gap }));
+        make_event(client.client().unwrap());
+        while !is_of_setup(&event(&mut client)) {}
         host.kill();
         events_until_lost(&mut client);
         assert!(matches!(client.client(), Err(Error::Disconnected { .. })));
@@ -442,6 +392,7 @@ mod asynchronous {
     use std::future::poll_fn;
     use std::pin::Pin;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::channel;
     use std::time::Instant;
 
     use corosync_ipc::supervise::AsyncSupervised;
@@ -524,12 +475,18 @@ mod asynchronous {
 
     fn something_set_up_while_connecting_is_set_up(endpoint: &Endpoint) {
         let endpoint = endpoint.clone();
+        let (open, gate) = channel::<()>();
+        let gate = Mutex::new(gate);
         runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-            let mut client =
-                AsyncSupervised::<Cpg>::new(move || cpg::Client::connect_with(&endpoint, cpg::Options::new().pid(77)));
+            let mut client = AsyncSupervised::<Cpg>::new(move || {
+                // Until the test goes on.
+                let _ = gate.lock().unwrap().recv();
+                cpg::Client::connect_with(&endpoint, cpg::Options::new().pid(77))
+            });
             // Begins an attempt, and does not wait for it.
             assert!(timeout(Duration::ZERO, client.next()).await.is_err());
             client.set_up(GroupName::new("while connecting").unwrap()).await.unwrap();
+            drop(open);
             loop {
                 match next(&mut client).await {
                     Notice::Up(up) => break assert!(matches!(&*up.restored, [one] if one.result.is_ok())),
