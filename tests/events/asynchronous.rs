@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::harness::WATCHDOG;
 use crate::host::{Host, for_each_host};
-use crate::source::{Source, for_each_service};
+use crate::source::{Source, drain, for_each_service};
 
 for_each_service! {
     shared a_stream_has_every_event_in_order_and_is_woken_for_each;
@@ -63,9 +63,7 @@ fn a_stream_has_every_event_in_order_and_is_woken_for_each<S: Source>(endpoint: 
         let mut events = client.events().unwrap();
         cause(&client).await;
         next(&mut events).await.unwrap().unwrap();
-        while let Ok(event) = timeout(Duration::from_millis(20), events.next_event()).await {
-            event.unwrap();
-        }
+        drain(client.client());
         for round in [1, 1, 7, 100] {
             let causing = client.clone();
             let causing = tokio::spawn(async move {
@@ -77,10 +75,8 @@ fn a_stream_has_every_event_in_order_and_is_woken_for_each<S: Source>(endpoint: 
                 next(&mut events).await.unwrap().unwrap();
             }
             causing.await.unwrap();
-            // Services that send several for one cause.
-            while let Ok(event) = timeout(Duration::from_millis(20), events.next_event()).await {
-                event.unwrap();
-            }
+            // Of services that send several for one cause.
+            drain(client.client());
         }
     });
 }
@@ -93,7 +89,8 @@ fn a_client_that_is_finalized_ends_its_stream<S: Source>(endpoint: &Endpoint) {
             let end = next(&mut events).await;
             (end, next(&mut events).await.is_none())
         });
-        sleep(Duration::from_millis(10)).await;
+        // It waits by now.
+        tokio::task::yield_now().await;
         client.client().finalize();
         assert!(matches!(waiting.await.unwrap(), (Some(Err(Error::Finalized)), true)));
         assert!(matches!(client.call(|client| Ok(client.poll_event()?.is_some())).await, Err(Error::Finalized)));
@@ -244,6 +241,7 @@ fn requests_to_a_stopped_daemon_time_out_and_take_one_thread_only(host: &Host) {
         }
         assert!(ran.load(Ordering::SeqCst) < 50, "those whose turn did not come must not be sent");
         drop(paused);
+        client.client().set_request_timeout(WATCHDOG);
         assert!(client.call(|cmap| cmap.get("totem.cluster_name")).await.unwrap().is_some());
     });
 }
