@@ -60,6 +60,12 @@ impl Service {
     }
 }
 
+/// The captured messages of a service: "request", "response" or "event", and the bytes.
+pub(crate) fn vectors(service: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
+    let vectors = Service::load(service).vectors.into_iter();
+    vectors.map(|vector| (vector.title.split(' ').next().unwrap().to_owned(), vector.bytes))
+}
+
 impl Table {
     fn new(message: &Value) -> Self {
         let fields = message["fields"].as_array().unwrap().iter();
@@ -351,16 +357,15 @@ fn short_answers_mean_what_their_tables_say() {
 
 /// A damaged vector with what [`fuzzing::message`](crate::fuzzing::message) needs before it.
 fn damaged_vector() -> impl Strategy<Value = Vec<u8>> {
-    let vectors = fuzzing::SERVICES.iter().zip(0u8..).flat_map(|(service, number)| {
-        Service::load(service).vectors.into_iter().map(move |vector| {
-            let kind = ["request ", "response ", "event "].iter().position(|kind| vector.title.starts_with(kind));
-            let choice = number * 3 + u8::try_from(kind.unwrap()).unwrap();
-            [&[choice], vector.bytes.as_slice()].concat()
+    let all = fuzzing::SERVICES.iter().zip(0u8..).flat_map(|(service, number)| {
+        vectors(service).map(move |(kind, bytes)| {
+            let kind = ["request", "response", "event"].iter().position(|known| *known == kind).unwrap();
+            [&[number * 3 + u8::try_from(kind).unwrap()], bytes.as_slice()].concat()
         })
     });
     let word = prop_oneof![0..400u32, any::<u32>()];
     let damages = vec((any::<Index>(), word), 0..4);
-    (select(vectors.collect::<Vec<_>>()), damages, any::<Index>(), vec(any::<u8>(), 0..40)).prop_map(
+    (select(all.collect::<Vec<_>>()), damages, any::<Index>(), vec(any::<u8>(), 0..40)).prop_map(
         |(mut bytes, damages, end, more)| {
             for (place, word) in damages {
                 // Past the choice and the id, on a word.
