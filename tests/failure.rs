@@ -20,7 +20,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 const NOBODY: u32 = 65534;
 
 /// A timeout that no test waits for.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
 
 fn short() -> Endpoint {
     Endpoint::new().timeout(Duration::from_millis(150))
