@@ -1,8 +1,9 @@
 //! The embedded daemon: its configuration, its handle, and the state machines' way to their clients.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::{Conn, ConnectionId, Connections, Generation, Gone, Handler, Listener
 use crate::cmap::Value;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::sys::event::Bell;
 use crate::sys::{file, serve};
 use crate::types::NodeId;
 
@@ -41,6 +43,7 @@ pub struct Corosync {
     // Before the directory: its files go first.
     listener: Listener<Daemon>,
     endpoint: Endpoint,
+    ended: Arc<Bell>,
     _directory: Option<PrivateDirectory>,
 }
 
@@ -77,6 +80,13 @@ impl Corosync {
     /// How many clients are connected.
     pub fn connections(&self) -> usize {
         self.listener.with(|_, connections| connections.ids().len()).unwrap_or(0)
+    }
+}
+
+/// Readable once [`Corosync::has_ended`].
+impl AsFd for Corosync {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
     }
 }
 
@@ -175,7 +185,9 @@ impl CorosyncBuilder {
             .event_queue(EVENT_QUEUE, Overflow::Disconnect);
         let services = ServiceId::all(self.has_evs);
         let builder = services.iter().fold(builder, |builder, service| builder.service(service.name()));
-        Ok(Corosync { listener: builder.start(Daemon { world, services })?, endpoint, _directory: directory })
+        let ended = Arc::new(Bell::new().map_err(|source| Error::system("starting a server", source))?);
+        let daemon = Daemon { world, services, ended: Arc::clone(&ended) };
+        Ok(Corosync { listener: builder.start(daemon)?, endpoint, ended, _directory: directory })
     }
 }
 
@@ -183,6 +195,7 @@ impl CorosyncBuilder {
 struct Daemon {
     world: World,
     services: &'static [ServiceId],
+    ended: Arc<Bell>,
 }
 
 impl Daemon {
@@ -221,7 +234,10 @@ impl Daemon {
                     }
                 }
                 // There is one node; with it the server ends.
-                ClientOutput::Exit(_) => connections.shut_down(),
+                ClientOutput::Exit(_) => {
+                    connections.shut_down();
+                    self.ended.ring();
+                }
                 ClientOutput::Event { client, message } => {
                     if let Some(mut conn) = connections.get(ConnectionId::from_number(client.0)) {
                         let _ = conn.send_event(&message);
