@@ -8,6 +8,7 @@ mod harness;
 mod cfg;
 mod cmap;
 mod cpg;
+mod crowd;
 mod embedded;
 mod failures;
 mod quorum;
