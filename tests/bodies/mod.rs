@@ -9,6 +9,7 @@
 pub mod cmap;
 pub mod dispatch;
 pub mod evs;
+pub mod interop;
 pub mod quorum;
 pub mod sharing;
 pub mod votequorum;
@@ -135,11 +136,16 @@ impl Random {
         Self(seed | 1)
     }
 
-    /// Below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
+    /// The next one; the same in C in `interop`.
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 33) % limit
     }
 }

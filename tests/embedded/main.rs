@@ -4,6 +4,7 @@
 mod bodies;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod interop;
 mod transcripts;
 
 use std::fs;
