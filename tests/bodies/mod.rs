@@ -95,7 +95,16 @@ pub fn is_readable<S: Service>(client: &Client<S>) -> bool {
 
 /// Whether a client's descriptor polls readable within some time.
 pub fn is_readable_within<S: Service>(client: &Client<S>, time: Duration) -> bool {
-    let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
+    is_fd_readable_within(client, time)
+}
+
+/// Whether a descriptor polls readable now.
+pub fn is_fd_readable(fd: &impl AsFd) -> bool {
+    is_fd_readable_within(fd, Duration::ZERO)
+}
+
+fn is_fd_readable_within(fd: &impl AsFd, time: Duration) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(time).unwrap();
     poll(&mut fds, timeout).unwrap() == 1
 }

@@ -25,6 +25,7 @@ fn it_says_when_it_is_ready_and_where() {
 
     let status = json(&served, &["quorum", "status"]);
     assert_eq!((&status["cluster_name"], &status["node_id"]), (&json!("my cluster"), &json!(2)));
+    assert_eq!((&status["quorate"], &status["total_votes"]), (&json!(true), &json!(3)));
     let all = json(&served, &["quorum", "nodes"]);
     let mut nodes: Vec<(u64, &str)> = all
         .as_array()
@@ -34,6 +35,7 @@ fn it_says_when_it_is_ready_and_where() {
         .collect();
     nodes.sort_unstable();
     assert_eq!(nodes, [(1, "n1"), (2, "n2"), (3, "n3")]);
+    assert_eq!(json(&served, &["evs", "members"]), json!({ "node_id": 2, "members": [1, 2, 3] }));
     let addresses = json(&served, &["cmap", "list", "nodelist.node."]);
     let addresses =
         addresses.as_array().unwrap().iter().filter(|entry| entry["key"].as_str().unwrap().ends_with("addr"));
@@ -75,6 +77,12 @@ fn it_ends_with_0_when_a_client_ends_the_node() {
         assert_eq!((output.code(), output.stderr.as_str()), (0, ""), "{end:?}");
         assert_eq!(watching.wait().code(), 3);
     }
+    // Another node may end; the one that is served goes on.
+    let served = Served::with(&["--nodes", "1,2,3"]);
+    assert_eq!(ok(&served, &["cfg", "kill", "3", "because"]), "");
+    assert_eq!(json(&served, &["evs", "members"]), json!({ "node_id": 1, "members": [1, 2] }));
+    assert_eq!(ok(&served, &["cfg", "shutdown"]), "");
+    assert_eq!(served.ended().code(), 0);
     // Who refuses is heard.
     let mut served = Served::start();
     let refuses = command(&served, &["-v", "--json", "cfg", "watch", "--refuse", "--count", "1"]).spawn();

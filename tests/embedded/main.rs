@@ -9,7 +9,7 @@ mod transcripts;
 
 use std::fs;
 
-use corosync_ipc::server::{Corosync, CorosyncBuilder, Generation};
+use corosync_ipc::server::{self, Corosync, CorosyncBuilder, Generation};
 use corosync_ipc::{Endpoint, cmap, evs, quorum, votequorum};
 use harness::{Cluster, Node, eventually};
 
@@ -203,6 +203,19 @@ fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
 }
 
 #[test]
+fn a_nodes_descriptor_tells_whether_it_runs() {
+    let cluster = server::Cluster::builder().nodes(3).down(3).start().unwrap();
+    let ended = || -> Vec<bool> {
+        let nodes = cluster.nodes().map(|node| (bodies::is_fd_readable(&node), node.has_ended()));
+        nodes.inspect(|(readable, has_ended)| assert_eq!(readable, has_ended)).map(|(readable, _)| readable).collect()
+    };
+    assert_eq!(ended(), [false, false, true]);
+    cluster.start_node(3).unwrap();
+    cluster.kill(2).unwrap();
+    assert_eq!(ended(), [false, true, false]);
+}
+
+#[test]
 fn configurations_that_corosync_refuses_are_refused() {
     let refused = |builder: CorosyncBuilder| builder.start().unwrap_err().to_string();
     let device = Corosync::builder().setting("quorum.device.model", "net");
@@ -275,6 +288,28 @@ mod the_same_as_the_real_one {
         evs::messages_up_to_a_limit_arrive_whole
         evs::the_four_ways_to_dispatch
         evs::wrong_arguments_are_named_and_nothing_is_sent
+    }
+
+    /// A cluster with evs, and a client of each node.
+    fn evs_of(nodes: u32) -> (server::Cluster, Vec<evs::Client>) {
+        let cluster = server::Cluster::builder().nodes(nodes).evs(true).start().unwrap();
+        let clients = cluster.nodes().map(|node| evs::Client::connect_to(node.endpoint()).unwrap()).collect();
+        (cluster, clients)
+    }
+
+    #[test]
+    fn evs_reaches_other_nodes() {
+        let (_cluster, clients) = evs_of(2);
+        bodies::evs::a_message_reaches_the_members_of_its_groups_once(clients.try_into().expect("two"));
+        let (_cluster, clients) = evs_of(3);
+        bodies::evs::all_see_the_same_order_and_nothing_twice(&clients);
+    }
+
+    #[test]
+    fn evs_tells_who_comes_and_goes() {
+        let (cluster, clients) = evs_of(3);
+        let (kill, start) = (|| cluster.kill(3).unwrap(), || cluster.start_node(3).unwrap());
+        bodies::evs::members_come_first_and_then_their_changes(&clients[0], kill, start);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::process;
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
-use corosync_ipc::server::{Corosync, CorosyncBuilder};
+use corosync_ipc::server::{Cluster, ClusterBuilder};
 use corosync_ipc::{Endpoint, Error};
 use serde_json::json;
 
@@ -17,13 +17,16 @@ use crate::embedded::Signals;
 use crate::failure::Failure;
 use crate::output::{print, print_event, printable, words};
 
+/// The most nodes a cluster can have. Matches `PROCESSOR_COUNT_MAX`.
+const MAX_NODES: usize = 384;
+
 /// The longest name of a cluster, in bytes.
 const MAX_CLUSTER_NAME: usize = 255;
 
 /// Serves an embedded corosync, for tests and development
 ///
-/// It is a test double, not a cluster engine: nothing leaves this process, nothing is fenced, nothing is highly available. It answers as
-/// corosync 3.1.7 does, to this command, to programs of this library and to C programs, at the place that --socket-dir or --abstract and
+/// It is a test double, not a cluster engine: its nodes are all in this process, nothing is fenced, nothing is highly available. It answers
+/// as corosync 3.1.7 does, to this command, to programs of this library and to C programs, at the place that --socket-dir or --abstract and
 /// --shm-root say; evs is served too. Needs no root and no configuration.
 ///
 /// Prints one line when it is ready; with --json {"event": "ready"} with where it is and what it stands for. Goes on until SIGINT,
@@ -38,7 +41,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
     node: Option<u32>,
 
-    /// The nodes in the nodelist, with one vote each; the others than --node never run.
+    /// The nodes of the cluster, with one vote each. All of them run; others than --node are at private places.
     #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     nodes: Vec<u32>,
 
@@ -83,6 +86,9 @@ impl Nodes {
         if let Some(twice) = all.iter().find(|id| !seen.insert(**id)) {
             return Err(Failure::usage(format!("--nodes: {twice} is there twice; try --help")));
         }
+        if all.len() > MAX_NODES {
+            return Err(Failure::usage(format!("--nodes: {} are more than {MAX_NODES}; try --help", all.len())));
+        }
         if !seen.contains(&served) {
             return Err(Failure::usage(format!("--node: {served} is not among --nodes {}; try --help", words(&all))));
         }
@@ -98,14 +104,14 @@ impl Serve {
         }
         // Before there are other threads.
         let signals = Signals::block()?;
-        let corosync = start(builder(&nodes, &self.cluster_name), &context.endpoint)?;
+        let cluster = start(builder(&nodes, &self.cluster_name, &context.endpoint))?;
         announce(context, &nodes, &self.cluster_name)?;
-        signals.wait(Some(corosync.as_fd())).map(drop)
+        signals.wait(Some(cluster.node(nodes.served)?.as_fd())).map(drop)
     }
 }
 
-fn builder(nodes: &Nodes, cluster_name: &str) -> CorosyncBuilder {
-    let builder = Corosync::builder().evs(true).node_id(nodes.served).cluster_name(cluster_name);
+fn builder(nodes: &Nodes, cluster_name: &str, endpoint: &Endpoint) -> ClusterBuilder {
+    let builder = Cluster::builder().real_time().evs(true).cluster_name(cluster_name).endpoint(nodes.served, endpoint);
     // Addresses that no two nodes have: 127.0.0.1 and on.
     nodes.all.iter().zip(1..).fold(builder, |builder, (id, number)| {
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 0, 0).to_bits() | number);
@@ -113,8 +119,8 @@ fn builder(nodes: &Nodes, cluster_name: &str) -> CorosyncBuilder {
     })
 }
 
-fn start(builder: CorosyncBuilder, endpoint: &Endpoint) -> Result<Corosync, Failure> {
-    builder.endpoint(endpoint).start().map_err(|error| {
+fn start(builder: ClusterBuilder) -> Result<Cluster, Failure> {
+    builder.start().map_err(|error| {
         let is_taken = matches!(&error, Error::System { source, .. } if source.kind() == ErrorKind::AddrInUse);
         match Failure::from(error) {
             Failure::Failed { status, text } if is_taken => Failure::Failed {
@@ -173,5 +179,7 @@ mod tests {
         assert_eq!(nodes(Some(3), &[5, 3]), Ok((vec![5, 3], 3)));
         assert!(nodes(Some(4), &[5, 3]).unwrap_err().contains("4 is not among --nodes 5 3"));
         assert!(nodes(None, &[5, 3, 5]).unwrap_err().contains("5 is there twice"));
+        let many: Vec<u32> = (1..=385).collect();
+        assert!(nodes(None, &many).unwrap_err().contains("385 are more than 384"));
     }
 }
