@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -31,9 +32,9 @@ impl Embedded {
         let corosync = Arc::new(Mutex::new(Some(corosync)));
         let held = Arc::clone(&corosync);
         thread::spawn(move || {
-            if let Ok(signal) = signals.wait(None) {
+            if let Ok(Some(signal)) = signals.wait(None) {
                 drop(take(&held));
-                signals.die_of(signal);
+                Signals::die_of(signal);
             }
         });
         Ok(Self { endpoint, corosync })
@@ -94,11 +95,11 @@ impl Signals {
     }
 
     /// Ends the process as if the signal had not waited.
-    fn die_of(&self, signal: Option<Signal>) {
-        if let Some(signal) = signal {
-            let _ = SigSet::from(signal).thread_unblock();
-            let _ = raise(signal);
-        }
+    fn die_of(signal: Signal) -> ! {
+        let _ = SigSet::from(signal).thread_unblock();
+        let _ = raise(signal);
+        // Whoever started this in the background had it ignored.
+        process::exit(128 + signal as i32)
     }
 }
 
