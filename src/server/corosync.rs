@@ -9,8 +9,9 @@ use crate::types::NodeId;
 
 /// An embedded corosync: one node, alone in its cluster, that answers as corosync 3.1.7 does. See [`Cluster`] for several.
 ///
-/// It serves cmap, cfg, cpg, quorum and votequorum, and [evs](CorosyncBuilder::evs) if wanted, to the clients of this crate and, at abstract addresses in a network namespace of their own, to
-/// C programs. Dropping it ends it as if the daemon had been stopped, and leaves no files.
+/// It serves cmap, cfg, cpg, quorum and votequorum, and [evs](CorosyncBuilder::evs) if wanted, to the clients of this crate and, at
+/// abstract addresses in a network namespace of their own, to C programs. Dropping it ends it as if the daemon had been stopped, and
+/// leaves no files.
 ///
 /// ```
 /// use corosync_ipc::{cmap, server::Corosync};

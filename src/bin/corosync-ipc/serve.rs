@@ -34,7 +34,7 @@ const MAX_CLUSTER_NAME: usize = 255;
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc serve --abstract
-  corosync-ipc serve --socket-dir /tmp/fake --shm-root /dev/shm --nodes 1,2,3 --node 2
+  mkdir /tmp/fake; corosync-ipc serve --socket-dir /tmp/fake --nodes 1,2,3 --node 2
   COROSYNC_IPC_SOCKET_DIR=/tmp/fake corosync-ipc status")]
 pub(crate) struct Serve {
     /// The node that clients reach; the first of --nodes by default, or 1.
