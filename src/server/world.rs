@@ -254,3 +254,6 @@ impl World {
         seats.filter_map(|seat| seat.daemon.as_ref()).all(|node| node.is_sync_processed(step))
     }
 }
+
+#[cfg(test)]
+mod tests;
