@@ -15,7 +15,7 @@ fn cluster(nodes: u32) -> Option<Cluster> {
         return None;
     }
     if version() < [1, 99, 8, 0] {
-        return Some(Cluster::builder().nodes(nodes).start());
+        return Some(Cluster::builder().nodes(nodes).loses_nodes().start());
     }
     let node = shared_one().node(1);
     let error = node.run(|| Client::connect_to(&Endpoint::new()).unwrap_err());

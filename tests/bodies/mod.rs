@@ -25,7 +25,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::gettid;
 
 /// How long anything may take before a test is given up. It only has to be longer than a busy machine needs.
-pub const LIMIT: Duration = Duration::from_secs(10);
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// Makes tests of bodies, run inside a node against its corosync, which must be the same process afterwards.
 macro_rules! against_corosync {

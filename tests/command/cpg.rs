@@ -117,7 +117,7 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
     let stays = join(cluster.node(1), &["g", "--initial-totem-confchg"]);
     wait_members(&stays, 1);
     let address = |node: u32, process: &Process| json!({ "node_id": node, "pid": process.pid() });

@@ -161,7 +161,7 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
     let group = group("partition");
     let clients = join_on_all(&cluster, &group);
     let all = members(&clients);
