@@ -7,6 +7,7 @@ mod cfg;
 mod cmap;
 mod config;
 mod cpg;
+mod evs;
 mod icmap;
 mod node;
 mod quorum;
@@ -41,7 +42,16 @@ pub(crate) enum Output {
     /// Send a message to all members, this node among them.
     Multicast(Exec),
     /// The daemon ends.
-    Exit,
+    Exit(Ending),
+}
+
+/// How a daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// At once.
+    Killed,
+    /// In good order, so that it tells the other nodes what is to be told.
+    Stopped,
 }
 
 /// What the services of the nodes tell each other.
@@ -52,6 +62,7 @@ pub(crate) enum Exec {
     Cfg(cfg::Exec),
     Cpg(cpg::Exec),
     Votequorum(votequorum::Exec),
+    Evs(evs::Exec),
 }
 
 impl Exec {
@@ -62,6 +73,7 @@ impl Exec {
             Self::Cfg(exec) => ("cfg", exec.number()),
             Self::Cpg(exec) => ("cpg", exec.number()),
             Self::Votequorum(exec) => ("votequorum", exec.number()),
+            Self::Evs(_) => ("evs", 0),
         }
     }
 }
