@@ -4,10 +4,10 @@
 mod bodies;
 mod harness;
 
-use corosync_ipc::evs::{Client, Event};
+use corosync_ipc::evs::Client;
 use corosync_ipc::{Deadline, Endpoint, Error, NodeId, TrackFlags};
 use corosync_ipc::{cmap, quorum, votequorum};
-use harness::{Cluster, Node, WATCHDOG, shared_one, skip, version};
+use harness::{Cluster, Node, shared_one, skip, version};
 
 /// A cluster with evs. Where the daemon has none, this asserts that connecting says so, and there is nothing else to test.
 fn cluster(nodes: u32) -> Option<Cluster> {
@@ -15,7 +15,7 @@ fn cluster(nodes: u32) -> Option<Cluster> {
         return None;
     }
     if version() < [1, 99, 8, 0] {
-        return Some(Cluster::builder().nodes(nodes).start());
+        return Some(Cluster::builder().nodes(nodes).loses_nodes().start());
     }
     let node = shared_one().node(1);
     let error = node.run(|| Client::connect_to(&Endpoint::new()).unwrap_err());
@@ -28,10 +28,6 @@ fn ids(ids: &[u32]) -> Vec<NodeId> {
     ids.iter().copied().map(NodeId).collect()
 }
 
-fn next(client: &Client) -> Event {
-    client.next_event(WATCHDOG).unwrap().expect("an event")
-}
-
 /// A client of each node.
 fn clients(cluster: &Cluster) -> Vec<Client> {
     let connect = || Client::connect_to(&Endpoint::new()).unwrap();
@@ -42,18 +38,8 @@ fn clients(cluster: &Cluster) -> Vec<Client> {
 fn members_come_first_and_then_their_changes() {
     let Some(cluster) = cluster(3) else { return };
     let client = clients(&cluster).remove(0);
-    let Event::Confchg { members, .. } = next(&client) else { panic!("a membership comes first") };
-    assert_eq!(members, ids(&[1, 2, 3]));
-    let membership = client.membership().unwrap();
-    assert_eq!((membership.local_node_id, membership.members), (NodeId(1), ids(&[1, 2, 3])));
-
-    cluster.node(3).kill();
-    let change = Event::Confchg { members: ids(&[1, 2]), left: ids(&[3]), joined: vec![] };
-    while next(&client) != change {}
-    cluster.node(3).start();
-    let change = Event::Confchg { members: ids(&[1, 2, 3]), left: vec![], joined: ids(&[3]) };
-    while next(&client) != change {}
-    assert_eq!(client.membership().unwrap().members, ids(&[1, 2, 3]));
+    let (kill, start) = (|| cluster.node(3).kill(), || cluster.node(3).start());
+    bodies::evs::members_come_first_and_then_their_changes(&client, kill, start);
 }
 
 #[test]

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nix::libc;
 
 use super::connection::{self, Connection, Turn};
-use super::listener::{Bound, Gone, Handler, Peer, Settings};
+use super::listener::{Bound, Gone, Handler, Peer, Place, Settings};
+use super::random::Random;
 use super::rings::{Request, Rings};
 use super::{FlowControl, SendError};
 use crate::engine::accept::Accept;
+use crate::error::Result;
 use crate::sys::event::Bell;
 use crate::sys::serve::{self, Seen, Watch};
 use crate::sys::socket;
@@ -33,12 +36,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const ROOM_FIRST: Duration = Duration::from_millis(1);
 const ROOM_MOST: Duration = Duration::from_millis(20);
 
+/// How often to look for more that clients sent, of whom one may never cease.
+const MAX_CATCH_UP: usize = 10_000;
+
 /// Id of the request by which old clients say good-bye. Matches `QB_IPC_MSG_DISCONNECT`.
 const DISCONNECT: i32 = -3;
 
 /// Something to be done on the server's thread.
 pub(super) enum Job<H: Handler> {
     Run(Body<H>),
+    /// As `Run`, but after everything that clients have done up to now, and the sender is dropped when all that follows has happened.
+    Drive(Body<H>, SyncSender<()>),
     Stop,
 }
 
@@ -61,10 +69,30 @@ impl ConnectionId {
 /// All clients of a server.
 pub struct Connections<S> {
     all: BTreeMap<ConnectionId, Client<S>>,
-    services: Vec<String>,
+    services: Vec<Service>,
     next_id: u64,
     timer: Option<Instant>,
     is_shut_down: bool,
+    /// Decides which client is next of those whose turn it is in a [`Job::Drive`].
+    random: Random,
+}
+
+/// A service, by its place in the builder's list.
+struct Service {
+    at: Place,
+    /// `None` while it is closed.
+    bound: Option<Bound>,
+    attention: Attention,
+}
+
+/// What a service heeds of its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attention {
+    Full,
+    /// New clients only; what the others send, their end included, waits.
+    NewClients,
+    /// Nothing, as a process that was stopped.
+    None,
 }
 
 struct Client<S> {
@@ -99,6 +127,45 @@ impl<S> Connections<S> {
     /// Whether [`Connections::shut_down`] was called.
     pub fn is_shut_down(&self) -> bool {
         self.is_shut_down
+    }
+
+    /// Closes a service: nobody is listened to any more, and its clients are disconnected, once the handler returns.
+    pub(super) fn close_service(&mut self, index: usize) {
+        if let Some(service) = self.services.get_mut(index) {
+            service.bound = None;
+        }
+        let clients = self.all.values_mut().map(|client| &mut client.connection);
+        clients.filter(|connection| connection.service == index).for_each(Connection::close);
+    }
+
+    /// Opens a service that was closed.
+    pub(super) fn open_service(&mut self, index: usize) -> Result<()> {
+        if let Some(service) = self.services.get_mut(index) {
+            (service.bound, service.attention) = (Some(service.at.bind()?), Attention::Full);
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_attention(&mut self, index: usize, attention: Attention) {
+        self.services.get_mut(index).into_iter().for_each(|service| service.attention = attention);
+    }
+
+    fn attention(&self, index: usize) -> Attention {
+        self.services.get(index).map_or(Attention::None, |service| service.attention)
+    }
+
+    /// Takes a client's next request of a turn in which so many were taken already.
+    fn take_request(&mut self, id: ConnectionId, seen: Seen, taken: usize) -> Option<Bytes> {
+        let connection = &mut self.all.get_mut(&id)?.connection;
+        let Turn::Request(request) = connection.take_request(seen, taken) else {
+            return None;
+        };
+        // As libqb, which takes a request without bytes for a good-bye.
+        let farewell = request.is_empty() || request.get(..4) == Some(&DISCONNECT.to_ne_bytes());
+        if farewell {
+            connection.close();
+        }
+        (!farewell).then_some(request)
     }
 
     /// When to call [`Handler::on_timer`] next. It is called once.
@@ -140,7 +207,7 @@ impl<S> Conn<'_, S> {
 
     /// The name of its service.
     pub fn service(&self) -> &str {
-        self.connections.services.get(self.service_index()).map_or("", String::as_str)
+        self.connections.services.get(self.service_index()).map_or("", |service| &service.at.name)
     }
 
     /// The largest message it gets, in bytes.
@@ -204,6 +271,14 @@ impl<S> Conn<'_, S> {
     }
 }
 
+/// What was seen of all descriptors.
+struct Look {
+    rung: bool,
+    services: Vec<(usize, Seen)>,
+    handshakes: Vec<Seen>,
+    clients: Vec<(ConnectionId, Seen)>,
+}
+
 /// A client that has not yet said what it wants.
 struct Handshaking {
     socket: OwnedFd,
@@ -215,7 +290,6 @@ struct Handshaking {
 pub(super) struct EventLoop<H: Handler> {
     handler: H,
     connections: Connections<H::Session>,
-    services: Vec<Bound>,
     settings: Settings,
     handshaking: Vec<Handshaking>,
     bell: Arc<Bell>,
@@ -227,22 +301,22 @@ pub(super) struct EventLoop<H: Handler> {
 impl<H: Handler> EventLoop<H> {
     pub(super) fn new(
         handler: H,
-        services: Vec<Bound>,
+        services: Vec<(Place, Bound)>,
         settings: Settings,
         bell: Arc<Bell>,
         inbox: Receiver<Job<H>>,
     ) -> Self {
-        let names = services.iter().map(|service| service.name.clone()).collect();
+        let service = |(at, bound)| Service { at, bound: Some(bound), attention: Attention::Full };
         Self {
             handler,
             connections: Connections {
                 all: BTreeMap::new(),
-                services: names,
+                services: services.into_iter().map(service).collect(),
                 next_id: 1,
                 timer: None,
                 is_shut_down: false,
+                random: Random::new(settings.seed),
             },
-            services,
             settings,
             handshaking: Vec::new(),
             bell,
@@ -266,39 +340,58 @@ impl<H: Handler> EventLoop<H> {
         }
     }
 
-    /// Waits for something to do. What was seen is in the order: bell, services, handshakes, connections.
-    fn wait(&mut self) -> io::Result<Vec<Seen>> {
+    /// Waits for something to do.
+    fn wait(&mut self) -> io::Result<Look> {
         let now = Instant::now();
         if self.accept_after.is_some_and(|after| after <= now) {
             self.accept_after = None;
         }
-        let read = Watch { readable: true, writable: false };
-        let accept = Watch { readable: self.accept_after.is_none(), writable: false };
-        let mut watched: Vec<(BorrowedFd<'_>, Watch)> = vec![(self.bell.as_fd(), read)];
-        watched.extend(self.services.iter().map(|service| (service.socket.as_fd(), accept)));
-        watched.extend(self.handshaking.iter().map(|client| (client.socket.as_fd(), read)));
         let connections = self.connections.all.values().map(|client| &client.connection);
-        watched.extend(connections.clone().map(|connection| (connection.as_fd(), connection.watch())));
         let room = connections.clone().any(Connection::waits_for_room).then(|| now + self.room_pause);
         let deadlines = [self.connections.timer, self.accept_after, room];
         let handshakes = self.handshaking.iter().map(|client| client.until);
-        let deadline = deadlines.into_iter().flatten().chain(handshakes).min();
-        serve::wait_for_any(&watched, deadline)
+        self.look(deadlines.into_iter().flatten().chain(handshakes).min())
+    }
+
+    /// Looks at all descriptors, until the deadline if nothing is to be seen.
+    fn look(&self, deadline: Option<Instant>) -> io::Result<Look> {
+        let read = Watch { readable: true, writable: false };
+        let accept = Watch { readable: self.accept_after.is_none(), writable: false };
+        let services = self.connections.services.iter().enumerate().filter_map(|(index, service)| {
+            let bound = service.bound.as_ref().filter(|_| service.attention != Attention::None)?;
+            Some((index, bound.socket.as_fd()))
+        });
+        let services: Vec<_> = services.collect();
+        let clients = self.connections.all.iter().map(|(id, client)| (*id, &client.connection)).filter(|(_, it)| {
+            // One that nobody heeds is only to be told of its events.
+            self.connections.attention(it.service) == Attention::Full || it.watch().writable
+        });
+        let clients: Vec<_> = clients.collect();
+        let mut watched: Vec<(BorrowedFd<'_>, Watch)> = vec![(self.bell.as_fd(), read)];
+        watched.extend(services.iter().map(|(_, socket)| (*socket, accept)));
+        watched.extend(self.handshaking.iter().map(|client| (client.socket.as_fd(), read)));
+        watched.extend(clients.iter().map(|(_, connection)| (connection.as_fd(), connection.watch())));
+        let mut seen = serve::wait_for_any(&watched, deadline)?.into_iter();
+        Ok(Look {
+            rung: seen.next().is_some_and(|seen| seen.readable),
+            services: services.iter().map(|(index, _)| *index).zip(seen.by_ref()).collect(),
+            handshakes: seen.by_ref().take(self.handshaking.len()).collect(),
+            clients: clients.iter().map(|(id, _)| *id).zip(seen).collect(),
+        })
     }
 
     /// Does what is to be done. Whether it was to stop.
-    fn step(&mut self, seen: Vec<Seen>) -> bool {
-        let mut seen = seen.into_iter();
-        let rung = seen.next().is_some_and(|seen| seen.readable);
-        let services: Vec<Seen> = seen.by_ref().take(self.services.len()).collect();
-        let handshakes: Vec<Seen> = seen.by_ref().take(self.handshaking.len()).collect();
-        let clients: Vec<(ConnectionId, Seen)> = self.connections.all.keys().copied().zip(seen).collect();
-
-        if rung {
+    fn step(&mut self, look: Look) -> bool {
+        if look.rung {
             self.bell.silence();
             while let Ok(job) = self.inbox.try_recv() {
                 match job {
                     Job::Run(body) => body(&mut self.handler, &mut self.connections),
+                    Job::Drive(body, _done) => {
+                        self.catch_up();
+                        body(&mut self.handler, &mut self.connections);
+                        self.clear_away();
+                    }
                     Job::Stop => return true,
                 }
             }
@@ -308,17 +401,39 @@ impl<H: Handler> EventLoop<H> {
             self.handler.on_timer(&mut self.connections);
         }
         self.flush();
-        for (id, seen) in clients {
+        for (id, seen) in look.clients {
             self.serve(id, seen);
         }
-        self.shake_hands(&handshakes);
-        for (service, seen) in services.into_iter().enumerate() {
+        self.shake_hands(&look.handshakes);
+        for (service, seen) in look.services {
             if seen.readable {
                 self.accept(service);
             }
         }
         self.clear_away();
         false
+    }
+
+    /// Serves all that clients have sent, and the end of those that are gone, in the order that the seed decides on.
+    fn catch_up(&mut self) {
+        for _ in 0..MAX_CATCH_UP {
+            let Ok(look) = self.look(Some(Instant::now())) else {
+                return;
+            };
+            let clients = look.clients.into_iter().filter(|(_, seen)| seen.readable || seen.hung_up);
+            let mut clients: Vec<_> = clients.map(|(id, seen)| (id, seen, 0)).collect();
+            if clients.is_empty() {
+                return;
+            }
+            while let Some((id, seen, taken)) = self.connections.random.take(&mut clients) {
+                if self.serve_one(id, seen, taken) {
+                    clients.push((id, seen, taken + 1));
+                } else {
+                    self.hang_up(id, seen);
+                }
+                self.clear_away();
+            }
+        }
     }
 
     fn flush(&mut self) {
@@ -339,30 +454,38 @@ impl<H: Handler> EventLoop<H> {
             return;
         }
         let mut taken = 0;
-        while let Some(client) = self.connections.all.get_mut(&id) {
-            let Turn::Request(request) = client.connection.take_request(seen, taken) else {
-                break;
-            };
+        while self.serve_one(id, seen, taken) {
             taken += 1;
-            // As libqb, which takes a request without bytes for a good-bye.
-            let farewell = request.is_empty() || request.get(..4) == Some(&DISCONNECT.to_ne_bytes());
-            if farewell {
-                client.connection.close();
-                break;
-            }
+        }
+        self.hang_up(id, seen);
+    }
+
+    /// Serves a request of a turn in which so many were served already. Whether there was one.
+    fn serve_one(&mut self, id: ConnectionId, seen: Seen, taken: usize) -> bool {
+        // The handler may have turned away from it meanwhile.
+        let request = if self.is_heeded(id) { self.connections.take_request(id, seen, taken) } else { None };
+        let is_some = request.is_some();
+        if let Some(request) = request {
             self.handler.on_request(&mut Conn { connections: &mut self.connections, id }, request);
         }
-        if seen.hung_up {
-            // What the client sent before it closed was served above.
-            if let Some(client) = self.connections.all.get_mut(&id) {
-                client.connection.close();
-            }
+        is_some
+    }
+
+    /// Ends the connection of a client that closed it, and sent nothing before that is not served.
+    fn hang_up(&mut self, id: ConnectionId, seen: Seen) {
+        if seen.hung_up && self.is_heeded(id) {
+            self.connections.all.get_mut(&id).into_iter().for_each(|client| client.connection.close());
         }
+    }
+
+    fn is_heeded(&self, id: ConnectionId) -> bool {
+        let client = self.connections.all.get(&id);
+        client.is_some_and(|it| self.connections.attention(it.connection.service) == Attention::Full)
     }
 
     /// Takes connections from a service's queue.
     fn accept(&mut self, service: usize) {
-        let Some(bound) = self.services.get(service) else {
+        let Some(bound) = self.connections.services.get(service).and_then(|service| service.bound.as_ref()) else {
             return;
         };
         loop {
@@ -405,7 +528,7 @@ impl<H: Handler> EventLoop<H> {
         let Ok(credentials) = socket::peer_credentials(&socket) else {
             return;
         };
-        let Some(bound) = self.services.get(service) else {
+        let Some(bound) = self.connections.services.get(service).and_then(|service| service.bound.as_ref()) else {
             return;
         };
         let max_msg_size = max_msg_size.min(self.settings.max_msg_size);
@@ -469,10 +592,10 @@ impl<H: Handler> EventLoop<H> {
     /// Clears away the clients that are gone. The handler may send more of them away.
     fn clear_away(&mut self) {
         if self.connections.is_shut_down {
-            self.services.clear();
-            self.handshaking.clear();
-            self.connections.all.values_mut().for_each(|client| client.connection.close());
+            (0..self.connections.services.len()).for_each(|index| self.connections.close_service(index));
         }
+        let services = &self.connections.services;
+        self.handshaking.retain(|it| services.get(it.service).is_some_and(|service| service.bound.is_some()));
         loop {
             let closed = self.connections.all.iter().find(|(_, client)| client.connection.is_closed());
             let Some(id) = closed.map(|(id, _)| *id) else {

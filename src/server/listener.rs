@@ -16,6 +16,7 @@ use super::{Generation, Overflow};
 use crate::endpoint::{Endpoint, MAX_RING_SIZE, SocketAddress};
 use crate::error::{Error, Result};
 use crate::sys::event::Bell;
+use crate::sys::file;
 use crate::sys::serve;
 use crate::sys::socket;
 use crate::types::Credentials;
@@ -127,6 +128,7 @@ impl<H: Handler> Listener<H> {
                 max_msg_size: MAX_RING_SIZE,
                 event_queue: 16 << 20,
                 overflow: Overflow::Disconnect,
+                seed: 0,
             },
         }
     }
@@ -145,6 +147,24 @@ impl<H: Handler> Listener<H> {
             let _ = sender.send(body(handler, connections));
         });
         result.recv().map_err(|_| Error::Finalized)
+    }
+
+    /// As [`Listener::with`], but the closure runs after everything that clients have done before, and this returns when all is done that
+    /// follows from it: clients that it disconnected find that.
+    pub(super) fn drive<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&mut H, &mut Connections<H::Session>) -> T + Send + 'static,
+    ) -> Result<T> {
+        let (sender, result) = mpsc::sync_channel(1);
+        let (done, is_done) = mpsc::sync_channel(1);
+        let body = move |handler: &mut H, connections: &mut Connections<H::Session>| {
+            let _ = sender.send(body(handler, connections));
+        };
+        let _ = self.jobs.send(Job::Drive(Box::new(body), done));
+        self.bell.ring();
+        // Nothing is sent; the other end goes when the job is done, or the thread has ended.
+        let _ = is_done.recv();
+        result.try_recv().map_err(|_| Error::Finalized)
     }
 
     /// Runs a closure on the server's thread some time soon. Closures run in the order in which they were posted.
@@ -190,8 +210,15 @@ impl<H: Handler> fmt::Debug for Listener<H> {
 #[derive(Clone, Debug)]
 pub struct Builder {
     endpoint: Endpoint,
-    services: Vec<(Endpoint, String)>,
+    services: Vec<Place>,
     settings: Settings,
+}
+
+/// Where a service is, and its name.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    endpoint: Endpoint,
+    pub(super) name: String,
 }
 
 /// What the event loop must know.
@@ -201,6 +228,7 @@ pub(super) struct Settings {
     pub(super) max_msg_size: u32,
     pub(super) event_queue: usize,
     pub(super) overflow: Overflow,
+    pub(super) seed: u64,
 }
 
 impl Builder {
@@ -213,7 +241,7 @@ impl Builder {
 
     /// Adds a service. The handler tells services apart by their number, counted from 0.
     pub fn service(mut self, name: impl Into<String>) -> Self {
-        self.services.push((self.endpoint.clone(), name.into()));
+        self.services.push(Place { endpoint: self.endpoint.clone(), name: name.into() });
         self
     }
 
@@ -238,21 +266,27 @@ impl Builder {
         self
     }
 
+    /// What decides on the order in which [`Listener::drive`] serves clients.
+    pub(super) fn seed(mut self, seed: u64) -> Self {
+        self.settings.seed = seed;
+        self
+    }
+
     /// Listens, and serves on a thread of its own.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] without a service, or for a name or directory that does not fit in a socket's address or a ring's
-    /// name; [`Error::System`] when a socket cannot be made: somebody listens there already, or the directory is missing.
+    /// name; [`Error::System`] when a socket cannot be made: somebody listens there already, or a directory is missing.
     pub fn start<H: Handler>(self, handler: H) -> Result<Listener<H>> {
         if self.services.is_empty() {
             return Err(Error::invalid("services", "a server needs one at least"));
         }
-        let services = self.services.iter().map(|(endpoint, name)| Bound::new(endpoint, name));
+        let name = self.services.first().map_or_else(String::new, |place| format!("libqb-{}", place.name));
+        let services = self.services.into_iter().map(|place| place.bind().map(|bound| (place, bound)));
         let services = services.collect::<Result<Vec<_>>>()?;
         let failed = |source: io::Error| Error::system("starting a server", source);
         let bell = Arc::new(Bell::new().map_err(failed)?);
         let (jobs, inbox) = mpsc::channel();
-        let name = self.services.first().map_or_else(String::new, |(_, name)| format!("libqb-{name}"));
         let event_loop = EventLoop::new(handler, services, self.settings, Arc::clone(&bell), inbox);
         let thread = thread::Builder::new().name(name).spawn(move || event_loop.run()).map_err(failed)?;
         Ok(Listener { jobs, bell, thread: Some(thread) })
@@ -270,8 +304,9 @@ pub(super) struct Bound {
 /// Longest name of a service. With more, a ring's file would have a name that no file system takes.
 const MAX_SERVICE_NAME: usize = 200;
 
-impl Bound {
-    fn new(endpoint: &Endpoint, name: &str) -> Result<Self> {
+impl Place {
+    pub(super) fn bind(&self) -> Result<Bound> {
+        let Self { endpoint, name } = self;
         if name.is_empty() || name.len() > MAX_SERVICE_NAME || name.contains(['/', '\0']) {
             let reason = format!("a name has 1 to {MAX_SERVICE_NAME} bytes, without slash and NUL");
             return Err(Error::invalid("service", reason));
@@ -280,6 +315,8 @@ impl Bound {
         if !shm_root.is_absolute() {
             return Err(Error::invalid("endpoint", "the shared memory root of a server is an absolute path"));
         }
+        file::open_directory(shm_root, [])
+            .map_err(|source| Error::system(format!("opening {}", shm_root.display()), source))?;
         let address = endpoint.address(name);
         let (resolved, path) = match &address {
             SocketAddress::Abstract(name) => (socket::abstract_address(name), None),
@@ -289,7 +326,7 @@ impl Bound {
             .map_err(|_| Error::invalid("endpoint", format!("{address} is too long for a socket's address")))?;
         let socket = serve::listen_stream(&resolved)
             .map_err(|source| Error::system(format!("listening at {address}"), source))?;
-        Ok(Self { name: name.to_owned(), shm_root: shm_root.to_path_buf(), socket, path })
+        Ok(Bound { name: name.clone(), shm_root: shm_root.to_path_buf(), socket, path })
     }
 }
 

@@ -1,4 +1,5 @@
-//! The other end of the wire: [`Listener`], for anybody's libqb service, and [`Corosync`], a daemon to be embedded in tests.
+//! The other end of the wire: [`Listener`], for anybody's libqb service, and [`Corosync`] and [`Cluster`], a daemon and several to be
+//! embedded in tests.
 //!
 //! C programs connect to it with `qb_ipcc_connect`, and so does this crate. It shares rings and messages with the clients: what is the
 //! producer on one side is the consumer on the other.
@@ -34,15 +35,20 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod cluster;
 mod connection;
 mod corosync;
+mod daemon;
 mod event_loop;
 mod generation;
 mod listener;
+mod random;
 mod rings;
 mod services;
 mod totem;
+mod world;
 
+pub use cluster::{Cluster, ClusterBuilder, ClusterNode, Refuse};
 pub use corosync::{Corosync, CorosyncBuilder};
 pub use event_loop::{Conn, ConnectionId, Connections};
 pub use generation::Generation;

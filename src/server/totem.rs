@@ -1,162 +1,204 @@
-//! What joins the nodes: memberships, and messages in one order for all.
+//! What joins the nodes: rings, and messages in one order for all members of a ring. In memory, without faults but those it is told of.
 
-use std::collections::VecDeque;
-use std::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::services::{ClientId, Exec, Membership, Node, Output, SyncStep};
+use super::random::Random;
+use super::services::Membership;
 use crate::types::{NodeId, RingId};
 
-/// Takes messages from node to node.
-pub(super) trait Totem: Send {
+/// By how much the numbers of rings grow. Matches what `memb_state_commit_token_create` adds.
+const RING_STEP: u64 = 4;
+
+/// What a daemon adds at its start to the number of the last ring it knows, which it keeps in a file.
+const START_STEP: u64 = 1;
+
+/// At most so many messages of a node are sent before the next node's. As `totem.max_messages` by default.
+const MESSAGES_A_TURN: usize = 17;
+
+/// A message on its way to the members of a ring.
+pub(super) struct Sent<M> {
+    pub(super) from: NodeId,
+    pub(super) to: Vec<NodeId>,
+    pub(super) message: M,
+}
+
+/// Rings of nodes that send each other messages `M`.
+///
+/// Nodes that run, are not paused and reach each other are in one ring, once [`Totem::form`] was called until it forms no more.
+pub(super) struct Totem<M> {
+    nodes: BTreeMap<NodeId, Place<M>>,
+    rings: BTreeMap<RingId, Ring>,
+    random: Random,
+}
+
+/// What a node has of it.
+struct Place<M> {
+    /// Nodes of the same part of the network reach each other.
+    part: usize,
+    is_up: bool,
+    is_paused: bool,
+    /// The last ring it knows of, and that ring's members; none since its start.
+    ring: Option<(RingId, Vec<NodeId>)>,
+    /// It missed what happened, so it needs a new ring, be it with the same members.
+    has_lost_token: bool,
+    /// The highest number of a ring it was in, which survives its end.
+    seq: u64,
+    queue: VecDeque<M>,
+    /// What it sent before its ring formed, to go out when that is synchronized.
+    held_back: VecDeque<M>,
+}
+
+impl<M> Default for Place<M> {
+    fn default() -> Self {
+        Self {
+            part: 0,
+            is_up: false,
+            is_paused: false,
+            ring: None,
+            has_lost_token: false,
+            seq: 0,
+            queue: VecDeque::new(),
+            held_back: VecDeque::new(),
+        }
+    }
+}
+
+struct Ring {
+    members: Vec<NodeId>,
+    /// Whose turn it is, and how much it has sent.
+    token: usize,
+    sent: usize,
+}
+
+impl<M> Totem<M> {
+    pub(super) fn new(nodes: impl IntoIterator<Item = NodeId>, seed: u64) -> Self {
+        let nodes = nodes.into_iter().map(|id| (id, Place::default())).collect();
+        Self { nodes, rings: BTreeMap::new(), random: Random::new(seed) }
+    }
+
+    /// A daemon starts.
+    pub(super) fn start(&mut self, id: NodeId) {
+        if let Some(place) = self.nodes.get_mut(&id) {
+            let Place { part, seq, .. } = *place;
+            *place = Place { part, is_up: true, seq: seq + START_STEP, ..Place::default() };
+        }
+    }
+
+    /// A daemon ends, and with it what it had not sent yet.
+    pub(super) fn end(&mut self, id: NodeId) {
+        if let Some(place) = self.nodes.get_mut(&id) {
+            let Place { part, seq, .. } = *place;
+            *place = Place { part, seq, ..Place::default() };
+        }
+    }
+
+    /// A node stands still, or goes on and finds that its token is lost.
+    pub(super) fn pause(&mut self, id: NodeId, is_paused: bool) {
+        if let Some(place) = self.nodes.get_mut(&id) {
+            place.has_lost_token |= place.is_paused && !is_paused;
+            place.is_paused = is_paused;
+        }
+    }
+
+    /// Cuts the network into these parts and one of the nodes that are in none.
+    pub(super) fn partition(&mut self, parts: &[Vec<NodeId>]) {
+        for (id, place) in &mut self.nodes {
+            place.part = parts.iter().position(|part| part.contains(id)).unwrap_or(parts.len());
+        }
+    }
+
     /// Takes a message for all members of the sender's ring.
-    fn multicast(&mut self, from: NodeId, exec: Exec);
-
-    /// The next message: its receiver, its sender and itself. Members get the messages of a ring in the same order.
-    fn next(&mut self) -> Option<(NodeId, NodeId, Exec)>;
-
-    /// The rings that have formed since the last call: of each member what it is told. Synchronization of a ring is over before the
-    /// next forms.
-    fn formed(&mut self) -> Vec<(NodeId, Membership)>;
-}
-
-/// One node, alone.
-pub(super) struct Alone {
-    node: NodeId,
-    has_formed: bool,
-    messages: VecDeque<Exec>,
-}
-
-impl Alone {
-    pub(super) fn new(node: NodeId) -> Self {
-        Self { node, has_formed: false, messages: VecDeque::new() }
-    }
-}
-
-/// Sequence number of the first ring of a node that never had one. Numbers grow by 4 with each, and 1 stands for the node alone before.
-const FIRST_RING: u64 = 5;
-
-impl Totem for Alone {
-    fn multicast(&mut self, _: NodeId, exec: Exec) {
-        self.messages.push_back(exec);
-    }
-
-    fn next(&mut self) -> Option<(NodeId, NodeId, Exec)> {
-        // Before there is a ring messages wait.
-        let exec = if self.has_formed { self.messages.pop_front() } else { None };
-        exec.map(|exec| (self.node, self.node, exec))
-    }
-
-    fn formed(&mut self) -> Vec<(NodeId, Membership)> {
-        if std::mem::replace(&mut self.has_formed, true) {
-            return Vec::new();
+    pub(super) fn multicast(&mut self, from: NodeId, message: M) {
+        if let Some(place) = self.nodes.get_mut(&from) {
+            // Who has no ring yet speaks up when it has one.
+            let queue = if place.ring.is_none() { &mut place.held_back } else { &mut place.queue };
+            queue.push_back(message);
         }
-        let ring_id = RingId { node_id: self.node, seq: FIRST_RING };
-        let members = vec![self.node];
-        let membership =
-            Membership { ring_id, joined: members.clone(), transitional: Vec::new(), left: Vec::new(), members };
-        vec![(self.node, membership)]
-    }
-}
-
-/// All nodes and what joins them. After each call everything that follows from it has happened.
-pub(super) struct World {
-    pub(super) nodes: Vec<Node>,
-    totem: Box<dyn Totem>,
-    outputs: Vec<ClientOutput>,
-}
-
-/// What is to be sent to a client.
-#[derive(Debug, PartialEq)]
-pub(super) enum ClientOutput {
-    Reply {
-        client: ClientId,
-        message: Vec<u8>,
-        zeros: u64,
-    },
-    Event {
-        client: ClientId,
-        message: Vec<u8>,
-    },
-    /// The daemon with this number ends, and its clients find it gone.
-    Exit(usize),
-}
-
-impl World {
-    pub(super) fn new(nodes: Vec<Node>, totem: Box<dyn Totem>) -> Self {
-        Self { nodes, totem, outputs: Vec::new() }
     }
 
-    /// Lets a node do something, then everybody what follows from it. Returns what is to be sent to clients, in this order.
-    pub(super) fn step(&mut self, now: Instant, node: usize, body: impl FnOnce(&mut Node)) -> Vec<ClientOutput> {
-        if let Some(node) = self.nodes.get_mut(node) {
-            body(node);
-        }
-        self.settle(now)
-    }
-
-    /// Lets happen what is due.
-    pub(super) fn settle(&mut self, now: Instant) -> Vec<ClientOutput> {
-        self.exchange(now);
-        loop {
-            let formed = self.totem.formed();
-            if formed.is_empty() {
-                break;
-            }
-            for (id, membership) in &formed {
-                self.with(*id, |node| node.configure(now, membership.clone()));
-            }
-            self.exchange(now);
-            for step in SyncStep::ALL {
-                for (id, _) in &formed {
-                    self.with(*id, |node| node.sync_process(now, step));
+    /// The next message. Members get the messages of a ring in this order.
+    pub(super) fn next(&mut self) -> Option<Sent<M>> {
+        for ring in self.rings.values_mut() {
+            for _ in 0..ring.members.len() {
+                let from = ring.members.get(ring.token).copied();
+                let place = from.and_then(|from| self.nodes.get_mut(&from)).filter(|place| !place.is_paused);
+                let message =
+                    if ring.sent < MESSAGES_A_TURN { place.and_then(|it| it.queue.pop_front()) } else { None };
+                if let (Some(from), Some(message)) = (from, message) {
+                    ring.sent += 1;
+                    return Some(Sent { from, to: ring.members.clone(), message });
                 }
-                self.exchange(now);
-                for (id, _) in &formed {
-                    self.with(*id, |node| node.sync_activate(now, step));
-                }
+                (ring.token, ring.sent) = ((ring.token + 1) % ring.members.len(), 0);
             }
-            self.exchange(now);
+            // Where the token is when somebody speaks again is nobody's choice.
+            ring.token = self.random.below(ring.members.len());
         }
-        std::mem::take(&mut self.outputs)
+        None
     }
 
-    pub(super) fn next_timer(&self) -> Option<Instant> {
-        self.nodes.iter().filter_map(Node::next_timer).min()
-    }
-
-    pub(super) fn timer(&mut self, now: Instant) -> Vec<ClientOutput> {
-        for node in &mut self.nodes {
-            node.timer(now);
+    /// Forms the rings that are due: of each member what it is told. They are to be synchronized.
+    pub(super) fn form(&mut self) -> Vec<Vec<(NodeId, Membership)>> {
+        let running = || self.nodes.iter().filter(|(_, place)| place.is_up && !place.is_paused);
+        // Whoever starts is alone first, until it hears of the others.
+        let mut parts: Vec<Vec<NodeId>> =
+            running().filter(|(_, place)| place.ring.is_none()).map(|(id, _)| vec![*id]).collect();
+        if parts.is_empty() {
+            let mut by_part: BTreeMap<usize, Vec<NodeId>> = BTreeMap::new();
+            running().for_each(|(id, place)| by_part.entry(place.part).or_default().push(*id));
+            parts = by_part.into_values().filter(|members| !self.is_ring(members)).collect();
         }
-        self.settle(now)
+        parts.into_iter().map(|members| self.form_ring(&members)).collect()
     }
 
-    fn with(&mut self, id: NodeId, body: impl FnOnce(&mut Node)) {
-        if let Some(node) = self.nodes.iter_mut().find(|node| node.id() == id) {
-            body(node);
+    fn is_ring(&self, members: &[NodeId]) -> bool {
+        let rings: Vec<_> = members.iter().filter_map(|id| self.nodes.get(id)).collect();
+        let first = rings.first().and_then(|place| place.ring.as_ref());
+        rings.iter().all(|place| !place.has_lost_token && place.ring.as_ref() == first)
+            && first.is_some_and(|(_, ring)| ring == members)
+    }
+
+    /// Matches `memb_state_recovery_enter` and `memb_state_operational_enter`.
+    fn form_ring(&mut self, members: &[NodeId]) -> Vec<(NodeId, Membership)> {
+        let seq = members.iter().filter_map(|id| self.nodes.get(id)).map(|place| place.seq).max().unwrap_or(0);
+        let node_id = members.first().copied().unwrap_or_default();
+        let ring_id = RingId { node_id, seq: seq + RING_STEP };
+        let before: BTreeMap<NodeId, Option<(RingId, Vec<NodeId>)>> =
+            members.iter().filter_map(|id| Some((*id, self.nodes.get_mut(id)?.ring.take()))).collect();
+        let old_id = |id: &NodeId| before.get(id).and_then(|ring| ring.as_ref()).map(|(ring_id, _)| *ring_id);
+        let mut told = Vec::new();
+        for id in members {
+            let old = before.get(id).and_then(|ring| ring.as_ref()).map_or(&[][..], |(_, members)| members);
+            let stays = |other: &&NodeId| old.contains(other) && members.contains(other) && old_id(other) == old_id(id);
+            let transitional: Vec<NodeId> = members.iter().filter(stays).copied().collect();
+            let without =
+                |list: &[NodeId]| list.iter().filter(|other| !transitional.contains(other)).copied().collect();
+            let (joined, left) = (without(members), without(old));
+            told.push((*id, Membership { ring_id, members: members.to_vec(), joined, left, transitional }));
         }
-    }
-
-    /// Delivers messages until there are none.
-    fn exchange(&mut self, now: Instant) {
-        loop {
-            for (number, node) in self.nodes.iter_mut().enumerate() {
-                for output in node.take_outputs() {
-                    self.outputs.push(match output {
-                        Output::Reply { client, message, zeros } => ClientOutput::Reply { client, message, zeros },
-                        Output::Event { client, message } => ClientOutput::Event { client, message },
-                        Output::Exit => ClientOutput::Exit(number),
-                        Output::Multicast(exec) => {
-                            self.totem.multicast(node.id(), exec);
-                            continue;
-                        }
-                    });
-                }
+        for id in members {
+            if let Some(place) = self.nodes.get_mut(id) {
+                (place.ring, place.seq, place.has_lost_token) = (Some((ring_id, members.to_vec())), ring_id.seq, false);
+                place.held_back.append(&mut place.queue);
             }
-            let Some((to, from, exec)) = self.totem.next() else {
-                return;
-            };
-            self.with(to, |node| node.deliver(now, from, exec));
+        }
+        let token = self.random.below(members.len());
+        self.rings.insert(ring_id, Ring { members: members.to_vec(), token, sent: 0 });
+        // Rings that nobody who runs is in any more.
+        let nodes = &self.nodes;
+        self.rings.retain(|id, ring| {
+            ring.members.iter().all(|node| {
+                nodes.get(node).is_some_and(|place| place.ring.as_ref().is_some_and(|(ring_id, _)| ring_id == id))
+            })
+        });
+        told
+    }
+
+    /// A ring is synchronized: what its members had to say before goes out.
+    pub(super) fn synchronized(&mut self, members: &[NodeId]) {
+        for id in members {
+            if let Some(place) = self.nodes.get_mut(id) {
+                place.queue.append(&mut place.held_back);
+            }
         }
     }
 }

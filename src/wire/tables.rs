@@ -200,7 +200,8 @@ macro_rules! check_service {
                 check::<messages::$other>(&service, $alias);
                 spoken.insert($alias);
             )*
-            for (name, reason) in [$(($left_out, $reason)),*] as [(&str, &str); _] {
+            let left_out: &[(&str, &str)] = &[$(($left_out, $reason)),*];
+            for (name, reason) in left_out {
                 assert!(spoken.insert(name), "{name} is spoken, though {reason}");
             }
             let table: BTreeSet<_> = service.messages.keys().map(String::as_str).collect();

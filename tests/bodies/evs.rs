@@ -43,6 +43,22 @@ pub fn the_membership_comes_first(endpoint: &Endpoint) {
     assert_eq!(client.poll_event().unwrap(), None);
 }
 
+/// Node 3 of three, of which the client's is the first, is killed and started again.
+pub fn members_come_first_and_then_their_changes(client: &Client, kill: impl FnOnce(), start: impl FnOnce()) {
+    let ids = |ids: &[u32]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
+    let wait = |change| next_that(client, |event| (event == change).then_some(()));
+    let Event::Confchg { members, .. } = next(client) else { panic!("a membership comes first") };
+    assert_eq!(members, ids(&[1, 2, 3]));
+    let membership = client.membership().unwrap();
+    assert_eq!((membership.local_node_id, membership.members), (NodeId(1), ids(&[1, 2, 3])));
+
+    kill();
+    wait(Event::Confchg { members: ids(&[1, 2]), left: ids(&[3]), joined: vec![] });
+    start();
+    wait(Event::Confchg { members: ids(&[1, 2, 3]), left: vec![], joined: ids(&[3]) });
+    assert_eq!(client.membership().unwrap().members, ids(&[1, 2, 3]));
+}
+
 pub fn two_clients_get_what_is_sent_to_their_groups(endpoint: &Endpoint) {
     a_message_reaches_the_members_of_its_groups_once([connect(endpoint), connect(endpoint)]);
 }

@@ -8,6 +8,7 @@
 
 pub mod cmap;
 pub mod evs;
+pub mod interop;
 pub mod quorum;
 pub mod votequorum;
 
@@ -92,7 +93,16 @@ pub fn is_readable<S: Service>(client: &Client<S>) -> bool {
 
 /// Whether a client's descriptor polls readable within some time.
 pub fn is_readable_within<S: Service>(client: &Client<S>, time: Duration) -> bool {
-    let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
+    is_fd_readable_within(client, time)
+}
+
+/// Whether a descriptor polls readable now.
+pub fn is_fd_readable(fd: &impl AsFd) -> bool {
+    is_fd_readable_within(fd, Duration::ZERO)
+}
+
+fn is_fd_readable_within(fd: &impl AsFd, time: Duration) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(time).unwrap();
     poll(&mut fds, timeout).unwrap() == 1
 }
@@ -133,11 +143,16 @@ impl Random {
         Self(seed | 1)
     }
 
-    /// Below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
+    /// The next one; the same in C in `interop`.
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 33) % limit
     }
 }

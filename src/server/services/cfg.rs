@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nix::libc;
 
-use super::{ClientId, Config, Context, Output};
+use super::{ClientId, Config, Context, Ending, Output};
 use crate::cfg::ShutdownKind;
 use crate::error::CsError;
 use crate::types::NodeId;
@@ -136,8 +136,8 @@ impl Cfg {
 
     pub(crate) fn deliver(&mut self, context: &mut Context<'_>, from: NodeId, exec: Exec) {
         match exec {
-            Exec::Kill(node) if node == self.us => context.outputs.push(Output::Exit),
-            Exec::Shutdown if from == self.us => context.outputs.push(Output::Exit),
+            Exec::Kill(node) if node == self.us => context.outputs.push(Output::Exit(Ending::Killed)),
+            Exec::Shutdown if from == self.us => context.outputs.push(Output::Exit(Ending::Stopped)),
             Exec::Kill(_) | Exec::Shutdown => {}
             Exec::Reload(client) if from == self.us => context.reply(client, &ReloadConfigReply {}),
             Exec::Reload(_) => {}

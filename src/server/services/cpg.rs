@@ -170,6 +170,13 @@ impl Cpg {
         }
     }
 
+    /// The daemon closes its connections, the newest first.
+    pub(crate) fn unload(&mut self, context: &mut Context<'_>) {
+        for client in self.newest_first(|_| true) {
+            self.disconnect(context, client);
+        }
+    }
+
     // --- membership ---
 
     pub(crate) fn sync_init(&mut self, membership: &Membership) {

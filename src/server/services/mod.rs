@@ -42,7 +42,16 @@ pub(crate) enum Output {
     /// Send a message to all members, this node among them.
     Multicast(Exec),
     /// The daemon ends.
-    Exit,
+    Exit(Ending),
+}
+
+/// How a daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// At once.
+    Killed,
+    /// In good order, so that it tells the other nodes what is to be told.
+    Stopped,
 }
 
 /// What the services of the nodes tell each other.

@@ -77,7 +77,6 @@ impl SyncStep {
 }
 
 pub(crate) struct Node {
-    id: NodeId,
     config: Config,
     icmap: Icmap,
     services: Services,
@@ -114,7 +113,6 @@ impl Node {
             stats: Stats::default(),
         };
         let mut node = Self {
-            id,
             config,
             icmap,
             services,
@@ -132,17 +130,13 @@ impl Node {
         started.map(|()| node)
     }
 
-    pub(crate) fn id(&self) -> NodeId {
-        self.id
-    }
-
     /// What the node wants done, in this order.
     pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
         for output in &self.outputs {
             match output {
                 Output::Multicast(_) => self.services.stats.sent += 1,
                 Output::Reply { client, .. } => self.services.stats.count_response(*client),
-                Output::Event { .. } | Output::Exit => {}
+                Output::Event { .. } | Output::Exit(_) => {}
             }
         }
         std::mem::take(&mut self.outputs)
@@ -276,6 +270,19 @@ impl Node {
             SyncStep::Cpg => services.cpg.sync_activate(context),
             SyncStep::Quorum => services.quorum.sync_activate(context),
             SyncStep::Votequorum => services.votequorum.sync_activate(context, &mut services.quorum),
+        });
+    }
+
+    /// Whether this node has done its part of a step, so that it can be activated once all have.
+    pub(crate) fn is_sync_processed(&self, step: SyncStep) -> bool {
+        step != SyncStep::Votequorum || !self.services.votequorum.waits_for_device()
+    }
+
+    /// The daemon ends in good order: the services with the highest priority are the first to go.
+    pub(crate) fn unload(&mut self, now: Instant) {
+        self.step(now, |services, context| {
+            services.votequorum.unload(context);
+            services.cpg.unload(context);
         });
     }
 

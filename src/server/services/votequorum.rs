@@ -148,6 +148,7 @@ pub(crate) struct Votequorum {
     previous_members: Vec<NodeId>,
     ring_id: RingId,
     in_sync: bool,
+    waits_for_device: bool,
     trackers: Vec<Tracker>,
     qdevice_timer: Option<Instant>,
     last_man_timer: Option<Instant>,
@@ -185,6 +186,7 @@ impl Votequorum {
             previous_members: Vec::new(),
             ring_id: RingId::default(),
             in_sync: false,
+            waits_for_device: false,
             trackers: Vec::new(),
             qdevice_timer: None,
             last_man_timer: None,
@@ -215,6 +217,14 @@ impl Votequorum {
         Ok(())
     }
 
+    /// Tells the others that this node leaves. Matches `votequorum_exec_exit_fn`.
+    pub(crate) fn unload(&mut self, context: &mut Context<'_>) {
+        if self.allow_downscale {
+            self.change_our_flags(|flags| flags | flag::LEAVING);
+            self.send_node_info(context, self.us);
+        }
+    }
+
     pub(crate) fn disconnect(&mut self, client: ClientId) {
         self.trackers.retain(|tracker| tracker.client != client);
         if self.registering == Some(client) {
@@ -231,6 +241,7 @@ impl Votequorum {
     pub(crate) fn timer(&mut self, context: &mut Context<'_>, quorum: &mut Quorum) {
         let now = context.now;
         let is_late = self.qdevice_timer.take_if(|timer| *timer <= now).is_some();
+        self.waits_for_device &= !is_late;
         if is_late && self.our_flags() & flag::QDEVICE_ALIVE != 0 {
             self.change_our_flags(|flags| flags & !(flag::QDEVICE_ALIVE | flag::QDEVICE_CAST_VOTE));
             self.send_node_info(context, self.us);
@@ -389,6 +400,12 @@ impl Votequorum {
         if self.our_flags() & polled == polled {
             self.qdevice_timer = context.now.checked_add(Duration::from_millis(self.qdevice_sync_timeout.into()));
         }
+        self.waits_for_device = self.our_flags() & polled == polled;
+    }
+
+    /// Whether synchronization waits for the quorum device to say what it thinks of the new ring, or for the time it has for that.
+    pub(crate) fn waits_for_device(&self) -> bool {
+        self.waits_for_device && self.our_flags() & flag::QDEVICE_REGISTERED != 0
     }
 
     pub(crate) fn sync_process(&mut self, context: &mut Context<'_>) {

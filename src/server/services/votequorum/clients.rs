@@ -17,8 +17,10 @@ use crate::wire::votequorum::{
 
 impl Votequorum {
     pub(super) fn notify_quorum(&self, context: &mut Context<'_>, client: ClientId, tracking: u64) {
-        let mut node_list: Vec<NodeEntry> =
-            self.nodes.iter().map(|(id, node)| NodeEntry { node_id: *id, state: node.state }).collect();
+        // This node is the last, whatever its id: so does the daemon sort others into its list.
+        let others = self.nodes.iter().filter(|(id, _)| **id != self.us);
+        let all = others.chain(self.nodes.get_key_value(&self.us));
+        let mut node_list: Vec<_> = all.map(|(id, node)| NodeEntry { node_id: *id, state: node.state }).collect();
         if self.our_flags() & flag::QDEVICE_REGISTERED != 0 {
             // Nobody ever sets the state of the device's entry.
             node_list.push(NodeEntry { node_id: QDEVICE_NODE_ID, state: NodeState(0) });
@@ -233,6 +235,7 @@ impl Votequorum {
             self.send_node_info(context, self.us);
         }
         self.qdevice_timer = context.now.checked_add(Duration::from_millis(self.qdevice_timeout.into()));
+        self.waits_for_device = false;
         Ok(())
     }
 

@@ -1,0 +1,99 @@
+//! The same scripts on a real cluster of three nodes and on one in this process: every client is told the same.
+
+use corosync_ipc::server;
+
+use crate::harness;
+use crate::script::{Outcome, Real, Step, run};
+
+/// How often a script is run on a real cluster whose nodes, on a busy machine, form rings that the script does not ask for.
+const ATTEMPTS: usize = 5;
+
+#[track_caller]
+fn compare(steps: &[Step]) {
+    let mut cluster = server::Cluster::start(3).unwrap();
+    let embedded = run(&mut cluster, steps, None);
+    if harness::skip() || harness::version()[..3] != [3, 1, 7] {
+        return;
+    }
+    for _ in 0..ATTEMPTS {
+        let real = run(&mut Real::start(), steps, Some(&embedded));
+        if !has_more_rings(&real, &embedded) {
+            for (client, told) in &real.told {
+                assert_eq!(&embedded.told[client], told, "{client:?}");
+            }
+            return;
+        }
+    }
+    panic!("the real nodes do not hold together");
+}
+
+fn has_more_rings(one: &Outcome, other: &Outcome) -> bool {
+    one.rings.iter().any(|(client, count)| other.rings[client] < *count)
+}
+
+#[test]
+fn partitions_and_deaths_are_told_as_by_a_real_cluster() {
+    compare(&[
+        Step::Connect("a", 1, 101),
+        Step::Connect("b", 2, 102),
+        Step::Connect("c", 3, 103),
+        Step::Connect("d", 2, 104),
+        Step::Join("a", "one"),
+        Step::Join("b", "one"),
+        Step::Join("c", "one"),
+        Step::Join("d", "other"),
+        Step::Send("a", "all are here"),
+        Step::Send("c", "I hear you"),
+        Step::Partition(&[&[1], &[2, 3]]),
+        Step::Send("a", "alone"),
+        Step::Send("b", "two of us"),
+        // Who comes and goes on the other side.
+        Step::Connect("e", 3, 105),
+        Step::Join("e", "one"),
+        Step::Leave("c", "one"),
+        Step::Connect("f", 1, 106),
+        Step::Join("f", "other"),
+        Step::Heal,
+        Step::Send("b", "together"),
+        Step::Kill(3),
+        Step::Send("a", "two are left"),
+        Step::Start(3),
+        Step::Connect("g", 3, 107),
+        Step::Join("g", "one"),
+        Step::Send("g", "back"),
+        Step::Kill(1),
+        Step::Kill(2),
+        Step::Send("g", "last"),
+    ]);
+}
+
+#[test]
+fn pauses_and_stops_are_told_as_by_a_real_cluster() {
+    compare(&[
+        Step::Connect("a", 1, 101),
+        Step::Connect("b", 2, 102),
+        Step::Connect("c", 3, 103),
+        Step::Join("a", "one"),
+        Step::Join("b", "one"),
+        Step::Join("c", "one"),
+        Step::Pause(3),
+        Step::Send("b", "without you"),
+        Step::Resume(3),
+        Step::Send("c", "what was it?"),
+        Step::Pause(1),
+        Step::Leave("b", "one"),
+        Step::Resume(1),
+        Step::Send("a", "hello"),
+        Step::Connect("d", 1, 104),
+        Step::Join("d", "one"),
+        Step::Die("d"),
+        Step::Partition(&[&[1], &[2], &[3]]),
+        Step::Send("a", "one"),
+        Step::Heal,
+        Step::Stop(2),
+        Step::Start(2),
+        Step::Connect("e", 2, 105),
+        Step::Join("e", "one"),
+        Step::Send("e", "again"),
+    ]);
+}
