@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,10 +21,10 @@ impl Place for Node {
     }
 }
 
-/// A `corosync-ipc serve` with sockets and rings in a directory of its own.
+/// A `corosync-ipc serve` with sockets and rings in a directory of its own. Dropping it ends it in good order.
 pub(super) struct Served {
-    // Before its directory.
-    process: Process,
+    /// `None` once it was waited for.
+    process: Option<Process>,
     folder: TempDir,
 }
 
@@ -36,12 +37,12 @@ impl Served {
         let folder = tempfile::Builder::new().prefix("corosync-ipc-serve-").tempdir_in("/dev/shm").unwrap();
         let process = serve(folder.path()).args(args).arg("--json").spawn();
         process.wait_stdout("\n");
-        Self { process, folder }
+        Self { process: Some(process), folder }
     }
 
     /// What it said when it was ready.
     pub(super) fn ready(&self) -> Value {
-        lines(&self.process.stdout()).remove(0)
+        lines(&self.process.as_ref().expect("it runs").stdout()).remove(0)
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -55,15 +56,27 @@ impl Served {
     }
 
     pub(super) fn process(&mut self) -> &mut Process {
-        &mut self.process
+        self.process.as_mut().expect("it runs")
     }
 
     /// Waits until it has ended by itself, and asserts that nothing is left.
     #[track_caller]
-    pub(super) fn ended(self) -> Output {
-        let output = self.process.wait();
+    pub(super) fn ended(mut self) -> Output {
+        let output = self.process.take().expect("it runs").wait();
         assert_eq!(fs::read_dir(self.folder.path()).unwrap().count(), 0, "{output:?}");
         output
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Killed, it would leave the private directories of its other nodes behind.
+        if let Some(mut process) = self.process.take().filter(|_| !std::thread::panicking()) {
+            if process.is_running() {
+                process.signal(Signal::SIGTERM);
+            }
+            process.wait();
+        }
     }
 }
 
