@@ -268,9 +268,15 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::hold`].
     pub fn release(&self, id: impl Into<NodeId>, service: &str) -> Result<()> {
-        self.set_held(id.into(), service, false)?;
-        // What waited is served by whatever is done next.
-        self.listener.drive(|_, _| ())
+        self.set_held(id.into(), service, false)
+    }
+
+    /// Serves all requests that wait, of whatever node and service.
+    ///
+    /// # Errors
+    /// [`Error::Finalized`].
+    pub fn release_all(&self) -> Result<()> {
+        self.listener.drive(Daemon::release_all)
     }
 
     fn set_held(&self, id: NodeId, service: &str, is_held: bool) -> Result<()> {

@@ -23,6 +23,7 @@ fn compare(steps: &[Step]) {
             }
             return;
         }
+        println!("more rings than the script asks for: {:#?}", real.told);
     }
     panic!("the real nodes do not hold together");
 }
