@@ -247,19 +247,40 @@ fn of_votequorum(event: votequorum::Event) -> Event {
 }
 
 /// What came of a script.
+#[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) told: Told,
     /// How much was told until the end of each step.
     counts: Vec<usize>,
     /// How many rings each client saw.
-    pub(crate) rings: BTreeMap<&'static str, usize>,
+    rings: BTreeMap<&'static str, usize>,
 }
 
-/// Takes the steps one after the other, each when the one before is done: when clients were told as much as in a run before, if there
-/// was one.
+impl Outcome {
+    pub(crate) fn has_more_rings(&self, other: &Self) -> bool {
+        self.rings.iter().any(|(client, count)| other.rings[client] < *count)
+    }
+
+    /// Takes down what clients were told.
+    fn note(&mut self, clients: &BTreeMap<&'static str, Client>) {
+        for (name, client) in clients {
+            let events = client.streams.iter().flat_map(|stream| &stream.events);
+            let rings: BTreeSet<u64> = events.filter_map(|Event(ring, _)| ring.map(|ring| ring.seq)).collect();
+            self.rings.insert(name, rings.len());
+            for stream in &client.streams {
+                self.told.insert((name, stream.service), stream.told(&rings));
+            }
+        }
+        let count = clients.values().flat_map(|client| &client.streams).map(|stream| stream.events.len()).sum();
+        self.counts.push(count);
+    }
+}
+
+/// Takes the steps one after the other, each when the one before is done. Where there was a run before, that is when clients were told
+/// as much as then; and if they are told of more rings, that was all.
 pub(crate) fn run(driver: &mut impl Driver, steps: &[Step], before: Option<&Outcome>) -> Outcome {
     let mut clients: BTreeMap<&'static str, Client> = BTreeMap::new();
-    let mut counts = Vec::new();
+    let mut outcome = Outcome::default();
     for (number, step) in steps.iter().enumerate() {
         match *step {
             Step::Connect(name, node, pid) => {
@@ -271,26 +292,19 @@ pub(crate) fn run(driver: &mut impl Driver, steps: &[Step], before: Option<&Outc
             Step::Die(name) => clients[name].cpg.finalize(),
             step => driver.drive(step),
         }
-        let look = || {
+        let mut look = || {
             let streams = clients.values_mut().flat_map(|client| &mut client.streams);
-            streams
-                .map(|stream| {
-                    stream.look();
-                    stream.events.len()
-                })
-                .sum::<usize>()
+            let count = |stream: &mut Stream| {
+                stream.look();
+                stream.events.len()
+            };
+            streams.map(count).sum::<usize>()
         };
-        let mut look = look;
         driver.settle(|| before.is_none_or(|before| look() >= before.counts[number]));
-        counts.push(look());
-    }
-    let mut outcome = Outcome { told: Told::new(), counts, rings: BTreeMap::new() };
-    for (name, client) in &clients {
-        let events = client.streams.iter().flat_map(|stream| &stream.events);
-        let rings: BTreeSet<u64> = events.filter_map(|Event(ring, _)| ring.map(|ring| ring.seq)).collect();
-        outcome.rings.insert(name, rings.len());
-        for stream in &client.streams {
-            outcome.told.insert((name, stream.service), stream.told(&rings));
+        look();
+        outcome.note(&clients);
+        if before.is_some_and(|before| outcome.has_more_rings(before)) {
+            break;
         }
     }
     outcome

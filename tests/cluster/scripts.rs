@@ -3,10 +3,11 @@
 use corosync_ipc::server;
 
 use crate::harness;
-use crate::script::{Outcome, Real, Step, run};
+use crate::script::{Real, Step, run};
 
-/// How often a script is run on a real cluster whose nodes, on a busy machine, form rings that the script does not ask for.
-const ATTEMPTS: usize = 5;
+/// How often a script is run on a real cluster until its nodes form no rings but those that the script asks for. They do when the
+/// machine is busy, and after a pause they do every other time: it is chance whether a node that goes on reads first that it failed.
+const ATTEMPTS: usize = 15;
 
 #[track_caller]
 fn compare(steps: &[Step]) {
@@ -15,21 +16,18 @@ fn compare(steps: &[Step]) {
     if harness::skip() || harness::version()[..3] != [3, 1, 7] {
         return;
     }
+    let mut last = None;
     for _ in 0..ATTEMPTS {
         let real = run(&mut Real::start(), steps, Some(&embedded));
-        if !has_more_rings(&real, &embedded) {
+        if !real.has_more_rings(&embedded) {
             for (client, told) in &real.told {
                 assert_eq!(&embedded.told[client], told, "{client:?}");
             }
             return;
         }
-        println!("more rings than the script asks for: {:#?}", real.told);
+        last = Some(real.told);
     }
-    panic!("the real nodes do not hold together");
-}
-
-fn has_more_rings(one: &Outcome, other: &Outcome) -> bool {
-    one.rings.iter().any(|(client, count)| other.rings[client] < *count)
+    panic!("the real nodes form more rings than they are asked for: {last:#?}");
 }
 
 #[test]
@@ -69,7 +67,31 @@ fn partitions_and_deaths_are_told_as_by_a_real_cluster() {
 }
 
 #[test]
-fn pauses_and_stops_are_told_as_by_a_real_cluster() {
+fn stops_and_ends_of_processes_are_told_as_by_a_real_cluster() {
+    compare(&[
+        Step::Connect("a", 1, 101),
+        Step::Connect("b", 2, 102),
+        Step::Connect("c", 3, 103),
+        Step::Join("a", "one"),
+        Step::Join("b", "one"),
+        Step::Join("c", "one"),
+        Step::Connect("d", 1, 104),
+        Step::Join("d", "one"),
+        Step::Die("d"),
+        Step::Leave("a", "one"),
+        Step::Stop(2),
+        Step::Start(2),
+        Step::Connect("e", 2, 105),
+        Step::Join("e", "one"),
+        Step::Send("e", "again"),
+        Step::Partition(&[&[1], &[2], &[3]]),
+        Step::Send("e", "alone"),
+        Step::Send("c", "so am I"),
+    ]);
+}
+
+#[test]
+fn a_pause_is_told_as_by_a_real_cluster() {
     compare(&[
         Step::Connect("a", 1, 101),
         Step::Connect("b", 2, 102),
@@ -79,22 +101,23 @@ fn pauses_and_stops_are_told_as_by_a_real_cluster() {
         Step::Join("c", "one"),
         Step::Pause(3),
         Step::Send("b", "without you"),
+        Step::Leave("a", "one"),
         Step::Resume(3),
         Step::Send("c", "what was it?"),
+    ]);
+}
+
+#[test]
+fn a_pause_of_the_representative_is_told_as_by_a_real_cluster() {
+    compare(&[
+        Step::Connect("a", 1, 101),
+        Step::Connect("b", 2, 102),
+        Step::Join("a", "one"),
+        Step::Join("b", "one"),
         Step::Pause(1),
-        Step::Leave("b", "one"),
+        Step::Connect("c", 3, 103),
+        Step::Join("c", "one"),
         Step::Resume(1),
         Step::Send("a", "hello"),
-        Step::Connect("d", 1, 104),
-        Step::Join("d", "one"),
-        Step::Die("d"),
-        Step::Partition(&[&[1], &[2], &[3]]),
-        Step::Send("a", "one"),
-        Step::Heal,
-        Step::Stop(2),
-        Step::Start(2),
-        Step::Connect("e", 2, 105),
-        Step::Join("e", "one"),
-        Step::Send("e", "again"),
     ]);
 }
