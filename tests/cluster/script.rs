@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use corosync_ipc::cpg::{Address, GroupName, Guarantee, Options};
 use corosync_ipc::server;
-use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cpg, quorum, votequorum};
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum, votequorum};
 
 use crate::harness::{self, Paused, eventually};
 
@@ -254,6 +254,20 @@ pub(crate) struct Outcome {
     counts: Vec<usize>,
     /// How many rings each client saw.
     rings: BTreeMap<&'static str, usize>,
+    /// What the maps of the nodes that run say of members and votes, before and after.
+    pub(crate) keys: [Vec<String>; 2],
+}
+
+fn keys(driver: &impl Driver) -> Vec<String> {
+    let prefixes = ["runtime.members.", "runtime.votequorum."];
+    let of_node = |node| {
+        driver.at(node, |endpoint| {
+            let Ok(map) = cmap::Client::connect_to(endpoint) else { return Vec::new() };
+            let keys = prefixes.iter().flat_map(|prefix| map.list(prefix).unwrap());
+            keys.map(|(key, value)| format!("{node}: {key} = {value}")).collect()
+        })
+    };
+    (1..=3).flat_map(of_node).collect()
 }
 
 impl Outcome {
@@ -280,7 +294,7 @@ impl Outcome {
 /// as much as then; and if they are told of more rings, that was all.
 pub(crate) fn run(driver: &mut impl Driver, steps: &[Step], before: Option<&Outcome>) -> Outcome {
     let mut clients: BTreeMap<&'static str, Client> = BTreeMap::new();
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { keys: [keys(driver), Vec::new()], ..Outcome::default() };
     for (number, step) in steps.iter().enumerate() {
         match *step {
             Step::Connect(name, node, pid) => {
@@ -304,9 +318,10 @@ pub(crate) fn run(driver: &mut impl Driver, steps: &[Step], before: Option<&Outc
         look();
         outcome.note(&clients);
         if before.is_some_and(|before| outcome.has_more_rings(before)) {
-            break;
+            return outcome;
         }
     }
+    outcome.keys[1] = keys(driver);
     outcome
 }
 
