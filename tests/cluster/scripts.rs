@@ -11,7 +11,14 @@ const ATTEMPTS: usize = 15;
 
 #[track_caller]
 fn compare(steps: &[Step]) {
+    compare_with(&[], steps);
+}
+
+/// With these features of votequorum.
+#[track_caller]
+fn compare_with(features: &[&str], steps: &[Step]) {
     let nodes = server::Cluster::builder();
+    let nodes = features.iter().fold(nodes, |nodes, feature| nodes.setting(format!("quorum.{feature}"), 1_u8));
     let nodes = (1..=3).fold(nodes, |nodes, id| nodes.node(id, format!("n{id}"), format!("10.77.0.{id}"), None));
     let mut cluster = nodes.start().unwrap();
     let embedded = run(&mut cluster, steps, None);
@@ -20,7 +27,7 @@ fn compare(steps: &[Step]) {
     }
     let mut last = None;
     for _ in 0..ATTEMPTS {
-        let real = run(&mut Real::start(), steps, Some(&embedded));
+        let real = run(&mut Real::start(features), steps, Some(&embedded));
         // A ring too many may have been the first.
         if !real.has_more_rings(&embedded) && real.keys[0] == embedded.keys[0] {
             for (client, told) in &real.told {
@@ -124,4 +131,35 @@ fn a_pause_of_the_representative_is_told_as_by_a_real_cluster() {
         Step::Resume(1),
         Step::Send("a", "hello"),
     ]);
+}
+
+#[test]
+fn votes_are_told_as_by_a_real_cluster() {
+    compare(&[
+        Step::Connect("a", 1, 101),
+        Step::Connect("b", 2, 102),
+        Step::Connect("c", 3, 103),
+        Step::SetExpected("a", 4),
+        Step::SetVotes("b", 1, 3),
+        Step::Partition(&[&[1], &[2, 3]]),
+        Step::SetExpected("b", 2),
+        Step::Heal,
+        Step::SetVotes("c", 3, 0),
+    ]);
+}
+
+#[test]
+fn ties_are_told_as_by_a_real_cluster() {
+    compare_with(
+        &["wait_for_all", "auto_tie_breaker"],
+        &[
+            Step::Connect("a", 1, 101),
+            Step::Connect("b", 2, 102),
+            Step::Connect("c", 3, 103),
+            Step::SetVotes("a", 3, 2),
+            Step::Partition(&[&[1, 2], &[3]]),
+            Step::Heal,
+            Step::Kill(1),
+        ],
+    );
 }
