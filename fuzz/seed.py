@@ -5,8 +5,8 @@ import pathlib
 here = pathlib.Path(__file__).resolve().parent
 corpus = here / "corpus" / "messages"
 corpus.mkdir(parents=True, exist_ok=True)
-# As in fuzz_targets/messages.rs: three kinds for each service.
-services = ["cmap", "quorum", "votequorum", "cfg", "evs"]
+# As in src/fuzzing.rs: three kinds for each service.
+services = ["cmap", "quorum", "votequorum", "cfg", "evs", "cpg"]
 kinds = ["request", "response", "event"]
 for path in sorted((here.parent / "proto" / "vectors").glob("*.txt")):
     if path.stem not in services:

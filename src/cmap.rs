@@ -21,9 +21,10 @@
 
 mod value;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::iter::FusedIterator;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -32,7 +33,7 @@ pub use value::{MAX_VALUE_SIZE, Value, ValueType};
 use crate::client::{self, Service, sealed};
 use crate::daemon::STATS_MAP;
 use crate::endpoint::Endpoint;
-use crate::error::{CsError, Error, Result};
+use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::types::flags;
 use crate::wire::WireError;
 use crate::wire::cmap as wire;
@@ -58,6 +59,11 @@ pub const MAX_KEY: usize = 255;
 
 /// The shortest key, in bytes. Matches `CMAP_KEYNAME_MINLEN`.
 pub const MIN_KEY: usize = 3;
+
+/// How many keys an iteration may find, and how many bytes of keys and values are listed, so that a daemon without end is noticed.
+/// corosync's maps hold some hundred keys.
+const MOST_KEYS: usize = 1 << 20;
+const MOST_LISTED: u64 = 1 << 30;
 
 /// Which of the daemon's maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -280,7 +286,7 @@ impl Client {
     /// Iterates over the keys that begin with `prefix`; all of them if it is empty.
     ///
     /// The daemon keeps an iterator for it, which is released at the end, or when this one is dropped before. Keys set or deleted
-    /// meanwhile may be found or not.
+    /// meanwhile may be found or not. Other than in C, no key is found twice, and none that does not begin with `prefix`.
     ///
     /// Matches `cmap_iter_init`, `cmap_iter_next` and `cmap_iter_finalize`.
     ///
@@ -292,7 +298,7 @@ impl Client {
             Err(Error::Cs { error: CsError::NoSections, .. }) => None,
             Err(error) => return Err(error),
         };
-        Ok(Iter { client: self, prefix: prefix.to_owned(), handle })
+        Ok(Iter { client: self, prefix: prefix.to_owned(), handle, found: HashSet::new() })
     }
 
     /// All keys that begin with `prefix`, with their values. A key that is deleted meanwhile is left out.
@@ -301,14 +307,23 @@ impl Client {
     /// As [`Client::iter`] and [`Client::get`].
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, Value)>> {
         let mut found = Vec::new();
+        let mut size = 0;
         for entry in self.iter(prefix)? {
             let Entry { key, value_len, .. } = entry?;
             // The length is known, so that one request is enough; a value that grew meanwhile takes the usual way.
             let room = value_len.clamp(16, MOST_ROOM);
             let value = match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room) {
-                Err(Error::Cs { error: CsError::InvalidParam, .. }) => self.get(&key)?,
+                Err(Error::Cs { error: CsError::InvalidParam, .. }) => {
+                    size += MOST_ROOM;
+                    self.get(&key)?
+                }
                 value => value?,
             };
+            size += key.len() as u64 + room;
+            if size > MOST_LISTED {
+                let endless = ProtocolError::Endless { what: "bytes of keys and values", limit: MOST_LISTED };
+                return Err(self.connection.broken(endless));
+            }
             found.extend(value.map(|value| (key, value)));
         }
         Ok(found)
@@ -373,6 +388,7 @@ pub struct Iter<'a> {
     prefix: String,
     /// `None` once the daemon's iterator is released.
     handle: Option<u64>,
+    found: HashSet<String>,
 }
 
 impl Iter<'_> {
@@ -382,6 +398,33 @@ impl Iter<'_> {
             let _ = self.client.call("cmap iter finalize", &wire::IterFinalize { iter_handle: handle });
         }
     }
+
+    fn advance(&mut self) -> Result<Option<Entry>> {
+        let Some(iter_handle) = self.handle else {
+            return Ok(None);
+        };
+        let patience = self.client.connection.patience("cmap iter next");
+        // Keys set meanwhile split nodes of the daemon's map. Its iterator then leaves the prefix, or finds a key again that moved
+        // below the node it had.
+        loop {
+            let reply = match self.client.call("cmap iter next", &wire::IterNext { iter_handle }) {
+                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(None),
+                reply => reply?,
+            };
+            let key = String::from_utf8_lossy(&reply.key_name).into_owned();
+            if key.starts_with(&self.prefix) && !self.found.contains(&key) {
+                if self.found.len() == MOST_KEYS {
+                    let endless = ProtocolError::Endless { what: "keys of an iteration", limit: MOST_KEYS as u64 };
+                    return Err(self.client.connection.broken(endless));
+                }
+                self.found.insert(key.clone());
+                return Ok(Some(Entry { key, value_type: reply.value_type, value_len: reply.value_len }));
+            }
+            if Instant::now() >= patience.deadline {
+                return Err(patience.timed_out());
+            }
+        }
+    }
 }
 
 impl Iterator for Iter<'_> {
@@ -389,27 +432,11 @@ impl Iterator for Iter<'_> {
 
     /// The next key. After an error there is none.
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let next = self.client.call("cmap iter next", &wire::IterNext { iter_handle: self.handle? });
-            match next {
-                // The daemon's iterator leaves the prefix when a key is set meanwhile that has only a part of it.
-                Ok(reply) if !reply.key_name.starts_with(self.prefix.as_bytes()) => {}
-                Ok(reply) => {
-                    return Some(Ok(Entry {
-                        key: String::from_utf8_lossy(&reply.key_name).into_owned(),
-                        value_type: reply.value_type,
-                        value_len: reply.value_len,
-                    }));
-                }
-                Err(error) => {
-                    self.release();
-                    return match error {
-                        Error::Cs { error: CsError::NoSections, .. } => None,
-                        error => Some(Err(error)),
-                    };
-                }
-            }
+        let next = self.advance().transpose();
+        if !matches!(next, Some(Ok(_))) {
+            self.release();
         }
+        next
     }
 }
 

@@ -209,6 +209,14 @@ impl Endpoint {
         self.address(service).to_string()
     }
 
+    /// The file that the socket of a service is looked for at; `None`: it is looked for at an abstract address.
+    pub fn socket_path(&self, service: &str) -> Option<PathBuf> {
+        match self.address(service) {
+            SocketAddress::Path(path) => Some(path),
+            SocketAddress::Abstract(_) => None,
+        }
+    }
+
     pub(crate) fn ring_size_or(&self, default: u32) -> Result<u32> {
         match self.ring_size {
             None => Ok(default),
@@ -307,6 +315,8 @@ mod tests {
     fn addresses_follow_the_kind_of_socket() {
         let address = Endpoint::new().socket_dir("/run/x").service_name("other").address("cmap");
         assert_eq!(address, SocketAddress::Path("/run/x/other".into()));
+        assert_eq!(Endpoint::new().socket_dir("/run/x").socket_path("cmap"), Some("/run/x/cmap".into()));
+        assert_eq!(Endpoint::new().abstract_sockets().socket_path("cmap"), None);
         assert_eq!(Endpoint::new().abstract_sockets().address("cmap"), SocketAddress::Abstract("cmap".into()));
     }
 }

@@ -191,6 +191,14 @@ pub enum ProtocolError {
     /// The daemon chose a transport that is not known.
     #[error("unknown transport {0}")]
     Transport(i32),
+    /// The daemon goes on without end.
+    #[error("more than {limit} {what}")]
+    Endless {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much is accepted.
+        limit: u64,
+    },
 }
 
 /// What was wrong with a ring in shared memory.

@@ -33,7 +33,7 @@ mod shm;
 mod sys;
 mod types;
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 

@@ -203,17 +203,17 @@ fn a_reload_changes_the_map() {
         assert!(config.contains(from), "{config}");
         fs::write(node.config_path(), config.replace(from, to)).unwrap();
     };
-    edit("token: 500", "token: 777");
+    edit("token: 10000", "token: 7777");
     node.run(|| {
         let client = connect();
         let token = || cmap::Client::connect().unwrap().get_as::<u32>("totem.token").unwrap();
-        assert_eq!(token(), Some(500));
+        assert_eq!(token(), Some(10_000));
         client.reload_config().unwrap();
-        assert_eq!(token(), Some(777));
+        assert_eq!(token(), Some(7777));
         edit("totem {", "nonsense");
         let refused = if version() >= [3, 1, 0, 0] { CsError::InvalidParam } else { CsError::Library };
         assert_cs(client.reload_config(), refused);
-        assert_eq!(token(), Some(777));
+        assert_eq!(token(), Some(7777));
         assert_eq!(client.local_node_id().unwrap(), NodeId(1));
     });
 }
@@ -251,7 +251,7 @@ fn a_killed_node_logs_the_reason() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
     let one = cluster.node(1);
     one.run(|| connect().kill_node(NodeId(3), "it was in the way").unwrap());
     cluster.node(3).wait_log("Killed by node 1: it was in the way".split(':').next().unwrap());

@@ -1,16 +1,13 @@
 //! The evs client: against a daemon that has the service (corosync 1.99.0 to 1.99.7, by COROSYNC_IPC_TEST_DAEMON), and against any other
-//! one, where it says so.
+//! one, where it says so. What the daemon need not be real for is in `embedded` too.
 
+mod bodies;
 mod harness;
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
-use std::thread;
-
-use corosync_ipc::evs::{Client, Event, GroupName, Guarantee, MAX_GROUPS, MAX_JOINED_GROUPS, MAX_MESSAGE_SIZE};
-use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, NodeId, Result, TrackFlags};
+use corosync_ipc::evs::Client;
+use corosync_ipc::{Deadline, Endpoint, Error, NodeId, TrackFlags};
 use corosync_ipc::{cmap, quorum, votequorum};
-use harness::{Cluster, Node, WATCHDOG, eventually, shared_one, skip, version};
+use harness::{Cluster, Node, shared_one, skip, version};
 
 /// A cluster with evs. Where the daemon has none, this asserts that connecting says so, and there is nothing else to test.
 fn cluster(nodes: u32) -> Option<Cluster> {
@@ -18,7 +15,7 @@ fn cluster(nodes: u32) -> Option<Cluster> {
         return None;
     }
     if version() < [1, 99, 8, 0] {
-        return Some(Cluster::builder().nodes(nodes).start());
+        return Some(Cluster::builder().nodes(nodes).loses_nodes().start());
     }
     let node = shared_one().node(1);
     let error = node.run(|| Client::connect_to(&Endpoint::new()).unwrap_err());
@@ -27,222 +24,60 @@ fn cluster(nodes: u32) -> Option<Cluster> {
     None
 }
 
-fn connect() -> Client {
-    Client::connect_to(&Endpoint::new()).unwrap()
-}
-
-fn group(name: &str) -> GroupName {
-    GroupName::new(name).unwrap()
-}
-
 fn ids(ids: &[u32]) -> Vec<NodeId> {
     ids.iter().copied().map(NodeId).collect()
 }
 
-fn next(client: &Client) -> Event {
-    client.next_event(WATCHDOG).unwrap().expect("an event")
-}
-
-/// Waits for the next message, over changes of membership.
-fn next_message(client: &Client) -> (NodeId, Vec<u8>) {
-    loop {
-        if let Event::Deliver { node_id, payload } = next(client) {
-            return (node_id, payload.to_vec());
-        }
-    }
-}
-
-#[track_caller]
-fn assert_cs<T: std::fmt::Debug>(result: Result<T>, expected: CsError) {
-    assert!(matches!(&result, Err(Error::Cs { error, .. }) if *error == expected), "{result:?}");
-}
-
-#[track_caller]
-fn assert_invalid<T: std::fmt::Debug>(result: Result<T>, expected: &str) {
-    assert!(matches!(&result, Err(Error::InvalidArgument { argument, .. }) if *argument == expected), "{result:?}");
+/// A client of each node.
+fn clients(cluster: &Cluster) -> Vec<Client> {
+    let connect = || Client::connect_to(&Endpoint::new()).unwrap();
+    cluster.nodes().iter().map(|node| node.run(connect)).collect()
 }
 
 #[test]
 fn members_come_first_and_then_their_changes() {
     let Some(cluster) = cluster(3) else { return };
-    let client = cluster.node(1).run(connect);
-    let Event::Confchg { members, .. } = next(&client) else { panic!("a membership comes first") };
-    assert_eq!(members, ids(&[1, 2, 3]));
-    let membership = client.membership().unwrap();
-    assert_eq!((membership.local_node_id, membership.members), (NodeId(1), ids(&[1, 2, 3])));
-
-    cluster.node(3).kill();
-    let change = Event::Confchg { members: ids(&[1, 2]), left: ids(&[3]), joined: vec![] };
-    while next(&client) != change {}
-    cluster.node(3).start();
-    let change = Event::Confchg { members: ids(&[1, 2, 3]), left: vec![], joined: ids(&[3]) };
-    while next(&client) != change {}
-    assert_eq!(client.membership().unwrap().members, ids(&[1, 2, 3]));
+    let client = clients(&cluster).remove(0);
+    let (kill, start) = (|| cluster.node(3).kill(), || cluster.node(3).start());
+    bodies::evs::members_come_first_and_then_their_changes(&client, kill, start);
 }
 
 #[test]
 fn a_message_reaches_the_members_of_its_groups_once() {
     let Some(cluster) = cluster(2) else { return };
-    let clients = [1, 2].map(|id| cluster.node(id).run(connect));
-    let [one, two] = &clients;
-    let (red, green, blue) = (group("red"), group("green"), group("blue"));
-    one.join(&[red, green]).unwrap();
-    two.join(&[green]).unwrap();
-    // To those who joined, from one who did not; to two groups at once; to the groups of the sender; to nobody.
-    two.multicast_groups(Guarantee::AGREED, &[red], b"red").unwrap();
-    two.multicast_groups(Guarantee::FIFO, &[red, green], b"both").unwrap();
-    one.multicast_joined(Guarantee::SAFE, b"joined").unwrap();
-    one.multicast_groups(Guarantee::UNORDERED, &[blue], b"nobody").unwrap();
-    one.multicast_groups(Guarantee::AGREED, &[red, green, blue], b"").unwrap();
-    let from = |node, text: &str| (NodeId(node), text.as_bytes().to_vec());
-    let mut at_one: Vec<_> = (0..4).map(|_| next_message(one)).collect();
-    let mut at_two: Vec<_> = (0..3).map(|_| next_message(two)).collect();
-    assert_eq!(at_one[1..].iter().filter(|m| at_two.contains(m)).count(), 3, "{at_one:?} {at_two:?}");
-    at_one.sort();
-    at_two.sort();
-    assert_eq!(at_one, [from(1, ""), from(1, "joined"), from(2, "both"), from(2, "red")]);
-    assert_eq!(at_two, [from(1, ""), from(1, "joined"), from(2, "both")]);
-
-    one.leave(&[red]).unwrap();
-    assert_cs(one.leave(&[red]), CsError::NotExist);
-    two.multicast_groups(Guarantee::AGREED, &[red], b"left").unwrap();
-    two.multicast_groups(Guarantee::AGREED, &[green], b"last").unwrap();
-    assert_eq!(next_message(one), from(2, "last"));
-
-    // All 32 bytes of a name count.
-    let [long, other] = ["x".repeat(32), "x".repeat(31) + "y"].map(|name| group(&name));
-    one.join(&[long]).unwrap();
-    two.multicast_groups(Guarantee::AGREED, &[other], b"other").unwrap();
-    two.multicast_groups(Guarantee::AGREED, &[long], b"long").unwrap();
-    assert_eq!(next_message(one), from(2, "long"));
+    let clients = clients(&cluster).try_into().expect("two");
+    bodies::evs::a_message_reaches_the_members_of_its_groups_once(clients);
 }
 
 #[test]
 fn all_see_the_same_order_and_nothing_twice() {
-    const EACH: usize = 500;
     let Some(cluster) = cluster(3) else { return };
-    let name = group("order");
-    let clients: Vec<Client> = cluster.nodes().iter().map(|node| node.run(connect)).collect();
-    for client in &clients {
-        client.join(&[name]).unwrap();
-    }
-    let received: Vec<Vec<_>> = thread::scope(|scope| {
-        for client in &clients {
-            // Two threads share a client.
-            for sender in 0..2 {
-                scope.spawn(move || {
-                    for number in 0..EACH {
-                        let mut message = format!("{sender} {number} ").into_bytes();
-                        message.resize(1 + number * 37 % 5000 + message.len(), b'.');
-                        client.multicast_joined(Guarantee::AGREED, &message).unwrap();
-                    }
-                });
-            }
-        }
-        let count = 2 * EACH * clients.len();
-        let readers: Vec<_> = clients
-            .iter()
-            .map(|client| scope.spawn(move || (0..count).map(|_| next_message(client)).collect()))
-            .collect();
-        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
-    });
-    assert!(received.iter().all(|one| *one == received[0]), "the same order everywhere");
-    let mut last = BTreeMap::new();
-    for (node, message) in &received[0] {
-        let text = String::from_utf8_lossy(message);
-        let mut words = text.split(' ');
-        let sender = words.next().unwrap().to_owned();
-        let number: usize = words.next().unwrap().parse().unwrap();
-        let previous = last.insert((*node, sender), number);
-        assert_eq!(previous.map_or(0, |previous| previous + 1), number, "in the order of each sender, none twice");
-    }
-    assert_eq!(last.len(), 6);
+    bodies::evs::all_see_the_same_order_and_nothing_twice(&clients(&cluster));
 }
 
-#[test]
-fn messages_up_to_a_limit_arrive_whole() {
-    let Some(cluster) = cluster(1) else { return };
-    cluster.node(1).run(|| {
-        let client = connect();
-        client.join(&[group("size")]).unwrap();
-        for size in [0, 1, 3, 4, 1400, 65536, 500_000, MAX_MESSAGE_SIZE] {
-            let message: Vec<u8> = (0..size).map(|index: usize| (index % 251) as u8).collect();
-            client.multicast_joined(Guarantee::AGREED, &message).unwrap();
-            assert!(next_message(&client) == (NodeId(1), message), "{size} bytes");
+/// Makes tests of bodies, each against a node of its own.
+macro_rules! against_corosync_with_evs {
+    ($($body:ident)*) => {$(
+        #[test]
+        fn $body() {
+            let Some(cluster) = cluster(1) else { return };
+            cluster.node(1).run(|| bodies::evs::$body(&Endpoint::new()));
         }
-        assert_invalid(client.multicast_joined(Guarantee::AGREED, &vec![0; MAX_MESSAGE_SIZE + 1]), "message");
-        assert_eq!(client.membership().unwrap().members, ids(&[1]));
-    });
+    )*};
 }
 
-#[test]
-fn the_four_ways_to_dispatch() {
-    let Some(cluster) = cluster(1) else { return };
-    cluster.node(1).run(|| {
-        let client = connect();
-        client.join(&[group("dispatch")]).unwrap();
-        let send = |text: &'static str| client.multicast_joined(Guarantee::AGREED, text.as_bytes()).unwrap();
-        let mut seen = Vec::new();
-        let mut dispatch = |mode| {
-            client.dispatch(mode, |event| {
-                let last = matches!(&event, Event::Deliver { payload, .. } if payload == "last");
-                seen.push(event);
-                if last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-        };
-        // The membership that comes first.
-        dispatch(Dispatch::One).unwrap();
-        assert_cs(dispatch(Dispatch::OneNonblocking), CsError::TryAgain);
-        dispatch(Dispatch::All).unwrap();
-        send("one");
-        dispatch(Dispatch::One).unwrap();
-        send("two");
-        eventually("it is there", || dispatch(Dispatch::OneNonblocking).is_ok());
-        send("three");
-        send("last");
-        dispatch(Dispatch::Blocking).unwrap();
-        let text = |event: &Event| match event {
-            Event::Deliver { payload, .. } => String::from_utf8_lossy(payload).into_owned(),
-            _ => "membership".to_owned(),
-        };
-        let seen: Vec<String> = seen.iter().map(text).collect();
-        assert_eq!(seen, ["membership", "one", "two", "three", "last"]);
-    });
-}
-
-#[test]
-fn wrong_arguments_are_named_and_nothing_is_sent() {
-    assert_invalid(GroupName::new("x".repeat(33)), "group name");
-    let Some(cluster) = cluster(1) else { return };
-    cluster.node(1).run(|| {
-        let client = connect();
-        let many = vec![group("many"); MAX_GROUPS + 1];
-        assert_invalid(client.join(&[]), "groups");
-        assert_invalid(client.leave(&[]), "groups");
-        assert_invalid(client.join(&many), "groups");
-        assert_invalid(client.multicast_groups(Guarantee::AGREED, &[], b"nobody"), "groups");
-        for _ in 0..MAX_JOINED_GROUPS / MAX_GROUPS {
-            client.join(&many[1..]).unwrap();
-        }
-        assert_invalid(client.join(&many[..1]), "groups");
-        // As long as it can be, with as many groups as there can be.
-        client.multicast_joined(Guarantee::AGREED, &vec![7; MAX_MESSAGE_SIZE]).unwrap();
-        assert_eq!(next_message(&client).1.len(), MAX_MESSAGE_SIZE);
-        client.leave(&many[1..]).unwrap();
-        client.join(&many[..1]).unwrap();
-        assert_eq!(client.membership().unwrap().members, ids(&[1]));
-    });
+against_corosync_with_evs! {
+    the_membership_comes_first
+    messages_up_to_a_limit_arrive_whole
+    the_four_ways_to_dispatch
+    wrong_arguments_are_named_and_nothing_is_sent
 }
 
 #[test]
 fn a_dead_daemon_ends_the_connection() {
     let Some(cluster) = cluster(1) else { return };
-    let node = cluster.node(1);
-    let client = node.run(connect);
-    node.kill();
-    assert!(matches!(client.membership(), Err(Error::Disconnected { .. })));
-    let end = client.events().find_map(Result::err);
-    assert!(matches!(end, Some(Error::Disconnected { .. })), "{end:?}");
+    let client = clients(&cluster).remove(0);
+    bodies::evs::a_dead_daemon_ends_the_connection(&client, || cluster.node(1).kill());
 }
 
 /// With a daemon that has evs, this is the oldest libqb there is.

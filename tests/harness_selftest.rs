@@ -50,7 +50,7 @@ fn nodes_can_be_killed_stopped_paused_and_started() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
     let (one, two) = (cluster.node(1), cluster.node(2));
 
     let old = one.pid();

@@ -202,7 +202,7 @@ fn members_quorum_and_rings_are_told_as_they_change() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).token(300).start();
+    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
     let [one, two, three] = [1, 2, 3].map(|id| cluster.node(id));
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -245,7 +245,7 @@ fn a_node_that_pauses_is_missed_and_finds_out() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).token(300).start();
+    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
     let [one, three] = [1, 3].map(|id| cluster.node(id));
     let [mut first, mut third] = [one, three].map(Watch::new);
     settle_all(&mut [&mut first, &mut third], &[1, 2, 3], true);

@@ -498,7 +498,7 @@ impl Connection {
     }
 
     /// The peer broke the protocol: nothing it says can be believed any more.
-    fn broken(&self, source: ProtocolError) -> Error {
+    pub(crate) fn broken(&self, source: ProtocolError) -> Error {
         crate::log::warn!(service = %self.service, %source, "the daemon broke the protocol");
         self.advance(BROKEN);
         socket::shut_down(&self.socket);

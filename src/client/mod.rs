@@ -5,6 +5,8 @@ mod asynchronous;
 mod connect;
 mod connection;
 mod dispatcher;
+#[cfg(all(test, feature = "server", not(loom)))]
+mod hostile;
 #[cfg(all(test, loom))]
 mod model;
 mod sync;

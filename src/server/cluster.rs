@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::daemon::{ALL, Clock, Daemon};
@@ -13,6 +14,7 @@ use super::{Generation, Listener, Overflow};
 use crate::cmap::Value;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::sys::event::Bell;
 use crate::sys::{file, serve};
 use crate::types::NodeId;
 
@@ -59,6 +61,8 @@ pub struct Cluster {
 struct Seat {
     id: NodeId,
     endpoint: Endpoint,
+    /// Rings while its daemon does not run.
+    ended: Arc<Bell>,
     _directory: Option<PrivateDirectory>,
 }
 
@@ -90,8 +94,8 @@ impl ClusterNode<'_> {
     /// How many clients are connected to it.
     pub fn connections(&self) -> usize {
         let number = self.number;
-        let count = self.cluster.listener.with(move |_, connections| {
-            let places: Vec<usize> = Daemon::places(number).collect();
+        let count = self.cluster.listener.with(move |daemon, connections| {
+            let places = daemon.places(number);
             connections
                 .ids()
                 .into_iter()
@@ -99,6 +103,13 @@ impl ClusterNode<'_> {
                 .count()
         });
         count.unwrap_or(0)
+    }
+}
+
+/// Readable while [`ClusterNode::has_ended`].
+impl AsFd for ClusterNode<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.seat.ended.as_fd()
     }
 }
 
@@ -129,6 +140,7 @@ impl Cluster {
             generation: Generation::default(),
             seed: 0,
             is_real_time: false,
+            has_evs: false,
             down: Vec::new(),
             config: Config { cluster_name: "embedded".to_owned(), nodes: Vec::new(), settings: Vec::new() },
         }
@@ -210,15 +222,18 @@ impl Cluster {
     pub fn start_node(&self, id: impl Into<NodeId>) -> Result<()> {
         let id = id.into();
         let number = self.number(id)?;
+        let ended = self.nodes.get(number).map(|seat| Arc::clone(&seat.ended));
         let started = self.listener.drive(move |daemon, connections| {
             check(daemon.world().daemon(number).is_none(), id, "runs")?;
-            for place in Daemon::places(number) {
+            for place in daemon.places(number) {
                 if let Err(error) = connections.open_service(place) {
-                    Daemon::places(number).for_each(|place| connections.close_service(place));
+                    daemon.places(number).for_each(|place| connections.close_service(place));
                     return Err(error);
                 }
             }
-            daemon.drive(connections, |world, now| start_daemons(world, now, &[number]))
+            daemon.drive(connections, |world, now| start_daemons(world, now, &[number]))?;
+            ended.iter().for_each(|bell| bell.silence());
+            Ok(())
         });
         started.and_then(|result| result)
     }
@@ -332,8 +347,9 @@ impl Cluster {
 
     fn place(&self, id: NodeId, service: &str) -> Result<usize> {
         let number = self.number(id)?;
-        let service = ServiceId::ALL.into_iter().find(|known| known.name() == service);
-        Ok(Daemon::place(number, service.ok_or_else(|| Error::invalid("service", "there is none of this name"))?))
+        let service = ServiceId::all(true).iter().find(|known| known.name() == service).copied();
+        let place = self.listener.with(move |daemon, _| daemon.place(number, service?))?;
+        place.ok_or_else(|| Error::invalid("service", "there is none of this name"))
     }
 
     fn drive(
@@ -373,6 +389,7 @@ pub struct ClusterBuilder {
     generation: Generation,
     seed: u64,
     is_real_time: bool,
+    has_evs: bool,
     down: Vec<NodeId>,
     config: Config,
 }
@@ -445,6 +462,12 @@ impl ClusterBuilder {
         self
     }
 
+    /// Serves evs too, which corosync 1.99 has and 3.1.7 does not.
+    pub fn evs(mut self, is_on: bool) -> Self {
+        self.has_evs = is_on;
+        self
+    }
+
     /// Starts it. When this returns clients can connect, and the nodes have formed their ring.
     ///
     /// # Errors
@@ -470,7 +493,8 @@ impl ClusterBuilder {
                     (Endpoint::new().socket_dir(&directory.path).shm_root(&directory.path), Some(directory))
                 }
             };
-            nodes.push(Seat { id: *id, endpoint, _directory: directory });
+            let ended = Arc::new(Bell::new().map_err(|source| Error::system("starting a server", source))?);
+            nodes.push(Seat { id: *id, endpoint, ended, _directory: directory });
         }
         let beginning = Instant::now();
         let mut world = World::new(ids.iter().map(|id| (*id, self.config.clone())).collect(), self.seed);
@@ -482,16 +506,17 @@ impl ClusterBuilder {
             .generation(self.generation)
             .seed(self.seed)
             .event_queue(EVENT_QUEUE, Overflow::Disconnect);
+        let services = ServiceId::all(self.has_evs);
         let builder = nodes.iter().fold(builder, |builder, node| {
             let builder = builder.endpoint(&node.endpoint);
-            ServiceId::ALL.into_iter().fold(builder, |builder, service| builder.service(service.name()))
+            services.iter().fold(builder, |builder, service| builder.service(service.name()))
         });
         let clock = if self.is_real_time { Clock::Real } else { Clock::Driven(beginning, Duration::ZERO) };
-        let listener = builder.start(Daemon::new(world, nodes.len(), clock))?;
+        let ended = nodes.iter().map(|node| Arc::clone(&node.ended)).collect();
+        let listener = builder.start(Daemon::new(world, ended, clock, services))?;
         listener.with(move |daemon, connections| {
-            let closed = (0..daemon.nodes()).filter(|number| !running.contains(number)).flat_map(Daemon::places);
-            closed.for_each(|place| connections.close_service(place));
-            daemon.drive(connections, |_, _| (Vec::new(), ()));
+            let down = (0..daemon.nodes()).filter(|number| !running.contains(number)).map(ClientOutput::Exit);
+            daemon.drive(connections, |_, _| (down.collect(), ()));
         })?;
         Ok(Cluster { listener, nodes })
     }

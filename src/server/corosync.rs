@@ -9,8 +9,9 @@ use crate::types::NodeId;
 
 /// An embedded corosync: one node, alone in its cluster, that answers as corosync 3.1.7 does. See [`Cluster`] for several.
 ///
-/// It serves cmap, cfg, cpg, quorum and votequorum to the clients of this crate and, at abstract addresses in a network namespace of their own, to
-/// C programs. Dropping it ends it as if the daemon had been stopped, and leaves no files.
+/// It serves cmap, cfg, cpg, quorum and votequorum, and [evs](CorosyncBuilder::evs) if wanted, to the clients of this crate and, at
+/// abstract addresses in a network namespace of their own, to C programs. Dropping it ends it as if the daemon had been stopped, and
+/// leaves no files.
 ///
 /// ```
 /// use corosync_ipc::{cmap, server::Corosync};
@@ -107,6 +108,12 @@ impl CorosyncBuilder {
     /// Sets a key that corosync.conf would set, as [`ClusterBuilder::setting`].
     pub fn setting(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.cluster = self.cluster.setting(key, value);
+        self
+    }
+
+    /// Serves evs too, as [`ClusterBuilder::evs`].
+    pub fn evs(mut self, is_on: bool) -> Self {
+        self.cluster = self.cluster.evs(is_on);
         self
     }
 

@@ -1,6 +1,8 @@
 //! The state machines' way to their clients.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use super::services::{ClientId, Node, ServiceId};
 use super::world::{ClientOutput, World};
 use super::{Conn, ConnectionId, Connections, Gone, Handler, Peer, Refusal};
 use crate::error::CsError;
+use crate::sys::event::Bell;
 use crate::sys::file;
 use crate::wire::{Message, cpg, encode_refusal};
 
@@ -21,7 +24,10 @@ pub(super) struct Daemon {
     held: BTreeSet<usize>,
     /// How many requests to a service are refused.
     refused: BTreeMap<usize, u64>,
-    nodes: usize,
+    /// Of each node; rung when it ends.
+    ended: Vec<Arc<Bell>>,
+    /// What each node serves.
+    services: &'static [ServiceId],
 }
 
 /// What time it is for the nodes.
@@ -47,8 +53,8 @@ impl Clock {
 }
 
 impl Daemon {
-    pub(super) fn new(world: World, nodes: usize, clock: Clock) -> Self {
-        Self { world, clock, held: BTreeSet::new(), refused: BTreeMap::new(), nodes }
+    pub(super) fn new(world: World, ended: Vec<Arc<Bell>>, clock: Clock, services: &'static [ServiceId]) -> Self {
+        Self { world, clock, held: BTreeSet::new(), refused: BTreeMap::new(), ended, services }
     }
 
     pub(super) fn world(&self) -> &World {
@@ -56,7 +62,7 @@ impl Daemon {
     }
 
     pub(super) fn nodes(&self) -> usize {
-        self.nodes
+        self.ended.len()
     }
 
     pub(super) fn clock(&self) -> Clock {
@@ -111,19 +117,20 @@ impl Daemon {
     }
 
     /// The place of a node's service among those of all nodes.
-    pub(super) fn place(node: usize, service: ServiceId) -> usize {
-        let index = ServiceId::ALL.iter().position(|other| *other == service).unwrap_or(0);
-        node * ServiceId::ALL.len() + index
+    pub(super) fn place(&self, node: usize, service: ServiceId) -> Option<usize> {
+        let index = self.services.iter().position(|other| *other == service)?;
+        Some(node * self.services.len() + index)
     }
 
     /// The services of a node.
-    pub(super) fn places(node: usize) -> impl Iterator<Item = usize> {
-        ServiceId::ALL.into_iter().map(move |service| Self::place(node, service))
+    pub(super) fn places(&self, node: usize) -> Range<usize> {
+        let count = self.services.len();
+        node * count..(node + 1) * count
     }
 
-    fn at(place: usize) -> Option<(usize, ServiceId)> {
-        let count = ServiceId::ALL.len();
-        Some((place / count, *ServiceId::ALL.get(place % count)?))
+    fn at(&self, place: usize) -> Option<(usize, ServiceId)> {
+        let count = self.services.len();
+        Some((place / count, *self.services.get(place % count)?))
     }
 
     fn step(
@@ -132,7 +139,7 @@ impl Daemon {
         place: usize,
         body: impl FnOnce(&mut Node, ServiceId, Instant),
     ) {
-        if let Some((node, service)) = Self::at(place) {
+        if let Some((node, service)) = self.at(place) {
             self.drive(connections, |world, now| (world.step(now, node, |node| body(node, service, now)), ()));
         }
     }
@@ -157,11 +164,12 @@ impl Daemon {
                     }
                 }
                 ClientOutput::Exit(node) => {
-                    for place in Self::places(node) {
+                    for place in self.places(node) {
                         connections.close_service(place);
                         self.held.remove(&place);
                         self.refused.remove(&place);
                     }
+                    self.ended.get(node).into_iter().for_each(|bell| bell.ring());
                 }
             }
         }
@@ -173,10 +181,10 @@ impl Daemon {
 
     /// Tells whose clients are heeded. While a ring synchronizes, the daemon reads votequorum's requests only.
     fn heed(&self, connections: &mut Connections<()>) {
-        for node in 0..self.nodes {
+        for node in 0..self.nodes() {
             let (is_paused, is_in_sync) = (self.world.is_paused(node), self.world.is_in_sync(node));
-            for place in Self::places(node) {
-                let waits = is_in_sync && place != Self::place(node, ServiceId::Votequorum);
+            for place in self.places(node) {
+                let waits = is_in_sync && self.place(node, ServiceId::Votequorum) != Some(place);
                 connections.set_attention(
                     place,
                     match () {
@@ -205,7 +213,7 @@ impl Handler for Daemon {
     type Session = ();
 
     fn authorize(&mut self, peer: &Peer<'_>) -> Result<(), Refusal> {
-        let node = Self::at(peer.service_index).and_then(|(node, _)| self.world.daemon(node));
+        let node = self.at(peer.service_index).and_then(|(node, _)| self.world.daemon(node));
         match node {
             Some(node) if node.allows(peer.credentials) || is_own(peer) => Ok(()),
             Some(_) => Err(Refusal::NOT_ALLOWED),
@@ -217,13 +225,13 @@ impl Handler for Daemon {
         let (place, client) = (conn.service_index(), client_id(conn.id()));
         let pid = conn.credentials().pid;
         let name = file::process_name(pid).unwrap_or_default();
-        self.step(conn.connections(), place, |node, service, _| node.connect(service, client, pid, name));
+        self.step(conn.connections(), place, |node, service, now| node.connect(now, service, client, pid, name));
     }
 
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
         let (place, client) = (conn.service_index(), client_id(conn.id()));
         if self.refuses(place) {
-            let is_cpg = Self::at(place).is_some_and(|(_, service)| service == ServiceId::Cpg);
+            let is_cpg = self.at(place).is_some_and(|(_, service)| service == ServiceId::Cpg);
             // A multicast that is refused is lost: nobody waits for an answer.
             let is_mcast = is_cpg && request.get(..4) == Some(&cpg::Mcast::ID.to_ne_bytes());
             let refusal = encode_refusal(0, CsError::TryAgain).ok().filter(|_| !is_mcast);

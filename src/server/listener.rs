@@ -16,6 +16,7 @@ use super::{Generation, Overflow};
 use crate::endpoint::{Endpoint, MAX_RING_SIZE, SocketAddress};
 use crate::error::{Error, Result};
 use crate::sys::event::Bell;
+use crate::sys::file;
 use crate::sys::serve;
 use crate::sys::socket;
 use crate::types::Credentials;
@@ -275,7 +276,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] without a service, or for a name or directory that does not fit in a socket's address or a ring's
-    /// name; [`Error::System`] when a socket cannot be made: somebody listens there already, or the directory is missing.
+    /// name; [`Error::System`] when a socket cannot be made: somebody listens there already, or a directory is missing.
     pub fn start<H: Handler>(self, handler: H) -> Result<Listener<H>> {
         if self.services.is_empty() {
             return Err(Error::invalid("services", "a server needs one at least"));
@@ -314,6 +315,8 @@ impl Place {
         if !shm_root.is_absolute() {
             return Err(Error::invalid("endpoint", "the shared memory root of a server is an absolute path"));
         }
+        file::open_directory(shm_root, [])
+            .map_err(|source| Error::system(format!("opening {}", shm_root.display()), source))?;
         let address = endpoint.address(name);
         let (resolved, path) = match &address {
             SocketAddress::Abstract(name) => (socket::abstract_address(name), None),

@@ -76,7 +76,7 @@ pub(crate) fn pair(words: u32) -> (Producer<Heap>, Consumer<Heap>, Heap, Heap) {
 }
 
 /// Uses both ends of a ring whose memory, indices and semaphore hold anything.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn use_hostile(bytes: &[u8]) {
     let (mut producer, mut consumer, header, data) = pair(1024);
     for (at, word) in bytes.chunks_exact(4).take(1027).enumerate() {

@@ -16,7 +16,7 @@ fn low_half(word: &AtomicU64) -> *mut u32 {
 /// Sleeps while the low half of `word` is `expected`, at most for `timeout`. May return early for no reason.
 pub(crate) fn wait_low(word: &AtomicU64, expected: u32, timeout: Duration) {
     let timeout = libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
     // SAFETY: the address is that of half an atomic that `word` keeps alive, aligned to 4, and the timespec lives on this frame;

@@ -505,22 +505,6 @@ mod tests {
             let event = AnyEvent::TestShutdown(TestShutdown { status, flags: ShutdownKind(flags) });
             prop_assert_eq!(AnyEvent::decode(&event.encode().unwrap()), Ok(event));
         }
-
-        /// Whatever comes is an error or a message, which can be sent again.
-        #[test]
-        fn any_bytes_are_a_message_or_an_error(id in 0..20i32, bytes in vec(any::<u8>(), 0..12000)) {
-            let mut message = id.to_ne_bytes().to_vec();
-            message.extend(bytes);
-            if let Ok(request) = AnyRequest::decode(&message) {
-                prop_assert!(request.encode().is_ok());
-            }
-            if let Ok(response) = AnyResponse::decode(&message) {
-                prop_assert!(response.encode().is_ok());
-            }
-            if let Ok(event) = AnyEvent::decode(&message) {
-                prop_assert!(event.encode().is_ok());
-            }
-        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub mod setup;
 pub mod votequorum;
 
 #[cfg(test)]
-mod tables;
+pub(crate) mod tables;
 
 pub use codec::{Plain, Reader, WireError, Writer};
 pub use message::{Header, Kind, Message, Request, decode_reply, encode_refusal};

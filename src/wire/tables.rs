@@ -5,11 +5,15 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
 use serde_json::Value;
 
 use super::codec::Trace;
 use super::message::{Message, write_message};
 use super::{Header, Kind, Reader};
+use crate::fuzzing;
 
 /// A service's table and vectors.
 struct Service {
@@ -54,6 +58,12 @@ impl Service {
         let vectors = vectors.split("\n@ ").skip(1).map(Vector::new).collect();
         Self { messages, vectors }
     }
+}
+
+/// The captured messages of a service: "request", "response" or "event", and the bytes.
+pub(crate) fn vectors(service: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
+    let vectors = Service::load(service).vectors.into_iter();
+    vectors.map(|vector| (vector.title.split(' ').next().unwrap().to_owned(), vector.bytes))
 }
 
 impl Table {
@@ -190,7 +200,8 @@ macro_rules! check_service {
                 check::<messages::$other>(&service, $alias);
                 spoken.insert($alias);
             )*
-            for (name, reason) in [$(($left_out, $reason)),*] as [(&str, &str); _] {
+            let left_out: &[(&str, &str)] = &[$(($left_out, $reason)),*];
+            for (name, reason) in left_out {
                 assert!(spoken.insert(name), "{name} is spoken, though {reason}");
             }
             let table: BTreeSet<_> = service.messages.keys().map(String::as_str).collect();
@@ -342,5 +353,43 @@ fn short_answers_mean_what_their_tables_say() {
             "{name}"
         );
         assert_eq!((Some(quorum), Some(flags.bits())), (field("quorum"), field("flags")), "{name}");
+    }
+}
+
+/// A damaged vector with what [`fuzzing::message`](crate::fuzzing::message) needs before it.
+fn damaged_vector() -> impl Strategy<Value = Vec<u8>> {
+    let all = fuzzing::SERVICES.iter().zip(0u8..).flat_map(|(service, number)| {
+        vectors(service).map(move |(kind, bytes)| {
+            let kind = ["request", "response", "event"].iter().position(|known| *known == kind).unwrap();
+            [&[number * 3 + u8::try_from(kind).unwrap()], bytes.as_slice()].concat()
+        })
+    });
+    let word = prop_oneof![0..400u32, any::<u32>()];
+    let damages = vec((any::<Index>(), word), 0..4);
+    (select(all.collect::<Vec<_>>()), damages, any::<Index>(), vec(any::<u8>(), 0..40)).prop_map(
+        |(mut bytes, damages, end, more)| {
+            for (place, word) in damages {
+                // Past the choice and the id, on a word.
+                let place = 5 + place.index(bytes.len() - 5) / 4 * 4;
+                let word = word.to_ne_bytes();
+                let length = word.len().min(bytes.len() - place);
+                bytes[place..place + length].copy_from_slice(&word[..length]);
+            }
+            if more.len() % 2 == 0 {
+                bytes.extend(more);
+            } else {
+                bytes.truncate(1 + end.index(bytes.len()));
+            }
+            bytes
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_bytes_are_a_message_or_an_error(bytes in damaged_vector()) {
+        fuzzing::message(&bytes);
     }
 }

@@ -8,6 +8,8 @@
 
 pub mod cmap;
 pub mod dispatch;
+pub mod evs;
+pub mod interop;
 pub mod quorum;
 pub mod sharing;
 pub mod votequorum;
@@ -23,7 +25,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::gettid;
 
 /// How long anything may take before a test is given up. It only has to be longer than a busy machine needs.
-pub const LIMIT: Duration = Duration::from_secs(10);
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// Makes tests of bodies, run inside a node against its corosync, which must be the same process afterwards.
 macro_rules! against_corosync {
@@ -93,7 +95,16 @@ pub fn is_readable<S: Service>(client: &Client<S>) -> bool {
 
 /// Whether a client's descriptor polls readable within some time.
 pub fn is_readable_within<S: Service>(client: &Client<S>, time: Duration) -> bool {
-    let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
+    is_fd_readable_within(client, time)
+}
+
+/// Whether a descriptor polls readable now.
+pub fn is_fd_readable(fd: &impl AsFd) -> bool {
+    is_fd_readable_within(fd, Duration::ZERO)
+}
+
+fn is_fd_readable_within(fd: &impl AsFd, time: Duration) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(time).unwrap();
     poll(&mut fds, timeout).unwrap() == 1
 }
@@ -134,11 +145,16 @@ impl Random {
         Self(seed | 1)
     }
 
-    /// Below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
+    /// The next one; the same in C in `interop`.
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 33) % limit
     }
 }

@@ -80,7 +80,7 @@ fn call_cmap(endpoint: &Endpoint) {
     client.decrement(key).unwrap();
     client.adjust(key, 3).unwrap();
     client.delete(key).unwrap();
-    assert!(client.iter("").unwrap().count() > 10);
+    assert!(client.iter("runtime.").unwrap().count() > 10);
     assert!(client.get("ab").unwrap_err().to_string().contains("key"));
     next(&client);
     assert!(client.events().next().unwrap().is_ok());

@@ -219,12 +219,12 @@ fn the_configuration_is_read_again_and_what_is_wrong_in_it_told() {
         return;
     }
     let config = fs::read_to_string(node.config_path()).unwrap();
-    fs::write(node.config_path(), config.replace("token: 500", "token: 777")).unwrap();
+    fs::write(node.config_path(), config.replace("token: 10000", "token: 7777")).unwrap();
     assert_eq!(ok(node, &["cfg", "reload"]), "");
-    assert_eq!(ok(node, &["cmap", "get", "totem.token"]), "777\n");
+    assert_eq!(ok(node, &["cmap", "get", "totem.token"]), "7777\n");
     fs::write(node.config_path(), config.replace("totem {", "nonsense")).unwrap();
     assert_fails(&run(node, &["cfg", "reload"]), 1, &["cfg reload config: CS_ERR_", ": "]);
-    assert_eq!(ok(node, &["cmap", "get", "totem.token"]), "777\n");
+    assert_eq!(ok(node, &["cmap", "get", "totem.token"]), "7777\n");
     let reopened = run(node, &["cfg", "reopen-logs"]);
     match reopened.code() {
         0 => assert_eq!((reopened.stdout.as_str(), reopened.stderr.as_str()), ("", "")),
@@ -238,7 +238,7 @@ fn a_killed_node_logs_all_words() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(2).start();
+    let cluster = Cluster::builder().nodes(2).loses_nodes().start();
     let node = cluster.node(1);
     let other = cluster.node(2);
     let long = "x".repeat(256);

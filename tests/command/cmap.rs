@@ -3,12 +3,21 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::harness::{Cluster, Node, eventually, shared_one, skip};
+use super::harness::{Cluster, eventually, shared_one, skip};
+use super::served::{Place, against_both};
 use super::{assert_fails, command, json, lines, ok, program, run};
+
+against_both! {
+    files_are_loaded_as_a_whole_or_not_at_all
+    changes_are_told_with_old_and_new_value
+    a_reader_that_goes_ends_watching_quietly
+    the_stats_map_is_read
+}
 
 /// Key, type and value of every line of corosync-cmapctl, or of ours for people.
 fn parse(text: &str) -> BTreeMap<String, (String, String)> {
@@ -147,12 +156,7 @@ fn getting_a_value_is_one_request() {
     assert_eq!(requests(&["cmap", "list", "requests."]), 1 + 2 + 1 + 1 + 2);
 }
 
-#[test]
-fn files_are_loaded_as_a_whole_or_not_at_all() {
-    if skip() {
-        return;
-    }
-    let node = shared_one().node(1);
+fn files_are_loaded_as_a_whole_or_not_at_all(node: &impl Place) {
     let load = |text: &str| command(node, &["cmap", "load", "-"]).input(text).run();
     let list = || ok(node, &["--json", "cmap", "list", "load."]);
 
@@ -186,25 +190,20 @@ fn files_are_loaded_as_a_whole_or_not_at_all() {
 }
 
 /// Starts watching and waits until the daemon knows.
-fn watch(node: &Node, args: &[&str]) -> super::harness::Process {
+fn watch(node: &impl Place, args: &[&str]) -> super::harness::Process {
     let process = command(node, &["-v", "cmap", "watch"]).args(args).spawn();
     eventually("watching", || process.stderr().contains("watching"));
     process
 }
 
-#[test]
-fn changes_are_told_with_old_and_new_value() {
-    if skip() {
-        return;
-    }
-    let node = shared_one().node(1);
+fn changes_are_told_with_old_and_new_value(node: &impl Place) {
     let watching = watch(node, &["--json", "watched.key", "watched.key.below", "--count", "4"]);
-    let tool = |args: &[&str]| node.tool("corosync-cmapctl", args).success();
-    tool(&["-s", "watched.key_other", "u8", "1"]);
-    tool(&["-s", "watched.key", "u8", "1"]);
-    tool(&["-s", "watched.key", "str", "text"]);
-    tool(&["-s", "--", "watched.key.below", "i64", "-1"]);
-    tool(&["-d", "watched.key"]);
+    let cmap = |args: &[&str]| ok(node, &[&["cmap"], args].concat());
+    cmap(&["set", "watched.key_other", "u8", "1"]);
+    cmap(&["set", "watched.key", "u8", "1"]);
+    cmap(&["set", "watched.key", "str", "text"]);
+    cmap(&["set", "watched.key.below", "i64", "-1"]);
+    cmap(&["delete", "watched.key"]);
     let output = watching.wait();
     assert_eq!(output.code(), 0, "{output:?}");
     let mut events = lines(&output.stdout);
@@ -232,9 +231,9 @@ fn changes_are_told_with_old_and_new_value() {
     );
 
     let watching = watch(node, &["watched.k*", "--count", "3"]);
-    tool(&["-s", "watched.key", "u8", "5"]);
-    tool(&["-s", "watched.key", "u8", "6"]);
-    tool(&["-d", "watched.key"]);
+    cmap(&["set", "watched.key", "u8", "5"]);
+    cmap(&["set", "watched.key", "u8", "6"]);
+    cmap(&["delete", "watched.key"]);
     let text = watching.wait().success();
     let words: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
     assert_eq!(
@@ -243,14 +242,9 @@ fn changes_are_told_with_old_and_new_value() {
     );
 }
 
-#[test]
-fn a_reader_that_goes_ends_watching_quietly() {
-    if skip() {
-        return;
-    }
-    let node = shared_one().node(1);
+fn a_reader_that_goes_ends_watching_quietly(node: &impl Place) {
     let script = "(\"$0\" -v cmap watch reader.; echo ended $? >&2) | head -n 1";
-    let shell = node.command("sh").args(["-c", script]).arg(program()).spawn();
+    let shell = node.at(Path::new("/bin/sh")).args(["-c", script]).arg(program()).spawn();
     eventually("watching", || shell.stderr().contains("watching"));
     ok(node, &["cmap", "set", "reader.key", "u8", "1"]);
     // Nothing else happens to the map: it is the reader's end that is noticed.
@@ -259,17 +253,12 @@ fn a_reader_that_goes_ends_watching_quietly() {
     assert!(output.stderr.ends_with("\nended 0\n") && !output.stderr.contains("corosync-ipc:"), "{output:?}");
 }
 
-#[test]
-fn the_stats_map_is_read() {
-    if skip() {
-        return;
-    }
-    let node = shared_one().node(1);
+fn the_stats_map_is_read(node: &impl Place) {
     let output = run(node, &["cmap", "--map", "stats", "list", "stats.ipcs.global"]);
     if output.code() == 1 {
         // An old daemon, which must survive being asked.
         assert_fails(&output, 1, &["needs corosync", "CS_ERR_NOT_SUPPORTED"]);
-        assert!(node.is_running());
+        ok(node, &["cmap", "get", "totem.version"]);
         return;
     }
     assert!(parse(&output.success()).contains_key("stats.ipcs.global.active"));

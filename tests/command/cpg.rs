@@ -1,14 +1,22 @@
 //! `corosync-ipc cpg` and `evs`, next to corosync-cpgtool.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::harness::{Cluster, Node, Process, eventually, shared_one, skip, version};
+use super::harness::{Cluster, Node, Process, eventually, skip, version};
+use super::served::{Place, Served, against_both};
 use super::{assert_fails, assert_one_line, command, json, lines, ok, program, run};
+
+against_both! {
+    several_groups_are_joined_at_once_and_lines_go_to_all
+    a_reader_that_goes_ends_it_quietly
+    wrong_groups_are_told_before_anything_is_sent
+}
 
 /// First version that takes messages larger than the largest atomic one.
 const FRAGMENTS: [u32; 4] = [2, 3, 5, 0];
@@ -26,7 +34,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// Starts `cpg join --json` and waits until it sees so many members.
-fn join(node: &Node, args: &[&str]) -> Process {
+fn join(node: &impl Place, args: &[&str]) -> Process {
     command(node, &["cpg", "join", "--json"]).args(args).interactive().spawn()
 }
 
@@ -109,7 +117,7 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
     let stays = join(cluster.node(1), &["g", "--initial-totem-confchg"]);
     wait_members(&stays, 1);
     let address = |node: u32, process: &Process| json!({ "node_id": node, "pid": process.pid() });
@@ -171,12 +179,7 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
     assert_one_line(&lost.stderr, &["cpg", "gone", "CS_ERR_LIBRARY"]);
 }
 
-#[test]
-fn several_groups_are_joined_at_once_and_lines_go_to_all() {
-    if skip() {
-        return;
-    }
-    let node = shared_one().node(1);
+fn several_groups_are_joined_at_once_and_lines_go_to_all(node: &impl Place) {
     let output = command(node, &["cpg", "join", "several-1", "several-2", "several-1", "--count", "2"])
         .arg("--json")
         .input("to all")
@@ -201,14 +204,9 @@ fn several_groups_are_joined_at_once_and_lines_go_to_all() {
     assert_eq!(json(node, &["cpg", "members", "several-1"]), json!([]));
 }
 
-#[test]
-fn a_reader_that_goes_ends_it_quietly() {
-    if skip() {
-        return;
-    }
-    let node = shared_one().node(1);
+fn a_reader_that_goes_ends_it_quietly(node: &impl Place) {
     let script = format!("{{ {} cpg join reader; echo $? >&2; }} | head -n 1", program().display());
-    let output = node.command("sh").args(["-c", &script]).interactive().run();
+    let output = node.at(Path::new("/bin/sh")).args(["-c", &script]).interactive().run();
     assert_eq!((output.code(), output.stderr.as_str()), (0, "0\n"));
     assert!(output.stdout.contains("confchg: reader"), "{output:?}");
 }
@@ -273,12 +271,7 @@ fn groups_and_members_are_those_cpgtool_shows() {
     assert_eq!(ok(one, &["cpg", "members", "nobody"]), "");
 }
 
-#[test]
-fn wrong_groups_are_told_before_anything_is_sent() {
-    if skip() {
-        return;
-    }
-    let node = shared_one().node(1);
+fn wrong_groups_are_told_before_anything_is_sent(node: &impl Place) {
     let long = "x".repeat(129);
     for args in [&["cpg", "join", &long][..], &["cpg", "send", &long, "text"], &["cpg", "members", &long]] {
         assert_fails(&run(node, args), 2, &["GROUP", "at most 128 bytes, this one 129"]);
@@ -293,7 +286,7 @@ fn wrong_groups_are_told_before_anything_is_sent() {
     wait_members(&first, 1);
     let second = run(node, &["cpg", "send", "taken", "text", "--pid", "77"]);
     assert_fails(&second, 1, &["cpg join", "CS_ERR_EXIST", "--pid"]);
-    assert!(deliveries(&first).is_empty() && node.is_running());
+    assert!(deliveries(&first).is_empty());
 }
 
 #[test]
@@ -321,6 +314,18 @@ fn evs_is_there_or_said_not_to_be() {
         return;
     }
     assert_eq!(json(one, &["evs", "members"]), json!({ "node_id": 1, "members": [1, 2] }));
+    take_part_in_evs(one, two, [1, 2]);
+}
+
+#[test]
+fn evs_is_served() {
+    let served = Served::start();
+    assert_eq!(json(&served, &["evs", "members"]), json!({ "node_id": 1, "members": [1] }));
+    take_part_in_evs(&served, &served, [1, 1]);
+}
+
+/// Two processes, of nodes with these ids.
+fn take_part_in_evs(one: &impl Place, two: &impl Place, [first, second]: [u32; 2]) {
     let joined = command(one, &["evs", "join", "g", "--json", "--count", "2"]).interactive().spawn();
     joined.wait_stdout("confchg");
     let mut joined = joined;
@@ -334,5 +339,5 @@ fn evs_is_there_or_said_not_to_be() {
         .filter(|line| line["event"] == json!("deliver"))
         .map(|line| (json!([line["group"], line["node_id"]]), payload(line)))
         .collect();
-    assert_eq!(found, [(json!(["g", 1]), b"from one".to_vec()), (json!(["g", 2]), bytes)]);
+    assert_eq!(found, [(json!(["g", first]), b"from one".to_vec()), (json!(["g", second]), bytes)]);
 }

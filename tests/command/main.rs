@@ -1,4 +1,4 @@
-//! The `corosync-ipc` command, against real daemons and next to corosync's own tools.
+//! The `corosync-ipc` command, against real daemons, next to corosync's own tools, and against the corosync in itself.
 
 #![cfg(feature = "cli")]
 
@@ -8,16 +8,21 @@ mod harness;
 mod cfg;
 mod cmap;
 mod cpg;
+mod crowd;
+mod embedded;
 mod failures;
 mod quorum;
+mod serve;
+mod served;
 mod tool;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Node, NodeCommand, Output, copy_for_all};
+use harness::{NodeCommand, Output, copy_for_all};
 use serde_json::Value;
+use served::Place;
 
 /// nobody and nogroup, wherever corosync runs.
 const NOBODY: u32 = 65534;
@@ -27,27 +32,27 @@ fn program() -> PathBuf {
     copy_for_all(Path::new(env!("CARGO_BIN_EXE_corosync-ipc")))
 }
 
-/// The command inside a node.
-fn command(node: &Node, args: &[&str]) -> NodeCommand {
-    node.command(program()).args(args)
+/// The command inside a node, or wherever else there is a daemon.
+fn command(place: &impl Place, args: &[&str]) -> NodeCommand {
+    place.at(&program()).args(args)
 }
 
-fn run(node: &Node, args: &[&str]) -> Output {
-    command(node, args).run()
+fn run(place: &impl Place, args: &[&str]) -> Output {
+    command(place, args).run()
 }
 
 /// Standard output of a command that must succeed, and say nothing on standard error.
 #[track_caller]
-fn ok(node: &Node, args: &[&str]) -> String {
-    let output = run(node, args);
+fn ok(place: &impl Place, args: &[&str]) -> String {
+    let output = run(place, args);
     assert_eq!(output.stderr, "", "{args:?}");
     output.success()
 }
 
 /// The document of a command that must succeed.
 #[track_caller]
-fn json(node: &Node, args: &[&str]) -> Value {
-    let text = command(node, args).arg("--json").run().success();
+fn json(place: &impl Place, args: &[&str]) -> Value {
+    let text = command(place, args).arg("--json").run().success();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
 }
 
@@ -80,7 +85,7 @@ fn outside(args: &[&str]) -> std::process::Output {
 }
 
 /// Every command there is, as its words.
-const COMMANDS: [&[&str]; 38] = [
+const COMMANDS: [&[&str]; 39] = [
     &["status"],
     &["cmap"],
     &["cmap", "list"],
@@ -117,6 +122,7 @@ const COMMANDS: [&[&str]; 38] = [
     &["evs", "send"],
     &["evs", "members"],
     &["doctor"],
+    &["serve"],
     &["completions"],
     &["man"],
 ];

@@ -38,7 +38,8 @@ fn status_agrees_with_corosync_quorumtool() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).node_votes(2, 3).setting("quorum", "wait_for_all: 1").start();
+    let cluster =
+        Cluster::builder().nodes(3).loses_nodes().node_votes(2, 3).setting("quorum", "wait_for_all: 1").start();
     for node in cluster.nodes() {
         let status = assert_agrees_with_quorumtool(node, &["status"]);
         assert_eq!(status["node_name"], json!(format!("n{}", node.id())));
@@ -178,7 +179,7 @@ fn watching_quorum_tells_partition_and_heal_within_a_second() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).token(500).env("TZ", "UTC0").start();
+    let cluster = Cluster::builder().nodes(3).loses_nodes().env("TZ", "UTC0").start();
     let node = cluster.node(1);
     let mut watch = command(node, &["--json", "quorum", "watch"]).spawn();
     watch.wait_stdout("\"votequorum\"");

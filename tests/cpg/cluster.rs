@@ -9,10 +9,9 @@ use bytes::Bytes;
 use corosync_ipc::cpg::{Client, Event, GroupName, Options, Reason};
 use corosync_ipc::{Endpoint, NodeId};
 
+use crate::bodies::Random;
 use crate::harness::{Cluster, Node, Process, skip};
-use crate::support::{
-    Change, Random, connect, group, has_fragments, join, next, next_change, own_options, pattern, send,
-};
+use crate::support::{Change, connect, group, has_fragments, join, next, next_change, own_options, pattern, send};
 
 /// Which group a child process joins.
 const CHILD_GROUP: &str = "COROSYNC_IPC_TEST_CHILD_GROUP";
@@ -100,7 +99,7 @@ fn all_nodes_see_all_messages_in_the_same_order() {
             .map(|(index, client)| {
                 client.set_request_timeout(Duration::from_secs(60));
                 scope.spawn(move || {
-                    let mut random = Random(index + 1);
+                    let mut random = Random::new(2 * index + 1);
                     for number in 0..EACH as u64 {
                         let length = (random.next() % 2000) as usize;
                         send(client, &[&number.to_ne_bytes()[..], &pattern(number, length)].concat());
@@ -162,7 +161,7 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
     let group = group("partition");
     let clients = join_on_all(&cluster, &group);
     let all = members(&clients);

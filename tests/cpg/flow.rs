@@ -58,7 +58,7 @@ fn a_stopped_daemon_takes_what_fits_and_loses_nothing() {
             assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
             assert!(began.elapsed() >= Duration::from_millis(500));
             let used = processor_time() - used;
-            assert!(used < Duration::from_millis(100), "{used:?} of processor time");
+            assert!(used < Duration::from_millis(250), "{used:?} of processor time");
 
             // One that waits long enough is sent when the daemon goes on.
             client.set_request_timeout(Duration::from_secs(60));

@@ -1,5 +1,7 @@
 //! The cpg service against real daemons.
 
+#[path = "../bodies/mod.rs"]
+mod bodies;
 #[path = "../harness/mod.rs"]
 mod harness;
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use corosync_ipc::cpg::{Address, Client, Event, GroupName, Guarantee, Options, Reason};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap};
 
+use crate::bodies::Random;
 use crate::harness::WATCHDOG;
 
 /// A group of its own for each test.
@@ -91,27 +92,14 @@ pub(crate) fn is_since_2_99(endpoint: &Endpoint) -> bool {
 
 /// Bytes that differ from those of any other seed and are in the wrong order if a piece is.
 pub(crate) fn pattern(seed: u64, length: usize) -> Vec<u8> {
-    let mut random = Random(seed + 1);
+    // An even seed is that of its neighbour.
+    let mut random = Random::new(2 * seed + 1);
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
         bytes.extend_from_slice(&random.next().to_ne_bytes());
     }
     bytes.truncate(length);
     bytes
-}
-
-/// xorshift64*; the same in C in `interop`.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        // Never 0, which it would stay.
-        self.0 = self.0.max(1);
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
 }
 
 pub(crate) fn send(client: &Client, message: &[u8]) {

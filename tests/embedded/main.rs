@@ -4,12 +4,11 @@
 mod bodies;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod interop;
 mod transcripts;
 
-use std::fs;
-
-use corosync_ipc::server::{Corosync, CorosyncBuilder, Generation};
-use corosync_ipc::{Endpoint, cmap, quorum, votequorum};
+use corosync_ipc::server::{self, Corosync, CorosyncBuilder, Generation};
+use corosync_ipc::{Endpoint, cmap, evs, quorum, votequorum};
 use harness::{Cluster, Node, eventually};
 
 /// Whether there is no daemon to compare with, or another than the one that is embedded.
@@ -194,11 +193,24 @@ fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
     let votes = votequorum::Client::connect_to(corosync.endpoint()).unwrap();
     assert_eq!(votes.local_info().unwrap().total_votes, 1);
     assert_eq!(corosync.connections(), 2);
+    let directory = corosync.endpoint().shm_root_path().to_owned();
+    assert!(directory.starts_with("/dev/shm/") && directory.is_dir());
     drop(corosync);
     assert!(map.get("test.value").unwrap_err().is_unreachable());
-    let prefix = format!("corosync-ipc-{}-", std::process::id());
-    let left = fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(left.filter(|name| name.to_string_lossy().starts_with(&prefix)).count(), 0);
+    assert!(!directory.exists());
+}
+
+#[test]
+fn a_nodes_descriptor_tells_whether_it_runs() {
+    let cluster = server::Cluster::builder().nodes(3).down(3).start().unwrap();
+    let ended = || -> Vec<bool> {
+        let nodes = cluster.nodes().map(|node| (bodies::is_fd_readable(&node), node.has_ended()));
+        nodes.inspect(|(readable, has_ended)| assert_eq!(readable, has_ended)).map(|(readable, _)| readable).collect()
+    };
+    assert_eq!(ended(), [false, false, true]);
+    cluster.start_node(3).unwrap();
+    cluster.kill(2).unwrap();
+    assert_eq!(ended(), [false, true, false]);
 }
 
 #[test]
@@ -234,6 +246,7 @@ mod the_same_as_the_real_one {
         cmap::a_number_of_the_wrong_length_is_refused_by_the_daemon
         cmap::keys_are_found_by_prefix
         cmap::an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile
+        cmap::an_iterator_finds_no_key_twice
         cmap::a_tracker_tells_old_and_new
         cmap::a_tracker_is_told_what_it_asked_for
         cmap::two_trackers_of_one_client_are_told_apart
@@ -265,6 +278,44 @@ mod the_same_as_the_real_one {
             .setting("quorum.device.model", "net")
             .setting("quorum.device.votes", 1_u32);
         votequorum::a_quorum_device_decides
+    }
+
+    against_embedded! { Corosync::builder().evs(true);
+        evs::the_membership_comes_first
+        evs::two_clients_get_what_is_sent_to_their_groups
+        evs::three_clients_see_the_same_order
+        evs::messages_up_to_a_limit_arrive_whole
+        evs::the_four_ways_to_dispatch
+        evs::wrong_arguments_are_named_and_nothing_is_sent
+    }
+
+    /// A cluster with evs, and a client of each node.
+    fn evs_of(nodes: u32) -> (server::Cluster, Vec<evs::Client>) {
+        let cluster = server::Cluster::builder().nodes(nodes).evs(true).start().unwrap();
+        let clients = cluster.nodes().map(|node| evs::Client::connect_to(node.endpoint()).unwrap()).collect();
+        (cluster, clients)
+    }
+
+    #[test]
+    fn evs_reaches_other_nodes() {
+        let (_cluster, clients) = evs_of(2);
+        bodies::evs::a_message_reaches_the_members_of_its_groups_once(clients.try_into().expect("two"));
+        let (_cluster, clients) = evs_of(3);
+        bodies::evs::all_see_the_same_order_and_nothing_twice(&clients);
+    }
+
+    #[test]
+    fn evs_tells_who_comes_and_goes() {
+        let (cluster, clients) = evs_of(3);
+        let (kill, start) = (|| cluster.kill(3).unwrap(), || cluster.start_node(3).unwrap());
+        bodies::evs::members_come_first_and_then_their_changes(&clients[0], kill, start);
+    }
+
+    #[test]
+    fn a_dead_daemon_ends_a_connection_to_evs() {
+        let corosync = Corosync::builder().evs(true).start().unwrap();
+        let client = evs::Client::connect_to(corosync.endpoint()).unwrap();
+        bodies::evs::a_dead_daemon_ends_the_connection(&client, || drop(corosync));
     }
 
     #[test]

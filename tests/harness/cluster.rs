@@ -23,7 +23,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Describes a cluster: one node, udpu, a token timeout of 500 ms.
+    /// Describes a cluster: one node, udpu, a token timeout that no busy machine exceeds.
     pub fn builder() -> Builder {
         Builder {
             nodes: 1,
@@ -152,8 +152,13 @@ impl Builder {
 
     /// The token timeout in milliseconds; the time it takes to notice a lost node.
     pub fn token(mut self, milliseconds: u32) -> Self {
-        self.config.token = milliseconds;
+        self.config.token = Some(milliseconds);
         self
+    }
+
+    /// Nodes are going to be lost, and the others are to notice it in a second or two.
+    pub fn loses_nodes(self) -> Self {
+        self.token(1000)
     }
 
     /// The transport between the nodes.

@@ -1,4 +1,4 @@
-//! Programs inside a node.
+//! Programs inside a node, or where the test runs.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -13,14 +13,15 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::find_program;
-use super::namespaces::Namespaces;
+use super::namespaces::{Namespaces, mark};
 use super::poll::{WATCHDOG, eventually, poll};
 
 /// A program to be run inside a node, by default as root, with nothing on its standard input and
 /// with [`WATCHDOG`] as its time limit.
 #[must_use]
 pub struct NodeCommand {
-    spaces: Arc<Namespaces>,
+    /// `None`: those of the test.
+    spaces: Option<Arc<Namespaces>>,
     command: Command,
     input: Option<Vec<u8>>,
     limit: Duration,
@@ -36,7 +37,16 @@ impl NodeCommand {
         } else {
             program.to_str().and_then(find_program)
         };
-        let mut command = Command::new(found.as_deref().unwrap_or(Path::new(program)));
+        NodeCommand::found(Some(spaces), found.as_deref().unwrap_or(Path::new(program)))
+    }
+
+    /// A program in no node, which takes no root.
+    pub fn here(program: impl AsRef<Path>) -> NodeCommand {
+        NodeCommand::found(None, program.as_ref())
+    }
+
+    fn found(spaces: Option<Arc<Namespaces>>, program: &Path) -> NodeCommand {
+        let mut command = Command::new(program);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         NodeCommand { spaces, command, input: None, limit: WATCHDOG }
     }
@@ -103,7 +113,14 @@ impl NodeCommand {
     #[track_caller]
     pub fn spawn(mut self) -> Process {
         let what = format!("{:?}", self.command.get_program());
-        let mut child = match self.spaces.spawn(&mut self.command) {
+        let spawned = match &self.spaces {
+            Some(spaces) => spaces.spawn(&mut self.command),
+            None => {
+                mark(&mut self.command);
+                self.command.spawn()
+            }
+        };
+        let mut child = match spawned {
             Ok(child) => child,
             Err(error) => panic!("cannot start {what}: {error}"),
         };

@@ -126,7 +126,7 @@ impl Namespaces {
     /// Starts a process inside the namespaces, in a process group of its own and with the mark of
     /// this test process.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        command.env(OWNER_VARIABLE, State::get().owner_value()).process_group(0);
+        mark(command);
         self.run(|| command.spawn())
     }
 
@@ -169,6 +169,11 @@ impl Namespaces {
             let _ = env::set_current_dir(folder);
         }
     }
+}
+
+/// Gives a process to be started a process group of its own and the mark of this test process.
+pub(super) fn mark(command: &mut Command) {
+    command.env(OWNER_VARIABLE, State::get().owner_value()).process_group(0);
 }
 
 /// Kills every process inside.

@@ -7,8 +7,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use corosync_ipc::{Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, parse_duration};
 
+use crate::embedded::Embedded;
 use crate::failure::{Failure, USAGE};
-use crate::{cfg, cmap, cpg, doctor, evs, generate, log, quorum, status};
+use crate::{cfg, cmap, cpg, doctor, evs, generate, log, quorum, serve, status};
 
 /// What the help of every command ends with.
 const EXIT_STATUS: &str = "\
@@ -35,6 +36,7 @@ Examples:
   corosync-ipc cpg join my-group
   corosync-ipc cfg links
   corosync-ipc doctor
+  corosync-ipc --embedded status   # needs no corosync
 
 ";
 
@@ -71,6 +73,12 @@ struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
+    /// Start an embedded corosync in this process and run the command against it.
+    ///
+    /// One node, alone and quorate, which is gone afterwards: a test double to try commands with on a machine without corosync.
+    #[arg(long, global = true)]
+    embedded: bool,
+
     /// The services listen at sockets in this directory.
     ///
     /// For a daemon in another container whose /run is mounted here. The default is what libqb does: abstract sockets, unless
@@ -113,6 +121,7 @@ enum Command {
     Cfg(cfg::Cfg),
     Evs(evs::Evs),
     Doctor(doctor::Doctor),
+    Serve(serve::Serve),
     Completions(generate::Completions),
     Man(generate::Man),
 }
@@ -138,18 +147,40 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Man(command) => return command.run(),
         _ => {}
     }
+    let json = global.json;
     if global.verbose {
         log::start();
     }
-    let context = Context { json: global.json, endpoint: global.endpoint()? };
+    if !global.embedded {
+        return run_command(command, &Context { json, endpoint: global.endpoint()? });
+    }
+    if let Command::Serve(_) = command {
+        return Err(Failure::usage("serve is the embedded corosync itself: --embedded is for the other commands"));
+    }
+    if global.socket_dir.is_some() || global.abstract_sockets || global.shm_root.is_some() {
+        let text = "--embedded is at a place of its own: it goes without --socket-dir, --abstract and --shm-root";
+        return Err(Failure::usage(text));
+    }
+    let endpoint = global.endpoint()?;
+    let embedded = Embedded::start()?;
+    // Its sockets and its rings are in one directory.
+    let directory = embedded.endpoint().shm_root_path();
+    let endpoint = endpoint.socket_dir(directory).shm_root(directory);
+    let result = run_command(command, &Context { json, endpoint });
+    embedded.end();
+    result
+}
+
+fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
-        Command::Status(command) => command.run(&context),
-        Command::Cmap(command) => command.run(&context),
-        Command::Quorum(command) => command.run(&context),
-        Command::Cpg(command) => command.run(&context),
-        Command::Cfg(command) => command.run(&context),
-        Command::Evs(command) => command.run(&context),
-        Command::Doctor(command) => command.run(&context),
+        Command::Status(command) => command.run(context),
+        Command::Cmap(command) => command.run(context),
+        Command::Quorum(command) => command.run(context),
+        Command::Cpg(command) => command.run(context),
+        Command::Cfg(command) => command.run(context),
+        Command::Evs(command) => command.run(context),
+        Command::Doctor(command) => command.run(context),
+        Command::Serve(command) => command.run(context),
         Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

@@ -135,8 +135,10 @@ pub(crate) fn links_text(links: &[Link]) -> String {
 }
 
 fn link_state(link: &Link) -> String {
-    let Some(ends) = link.ends.as_ref().filter(|ends| !ends.is_empty()) else {
-        return printable(&link.ring.status);
+    let ends = match &link.ends {
+        Some(_) if link.ring.status == "n" => return "no other node".to_owned(),
+        Some(ends) if !ends.is_empty() => ends,
+        _ => return printable(&link.ring.status),
     };
     let those = |connected: bool| ends.iter().filter(move |end| end.connected == connected).map(|end| end.node_id);
     let mut said = Vec::new();

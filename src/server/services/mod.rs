@@ -7,6 +7,7 @@ mod cfg;
 mod cmap;
 mod config;
 mod cpg;
+mod evs;
 mod icmap;
 mod node;
 mod quorum;
@@ -61,6 +62,7 @@ pub(crate) enum Exec {
     Cfg(cfg::Exec),
     Cpg(cpg::Exec),
     Votequorum(votequorum::Exec),
+    Evs(evs::Exec),
 }
 
 impl Exec {
@@ -71,6 +73,7 @@ impl Exec {
             Self::Cfg(exec) => ("cfg", exec.number()),
             Self::Cpg(exec) => ("cpg", exec.number()),
             Self::Votequorum(exec) => ("votequorum", exec.number()),
+            Self::Evs(_) => ("evs", 0),
         }
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::cfg::Cfg;
 use super::cmap::Cmap;
 use super::cpg::Cpg;
+use super::evs::Evs;
 use super::icmap::{Icmap, Notice, Watcher};
 use super::quorum::Quorum;
 use super::stats::Stats;
@@ -25,10 +26,17 @@ pub(crate) enum ServiceId {
     Cpg,
     Quorum,
     Votequorum,
+    Evs,
 }
 
 impl ServiceId {
-    pub(crate) const ALL: [Self; 5] = [Self::Cmap, Self::Cfg, Self::Cpg, Self::Quorum, Self::Votequorum];
+    /// Those that corosync 3 has.
+    const USUAL: [Self; 5] = [Self::Cmap, Self::Cfg, Self::Cpg, Self::Quorum, Self::Votequorum];
+    const WITH_EVS: [Self; 6] = [Self::Cmap, Self::Cfg, Self::Cpg, Self::Quorum, Self::Votequorum, Self::Evs];
+
+    pub(crate) fn all(with_evs: bool) -> &'static [Self] {
+        if with_evs { &Self::WITH_EVS } else { &Self::USUAL }
+    }
 
     /// Matches `CMAP_SERVICE` and its siblings.
     pub(crate) fn number(self) -> u32 {
@@ -38,6 +46,8 @@ impl ServiceId {
             Self::Cpg => 2,
             Self::Quorum => 3,
             Self::Votequorum => 5,
+            // 0 where it exists, which is another's here.
+            Self::Evs => 8,
         }
     }
 
@@ -48,6 +58,7 @@ impl ServiceId {
             Self::Cpg => "cpg",
             Self::Quorum => "quorum",
             Self::Votequorum => "votequorum",
+            Self::Evs => "evs",
         }
     }
 }
@@ -80,6 +91,7 @@ struct Services {
     cpg: Cpg,
     quorum: Quorum,
     votequorum: Votequorum,
+    evs: Evs,
     stats: Stats,
 }
 
@@ -97,6 +109,7 @@ impl Node {
             cpg: Cpg::new(id),
             quorum: Quorum::default(),
             votequorum: Votequorum::new(id),
+            evs: Evs::new(id),
             stats: Stats::default(),
         };
         let mut node = Self {
@@ -140,14 +153,15 @@ impl Node {
     }
 
     /// A process connected; its name is for the statistics.
-    pub(crate) fn connect(&mut self, service: ServiceId, client: ClientId, pid: i32, name: String) {
+    pub(crate) fn connect(&mut self, now: Instant, service: ServiceId, client: ClientId, pid: i32, name: String) {
         self.services.stats.connect(client, service.number(), pid, name);
-        match service {
-            ServiceId::Cmap => self.services.cmap.connect(client),
-            ServiceId::Cpg => self.services.cpg.connect(client),
-            ServiceId::Quorum => self.services.quorum.connect(client),
+        self.step(now, |services, context| match service {
+            ServiceId::Cmap => services.cmap.connect(client),
+            ServiceId::Cpg => services.cpg.connect(client),
+            ServiceId::Quorum => services.quorum.connect(client),
+            ServiceId::Evs => services.evs.connect(context, client),
             ServiceId::Cfg | ServiceId::Votequorum => {}
-        }
+        });
     }
 
     pub(crate) fn disconnect(&mut self, now: Instant, service: ServiceId, client: ClientId) {
@@ -158,6 +172,7 @@ impl Node {
             ServiceId::Cpg => services.cpg.disconnect(context, client),
             ServiceId::Quorum => services.quorum.disconnect(client),
             ServiceId::Votequorum => services.votequorum.disconnect(client),
+            ServiceId::Evs => services.evs.disconnect(client),
         });
     }
 
@@ -178,6 +193,9 @@ impl Node {
                         .map(|request| services.quorum.request(context, client, request)),
                     ServiceId::Votequorum => wire::votequorum::AnyRequest::decode(message)
                         .map(|request| services.votequorum.request(context, client, request)),
+                    ServiceId::Evs => wire::evs::AnyRequest::decode(message).map(|request| {
+                        services.evs.request(context, client, request, services.quorum.is_quorate());
+                    }),
                 };
             // Multicasts are not answered in any case.
             let is_mcast = service == ServiceId::Cpg && message.get(..4) == Some(&wire::cpg::Mcast::ID.to_ne_bytes());
@@ -206,6 +224,7 @@ impl Node {
             Exec::Cfg(exec) => services.cfg.deliver(context, from, exec),
             Exec::Cpg(exec) => services.cpg.deliver(context, from, exec),
             Exec::Votequorum(exec) => services.votequorum.deliver(context, &mut services.quorum, from, exec),
+            Exec::Evs(exec) => services.evs.deliver(context, from, exec),
         });
     }
 
@@ -228,6 +247,7 @@ impl Node {
                 context.set(&key("status"), "joined");
             }
             services.cfg.configure(&membership.members);
+            services.evs.configure(context, &membership);
             services.cpg.sync_init(&membership);
             services.quorum.sync_init(&membership);
             services.votequorum.sync_init(context, &membership);

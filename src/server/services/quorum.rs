@@ -35,6 +35,10 @@ impl Quorum {
         self.quorate = !has_provider;
     }
 
+    pub(crate) fn is_quorate(&self) -> bool {
+        self.quorate
+    }
+
     pub(crate) fn connect(&mut self, client: ClientId) {
         self.models.insert(client, 0);
     }

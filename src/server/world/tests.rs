@@ -125,7 +125,7 @@ impl Run {
                 let (id, node) = (ClientId(self.next_id), node as usize);
                 self.next_id += 1;
                 let pid = 100 + id.0 as u32;
-                self.world.step(now, node, |it| it.connect(ServiceId::Cpg, id, pid as i32, String::new()));
+                self.world.step(now, node, |it| it.connect(now, ServiceId::Cpg, id, pid as i32, String::new()));
                 self.clients.push(Client { id, node, pid, is_connected: true, told: Vec::new() });
                 self.request(self.clients.len() - 1, &Join { group_name: group, pid, flags: 0 });
             }

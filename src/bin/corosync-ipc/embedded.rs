@@ -1,0 +1,111 @@
+//! `--embedded`: a corosync in this process, and the signals that end it.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use corosync_ipc::Endpoint;
+use corosync_ipc::server::Corosync;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::failure::Failure;
+
+/// A corosync of this command's own. It ends with [`Embedded::end`], or with a signal; its files are removed in both cases.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    endpoint: Endpoint,
+    /// Whoever takes it ends it.
+    corosync: Arc<Mutex<Option<Corosync>>>,
+}
+
+impl Embedded {
+    pub(crate) fn start() -> Result<Self, Failure> {
+        // Before there are other threads, which would be ended by signals.
+        let signals = Signals::block()?;
+        let corosync = Corosync::builder().evs(true).start()?;
+        let endpoint = corosync.endpoint().clone();
+        let corosync = Arc::new(Mutex::new(Some(corosync)));
+        let held = Arc::clone(&corosync);
+        thread::spawn(move || {
+            if let Ok(Some(signal)) = signals.wait(None) {
+                drop(take(&held));
+                Signals::die_of(signal);
+            }
+        });
+        Ok(Self { endpoint, corosync })
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Ends it, unless a signal did, which then ends the process too.
+    pub(crate) fn end(self) {
+        if take(&self.corosync).is_none() {
+            loop {
+                thread::park();
+            }
+        }
+    }
+}
+
+fn take(held: &Mutex<Option<Corosync>>) -> Option<Corosync> {
+    held.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// The signals by which people end programs. They wait here instead of ending this one at once, so that it can clear away.
+#[derive(Debug)]
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks them in this thread, and in those it starts from now on.
+    pub(crate) fn block() -> Result<Self, Failure> {
+        let failed = |error: Errno| Failure::refused(format!("waiting for signals: {error}"));
+        let mut signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+        // Blocked, it would be seen although nohup had it ignored.
+        if !is_ignored(Signal::SIGHUP) {
+            signals.add(Signal::SIGHUP);
+        }
+        signals.thread_block().map_err(failed)?;
+        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Self).map_err(failed)
+    }
+
+    /// Waits for one of them, or until a descriptor is readable, which is `None`.
+    pub(crate) fn wait(&self, or: Option<BorrowedFd<'_>>) -> Result<Option<Signal>, Failure> {
+        let mut watched = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        watched.extend(or.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        loop {
+            match poll(&mut watched, PollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(Failure::refused(format!("waiting for signals: {error}"))),
+            }
+            let signal = self.0.read_signal().ok().flatten();
+            let signal = signal.and_then(|info| Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok());
+            let is_over = watched.get(1).and_then(PollFd::any).unwrap_or(false);
+            if signal.is_some() || is_over {
+                return Ok(signal);
+            }
+        }
+    }
+
+    /// Ends the process as if the signal had not waited.
+    fn die_of(signal: Signal) -> ! {
+        let _ = SigSet::from(signal).thread_unblock();
+        let _ = raise(signal);
+        // Whoever started this in the background had it ignored.
+        process::exit(128 + signal as i32)
+    }
+}
+
+/// Whether whoever started this process had a signal ignored.
+fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
+}

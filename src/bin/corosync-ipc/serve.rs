@@ -1,0 +1,185 @@
+//! `corosync-ipc serve`: the embedded corosync in the foreground.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::process;
+use std::time::SystemTime;
+
+use clap::{Args, ValueEnum};
+use corosync_ipc::server::{Cluster, ClusterBuilder};
+use corosync_ipc::{Endpoint, Error};
+use serde_json::json;
+
+use crate::cli::Context;
+use crate::embedded::Signals;
+use crate::failure::Failure;
+use crate::output::{print, print_event, printable, words};
+
+/// The most nodes a cluster can have. Matches `PROCESSOR_COUNT_MAX`.
+const MAX_NODES: usize = 384;
+
+/// The longest name of a cluster, in bytes.
+const MAX_CLUSTER_NAME: usize = 255;
+
+/// Serves an embedded corosync, for tests and development
+///
+/// It is a test double, not a cluster engine: its nodes are all in this process, nothing is fenced, nothing is highly available. It answers
+/// as corosync 3.1.7 does, to this command, to programs of this library and to C programs, at the place that --socket-dir or --abstract and
+/// --shm-root say; evs is served too. Needs no root and no configuration.
+///
+/// Prints one line when it is ready; with --json {"event": "ready"} with where it is and what it stands for. Goes on until SIGINT,
+/// SIGTERM or SIGHUP, or until a client shuts the daemon down or kills its node: then it removes its files and ends with 0.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  corosync-ipc serve --abstract
+  mkdir /tmp/fake; corosync-ipc serve --socket-dir /tmp/fake --nodes 1,2,3 --node 2
+  COROSYNC_IPC_SOCKET_DIR=/tmp/fake corosync-ipc status")]
+pub(crate) struct Serve {
+    /// The node that clients reach; the first of --nodes by default, or 1.
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
+    node: Option<u32>,
+
+    /// The nodes of the cluster, with one vote each. All of them run; others than --node are at private places.
+    #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    nodes: Vec<u32>,
+
+    /// The cluster's name.
+    #[arg(long, value_name = "NAME", default_value = "embedded", value_parser = parse_cluster_name)]
+    cluster_name: String,
+
+    /// What messages travel through.
+    #[arg(long, value_enum, default_value_t)]
+    transport: Transport,
+}
+
+/// As `system { qb_ipc_type }` has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Transport {
+    /// Rings in shared memory.
+    #[default]
+    Shm,
+    /// Datagram sockets (not there yet).
+    Socket,
+}
+
+fn parse_cluster_name(name: &str) -> Result<String, String> {
+    if name.is_empty() || name.len() > MAX_CLUSTER_NAME {
+        return Err(format!("a cluster's name has 1 to {MAX_CLUSTER_NAME} bytes, not {}", name.len()));
+    }
+    Ok(name.to_owned())
+}
+
+/// The nodes of the nodelist, and the one that is served.
+#[derive(Debug, PartialEq)]
+struct Nodes {
+    all: Vec<u32>,
+    served: u32,
+}
+
+impl Nodes {
+    fn new(node: Option<u32>, nodes: Vec<u32>) -> Result<Self, Failure> {
+        let served = node.or_else(|| nodes.first().copied()).unwrap_or(1);
+        let all = if nodes.is_empty() { vec![served] } else { nodes };
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = all.iter().find(|id| !seen.insert(**id)) {
+            return Err(Failure::usage(format!("--nodes: {twice} is there twice; try --help")));
+        }
+        if all.len() > MAX_NODES {
+            return Err(Failure::usage(format!("--nodes: {} are more than {MAX_NODES}; try --help", all.len())));
+        }
+        if !seen.contains(&served) {
+            return Err(Failure::usage(format!("--node: {served} is not among --nodes {}; try --help", words(&all))));
+        }
+        Ok(Self { all, served })
+    }
+}
+
+impl Serve {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let nodes = Nodes::new(self.node, self.nodes)?;
+        if self.transport == Transport::Socket {
+            return Err(Failure::refused("--transport socket: datagram sockets are not there yet, only shm is"));
+        }
+        // Before there are other threads.
+        let signals = Signals::block()?;
+        let cluster = start(builder(&nodes, &self.cluster_name, &context.endpoint))?;
+        announce(context, &nodes, &self.cluster_name)?;
+        signals.wait(Some(cluster.node(nodes.served)?.as_fd())).map(drop)
+    }
+}
+
+fn builder(nodes: &Nodes, cluster_name: &str, endpoint: &Endpoint) -> ClusterBuilder {
+    let builder = Cluster::builder().real_time().evs(true).cluster_name(cluster_name).endpoint(nodes.served, endpoint);
+    // Addresses that no two nodes have: 127.0.0.1 and on.
+    nodes.all.iter().zip(1..).fold(builder, |builder, (id, number)| {
+        let address = Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 0, 0).to_bits() | number);
+        builder.node(*id, format!("n{id}"), address.to_string(), None)
+    })
+}
+
+fn start(builder: ClusterBuilder) -> Result<Cluster, Failure> {
+    builder.start().map_err(|error| {
+        let is_taken = matches!(&error, Error::System { source, .. } if source.kind() == ErrorKind::AddrInUse);
+        match Failure::from(error) {
+            Failure::Failed { status, text } if is_taken => Failure::Failed {
+                status,
+                text: format!("{text}: a corosync listens there, so choose another place with --socket-dir"),
+            },
+            failure => failure,
+        }
+    })
+}
+
+/// Says that clients can connect.
+fn announce(context: &Context, nodes: &Nodes, cluster_name: &str) -> Result<(), Failure> {
+    let (endpoint, served) = (&context.endpoint, nodes.served);
+    let shm_root = endpoint.shm_root_path();
+    if context.json {
+        let socket = endpoint.socket_path("cmap");
+        let socket_dir = socket.as_ref().and_then(|path| path.parent()).map(|path| path.to_string_lossy());
+        let members = json!({
+            "cluster_name": cluster_name,
+            "node_id": served,
+            "nodes": nodes.all,
+            "transport": "shm",
+            "socket_dir": socket_dir,
+            "shm_root": shm_root.to_string_lossy(),
+            "pid": process::id(),
+        });
+        return print_event("ready", SystemTime::now(), members);
+    }
+    let text = format!(
+        "serving node {served} of cluster {cluster_name} (a test double), cmap at {}, rings in {}, process {}",
+        endpoint.socket_address("cmap"),
+        shm_root.display(),
+        process::id()
+    );
+    print(printable(&text) + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(node: Option<u32>, nodes: &[u32]) -> Result<(Vec<u32>, u32), String> {
+        match Nodes::new(node, nodes.to_vec()) {
+            Ok(nodes) => Ok((nodes.all, nodes.served)),
+            Err(Failure::Failed { status: 2, text }) => Err(text),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_node_is_one_of_the_nodes() {
+        assert_eq!(nodes(None, &[]), Ok((vec![1], 1)));
+        assert_eq!(nodes(Some(7), &[]), Ok((vec![7], 7)));
+        assert_eq!(nodes(None, &[5, 3]), Ok((vec![5, 3], 5)));
+        assert_eq!(nodes(Some(3), &[5, 3]), Ok((vec![5, 3], 3)));
+        assert!(nodes(Some(4), &[5, 3]).unwrap_err().contains("4 is not among --nodes 5 3"));
+        assert!(nodes(None, &[5, 3, 5]).unwrap_err().contains("5 is there twice"));
+        let many: Vec<u32> = (1..=385).collect();
+        assert!(nodes(None, &many).unwrap_err().contains("385 are more than 384"));
+    }
+}

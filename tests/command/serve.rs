@@ -1,0 +1,194 @@
+//! `corosync-ipc serve`, the process.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::harness::{Cluster, Node, eventually, skip};
+use super::served::{Served, serve};
+use super::{assert_fails, command, json, lines, ok, outside, program, run};
+
+#[test]
+fn it_says_when_it_is_ready_and_where() {
+    let mut served = Served::with(&["--node", "2", "--nodes", "3,2,1", "--cluster-name", "my cluster"]);
+    let mut ready = served.ready();
+    let time = ready["time"].take();
+    assert!(time.as_str().is_some_and(|time| time.len() == 27 && time.ends_with('Z')), "{time}");
+    let folder = served.folder().to_str().unwrap();
+    let expected = json!({
+        "event": "ready", "time": null, "cluster_name": "my cluster", "node_id": 2, "nodes": [3, 2, 1],
+        "transport": "shm", "socket_dir": folder, "shm_root": folder, "pid": served.ready()["pid"],
+    });
+    assert_eq!(ready, expected);
+    assert_eq!(ready["pid"], json!(served.process().pid()));
+
+    let status = json(&served, &["quorum", "status"]);
+    assert_eq!((&status["cluster_name"], &status["node_id"]), (&json!("my cluster"), &json!(2)));
+    assert_eq!((&status["quorate"], &status["total_votes"]), (&json!(true), &json!(3)));
+    let all = json(&served, &["quorum", "nodes"]);
+    let mut nodes: Vec<(u64, &str)> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| (node["node_id"].as_u64().unwrap(), node["name"].as_str().unwrap()))
+        .collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, [(1, "n1"), (2, "n2"), (3, "n3")]);
+    assert_eq!(json(&served, &["evs", "members"]), json!({ "node_id": 2, "members": [1, 2, 3] }));
+    let addresses = json(&served, &["cmap", "list", "nodelist.node."]);
+    let addresses =
+        addresses.as_array().unwrap().iter().filter(|entry| entry["key"].as_str().unwrap().ends_with("addr"));
+    let addresses: Vec<&Value> = addresses.map(|entry| &entry["value"]).collect();
+    assert_eq!(addresses, [&json!("127.0.0.1"), &json!("127.0.0.2"), &json!("127.0.0.3")]);
+
+    let folder = tempfile::tempdir().unwrap();
+    let process = serve(folder.path()).spawn();
+    let line = process.wait_stdout("\n");
+    assert!(line.starts_with("serving node 1 of cluster embedded (a test double), cmap at "), "{line}");
+    assert!(line.contains(&format!("{}/cmap", folder.path().display())), "{line}");
+}
+
+#[test]
+fn signals_end_it_with_0_and_nothing_is_left() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let mut served = Served::start();
+        let mut joined = command(&served, &["cpg", "join", "g"]).interactive().spawn();
+        joined.wait_stdout("confchg");
+        assert!(joined.is_running() && !served.rings().is_empty());
+        served.process().signal(signal);
+        let output = served.ended();
+        assert_eq!((output.code(), output.stderr.as_str()), (0, ""), "{signal}");
+        assert_eq!(output.stdout.lines().count(), 1, "{output:?}");
+        // Its clients see it go.
+        assert_eq!(joined.wait().code(), 3);
+    }
+}
+
+#[test]
+fn it_ends_with_0_when_a_client_ends_the_node() {
+    for end in [&["cfg", "shutdown"][..], &["cfg", "shutdown", "--immediate"], &["cfg", "kill", "1", "because"]] {
+        let served = Served::start();
+        let mut watching = command(&served, &["quorum", "watch"]).spawn();
+        watching.wait_stdout("quorum");
+        assert!(watching.is_running());
+        assert_eq!(ok(&served, end), "", "{end:?}");
+        let output = served.ended();
+        assert_eq!((output.code(), output.stderr.as_str()), (0, ""), "{end:?}");
+        assert_eq!(watching.wait().code(), 3);
+    }
+    // Another node may end; the one that is served goes on.
+    let served = Served::with(&["--nodes", "1,2,3"]);
+    assert_eq!(ok(&served, &["cfg", "kill", "3", "because"]), "");
+    assert_eq!(json(&served, &["evs", "members"]), json!({ "node_id": 1, "members": [1, 2] }));
+    assert_eq!(ok(&served, &["cfg", "shutdown"]), "");
+    assert_eq!(served.ended().code(), 0);
+    // Who refuses is heard.
+    let mut served = Served::start();
+    let refuses = command(&served, &["-v", "--json", "cfg", "watch", "--refuse", "--count", "1"]).spawn();
+    eventually("watching", || refuses.stderr().contains("tracking"));
+    assert_fails(&run(&served, &["cfg", "shutdown"]), 1, &["CS_ERR_BUSY"]);
+    assert_eq!(lines(&refuses.wait().success())[0]["answer"], json!("no"));
+    assert!(served.process().is_running());
+}
+
+#[test]
+fn a_place_that_cannot_be_used_is_said_so() {
+    let served = Served::start();
+    let folder = served.folder().to_str().unwrap().to_owned();
+    let again = serve(served.folder()).run();
+    assert_fails(&again, 1, &[&format!("listening at {folder}/cmap"), "Address already in use", "--socket-dir"]);
+    // The first is not harmed.
+    assert_eq!(ok(&served, &["cfg", "local"]), "1\n");
+
+    // What one that was killed left behind is in nobody's way.
+    let mut killed = served;
+    killed.process().signal(Signal::SIGKILL);
+    eventually("it is gone", || !killed.process().is_running());
+    assert!(killed.folder().join("cmap").exists());
+    let process = serve(killed.folder()).spawn();
+    process.wait_stdout("serving node 1");
+    assert_eq!(ok(&killed, &["cfg", "local"]), "1\n");
+
+    for (args, status, words) in [
+        (&["--socket-dir", "/no/such"][..], 1, &["listening at /no/such/cmap", "No such file"][..]),
+        (&["--shm-root", "/no/such"], 1, &["opening /no/such", "No such file"]),
+        (&["--shm-root", "relative"], 2, &["absolute path"]),
+        (&["--node", "0"], 2, &["--node", "0"]),
+        (&["--nodes", "0,1"], 2, &["--nodes", "0"]),
+        (&["--nodes", "1,2,"], 2, &["--nodes"]),
+        (&["--nodes", "2,1,2"], 2, &["--nodes", "2 is there twice"]),
+        (&["--nodes", "2,3", "--node", "1"], 2, &["1 is not among --nodes 2 3"]),
+        (&["--cluster-name", ""], 2, &["--cluster-name", "1 to 255"]),
+        (&["--transport", "pigeon"], 2, &["pigeon", "shm", "socket"]),
+        (&["--transport", "socket"], 1, &["datagram", "not there yet"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = run_serve(folder.path().to_str().unwrap(), args);
+        assert_fails(&output, status, words);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+/// In the directory, unless the arguments lead elsewhere.
+fn run_serve(folder: &str, args: &[&str]) -> super::Output {
+    let command = super::NodeCommand::here(program()).arg("serve").args(args);
+    command.env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder).run()
+}
+
+#[test]
+fn help_says_that_it_is_a_test_double() {
+    let help = String::from_utf8(outside(&["serve", "--help"]).stdout).unwrap();
+    let text: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("It is a test double, not a cluster engine"), "{help}");
+}
+
+/// A tool must succeed, and print each of these.
+#[track_caller]
+fn assert_prints(node: &Node, tool: &str, args: &[&str], wanted: &[&str]) {
+    let text = node.tool(tool, args).success();
+    for line in wanted {
+        assert!(text.contains(line), "{tool} {args:?}: no {line:?} in {text}");
+    }
+}
+
+/// That they print what they print with the real one is shown in `embedded`, against the same daemon as a library.
+#[test]
+fn corosyncs_own_tools_work_with_it() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::builder().create();
+    let node = cluster.node(1);
+    let served =
+        node.command(program()).args(["serve", "--abstract", "--cluster-name", "tools", "--node", "7"]).spawn();
+    served.wait_stdout("serving node 7");
+    ok(node, &["cmap", "set", "ours.key", "u32", "5"]);
+    let mut joined = command(node, &["cpg", "join", "tools"]).interactive().spawn();
+    joined.wait_stdout("confchg");
+    assert!(joined.is_running());
+    let pid = joined.pid().to_string();
+
+    assert_prints(node, "corosync-cmapctl", &["-g", "totem.cluster_name"], &["totem.cluster_name (str) = tools\n"]);
+    assert_prints(
+        node,
+        "corosync-cmapctl",
+        &[],
+        &["ours.key (u32) = 5\n", "runtime.votequorum.this_node_id (u32) = 7\n"],
+    );
+    assert_prints(node, "corosync-quorumtool", &["-s"], &["Quorate:          Yes\n", "Ring ID:          7.5\n"]);
+    assert_prints(node, "corosync-cpgtool", &["-d", ";"], &[&format!("tools;{pid};7\n")]);
+    assert_prints(node, "corosync-cfgtool", &["-s"], &["Local node ID 7, transport knet\n"]);
+    assert_prints(node, "corosync-cmapctl", &["-s", "theirs.key", "str", "text"], &[]);
+    assert_eq!(ok(node, &["cmap", "get", "theirs.key"]), "text\n");
+    let tracked = node.command("corosync-cmapctl").args(["-T", "theirs."]).interactive().spawn();
+    eventually("the tool is told", || {
+        ok(node, &["cmap", "increment", "ours.key"]);
+        ok(node, &["cmap", "set", "theirs.key", "str", "new"]);
+        ok(node, &["cmap", "set", "theirs.key", "str", "old"]);
+        tracked.stdout().contains("theirs.key (str) = new")
+    });
+    assert_prints(node, "corosync-cfgtool", &["-H"], &[]);
+    assert_eq!(served.wait().code(), 0);
+    assert_eq!(joined.wait().code(), 3);
+}

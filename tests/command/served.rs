@@ -1,0 +1,107 @@
+//! Where the command finds a daemon: in a node of a real cluster, or at a `corosync-ipc serve`.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::harness::{Node, NodeCommand, Output, Process};
+use super::{lines, program};
+
+/// A place with a daemon, which programs are sent to.
+pub(super) trait Place {
+    fn at(&self, program: &Path) -> NodeCommand;
+}
+
+impl Place for Node {
+    fn at(&self, program: &Path) -> NodeCommand {
+        self.command(program)
+    }
+}
+
+/// A `corosync-ipc serve` with sockets and rings in a directory of its own.
+pub(super) struct Served {
+    // Before its directory.
+    process: Process,
+    folder: TempDir,
+}
+
+impl Served {
+    pub(super) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    pub(super) fn with(args: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("corosync-ipc-serve-").tempdir_in("/dev/shm").unwrap();
+        let process = serve(folder.path()).args(args).arg("--json").spawn();
+        process.wait_stdout("\n");
+        Self { process, folder }
+    }
+
+    /// What it said when it was ready.
+    pub(super) fn ready(&self) -> Value {
+        lines(&self.process.stdout()).remove(0)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it has in its directory that is no socket.
+    pub(super) fn rings(&self) -> Vec<String> {
+        let names = fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("qb-")).collect()
+    }
+
+    pub(super) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Waits until it has ended by itself, and asserts that nothing is left.
+    #[track_caller]
+    pub(super) fn ended(self) -> Output {
+        let output = self.process.wait();
+        assert_eq!(fs::read_dir(self.folder.path()).unwrap().count(), 0, "{output:?}");
+        output
+    }
+}
+
+/// The command that serves in a directory.
+pub(super) fn serve(folder: &Path) -> NodeCommand {
+    let folder = folder.to_str().unwrap();
+    NodeCommand::here(program()).args(["serve", "--socket-dir", folder, "--shm-root", folder])
+}
+
+impl Place for Served {
+    fn at(&self, program: &Path) -> NodeCommand {
+        let folder = self.folder.path();
+        NodeCommand::here(program).env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder)
+    }
+}
+
+/// Makes two tests of each body: against a real corosync, and against `corosync-ipc serve`.
+macro_rules! against_both {
+    ($($body:ident)*) => {
+        mod against_corosync {
+            $(
+                #[test]
+                fn $body() {
+                    if !crate::harness::skip() {
+                        super::$body(crate::harness::shared_one().node(1));
+                    }
+                }
+            )*
+        }
+
+        mod against_serve {
+            $(
+                #[test]
+                fn $body() {
+                    super::$body(&crate::served::Served::start());
+                }
+            )*
+        }
+    };
+}
+pub(super) use against_both;

@@ -1,0 +1,43 @@
+//! Programs over libcpg and libcmap meet ours at the embedded daemon. Against the real one `cpg` has the same.
+
+use corosync_ipc::Endpoint;
+use corosync_ipc::cpg::{Client, GroupName, Options};
+use corosync_ipc::server::Corosync;
+
+use crate::bodies::interop;
+use crate::harness::{Cluster, skip};
+use crate::{Embedded, nothing_to_compare};
+
+/// How many messages each side sends; among so many are some of more than 1 MiB.
+const EACH: usize = 20_000;
+
+#[test]
+fn a_c_program_and_ours_see_the_same_messages_in_the_same_order() {
+    let Some(program) = (if skip() { None } else { interop::cpg_program() }) else { return };
+    let embedded = Embedded::start(Corosync::builder());
+    let group = GroupName::new(b"interop\0").unwrap();
+    let client = embedded.node().run(|| {
+        let client = Client::connect_with(&Endpoint::new(), Options::new().pid(0x4000_0000)).unwrap();
+        client.join(&group).unwrap();
+        client
+    });
+    let c = embedded.node().command(&program);
+    interop::both_see_the_same_messages_in_the_same_order(&client, c, &group, EACH);
+}
+
+#[test]
+fn c_programs_and_ours_mean_the_same_groups() {
+    let Some(program) = (if skip() { None } else { interop::cpg_program() }) else { return };
+    let embedded = Embedded::start(Corosync::builder());
+    let node = embedded.node();
+    node.run(|| interop::both_mean_the_same_groups(&Endpoint::new(), || node.command(&program)));
+}
+
+#[test]
+fn a_c_program_and_ours_are_told_the_same_changes() {
+    let Some(program) = (if nothing_to_compare() { None } else { interop::cmap_program() }) else { return };
+    let (real, embedded) = (Cluster::one(), Embedded::start(Corosync::builder()));
+    for node in [real.node(1), embedded.node()] {
+        node.run(|| interop::both_are_told_the_same_changes(&Endpoint::new(), node.command(&program)));
+    }
+}
