@@ -368,7 +368,7 @@ impl<H: Handler> EventLoop<H> {
     }
 
     /// Does what is to be done. Whether it was to stop.
-    fn step(&mut self, look: Look) -> bool {
+    fn step(&mut self, mut look: Look) -> bool {
         if look.rung {
             self.bell.silence();
             while let Ok(job) = self.inbox.try_recv() {
@@ -380,6 +380,8 @@ impl<H: Handler> EventLoop<H> {
                         self.clear_away();
                         // It may have made that clients are heeded which were not.
                         self.catch_up();
+                        // What was seen is served. Its byte is not to be looked for: another request's may have come.
+                        look.clients.clear();
                     }
                     Job::Stop => return true,
                 }
