@@ -421,7 +421,7 @@ impl Iter<'_> {
                 return Ok(Some(Entry { key, value_type: reply.value_type, value_len: reply.value_len }));
             }
             if Instant::now() >= patience.deadline {
-                return Err(patience.timed_out());
+                return Err(self.client.connection.timed_out(&patience));
             }
         }
     }

@@ -35,6 +35,15 @@ fn set(cluster: &Cluster, key: &str, value: &str) {
 }
 
 #[test]
+fn every_example_is_run_here() {
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples")).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(include_str!("examples.rs").contains(&format!("\"{name}\"")), "{name} is not");
+    }
+}
+
+#[test]
 fn quorum_hook_runs_its_command_at_each_change_and_without_a_daemon() {
     if harness::skip() {
         return;
@@ -116,6 +125,51 @@ fn cpg_chat_talks_across_nodes() {
     assert!(first.wait().is_success());
     second.wait_stdout("* 1 here");
     assert!(second.wait().is_success());
+}
+
+/// A client of the example's service, in C: watches, raises, and takes the event.
+#[cfg(feature = "server")]
+const COUNTER_CLIENT: &str = r#"
+#include <assert.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/uio.h>
+#include <qb/qbipcc.h>
+
+struct answer { struct qb_ipc_response_header header; uint64_t value __attribute__((aligned(8))); };
+
+int main(void) {
+    qb_ipcc_connection_t *c = qb_ipcc_connect("counter", 8192);
+    struct answer answer;
+    assert(c);
+    for (int id = 1; id >= 0; id--) {
+        struct qb_ipc_request_header request = { .id = id, .size = sizeof request };
+        struct iovec iov = { &request, sizeof request };
+        assert(qb_ipcc_sendv_recv(c, &iov, 1, &answer, sizeof answer, -1) == sizeof answer);
+        printf("answer %d: %d\n", (int)answer.header.id, (int)answer.value);
+    }
+    assert(qb_ipcc_event_recv(c, &answer, sizeof answer, -1) == sizeof answer);
+    printf("event %d: %d\n", (int)answer.header.id, (int)answer.value);
+    qb_ipcc_disconnect(c);
+    return 0;
+}
+"#;
+
+#[test]
+#[cfg(feature = "server")]
+fn own_service_serves_c_clients() {
+    if harness::skip() {
+        return;
+    }
+    let Some(client) = harness::cc(COUNTER_CLIENT, &["qb"]) else { return };
+    let cluster = Cluster::builder().create();
+    let mut service = run(&cluster, "own_service").arg("counter").interactive().spawn();
+    service.wait_stdout("listening as counter");
+    let output = cluster.node(1).command(&client).run().success();
+    assert_eq!(output, "answer 1: 0\nanswer 0: 1\nevent 2: 1\n");
+    service.write("\n");
+    let output = service.wait().success();
+    assert!(output.contains("of user 0 connects") && output.ends_with("the counter was 1\n"), "{output}");
 }
 
 /// Ten thousand messages there and back, and a daemon that is killed meanwhile.

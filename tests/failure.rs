@@ -10,18 +10,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bodies::dispatch::{MODES, Source};
 use bodies::{cs, rings, spawn_until_asleep, waiting};
-use corosync_ipc::cmap::{Client, Value};
+use corosync_ipc::cmap::{Client, TrackEvents, Value};
 use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, TrackFlags, quorum, votequorum};
 use harness::{Cluster, eventually, skip, version};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// nobody, wherever corosync runs.
 const NOBODY: u32 = 65534;
-
-/// How soon the death of the daemon must be noticed. It takes milliseconds; this is for busy machines.
-const AT_ONCE: Duration = Duration::from_secs(20);
 
 /// A timeout that no test waits for.
 const LONG: Duration = Duration::from_secs(120);
@@ -46,7 +42,7 @@ fn assert_timed_out<T: std::fmt::Debug>(result: Result<T, Error>) {
 }
 
 #[test]
-fn death_is_noticed_at_once_and_its_rings_are_removed() {
+fn death_is_noticed_by_whoever_waits_and_its_rings_are_removed() {
     if skip() {
         return;
     }
@@ -60,56 +56,40 @@ fn death_is_noticed_at_once_and_its_rings_are_removed() {
         let dispatcher = Client::connect_to(&endpoint).unwrap();
         let one = Client::connect_to(&endpoint).unwrap();
         let idle = quorum::Client::connect_to(&endpoint).unwrap();
-        let mut pending = Source::new(&endpoint, "death_is_noticed");
-        pending.make(5);
+        let pending = Client::connect_to(&endpoint).unwrap();
+        pending.track_add("death_is_noticed", TrackEvents::ALL).unwrap();
+        (0..5_u8).for_each(|number| pending.set("death_is_noticed", number).unwrap());
         let paused = node.pause();
         let killed = thread::scope(|scope| {
-            let get = spawn_until_asleep(scope, || (requester.get("totem.version"), Instant::now()));
-            let queued = spawn_until_asleep(scope, || (requester.get("totem.version"), Instant::now()));
-            let info = spawn_until_asleep(scope, || (votes.local_info(), Instant::now()));
-            let blocking = spawn_until_asleep(scope, || {
-                (dispatcher.dispatch(Dispatch::Blocking, |_| Continue(())), Instant::now())
-            });
-            let next = spawn_until_asleep(scope, || (dispatcher.next_event(LONG), Instant::now()));
-            let one = spawn_until_asleep(scope, || (one.dispatch(Dispatch::One, |_| Continue(())), Instant::now()));
+            let get = spawn_until_asleep(scope, || requester.get("totem.version"));
+            let queued = spawn_until_asleep(scope, || requester.get("totem.version"));
+            let info = spawn_until_asleep(scope, || votes.local_info());
+            let blocking = spawn_until_asleep(scope, || dispatcher.dispatch(Dispatch::Blocking, |_| Continue(())));
+            let next = spawn_until_asleep(scope, || dispatcher.next_event(LONG));
+            let one = spawn_until_asleep(scope, || one.dispatch(Dispatch::One, |_| Continue(())));
             assert!(!(get.is_finished() || queued.is_finished() || info.is_finished()));
             assert!(!(blocking.is_finished() || next.is_finished() || one.is_finished()));
             let killed = Instant::now();
             node.kill();
-            let mut noticed = Vec::new();
             for request in [get, queued] {
-                let (result, when) = request.join().unwrap();
-                assert_disconnected(result);
-                noticed.push(when);
+                assert_disconnected(request.join().unwrap());
             }
-            let (result, when) = info.join().unwrap();
-            assert_disconnected(result);
-            noticed.push(when);
-            let (result, when) = next.join().unwrap();
-            assert_disconnected(result);
-            noticed.push(when);
+            assert_disconnected(info.join().unwrap());
+            assert_disconnected(next.join().unwrap());
             for dispatch in [blocking, one] {
-                let (result, when) = dispatch.join().unwrap();
-                assert_disconnected(result);
-                noticed.push(when);
-            }
-            for when in noticed {
-                assert!(when - killed < AT_ONCE, "{:?}", when - killed);
+                assert_disconnected(dispatch.join().unwrap());
             }
             killed
         });
         drop(paused);
 
         // Events that the daemon left are handed over first.
-        assert!(matches!(pending.dispatch(Dispatch::One, u64::MAX), (Ok(()), 1)));
-        assert!(matches!(pending.dispatch(Dispatch::OneNonblocking, u64::MAX), (Ok(()), 1)));
-        let (result, handed) = pending.dispatch(Dispatch::All, u64::MAX);
-        assert_disconnected(result);
-        assert_eq!(handed, 3);
-        for mode in MODES {
-            assert_disconnected(pending.client.dispatch(mode, |_| Continue(())));
-            assert_disconnected(idle.dispatch(mode, |_| Continue(())));
-        }
+        let mut handed = 0;
+        assert_disconnected(pending.dispatch(Dispatch::All, |_| {
+            handed += 1;
+            Continue(())
+        }));
+        assert_eq!(handed, 5);
         // Whichever call comes first notices, and all that come later agree.
         assert_disconnected(requester.poll_event());
         assert_disconnected(requester.get("totem.version"));
@@ -144,7 +124,7 @@ fn an_answer_that_comes_late_is_not_taken_for_the_next() {
         for number in 0..10_u32 {
             client.set(&format!("{prefix}{number}"), number).unwrap();
         }
-        let tracker = client.track_add(counter, corosync_ipc::cmap::TrackEvents::ALL).unwrap();
+        let tracker = client.track_add(counter, TrackEvents::ALL).unwrap();
         let mut sent = 0;
         for round in 0..6 {
             client.set_request_timeout(Duration::from_millis(60));

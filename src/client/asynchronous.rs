@@ -80,9 +80,10 @@ impl<S: Service> AsyncClient<S> {
         &self,
         request: impl FnOnce(&Client<S>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let after = self.client().request_timeout();
-        let turn = timeout(after, Arc::clone(&self.turn).acquire_owned()).await;
-        let turn = turn.map_err(|_| Error::TimedOut { operation: "waiting for other requests".into(), after })?;
+        let connection = &self.client().connection;
+        let patience = connection.patience("waiting for other requests");
+        let turn = timeout(patience.timeout, Arc::clone(&self.turn).acquire_owned()).await;
+        let turn = turn.map_err(|_| connection.timed_out(&patience))?;
         let client = self.client.clone();
         Blocking::start(move || {
             // Until the answer is there, awaited or not.

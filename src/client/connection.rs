@@ -119,14 +119,8 @@ pub(crate) enum FlowControl {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     call: &'static str,
-    timeout: Duration,
+    pub(crate) timeout: Duration,
     pub(crate) deadline: Instant,
-}
-
-impl Patience {
-    pub(crate) fn timed_out(&self) -> Error {
-        Error::TimedOut { operation: Cow::Borrowed(self.call), after: self.timeout }
-    }
 }
 
 /// Sole use of the rings for requests and replies: what is sent in one turn follows each other. Passed on when dropped.
@@ -222,9 +216,8 @@ impl Connection {
     fn call_patiently<R: Request>(&self, busy: &[CsError], request: &R, patience: &Patience) -> Result<R::Reply> {
         let message = request.encode().map_err(|source| Error::invalid(patience.call, source.to_string()))?;
         // Others have their turn while this one waits.
-        self.retry(busy, patience, || match self.turn(patience.deadline)? {
-            Some(mut turn) => turn.exchange(&[&message], FlowControl::Request, patience),
-            None => Err(patience.timed_out()),
+        self.retry(busy, patience, || {
+            self.patient_turn(patience)?.exchange(&[&message], FlowControl::Request, patience)
         })
     }
 
@@ -256,6 +249,17 @@ impl Connection {
         self.check()?;
         let turn = self.turnstile.enter(deadline);
         Ok(turn.map(|turn| Turn { connection: self, requests: lock(&self.requests), _turn: turn }))
+    }
+
+    /// As [`Connection::turn`], for whom a turn that does not come in time is an error.
+    pub(crate) fn patient_turn(&self, patience: &Patience) -> Result<Turn<'_>> {
+        self.turn(patience.deadline)?.ok_or_else(|| self.timed_out(patience))
+    }
+
+    /// What a call ends with whose time is over, whatever it waited for: its turn, room for the request, or the answer.
+    pub(crate) fn timed_out(&self, patience: &Patience) -> Error {
+        crate::log::debug!(service = %self.service, call = patience.call, "timed out");
+        Error::TimedOut { operation: Cow::Borrowed(patience.call), after: patience.timeout }
     }
 
     /// Puts a request in the ring and tells the daemon. `false`: the deadline passed first, and nothing was sent.
@@ -521,10 +525,7 @@ impl Turn<'_> {
     /// Sends a message in parts and waits for its answer, whatever that is.
     fn exchange(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<Bytes> {
         let connection = self.connection;
-        let timed_out = || {
-            crate::log::debug!(service = %connection.service, call = patience.call, "timed out");
-            patience.timed_out()
-        };
+        let timed_out = || connection.timed_out(patience);
         if self.requests.exchange.before() == Before::Drain {
             connection.receive(&mut self.requests, patience.deadline)?.ok_or_else(timed_out)?;
         }

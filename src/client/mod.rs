@@ -85,8 +85,9 @@ impl<S: Service> Client<S> {
 
     /// Takes the next event, if one waits. Never blocks.
     ///
-    /// The file descriptor polls readable while an event waits; the reverse need not hold. After `None` it becomes readable anew
-    /// when there is an event or the daemon goes, so loops with edge-triggered readiness take events until `None`.
+    /// The file descriptor polls readable while an event waits that the daemon has announced, which it does at once unless the
+    /// socket is full; the reverse need not hold. After `None` it becomes readable anew when there is an event or the daemon goes, so
+    /// loops with edge-triggered readiness take events until `None`. See [`event_loops`](crate::event_loops).
     ///
     /// # Errors
     /// [`Error::Disconnected`] once the daemon is gone and every event it left was taken; [`Error::Finalized`];

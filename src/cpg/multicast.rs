@@ -50,7 +50,7 @@ impl Client {
         if self.multicast_until(guarantee, parts, length, patience.deadline)? {
             Ok(())
         } else {
-            Err(patience.timed_out())
+            Err(self.connection.timed_out(&patience))
         }
     }
 
@@ -105,7 +105,7 @@ impl Client {
         self.check_joined()?;
         self.service.probe.require(&daemon::CPG_FRAGMENTS)?;
         let whole = self.connection.patience(CALL);
-        let mut turn = self.connection.turn(whole.deadline)?.ok_or_else(|| whole.timed_out())?;
+        let mut turn = self.connection.patient_turn(&whole)?;
         self.check_joined()?;
         let most = self.max_atomic_message_size();
         let mut sent = 0;

@@ -40,6 +40,8 @@ pub(super) struct Connection {
     reply: Vec<u8>,
     /// Bytes owed to the client for events that are in the ring already.
     notifications: usize,
+    /// How many of them may still be sent, if there is a limit.
+    notifications_left: Option<usize>,
     wake: WakeBytes,
     flow_control: FlowControl,
     /// Answers that did not fit in the ring. While there are any, no more requests are taken, so there are few.
@@ -75,6 +77,7 @@ impl Connection {
             max_msg_size,
             reply,
             notifications: 0,
+            notifications_left: None,
             wake: WakeBytes::default(),
             flow_control: FlowControl::Off,
             answers: VecDeque::new(),
@@ -97,7 +100,7 @@ impl Connection {
 
     /// What to wait for.
     pub(super) fn watch(&self) -> Watch {
-        Watch { readable: self.takes_requests(), writable: !self.reply.is_empty() || self.notifications > 0 }
+        Watch { readable: self.takes_requests(), writable: !self.reply.is_empty() || self.notifications_due() > 0 }
     }
 
     /// Whether something waits for room in a ring, of which nothing tells.
@@ -140,17 +143,25 @@ impl Connection {
         Ok(())
     }
 
+    /// How many bytes that announce events are to be sent now.
+    fn notifications_due(&self) -> usize {
+        self.notifications_left.map_or(self.notifications, |left| left.min(self.notifications))
+    }
+
     /// Sends the reply, then the bytes that announce events. What does not fit is sent later, as libqb does it.
     fn flush_socket(&mut self) {
         const NOTIFICATIONS: [u8; BATCH] = [0; BATCH];
-        while !self.closed && (!self.reply.is_empty() || self.notifications > 0) {
+        while !self.closed && (!self.reply.is_empty() || self.notifications_due() > 0) {
             let bytes = if self.reply.is_empty() {
-                NOTIFICATIONS.get(..self.notifications.min(BATCH)).unwrap_or_default()
+                NOTIFICATIONS.get(..self.notifications_due().min(BATCH)).unwrap_or_default()
             } else {
                 &self.reply
             };
             match socket::send_now(&self.socket, bytes) {
-                Ok(sent) if self.reply.is_empty() => self.notifications -= sent.min(self.notifications),
+                Ok(sent) if self.reply.is_empty() => {
+                    self.notifications = self.notifications.saturating_sub(sent);
+                    self.notifications_left = self.notifications_left.map(|left| left.saturating_sub(sent));
+                }
                 Ok(sent) => drop(self.reply.drain(..sent.min(self.reply.len()))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => self.close(),
@@ -287,6 +298,15 @@ impl Connection {
         self.flow_control = state;
         // Release: as qb_ipc_shm_fc_set; the client reads it through a full barrier.
         self.rings.request.ring().flow_control().store(state as u32, Ordering::Release);
+    }
+
+    pub(super) fn limit_notifications(&mut self, limit: Option<usize>) {
+        self.notifications_left = limit;
+        self.flush_socket();
+    }
+
+    pub(super) fn unsent_notifications(&self) -> usize {
+        self.notifications
     }
 
     pub(super) fn queued_events(&self) -> usize {

@@ -245,6 +245,19 @@ impl<S> Conn<'_, S> {
         self.client_mut().connection.set_flow_control(state);
     }
 
+    /// Sends at most so many more of the bytes that announce events, at once where events wait for theirs; `None`, as at first: all.
+    ///
+    /// For tests of clients. libqb sends a byte long after its event when the socket is full, which is hard to bring about; with a
+    /// limit of 0 an event is in the ring, and its byte comes when the limit says so.
+    pub fn limit_wake_bytes(&mut self, limit: Option<usize>) {
+        self.client_mut().connection.limit_notifications(limit);
+    }
+
+    /// How many events in the client's ring it was sent no byte for yet: because of a limit, or because its socket is full.
+    pub fn unsent_wake_bytes(&self) -> usize {
+        self.client().connection.unsent_notifications()
+    }
+
     /// Disconnects the client, once the handler returns.
     pub fn disconnect(&mut self) {
         self.client_mut().connection.close();

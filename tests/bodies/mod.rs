@@ -7,11 +7,9 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 pub mod cmap;
-pub mod dispatch;
 pub mod evs;
 pub mod interop;
 pub mod quorum;
-pub mod sharing;
 pub mod votequorum;
 
 use std::fs;

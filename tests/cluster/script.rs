@@ -82,8 +82,7 @@ pub(crate) struct Real {
 impl Real {
     /// Starts nodes with these features of votequorum.
     pub(crate) fn start(features: &[&str]) -> Self {
-        // So long that a busy machine seldom makes the nodes form rings that nobody asked for.
-        let builder = harness::Cluster::builder().nodes(3).token(1000);
+        let builder = harness::Cluster::builder().nodes(3).loses_nodes();
         let builder = features.iter().fold(builder, |it, feature| it.setting("quorum", &format!("{feature}: 1")));
         let cluster = builder.start();
         Self { paused: BTreeMap::new(), down: BTreeSet::new(), parts: vec![vec![1, 2, 3]], cluster }

@@ -14,6 +14,20 @@ fn compare(steps: &[Step]) {
     compare_with(&[], steps);
 }
 
+/// After a process of each node joined.
+#[track_caller]
+fn compare_joined(steps: &[Step]) {
+    let joined = [
+        Step::Connect("a", 1, 101),
+        Step::Connect("b", 2, 102),
+        Step::Connect("c", 3, 103),
+        Step::Join("a", "one"),
+        Step::Join("b", "one"),
+        Step::Join("c", "one"),
+    ];
+    compare(&[joined.as_slice(), steps].concat());
+}
+
 /// With these features of votequorum.
 #[track_caller]
 fn compare_with(features: &[&str], steps: &[Step]) {
@@ -43,14 +57,8 @@ fn compare_with(features: &[&str], steps: &[Step]) {
 
 #[test]
 fn partitions_and_deaths_are_told_as_by_a_real_cluster() {
-    compare(&[
-        Step::Connect("a", 1, 101),
-        Step::Connect("b", 2, 102),
-        Step::Connect("c", 3, 103),
+    compare_joined(&[
         Step::Connect("d", 2, 104),
-        Step::Join("a", "one"),
-        Step::Join("b", "one"),
-        Step::Join("c", "one"),
         Step::Join("d", "other"),
         Step::Send("a", "all are here"),
         Step::Send("c", "I hear you"),
@@ -79,13 +87,7 @@ fn partitions_and_deaths_are_told_as_by_a_real_cluster() {
 
 #[test]
 fn stops_and_ends_of_processes_are_told_as_by_a_real_cluster() {
-    compare(&[
-        Step::Connect("a", 1, 101),
-        Step::Connect("b", 2, 102),
-        Step::Connect("c", 3, 103),
-        Step::Join("a", "one"),
-        Step::Join("b", "one"),
-        Step::Join("c", "one"),
+    compare_joined(&[
         Step::Connect("d", 1, 104),
         Step::Join("d", "one"),
         Step::Die("d"),
@@ -103,13 +105,7 @@ fn stops_and_ends_of_processes_are_told_as_by_a_real_cluster() {
 
 #[test]
 fn a_pause_is_told_as_by_a_real_cluster() {
-    compare(&[
-        Step::Connect("a", 1, 101),
-        Step::Connect("b", 2, 102),
-        Step::Connect("c", 3, 103),
-        Step::Join("a", "one"),
-        Step::Join("b", "one"),
-        Step::Join("c", "one"),
+    compare_joined(&[
         Step::Pause(3),
         Step::Send("b", "without you"),
         Step::Leave("a", "one"),

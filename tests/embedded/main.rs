@@ -253,16 +253,6 @@ mod the_same_as_the_real_one {
         cmap::statistics_are_read
         cmap::small_rings_do_for_small_values
         cmap::what_does_not_fit_the_ring_is_said_so
-        dispatch::nothing_waits
-        dispatch::events_wait
-        dispatch::a_handler_may_call_its_client
-        dispatch::a_handler_may_finalize
-        dispatch::finalizing_wakes_who_waits
-        dispatch::the_descriptor_is_readable_while_events_wait
-        dispatch::a_poll_loop_sees_every_event
-        dispatch::a_small_ring_gets_many_events_in_order
-        sharing::threads_share_a_client_while_one_dispatches
-        sharing::a_small_stack_is_enough
         quorum::the_node_is_quorate
         quorum::the_present_state_comes_as_the_flags_say
         quorum::model_v1_tells_rings
@@ -332,7 +322,7 @@ fn every_generation_of_libqb_is_spoken() {
     {
         let corosync = Corosync::builder().generation(generation).start().unwrap();
         bodies::cmap::values_of_every_size_come_back(corosync.endpoint());
-        bodies::dispatch::a_small_ring_gets_many_events_in_order(corosync.endpoint());
+        bodies::cmap::small_rings_do_for_small_values(corosync.endpoint());
         bodies::votequorum::votes_are_changed_and_told(corosync.endpoint());
     }
 }

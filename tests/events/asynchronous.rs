@@ -15,12 +15,24 @@ use futures_core::Stream;
 use tokio::runtime::{self, Runtime};
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{self, Cluster, WATCHDOG};
-use crate::source::{Source, for_each_service};
+use crate::harness::WATCHDOG;
+use crate::host::{Host, for_each_host};
+use crate::source::{Source, drain, for_each_service};
 
 for_each_service! {
-    a_stream_has_every_event_in_order_and_is_woken_for_each
-    a_client_that_is_finalized_ends_its_stream
+    shared a_stream_has_every_event_in_order_and_is_woken_for_each;
+    shared a_client_that_is_finalized_ends_its_stream;
+}
+
+for_each_host! {
+    shared no_event_of_many_is_lost_or_doubled_when_waiting_is_cancelled_all_the_time;
+    shared a_stream_that_never_ends_lets_other_tasks_run;
+    shared many_requests_at_once_each_get_their_own_answer;
+    own a_request_that_is_dropped_in_flight_leaves_the_next_its_own_answer;
+    own requests_to_a_stopped_daemon_time_out_and_take_one_thread_only;
+    shared a_panic_in_a_request_reaches_who_awaits_it_and_frees_the_turn;
+    own a_stream_ends_with_what_a_killed_daemon_left_and_disconnected;
+    shared clients_outlive_their_runtime_and_can_be_dropped_anywhere;
 }
 
 /// One thread: whoever blocks it blocks every task.
@@ -51,9 +63,7 @@ fn a_stream_has_every_event_in_order_and_is_woken_for_each<S: Source>(endpoint: 
         let mut events = client.events().unwrap();
         cause(&client).await;
         next(&mut events).await.unwrap().unwrap();
-        while let Ok(event) = timeout(Duration::from_millis(20), events.next_event()).await {
-            event.unwrap();
-        }
+        drain(client.client());
         for round in [1, 1, 7, 100] {
             let causing = client.clone();
             let causing = tokio::spawn(async move {
@@ -65,10 +75,8 @@ fn a_stream_has_every_event_in_order_and_is_woken_for_each<S: Source>(endpoint: 
                 next(&mut events).await.unwrap().unwrap();
             }
             causing.await.unwrap();
-            // Services that send several for one cause.
-            while let Ok(event) = timeout(Duration::from_millis(20), events.next_event()).await {
-                event.unwrap();
-            }
+            // Of services that send several for one cause.
+            drain(client.client());
         }
     });
 }
@@ -81,100 +89,83 @@ fn a_client_that_is_finalized_ends_its_stream<S: Source>(endpoint: &Endpoint) {
             let end = next(&mut events).await;
             (end, next(&mut events).await.is_none())
         });
-        sleep(Duration::from_millis(10)).await;
+        // It waits by now.
+        tokio::task::yield_now().await;
         client.client().finalize();
         assert!(matches!(waiting.await.unwrap(), (Some(Err(Error::Finalized)), true)));
         assert!(matches!(client.call(|client| Ok(client.poll_event()?.is_some())).await, Err(Error::Finalized)));
     });
 }
 
-#[test]
-fn no_event_of_many_is_lost_or_doubled_when_waiting_is_cancelled_all_the_time() {
-    if harness::skip() {
-        return;
-    }
-    harness::shared_one().node(1).run(|| {
-        one_thread().block_on(async {
-            let client = connect::<Cmap>(&Endpoint::new()).await;
-            let key = "async.order";
-            client.call(|cmap| cmap.track_add(key, TrackEvents::ALL)).await.unwrap();
-            let mut events = client.events().unwrap();
-            let setting = client.clone();
-            let setting = tokio::spawn(async move {
-                for number in 0_u32..2000 {
-                    setting.call(move |cmap| cmap.set(key, number)).await.unwrap();
-                }
-            });
-            let mut expected = 0_u32;
-            while expected < 2000 {
-                // Most often it is dropped before an event is there.
-                let Ok(event) = timeout(Duration::ZERO, events.next_event()).await else {
-                    tokio::task::yield_now().await;
-                    continue;
-                };
-                let Event::Notify(change) = event.unwrap() else { panic!("an unknown event") };
-                assert_eq!(change.new_value, Some(expected.into()));
-                expected += 1;
+fn no_event_of_many_is_lost_or_doubled_when_waiting_is_cancelled_all_the_time(endpoint: &Endpoint) {
+    one_thread().block_on(async {
+        let client = connect::<Cmap>(endpoint).await;
+        let key = "async.order";
+        client.call(|cmap| cmap.track_add(key, TrackEvents::ALL)).await.unwrap();
+        let mut events = client.events().unwrap();
+        let setting = client.clone();
+        let setting = tokio::spawn(async move {
+            for number in 0_u32..2000 {
+                setting.call(move |cmap| cmap.set(key, number)).await.unwrap();
             }
-            setting.await.unwrap();
-            assert!(timeout(Duration::from_millis(20), events.next_event()).await.is_err());
         });
-    });
-}
-
-#[test]
-fn a_stream_that_never_ends_lets_other_tasks_run() {
-    if harness::skip() {
-        return;
-    }
-    harness::shared_one().node(1).run(|| {
-        one_thread().block_on(async {
-            let client = connect::<Quorum>(&Endpoint::new()).await;
-            for _ in 0..500 {
-                cause(&client).await;
-            }
-            let mut events = client.events().unwrap();
-            let seen = Arc::new(AtomicUsize::new(0));
-            let counter = Arc::clone(&seen);
-            let streaming = tokio::spawn(async move {
-                for _ in 0..500 {
-                    events.next_event().await.unwrap();
-                    counter.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-            while seen.load(Ordering::Relaxed) == 0 {
+        let mut expected = 0_u32;
+        while expected < 2000 {
+            // Most often it is dropped before an event is there.
+            let Ok(event) = timeout(Duration::ZERO, events.next_event()).await else {
                 tokio::task::yield_now().await;
-            }
-            assert!(seen.load(Ordering::Relaxed) < 500, "the stream kept the thread until it was drained");
-            streaming.await.unwrap();
-        });
+                continue;
+            };
+            let Event::Notify(change) = event.unwrap() else { panic!("an unknown event") };
+            assert_eq!(change.new_value, Some(expected.into()));
+            expected += 1;
+        }
+        setting.await.unwrap();
+        assert!(timeout(Duration::from_millis(20), events.next_event()).await.is_err());
     });
 }
 
-#[test]
-fn many_requests_at_once_each_get_their_own_answer() {
-    if harness::skip() {
-        return;
-    }
-    harness::shared_one().node(1).run(|| {
-        let runtime = runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let client = connect::<Cmap>(&Endpoint::new()).await;
-            let tasks: Vec<_> = (0_u32..200)
-                .map(|number| {
-                    let client = client.clone();
-                    tokio::spawn(async move {
-                        let key = format!("async.many.{number}");
-                        let write = key.clone();
-                        client.call(move |cmap| cmap.set(&write, number)).await.unwrap();
-                        client.call(move |cmap| cmap.get_as::<u32>(&key)).await.unwrap()
-                    })
-                })
-                .collect();
-            for (number, task) in (0_u32..).zip(tasks) {
-                assert_eq!(task.await.unwrap(), Some(number));
+fn a_stream_that_never_ends_lets_other_tasks_run(endpoint: &Endpoint) {
+    one_thread().block_on(async {
+        let client = connect::<Quorum>(endpoint).await;
+        for _ in 0..500 {
+            cause(&client).await;
+        }
+        let mut events = client.events().unwrap();
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&seen);
+        let streaming = tokio::spawn(async move {
+            for _ in 0..500 {
+                events.next_event().await.unwrap();
+                counter.fetch_add(1, Ordering::Relaxed);
             }
         });
+        while seen.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(seen.load(Ordering::Relaxed) < 500, "the stream kept the thread until it was drained");
+        streaming.await.unwrap();
+    });
+}
+
+fn many_requests_at_once_each_get_their_own_answer(endpoint: &Endpoint) {
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = connect::<Cmap>(endpoint).await;
+        let tasks: Vec<_> = (0_u32..200)
+            .map(|number| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    let key = format!("async.many.{number}");
+                    let write = key.clone();
+                    client.call(move |cmap| cmap.set(&write, number)).await.unwrap();
+                    client.call(move |cmap| cmap.get_as::<u32>(&key)).await.unwrap()
+                })
+            })
+            .collect();
+        for (number, task) in (0_u32..).zip(tasks) {
+            assert_eq!(task.await.unwrap(), Some(number));
+        }
     });
 }
 
@@ -183,156 +174,121 @@ async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
 }
 
-#[test]
-fn a_request_that_is_dropped_in_flight_leaves_the_next_its_own_answer() {
-    if harness::skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        one_thread().block_on(async {
-            let client = connect::<Cmap>(&Endpoint::new()).await;
-            for (key, value) in [("async.a", 1_u32), ("async.b", 2)] {
-                client.call(move |cmap| cmap.set(key, value)).await.unwrap();
-            }
-            for round in 0..5 {
-                let paused = node.pause();
-                let begun = Arc::new(AtomicBool::new(false));
-                let begin = Arc::clone(&begun);
-                let mut dropped = Box::pin(client.call(move |cmap| {
-                    begin.store(true, Ordering::SeqCst);
-                    cmap.get_as::<u32>("async.a")
-                }));
-                // The runtime's thread goes on meanwhile.
-                while !begun.load(Ordering::SeqCst) {
-                    assert!(poll_once(&mut dropped).await.is_pending());
-                    tokio::task::yield_now().await;
-                }
-                sleep(Duration::from_millis(10)).await;
+fn a_request_that_is_dropped_in_flight_leaves_the_next_its_own_answer(host: &Host) {
+    one_thread().block_on(async {
+        let client = connect::<Cmap>(&host.endpoint()).await;
+        for (key, value) in [("async.a", 1_u32), ("async.b", 2)] {
+            client.call(move |cmap| cmap.set(key, value)).await.unwrap();
+        }
+        for round in 0..5 {
+            let paused = host.pause();
+            let begun = Arc::new(AtomicBool::new(false));
+            let begin = Arc::clone(&begun);
+            let mut dropped = Box::pin(client.call(move |cmap| {
+                begin.store(true, Ordering::SeqCst);
+                cmap.get_as::<u32>("async.a")
+            }));
+            // The runtime's thread goes on meanwhile.
+            while !begun.load(Ordering::SeqCst) {
                 assert!(poll_once(&mut dropped).await.is_pending());
-                drop(dropped);
-                // It waits for the answer that nobody awaits.
-                let never = client.call(|_| Err::<(), _>(Error::Finalized));
-                assert!(timeout(Duration::from_millis(20), never).await.is_err());
-                if round % 2 == 0 {
-                    drop(paused);
-                    let b = client.call(|cmap| cmap.get_as::<u32>("async.b")).await;
-                    assert_eq!(b.unwrap(), Some(2));
-                } else {
-                    let next = client.call(|cmap| cmap.get_as::<u32>("async.b"));
-                    let resume = async { drop(paused) };
-                    assert_eq!(tokio::join!(next, resume).0.unwrap(), Some(2));
-                }
+                tokio::task::yield_now().await;
             }
-        });
+            sleep(Duration::from_millis(10)).await;
+            assert!(poll_once(&mut dropped).await.is_pending());
+            drop(dropped);
+            // It waits for the answer that nobody awaits.
+            let never = client.call(|_| Err::<(), _>(Error::Finalized));
+            assert!(timeout(Duration::from_millis(20), never).await.is_err());
+            if round % 2 == 0 {
+                drop(paused);
+                let b = client.call(|cmap| cmap.get_as::<u32>("async.b")).await;
+                assert_eq!(b.unwrap(), Some(2));
+            } else {
+                let next = client.call(|cmap| cmap.get_as::<u32>("async.b"));
+                let resume = async { drop(paused) };
+                assert_eq!(tokio::join!(next, resume).0.unwrap(), Some(2));
+            }
+        }
     });
 }
 
-#[test]
-fn requests_to_a_stopped_daemon_time_out_and_take_one_thread_only() {
-    if harness::skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        let runtime = runtime::Builder::new_current_thread().max_blocking_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let endpoint = Endpoint::new().request_timeout(Duration::from_millis(300));
-            let client = connect::<Cmap>(&endpoint).await;
-            let paused = node.pause();
-            let ran = Arc::new(AtomicUsize::new(0));
-            let requests: Vec<_> = (0..50)
-                .map(|_| {
-                    let (client, ran) = (client.clone(), Arc::clone(&ran));
-                    tokio::spawn(async move {
-                        client
-                            .call(move |cmap| {
-                                ran.fetch_add(1, Ordering::SeqCst);
-                                cmap.get("totem.token")
-                            })
-                            .await
-                    })
+fn requests_to_a_stopped_daemon_time_out_and_take_one_thread_only(host: &Host) {
+    let runtime = runtime::Builder::new_current_thread().max_blocking_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let endpoint = host.endpoint().request_timeout(Duration::from_millis(300));
+        let client = connect::<Cmap>(&endpoint).await;
+        let paused = host.pause();
+        let ran = Arc::new(AtomicUsize::new(0));
+        let requests: Vec<_> = (0..50)
+            .map(|_| {
+                let (client, ran) = (client.clone(), Arc::clone(&ran));
+                tokio::spawn(async move {
+                    client
+                        .call(move |cmap| {
+                            ran.fetch_add(1, Ordering::SeqCst);
+                            cmap.get("totem.token")
+                        })
+                        .await
                 })
-                .collect();
-            // The other thread of the pool is free.
-            let free = timeout(WATCHDOG, tokio::task::spawn_blocking(|| thread::current().id())).await;
-            free.expect("the pool was taken up").unwrap();
-            for request in requests {
-                let error = request.await.unwrap().unwrap_err();
-                assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-            }
-            assert!(ran.load(Ordering::SeqCst) < 50, "those whose turn did not come must not be sent");
-            drop(paused);
-            assert!(client.call(|cmap| cmap.get("totem.cluster_name")).await.unwrap().is_some());
-        });
+            })
+            .collect();
+        // The other thread of the pool is free.
+        let free = timeout(WATCHDOG, tokio::task::spawn_blocking(|| thread::current().id())).await;
+        free.expect("the pool was taken up").unwrap();
+        for request in requests {
+            let error = request.await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+        }
+        assert!(ran.load(Ordering::SeqCst) < 50, "those whose turn did not come must not be sent");
+        drop(paused);
+        client.client().set_request_timeout(WATCHDOG);
+        assert!(client.call(|cmap| cmap.get("totem.cluster_name")).await.unwrap().is_some());
     });
 }
 
-#[test]
-fn a_panic_in_a_request_reaches_who_awaits_it_and_frees_the_turn() {
-    if harness::skip() {
-        return;
-    }
-    harness::shared_one().node(1).run(|| {
-        one_thread().block_on(async {
-            let client = connect::<Cmap>(&Endpoint::new()).await;
-            let panicking = client.clone();
-            let panicked = tokio::spawn(async move { panicking.call::<()>(|_| panic!("as asked for")).await }).await;
-            assert!(panicked.unwrap_err().is_panic());
-            assert!(client.call(|cmap| cmap.get("totem.cluster_name")).await.unwrap().is_some());
-        });
+fn a_panic_in_a_request_reaches_who_awaits_it_and_frees_the_turn(endpoint: &Endpoint) {
+    one_thread().block_on(async {
+        let client = connect::<Cmap>(endpoint).await;
+        let panicking = client.clone();
+        let panicked = tokio::spawn(async move { panicking.call::<()>(|_| panic!("as asked for")).await }).await;
+        assert!(panicked.unwrap_err().is_panic());
+        assert!(client.call(|cmap| cmap.get("totem.cluster_name")).await.unwrap().is_some());
     });
 }
 
-#[test]
-fn a_stream_ends_with_what_a_killed_daemon_left_and_disconnected() {
-    if harness::skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        one_thread().block_on(async {
-            let client = connect::<Cmap>(&Endpoint::new()).await;
-            for _ in 0..5 {
-                cause(&client).await;
-            }
-            let mut events = client.events().unwrap();
-            let mut other = client.events().unwrap();
-            node.kill();
-            for _ in 0..5 {
-                next(&mut events).await.unwrap().unwrap();
-            }
-            let end = next(&mut events).await;
-            assert!(matches!(end, Some(Err(Error::Disconnected { .. }))), "{end:?}");
-            assert!(next(&mut events).await.is_none());
-            assert!(matches!(other.next_event().await, Err(Error::Disconnected { .. })));
-            assert!(matches!(client.call(|cmap| cmap.get("abc")).await, Err(Error::Disconnected { .. })));
-        });
+fn a_stream_ends_with_what_a_killed_daemon_left_and_disconnected(host: &Host) {
+    one_thread().block_on(async {
+        let client = connect::<Cmap>(&host.endpoint()).await;
+        for _ in 0..5 {
+            cause(&client).await;
+        }
+        let mut events = client.events().unwrap();
+        let mut other = client.events().unwrap();
+        host.kill();
+        for _ in 0..5 {
+            next(&mut events).await.unwrap().unwrap();
+        }
+        let end = next(&mut events).await;
+        assert!(matches!(end, Some(Err(Error::Disconnected { .. }))), "{end:?}");
+        assert!(next(&mut events).await.is_none());
+        assert!(matches!(other.next_event().await, Err(Error::Disconnected { .. })));
+        assert!(matches!(client.call(|cmap| cmap.get("abc")).await, Err(Error::Disconnected { .. })));
     });
 }
 
-#[test]
-fn clients_outlive_their_runtime_and_can_be_dropped_anywhere() {
+fn clients_outlive_their_runtime_and_can_be_dropped_anywhere(endpoint: &Endpoint) {
     fn is_send_and_sync<T: Send + Sync>(_: &T) {}
-    if harness::skip() {
-        return;
-    }
-    harness::shared_one().node(1).run(|| {
-        let (client, events) = one_thread().block_on(async {
-            let client = connect::<Cmap>(&Endpoint::new()).await;
-            let events = client.events().unwrap();
-            (client, events)
-        });
-        is_send_and_sync(&client);
-        is_send_and_sync(&events);
-        assert!(client.client().get("totem.cluster_name").unwrap().is_some());
-        drop(client);
-        let weak = Arc::downgrade(events.client());
-        drop(events);
-        assert!(weak.upgrade().is_none());
-        assert_eq!(Cmap::NAME, "cmap");
+    let (client, events) = one_thread().block_on(async {
+        let client = connect::<Cmap>(endpoint).await;
+        let events = client.events().unwrap();
+        (client, events)
     });
+    is_send_and_sync(&client);
+    is_send_and_sync(&events);
+    assert!(client.client().get("totem.cluster_name").unwrap().is_some());
+    drop(client);
+    let weak = Arc::downgrade(events.client());
+    drop(events);
+    assert!(weak.upgrade().is_none());
+    assert_eq!(Cmap::NAME, "cmap");
 }

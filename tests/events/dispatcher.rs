@@ -14,215 +14,204 @@ use corosync_ipc::votequorum::Votequorum;
 use corosync_ipc::{Deadline, Dispatcher, Endpoint, Error, Round};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::harness::{self, Cluster};
+use crate::bodies::LIMIT;
+use crate::harness::eventually;
+use crate::host::{Host, for_each_host};
 use crate::source::Source;
 
-/// Runs a body against the daemon the tests share.
-fn on_a_node(body: impl FnOnce(&Endpoint) + Send) {
-    if !harness::skip() {
-        harness::shared_one().node(1).run(|| body(&Endpoint::new()));
+for_each_host! {
+    shared clients_of_all_services_share_a_thread_and_a_state;
+    shared a_busy_client_does_not_keep_others_waiting;
+    shared handlers_add_and_remove_clients;
+    shared a_handler_that_removes_its_own_client_is_not_called_again;
+    shared the_same_client_twice_is_an_argument_that_is_wrong;
+    shared a_waker_runs_something_on_the_dispatchers_thread_and_stops_it;
+    shared the_dispatchers_descriptor_is_readable_while_there_is_something_to_do;
+    shared a_panic_in_a_handler_leaves_the_others_alone;
+    own the_end_of_a_connection_is_told_and_the_client_removed;
+}
+
+fn clients_of_all_services_share_a_thread_and_a_state(endpoint: &Endpoint) {
+    #[derive(Default)]
+    struct Seen {
+        cmap: usize,
+        quorum: usize,
+        votequorum: usize,
     }
-}
-
-#[test]
-fn clients_of_all_services_share_a_thread_and_a_state() {
-    on_a_node(|endpoint| {
-        #[derive(Default)]
-        struct Seen {
-            cmap: usize,
-            quorum: usize,
-            votequorum: usize,
-        }
-        let cmap = Arc::new(Cmap::client(endpoint));
-        let quorum = Arc::new(Quorum::client(endpoint));
-        let votequorum = Arc::new(Votequorum::client(endpoint));
-        let mut dispatcher = Dispatcher::new().unwrap();
-        dispatcher
-            .add(Arc::clone(&cmap), |seen: &mut Seen, event, _| {
-                event.unwrap();
-                seen.cmap += 1;
-                Continue(())
-            })
-            .unwrap();
-        dispatcher
-            .add(Arc::clone(&quorum), |seen, event, _| {
-                event.unwrap();
-                seen.quorum += 1;
-                Continue(())
-            })
-            .unwrap();
-        dispatcher
-            .add(Arc::clone(&votequorum), |seen, event, control| {
-                event.unwrap();
-                seen.votequorum += 1;
-                if seen.cmap >= 3 && seen.quorum >= 3 && seen.votequorum >= 3 {
-                    control.stop();
-                }
-                Continue(())
-            })
-            .unwrap();
-        assert_eq!(dispatcher.len(), 3);
-        let mut seen = Seen::default();
-        assert_eq!(dispatcher.round(&mut seen, Duration::ZERO).unwrap(), Round::TimedOut);
-        for _ in 0..3 {
-            Cmap::cause(&cmap);
-            Quorum::cause(&quorum);
-        }
-        while seen.cmap < 3 || seen.quorum < 3 {
-            assert_eq!(dispatcher.round(&mut seen, harness::WATCHDOG).unwrap(), Round::Busy);
-        }
-        (0..3).for_each(|_| Votequorum::cause(&votequorum));
-        dispatcher.run(&mut seen).unwrap();
-        assert!((seen.cmap, seen.quorum) == (3, 3) && seen.votequorum >= 3);
-    });
-}
-
-#[test]
-fn a_busy_client_does_not_keep_others_waiting() {
-    on_a_node(|endpoint| {
-        let (busy, calm) = (Arc::new(Quorum::client(endpoint)), Arc::new(Cmap::client(endpoint)));
-        let mut dispatcher = Dispatcher::new().unwrap();
-        let again = Arc::clone(&busy);
-        dispatcher
-            .add(Arc::clone(&busy), move |seen: &mut (usize, Option<usize>), event, _| {
-                event.unwrap();
-                seen.0 += 1;
-                // There is always one more.
-                Quorum::cause(&again);
-                Continue(())
-            })
-            .unwrap();
-        dispatcher
-            .add(Arc::clone(&calm), |seen, event, control| {
-                event.unwrap();
-                seen.1 = Some(seen.0);
+    let cmap = Arc::new(Cmap::client(endpoint));
+    let quorum = Arc::new(Quorum::client(endpoint));
+    let votequorum = Arc::new(Votequorum::client(endpoint));
+    let mut dispatcher = Dispatcher::new().unwrap();
+    dispatcher
+        .add(Arc::clone(&cmap), |seen: &mut Seen, event, _| {
+            event.unwrap();
+            seen.cmap += 1;
+            Continue(())
+        })
+        .unwrap();
+    dispatcher
+        .add(Arc::clone(&quorum), |seen, event, _| {
+            event.unwrap();
+            seen.quorum += 1;
+            Continue(())
+        })
+        .unwrap();
+    dispatcher
+        .add(Arc::clone(&votequorum), |seen, event, control| {
+            event.unwrap();
+            seen.votequorum += 1;
+            if seen.cmap >= 3 && seen.quorum >= 3 && seen.votequorum >= 3 {
                 control.stop();
-                Continue(())
-            })
-            .unwrap();
-        (0..100).for_each(|_| Quorum::cause(&busy));
-        Cmap::cause(&calm);
-        let mut seen = (0, None);
-        dispatcher.run(&mut seen).unwrap();
-        assert!(seen.1.unwrap() <= 32, "the calm client came after {:?} events of the busy one", seen.1);
-    });
-}
-
-#[test]
-fn handlers_add_and_remove_clients() {
-    on_a_node(|endpoint| {
-        let first = Arc::new(Cmap::client(endpoint));
-        let mut dispatcher = Dispatcher::new().unwrap();
-        let to_open = endpoint.clone();
-        let first_id = dispatcher
-            .add(Arc::clone(&first), move |seen: &mut Vec<&str>, event, control| {
-                event.unwrap();
-                seen.push("first");
-                if seen.len() == 1 {
-                    let second = Quorum::client(&to_open);
-                    Quorum::cause(&second);
-                    let added = control.add(second, |seen: &mut Vec<&str>, event, _| {
-                        event.unwrap();
-                        seen.push("second");
-                        Break(())
-                    });
-                    added.unwrap();
-                }
-                Continue(())
-            })
-            .unwrap();
-        Cmap::cause(&first);
-        let mut seen = Vec::new();
-        while dispatcher.len() == 2 || seen.len() < 2 {
-            dispatcher.round(&mut seen, harness::WATCHDOG).unwrap();
-        }
-        assert_eq!(seen, ["first", "second"]);
-        assert_eq!(dispatcher.len(), 1, "the handler of the second broke");
-        assert!(dispatcher.remove(first_id));
-        assert!(!dispatcher.remove(first_id));
-        // Nothing is left to wait for.
-        dispatcher.run(&mut seen).unwrap();
-        Cmap::cause(&first);
-        assert_eq!(dispatcher.round(&mut seen, Duration::ZERO).unwrap(), Round::TimedOut);
-        assert!(first.poll_event().unwrap().is_some());
-    });
-}
-
-#[test]
-fn a_handler_that_removes_its_own_client_is_not_called_again() {
-    on_a_node(|endpoint| {
-        let client = Arc::new(Cmap::client(endpoint));
-        let mut dispatcher = Dispatcher::new().unwrap();
-        let dropped = Arc::new(AtomicBool::new(false));
-        struct OnDrop(Arc<AtomicBool>);
-        impl Drop for OnDrop {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::SeqCst);
             }
+            Continue(())
+        })
+        .unwrap();
+    assert_eq!(dispatcher.len(), 3);
+    let mut seen = Seen::default();
+    assert_eq!(dispatcher.round(&mut seen, Duration::ZERO).unwrap(), Round::TimedOut);
+    for _ in 0..3 {
+        Cmap::cause(&cmap);
+        Quorum::cause(&quorum);
+    }
+    while seen.cmap < 3 || seen.quorum < 3 {
+        assert_eq!(dispatcher.round(&mut seen, LIMIT).unwrap(), Round::Busy);
+    }
+    (0..3).for_each(|_| Votequorum::cause(&votequorum));
+    dispatcher.run(&mut seen).unwrap();
+    assert!((seen.cmap, seen.quorum) == (3, 3) && seen.votequorum >= 3);
+}
+
+fn a_busy_client_does_not_keep_others_waiting(endpoint: &Endpoint) {
+    let (busy, calm) = (Arc::new(Quorum::client(endpoint)), Arc::new(Cmap::client(endpoint)));
+    let mut dispatcher = Dispatcher::new().unwrap();
+    let again = Arc::clone(&busy);
+    dispatcher
+        .add(Arc::clone(&busy), move |seen: &mut (usize, Option<usize>), event, _| {
+            event.unwrap();
+            seen.0 += 1;
+            // There is always one more.
+            Quorum::cause(&again);
+            Continue(())
+        })
+        .unwrap();
+    dispatcher
+        .add(Arc::clone(&calm), |seen, event, control| {
+            event.unwrap();
+            seen.1 = Some(seen.0);
+            control.stop();
+            Continue(())
+        })
+        .unwrap();
+    (0..100).for_each(|_| Quorum::cause(&busy));
+    Cmap::cause(&calm);
+    let mut seen = (0, None);
+    dispatcher.run(&mut seen).unwrap();
+    assert!(seen.1.unwrap() <= 32, "the calm client came after {:?} events of the busy one", seen.1);
+}
+
+fn handlers_add_and_remove_clients(endpoint: &Endpoint) {
+    let first = Arc::new(Cmap::client(endpoint));
+    let mut dispatcher = Dispatcher::new().unwrap();
+    let to_open = endpoint.clone();
+    let first_id = dispatcher
+        .add(Arc::clone(&first), move |seen: &mut Vec<&str>, event, control| {
+            event.unwrap();
+            seen.push("first");
+            if seen.len() == 1 {
+                let second = Quorum::client(&to_open);
+                Quorum::cause(&second);
+                let added = control.add(second, |seen: &mut Vec<&str>, event, _| {
+                    event.unwrap();
+                    seen.push("second");
+                    Break(())
+                });
+                added.unwrap();
+            }
+            Continue(())
+        })
+        .unwrap();
+    Cmap::cause(&first);
+    let mut seen = Vec::new();
+    while dispatcher.len() == 2 || seen.len() < 2 {
+        dispatcher.round(&mut seen, LIMIT).unwrap();
+    }
+    assert_eq!(seen, ["first", "second"]);
+    assert_eq!(dispatcher.len(), 1, "the handler of the second broke");
+    assert!(dispatcher.remove(first_id));
+    assert!(!dispatcher.remove(first_id));
+    // Nothing is left to wait for.
+    dispatcher.run(&mut seen).unwrap();
+    Cmap::cause(&first);
+    assert_eq!(dispatcher.round(&mut seen, Duration::ZERO).unwrap(), Round::TimedOut);
+    assert!(first.poll_event().unwrap().is_some());
+}
+
+fn a_handler_that_removes_its_own_client_is_not_called_again(endpoint: &Endpoint) {
+    let client = Arc::new(Cmap::client(endpoint));
+    let mut dispatcher = Dispatcher::new().unwrap();
+    let dropped = Arc::new(AtomicBool::new(false));
+    struct OnDrop(Arc<AtomicBool>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
         }
-        let on_drop = OnDrop(Arc::clone(&dropped));
-        let mut state: (usize, Option<corosync_ipc::ClientId>) = (0, None);
-        let id = dispatcher
-            .add(Arc::clone(&client), move |state: &mut (usize, Option<corosync_ipc::ClientId>), event, control| {
-                event.unwrap();
-                state.0 += 1;
-                assert!(!on_drop.0.load(Ordering::SeqCst));
-                assert!(control.remove(state.1.unwrap()));
-                assert!(!control.remove(state.1.unwrap()));
-                Continue(())
-            })
-            .unwrap();
-        state.1 = Some(id);
-        (0..5).for_each(|_| Cmap::cause(&client));
+    }
+    let on_drop = OnDrop(Arc::clone(&dropped));
+    let mut state: (usize, Option<corosync_ipc::ClientId>) = (0, None);
+    let id = dispatcher
+        .add(Arc::clone(&client), move |state: &mut (usize, Option<corosync_ipc::ClientId>), event, control| {
+            event.unwrap();
+            state.0 += 1;
+            assert!(!on_drop.0.load(Ordering::SeqCst));
+            assert!(control.remove(state.1.unwrap()));
+            assert!(!control.remove(state.1.unwrap()));
+            Continue(())
+        })
+        .unwrap();
+    state.1 = Some(id);
+    (0..5).for_each(|_| Cmap::cause(&client));
+    dispatcher.run(&mut state).unwrap();
+    assert!(state.0 == 1 && dispatcher.is_empty() && dropped.load(Ordering::SeqCst));
+}
+
+fn the_same_client_twice_is_an_argument_that_is_wrong(endpoint: &Endpoint) {
+    let client = Arc::new(Cmap::client(endpoint));
+    let mut dispatcher = Dispatcher::<()>::new().unwrap();
+    dispatcher.add(Arc::clone(&client), |_, _, _| Continue(())).unwrap();
+    let error = dispatcher.add(Arc::clone(&client), |_, _, _| Continue(())).unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { argument: "client", .. }), "{error}");
+}
+
+fn a_waker_runs_something_on_the_dispatchers_thread_and_stops_it(endpoint: &Endpoint) {
+    let client = Arc::new(Cmap::client(endpoint));
+    let mut dispatcher = Dispatcher::<Vec<u32>>::new().unwrap();
+    let added = Arc::clone(&client);
+    dispatcher.add(Quorum::client(endpoint), |_, _, _| Continue(())).unwrap();
+    let waker = dispatcher.waker();
+    let thread = thread::spawn(move || {
+        let mut state = Vec::new();
         dispatcher.run(&mut state).unwrap();
-        assert!(state.0 == 1 && dispatcher.is_empty() && dropped.load(Ordering::SeqCst));
+        (dispatcher, state)
     });
-}
-
-#[test]
-fn the_same_client_twice_is_an_argument_that_is_wrong() {
-    on_a_node(|endpoint| {
-        let client = Arc::new(Cmap::client(endpoint));
-        let mut dispatcher = Dispatcher::<()>::new().unwrap();
-        dispatcher.add(Arc::clone(&client), |_, _, _| Continue(())).unwrap();
-        let error = dispatcher.add(Arc::clone(&client), |_, _, _| Continue(())).unwrap_err();
-        assert!(matches!(error, Error::InvalidArgument { argument: "client", .. }), "{error}");
-    });
-}
-
-#[test]
-fn a_waker_runs_something_on_the_dispatchers_thread_and_stops_it() {
-    on_a_node(|endpoint| {
-        let client = Arc::new(Cmap::client(endpoint));
-        let mut dispatcher = Dispatcher::<Vec<u32>>::new().unwrap();
-        let added = Arc::clone(&client);
-        dispatcher.add(Quorum::client(endpoint), |_, _, _| Continue(())).unwrap();
-        let waker = dispatcher.waker();
-        let thread = thread::spawn(move || {
-            let mut state = Vec::new();
-            dispatcher.run(&mut state).unwrap();
-            (dispatcher, state)
+    for number in 0..100 {
+        assert!(waker.run(move |state, _| state.push(number)));
+    }
+    let (told, events) = mpsc::channel();
+    assert!(waker.run(move |_, control| {
+        let added = control.add(added, move |_, event, _| {
+            event.unwrap();
+            told.send(thread::current().id()).unwrap();
+            Continue(())
         });
-        for number in 0..100 {
-            assert!(waker.run(move |state, _| state.push(number)));
-        }
-        let (told, events) = mpsc::channel();
-        assert!(waker.run(move |_, control| {
-            let added = control.add(added, move |_, event, _| {
-                event.unwrap();
-                told.send(thread::current().id()).unwrap();
-                Continue(())
-            });
-            added.unwrap();
-        }));
-        Cmap::cause(&client);
-        assert_eq!(events.recv_timeout(harness::WATCHDOG).unwrap(), thread.thread().id());
-        waker.clone().stop();
-        let (dispatcher, state) = thread.join().unwrap();
-        assert_eq!(state, (0..100).collect::<Vec<_>>());
-        drop(dispatcher);
-        assert!(!waker.run(|_, _| unreachable!("the dispatcher is gone")));
-    });
+        added.unwrap();
+    }));
+    Cmap::cause(&client);
+    assert_eq!(events.recv_timeout(LIMIT).unwrap(), thread.thread().id());
+    waker.clone().stop();
+    let (dispatcher, state) = thread.join().unwrap();
+    assert_eq!(state, (0..100).collect::<Vec<_>>());
+    drop(dispatcher);
+    assert!(!waker.run(|_, _| unreachable!("the dispatcher is gone")));
 }
 
 #[test]
@@ -252,101 +241,87 @@ fn a_task_that_was_not_run_is_dropped_with_the_dispatcher() {
     assert_eq!(Arc::strong_count(&held), 1);
 }
 
-#[test]
-fn the_dispatchers_descriptor_is_readable_while_there_is_something_to_do() {
-    on_a_node(|endpoint| {
-        let client = Arc::new(Cmap::client(endpoint));
-        let mut dispatcher = Dispatcher::<usize>::new().unwrap();
-        dispatcher
-            .add(Arc::clone(&client), |count: &mut usize, event, _| {
-                event.unwrap();
-                *count += 1;
-                Continue(())
-            })
-            .unwrap();
-        let readable = |dispatcher: &Dispatcher<usize>, timeout: PollTimeout| {
-            let mut fds = [PollFd::new(dispatcher.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, timeout).unwrap() == 1
-        };
-        assert!(!readable(&dispatcher, PollTimeout::ZERO));
-        (0..100).for_each(|_| Cmap::cause(&client));
-        let mut count = 0;
-        while count < 100 {
-            assert!(readable(&dispatcher, PollTimeout::NONE));
-            dispatcher.round(&mut count, Duration::ZERO).unwrap();
-        }
-        // What remains readable without an event ends by itself.
-        harness::eventually("quiet", || {
-            let quiet = !readable(&dispatcher, PollTimeout::ZERO);
-            dispatcher.round(&mut count, Duration::ZERO).unwrap();
-            quiet
-        });
-        assert_eq!(count, 100);
-    });
-}
-
-#[test]
-fn a_panic_in_a_handler_leaves_the_others_alone() {
-    on_a_node(|endpoint| {
-        let (bad, good) = (Arc::new(Cmap::client(endpoint)), Arc::new(Quorum::client(endpoint)));
-        let mut dispatcher = Dispatcher::<usize>::new().unwrap();
-        dispatcher.add(Arc::clone(&bad), |_, _, _| panic!("as asked for")).unwrap();
-        dispatcher
-            .add(Arc::clone(&good), |count: &mut usize, event, _| {
-                event.unwrap();
-                *count += 1;
-                Continue(())
-            })
-            .unwrap();
-        Cmap::cause(&bad);
-        let mut count = 0;
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatcher.run(&mut count)));
-        assert!(panicked.is_err());
-        Cmap::cause(&bad);
-        Quorum::cause(&good);
-        while count == 0 || dispatcher.len() == 2 {
-            dispatcher.round(&mut count, harness::WATCHDOG).unwrap();
-        }
-        assert_eq!((count, dispatcher.len()), (1, 1));
-    });
-}
-
-#[test]
-fn the_end_of_a_connection_is_told_and_the_client_removed() {
-    if harness::skip() {
-        return;
+fn the_dispatchers_descriptor_is_readable_while_there_is_something_to_do(endpoint: &Endpoint) {
+    let client = Arc::new(Cmap::client(endpoint));
+    let mut dispatcher = Dispatcher::<usize>::new().unwrap();
+    dispatcher
+        .add(Arc::clone(&client), |count: &mut usize, event, _| {
+            event.unwrap();
+            *count += 1;
+            Continue(())
+        })
+        .unwrap();
+    let readable = |dispatcher: &Dispatcher<usize>, timeout: PollTimeout| {
+        let mut fds = [PollFd::new(dispatcher.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, timeout).unwrap() == 1
+    };
+    assert!(!readable(&dispatcher, PollTimeout::ZERO));
+    (0..100).for_each(|_| Cmap::cause(&client));
+    let mut count = 0;
+    while count < 100 {
+        assert!(readable(&dispatcher, PollTimeout::NONE));
+        dispatcher.round(&mut count, Duration::ZERO).unwrap();
     }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        let endpoint = Endpoint::new();
-        let mut dispatcher = Dispatcher::<Vec<String>>::new().unwrap();
-        let client = Arc::new(Cmap::client(&endpoint));
-        let finalized = Arc::new(Cmap::client(&endpoint));
-        let events = Arc::new(AtomicUsize::new(0));
-        for client in [&client, &finalized] {
-            let events = Arc::clone(&events);
-            dispatcher
-                .add(Arc::clone(client), move |ends: &mut Vec<String>, event: Result<cmap::Event, Error>, _| {
-                    match event {
-                        Ok(_) => _ = events.fetch_add(1, Ordering::Relaxed),
-                        Err(error) => ends.push(error.to_string()),
-                    }
-                    Continue(())
-                })
-                .unwrap();
-        }
-        let mut ends = Vec::new();
-        finalized.finalize();
-        while ends.is_empty() {
-            dispatcher.round(&mut ends, harness::WATCHDOG).unwrap();
-        }
-        assert_eq!((ends.as_slice(), dispatcher.len()), (&[Error::Finalized.to_string()][..], 1));
-        (0..50).for_each(|_| Cmap::cause(&client));
-        node.kill();
-        dispatcher.run(&mut ends).unwrap();
-        assert_eq!(events.load(Ordering::Relaxed), 50, "what the daemon left was not handed over");
-        assert_eq!(ends[1..], [Error::Disconnected { service: "cmap".into() }.to_string()]);
-        assert!(dispatcher.is_empty());
+    // What remains readable without an event ends by itself.
+    eventually("quiet", || {
+        let quiet = !readable(&dispatcher, PollTimeout::ZERO);
+        dispatcher.round(&mut count, Duration::ZERO).unwrap();
+        quiet
     });
+    assert_eq!(count, 100);
+}
+
+fn a_panic_in_a_handler_leaves_the_others_alone(endpoint: &Endpoint) {
+    let (bad, good) = (Arc::new(Cmap::client(endpoint)), Arc::new(Quorum::client(endpoint)));
+    let mut dispatcher = Dispatcher::<usize>::new().unwrap();
+    dispatcher.add(Arc::clone(&bad), |_, _, _| panic!("as asked for")).unwrap();
+    dispatcher
+        .add(Arc::clone(&good), |count: &mut usize, event, _| {
+            event.unwrap();
+            *count += 1;
+            Continue(())
+        })
+        .unwrap();
+    Cmap::cause(&bad);
+    let mut count = 0;
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatcher.run(&mut count)));
+    assert!(panicked.is_err());
+    Cmap::cause(&bad);
+    Quorum::cause(&good);
+    while count == 0 || dispatcher.len() == 2 {
+        dispatcher.round(&mut count, LIMIT).unwrap();
+    }
+    assert_eq!((count, dispatcher.len()), (1, 1));
+}
+
+fn the_end_of_a_connection_is_told_and_the_client_removed(host: &Host) {
+    let endpoint = host.endpoint();
+    let mut dispatcher = Dispatcher::<Vec<String>>::new().unwrap();
+    let client = Arc::new(Cmap::client(&endpoint));
+    let finalized = Arc::new(Cmap::client(&endpoint));
+    let events = Arc::new(AtomicUsize::new(0));
+    for client in [&client, &finalized] {
+        let events = Arc::clone(&events);
+        dispatcher
+            .add(Arc::clone(client), move |ends: &mut Vec<String>, event: Result<cmap::Event, Error>, _| {
+                match event {
+                    Ok(_) => _ = events.fetch_add(1, Ordering::Relaxed),
+                    Err(error) => ends.push(error.to_string()),
+                }
+                Continue(())
+            })
+            .unwrap();
+    }
+    let mut ends = Vec::new();
+    finalized.finalize();
+    while ends.is_empty() {
+        dispatcher.round(&mut ends, LIMIT).unwrap();
+    }
+    assert_eq!((ends.as_slice(), dispatcher.len()), (&[Error::Finalized.to_string()][..], 1));
+    (0..50).for_each(|_| Cmap::cause(&client));
+    host.kill();
+    dispatcher.run(&mut ends).unwrap();
+    assert_eq!(events.load(Ordering::Relaxed), 50, "what the daemon left was not handed over");
+    assert_eq!(ends[1..], [Error::Disconnected { service: "cmap".into() }.to_string()]);
+    assert!(dispatcher.is_empty());
 }

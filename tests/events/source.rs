@@ -1,16 +1,21 @@
 //! Clients of every service, and how to have the daemon send them events.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
+use corosync_ipc::cfg::{Cfg, ShutdownAnswer, ShutdownKind};
 use corosync_ipc::cmap::{Cmap, TrackEvents};
 use corosync_ipc::cpg::{Cpg, GroupName, Guarantee};
+use corosync_ipc::evs::Evs;
 use corosync_ipc::quorum::Quorum;
 use corosync_ipc::votequorum::Votequorum;
-use corosync_ipc::{Client, Endpoint, Service, TrackFlags, cmap, cpg, quorum, votequorum};
+use corosync_ipc::{Client, CsError, Endpoint, Service, TrackFlags, cfg, cmap, cpg, evs, quorum, votequorum};
 
-use crate::harness::WATCHDOG;
+use crate::bodies::{cs, next};
+use crate::harness;
 
 /// A service whose daemon can be made to send an event.
 pub(crate) trait Source: Service + Sized {
@@ -19,6 +24,16 @@ pub(crate) trait Source: Service + Sized {
 
     /// Has the daemon send events, which are there when this returns.
     fn cause(client: &Client<Self>);
+
+    /// Whether the real daemon has the service and its events.
+    fn is_real() -> bool {
+        true
+    }
+
+    /// Held for as long as nobody else may cause events.
+    fn alone() -> Option<MutexGuard<'static, ()>> {
+        None
+    }
 }
 
 impl Source for Cmap {
@@ -29,15 +44,23 @@ impl Source for Cmap {
     }
 
     fn cause(client: &cmap::Client) {
-        static VALUE: AtomicU32 = AtomicU32::new(0);
-        client.set(&cause_key(client), VALUE.fetch_add(1, Ordering::Relaxed)).unwrap();
+        client.set(&cause_key(client), number()).unwrap();
     }
 }
 
 /// A key of this client's own.
 fn cause_key(client: &cmap::Client) -> String {
-    use std::os::fd::{AsFd, AsRawFd};
-    format!("cause.{}.{}", std::process::id(), client.as_fd().as_raw_fd())
+    format!("cause.{}.{}", std::process::id(), descriptor(client))
+}
+
+fn descriptor<S: Service>(client: &Client<S>) -> RawFd {
+    client.as_fd().as_raw_fd()
+}
+
+/// A number that nothing else in this process has.
+fn number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Source for Quorum {
@@ -60,62 +83,131 @@ impl Source for Votequorum {
     }
 }
 
+/// Other members of the groups of this process' clients, which see when a message is delivered.
+static WITNESSES: Mutex<Vec<(GroupName, Arc<cpg::Client>)>> = Mutex::new(Vec::new());
+
 impl Source for Cpg {
     fn client(endpoint: &Endpoint) -> cpg::Client {
-        static MEMBERS: AtomicU32 = AtomicU32::new(1);
-        let join = |group: &GroupName| {
-            let pid = MEMBERS.fetch_add(1, Ordering::Relaxed);
-            let client = cpg::Client::connect_with(&endpoint.clone().ring_size(1 << 16), cpg::Options::new().pid(pid));
-            let client = client.unwrap();
-            client.join(group).unwrap();
+        let group = GroupName::new(format!("events.{}.{}", std::process::id(), number())).unwrap();
+        let [client, witness] = [(); 2].map(|()| {
+            let endpoint = endpoint.clone().ring_size(1 << 16);
+            let client = cpg::Client::connect_with(&endpoint, cpg::Options::new().pid(number())).unwrap();
+            client.join(&group).unwrap();
             client
-        };
-        let group = format!("events.{}.{}", std::process::id(), MEMBERS.load(Ordering::Relaxed));
-        let group = GroupName::new(group).unwrap();
-        let client = join(&group);
-        let witness = join(&group);
+        });
         for (client, changes) in [(&client, 2), (&witness, 1)] {
-            (0..changes).for_each(|_| assert!(client.next_event(WATCHDOG).unwrap().is_some()));
+            (0..changes).for_each(|_| _ = next(client));
         }
-        with_witnesses(|witnesses| witnesses.insert(group, Arc::new(witness)));
+        WITNESSES.lock().unwrap().push((group, Arc::new(witness)));
         client
     }
 
     fn cause(client: &cpg::Client) {
         let group = client.joined().unwrap();
-        let witness = with_witnesses(|witnesses| Arc::clone(&witnesses[&group]));
+        let witness = WITNESSES.lock().unwrap().iter().find(|(of, _)| *of == group).unwrap().1.clone();
         client.multicast(Guarantee::AGREED, b"cause").unwrap();
         // It comes back through totem. The daemon hands it to all members, then takes the next request.
-        assert!(witness.next_event(WATCHDOG).unwrap().is_some());
+        next(&witness);
         client.local_node_id().unwrap();
     }
 }
 
-/// Members of the groups of this process' clients that see when a message is delivered.
-fn with_witnesses<T>(with: impl FnOnce(&mut HashMap<GroupName, Arc<cpg::Client>>) -> T) -> T {
-    static WITNESSES: Mutex<Option<HashMap<GroupName, Arc<cpg::Client>>>> = Mutex::new(None);
-    with(WITNESSES.lock().unwrap().get_or_insert_default())
+/// Where the clients of cfg found their daemon, by their descriptors.
+static ENDPOINTS: Mutex<Option<HashMap<RawFd, Endpoint>>> = Mutex::new(None);
+
+/// Notes where a client that tracks, or will, found its daemon.
+pub(crate) fn remember(client: &cfg::Client, endpoint: &Endpoint) {
+    ENDPOINTS.lock().unwrap().get_or_insert_default().insert(descriptor(client), endpoint.clone());
 }
 
-/// Makes tests of bodies that are generic over the service and take an endpoint, each against a daemon they share.
+impl Source for Cfg {
+    fn client(endpoint: &Endpoint) -> cfg::Client {
+        let client = cfg::Client::connect_to(endpoint).unwrap();
+        client.track_start().unwrap();
+        remember(&client, endpoint);
+        client
+    }
+
+    /// Somebody asks for a shutdown, which another one refuses in the name of all.
+    fn cause(client: &cfg::Client) {
+        let endpoint = ENDPOINTS.lock().unwrap().as_ref().unwrap()[&descriptor(client)].clone();
+        let [asking, refusing] = [(); 2].map(|()| cfg::Client::connect_to(&endpoint).unwrap());
+        refusing.track_start().unwrap();
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| asking.try_shutdown(ShutdownKind::REQUEST));
+            next(&refusing);
+            // The daemon counts answers, not those who give them.
+            let mut answers = std::iter::repeat_with(|| refusing.reply_to_shutdown(ShutdownAnswer::NO));
+            let decided = answers.find(Result::is_err).unwrap();
+            assert_eq!((cs(decided), cs(asking.join().unwrap())), (CsError::Access, CsError::Busy));
+        });
+    }
+
+    fn is_real() -> bool {
+        harness::version() >= [3, 1, 1, 0]
+    }
+
+    /// All who track are asked.
+    fn alone() -> Option<MutexGuard<'static, ()>> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Source for Evs {
+    fn client(endpoint: &Endpoint) -> evs::Client {
+        let client = evs::Client::connect_to(endpoint).unwrap();
+        client.join(&[evs::GroupName::new(format!("events.{}", number())).unwrap()]).unwrap();
+        // The membership that comes first.
+        next(&client);
+        client
+    }
+
+    fn cause(client: &evs::Client) {
+        client.multicast_joined(Guarantee::AGREED, b"cause").unwrap();
+        // Who is alone in a cluster has it delivered before the next request is served.
+        client.membership().unwrap();
+    }
+
+    /// Only corosync 1.99.0 to 1.99.7 has it; see `tests/evs.rs`.
+    fn is_real() -> bool {
+        false
+    }
+}
+
+/// As [`for_each_host`](crate::host::for_each_host), with bodies that are generic over the service.
 macro_rules! for_each_service {
-    ($($body:ident)*) => {
-        for_each_service!(@ cmap corosync_ipc::cmap::Cmap, $($body)*);
-        for_each_service!(@ cpg corosync_ipc::cpg::Cpg, $($body)*);
-        for_each_service!(@ quorum corosync_ipc::quorum::Quorum, $($body)*);
-        for_each_service!(@ votequorum corosync_ipc::votequorum::Votequorum, $($body)*);
+    ($($kind:ident $body:ident;)*) => {
+        /// Not to clash with names of those who use this.
+        mod each {
+            use $crate::source::for_each_service;
+
+            for_each_service!(@ cmap Cmap $($kind $body)*);
+            for_each_service!(@ cpg Cpg $($kind $body)*);
+            for_each_service!(@ quorum Quorum $($kind $body)*);
+            for_each_service!(@ votequorum Votequorum $($kind $body)*);
+            for_each_service!(@ cfg Cfg $($kind $body)*);
+            for_each_service!(@ evs Evs $($kind $body)*);
+        }
     };
-    (@ $module:ident $service:ty, $($body:ident)*) => {
+    (@ $module:ident $service:ident $($kind:ident $body:ident)*) => {
         mod $module {
-            $(
-                #[test]
-                fn $body() {
-                    if !$crate::harness::skip() {
-                        let node = $crate::harness::shared_one().node(1);
-                        node.run(|| super::$body::<$service>(&corosync_ipc::Endpoint::new()));
+            use corosync_ipc::$module::$service;
+
+            mod embedded {
+                $(#[test] fn $body() { $crate::host::embedded::$kind(super::super::super::$body::<super::$service>); })*
+            }
+            mod real {
+                $(
+                    #[test]
+                    fn $body() {
+                        if <super::$service as $crate::source::Source>::is_real() {
+                            let _alone = <super::$service as $crate::source::Source>::alone();
+                            $crate::host::real::$kind(super::super::super::$body::<super::$service>);
+                        }
                     }
-                }
-            )*
+                )*
+            }
         }
     };
 }

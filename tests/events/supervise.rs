@@ -5,16 +5,32 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use corosync_ipc::cmap::{self, TrackEvents};
+use corosync_ipc::cfg::Cfg;
+use corosync_ipc::cmap::{self, Cmap, TrackEvents};
 use corosync_ipc::cpg::{self, Cpg, GroupName, Guarantee};
+use corosync_ipc::evs::{self, Evs};
 use corosync_ipc::quorum::Quorum;
 use corosync_ipc::supervise::{
-    CfgTracker, CmapTracker, Missed, Notice, NoticeOf, Supervise, Supervised, Up, VotequorumTracker,
+    CfgTracker, CmapTracker, Missed, Notice, NoticeOf, Restored, Supervise, Supervised, Up, VotequorumTracker,
 };
 use corosync_ipc::votequorum::Votequorum;
 use corosync_ipc::{Client, CsError, Endpoint, Error, TrackFlags, cfg, quorum, votequorum};
 
-use crate::harness::{self, Cluster, Node, WATCHDOG};
+use crate::bodies::spawn_until_asleep;
+use crate::harness::{self, Cluster, WATCHDOG};
+use crate::host::{Host, for_each_host};
+use crate::source::{self, Source, for_each_service};
+
+for_each_service! { own what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told; }
+
+for_each_host! {
+    own trackers_of_cmap_outlive_the_daemon_and_keep_their_names;
+    own a_program_can_start_before_the_daemon_and_paces_itself_as_told;
+    own a_deadline_and_a_waker_end_the_wait_with_a_connection_and_without;
+    own a_set_up_that_times_out_loses_the_connection_after_its_events;
+    shared what_cannot_be_set_up_is_told_and_ends_nothing;
+    own a_daemon_that_does_not_ask_about_shutdowns_is_supervised_too;
+}
 
 /// The next notice, which must come.
 fn next<S: Supervise>(client: &mut Supervised<S>) -> NoticeOf<S> {
@@ -64,266 +80,311 @@ fn quickly(_: u32) -> Duration {
     Duration::from_millis(20)
 }
 
-#[test]
-fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names() {
-    if harness::skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        let mut client = Supervised::new(cmap::Client::connect).backoff(quickly);
-        let tracker = CmapTracker::new("supervised.", TrackEvents::ALL | TrackEvents::PREFIX);
-        // Known before there is a connection, and after.
-        client.set_up(tracker.clone()).unwrap();
-        assert!(matches!(client.client(), Err(Error::Disconnected { .. })));
-        let first = up(&mut client);
-        assert!(first.gap.is_none());
-        assert!(matches!(&*first.restored, [one] if one.setup == tracker && one.result.is_ok() && one.missed == Missed::Nothing));
-        let late = CmapTracker::new("late.key", TrackEvents::ALL);
-        client.set_up(late.clone()).unwrap();
+fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
+    let endpoint = host.endpoint();
+    let mut client = Supervised::new(move || cmap::Client::connect_to(&endpoint)).backoff(quickly);
+    let tracker = CmapTracker::new("supervised.", TrackEvents::ALL | TrackEvents::PREFIX);
+    // Known before there is a connection, and after.
+    client.set_up(tracker.clone()).unwrap();
+    assert!(matches!(client.client(), Err(Error::Disconnected { .. })));
+    let first = up(&mut client);
+    assert!(first.gap.is_none());
+    assert!(
+        matches!(&*first.restored, [one] if one.setup == tracker && one.result.is_ok() && one.missed == Missed::Nothing)
+    );
+    let late = CmapTracker::new("late.key", TrackEvents::ALL);
+    client.set_up(late.clone()).unwrap();
 
-        client.client().unwrap().set("supervised.a", 1_u8).unwrap();
-        client.client().unwrap().set("late.key", 2_u8).unwrap();
-        for expected in [&tracker, &late] {
-            let cmap::Event::Notify(change) = event(&mut client) else { panic!("unknown") };
-            assert_eq!((change.tracker, change.key.starts_with(expected.key())), (expected.tracker(), true));
-        }
-
-        // What the daemon left comes before the loss.
-        (0..10_u8).for_each(|number| client.client().unwrap().set("supervised.b", number).unwrap());
-        node.kill();
-        let (events, error) = events_until_lost(&mut client);
-        assert_eq!(events.len(), 10);
-        assert!(matches!(error, Error::Disconnected { .. }));
-        assert!(client.client().is_err());
-        assert!(matches!(next(&mut client), Notice::Retry { attempts: 1, error: Error::NoSocket { .. }, .. }));
-        assert!(matches!(next(&mut client), Notice::Retry { attempts: 2, .. }));
-        // Nobody hears of this one.
-        node.start();
-        node.run(|| cmap::Client::connect().unwrap().set("supervised.unheard", 1_u8).unwrap());
-
-        let again = up(&mut client);
-        assert!(again.gap.is_some_and(|gap| gap > Duration::from_millis(20)), "{again:?}");
-        let restored: Vec<_> = again.restored.iter().map(|one| (&one.setup, one.result.is_ok(), one.missed)).collect();
-        assert_eq!(restored, [(&tracker, true, Missed::Changes), (&late, true, Missed::Changes)]);
-        client.client().unwrap().set("supervised.c", 3_u8).unwrap();
+    client.client().unwrap().set("supervised.a", 1_u8).unwrap();
+    client.client().unwrap().set("late.key", 2_u8).unwrap();
+    for expected in [&tracker, &late] {
         let cmap::Event::Notify(change) = event(&mut client) else { panic!("unknown") };
-        assert_eq!((change.tracker, &*change.key), (tracker.tracker(), "supervised.c"));
+        assert_eq!((change.tracker, change.key.starts_with(expected.key())), (expected.tracker(), true));
+    }
 
-        // What was taken down does not come back.
-        client.take_down(&tracker).unwrap();
-        assert_eq!(client.take_down(&tracker).unwrap_err().cs_error(), Some(CsError::NotExist));
-        node.kill();
-        events_until_lost(&mut client);
-        node.start();
-        assert!(matches!(&*up(&mut client).restored, [one] if one.setup == late));
-    });
+    // What the daemon left comes before the loss.
+    (0..10_u8).for_each(|number| client.client().unwrap().set("supervised.b", number).unwrap());
+    host.kill();
+    let (events, error) = events_until_lost(&mut client);
+    assert_eq!(events.len(), 10);
+    assert!(matches!(error, Error::Disconnected { .. }));
+    assert!(client.client().is_err());
+    assert!(matches!(next(&mut client), Notice::Retry { attempts: 1, error: Error::NoSocket { .. }, .. }));
+    assert!(matches!(next(&mut client), Notice::Retry { attempts: 2, .. }));
+    // Nobody hears of this one.
+    host.start();
+    cmap::Client::connect_to(&host.endpoint()).unwrap().set("supervised.unheard", 1_u8).unwrap();
+
+    let again = up(&mut client);
+    assert!(again.gap.is_some_and(|gap| gap > Duration::from_millis(20)), "{again:?}");
+    let restored: Vec<_> = again.restored.iter().map(|one| (&one.setup, one.result.is_ok(), one.missed)).collect();
+    assert_eq!(restored, [(&tracker, true, Missed::Changes), (&late, true, Missed::Changes)]);
+    client.client().unwrap().set("supervised.c", 3_u8).unwrap();
+    let cmap::Event::Notify(change) = event(&mut client) else { panic!("unknown") };
+    assert_eq!((change.tracker, &*change.key), (tracker.tracker(), "supervised.c"));
+
+    // What was taken down does not come back.
+    client.take_down(&tracker).unwrap();
+    assert_eq!(client.take_down(&tracker).unwrap_err().cs_error(), Some(CsError::NotExist));
+    host.kill();
+    events_until_lost(&mut client);
+    host.start();
+    assert!(matches!(&*up(&mut client).restored, [one] if one.setup == late));
 }
 
+/// Something that clients of a service set up.
+struct Example<S: Supervise> {
+    connect: fn(&Endpoint) -> Result<Client<S>, Error>,
+    setup: S::Setup,
+    /// What may be missed of it in a gap.
+    missed: Missed,
+    /// Makes an event, where setting it up does not.
+    make_event: fn(&Client<S>),
+    is_of_setup: fn(&S::Event) -> bool,
+}
+
+trait HasExample: Supervise<Event: Debug> + Sized {
+    fn example() -> Example<Self>;
+}
+
+impl HasExample for Cmap {
+    fn example() -> Example<Self> {
+        Example {
+            connect: cmap::Client::connect_to,
+            setup: CmapTracker::new("supervised.one", TrackEvents::ALL),
+            missed: Missed::Changes,
+            make_event: |client| client.set("supervised.one", 1_u8).unwrap(),
+            is_of_setup: |event| matches!(event, cmap::Event::Notify(change) if change.key == "supervised.one"),
+        }
+    }
+}
+
+impl HasExample for Cpg {
+    fn example() -> Example<Self> {
+        Example {
+            connect: cpg::Client::connect_to,
+            setup: GroupName::new("supervised").unwrap(),
+            missed: Missed::Messages,
+            make_event: |client| client.multicast(Guarantee::AGREED, b"message").unwrap(),
+            is_of_setup: |event| matches!(event, cpg::Event::Deliver { payload, .. } if payload == "message"),
+        }
+    }
+}
+
+impl HasExample for Quorum {
+    fn example() -> Example<Self> {
+        Example {
+            connect: quorum::Client::connect_to,
+            setup: TrackFlags::CHANGES,
+            missed: Missed::States,
+            make_event: |_| {},
+            is_of_setup: |event| matches!(event, quorum::Event::Notification(_)),
+        }
+    }
+}
+
+impl HasExample for Votequorum {
+    fn example() -> Example<Self> {
+        Example {
+            connect: votequorum::Client::connect_to,
+            setup: VotequorumTracker { context: 77, flags: TrackFlags::CHANGES },
+            missed: Missed::States,
+            make_event: |_| {},
+            is_of_setup: |event| matches!(event, votequorum::Event::Quorum { context: 77, .. }),
+        }
+    }
+}
+
+impl HasExample for Cfg {
+    fn example() -> Example<Self> {
+        Example {
+            connect: |endpoint| cfg::Client::connect_to(endpoint).inspect(|client| source::remember(client, endpoint)),
+            setup: CfgTracker,
+            missed: Missed::States,
+            make_event: Cfg::cause,
+            is_of_setup: |event| matches!(event, cfg::Event::Shutdown { .. }),
+        }
+    }
+}
+
+impl HasExample for Evs {
+    fn example() -> Example<Self> {
+        Example {
+            connect: evs::Client::connect_to,
+            setup: evs::GroupName::new("supervised").unwrap(),
+            missed: Missed::Messages,
+            make_event: |client| client.multicast_joined(Guarantee::AGREED, b"message").unwrap(),
+            is_of_setup: |event| matches!(event, evs::Event::Deliver { payload, .. } if payload == "message"),
+        }
+    }
+}
+
+fn what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told<S: HasExample>(host: &Host) {
+    let Example { connect, setup, missed: missed_in_gap, make_event, is_of_setup } = S::example();
+    let endpoint = host.endpoint();
+    let mut client = Supervised::new(move || connect(&endpoint)).backoff(quickly);
+    client.set_up(setup.clone()).unwrap();
+    assert_eq!(client.set_up(setup.clone()).unwrap_err().cs_error(), Some(CsError::Exist));
+    for round in 0..3 {
+        let Up { gap, restored } = up(&mut client);
+        assert_eq!(gap.is_some(), round > 0);
+        let [Restored { setup: restored, result: Ok(()), missed }] = &*restored else { panic!("{restored:?}") };
+        assert_eq!((restored, *missed), (&setup, if round == 0 { Missed::Nothing } else { missed_in_gap }));
+        make_event(client.client().unwrap());
+        while !is_of_setup(&event(&mut client)) {}
+        host.kill();
+        events_until_lost(&mut client);
+        assert!(matches!(client.client(), Err(Error::Disconnected { .. })));
+        host.start();
+    }
+}
+
+/// What was set up is not, where the daemon does not know it; the connection is there all the same.
+fn a_daemon_that_does_not_ask_about_shutdowns_is_supervised_too(host: &Host) {
+    let endpoint = host.endpoint();
+    let mut client = Supervised::new(move || cfg::Client::connect_to(&endpoint));
+    client.set_up(CfgTracker).unwrap();
+    match &*up(&mut client).restored {
+        [Restored { result: Ok(()), .. }] => assert!(matches!(host, Host::Embedded(_)) || Cfg::is_real()),
+        [Restored { result: Err(Error::Unsupported { .. }), .. }] => assert!(!Cfg::is_real()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Another node multicasts numbers all the time. Whatever the supervised member does not get, a notice of the loss stands in its place.
 #[test]
-fn a_group_is_joined_again_and_the_gap_is_told() {
+fn no_message_is_missing_without_a_notice_of_the_loss() {
     if harness::skip() {
         return;
     }
-    let cluster = Cluster::one();
+    const LOSSES: usize = 3;
+    let cluster = Cluster::builder().nodes(2).start();
+    let group = GroupName::new("numbers").unwrap();
+    let sender = Arc::new(cluster.node(2).run(|| cpg::Client::connect().unwrap()));
+    sender.join(&group).unwrap();
+    let sending = Arc::clone(&sender);
+    let sending = thread::spawn(move || {
+        for number in 0_u64.. {
+            // Until the client is finalized.
+            let Ok(()) = sending.multicast(Guarantee::AGREED, &number.to_ne_bytes()) else { return };
+            // It is a member too.
+            while let Ok(Some(_)) = sending.poll_event() {}
+        }
+    });
     let node = cluster.node(1);
     node.run(|| {
-        let group = GroupName::new("supervised").unwrap();
         let mut client = Supervised::new(cpg::Client::connect).backoff(quickly);
         client.set_up(group).unwrap();
-        let other = GroupName::new("other").unwrap();
-        assert_eq!(client.set_up(other).unwrap_err().cs_error(), Some(CsError::Exist), "one group a client");
-        for round in 0..3 {
-            let joined = up(&mut client);
-            let missed = if round == 0 { Missed::Nothing } else { Missed::Messages };
-            assert_eq!((joined.gap.is_some(), joined.restored[0].missed), (round > 0, missed));
-            assert!(joined.restored[0].result.is_ok());
-            // The node's own joining of the cluster may still be told.
-            let of_group = |client: &mut Supervised<Cpg>| loop {
-                match event(client) {
-                    cpg::Event::TotemConfchg { .. } => {}
-                    event => break event,
+        let (mut last, mut seen, mut lost) = (None, 0, 0);
+        while lost <= LOSSES {
+            match next(&mut client) {
+                Notice::Event(cpg::Event::Deliver { payload, .. }) => {
+                    let number = u64::from_ne_bytes(payload[..].try_into().unwrap());
+                    let expected = last.replace(number).map_or(number, |last| last + 1);
+                    assert_eq!(number, expected, "lost, and nobody told");
+                    seen += 1;
+                    if seen == 500 {
+                        node.kill();
+                        node.start_unready();
+                    }
                 }
-            };
-            assert!(matches!(of_group(&mut client), cpg::Event::Confchg { members, .. } if members.len() == 1));
-            client.client().unwrap().multicast(Guarantee::AGREED, b"message").unwrap();
-            assert!(matches!(of_group(&mut client), cpg::Event::Deliver { payload, .. } if payload == b"message"[..]));
-            node.kill();
-            assert!(events_until_lost(&mut client).0.is_empty());
-            node.start();
-        }
-    });
-}
-
-/// Tracking the state of the cluster: after a gap it is told again.
-fn state_is_told_again<S: Supervise>(node: &Node, connect: fn() -> Result<Client<S>, Error>, setup: S::Setup)
-where
-    S::Event: Debug,
-{
-    node.run(|| {
-        let mut client = Supervised::new(connect).backoff(quickly);
-        client.set_up(setup.clone()).unwrap();
-        assert!(up(&mut client).gap.is_none());
-        event(&mut client);
-        node.kill();
-        events_until_lost(&mut client);
-        node.start();
-        let again = up(&mut client);
-        assert!(again.gap.is_some());
-        assert!(matches!(&*again.restored, [one] if one.setup == setup && one.missed == Missed::States));
-        event(&mut client);
-    });
-}
-
-#[test]
-fn quorum_and_votequorum_tell_their_state_again() {
-    if harness::skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    state_is_told_again::<Quorum>(node, quorum::Client::connect, TrackFlags::CHANGES);
-    let tracker = VotequorumTracker { context: 7, flags: TrackFlags::CHANGES };
-    state_is_told_again::<Votequorum>(node, votequorum::Client::connect, tracker);
-}
-
-/// The present corosync has no evs, and asks about shutdowns since 3.1.1.
-#[test]
-fn cfg_is_tracked_again_by_daemons_that_ask() {
-    if harness::skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        let mut client = Supervised::new(cfg::Client::connect).backoff(quickly);
-        client.set_up(CfgTracker).unwrap();
-        for round in 0..2 {
-            let up = up(&mut client);
-            let [tracker] = &*up.restored else { panic!("{up:?}") };
-            match &tracker.result {
-                Ok(()) => assert!(harness::version() >= [3, 1, 1, 0]),
-                Err(Error::Unsupported { .. }) => assert!(harness::version() < [3, 1, 1, 0]),
-                Err(error) => panic!("{error}"),
+                Notice::Lost { .. } => (last, lost) = (None, lost + 1),
+                Notice::Up(up) => {
+                    seen = 0;
+                    let missed = if lost == 0 { Missed::Nothing } else { Missed::Messages };
+                    assert_eq!((up.gap.is_some(), up.restored[0].missed), (lost > 0, missed));
+                }
+                _ => {}
             }
-            assert_eq!((up.gap.is_some(), tracker.missed == Missed::States), (round > 0, round > 0));
-            node.kill();
-            assert!(events_until_lost(&mut client).0.is_empty());
-            node.start();
         }
     });
+    sender.finalize();
+    sending.join().unwrap();
 }
 
-#[test]
-fn a_program_can_start_before_the_daemon_and_paces_itself_as_told() {
-    if harness::skip() {
-        return;
+fn a_program_can_start_before_the_daemon_and_paces_itself_as_told(host: &Host) {
+    host.kill();
+    let endpoint = host.endpoint();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let pauses = Arc::clone(&asked);
+    let mut client = Supervised::new(move || quorum::Client::connect_to(&endpoint)).backoff(move |attempts| {
+        pauses.lock().unwrap().push(attempts);
+        Duration::from_millis(attempts.into())
+    });
+    for attempt in 1..=5 {
+        let Notice::Retry { error, attempts, pause } = next(&mut client) else { panic!("no attempt failed") };
+        assert!(matches!(error, Error::NoSocket { .. }), "{error}");
+        assert_eq!((attempts, pause), (attempt, Duration::from_millis(attempt.into())));
     }
-    let cluster = Cluster::builder().create();
-    let node = cluster.node(1);
-    node.run(|| {
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let pauses = Arc::clone(&asked);
-        let mut client = Supervised::new(quorum::Client::connect).backoff(move |attempts| {
-            pauses.lock().unwrap().push(attempts);
-            Duration::from_millis(attempts.into())
+    assert_eq!(*asked.lock().unwrap(), [1, 2, 3, 4, 5]);
+    host.start();
+    assert!(up(&mut client).gap.is_none());
+    assert!(client.client().unwrap().is_quorate().is_ok());
+}
+
+fn a_deadline_and_a_waker_end_the_wait_with_a_connection_and_without(host: &Host) {
+    let endpoint = host.endpoint();
+    let mut client =
+        Supervised::new(move || quorum::Client::connect_to(&endpoint)).backoff(|_| Duration::from_secs(3600));
+    up(&mut client);
+    for connected in [true, false] {
+        assert_eq!(client.client().is_ok(), connected);
+        assert!(client.next(Duration::ZERO).unwrap().is_none());
+        assert!(client.next(Duration::from_millis(20)).unwrap().is_none());
+        let waker = client.waker().unwrap();
+        thread::scope(|scope| {
+            let waiting = spawn_until_asleep(scope, || client.next(WATCHDOG).unwrap().is_none());
+            waker.wake();
+            assert!(waiting.join().unwrap());
         });
-        for attempt in 1..=5 {
-            let Notice::Retry { error, attempts, pause } = next(&mut client) else { panic!("no attempt failed") };
-            assert!(matches!(error, Error::NoSocket { .. }), "{error}");
-            assert_eq!((attempts, pause), (attempt, Duration::from_millis(attempt.into())));
-        }
-        assert_eq!(*asked.lock().unwrap(), [1, 2, 3, 4, 5]);
-        node.start();
-        assert!(up(&mut client).gap.is_none());
-        assert!(client.client().unwrap().is_quorate().is_ok());
-    });
-}
-
-#[test]
-fn a_deadline_and_a_waker_end_the_wait_with_a_connection_and_without() {
-    if harness::skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        let mut client = Supervised::new(quorum::Client::connect).backoff(|_| Duration::from_secs(3600));
-        up(&mut client);
-        for connected in [true, false] {
-            assert_eq!(client.client().is_ok(), connected);
+        if connected {
+            host.kill();
+            assert!(events_until_lost(&mut client).0.is_empty());
+            // It was up for less than the pause.
             assert!(client.next(Duration::ZERO).unwrap().is_none());
-            assert!(client.next(Duration::from_millis(20)).unwrap().is_none());
-            let waker = client.waker().unwrap();
-            thread::scope(|scope| {
-                let waiting = scope.spawn(|| client.next(WATCHDOG).unwrap().is_none());
-                thread::sleep(Duration::from_millis(20));
-                waker.wake();
-                assert!(waiting.join().unwrap());
-            });
-            if connected {
-                node.kill();
-                assert!(events_until_lost(&mut client).0.is_empty());
-                // It was up for less than the pause.
-                assert!(client.next(Duration::ZERO).unwrap().is_none());
-            }
         }
-    });
+    }
 }
 
-#[test]
-fn what_cannot_be_set_up_is_told_and_ends_nothing() {
-    if harness::skip() {
-        return;
-    }
-    harness::shared_one().node(1).run(|| {
-        let mut client = Supervised::new(cmap::Client::connect);
-        let wrong = CmapTracker::new("white space", TrackEvents::ALL);
-        client.set_up(wrong.clone()).unwrap();
-        let connected = up(&mut client);
-        assert!(matches!(&*connected.restored, [one] if matches!(one.result, Err(Error::InvalidArgument { .. }))));
-        // With a connection it is refused, and not noted.
-        let other = CmapTracker::new("white space", TrackEvents::ALL);
-        assert!(matches!(client.set_up(other), Err(Error::InvalidArgument { .. })));
-        assert_eq!(client.setups(), [wrong]);
-        // An argument that is wrong for the connection would be for ever.
-        let mut never = Supervised::new(|| cmap::Client::connect_to(&Endpoint::new().ring_size(1)));
-        assert!(matches!(never.next(WATCHDOG), Err(Error::InvalidArgument { .. })));
-        // Who finalizes it wants no other.
-        client.client().unwrap().finalize();
-        assert!(matches!(client.next(WATCHDOG), Err(Error::Finalized)));
-        assert!(matches!(client.next(WATCHDOG), Err(Error::Finalized)));
-    });
+fn what_cannot_be_set_up_is_told_and_ends_nothing(endpoint: &Endpoint) {
+    let connecting = endpoint.clone();
+    let mut client = Supervised::new(move || cmap::Client::connect_to(&connecting));
+    let wrong = CmapTracker::new("white space", TrackEvents::ALL);
+    client.set_up(wrong.clone()).unwrap();
+    let connected = up(&mut client);
+    assert!(matches!(&*connected.restored, [one] if matches!(one.result, Err(Error::InvalidArgument { .. }))));
+    // With a connection it is refused, and not noted.
+    let other = CmapTracker::new("white space", TrackEvents::ALL);
+    assert!(matches!(client.set_up(other), Err(Error::InvalidArgument { .. })));
+    assert_eq!(client.setups(), [wrong]);
+    let small = endpoint.clone().ring_size(1);
+    // An argument that is wrong for the connection would be for ever.
+    let mut never = Supervised::new(move || cmap::Client::connect_to(&small));
+    assert!(matches!(never.next(WATCHDOG), Err(Error::InvalidArgument { .. })));
+    // Who finalizes it wants no other.
+    client.client().unwrap().finalize();
+    assert!(matches!(client.next(WATCHDOG), Err(Error::Finalized)));
+    assert!(matches!(client.next(WATCHDOG), Err(Error::Finalized)));
 }
 
-#[test]
-fn a_set_up_that_times_out_loses_the_connection_after_its_events() {
-    if harness::skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        let endpoint = Endpoint::new().timeout(Duration::from_millis(100));
-        let mut client = Supervised::new(move || cmap::Client::connect_to(&endpoint)).backoff(quickly);
-        client.set_up(CmapTracker::new("timeout.a", TrackEvents::ALL)).unwrap();
-        up(&mut client);
-        (0..3_u8).for_each(|number| client.client().unwrap().set("timeout.a", number).unwrap());
-        let paused = node.pause();
-        client.set_up(CmapTracker::new("timeout.b", TrackEvents::ALL)).unwrap();
-        let (events, error) = events_until_lost(&mut client);
-        assert_eq!(events.len(), 3);
-        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-        assert!(matches!(next(&mut client), Notice::Retry { .. }));
-        drop(paused);
-        let again = up(&mut client);
-        assert!(
-            again.gap.is_some() && again.restored.len() == 2 && again.restored.iter().all(|one| one.result.is_ok())
-        );
-        client.client().unwrap().set("timeout.b", 1_u8).unwrap();
-        event(&mut client);
-    });
+fn a_set_up_that_times_out_loses_the_connection_after_its_events(host: &Host) {
+    let endpoint = host.endpoint().connect_timeout(Duration::from_millis(100));
+    let mut client = Supervised::new(move || cmap::Client::connect_to(&endpoint)).backoff(quickly);
+    client.set_up(CmapTracker::new("timeout.a", TrackEvents::ALL)).unwrap();
+    up(&mut client);
+    (0..3_u8).for_each(|number| client.client().unwrap().set("timeout.a", number).unwrap());
+    client.client().unwrap().set_request_timeout(Duration::from_millis(100));
+    let paused = host.pause();
+    client.set_up(CmapTracker::new("timeout.b", TrackEvents::ALL)).unwrap();
+    let (events, error) = events_until_lost(&mut client);
+    assert_eq!(events.len(), 3);
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    assert!(matches!(next(&mut client), Notice::Retry { .. }));
+    drop(paused);
+    let again = up(&mut client);
+    assert!(again.gap.is_some() && again.restored.len() == 2 && again.restored.iter().all(|one| one.result.is_ok()));
+    client.client().unwrap().set("timeout.b", 1_u8).unwrap();
+    event(&mut client);
 }
 
 #[cfg(feature = "tokio")]
@@ -331,15 +392,20 @@ mod asynchronous {
     use std::future::poll_fn;
     use std::pin::Pin;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::channel;
     use std::time::Instant;
 
-    use corosync_ipc::cmap::Cmap;
     use corosync_ipc::supervise::AsyncSupervised;
     use futures_core::Stream;
     use tokio::runtime;
     use tokio::time::timeout;
 
     use super::*;
+
+    for_each_host! {
+        own a_client_of_tokio_goes_on_after_the_daemon_was_killed;
+        shared something_set_up_while_connecting_is_set_up;
+    }
 
     /// The next notice, by waits that are cancelled all the time.
     async fn next<S: Supervise>(client: &mut AsyncSupervised<S>) -> NoticeOf<S> {
@@ -352,92 +418,83 @@ mod asynchronous {
         }
     }
 
-    #[test]
-    fn a_client_of_tokio_goes_on_after_the_daemon_was_killed() {
-        if harness::skip() {
-            return;
-        }
-        let cluster = Cluster::one();
-        let node = cluster.node(1);
-        node.run(|| {
-            runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-                let attempts = Arc::new(AtomicU32::new(0));
-                let counter = Arc::clone(&attempts);
-                let mut client = AsyncSupervised::<Cmap>::new(move || {
-                    counter.fetch_add(1, Ordering::SeqCst);
-                    cmap::Client::connect()
-                })
-                .backoff(quickly);
-                let tracker = CmapTracker::new("supervised.", TrackEvents::ALL | TrackEvents::PREFIX);
-                client.set_up(tracker.clone()).await.unwrap();
-                assert!(
-                    matches!(next(&mut client).await, Notice::Up(up) if up.gap.is_none() && up.restored.len() == 1)
-                );
-                let late = CmapTracker::new("late.key", TrackEvents::ALL);
-                client.set_up(late.clone()).await.unwrap();
-                assert_eq!(attempts.load(Ordering::SeqCst), 1, "an attempt was not given up");
-                for round in 0..2_u8 {
-                    for number in 0..5_u8 {
-                        let requests = client.client().unwrap().clone();
-                        requests.call(move |cmap| cmap.set("supervised.key", round * 10 + number)).await.unwrap();
-                    }
-                    node.kill();
-                    for _ in 0..5 {
-                        let notice = next(&mut client).await;
-                        assert!(
-                            matches!(&notice, Notice::Event(cmap::Event::Notify(change))
-                            if change.tracker == tracker.tracker()),
-                            "{notice:?}"
-                        );
-                    }
-                    assert!(matches!(next(&mut client).await, Notice::Lost { error: Error::Disconnected { .. } }));
-                    assert!(matches!(next(&mut client).await, Notice::Retry { attempts: 1, .. }));
-                    assert!(client.client().is_err());
-                    node.start();
-                    let up = loop {
-                        match next(&mut client).await {
-                            Notice::Up(up) => break up,
-                            Notice::Retry { .. } => {}
-                            other => panic!("{other:?}"),
-                        }
-                    };
-                    assert!(up.gap.is_some() && up.restored.iter().all(|one| one.result.is_ok()), "{up:?}");
-                    assert_eq!(up.restored.len(), 2 - usize::from(round));
-                    if round == 0 {
-                        client.take_down(&late).await.unwrap();
-                    }
+    fn a_client_of_tokio_goes_on_after_the_daemon_was_killed(host: &Host) {
+        let endpoint = host.endpoint();
+        runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let attempts = Arc::new(AtomicU32::new(0));
+            let counter = Arc::clone(&attempts);
+            let mut client = AsyncSupervised::<Cmap>::new(move || {
+                counter.fetch_add(1, Ordering::SeqCst);
+                cmap::Client::connect_to(&endpoint)
+            })
+            .backoff(quickly);
+            let tracker = CmapTracker::new("supervised.", TrackEvents::ALL | TrackEvents::PREFIX);
+            client.set_up(tracker.clone()).await.unwrap();
+            assert!(matches!(next(&mut client).await, Notice::Up(up) if up.gap.is_none() && up.restored.len() == 1));
+            let late = CmapTracker::new("late.key", TrackEvents::ALL);
+            client.set_up(late.clone()).await.unwrap();
+            assert_eq!(attempts.load(Ordering::SeqCst), 1, "an attempt was not given up");
+            for round in 0..2_u8 {
+                for number in 0..5_u8 {
+                    let requests = client.client().unwrap().clone();
+                    requests.call(move |cmap| cmap.set("supervised.key", round * 10 + number)).await.unwrap();
                 }
-                // As a stream it ends with the error that it cannot go on after.
-                client.client().unwrap().client().finalize();
-                let mut stream = async || poll_fn(|cx| Pin::new(&mut client).poll_next(cx)).await;
-                assert!(matches!(stream().await, Some(Err(Error::Finalized))));
-                assert!(stream().await.is_none());
-            });
-        });
-    }
-
-    #[test]
-    fn something_set_up_while_connecting_is_set_up() {
-        if harness::skip() {
-            return;
-        }
-        harness::shared_one().node(1).run(|| {
-            runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-                let mut client = AsyncSupervised::<Cpg>::new(|| {
-                    cpg::Client::connect_with(&Endpoint::new(), cpg::Options::new().pid(77))
-                });
-                // Begins an attempt, and does not wait for it.
-                assert!(timeout(Duration::ZERO, client.next()).await.is_err());
-                client.set_up(GroupName::new("while connecting").unwrap()).await.unwrap();
-                loop {
+                host.kill();
+                for _ in 0..5 {
+                    let notice = next(&mut client).await;
+                    assert!(
+                        matches!(&notice, Notice::Event(cmap::Event::Notify(change))
+                            if change.tracker == tracker.tracker()),
+                        "{notice:?}"
+                    );
+                }
+                assert!(matches!(next(&mut client).await, Notice::Lost { error: Error::Disconnected { .. } }));
+                assert!(matches!(next(&mut client).await, Notice::Retry { attempts: 1, .. }));
+                assert!(client.client().is_err());
+                host.start();
+                let up = loop {
                     match next(&mut client).await {
-                        Notice::Up(up) => break assert!(matches!(&*up.restored, [one] if one.result.is_ok())),
+                        Notice::Up(up) => break up,
                         Notice::Retry { .. } => {}
                         other => panic!("{other:?}"),
                     }
+                };
+                assert!(up.gap.is_some() && up.restored.iter().all(|one| one.result.is_ok()), "{up:?}");
+                assert_eq!(up.restored.len(), 2 - usize::from(round));
+                if round == 0 {
+                    client.take_down(&late).await.unwrap();
                 }
-                assert!(matches!(next(&mut client).await, Notice::Event(cpg::Event::Confchg { .. })));
+            }
+            // As a stream it ends with the error that it cannot go on after.
+            client.client().unwrap().client().finalize();
+            let mut stream = async || poll_fn(|cx| Pin::new(&mut client).poll_next(cx)).await;
+            assert!(matches!(stream().await, Some(Err(Error::Finalized))));
+            assert!(stream().await.is_none());
+        });
+    }
+
+    fn something_set_up_while_connecting_is_set_up(endpoint: &Endpoint) {
+        let endpoint = endpoint.clone();
+        let (open, gate) = channel::<()>();
+        let gate = Mutex::new(gate);
+        runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let mut client = AsyncSupervised::<Cpg>::new(move || {
+                // Until the test goes on.
+                let _ = gate.lock().unwrap().recv();
+                cpg::Client::connect_with(&endpoint, cpg::Options::new().pid(77))
             });
+            // Begins an attempt, and does not wait for it.
+            assert!(timeout(Duration::ZERO, client.next()).await.is_err());
+            client.set_up(GroupName::new("while connecting").unwrap()).await.unwrap();
+            drop(open);
+            loop {
+                match next(&mut client).await {
+                    Notice::Up(up) => break assert!(matches!(&*up.restored, [one] if one.result.is_ok())),
+                    Notice::Retry { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(matches!(next(&mut client).await, Notice::Event(cpg::Event::Confchg { .. })));
         });
     }
 }

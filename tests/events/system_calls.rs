@@ -1,19 +1,22 @@
 //! Dispatching when nothing waits makes no system calls, as strace sees it.
 
+use std::env;
 use std::ops::ControlFlow::Continue;
+use std::process::Command;
 use std::time::Instant;
 
 use corosync_ipc::{CsError, Dispatch, Endpoint};
 use nix::unistd::getppid;
 
 use crate::harness;
+use crate::host::{Host, embedded};
 use crate::source::Source;
 
-const ROUNDS: u32 = 100_000;
+const ROUNDS: u32 = 50_000;
 
-/// Dispatches between two marks. Run under strace by the tests below.
-fn dispatch_between_marks<S: Source>() {
-    let client = S::client(&Endpoint::new());
+/// Dispatches between two marks.
+fn dispatch_between_marks<S: Source>(endpoint: &Endpoint) {
+    let client = S::client(endpoint);
     // The first look may find a byte to take.
     client.dispatch(Dispatch::All, |_| Continue(())).unwrap();
     let start = Instant::now();
@@ -30,51 +33,43 @@ fn dispatch_between_marks<S: Source>() {
 
 #[test]
 #[ignore = "run by another test, under strace"]
-fn dispatch_cmap_between_marks() {
-    dispatch_between_marks::<corosync_ipc::cmap::Cmap>();
-}
-
-#[test]
-#[ignore = "run by another test, under strace"]
-fn dispatch_cpg_between_marks() {
-    dispatch_between_marks::<corosync_ipc::cpg::Cpg>();
-}
-
-#[test]
-#[ignore = "run by another test, under strace"]
-fn dispatch_quorum_between_marks() {
-    dispatch_between_marks::<corosync_ipc::quorum::Quorum>();
-}
-
-#[test]
-#[ignore = "run by another test, under strace"]
-fn dispatch_votequorum_between_marks() {
-    dispatch_between_marks::<corosync_ipc::votequorum::Votequorum>();
+fn dispatch_every_service_between_marks() {
+    let endpoint = Endpoint::from_env().unwrap();
+    dispatch_between_marks::<corosync_ipc::cmap::Cmap>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::cpg::Cpg>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::quorum::Quorum>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::votequorum::Votequorum>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::cfg::Cfg>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::evs::Evs>(&endpoint);
 }
 
 #[test]
 fn a_dispatch_with_nothing_waiting_makes_no_system_call() {
+    // strace is among what its tests need.
     if harness::skip() {
         return;
     }
-    let program = harness::copy_for_all(&std::env::current_exe().unwrap());
-    for service in ["cmap", "cpg", "quorum", "votequorum"] {
-        let test = format!("system_calls::dispatch_{service}_between_marks");
-        let node = harness::shared_one().node(1);
-        let traced =
-            node.command("strace").arg("-f").arg(&program).args(["--exact", &test, "--ignored", "--nocapture"]);
-        let output = traced.run();
-        let (trace, printed) = (&output.stderr, &output.stdout);
-        assert!(output.is_success(), "{printed}{trace}");
-        let millis: usize =
-            printed.lines().find_map(|line| line.strip_prefix("milliseconds: ")).unwrap().trim().parse().unwrap();
+    embedded::own(|host| {
+        let Host::Embedded(embedded) = host else { unreachable!("asked for") };
+        let mut traced = Command::new("strace");
+        traced.arg("-f").arg(env::current_exe().unwrap()).args(["--ignored", "--nocapture", "--exact"]);
+        traced.arg("system_calls::dispatch_every_service_between_marks");
+        let output = embedded.tell(&mut traced).output().unwrap();
+        let [trace, printed] = [output.stderr, output.stdout].map(|text| String::from_utf8(text).unwrap());
+        assert!(output.status.success(), "{printed}{trace}");
+        let millis = printed.lines().filter_map(|line| line.strip_prefix("milliseconds: "));
+        let millis: Vec<usize> = millis.map(|millis| millis.trim().parse().unwrap()).collect();
         let marks: Vec<_> = trace.lines().enumerate().filter(|(_, line)| line.contains("getppid()")).collect();
-        let [(first, marked), (last, _)] = marks[..] else { panic!("{} marks", marks.len()) };
-        let thread = marked.split("getppid").next().unwrap();
-        let calls: Vec<_> = trace.lines().take(last).skip(first + 1).filter(|line| line.starts_with(thread)).collect();
-        // One look at the socket about every millisecond, for the daemon's end; nothing for the dispatches themselves.
-        assert!(calls.iter().all(|call| call.contains("recvfrom(")), "{calls:#?}");
-        assert!(calls.len() <= millis + 1, "{} calls in {millis} ms of {ROUNDS} rounds", calls.len());
-        assert!(calls.len() < ROUNDS as usize / 10);
-    }
+        assert_eq!((millis.len(), marks.len()), (6, 12));
+        for (marks, millis) in marks.chunks(2).zip(millis) {
+            let [(first, marked), (last, _)] = marks[..] else { unreachable!("chunks of two") };
+            let thread = marked.split("getppid").next().unwrap();
+            let between = trace.lines().take(last).skip(first + 1);
+            let calls: Vec<_> = between.filter(|line| line.starts_with(thread)).collect();
+            // One look at the socket about every millisecond, for the daemon's end; nothing for the dispatches themselves.
+            assert!(calls.iter().all(|call| call.contains("recvfrom(")), "{calls:#?}");
+            assert!(calls.len() <= millis + 1, "{} calls in {millis} ms of {ROUNDS} rounds", calls.len());
+            assert!(calls.len() < ROUNDS as usize / 10);
+        }
+    });
 }
