@@ -112,6 +112,11 @@ impl Connection {
         self.flow_control == FlowControl::Off && self.answers.is_empty() && !self.closed
     }
 
+    /// Whether there is a request to be taken.
+    pub(super) fn has_request(&self) -> bool {
+        self.takes_requests() && self.rings.request.has_chunk()
+    }
+
     /// Sends what can be sent now.
     pub(super) fn flush(&mut self) {
         if let Err(error) = self.try_flush() {

@@ -107,6 +107,11 @@ impl Daemon {
         self.heed(connections);
     }
 
+    pub(super) fn release_all(&mut self, connections: &mut Connections<()>) {
+        self.held.clear();
+        self.heed(connections);
+    }
+
     pub(super) fn refuse(&mut self, service: usize, count: u64) {
         self.refused.insert(service, count);
     }

@@ -36,8 +36,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const ROOM_FIRST: Duration = Duration::from_millis(1);
 const ROOM_MOST: Duration = Duration::from_millis(20);
 
-/// How often to look for more that clients sent, of whom one may never cease.
-const MAX_CATCH_UP: usize = 10_000;
+/// At most so many requests are served before a job, since a client may never cease to send.
+const MAX_CATCH_UP: usize = 1 << 18;
 
 /// Id of the request by which old clients say good-bye. Matches `QB_IPC_MSG_DISCONNECT`.
 const DISCONNECT: i32 = -3;
@@ -45,7 +45,7 @@ const DISCONNECT: i32 = -3;
 /// Something to be done on the server's thread.
 pub(super) enum Job<H: Handler> {
     Run(Body<H>),
-    /// As `Run`, but after everything that clients have done up to now, and the sender is dropped when all that follows has happened.
+    /// As `Run`, but after everything that clients have done up to now. The sender is dropped when all that follows has happened.
     Drive(Body<H>, SyncSender<()>),
     Stop,
 }
@@ -73,8 +73,6 @@ pub struct Connections<S> {
     next_id: u64,
     timer: Option<Instant>,
     is_shut_down: bool,
-    /// Decides which client is next of those whose turn it is in a [`Job::Drive`].
-    random: Random,
 }
 
 /// A service, by its place in the builder's list.
@@ -296,6 +294,8 @@ pub(super) struct EventLoop<H: Handler> {
     inbox: Receiver<Job<H>>,
     accept_after: Option<Instant>,
     room_pause: Duration,
+    /// How many jobs of [`Job::Drive`] there were.
+    drives: u64,
 }
 
 impl<H: Handler> EventLoop<H> {
@@ -315,7 +315,6 @@ impl<H: Handler> EventLoop<H> {
                 next_id: 1,
                 timer: None,
                 is_shut_down: false,
-                random: Random::new(settings.seed),
             },
             settings,
             handshaking: Vec::new(),
@@ -323,6 +322,7 @@ impl<H: Handler> EventLoop<H> {
             inbox,
             accept_after: None,
             room_pause: ROOM_FIRST,
+            drives: 0,
         }
     }
 
@@ -381,7 +381,7 @@ impl<H: Handler> EventLoop<H> {
     }
 
     /// Does what is to be done. Whether it was to stop.
-    fn step(&mut self, look: Look) -> bool {
+    fn step(&mut self, mut look: Look) -> bool {
         if look.rung {
             self.bell.silence();
             while let Ok(job) = self.inbox.try_recv() {
@@ -391,6 +391,10 @@ impl<H: Handler> EventLoop<H> {
                         self.catch_up();
                         body(&mut self.handler, &mut self.connections);
                         self.clear_away();
+                        // It may have made that clients are heeded which were not.
+                        self.catch_up();
+                        // What was seen is served. Its byte is not to be looked for: another request's may have come.
+                        look.clients.clear();
                     }
                     Job::Stop => return true,
                 }
@@ -416,23 +420,25 @@ impl<H: Handler> EventLoop<H> {
 
     /// Serves all that clients have sent, and the end of those that are gone, in the order that the seed decides on.
     fn catch_up(&mut self) {
+        self.drives += 1;
+        // Its own for each time: what happened before, and when, does not count.
+        let mut random = Random::new(self.settings.seed.wrapping_add(self.drives));
         for _ in 0..MAX_CATCH_UP {
-            let Ok(look) = self.look(Some(Instant::now())) else {
+            let Ok(Look { clients, .. }) = self.look(Some(Instant::now())) else {
                 return;
             };
-            let clients = look.clients.into_iter().filter(|(_, seen)| seen.readable || seen.hung_up);
-            let mut clients: Vec<_> = clients.map(|(id, seen)| (id, seen, 0)).collect();
-            if clients.is_empty() {
+            // Bytes alone say nothing: they may be late.
+            let waits = |id: &ConnectionId| self.connections.all.get(id).is_some_and(|it| it.connection.has_request());
+            let clients = clients.into_iter().filter(|(id, _)| self.is_heeded(*id));
+            let mut clients: Vec<_> = clients.filter(|(id, seen)| seen.hung_up || waits(id)).collect();
+            let Some((id, seen)) = random.take(&mut clients) else {
                 return;
+            };
+            let seen = Seen { readable: false, ..seen };
+            if !self.serve_one(id, seen, 0) {
+                self.hang_up(id, seen);
             }
-            while let Some((id, seen, taken)) = self.connections.random.take(&mut clients) {
-                if self.serve_one(id, seen, taken) {
-                    clients.push((id, seen, taken + 1));
-                } else {
-                    self.hang_up(id, seen);
-                }
-                self.clear_away();
-            }
+            self.clear_away();
         }
     }
 

@@ -68,6 +68,8 @@ struct Ring {
     /// Whose turn it is, and how much it has sent.
     token: usize,
     sent: usize,
+    /// Nobody has spoken since it was decided where the token is.
+    is_idle: bool,
 }
 
 impl<M> Totem<M> {
@@ -126,12 +128,15 @@ impl<M> Totem<M> {
                     if ring.sent < MESSAGES_A_TURN { place.and_then(|it| it.queue.pop_front()) } else { None };
                 if let (Some(from), Some(message)) = (from, message) {
                     ring.sent += 1;
+                    ring.is_idle = false;
                     return Some(Sent { from, to: ring.members.clone(), message });
                 }
                 (ring.token, ring.sent) = ((ring.token + 1) % ring.members.len(), 0);
             }
             // Where the token is when somebody speaks again is nobody's choice.
-            ring.token = self.random.below(ring.members.len());
+            if !std::mem::replace(&mut ring.is_idle, true) {
+                ring.token = self.random.below(ring.members.len());
+            }
         }
         None
     }
@@ -182,7 +187,7 @@ impl<M> Totem<M> {
             }
         }
         let token = self.random.below(members.len());
-        self.rings.insert(ring_id, Ring { members: members.to_vec(), token, sent: 0 });
+        self.rings.insert(ring_id, Ring { members: members.to_vec(), token, sent: 0, is_idle: true });
         // Rings that nobody who runs is in any more.
         let nodes = &self.nodes;
         self.rings.retain(|id, ring| {

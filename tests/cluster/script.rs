@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use corosync_ipc::cpg::{Address, GroupName, Guarantee, Options};
 use corosync_ipc::server;
-use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cpg, quorum, votequorum};
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum, votequorum};
 
 use crate::harness::{self, Paused, eventually};
 
@@ -18,6 +18,8 @@ pub(crate) enum Step {
     Join(&'static str, &'static str),
     Leave(&'static str, &'static str),
     Send(&'static str, &'static str),
+    SetExpected(&'static str, u32),
+    SetVotes(&'static str, u32, u32),
     /// The process ends.
     Die(&'static str),
     Partition(&'static [&'static [u32]]),
@@ -78,9 +80,11 @@ pub(crate) struct Real {
 }
 
 impl Real {
-    pub(crate) fn start() -> Self {
-        // So long that a busy machine seldom makes the nodes form rings that nobody asked for.
-        let cluster = harness::Cluster::builder().nodes(3).token(1000).start();
+    /// Starts nodes with these features of votequorum.
+    pub(crate) fn start(features: &[&str]) -> Self {
+        let builder = harness::Cluster::builder().nodes(3).loses_nodes();
+        let builder = features.iter().fold(builder, |it, feature| it.setting("quorum", &format!("{feature}: 1")));
+        let cluster = builder.start();
         Self { paused: BTreeMap::new(), down: BTreeSet::new(), parts: vec![vec![1, 2, 3]], cluster }
     }
 }
@@ -129,6 +133,7 @@ impl Driver for Real {
 /// A process and what it was told.
 struct Client {
     cpg: Arc<cpg::Client>,
+    votes: Arc<votequorum::Client>,
     streams: Vec<Stream>,
 }
 
@@ -140,7 +145,11 @@ struct Stream {
     has_ended: bool,
 }
 
+/// What the text of an event about expected votes ends with.
+const EXPECTED: &str = "votes are expected";
+
 /// An event, and the ring it names.
+#[derive(PartialEq)]
 struct Event(Option<RingId>, String);
 
 impl Client {
@@ -149,18 +158,18 @@ impl Client {
         let cpg = Arc::new(cpg::Client::connect_with(&endpoint, Options::new().pid(pid)).unwrap());
         let v0 = quorum::Client::connect_to(&endpoint).unwrap();
         let v1 = quorum::Client::connect_model(&endpoint, quorum::Model::V1).unwrap();
-        let votes = votequorum::Client::connect_to(&endpoint).unwrap();
+        let votes = Arc::new(votequorum::Client::connect_to(&endpoint).unwrap());
         v0.track_start(TrackFlags::CHANGES).unwrap();
         v1.track_start(TrackFlags::CHANGES).unwrap();
         votes.track_start(u64::from(pid), TrackFlags::CHANGES).unwrap();
-        let events = Arc::clone(&cpg);
+        let (events, votes_events) = (Arc::clone(&cpg), Arc::clone(&votes));
         let streams = vec![
             Stream::new("cpg", move || Ok(events.poll_event()?.map(of_cpg))),
             Stream::new("quorum v0", move || Ok(v0.poll_event()?.map(of_quorum))),
             Stream::new("quorum v1", move || Ok(v1.poll_event()?.map(of_quorum))),
-            Stream::new("votequorum", move || Ok(votes.poll_event()?.map(of_votequorum))),
+            Stream::new("votequorum", move || Ok(votes_events.poll_event()?.map(of_votequorum))),
         ];
-        Self { cpg, streams }
+        Self { cpg, votes, streams }
     }
 }
 
@@ -173,6 +182,8 @@ impl Stream {
     fn look(&mut self) {
         while !self.has_ended {
             match (self.poll)() {
+                // Expected votes may be told twice: it depends on whose message is the first.
+                Ok(Some(event)) if event.1.ends_with(EXPECTED) && self.events.last() == Some(&event) => {}
                 Ok(Some(event)) => self.events.push(event),
                 Ok(None) => return,
                 Err(Error::Disconnected { .. } | Error::Finalized) => {
@@ -240,26 +251,61 @@ fn of_votequorum(event: votequorum::Event) -> Event {
             Event(Some(ring_id), format!("{context}: {members:?}"))
         }
         votequorum::Event::ExpectedVotes { context, expected_votes } => {
-            Event(None, format!("{context}: {expected_votes} votes expected"))
+            Event(None, format!("{context}: {expected_votes} {EXPECTED}"))
         }
         other => panic!("{other:?}"),
     }
 }
 
 /// What came of a script.
+#[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) told: Told,
     /// How much was told until the end of each step.
     counts: Vec<usize>,
     /// How many rings each client saw.
-    pub(crate) rings: BTreeMap<&'static str, usize>,
+    rings: BTreeMap<&'static str, usize>,
+    /// What the maps of the nodes that run say of members and votes, before and after.
+    pub(crate) keys: [Vec<String>; 2],
 }
 
-/// Takes the steps one after the other, each when the one before is done: when clients were told as much as in a run before, if there
-/// was one.
+fn keys(driver: &impl Driver) -> Vec<String> {
+    let prefixes = ["runtime.members.", "runtime.votequorum."];
+    let of_node = |node| {
+        driver.at(node, |endpoint| {
+            let Ok(map) = cmap::Client::connect_to(endpoint) else { return Vec::new() };
+            let keys = prefixes.iter().flat_map(|prefix| map.list(prefix).unwrap());
+            keys.map(|(key, value)| format!("{node}: {key} = {value}")).collect()
+        })
+    };
+    (1..=3).flat_map(of_node).collect()
+}
+
+impl Outcome {
+    pub(crate) fn has_more_rings(&self, other: &Self) -> bool {
+        self.rings.iter().any(|(client, count)| other.rings[client] < *count)
+    }
+
+    /// Takes down what clients were told.
+    fn note(&mut self, clients: &BTreeMap<&'static str, Client>) {
+        for (name, client) in clients {
+            let events = client.streams.iter().flat_map(|stream| &stream.events);
+            let rings: BTreeSet<u64> = events.filter_map(|Event(ring, _)| ring.map(|ring| ring.seq)).collect();
+            self.rings.insert(name, rings.len());
+            for stream in &client.streams {
+                self.told.insert((name, stream.service), stream.told(&rings));
+            }
+        }
+        let count = clients.values().flat_map(|client| &client.streams).map(|stream| stream.events.len()).sum();
+        self.counts.push(count);
+    }
+}
+
+/// Takes the steps one after the other, each when the one before is done. Where there was a run before, that is when clients were told
+/// as much as then; and if they are told of more rings, that was all.
 pub(crate) fn run(driver: &mut impl Driver, steps: &[Step], before: Option<&Outcome>) -> Outcome {
     let mut clients: BTreeMap<&'static str, Client> = BTreeMap::new();
-    let mut counts = Vec::new();
+    let mut outcome = Outcome { keys: [keys(driver), Vec::new()], ..Outcome::default() };
     for (number, step) in steps.iter().enumerate() {
         match *step {
             Step::Connect(name, node, pid) => {
@@ -268,31 +314,27 @@ pub(crate) fn run(driver: &mut impl Driver, steps: &[Step], before: Option<&Outc
             Step::Join(name, group) => persistently(|| clients[name].cpg.join(&GroupName::new(group).unwrap())),
             Step::Leave(name, group) => persistently(|| clients[name].cpg.leave(&GroupName::new(group).unwrap())),
             Step::Send(name, text) => persistently(|| clients[name].cpg.multicast(Guarantee::AGREED, text.as_bytes())),
+            Step::SetExpected(name, votes) => clients[name].votes.set_expected(votes).unwrap(),
+            Step::SetVotes(name, node, votes) => clients[name].votes.set_votes(NodeId(node), votes).unwrap(),
             Step::Die(name) => clients[name].cpg.finalize(),
             step => driver.drive(step),
         }
-        let look = || {
+        let mut look = || {
             let streams = clients.values_mut().flat_map(|client| &mut client.streams);
-            streams
-                .map(|stream| {
-                    stream.look();
-                    stream.events.len()
-                })
-                .sum::<usize>()
+            let count = |stream: &mut Stream| {
+                stream.look();
+                stream.events.len()
+            };
+            streams.map(count).sum::<usize>()
         };
-        let mut look = look;
         driver.settle(|| before.is_none_or(|before| look() >= before.counts[number]));
-        counts.push(look());
-    }
-    let mut outcome = Outcome { told: Told::new(), counts, rings: BTreeMap::new() };
-    for (name, client) in &clients {
-        let events = client.streams.iter().flat_map(|stream| &stream.events);
-        let rings: BTreeSet<u64> = events.filter_map(|Event(ring, _)| ring.map(|ring| ring.seq)).collect();
-        outcome.rings.insert(name, rings.len());
-        for stream in &client.streams {
-            outcome.told.insert((name, stream.service), stream.told(&rings));
+        look();
+        outcome.note(&clients);
+        if before.is_some_and(|before| outcome.has_more_rings(before)) {
+            return outcome;
         }
     }
+    outcome.keys[1] = keys(driver);
     outcome
 }
 
