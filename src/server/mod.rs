@@ -54,6 +54,8 @@ pub use connections::{Conn, ConnectionId, Connections};
 pub use corosync::{Corosync, CorosyncBuilder};
 pub use generation::Generation;
 pub use listener::{Builder, Gone, Handler, Listener, Peer, Refusal};
+#[cfg(test)]
+pub(crate) use random::Random;
 
 use std::time::Duration;
 
