@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::harness::{Cluster, Node, eventually, skip};
+use super::harness::{Cluster, Node, eventually, skip, version};
 use super::served::{Served, serve};
 use super::{assert_fails, command, json, lines, ok, outside, program, run};
 
@@ -155,7 +155,8 @@ fn assert_prints(node: &Node, tool: &str, args: &[&str], wanted: &[&str]) {
 /// That they print what they print with the real one is shown in `embedded`, against the same daemon as a library.
 #[test]
 fn corosyncs_own_tools_work_with_it() {
-    if skip() {
+    // libqb 0.10, whose clients the tools of 1.99 are, expects the names of the rings 8 bytes further on.
+    if skip() || version() < [2, 0, 0, 0] {
         return;
     }
     let cluster = Cluster::builder().create();
@@ -176,9 +177,15 @@ fn corosyncs_own_tools_work_with_it() {
         &[],
         &["ours.key (u32) = 5\n", "runtime.votequorum.this_node_id (u32) = 7\n"],
     );
-    assert_prints(node, "corosync-quorumtool", &["-s"], &["Quorate:          Yes\n", "Ring ID:          7.5\n"]);
+    let ring = if version() >= [3, 0, 0, 0] { "7.5" } else { "7/5" };
+    assert_prints(
+        node,
+        "corosync-quorumtool",
+        &["-s"],
+        &["Quorate:          Yes\n", &format!("Ring ID:          {ring}\n")],
+    );
     assert_prints(node, "corosync-cpgtool", &["-d", ";"], &[&format!("tools;{pid};7\n")]);
-    assert_prints(node, "corosync-cfgtool", &["-s"], &["Local node ID 7, transport knet\n"]);
+    assert_prints(node, "corosync-cfgtool", &["-s"], &["Local node ID 7"]);
     assert_prints(node, "corosync-cmapctl", &["-s", "theirs.key", "str", "text"], &[]);
     assert_eq!(ok(node, &["cmap", "get", "theirs.key"]), "text\n");
     let tracked = node.command("corosync-cmapctl").args(["-T", "theirs."]).interactive().spawn();
