@@ -251,6 +251,11 @@ mod the_same_as_the_real_one {
         cmap::a_tracker_is_told_what_it_asked_for
         cmap::two_trackers_of_one_client_are_told_apart
         cmap::statistics_are_read
+        cmap::statistics_tell_connections_that_come_and_go
+        cmap::statistics_tell_numbers_that_changed
+        cmap::trackers_of_statistics_by_prefix_take_what_comes_and_goes
+        cmap::statistics_are_read_only_but_for_what_clears_them
+        cmap::statistics_are_cleared
         cmap::small_rings_do_for_small_values
         cmap::what_does_not_fit_the_ring_is_said_so
         quorum::the_node_is_quorate
