@@ -152,6 +152,39 @@ fn cmapctl_and_quorumtool_print_the_same() {
     assert_eq!(print(embedded.node(), "corosync-cmapctl", &[]), print(real.node(1), "corosync-cmapctl", &[]));
 }
 
+/// What `corosync-cmapctl -m stats` lists when nobody else is connected: without a connection's address and pid, and of what depends on
+/// how often and how fast something was done, the type only.
+fn statistics(node: &Node) -> Vec<String> {
+    const RUNNING: [&str; 9] =
+        ["closed", "requests", "responses", "retries", "mcast_", "orf_token_", "avg_", "mtt_", "time_since_"];
+    let line = |line: &str| {
+        let Some((key, value)) = line.split_once(" = ") else { return line.to_owned() };
+        let mut parts: Vec<&str> = key.split('.').collect();
+        if key.starts_with("stats.ipcs.service") {
+            parts.drain(3..5);
+        }
+        let is_running = RUNNING.iter().any(|name| key.contains(name));
+        format!("{} = {}", parts.join("."), if is_running { "a number" } else { value })
+    };
+    eventually("the tool is alone", || {
+        let listed = print(node, "corosync-cmapctl", &["-m", "stats"]);
+        // What a busy machine did to the real one.
+        let lines = listed.lines().filter(|line| !line.starts_with("stats.schedmiss."));
+        let lines: Vec<String> = lines.map(line).collect();
+        Some(lines).filter(|lines| lines.contains(&"stats.ipcs.global.active (u64) = 1".to_owned()))
+    })
+}
+
+#[test]
+fn the_statistics_are_alike() {
+    if nothing_to_compare() {
+        return;
+    }
+    let real = Cluster::builder().token(TOKEN).start();
+    let embedded = Embedded::start(like_the_harness("statistics"));
+    assert_eq!(statistics(embedded.node()), statistics(real.node(1)));
+}
+
 #[test]
 fn a_node_of_three_waits_alike() {
     if nothing_to_compare() {
