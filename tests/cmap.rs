@@ -32,6 +32,7 @@ against_corosync! { shared_one().node(1);
 }
 
 against_corosync! { &a_node_of_its_own();
+    with_statistics::strings_of_the_statistics_are_not_tracked_by_key as strings_of_the_statistics_are_not_tracked_by_key;
     with_statistics::statistics_are_cleared as statistics_are_cleared;
 }
 
@@ -61,6 +62,7 @@ mod with_statistics {
         trackers_of_statistics_by_prefix_take_what_comes_and_goes
         statistics_are_read_only_but_for_what_clears_them
         statistics_are_cleared
+        strings_of_the_statistics_are_not_tracked_by_key
     }
 }
 

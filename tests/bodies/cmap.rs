@@ -507,6 +507,20 @@ pub fn trackers_of_statistics_by_prefix_take_what_comes_and_goes(endpoint: &Endp
     client.track_add("stats.none.such", TrackEvents::from_bits(1 << 20)).unwrap();
 }
 
+/// The real daemon has room for a number only, and dies when it compares.
+pub fn strings_of_the_statistics_are_not_tracked_by_key(endpoint: &Endpoint) {
+    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let keys: Vec<_> = client.iter("stats.ipcs.").unwrap().map(Result::unwrap).collect();
+    let strings: Vec<_> = keys.into_iter().filter(|entry| entry.value_type == ValueType::STRING).collect();
+    assert!(!strings.is_empty());
+    for entry in &strings {
+        assert_eq!(invalid(client.track_add(&entry.key, TrackEvents::ALL)), "key", "{}", entry.key);
+        client.track_add(&entry.key, TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
+    }
+    let other = Client::connect_to(endpoint).unwrap();
+    other.track_delete(other.track_add("of.another.map.procname", TrackEvents::ALL).unwrap()).unwrap();
+}
+
 pub fn statistics_are_read_only_but_for_what_clears_them(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     for key in ["stats.srp.mcast_tx", "stats.ipcs.global.closed", "stats.none", "stats.clear", "totem.version"] {

@@ -328,7 +328,7 @@ fn statistics_are_told_when_the_clock_says_so() {
     assert_eq!(told(), []);
     cluster.advance(Duration::from_millis(1)).unwrap();
     assert_eq!(told(), [(other, now(2)), (one, now(2))]);
-    // Twice nothing, then once what changed at first, and nothing of what went back to what it was.
+    // It looks twice in vain, and tells a change once.
     cluster.advance(Duration::from_secs(3)).unwrap();
     cluster.partition(&[&[1], &[2]]).unwrap();
     cluster.advance(Duration::from_secs(6)).unwrap();

@@ -289,6 +289,7 @@ mod the_same_as_the_real_one {
         cmap::trackers_of_statistics_by_prefix_take_what_comes_and_goes
         cmap::statistics_are_read_only_but_for_what_clears_them
         cmap::statistics_are_cleared
+        cmap::strings_of_the_statistics_are_not_tracked_by_key
         cmap::small_rings_do_for_small_values
         cmap::what_does_not_fit_the_ring_is_said_so
         quorum::the_node_is_quorate

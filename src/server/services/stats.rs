@@ -345,3 +345,36 @@ impl Connection {
         format!("{}.{name}", self.prefix).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timer_runs_while_a_key_is_tracked() {
+        let start = Instant::now();
+        let after = |periods: u32, millis: u64| start + PERIOD * periods + Duration::from_millis(millis);
+        let mut stats = Stats::new(start);
+        let track = |stats: &mut Stats, now, key: &'static str, events| {
+            let watcher = Watcher::Client { client: ClientId(1), instance: 0 };
+            stats.track(now, Bytes::from(key), events, watcher).unwrap()
+        };
+        let comes_and_goes = TrackEvents::ADD | TrackEvents::DELETE | TrackEvents::PREFIX;
+        track(&mut stats, start, "stats.", comes_and_goes);
+        track(&mut stats, start, "", TrackEvents::ALL);
+        assert_eq!(stats.next_timer(), None);
+        let one = track(&mut stats, after(2, 1), CLOSED, TrackEvents::MODIFY);
+        let other = track(&mut stats, after(2, 2), ACTIVE, TrackEvents::ADD);
+        assert_eq!(stats.next_timer(), Some(after(3, 0)));
+        assert_eq!(stats.timer(after(3, 0)), []);
+        assert_eq!(stats.next_timer(), Some(after(4, 0)));
+        stats.untrack(one);
+        stats.connect(ClientId(2), 0, 1, String::new());
+        assert_eq!(stats.timer(after(3, 1)), []);
+        assert_eq!(stats.timer(after(4, 0)).len(), 1);
+        stats.untrack(other);
+        assert_eq!(stats.next_timer(), None);
+        track(&mut stats, after(7, 0), ACTIVE, TrackEvents::MODIFY);
+        assert_eq!(stats.next_timer(), Some(after(8, 0)));
+    }
+}
