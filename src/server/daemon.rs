@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::event_loop::Attention;
+use super::connections::Attention;
 use super::services::{ClientId, Node, ServiceId};
 use super::world::{ClientOutput, World};
 use super::{Conn, ConnectionId, Connections, Gone, Handler, Peer, Refusal};

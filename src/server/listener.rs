@@ -11,7 +11,8 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use nix::libc;
 
-use super::event_loop::{Conn, ConnectionId, Connections, EventLoop, Job};
+use super::connections::{Conn, ConnectionId, Connections};
+use super::event_loop::{EventLoop, Job};
 use super::{Generation, Overflow};
 use crate::endpoint::{Endpoint, MAX_RING_SIZE, SocketAddress};
 use crate::error::{Error, Result};

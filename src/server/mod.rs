@@ -37,6 +37,7 @@
 
 mod cluster;
 mod connection;
+mod connections;
 mod corosync;
 mod daemon;
 mod event_loop;
@@ -49,10 +50,12 @@ mod totem;
 mod world;
 
 pub use cluster::{Cluster, ClusterBuilder, ClusterNode, Refuse};
+pub use connections::{Conn, ConnectionId, Connections};
 pub use corosync::{Corosync, CorosyncBuilder};
-pub use event_loop::{Conn, ConnectionId, Connections};
 pub use generation::Generation;
 pub use listener::{Builder, Gone, Handler, Listener, Peer, Refusal};
+#[cfg(test)]
+pub(crate) use random::Random;
 
 use std::time::Duration;
 

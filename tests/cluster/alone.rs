@@ -280,6 +280,8 @@ fn wrong_arguments_are_named() {
     let start = |builder: ClusterBuilder| invalid(builder.start());
     assert_eq!(start(Cluster::builder()), "nodes");
     assert_eq!(start(Cluster::builder().nodes(2).nodes(1)), "nodes");
+    assert_eq!(start(Cluster::builder().nodes(385)), "nodes");
+    assert_eq!(start(Cluster::builder().nodes(u32::MAX)), "nodes");
     assert_eq!(start(Cluster::builder().nodes(2).down(3)), "down");
     assert_eq!(start(Cluster::builder().nodes(2).endpoint(3, &Endpoint::new())), "endpoint");
     assert_eq!(start(Cluster::builder().node(0, "n0", "127.0.0.1", None)), "node id");

@@ -9,12 +9,7 @@ mod transcripts;
 
 use corosync_ipc::server::{self, Corosync, CorosyncBuilder, Generation};
 use corosync_ipc::{Endpoint, cmap, evs, quorum, votequorum};
-use harness::{Cluster, Node, eventually};
-
-/// Whether there is no daemon to compare with, or another than the one that is embedded.
-fn nothing_to_compare() -> bool {
-    harness::skip() || harness::version()[..3] != [3, 1, 7]
-}
+use harness::{Cluster, Node, eventually, nothing_to_compare};
 
 /// A node without a daemon, with an embedded one inside.
 struct Embedded {

@@ -79,6 +79,23 @@ pub fn skip() -> bool {
     }
 }
 
+/// Whether there is no daemon of the version that the embedded one follows; prints why.
+///
+/// # Panics
+/// As [`skip`], unless another daemon was asked for.
+#[must_use]
+#[track_caller]
+pub fn nothing_to_compare() -> bool {
+    if skip() {
+        return true;
+    }
+    let is_other = version()[..3] != [3, 1, 7];
+    if is_other && env::var_os("COROSYNC_IPC_TEST_DAEMON").is_none() {
+        skip_because("corosync is not 3.1.7, which the embedded one follows");
+    }
+    is_other
+}
+
 /// One node with the default settings, shared by the tests of this binary. It lives until the end
 /// of the process, so tests that use it leave its daemon and its network alone.
 #[track_caller]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,9 @@ use crate::types::NodeId;
 
 /// How much waits for a client that does not read, in bytes. The daemon has no limit.
 const EVENT_QUEUE: usize = 256 << 20;
+
+/// The most nodes of a cluster. Matches `PROCESSOR_COUNT_MAX`.
+const MAX_NODES: u32 = 384;
 
 /// Where the private directories of embedded daemons are made. Rings must lie in memory.
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -71,13 +75,10 @@ impl ClusterBuilder {
 
     /// Adds the nodes 1 to this number, named `n` and their id, at 127.0.0.1 and so on.
     pub fn nodes(self, count: u32) -> Self {
-        (1..=count).fold(self, |builder, id| {
-            builder.node(
-                id,
-                format!("n{id}"),
-                std::net::Ipv4Addr::from(0x7f00_0000 | (id & 0x00ff_ffff)).to_string(),
-                None,
-            )
+        // One too many is enough to be refused.
+        (1..=count.min(MAX_NODES + 1)).fold(self, |builder, id| {
+            let address = Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 0, 0).to_bits() | id);
+            builder.node(id, format!("n{id}"), address.to_string(), None)
         })
     }
 
@@ -184,6 +185,9 @@ impl ClusterBuilder {
 
     fn check(&self, ids: &[NodeId]) -> Result<()> {
         let listed: Vec<NodeId> = self.config.nodes.iter().map(|node| node.id).collect();
+        if listed.len() > MAX_NODES as usize {
+            return Err(Error::invalid("nodes", format!("{} are more than {MAX_NODES}", listed.len())));
+        }
         for (at, id) in listed.iter().enumerate() {
             if *id == NodeId(0) {
                 return Err(Error::invalid("node id", "0 is no node"));
