@@ -342,6 +342,26 @@ fn statistics_are_told_when_the_clock_says_so() {
 }
 
 #[test]
+fn statistics_tell_links_that_come_and_go() {
+    let cluster = Cluster::start(3).unwrap();
+    let client = cmap::Client::connect_map(&endpoint(&cluster, 1), cmap::Map::Stats).unwrap();
+    let link = |node: u32| {
+        let numbers = ["connected", "up_count", "down_count"].map(|name| {
+            let value = client.get(&format!("stats.knet.node{node}.link0.{name}")).unwrap().unwrap();
+            value.to_string().parse::<u32>().unwrap()
+        });
+        <(u32, u32, u32)>::from(numbers)
+    };
+    assert_eq!([link(1), link(2), link(3)], [(1, 1, 0); 3]);
+    cluster.kill(3).unwrap();
+    assert_eq!([link(1), link(2), link(3)], [(1, 1, 0), (1, 1, 0), (0, 1, 1)]);
+    cluster.start_node(3).unwrap();
+    assert_eq!(link(3), (1, 2, 1));
+    client.set("stats.clear.knet", 1_u8).unwrap();
+    assert_eq!(link(3), (1, 0, 0));
+}
+
+#[test]
 fn refused_requests_are_overload_in_the_statistics() {
     let cluster = Cluster::start(1).unwrap();
     let stats = cmap::Client::connect_map(&endpoint(&cluster, 1), cmap::Map::Stats).unwrap();

@@ -127,6 +127,9 @@ impl Node {
             services.quorum.start(true);
             services.votequorum.start(context, &mut services.quorum)
         });
+        if let Some(mtu) = node.services.cfg.knet_mtu() {
+            node.services.stats.add_links(node.config.nodes.iter().map(|node| node.id), mtu);
+        }
         Config::fill_counters(&mut node.icmap);
         started.map(|()| node)
     }
@@ -246,7 +249,7 @@ impl Node {
         let addresses: Vec<_> =
             membership.joined.iter().map(|id| (*id, format!("r(0) ip({}) ", self.config.address(*id)))).collect();
         self.membership = membership.clone();
-        self.services.stats.count_ring();
+        self.services.stats.count_ring(&membership.members);
         self.step(now, |services, context| {
             for node in &membership.left {
                 context.set(&format!("runtime.members.{node}.status"), "left");

@@ -1,5 +1,7 @@
 //! The stats map: exec/stats.c, of a cluster in which nothing goes wrong.
 
+mod knet;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use super::icmap::raw;
 use super::trackers::{Notice, TrackerId, Trackers, Watcher};
 use crate::cmap::{TrackEvents, Value, ValueType};
 use crate::error::CsError;
+use crate::types::NodeId;
 use crate::wire::cmap::RawValue;
 
 /// How often the daemon looks whether what is tracked has changed. As `corosync_totem_stats_updater`.
@@ -93,6 +96,8 @@ const CLEAR: &[u8] = b"stats.clear.";
 pub(crate) struct Stats {
     keys: BTreeMap<Bytes, Source>,
     connections: BTreeMap<ClientId, Connection>,
+    /// To whom knet has links, and whether they are here.
+    links: BTreeMap<NodeId, bool>,
     trackers: Trackers,
     /// Those of a key, which the timer looks at, in the order in which they were added.
     watched: Vec<Watched>,
@@ -149,11 +154,19 @@ impl Stats {
         Self {
             keys: COUNTERS.into_iter().map(own).collect(),
             connections: BTreeMap::new(),
+            links: BTreeMap::new(),
             trackers: Trackers::default(),
             watched: Vec::new(),
             started: now,
             due: now,
         }
+    }
+
+    /// The node talks with these, itself among them, over knet.
+    pub(crate) fn add_links(&mut self, nodes: impl Iterator<Item = NodeId>, mtu: u32) {
+        self.links = nodes.map(|node| (node, false)).collect();
+        let links = self.links.keys().flat_map(|node| knet::link(*node, mtu));
+        self.keys.extend(knet::handle().chain(links).map(|(name, value)| (name.into(), Source::Own(value))));
     }
 
     // --- what is counted ---
@@ -207,14 +220,27 @@ impl Stats {
         self.add(DELIVERED, 1);
     }
 
-    pub(crate) fn count_ring(&mut self) {
+    /// A ring of these formed.
+    pub(crate) fn count_ring(&mut self, members: &[NodeId]) {
         ENTERED.into_iter().for_each(|name| self.add(name, 1));
+        let mut links = std::mem::take(&mut self.links);
+        for (node, was_here) in &mut links {
+            let is_here = members.contains(node);
+            if std::mem::replace(was_here, is_here) != is_here {
+                self.add(&knet::of_link(*node, if is_here { "up_count" } else { "down_count" }), 1);
+                let connected = knet::of_link(*node, "connected").into();
+                self.keys.insert(connected, Source::Own(Value::U8(is_here.into())));
+            }
+        }
+        self.links = links;
     }
 
     /// Adds to a number, which wraps around.
     fn add(&mut self, key: &str, count: u64) {
-        if let Some(Source::Own(Value::U64(number))) = self.keys.get_mut(key.as_bytes()) {
-            *number = number.wrapping_add(count);
+        match self.keys.get_mut(key.as_bytes()) {
+            Some(Source::Own(Value::U64(number))) => *number = number.wrapping_add(count),
+            Some(Source::Own(Value::U32(number))) => *number = number.wrapping_add(count as u32),
+            _ => {}
         }
     }
 
@@ -222,13 +248,17 @@ impl Stats {
     pub(crate) fn set(&mut self, key: &[u8]) -> Result<(), CsError> {
         let behind = key.strip_prefix(CLEAR).ok_or(CsError::Access)?;
         let is = |name: &str| behind.starts_with(name.as_bytes());
-        // As in the daemon, what is to clear knet's counters clears totem's. There are none of knet here, and none of schedmiss.
-        let (totem, ipc) = (is("totem") || is("knet") || is("all"), is("ipc") || is("all"));
+        let (knet, ipc) = (is("knet") || is("all"), is("ipc") || is("all"));
+        // As in the daemon, what is to clear knet's counters clears totem's. There are none of schedmiss here.
+        let totem = is("totem") || knet;
         if !(totem || ipc || is("schedmiss")) {
             return Err(CsError::NotSupported);
         }
         if totem {
             self.clear("stats.srp.");
+        }
+        if knet {
+            self.clear(knet::PREFIX);
         }
         if ipc {
             self.clear("stats.ipcs.global.");
@@ -237,9 +267,11 @@ impl Stats {
         Ok(())
     }
 
-    /// Sets the numbers of these keys to 0.
+    /// Sets what is counted of these keys to 0, which nothing of 8 bits is.
     fn clear(&mut self, prefix: &str) {
-        for (_, source) in self.keys.iter_mut().filter(|(key, _)| key.starts_with(prefix.as_bytes())) {
+        let keys =
+            self.keys.iter_mut().filter(|(key, _)| key.starts_with(prefix.as_bytes()) && !key.ends_with(b".mtu"));
+        for (_, source) in keys {
             match source {
                 Source::Own(Value::U64(number)) => *number = 0,
                 Source::Own(Value::U32(number)) => *number = 0,
