@@ -44,6 +44,7 @@ pub type Client = client::Client<Cmap>;
 /// The cmap service.
 #[derive(Debug)]
 pub struct Cmap {
+    map: Map,
     trackers: Mutex<Trackers>,
 }
 
@@ -162,7 +163,7 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::open(endpoint, Cmap { trackers: Mutex::default() })
+        Self::open(endpoint, Cmap { map: Map::Icmap, trackers: Mutex::default() })
     }
 
     /// Connects to one of the maps.
@@ -173,7 +174,7 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon has no such map.
     pub fn connect_map(endpoint: &Endpoint, map: Map) -> Result<Self> {
-        let client = Self::connect_to(endpoint)?;
+        let client = Self::open(endpoint, Cmap { map, trackers: Mutex::default() })?;
         if map == Map::Stats {
             STATS_MAP.require(&client)?;
             STATS_MAP.or_unsupported(client.call("cmap set current map", &wire::SetCurrentMap { map: 1 }))?;
@@ -332,10 +333,16 @@ impl Client {
     /// Starts notifications of a key, which need not exist, or with [`TrackEvents::PREFIX`] of all keys that begin with it, which may be
     /// the empty string.
     ///
+    /// In the stats map, the daemon looks every 1.5 s whether the value of a tracked key has changed, and tells so whatever events it was
+    /// asked for, with the new value as the old one too. For a prefix it must be asked for what comes and for what goes, which are
+    /// connections, and tells nothing else.
+    ///
     /// Matches `cmap_track_add`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for what cannot be a key or its beginning; as [`Client::get`].
+    /// [`Error::InvalidArgument`] for what cannot be a key or its beginning, and for a string of the stats map, a connection's `procname`,
+    /// of which corosync dies; [`Error::Cs`] with [`CsError::NotSupported`] for other events of a prefix of the stats map; as
+    /// [`Client::get`].
     pub fn track_add(&self, key: &str, events: TrackEvents) -> Result<Tracker> {
         let tracker = {
             let mut trackers = self.service.trackers();
@@ -350,6 +357,10 @@ impl Client {
     pub(crate) fn track_add_as(&self, tracker: Tracker, key: &str, events: TrackEvents) -> Result<()> {
         let key_name =
             if events.contains(TrackEvents::PREFIX) { prefix_bytes("prefix", key)? } else { key_bytes(key)? };
+        // `stats_trigger_trackers` has room for eight bytes, up to the main branch of August 2026.
+        if self.service.map == Map::Stats && !events.contains(TrackEvents::PREFIX) && key.ends_with(".procname") {
+            return Err(Error::invalid("key", format!("corosync would die of tracking {key}")));
+        }
         // Known before it is asked for: the first notification can be here before the answer.
         self.service.trackers().handles.insert(tracker.0, 0);
         let request = wire::TrackAdd { key_name, track_type: events, track_inst_handle: tracker.0 };

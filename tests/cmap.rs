@@ -6,7 +6,7 @@ mod harness;
 use bodies::{against_corosync, cmap as body, next_that};
 use corosync_ipc::cmap::{Client, Event, Map, TrackEvents, Value};
 use corosync_ipc::{Endpoint, Error};
-use harness::{Node, eventually, shared_one, skip, version};
+use harness::{Cluster, Node, eventually, shared_one, skip, version};
 
 against_corosync! { shared_one().node(1);
     body::every_type_comes_back as every_type_comes_back;
@@ -25,6 +25,45 @@ against_corosync! { shared_one().node(1);
     body::small_rings_do_for_small_values as small_rings_do_for_small_values;
     body::what_does_not_fit_the_ring_is_said_so as what_does_not_fit_the_ring_is_said_so;
     statistics_or_a_refusal as statistics_are_read_or_refused;
+    with_statistics::statistics_tell_connections_that_come_and_go as statistics_tell_connections_that_come_and_go;
+    with_statistics::statistics_tell_numbers_that_changed as statistics_tell_numbers_that_changed;
+    with_statistics::trackers_of_statistics_by_prefix_take_what_comes_and_goes as trackers_of_statistics_by_prefix_take_what_comes_and_goes;
+    with_statistics::statistics_are_read_only_but_for_what_clears_them as statistics_are_read_only_but_for_what_clears_them;
+}
+
+against_corosync! { &a_node_of_its_own();
+    with_statistics::strings_of_the_statistics_are_not_tracked_by_key as strings_of_the_statistics_are_not_tracked_by_key;
+    with_statistics::statistics_are_cleared as statistics_are_cleared;
+}
+
+/// A node that one test has for itself; it lives until the end of the process.
+fn a_node_of_its_own() -> Node {
+    let cluster: &'static Cluster = Box::leak(Box::new(Cluster::one()));
+    cluster.node(1).clone()
+}
+
+/// The bodies that are about the statistics of daemons that have them.
+mod with_statistics {
+    use super::{Endpoint, body, version};
+
+    macro_rules! bodies {
+        ($($body:ident)*) => {$(
+            pub(super) fn $body(endpoint: &Endpoint) {
+                if version() >= [2, 99, 0, 0] {
+                    body::$body(endpoint);
+                }
+            }
+        )*};
+    }
+
+    bodies! {
+        statistics_tell_connections_that_come_and_go
+        statistics_tell_numbers_that_changed
+        trackers_of_statistics_by_prefix_take_what_comes_and_goes
+        statistics_are_read_only_but_for_what_clears_them
+        statistics_are_cleared
+        strings_of_the_statistics_are_not_tracked_by_key
+    }
 }
 
 /// There are none in the first releases.

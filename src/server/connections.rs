@@ -143,7 +143,7 @@ impl<S> Connections<S> {
         (!farewell).then_some(request)
     }
 
-    /// When to call [`Handler::on_timer`] next. It is called once.
+    /// When to call [`Handler::on_timer`](super::Handler::on_timer) next. It is called once.
     pub fn set_timer(&mut self, when: Option<Instant>) {
         self.timer = when;
     }

@@ -11,10 +11,8 @@ use super::connections::Attention;
 use super::services::{ClientId, Node, ServiceId};
 use super::world::{ClientOutput, World};
 use super::{Conn, ConnectionId, Connections, Gone, Handler, Peer, Refusal};
-use crate::error::CsError;
 use crate::sys::event::Bell;
 use crate::sys::file;
-use crate::wire::{Message, cpg, encode_refusal};
 
 /// Serves the nodes' clients. The services of a node follow each other, and the nodes.
 pub(super) struct Daemon {
@@ -231,11 +229,7 @@ impl Handler for Daemon {
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
         let (place, client) = (conn.service_index(), client_id(conn.id()));
         if self.refuses(place) {
-            let is_cpg = self.at(place).is_some_and(|(_, service)| service == ServiceId::Cpg);
-            // A multicast that is refused is lost: nobody waits for an answer.
-            let is_mcast = is_cpg && request.get(..4) == Some(&cpg::Mcast::ID.to_ne_bytes());
-            let refusal = encode_refusal(0, CsError::TryAgain).ok().filter(|_| !is_mcast);
-            let _ = refusal.map(|refusal| conn.reply(&refusal));
+            self.step(conn.connections(), place, |node, service, now| node.refuse(now, service, client, &request));
             return;
         }
         self.step(conn.connections(), place, |node, service, now| node.request(now, service, client, &request));

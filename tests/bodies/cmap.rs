@@ -1,12 +1,13 @@
 //! cmap.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use bytes::Bytes;
 use corosync_ipc::cmap::{Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType};
-use corosync_ipc::{CsError, Endpoint};
+use corosync_ipc::{CsError, Endpoint, TrackFlags, quorum, votequorum};
 
-use super::{cs, invalid, next, waiting};
+use super::{LIMIT, cs, invalid, next, waiting};
 
 /// A value of each of the twelve types.
 pub fn one_of_each() -> Vec<(&'static str, Value)> {
@@ -373,10 +374,213 @@ pub fn statistics_are_read(endpoint: &Endpoint) {
     let mine = format!("stats.ipcs.service0.{}.", std::process::id());
     assert!(found.iter().any(|(key, _)| key.starts_with(&mine)), "{mine} {found:?}");
     assert!(client.iter("").unwrap().all(|entry| entry.unwrap().key.starts_with("stats.")));
+    // How long a string is an iteration does not tell.
+    let lengths = client.iter(&mine).unwrap().map(Result::unwrap).map(|entry| (entry.value_type, entry.value_len));
+    assert!(lengths.into_iter().any(|entry| entry == (ValueType::STRING, 0)));
     assert_eq!(client.get("totem.version").unwrap(), None);
     assert!(matches!(cs(client.set("stats.ipcs.global.active", 5_u64)), CsError::NotSupported | CsError::Access));
     // A client of the other map is not disturbed.
     assert!(Client::connect_to(endpoint).unwrap().get("totem.version").unwrap().is_some());
+}
+
+/// What the daemon counts of a connection, in the order in which its keys come and go.
+const OF_A_CONNECTION: [(&str, ValueType); 13] = [
+    ("queueing", ValueType::INT32),
+    ("queued", ValueType::UINT32),
+    ("invalid_request", ValueType::UINT64),
+    ("overload", ValueType::UINT64),
+    ("sent", ValueType::UINT32),
+    ("procname", ValueType::STRING),
+    ("requests", ValueType::UINT64),
+    ("responses", ValueType::UINT64),
+    ("dispatched", ValueType::UINT64),
+    ("send_retries", ValueType::UINT64),
+    ("recv_retries", ValueType::UINT64),
+    ("flow_control", ValueType::UINT32),
+    ("flow_control_count", ValueType::UINT64),
+];
+
+/// The beginning of the statistics' keys of this process's connections to a service.
+fn statistics_of(service: u32) -> String {
+    format!("stats.ipcs.service{service}.{}.", std::process::id())
+}
+
+/// The statistics' key of the only connection of this process to a service.
+#[track_caller]
+fn statistic(client: &Client, service: u32, name: &str) -> String {
+    let listed = client.iter(&statistics_of(service)).unwrap().map(|entry| entry.unwrap().key);
+    let found: Vec<_> = listed.filter(|key| key.ends_with(&format!(".{name}"))).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.into_iter().next().unwrap()
+}
+
+/// For each key of a new connection, and of one that goes, a tracker of a prefix is told the value, as the new one and as the old one.
+pub fn statistics_tell_connections_that_come_and_go(endpoint: &Endpoint) {
+    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    // No other body connects to votequorum in this process.
+    let tracker = client.track_add(&statistics_of(5), TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
+    let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let mut keys = Vec::new();
+    let mut expect = |event| -> Vec<(String, Value)> {
+        let told = OF_A_CONNECTION.map(|_| next_notification(&client)).into_iter().map(|told| {
+            assert_eq!((told.tracker, told.event, &told.new_value), (tracker, event, &told.old_value));
+            (told.key, told.new_value.unwrap())
+        });
+        let told: Vec<_> = told.collect();
+        let of_one = told.iter().map(|(key, value)| (key.rsplit_once('.').unwrap().1, value.value_type()));
+        assert_eq!(of_one.collect::<Vec<_>>(), OF_A_CONNECTION);
+        keys.push(told.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>());
+        assert_eq!(keys[0], *keys.last().unwrap());
+        told
+    };
+    let value = |told: &[(String, Value)], name: &str| {
+        told.iter().find(|(key, _)| key.ends_with(&format!(".{name}"))).unwrap().1.clone()
+    };
+
+    let other = votequorum::Client::connect_to(endpoint).unwrap();
+    let told = expect(TrackEvents::ADD);
+    assert_eq!(value(&told, "procname"), Value::from(comm.trim_end()));
+    assert_eq!((value(&told, "requests"), value(&told, "responses")), (Value::U64(0), Value::U64(0)));
+    other.local_info().unwrap();
+    other.local_info().unwrap();
+    drop(other);
+    let told = expect(TrackEvents::DELETE);
+    assert_eq!((value(&told, "requests"), value(&told, "responses")), (Value::U64(2), Value::U64(2)));
+
+    client.track_delete(tracker).unwrap();
+    votequorum::Client::connect_to(endpoint).unwrap().local_info().unwrap();
+    assert_eq!(waiting(&client), []);
+}
+
+/// Numbers are looked at from time to time. Whoever tracks a key is then told of a change, though it asked for something else, and is
+/// told the new value as the old one too; whoever tracks a prefix is not.
+pub fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
+    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    // No other body of cmap connects to quorum in this process.
+    let other = quorum::Client::connect_to(endpoint).unwrap();
+    other.is_quorate().unwrap();
+    let key = statistic(&client, 3, "requests");
+    let Some(Value::U64(before)) = client.get(&key).unwrap() else { panic!("no number") };
+    let events = [
+        TrackEvents::MODIFY,
+        TrackEvents::ALL | TrackEvents::PREFIX,
+        TrackEvents::ADD,
+        TrackEvents::ALL,
+        TrackEvents::from_bits(0),
+    ];
+    let trackers = events.map(|events| client.track_add(&key, events).unwrap());
+    let [modified, prefix, added, all, nothing] = trackers;
+    // The newest is told first.
+    let expect = |trackers: &[Tracker], event, count: u64| {
+        for tracker in trackers {
+            let told = next_notification(&client);
+            assert_eq!((told.tracker, told.event, &told.key), (*tracker, event, &key));
+            assert_eq!((told.new_value, told.old_value), (Some(count.into()), Some(count.into())));
+        }
+    };
+    other.is_quorate().unwrap();
+    expect(&[nothing, all, added, modified], TrackEvents::MODIFY, before + 1);
+    client.track_delete(added).unwrap();
+    other.is_quorate().unwrap();
+    expect(&[nothing, all, modified], TrackEvents::MODIFY, before + 2);
+    drop(other);
+    expect(&[all, prefix], TrackEvents::DELETE, before + 2);
+    for tracker in [modified, prefix, all, nothing] {
+        client.track_delete(tracker).unwrap();
+    }
+    assert_eq!(waiting(&client), []);
+}
+
+pub fn trackers_of_statistics_by_prefix_take_what_comes_and_goes(endpoint: &Endpoint) {
+    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let both = TrackEvents::ADD | TrackEvents::DELETE;
+    for bits in 0..8 {
+        let events = TrackEvents::from_bits(bits);
+        let result = client.track_add("stats.none.", events | TrackEvents::PREFIX);
+        match events.contains(both) {
+            true => drop(result.unwrap()),
+            false => assert_eq!(cs(result), CsError::NotSupported, "{events:?}"),
+        }
+        client.track_add("stats.none.such", events).unwrap();
+    }
+    // Other than in the other map, unknown bits are left alone.
+    client.track_add("stats.none.such", TrackEvents::from_bits(1 << 20)).unwrap();
+}
+
+/// The real daemon has room for a number only, and dies when it compares.
+pub fn strings_of_the_statistics_are_not_tracked_by_key(endpoint: &Endpoint) {
+    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let keys: Vec<_> = client.iter("stats.ipcs.").unwrap().map(Result::unwrap).collect();
+    let strings: Vec<_> = keys.into_iter().filter(|entry| entry.value_type == ValueType::STRING).collect();
+    assert!(!strings.is_empty());
+    for entry in &strings {
+        assert_eq!(invalid(client.track_add(&entry.key, TrackEvents::ALL)), "key", "{}", entry.key);
+        client.track_add(&entry.key, TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
+    }
+    let other = Client::connect_to(endpoint).unwrap();
+    other.track_delete(other.track_add("of.another.map.procname", TrackEvents::ALL).unwrap()).unwrap();
+}
+
+pub fn statistics_are_read_only_but_for_what_clears_them(endpoint: &Endpoint) {
+    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    for key in ["stats.srp.mcast_tx", "stats.ipcs.global.closed", "stats.none", "stats.clear", "totem.version"] {
+        assert_eq!(cs(client.set(key, 1_u64)), CsError::Access, "{key}");
+        assert_eq!(cs(client.delete(key)), CsError::Access, "{key}");
+        assert_eq!(cs(client.increment(key)), CsError::Access, "{key}");
+    }
+    for key in ["stats.clear.", "stats.clear.none", "stats.clear.IPC", "stats.clear.ip"] {
+        assert_eq!(cs(client.set(key, 1_u8)), CsError::NotSupported, "{key}");
+    }
+    for key in ["stats.clear.ipc", "stats.clear.none"] {
+        assert_eq!(cs(client.delete(key)), CsError::NotSupported, "{key}");
+        assert_eq!(cs(client.increment(key)), CsError::NotSupported, "{key}");
+    }
+    // There are no such keys though.
+    assert_eq!(client.list("stats.clear").unwrap(), []);
+}
+
+/// For a server that nobody else uses.
+pub fn statistics_are_cleared(endpoint: &Endpoint) {
+    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let other = quorum::Client::connect_to(endpoint).unwrap();
+    other.track_start(TrackFlags::CURRENT).unwrap();
+    super::next(&other);
+    let number = |key: &str| match client.get(key).unwrap() {
+        Some(Value::U64(number)) => number,
+        Some(Value::U32(number)) => number.into(),
+        found => panic!("{key}: {found:?}"),
+    };
+    let entered = || {
+        let states = ["gather", "commit", "recovery", "operational"];
+        states.map(|state| number(&format!("stats.srp.{state}_entered")))
+    };
+    let of_other = || {
+        let counted = ["requests", "responses", "dispatched", "sent"];
+        counted.map(|name| number(&statistic(&client, 3, name)))
+    };
+    let global = || ["active", "closed"].map(|name| number(&format!("stats.ipcs.global.{name}")));
+    let procname = || client.get(&statistic(&client, 3, "procname")).unwrap();
+
+    let counted = (entered(), of_other());
+    assert!(counted.0.iter().chain(&counted.1).all(|number| *number > 0), "{counted:?}");
+    client.set("stats.clear.schedmiss", "whatever").unwrap();
+    assert_eq!((entered(), of_other()), counted);
+    // Those of knet are not all that is cleared with them.
+    client.set("stats.clear.knet", 1_u8).unwrap();
+    assert_eq!((entered(), of_other()), ([0; 4], counted.1));
+    client.set("stats.clear.totem", 1_u8).unwrap();
+    let name = procname();
+    assert_ne!(global(), [0; 2]);
+    client.set("stats.clear.ipc.and.more", Value::F32(0.0)).unwrap();
+    assert_eq!((global(), of_other(), procname()), ([0; 2], [0; 4], name));
+    // There are fewer connections now than none.
+    drop(other);
+    let deadline = Instant::now() + LIMIT;
+    while global() != [u64::MAX, 1] {
+        assert!(Instant::now() < deadline, "{:?}", global());
+    }
+    client.set("stats.clear.all", 1_u8).unwrap();
+    assert_eq!(global(), [0; 2]);
 }
 
 pub fn small_rings_do_for_small_values(endpoint: &Endpoint) {

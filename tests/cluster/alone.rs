@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use corosync_ipc::cfg::{self, ShutdownKind};
+use corosync_ipc::cmap::TrackEvents;
 use corosync_ipc::cpg::{Event, GroupName, Guarantee, Options};
 use corosync_ipc::server::{Cluster, ClusterBuilder, Refuse};
 use corosync_ipc::votequorum::{self, InfoFlags};
@@ -304,4 +305,78 @@ fn nothing_is_left_behind() {
     drop(cluster);
     assert!(clients[0].is_quorate().unwrap_err().is_unreachable());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn statistics_are_told_when_the_clock_says_so() {
+    let cluster = Cluster::start(2).unwrap();
+    let client = cmap::Client::connect_map(&endpoint(&cluster, 1), cmap::Map::Stats).unwrap();
+    let told = || -> Vec<(cmap::Tracker, Option<cmap::Value>)> {
+        let told = waiting(&client).into_iter().map(|event| match event {
+            cmap::Event::Notify(told) => (told.tracker, told.new_value),
+            other => panic!("{other:?}"),
+        });
+        told.collect()
+    };
+    // The daemon looks every 1.5 s since it started, whenever tracking began.
+    cluster.advance(Duration::from_millis(1400)).unwrap();
+    let one = client.track_add("stats.srp.operational_entered", TrackEvents::ALL).unwrap();
+    let other = client.track_add("stats.srp.gather_entered", TrackEvents::MODIFY).unwrap();
+    let before = client.get_as::<u64>("stats.srp.gather_entered").unwrap().unwrap();
+    let now = |more: u64| Some(cmap::Value::U64(before + more));
+    cluster.partition(&[&[1], &[2]]).unwrap();
+    cluster.heal().unwrap();
+    cluster.advance(Duration::from_millis(99)).unwrap();
+    assert_eq!(told(), []);
+    cluster.advance(Duration::from_millis(1)).unwrap();
+    assert_eq!(told(), [(other, now(2)), (one, now(2))]);
+    // It looks twice in vain, and tells a change once.
+    cluster.advance(Duration::from_secs(3)).unwrap();
+    cluster.partition(&[&[1], &[2]]).unwrap();
+    cluster.advance(Duration::from_secs(6)).unwrap();
+    assert_eq!(told(), [(other, now(3)), (one, now(3))]);
+    client.track_delete(one).unwrap();
+    cluster.heal().unwrap();
+    cluster.advance(Duration::from_millis(1500)).unwrap();
+    assert_eq!(told(), [(other, now(4))]);
+}
+
+#[test]
+fn statistics_tell_links_that_come_and_go() {
+    let cluster = Cluster::start(3).unwrap();
+    let client = cmap::Client::connect_map(&endpoint(&cluster, 1), cmap::Map::Stats).unwrap();
+    let link = |node: u32| {
+        let numbers = ["connected", "up_count", "down_count"].map(|name| {
+            let value = client.get(&format!("stats.knet.node{node}.link0.{name}")).unwrap().unwrap();
+            value.to_string().parse::<u32>().unwrap()
+        });
+        <(u32, u32, u32)>::from(numbers)
+    };
+    assert_eq!([link(1), link(2), link(3)], [(1, 1, 0); 3]);
+    cluster.kill(3).unwrap();
+    assert_eq!([link(1), link(2), link(3)], [(1, 1, 0), (1, 1, 0), (0, 1, 1)]);
+    cluster.start_node(3).unwrap();
+    assert_eq!(link(3), (1, 2, 1));
+    client.set("stats.clear.knet", 1_u8).unwrap();
+    assert_eq!(link(3), (1, 0, 0));
+}
+
+#[test]
+fn refused_requests_are_overload_in_the_statistics() {
+    let cluster = Cluster::start(1).unwrap();
+    let stats = cmap::Client::connect_map(&endpoint(&cluster, 1), cmap::Map::Stats).unwrap();
+    let client = quorum(&cluster, 1);
+    let prefix = format!("stats.ipcs.service3.{}.", std::process::id());
+    let counted = || {
+        let listed = stats.list(&prefix).unwrap();
+        ["requests", "responses", "overload"].map(|name| match listed.iter().find(|(key, _)| key.ends_with(name)) {
+            Some((_, cmap::Value::U64(number))) => *number,
+            other => panic!("{other:?}"),
+        })
+    };
+    let [requests, responses, _] = counted();
+    cluster.refuse(1, "quorum", Refuse::Next(2)).unwrap();
+    client.is_quorate().unwrap();
+    let after = counted();
+    assert_eq!(after, [requests + 3, responses + 3, 2]);
 }

@@ -9,7 +9,7 @@ mod transcripts;
 
 use corosync_ipc::server::{self, Corosync, CorosyncBuilder, Generation};
 use corosync_ipc::{Endpoint, cmap, evs, quorum, votequorum};
-use harness::{Cluster, Node, eventually, nothing_to_compare};
+use harness::{Cluster, Node, Transport, eventually, nothing_to_compare};
 
 /// A node without a daemon, with an embedded one inside.
 struct Embedded {
@@ -147,6 +147,48 @@ fn cmapctl_and_quorumtool_print_the_same() {
     assert_eq!(print(embedded.node(), "corosync-cmapctl", &[]), print(real.node(1), "corosync-cmapctl", &[]));
 }
 
+/// What `corosync-cmapctl -m stats` lists when nobody else is connected: without a connection's address and pid, and of what depends on
+/// how often and how fast something was done, the type only.
+fn statistics(node: &Node) -> Vec<String> {
+    const RUNNING: [&str; 7] = ["closed", "requests", "responses", "retries", "stats.srp.", ".tx_data_", ".tx_total_"];
+    let line = |line: &str| {
+        let Some((key, value)) = line.split_once(" = ") else { return line.to_owned() };
+        let mut parts: Vec<&str> = key.split('.').collect();
+        if key.starts_with("stats.ipcs.service") {
+            parts.drain(3..5);
+        }
+        let is_running = RUNNING.iter().any(|name| key.contains(name)) && !key.contains("_entered ");
+        format!("{} = {}", parts.join("."), if is_running { "a number" } else { value })
+    };
+    eventually("the tool is alone", || {
+        let listed = print(node, "corosync-cmapctl", &["-m", "stats"]);
+        // What a busy machine did to the real one.
+        let lines = listed.lines().filter(|line| !line.starts_with("stats.schedmiss."));
+        let lines: Vec<String> = lines.map(line).collect();
+        Some(lines).filter(|lines| lines.contains(&"stats.ipcs.global.active (u64) = 1".to_owned()))
+    })
+}
+
+#[test]
+fn the_statistics_are_alike() {
+    if nothing_to_compare() {
+        return;
+    }
+    let compare = |real: &Node, embedded: &Node| {
+        assert_eq!(statistics(embedded), statistics(real));
+        for clear in ["knet", "totem", "schedmiss"] {
+            let args = ["-m", "stats", "-C", clear];
+            assert_eq!(print(embedded, "corosync-cmapctl", &args), print(real, "corosync-cmapctl", &args), "{clear}");
+            assert_eq!(statistics(embedded), statistics(real), "{clear}");
+        }
+    };
+    let real = Cluster::builder().token(TOKEN).start();
+    compare(real.node(1), Embedded::start(like_the_harness("statistics")).node());
+    let real = Cluster::builder().token(TOKEN).transport(Transport::Knet).start();
+    let embedded = like_the_harness("statistics").setting("totem.transport", "knet");
+    compare(real.node(1), Embedded::start(embedded).node());
+}
+
 #[test]
 fn a_node_of_three_waits_alike() {
     if nothing_to_compare() {
@@ -246,6 +288,12 @@ mod the_same_as_the_real_one {
         cmap::a_tracker_is_told_what_it_asked_for
         cmap::two_trackers_of_one_client_are_told_apart
         cmap::statistics_are_read
+        cmap::statistics_tell_connections_that_come_and_go
+        cmap::statistics_tell_numbers_that_changed
+        cmap::trackers_of_statistics_by_prefix_take_what_comes_and_goes
+        cmap::statistics_are_read_only_but_for_what_clears_them
+        cmap::statistics_are_cleared
+        cmap::strings_of_the_statistics_are_not_tracked_by_key
         cmap::small_rings_do_for_small_values
         cmap::what_does_not_fit_the_ring_is_said_so
         quorum::the_node_is_quorate

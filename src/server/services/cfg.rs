@@ -95,6 +95,11 @@ impl Cfg {
         self.is_knet = context.icmap.get_as::<String>("totem.transport").is_none_or(|transport| transport == "knet");
     }
 
+    /// The largest packet of knet, if that is the transport.
+    pub(crate) fn knet_mtu(&self) -> Option<u32> {
+        self.is_knet.then_some(KNET_MTU)
+    }
+
     pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, client: ClientId) {
         self.remove_tracker(context, client);
         self.tried.retain(|other| *other != client);

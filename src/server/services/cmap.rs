@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::icmap::{Icmap, Iter, TrackerId, Watcher, raw};
-use super::stats::Stats;
+use super::icmap::{Icmap, Iter, raw};
+use super::stats::{self, Stats};
+use super::trackers::{TrackerId, Watcher};
 use super::{ClientId, Context, Exec, Membership, c_string};
 use crate::cmap::{TrackEvents, Value};
 use crate::error::CsError;
@@ -39,14 +40,14 @@ struct Session {
 #[derive(Debug)]
 enum AnyIter {
     Icmap(Iter),
-    Stats(std::vec::IntoIter<(Bytes, RawValue)>),
+    Stats(stats::Iter),
 }
 
 #[derive(Debug)]
 struct OpenTracker {
     instance: u64,
-    /// `None` in the stats map, whose values do not change here.
-    id: Option<TrackerId>,
+    /// In the session's map, which stays the same while there are trackers.
+    id: TrackerId,
 }
 
 impl Session {
@@ -67,7 +68,7 @@ impl Cmap {
         self.sessions.insert(client, Session::default());
     }
 
-    pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, client: ClientId) {
+    pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, stats: &mut Stats, client: ClientId) {
         let Some(session) = self.sessions.remove(&client) else {
             return;
         };
@@ -80,7 +81,7 @@ impl Cmap {
             }
         }
         for tracker in session.trackers.into_values() {
-            tracker.id.into_iter().for_each(|id| context.icmap.untrack(id));
+            if session.on_stats { stats.untrack(tracker.id) } else { context.icmap.untrack(tracker.id) }
         }
     }
 
@@ -98,18 +99,21 @@ impl Cmap {
         Self::send_config_version(context);
     }
 
-    pub(crate) fn request(&mut self, context: &mut Context<'_>, stats: &Stats, client: ClientId, request: AnyRequest) {
+    pub(crate) fn request(
+        &mut self,
+        context: &mut Context<'_>,
+        stats: &mut Stats,
+        client: ClientId,
+        request: AnyRequest,
+    ) {
         let Some(session) = self.sessions.get_mut(&client) else {
             return;
         };
         match request {
             AnyRequest::Set(Set { key_name, value }) => {
                 let key = c_string(&key_name);
-                let done = if session.on_stats {
-                    Stats::set(&key)
-                } else {
-                    change(context, &key, |map| map.set(&key, &value))
-                };
+                let done =
+                    if session.on_stats { stats.set(&key) } else { change(context, &key, |map| map.set(&key, &value)) };
                 context.reply_with(client, &SetReply {}, done);
             }
             AnyRequest::Delete(Delete { key_name }) => {
@@ -136,7 +140,7 @@ impl Cmap {
                 let iter_handle = session.handle();
                 let prefix = c_string(&prefix);
                 let iterator = if session.on_stats {
-                    AnyIter::Stats(stats.iter(&prefix))
+                    AnyIter::Stats(Stats::iter(prefix))
                 } else {
                     AnyIter::Icmap(Icmap::iter(prefix))
                 };
@@ -146,7 +150,7 @@ impl Cmap {
             AnyRequest::IterNext(IterNext { iter_handle }) => {
                 let (next, error) = match session.iterators.get_mut(&iter_handle) {
                     None => (None, CsError::BadHandle),
-                    Some(AnyIter::Stats(iterator)) => (iterator.next(), CsError::NoSections),
+                    Some(AnyIter::Stats(iterator)) => (stats.next(iterator), CsError::NoSections),
                     Some(AnyIter::Icmap(iterator)) => {
                         let (next, notices) = context.icmap.next(iterator);
                         context.tell(notices);
@@ -169,10 +173,11 @@ impl Cmap {
             }
             AnyRequest::TrackAdd(TrackAdd { key_name, track_type, track_inst_handle }) => {
                 let watcher = Watcher::Client { client, instance: track_inst_handle };
+                let key = c_string(&key_name);
                 let id = if session.on_stats {
-                    Stats::track(track_type).map(|()| None)
+                    stats.track(context.now, key, track_type, watcher)
                 } else {
-                    context.icmap.track(c_string(&key_name), track_type, watcher).map(Some)
+                    context.icmap.track(key, track_type, watcher)
                 };
                 let opened = id.map(|id| {
                     let handle = session.handle();
@@ -186,8 +191,10 @@ impl Cmap {
                 let tracker = session.trackers.remove(&track_handle);
                 let status = tracker.as_ref().map(|_| ()).ok_or(CsError::BadHandle);
                 let track_inst_handle = tracker.as_ref().map_or(0, |tracker| tracker.instance);
-                if let Some(id) = tracker.and_then(|tracker| tracker.id) {
-                    context.icmap.untrack(id);
+                match tracker {
+                    Some(tracker) if session.on_stats => stats.untrack(tracker.id),
+                    Some(tracker) => context.icmap.untrack(tracker.id),
+                    None => {}
                 }
                 context.reply_with(client, &TrackDeleteReply { track_inst_handle }, status);
             }

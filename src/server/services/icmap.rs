@@ -5,46 +5,13 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::ClientId;
+use super::trackers::{Notice, TrackerId, Trackers, Watcher};
 use crate::cmap::{MAX_VALUE_SIZE, TrackEvents, Value, ValueType};
 use crate::error::CsError;
 use crate::wire::cmap::RawValue;
 
 /// Shortest and longest key. Match `ICMAP_KEYNAME_MINLEN` and `ICMAP_KEYNAME_MAXLEN`.
 const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 3..=255;
-
-/// Who is told of changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Watcher {
-    /// A client, with what it gave to recognize the tracker by.
-    Client { client: ClientId, instance: u64 },
-    /// votequorum reads its configuration again.
-    Votequorum,
-    /// The cmap service tells the other nodes the configuration's version.
-    ConfigVersion,
-}
-
-/// A change, for one watcher.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Notice {
-    pub(crate) watcher: Watcher,
-    pub(crate) event: TrackEvents,
-    pub(crate) key: Bytes,
-    pub(crate) new: RawValue,
-    pub(crate) old: RawValue,
-}
-
-/// Names a tracker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TrackerId(u64);
-
-#[derive(Debug)]
-struct Tracker {
-    id: TrackerId,
-    key: Bytes,
-    events: TrackEvents,
-    watcher: Watcher,
-}
 
 /// A place in an iteration. What it stands on stays in the map, though deleted, until it moves on: as in the trie.
 #[derive(Debug, Default)]
@@ -71,9 +38,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Icmap {
     entries: BTreeMap<Bytes, Entry>,
-    /// In the order in which they were added.
-    trackers: Vec<Tracker>,
-    next_tracker: u64,
+    trackers: Trackers,
     /// Keys and prefixes (`true`) that clients may not change.
     read_only: Vec<(&'static str, bool)>,
 }
@@ -105,14 +70,14 @@ impl Icmap {
                 return Ok(Vec::new());
             }
             let old = std::mem::replace(&mut entry.value, stored.clone());
-            return Ok(self.notices(TrackEvents::MODIFY, key, stored, old));
+            return Ok(self.trackers.notices(TrackEvents::MODIFY, key, &stored, &old));
         }
         let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(byte);
         if !KEY_LENGTHS.contains(&key.len()) || !key.iter().all(valid) {
             return Err(CsError::NameTooLong);
         }
         self.entries.insert(Bytes::copy_from_slice(key), Entry { value: stored.clone(), references: 1 });
-        Ok(self.notices(TrackEvents::ADD, key, stored, RawValue::default()))
+        Ok(self.trackers.notices(TrackEvents::ADD, key, &stored, &RawValue::default()))
     }
 
     /// Adds to an integer, which wraps around. Matches `icmap_adjust_int_r`.
@@ -133,7 +98,7 @@ impl Icmap {
             return Vec::new();
         };
         entry.value = sum.clone();
-        self.notices(TrackEvents::MODIFY, key.as_bytes(), sum, RawValue::default())
+        self.trackers.notices(TrackEvents::MODIFY, key.as_bytes(), &sum, &RawValue::default())
     }
 
     /// Deletes a key. Matches `icmap_delete_r`.
@@ -154,7 +119,7 @@ impl Icmap {
             return Vec::new();
         }
         let old = self.entries.remove(key).map(|entry| entry.value).unwrap_or_default();
-        self.notices(TrackEvents::DELETE, key, RawValue::default(), old)
+        self.trackers.notices(TrackEvents::DELETE, key, &RawValue::default(), &old)
     }
 
     /// Starts an iteration.
@@ -206,14 +171,11 @@ impl Icmap {
         if !known.contains(events) {
             return Err(CsError::InvalidParam);
         }
-        let id = TrackerId(self.next_tracker);
-        self.next_tracker += 1;
-        self.trackers.push(Tracker { id, key, events, watcher });
-        Ok(id)
+        Ok(self.trackers.add(key, events, watcher))
     }
 
     pub(crate) fn untrack(&mut self, id: TrackerId) {
-        self.trackers.retain(|tracker| tracker.id != id);
+        self.trackers.remove(id);
     }
 
     /// From now on clients may not change this key, or any key with this prefix.
@@ -228,32 +190,6 @@ impl Icmap {
                 if *prefix { key.starts_with(name.as_bytes()) } else { key == name.as_bytes() }
             },
         )
-    }
-
-    /// Who is told, in the trie's order: the key's own node first, then upwards; on a node trackers of the key itself, the newest
-    /// first, then those of the prefix, the oldest first; trackers of everything at last, the newest first.
-    fn notices(&self, event: TrackEvents, key: &[u8], new: RawValue, old: RawValue) -> Vec<Notice> {
-        let mut told: Vec<&Tracker> = self.trackers.iter().filter(|tracker| tracker.is_told(event, key)).collect();
-        told.sort_by_key(|tracker| {
-            let age = tracker.id.0 as i64;
-            let is_prefix = tracker.events.contains(TrackEvents::PREFIX) && !tracker.key.is_empty();
-            (std::cmp::Reverse(tracker.key.len()), is_prefix, if is_prefix { age } else { -age })
-        });
-        let notice = |tracker: &Tracker| Notice {
-            watcher: tracker.watcher,
-            event,
-            key: Bytes::copy_from_slice(key),
-            new: new.clone(),
-            old: old.clone(),
-        };
-        told.into_iter().map(notice).collect()
-    }
-}
-
-impl Tracker {
-    fn is_told(&self, event: TrackEvents, key: &[u8]) -> bool {
-        let prefix = self.events.contains(TrackEvents::PREFIX);
-        self.events.contains(event) && if prefix { key.starts_with(&self.key) } else { key == self.key }
     }
 }
 
@@ -317,6 +253,7 @@ fn add(value: &RawValue, step: i32) -> Result<Option<RawValue>, CsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::services::ClientId;
 
     fn keys(notices: &[Notice]) -> Vec<u64> {
         let instance = |notice: &Notice| match notice.watcher {

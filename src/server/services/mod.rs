@@ -12,6 +12,7 @@ mod icmap;
 mod node;
 mod quorum;
 mod stats;
+mod trackers;
 mod votequorum;
 
 pub(crate) use config::{Config, NodeConfig};
@@ -26,7 +27,8 @@ use crate::error::CsError;
 use crate::types::{NodeId, RingId};
 use crate::wire::message::CS_OK;
 use crate::wire::{Message, encode_refusal};
-use icmap::{Icmap, Notice, Watcher};
+use icmap::Icmap;
+use trackers::{Notice, Watcher};
 
 /// A client of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,9 +9,10 @@ use super::cfg::Cfg;
 use super::cmap::Cmap;
 use super::cpg::Cpg;
 use super::evs::Evs;
-use super::icmap::{Icmap, Notice, Watcher};
+use super::icmap::Icmap;
 use super::quorum::Quorum;
 use super::stats::Stats;
+use super::trackers::{Notice, Watcher};
 use super::votequorum::Votequorum;
 use super::{ClientId, Config, Context, Exec, Membership, Output};
 use crate::error::CsError;
@@ -110,7 +111,7 @@ impl Node {
             quorum: Quorum::default(),
             votequorum: Votequorum::new(id),
             evs: Evs::new(id),
-            stats: Stats::default(),
+            stats: Stats::new(now),
         };
         let mut node = Self {
             config,
@@ -126,17 +127,22 @@ impl Node {
             services.quorum.start(true);
             services.votequorum.start(context, &mut services.quorum)
         });
+        if let Some(mtu) = node.services.cfg.knet_mtu() {
+            node.services.stats.add_links(node.config.nodes.iter().map(|node| node.id), mtu);
+        }
         Config::fill_counters(&mut node.icmap);
         started.map(|()| node)
     }
 
     /// What the node wants done, in this order.
     pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
+        let stats = &mut self.services.stats;
         for output in &self.outputs {
             match output {
-                Output::Multicast(_) => self.services.stats.sent += 1,
-                Output::Reply { client, .. } => self.services.stats.count_response(*client),
-                Output::Event { .. } | Output::Exit(_) => {}
+                Output::Multicast(_) => stats.count_sent(),
+                Output::Reply { client, .. } => stats.count(*client, |counted| &mut counted.responses),
+                Output::Event { client, .. } => stats.count(*client, |counted| &mut counted.events),
+                Output::Exit(_) => {}
             }
         }
         std::mem::take(&mut self.outputs)
@@ -154,37 +160,41 @@ impl Node {
 
     /// A process connected; its name is for the statistics.
     pub(crate) fn connect(&mut self, now: Instant, service: ServiceId, client: ClientId, pid: i32, name: String) {
-        self.services.stats.connect(client, service.number(), pid, name);
-        self.step(now, |services, context| match service {
-            ServiceId::Cmap => services.cmap.connect(client),
-            ServiceId::Cpg => services.cpg.connect(client),
-            ServiceId::Quorum => services.quorum.connect(client),
-            ServiceId::Evs => services.evs.connect(context, client),
-            ServiceId::Cfg | ServiceId::Votequorum => {}
+        self.step(now, |services, context| {
+            match service {
+                ServiceId::Cmap => services.cmap.connect(client),
+                ServiceId::Cpg => services.cpg.connect(client),
+                ServiceId::Quorum => services.quorum.connect(client),
+                ServiceId::Evs => services.evs.connect(context, client),
+                ServiceId::Cfg | ServiceId::Votequorum => {}
+            }
+            context.tell(services.stats.connect(client, service.number(), pid, name));
         });
     }
 
     pub(crate) fn disconnect(&mut self, now: Instant, service: ServiceId, client: ClientId) {
-        self.services.stats.disconnect(client);
-        self.step(now, |services, context| match service {
-            ServiceId::Cmap => services.cmap.disconnect(context, client),
-            ServiceId::Cfg => services.cfg.disconnect(context, client),
-            ServiceId::Cpg => services.cpg.disconnect(context, client),
-            ServiceId::Quorum => services.quorum.disconnect(client),
-            ServiceId::Votequorum => services.votequorum.disconnect(client),
-            ServiceId::Evs => services.evs.disconnect(client),
+        self.step(now, |services, context| {
+            match service {
+                ServiceId::Cmap => services.cmap.disconnect(context, &mut services.stats, client),
+                ServiceId::Cfg => services.cfg.disconnect(context, client),
+                ServiceId::Cpg => services.cpg.disconnect(context, client),
+                ServiceId::Quorum => services.quorum.disconnect(client),
+                ServiceId::Votequorum => services.votequorum.disconnect(client),
+                ServiceId::Evs => services.evs.disconnect(client),
+            }
+            context.tell(services.stats.disconnect(client));
         });
     }
 
     /// A client sent a request. One that cannot be read is answered as the daemon answers ids it does not know; the daemon itself
     /// believes that every message has its size.
     pub(crate) fn request(&mut self, now: Instant, service: ServiceId, client: ClientId, message: &Bytes) {
-        self.services.stats.count_request(client);
+        self.services.stats.count(client, |counted| &mut counted.requests);
         self.step(now, |services, context| {
             let served =
                 match service {
                     ServiceId::Cmap => wire::cmap::AnyRequest::decode(message)
-                        .map(|request| services.cmap.request(context, &services.stats, client, request)),
+                        .map(|request| services.cmap.request(context, &mut services.stats, client, request)),
                     ServiceId::Cfg => wire::cfg::AnyRequest::decode(message)
                         .map(|request| services.cfg.request(context, client, request)),
                     ServiceId::Cpg => wire::cpg::AnyRequest::decode(message)
@@ -197,17 +207,23 @@ impl Node {
                         services.evs.request(context, client, request, services.quorum.is_quorate());
                     }),
                 };
-            // Multicasts are not answered in any case.
-            let is_mcast = service == ServiceId::Cpg && message.get(..4) == Some(&wire::cpg::Mcast::ID.to_ne_bytes());
-            if served.is_err() && !is_mcast {
-                context.refuse(client, 0, CsError::InvalidParam);
+            if served.is_err() {
+                services.stats.count(client, |counted| &mut counted.invalid);
+                refuse(context, service, client, message, CsError::InvalidParam);
             }
         });
     }
 
+    /// A client sent a request, which is refused as by a daemon that has too much to do.
+    pub(crate) fn refuse(&mut self, now: Instant, service: ServiceId, client: ClientId, message: &Bytes) {
+        self.services.stats.count(client, |counted| &mut counted.requests);
+        self.services.stats.count(client, |counted| &mut counted.overload);
+        self.step(now, |_, context| refuse(context, service, client, message, CsError::TryAgain));
+    }
+
     /// A message of a member, in the order that all members agree on.
     pub(crate) fn deliver(&mut self, now: Instant, from: NodeId, exec: Exec) {
-        self.services.stats.delivered += 1;
+        self.services.stats.count_delivered();
         let (service, number) = exec.counted_as();
         self.step(now, |_, context| context.count(service, number, "rx"));
         if let Exec::Cfg(super::cfg::Exec::Reload(_)) = exec {
@@ -233,6 +249,7 @@ impl Node {
         let addresses: Vec<_> =
             membership.joined.iter().map(|id| (*id, format!("r(0) ip({}) ", self.config.address(*id)))).collect();
         self.membership = membership.clone();
+        self.services.stats.count_ring(&membership.members);
         self.step(now, |services, context| {
             for node in &membership.left {
                 context.set(&format!("runtime.members.{node}.status"), "left");
@@ -288,13 +305,15 @@ impl Node {
 
     /// When [`Node::timer`] is to be called.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.services.votequorum.next_timer().into_iter().chain(self.services.cfg.next_timer()).min()
+        let Services { votequorum, cfg, stats, .. } = &self.services;
+        [votequorum.next_timer(), cfg.next_timer(), stats.next_timer()].into_iter().flatten().min()
     }
 
     pub(crate) fn timer(&mut self, now: Instant) {
         self.step(now, |services, context| {
             services.votequorum.timer(context, &mut services.quorum);
             services.cfg.timer(context);
+            context.tell(services.stats.timer(context.now));
         });
     }
 
@@ -310,5 +329,12 @@ impl Node {
             }
         }
         result
+    }
+}
+
+/// Refuses a request. A multicast is lost: nobody waits for an answer.
+fn refuse(context: &mut Context<'_>, service: ServiceId, client: ClientId, message: &Bytes, error: CsError) {
+    if service != ServiceId::Cpg || message.get(..4) != Some(&wire::cpg::Mcast::ID.to_ne_bytes()) {
+        context.refuse(client, 0, error);
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::icmap::Watcher;
 use super::quorum::Quorum;
+use super::trackers::Watcher;
 use super::{ClientId, Context, Membership};
 use crate::cmap::TrackEvents;
 use crate::error::CsError;

@@ -1,7 +1,7 @@
 //! What votequorum reads of the map: when the daemon starts, and whenever it changes.
 
 use super::super::Context;
-use super::super::icmap::Notice;
+use super::super::trackers::Notice;
 use super::{
     DEFAULT_LAST_MAN_WINDOW, DEFAULT_QDEVICE_SYNC_TIMEOUT, DEFAULT_QDEVICE_TIMEOUT, Exec, TieBreaker, Votequorum, flag,
 };

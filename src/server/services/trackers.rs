@@ -1,0 +1,88 @@
+//! Who wants to know of changes of a map, in the order of libqb's trie.
+
+use bytes::Bytes;
+
+use super::ClientId;
+use crate::cmap::TrackEvents;
+use crate::wire::cmap::RawValue;
+
+/// Who is told of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watcher {
+    /// A client, with what it gave to recognize the tracker by.
+    Client { client: ClientId, instance: u64 },
+    /// votequorum reads its configuration again.
+    Votequorum,
+    /// The cmap service tells the other nodes the configuration's version.
+    ConfigVersion,
+}
+
+/// A change, for one watcher.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Notice {
+    pub(crate) watcher: Watcher,
+    pub(crate) event: TrackEvents,
+    pub(crate) key: Bytes,
+    pub(crate) new: RawValue,
+    pub(crate) old: RawValue,
+}
+
+/// Names a tracker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TrackerId(u64);
+
+#[derive(Debug)]
+struct Tracker {
+    id: TrackerId,
+    key: Bytes,
+    events: TrackEvents,
+    watcher: Watcher,
+}
+
+/// The trackers of a map.
+#[derive(Debug, Default)]
+pub(crate) struct Trackers {
+    /// In the order in which they were added.
+    all: Vec<Tracker>,
+    next: u64,
+}
+
+impl Trackers {
+    /// Starts to watch a key, a prefix, or with an empty one everything.
+    pub(crate) fn add(&mut self, key: Bytes, events: TrackEvents, watcher: Watcher) -> TrackerId {
+        let id = TrackerId(self.next);
+        self.next += 1;
+        self.all.push(Tracker { id, key, events, watcher });
+        id
+    }
+
+    pub(crate) fn remove(&mut self, id: TrackerId) {
+        self.all.retain(|tracker| tracker.id != id);
+    }
+
+    /// Who is told, in the trie's order: the key's own node first, then upwards; on a node trackers of the key itself, the newest
+    /// first, then those of the prefix, the oldest first; trackers of everything at last, the newest first.
+    pub(crate) fn notices(&self, event: TrackEvents, key: &[u8], new: &RawValue, old: &RawValue) -> Vec<Notice> {
+        let mut told: Vec<&Tracker> = self.all.iter().filter(|tracker| tracker.is_told(event, key)).collect();
+        told.sort_by_key(|tracker| {
+            let age = tracker.id.0 as i64;
+            let is_prefix = tracker.events.contains(TrackEvents::PREFIX) && !tracker.key.is_empty();
+            (std::cmp::Reverse(tracker.key.len()), is_prefix, if is_prefix { age } else { -age })
+        });
+        let notice = |tracker: &Tracker| Notice {
+            watcher: tracker.watcher,
+            event,
+            key: Bytes::copy_from_slice(key),
+            new: new.clone(),
+            old: old.clone(),
+        };
+        told.into_iter().map(notice).collect()
+    }
+}
+
+impl Tracker {
+    fn is_told(&self, event: TrackEvents, key: &[u8]) -> bool {
+        let prefix = self.events.contains(TrackEvents::PREFIX);
+        self.events.contains(event) && if prefix { key.starts_with(&self.key) } else { key == self.key }
+    }
+}
