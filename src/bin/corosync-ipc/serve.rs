@@ -22,8 +22,8 @@ const MAX_CLUSTER_NAME: usize = 255;
 /// Serves an embedded corosync, for tests and development
 ///
 /// It is a test double, not a cluster engine: its nodes are all in this process, nothing is fenced, nothing is highly available. It answers
-/// as corosync 3.1.7 does, to this command, to programs of this library and to C programs, at the place that --socket-dir or --abstract and
-/// --shm-root say; evs is served too. Needs no root and no configuration.
+/// as corosync 3.1.7 does, to this command, to programs of this library and to C programs with libqb 1.0 or newer, at the place that
+/// --socket-dir or --abstract and --shm-root say; evs is served too. Needs no root and no configuration.
 ///
 /// Prints one line when it is ready; with --json {"event": "ready"} with where it is and what it stands for. Goes on until SIGINT,
 /// SIGTERM or SIGHUP, or until a client shuts the daemon down or kills its node: then it removes its files and ends with 0.
