@@ -10,7 +10,7 @@ pub use builder::ClusterBuilder;
 
 use self::builder::PrivateDirectory;
 use super::Listener;
-use super::daemon::{ALL, Clock, Daemon};
+use super::daemon::{Clock, Daemon};
 use super::services::{Ending, ServiceId};
 use super::world::{ClientOutput, World};
 use crate::endpoint::Endpoint;
@@ -292,12 +292,7 @@ impl Cluster {
     /// As [`Cluster::hold`].
     pub fn refuse(&self, id: impl Into<NodeId>, service: &str, which: Refuse) -> Result<()> {
         let place = self.place(id.into(), service)?;
-        let count = match which {
-            Refuse::None => 0,
-            Refuse::Next(count) => count.into(),
-            Refuse::All => ALL,
-        };
-        self.listener.drive(move |daemon, _| daemon.refuse(place, count))
+        self.listener.drive(move |daemon, _| daemon.refuse(place, which))
     }
 
     // --- time ---

@@ -1,7 +1,7 @@
 //! One client of the server: its rings, what waits to be sent to it, and what it may be believed.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -51,12 +51,6 @@ pub(super) struct Connection {
     limit: usize,
     overflow: Overflow,
     closed: bool,
-}
-
-/// What a turn of a connection brought.
-pub(super) enum Turn {
-    Request(Bytes),
-    Nothing,
 }
 
 impl Connection {
@@ -170,16 +164,16 @@ impl Connection {
     }
 
     /// Takes the next request of a turn in which so many were taken already.
-    pub(super) fn take_request(&mut self, seen: Seen, taken: usize) -> Turn {
+    pub(super) fn take_request(&mut self, seen: Seen, taken: usize) -> Option<Bytes> {
         let limit = if seen.hung_up { LAST_REQUESTS } else { REQUESTS_A_TURN };
         if taken >= limit || !self.takes_requests() {
-            return Turn::Nothing;
+            return None;
         }
         match self.rings.request.try_receive() {
             Ok(Some(request)) => {
                 let wanted = self.wake.event_taken(self.rings.request.has_chunk());
                 self.take_bytes(wanted);
-                Turn::Request(request)
+                Some(request)
             }
             Ok(None) => {
                 if taken == 0 && seen.readable {
@@ -187,11 +181,11 @@ impl Connection {
                     self.take_bytes(self.wake.wanted().max(1));
                     self.wake.forget_stray();
                 }
-                Turn::Nothing
+                None
             }
             Err(error) => {
                 self.broken(&error.into());
-                Turn::Nothing
+                None
             }
         }
     }
@@ -218,18 +212,12 @@ impl Connection {
         if !self.rings.response.fits(message.len()) {
             return Err(SendError::TooLarge { size: message.len(), limit: room });
         }
-        if !self.answers.is_empty() {
+        let is_sent = self.answers.is_empty()
+            && self.rings.response.try_send(&[message]).map_err(|error| self.broken(&error.into()))?;
+        if !is_sent {
             self.answers.push_back(Bytes::copy_from_slice(message));
-            return Ok(());
         }
-        match self.rings.response.try_send(&[message]) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                self.answers.push_back(Bytes::copy_from_slice(message));
-                Ok(())
-            }
-            Err(error) => Err(self.broken(&error.into())),
-        }
+        Ok(())
     }
 
     /// Sends an event, now or as soon as there is room.
@@ -332,9 +320,4 @@ impl Drop for Connection {
     fn drop(&mut self) {
         socket::shut_down(&self.socket);
     }
-}
-
-/// Sends the reply to a client that gets no connection. It closes the socket, so what does not fit now never will.
-pub(super) fn refuse(socket: &OwnedFd, reply: &[u8]) -> io::Result<usize> {
-    socket::send_now(socket, reply)
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::connection::{Connection, Turn};
+use super::connection::Connection;
 use super::listener::{Bound, Place};
 use super::{FlowControl, SendError};
 use crate::error::Result;
@@ -132,9 +132,7 @@ impl<S> Connections<S> {
     /// Takes a client's next request of a turn in which so many were taken already.
     pub(super) fn take_request(&mut self, id: ConnectionId, seen: Seen, taken: usize) -> Option<Bytes> {
         let connection = &mut self.all.get_mut(&id)?.connection;
-        let Turn::Request(request) = connection.take_request(seen, taken) else {
-            return None;
-        };
+        let request = connection.take_request(seen, taken)?;
         // As libqb, which takes a request without bytes for a good-bye.
         let farewell = request.is_empty() || request.get(..4) == Some(&DISCONNECT.to_ne_bytes());
         if farewell {

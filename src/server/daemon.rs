@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::connections::Attention;
 use super::services::{ClientId, Node, ServiceId};
 use super::world::{ClientOutput, World};
-use super::{Conn, ConnectionId, Connections, Gone, Handler, Peer, Refusal};
+use super::{Conn, ConnectionId, Connections, Gone, Handler, Peer, Refusal, Refuse};
 use crate::sys::event::Bell;
 use crate::sys::file;
 
@@ -20,8 +20,8 @@ pub(super) struct Daemon {
     clock: Clock,
     /// Services whose requests wait.
     held: BTreeSet<usize>,
-    /// How many requests to a service are refused.
-    refused: BTreeMap<usize, u64>,
+    /// Which requests to a service are refused.
+    refused: BTreeMap<usize, Refuse>,
     /// Of each node; rung when it ends.
     ended: Vec<Arc<Bell>>,
     /// What each node serves.
@@ -36,9 +36,6 @@ pub(super) enum Clock {
     /// So much after the beginning.
     Driven(Instant, Duration),
 }
-
-/// All requests are refused, until something else is said.
-pub(super) const ALL: u64 = u64::MAX;
 
 impl Clock {
     fn now(self) -> Instant {
@@ -110,8 +107,8 @@ impl Daemon {
         self.heed(connections);
     }
 
-    pub(super) fn refuse(&mut self, service: usize, count: u64) {
-        self.refused.insert(service, count);
+    pub(super) fn refuse(&mut self, service: usize, which: Refuse) {
+        self.refused.insert(service, which);
     }
 
     /// The place of a node's service among those of all nodes.
@@ -197,13 +194,14 @@ impl Daemon {
 
     /// Whether a request to a service is refused.
     fn refuses(&mut self, place: usize) -> bool {
-        let Some(count) = self.refused.get_mut(&place).filter(|count| **count > 0) else {
-            return false;
-        };
-        if *count != ALL {
-            *count -= 1;
+        match self.refused.get_mut(&place) {
+            Some(Refuse::All) => true,
+            Some(Refuse::Next(count @ 1..)) => {
+                *count -= 1;
+                true
+            }
+            Some(Refuse::Next(0) | Refuse::None) | None => false,
         }
-        true
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use super::connection::{self, Connection};
+use super::connection::Connection;
 use super::connections::{Attention, Client, Conn, ConnectionId, Connections};
 use super::listener::{Bound, Gone, Handler, Peer, Place, Settings};
 use super::random::Random;
@@ -359,8 +359,8 @@ impl<H: Handler> EventLoop<H> {
             response,
             event,
         };
-        // A client that does not even take this is not helped by trying again.
-        let _ = reply.encode().map(|reply| connection::refuse(socket, &reply));
+        // The socket is closed then, so what does not fit now never will.
+        let _ = reply.encode().map(|reply| socket::send_now(socket, &reply));
     }
 
     /// Clears away the clients that are gone. The handler may send more of them away.

@@ -9,6 +9,7 @@ use nix::libc;
 
 use super::{ClientId, Config, Context, Ending, Output};
 use crate::cfg::ShutdownKind;
+use crate::cmap::Value;
 use crate::error::CsError;
 use crate::types::NodeId;
 use crate::wire::Message;
@@ -131,12 +132,12 @@ impl Cfg {
     }
 
     /// What a reload of an unchanged configuration does to the map, in this order.
-    pub(crate) const RELOAD: [(&'static str, i32); 5] = [
-        ("config.totemconfig_reload_in_progress", 1),
-        ("config.reload_in_progress", 1),
-        ("config.reload_status", CS_OK),
-        ("config.totemconfig_reload_in_progress", 0),
-        ("config.reload_in_progress", 0),
+    pub(crate) const RELOAD: [(&'static str, Value); 5] = [
+        ("config.totemconfig_reload_in_progress", Value::U8(1)),
+        ("config.reload_in_progress", Value::U8(1)),
+        ("config.reload_status", Value::I32(CS_OK)),
+        ("config.totemconfig_reload_in_progress", Value::U8(0)),
+        ("config.reload_in_progress", Value::U8(0)),
     ];
 
     pub(crate) fn deliver(&mut self, context: &mut Context<'_>, from: NodeId, exec: Exec) {

@@ -143,16 +143,18 @@ impl Icmap {
             }
         }
         let place = found.as_ref().map_or(Place::End, |(key, _)| Place::On(key.clone()));
-        let notices = match std::mem::replace(&mut iter.at, place) {
-            Place::On(key) => self.release(&key),
-            Place::Start | Place::End => Vec::new(),
-        };
-        (found, notices)
+        let left = std::mem::replace(&mut iter.at, place);
+        (found, self.leave(left))
     }
 
     /// Ends an iteration.
     pub(crate) fn finish(&mut self, iter: Iter) -> Vec<Notice> {
-        match iter.at {
+        self.leave(iter.at)
+    }
+
+    /// An iterator stands here no more.
+    fn leave(&mut self, place: Place) -> Vec<Notice> {
+        match place {
             Place::On(key) => self.release(&key),
             Place::Start | Place::End => Vec::new(),
         }

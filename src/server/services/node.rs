@@ -229,10 +229,7 @@ impl Node {
         if let Exec::Cfg(super::cfg::Exec::Reload(_)) = exec {
             // Step by step, since other services watch.
             for (key, value) in Cfg::RELOAD {
-                self.step(now, |_, context| match u8::try_from(value) {
-                    Ok(value) if key.ends_with("in_progress") => context.set(key, value),
-                    _ => context.set(key, value),
-                });
+                self.step(now, |_, context| context.set(key, value));
             }
         }
         self.step(now, |services, context| match exec {
