@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::server::{Conn, Handler, Listener, Peer, Random, Refusal};
-use crate::wire::tables;
+use crate::wire::{Kind, tables};
 use crate::{Client, Dispatch, Endpoint, NodeId, Result, RingId, Service, TrackFlags};
 use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
 
@@ -24,10 +24,10 @@ impl Liar {
         for (index, service) in fuzzing::SERVICES.iter().enumerate() {
             for (kind, bytes) in tables::vectors(service) {
                 let id = i32::from_ne_bytes(bytes[..4].try_into().unwrap());
-                match kind.as_str() {
-                    "response" => liar.answers.entry((index, id)).or_default().push(bytes),
-                    "event" => liar.events.entry(index).or_default().push(bytes),
-                    _ => {}
+                match kind {
+                    Kind::Response => liar.answers.entry((index, id)).or_default().push(bytes),
+                    Kind::Event => liar.events.entry(index).or_default().push(bytes),
+                    Kind::Request => {}
                 }
             }
         }

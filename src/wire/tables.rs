@@ -60,10 +60,19 @@ impl Service {
     }
 }
 
-/// The captured messages of a service: "request", "response" or "event", and the bytes.
-pub(crate) fn vectors(service: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
+/// The captured messages of a service.
+pub(crate) fn vectors(service: &str) -> impl Iterator<Item = (Kind, Vec<u8>)> {
     let vectors = Service::load(service).vectors.into_iter();
-    vectors.map(|vector| (vector.title.split(' ').next().unwrap().to_owned(), vector.bytes))
+    vectors.map(|vector| (kind(vector.title.split(' ').next().unwrap()), vector.bytes))
+}
+
+fn kind(name: &str) -> Kind {
+    match name {
+        "request" => Kind::Request,
+        "response" => Kind::Response,
+        "event" => Kind::Event,
+        name => panic!("{name}"),
+    }
 }
 
 impl Table {
@@ -74,12 +83,7 @@ impl Table {
         });
         Self {
             id: i32::try_from(message["id"].as_i64().unwrap()).unwrap(),
-            kind: match message["kind"].as_str().unwrap() {
-                "request" => Kind::Request,
-                "response" => Kind::Response,
-                "event" => Kind::Event,
-                kind => panic!("{kind}"),
-            },
+            kind: kind(message["kind"].as_str().unwrap()),
             size: number(&message["size"]),
             fields: fields.collect(),
             tail: message["tail"].as_array().unwrap().first().map(|tail| number(&tail["offset"])),
@@ -359,10 +363,7 @@ fn short_answers_mean_what_their_tables_say() {
 /// A damaged vector with what [`fuzzing::message`](crate::fuzzing::message) needs before it.
 fn damaged_vector() -> impl Strategy<Value = Vec<u8>> {
     let all = fuzzing::SERVICES.iter().zip(0u8..).flat_map(|(service, number)| {
-        vectors(service).map(move |(kind, bytes)| {
-            let kind = ["request", "response", "event"].iter().position(|known| *known == kind).unwrap();
-            [&[number * 3 + u8::try_from(kind).unwrap()], bytes.as_slice()].concat()
-        })
+        vectors(service).map(move |(kind, bytes)| [&[number * 3 + kind as u8], bytes.as_slice()].concat())
     });
     let word = prop_oneof![0..400u32, any::<u32>()];
     let damages = vec((any::<Index>(), word), 0..4);
