@@ -9,11 +9,12 @@ use std::thread;
 use corosync_ipc::Endpoint;
 use corosync_ipc::server::Corosync;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::failure::Failure;
+use crate::watch;
 
 /// A corosync of this command's own. It ends with [`Embedded::end`], or with a signal; its files are removed in both cases.
 #[derive(Debug)]
@@ -80,11 +81,7 @@ impl Signals {
         let mut watched = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         watched.extend(or.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         loop {
-            match poll(&mut watched, PollTimeout::NONE) {
-                Ok(_) => {}
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(Failure::refused(format!("waiting for signals: {error}"))),
-            }
+            watch::poll_any(&mut watched, "waiting for signals")?;
             let signal = self.0.read_signal().ok().flatten();
             let signal = signal.and_then(|info| Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok());
             let is_over = watched.get(1).and_then(PollFd::any).unwrap_or(false);

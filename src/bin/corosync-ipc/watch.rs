@@ -53,19 +53,24 @@ pub(crate) fn is_last(left: &mut Option<u64>) -> bool {
     *left == Some(0)
 }
 
+/// Waits until something is to be seen of a descriptor.
+pub(crate) fn poll_any(watched: &mut [PollFd<'_>], what: &str) -> Result<(), Failure> {
+    loop {
+        match poll(watched, PollTimeout::NONE) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(Failure::refused(format!("{what}: {error}"))),
+        }
+    }
+}
+
 /// Waits until one of the clients may have an event, and ends the command when nobody reads its output any more.
 pub(crate) fn wait(clients: &[BorrowedFd<'_>]) -> Result<(), Failure> {
     let stdout = io::stdout();
     let mut watched: Vec<PollFd<'_>> = clients.iter().map(|client| PollFd::new(*client, PollFlags::POLLIN)).collect();
     // Asks for nothing but the end, which is always told.
     watched.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
-    loop {
-        match poll(&mut watched, PollTimeout::NONE) {
-            Ok(_) => break,
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(Failure::refused(format!("waiting for events: {error}"))),
-        }
-    }
+    poll_any(&mut watched, "waiting for events")?;
     match watched.last().and_then(PollFd::any) {
         Some(true) => Err(Failure::OutputClosed),
         _ => Ok(()),
