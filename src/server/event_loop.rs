@@ -28,9 +28,8 @@ const MAX_HANDSHAKES: usize = 256;
 /// How long to let clients wait when there are no descriptors left to take them.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long to wait before looking whether a client made room in its ring, at first and at most.
-const ROOM_FIRST: Duration = Duration::from_millis(1);
-const ROOM_MOST: Duration = Duration::from_millis(20);
+/// How often to look whether a client made room in its ring, which no descriptor signals.
+const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 
 /// At most so many requests are served before a job, since a client may never cease to send.
 const MAX_CATCH_UP: usize = 1 << 18;
@@ -69,7 +68,6 @@ pub(super) struct EventLoop<H: Handler> {
     bell: Arc<Bell>,
     inbox: Receiver<Job<H>>,
     accept_after: Option<Instant>,
-    room_pause: Duration,
     /// How many jobs of [`Job::Drive`] there were.
     drives: u64,
 }
@@ -90,7 +88,6 @@ impl<H: Handler> EventLoop<H> {
             bell,
             inbox,
             accept_after: None,
-            room_pause: ROOM_FIRST,
             drives: 0,
         }
     }
@@ -116,7 +113,7 @@ impl<H: Handler> EventLoop<H> {
             self.accept_after = None;
         }
         let connections = self.connections.all.values().map(|client| &client.connection);
-        let room = connections.clone().any(Connection::waits_for_room).then(|| now + self.room_pause);
+        let room = connections.clone().any(Connection::waits_for_room).then(|| now + ROOM_INTERVAL);
         let deadlines = [self.connections.timer, self.accept_after, room];
         let handshakes = self.handshaking.iter().map(|client| client.until);
         self.look(deadlines.into_iter().flatten().chain(handshakes).min())
@@ -212,15 +209,7 @@ impl<H: Handler> EventLoop<H> {
     }
 
     fn flush(&mut self) {
-        let mut waiting = 0;
-        let mut left = 0;
-        for client in self.connections.all.values_mut() {
-            let before = client.connection.waits_for_room();
-            client.connection.flush();
-            waiting += usize::from(before);
-            left += usize::from(client.connection.waits_for_room());
-        }
-        self.room_pause = if left > 0 && left == waiting { (self.room_pause * 2).min(ROOM_MOST) } else { ROOM_FIRST };
+        self.connections.all.values_mut().for_each(|client| client.connection.flush());
     }
 
     /// Gives a client its turn.
