@@ -43,8 +43,8 @@ use crate::daemon::{NODE_STATUS, Probe, RELOAD_CONFIG, REOPEN_LOG_FILES, SHUTDOW
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result};
 use crate::types::{NodeId, open_enum};
-use crate::wire::WireError;
 use crate::wire::cfg as wire;
+use crate::wire::{Message, WireError};
 
 /// A connection to the cfg service.
 pub type Client = client::Client<Cfg>;
@@ -476,6 +476,10 @@ impl Service for Cfg {
     const NAME: &'static str = "cfg";
     const RING_SIZE: u32 = client::SMALL_RING_SIZE;
 
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        wire::LocalGet {}.encode()
+    }
+
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         Ok(Some(match wire::AnyEvent::decode(&message) {
             Ok(wire::AnyEvent::TestShutdown(event)) if event.status == CsError::Timeout as i32 => {
@@ -491,7 +495,7 @@ impl Service for Cfg {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Message, encode_refusal};
+    use crate::wire::encode_refusal;
 
     fn ring(name: &'static str) -> (Option<u8>, String, Option<IpAddr>) {
         let name = Bytes::from_static(name.as_bytes());

@@ -35,8 +35,8 @@ use crate::daemon::STATS_MAP;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::types::flags;
-use crate::wire::WireError;
 use crate::wire::cmap as wire;
+use crate::wire::{Message, WireError};
 
 /// A connection to the cmap service.
 pub type Client = client::Client<Cmap>;
@@ -473,6 +473,11 @@ impl Service for Cmap {
 
     const NAME: &'static str = "cmap";
     const RING_SIZE: u32 = client::SMALL_RING_SIZE;
+
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        // Of a key that is in neither map.
+        wire::Get { key_name: Bytes::from_static(b"..."), value_len: 16 }.encode()
+    }
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         let notify = match wire::AnyEvent::decode(&message) {

@@ -52,8 +52,8 @@ use crate::endpoint::Endpoint;
 use crate::engine::reassembly::{Progress, Reassembly};
 use crate::error::{CsError, Error, Result};
 use crate::types::{NodeId, RingId, open_enum};
-use crate::wire::WireError;
 use crate::wire::cpg as wire;
+use crate::wire::{Message, WireError};
 
 /// A connection to the cpg service, which can be in one group.
 pub type Client = client::Client<Cpg>;
@@ -388,6 +388,10 @@ impl Service for Cpg {
     const NAME: &'static str = "cpg";
     /// As the C library: the largest message in one piece is a bit less.
     const RING_SIZE: u32 = multicast::LARGEST_REQUEST as u32;
+
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        wire::LocalGet {}.encode()
+    }
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         // Messages come here in their order, one at a time, so this is never waited for.

@@ -31,7 +31,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::types::NodeId;
 use crate::wire::evs as wire;
-use crate::wire::{Header, Kind, Reader, WireError};
+use crate::wire::{Header, Kind, Message, Reader, WireError};
 
 /// In which order a message is delivered; `evs_guarantee_t` has the same values as `cpg_guarantee_t`. The daemon takes all for agreed.
 pub use crate::cpg::Guarantee;
@@ -279,6 +279,10 @@ impl Service for Evs {
     /// Messages may be nearly as long as C's rings.
     const RING_SIZE: u32 = 1 << 20;
 
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        wire::GetMembership {}.encode()
+    }
+
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         // What a connection that comes before the first membership is greeted with: a membership that is all zeros.
         let header = Header::read(&mut Reader::new("evs event", &message), Kind::Event)?;
@@ -299,7 +303,6 @@ impl Service for Evs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Message;
 
     #[test]
     fn a_ring_too_small_for_the_first_event_is_refused() {

@@ -24,8 +24,8 @@ use crate::daemon::{Probe, QUORUM_MODEL_V1};
 use crate::endpoint::Endpoint;
 use crate::error::Result;
 use crate::types::{NodeId, RingId, TrackFlags, open_enum};
-use crate::wire::WireError;
 use crate::wire::quorum as wire;
+use crate::wire::{Message, WireError};
 
 /// A connection to the quorum service.
 pub type Client = client::Client<Quorum>;
@@ -191,6 +191,10 @@ impl Service for Quorum {
 
     const NAME: &'static str = "quorum";
     const RING_SIZE: u32 = client::SMALL_RING_SIZE;
+
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        wire::GetQuorate {}.encode()
+    }
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         Ok(Some(match wire::AnyEvent::decode(&message) {

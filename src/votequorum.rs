@@ -22,8 +22,8 @@ use crate::daemon::{Probe, QDEVICE, QDEVICE_EXTRA_INFO};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::types::{NodeId, RingId, TrackFlags, flags, open_enum};
-use crate::wire::WireError;
 use crate::wire::votequorum as wire;
+use crate::wire::{Message, WireError};
 
 /// A connection to the votequorum service.
 pub type Client = client::Client<Votequorum>;
@@ -401,6 +401,11 @@ impl Service for Votequorum {
 
     const NAME: &'static str = "votequorum";
     const RING_SIZE: u32 = client::SMALL_RING_SIZE;
+
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        // Of a node that is not there: less work than for any other.
+        wire::GetInfo { nodeid: NodeId(u32::MAX) }.encode()
+    }
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         Ok(Some(match wire::decode_event(&message) {

@@ -27,6 +27,7 @@ against_corosync! { shared_one().node(1);
     statistics_or_a_refusal as statistics_are_read_or_refused;
     with_statistics::statistics_tell_connections_that_come_and_go as statistics_tell_connections_that_come_and_go;
     with_statistics::statistics_tell_numbers_that_changed as statistics_tell_numbers_that_changed;
+    with_statistics::a_full_event_ring_is_refilled_by_a_request as a_full_event_ring_is_refilled_by_a_request;
     with_statistics::trackers_of_statistics_by_prefix_take_what_comes_and_goes as trackers_of_statistics_by_prefix_take_what_comes_and_goes;
     with_statistics::statistics_are_read_only_but_for_what_clears_them as statistics_are_read_only_but_for_what_clears_them;
 }
@@ -59,6 +60,7 @@ mod with_statistics {
     bodies! {
         statistics_tell_connections_that_come_and_go
         statistics_tell_numbers_that_changed
+        a_full_event_ring_is_refilled_by_a_request
         trackers_of_statistics_by_prefix_take_what_comes_and_goes
         statistics_are_read_only_but_for_what_clears_them
         statistics_are_cleared

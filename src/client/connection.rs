@@ -4,19 +4,21 @@ use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::Service;
 use super::connect::{self, Parts};
 use super::turnstile::{self, Turnstile};
 use super::waker::Waker;
 use crate::endpoint::Endpoint;
 use crate::engine::exchange::{Before, Exchange, may_be_answered_again};
 use crate::engine::handshake::RingName;
+use crate::engine::refill::Refill;
 use crate::engine::wake::{BATCH, WakeBytes};
 use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::shm::{Consumer, Mapping, Producer};
@@ -41,7 +43,7 @@ const ROOM_MOST: Duration = Duration::from_millis(5);
 /// daemon takes the bytes of up to 50 requests after the requests. So there is always room for the byte, which must not be late.
 const MOST_BACKLOG: u32 = 128;
 
-/// What the smallest message takes in a ring: a chunk's header.
+/// What the smallest message takes in a ring, and every message besides its length: a chunk's header.
 const CHUNK_HEADER: usize = 8;
 
 /// How often a glance at the events checks that the daemon is still there; in between it makes no system call.
@@ -80,6 +82,11 @@ pub(crate) struct Connection {
     state: AtomicU8,
     /// Made for the first wait or the first who asks for it.
     waker: OnceLock<Waker>,
+    /// See [`Service::nudge`](super::Service::nudge).
+    nudge: Nudge,
+    /// The event ring was full and is not: a nudge is to be sent. Set by whoever emptied it, who then takes the turn to send it; cleared by
+    /// whoever sends it, in the turn. Whoever finds the turn taken leaves it to the one who has it, who looks after passing it on.
+    nudge_wanted: AtomicBool,
     rings: [RingName; 3],
     shm_root: PathBuf,
 }
@@ -99,9 +106,13 @@ struct Requests {
     exchange: Exchange,
 }
 
+/// Makes the request that [`Service::nudge`](super::Service::nudge) is.
+type Nudge = fn() -> Result<Vec<u8>, WireError>;
+
 struct Events {
     ring: Consumer<Mapping>,
     wake: WakeBytes,
+    refill: Refill,
     looked: Instant,
 }
 
@@ -129,13 +140,25 @@ pub(crate) struct Turn<'a> {
     // Released before the turn is passed on.
     requests: MutexGuard<'a, Requests>,
     _turn: turnstile::Turn<'a>,
+    // Looked after when the turn was passed on.
+    _nudge: LeftNudge<'a>,
+}
+
+/// Sends the nudge that another thread wanted while the turn was taken.
+struct LeftNudge<'a>(&'a Connection);
+
+impl Drop for LeftNudge<'_> {
+    fn drop(&mut self) {
+        self.0.send_wanted_nudge();
+    }
 }
 
 impl Connection {
     /// Connects to a service.
-    pub(crate) fn open(service: &'static str, endpoint: &Endpoint, default_ring_size: u32) -> Result<Self> {
+    pub(crate) fn open<S: Service>(endpoint: &Endpoint) -> Result<Self> {
+        let service = S::NAME;
         let Parts { socket, peer, generation: _generation, max_msg_size, names, request, response, event } =
-            connect::connect(service, endpoint, default_ring_size)?;
+            connect::connect(service, endpoint, S::RING_SIZE)?;
         for count in [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()] {
             // Relaxed: a count; the daemon looks at it only after the socket told it something.
             count.fetch_add(1, Ordering::Relaxed);
@@ -150,10 +173,17 @@ impl Connection {
             most_silent: event.ring().max_chunk() / CHUNK_HEADER + 1,
             turnstile: Turnstile::default(),
             requests: Mutex::new(Requests { request, response, exchange: Exchange::default() }),
-            events: Mutex::new(Events { ring: event, wake: WakeBytes::default(), looked: Instant::now() }),
+            events: Mutex::new(Events {
+                ring: event,
+                wake: WakeBytes::default(),
+                refill: Refill::default(),
+                looked: Instant::now(),
+            }),
             timeout: AtomicU64::new(0),
             state: AtomicU8::new(OPEN),
             waker: OnceLock::new(),
+            nudge: S::nudge,
+            nudge_wanted: AtomicBool::new(false),
             rings: names,
             shm_root: endpoint.shm_root_path().to_path_buf(),
         };
@@ -247,8 +277,9 @@ impl Connection {
     /// Waits for the turn to send. `None`: the deadline passed first. A deadline that has passed already asks without waiting.
     pub(crate) fn turn(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
         self.check()?;
-        let turn = self.turnstile.enter(deadline);
-        Ok(turn.map(|turn| Turn { connection: self, requests: lock(&self.requests), _turn: turn }))
+        let turn =
+            |turn| Turn { connection: self, requests: lock(&self.requests), _turn: turn, _nudge: LeftNudge(self) };
+        Ok(self.turnstile.enter(deadline).map(turn))
     }
 
     /// As [`Connection::turn`], for whom a turn that does not come in time is an error.
@@ -347,15 +378,53 @@ impl Connection {
         make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
     ) -> Result<Option<E>> {
         for _ in 0..self.most_silent {
-            let mut events = lock(&self.events);
-            let Some(message) = self.poll_message(&mut events, look)? else {
-                return Ok(None);
+            let event = {
+                let mut events = lock(&self.events);
+                let message = self.poll_message(&mut events, look)?;
+                message.map(&make).transpose().map_err(|source| self.broken(source.into()))?
             };
-            if let Some(event) = make(message).map_err(|source| self.broken(source.into()))? {
-                return Ok(Some(event));
+            self.send_wanted_nudge();
+            match event {
+                Some(None) => {}
+                Some(event) => return Ok(event),
+                None => return Ok(None),
             }
         }
         Ok(None)
+    }
+
+    /// Sends the nudge that is wanted, if one is. Never blocks: while it cannot be sent it stays wanted.
+    fn send_wanted_nudge(&self) {
+        // Relaxed: the lock in the turnstile orders it. Who finds the turn taken has set it before looking there, and who passes the turn
+        // on looks here afterwards.
+        while self.nudge_wanted.load(Ordering::Relaxed) {
+            let Some(_turn) = self.turnstile.enter(Instant::now()) else { return };
+            match self.try_nudge(&mut lock(&self.requests)) {
+                Ok(true) => self.nudge_wanted.store(false, Ordering::Relaxed),
+                // What is wrong with the connection, whoever uses it next will be told.
+                Ok(false) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Sends a nudge, and throws away the answers to earlier ones. `false`: it cannot be sent now.
+    fn try_nudge(&self, requests: &mut Requests) -> Result<bool> {
+        while requests.exchange.before() == Before::Drain {
+            if requests.response.try_receive().map_err(|source| self.broken(source.into()))?.is_none() {
+                break;
+            }
+            requests.exchange.received();
+        }
+        if !requests.exchange.may_nudge() {
+            return Ok(false);
+        }
+        let Ok(message) = (self.nudge)() else { return Ok(false) };
+        // As a multicast it waits while the daemon takes no requests, which spins as long as there are some.
+        let sent = self.send(&mut requests.request, &[&message], FlowControl::Multicast, Instant::now())?;
+        if sent {
+            requests.exchange.nudged();
+        }
+        Ok(sent)
     }
 
     /// Takes the next event's message, if one waits.
@@ -391,7 +460,11 @@ impl Connection {
     /// Takes an event from the ring, and wake bytes from the socket when it is their time.
     fn take_event(&self, events: &mut Events) -> Result<Option<Bytes>> {
         let event = events.ring.try_receive().map_err(|source| self.broken(source.into()))?;
-        if event.is_some() {
+        if let Some(event) = &event {
+            let (left, capacity) = (events.ring.used(), events.ring.ring().max_chunk());
+            if events.refill.event_taken(event.len() + CHUNK_HEADER, left, capacity) {
+                self.nudge_wanted.store(true, Ordering::Relaxed);
+            }
             let wanted = events.wake.event_taken(events.ring.has_chunk());
             if wanted > 0 {
                 self.take_bytes(events, wanted)?;
@@ -526,7 +599,7 @@ impl Turn<'_> {
     fn exchange(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<Bytes> {
         let connection = self.connection;
         let timed_out = || connection.timed_out(patience);
-        if self.requests.exchange.before() == Before::Drain {
+        while self.requests.exchange.before() == Before::Drain {
             connection.receive(&mut self.requests, patience.deadline)?.ok_or_else(timed_out)?;
         }
         let broken = |source: crate::error::RingError| connection.broken(source.into());

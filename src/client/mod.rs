@@ -56,6 +56,11 @@ pub trait Service: sealed::Sealed + Send + Sync + 'static {
     #[doc(hidden)]
     const RING_SIZE: u32;
 
+    /// A request that the daemon answers at once, shortly and exactly once, whatever state it is in, and that changes nothing. It is sent
+    /// when the event ring was full and is empty again: with a request the daemon also looks whether events wait for room.
+    #[doc(hidden)]
+    fn nudge() -> Result<Vec<u8>, crate::wire::WireError>;
+
     /// Makes an event of a message. `None`: there is nothing to tell.
     #[doc(hidden)]
     fn event(&self, message: Bytes) -> Result<Option<Self::Event>, crate::wire::WireError>;
@@ -76,7 +81,7 @@ pub struct Client<S: Service> {
 
 impl<S: Service> Client<S> {
     pub(crate) fn open(endpoint: &Endpoint, service: S) -> Result<Self> {
-        Ok(Self { connection: Connection::open(S::NAME, endpoint, S::RING_SIZE)?, service })
+        Ok(Self { connection: Connection::open::<S>(endpoint)?, service })
     }
 
     pub(crate) fn call<R: Request>(&self, call: &'static str, request: &R) -> Result<R::Reply> {

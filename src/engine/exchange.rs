@@ -15,11 +15,18 @@ pub(crate) enum Before {
 /// Counts the answers the daemon still owes.
 ///
 /// Replies carry no correlation id, but come in the order of requests, and one request is under way at a time. So after a request
-/// timed out its late answer is the next one to arrive, and it must be thrown away before another request is sent.
+/// timed out its late answer is the next one to arrive, and it must be thrown away before another request is sent. So must the answer to
+/// a nudge, which nobody waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Exchange {
     owed: u32,
+    /// How many of the answers owed are for nudges.
+    nudges: u32,
 }
+
+/// How many nudges may be under way. The second is for a ring that was filled by the first and emptied before the daemon got round to
+/// the first's answer.
+const MOST_NUDGES: u32 = 2;
 
 impl Exchange {
     /// What to do before the next request.
@@ -32,9 +39,21 @@ impl Exchange {
         self.owed += 1;
     }
 
-    /// An answer was received.
+    /// Whether a nudge may be sent: no other request is under way, and not too many nudges.
+    pub(crate) fn may_nudge(&self) -> bool {
+        self.owed == self.nudges && self.nudges < MOST_NUDGES
+    }
+
+    /// A nudge was sent.
+    pub(crate) fn nudged(&mut self) {
+        self.owed += 1;
+        self.nudges += 1;
+    }
+
+    /// An answer was received. Those to nudges come first: no nudge follows another request that is not answered.
     pub(crate) fn received(&mut self) {
         self.owed = self.owed.saturating_sub(1);
+        self.nudges = self.nudges.saturating_sub(1);
     }
 }
 
@@ -74,5 +93,30 @@ mod tests {
         assert_eq!(exchange.before(), Before::Drain);
         exchange.received();
         assert_eq!(exchange.before(), Before::Send);
+    }
+
+    #[test]
+    fn answers_to_nudges_are_drained_before_the_next_request() {
+        let mut exchange = Exchange::default();
+        exchange.nudged();
+        assert!(exchange.may_nudge());
+        exchange.nudged();
+        assert!(!exchange.may_nudge());
+        exchange.received();
+        assert_eq!(exchange.before(), Before::Drain);
+        exchange.received();
+        assert_eq!(exchange.before(), Before::Send);
+    }
+
+    #[test]
+    fn no_nudge_follows_a_request_that_is_under_way() {
+        let mut exchange = Exchange::default();
+        exchange.nudged();
+        exchange.sent();
+        assert!(!exchange.may_nudge());
+        exchange.received();
+        assert!(!exchange.may_nudge());
+        exchange.received();
+        assert!(exchange.may_nudge());
     }
 }

@@ -9,4 +9,5 @@ pub(crate) mod dispatch;
 pub(crate) mod exchange;
 pub(crate) mod handshake;
 pub(crate) mod reassembly;
+pub(crate) mod refill;
 pub(crate) mod wake;

@@ -260,6 +260,14 @@ impl<R: Region> Consumer<R> {
         sem::count(self.ring.semaphore()) > 0
     }
 
+    /// How many bytes of the ring are used, chunk headers included, if the producer tells the truth. 0 when it is full to the last word.
+    pub(crate) fn used(&self) -> usize {
+        let words = self.ring.words;
+        // Relaxed: a hint, of which any value is harmless.
+        let write = self.ring.header.word(WRITE_PT).load(Ordering::Relaxed) % words;
+        ((write + words - self.read) % words) as usize * WORD
+    }
+
     /// Takes the next chunk, if there is one.
     pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, RingError> {
         if sem::try_wait(self.ring.semaphore()) { self.take().map(Some) } else { Ok(None) }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use corosync_ipc::cmap::{Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType};
+use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::{CsError, Endpoint, TrackFlags, quorum, votequorum};
 
 use super::{LIMIT, cs, invalid, next, waiting};
@@ -489,6 +490,34 @@ pub fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
         client.track_delete(tracker).unwrap();
     }
     assert_eq!(waiting(&client), []);
+}
+
+/// The daemon takes no notice of room in an event ring until its loop turns, so a client that emptied a full ring sends a request. It
+/// counts them.
+pub fn a_full_event_ring_is_refilled_by_a_request(endpoint: &Endpoint) {
+    const EVENTS: u64 = 1000;
+    /// More than a ring of the size below holds.
+    const OF_A_RING: u64 = 100;
+    let statistics = Client::connect_map(endpoint, Map::Stats).unwrap();
+    // No other body of cmap connects to cpg in this process.
+    let client = cpg::Client::connect_to(&endpoint.clone().ring_size(16 << 10)).unwrap();
+    client.join(&GroupName::new("refill").unwrap()).unwrap();
+    let key = statistic(&statistics, 2, "requests");
+    let counted = || statistics.get_as::<u64>(&key).unwrap().unwrap();
+    let deliver = |expected: u64| loop {
+        if let cpg::Event::Deliver { payload, .. } = next(&client) {
+            return assert_eq!(*payload, expected.to_ne_bytes());
+        }
+    };
+    (0..EVENTS).for_each(|number| client.multicast(Guarantee::AGREED, &number.to_ne_bytes()).unwrap());
+    // Delivered in order: once it has seen the last of its own, the daemon has sent or queued all.
+    let witness = cpg::Client::connect_with(endpoint, cpg::Options::new().pid(1)).unwrap();
+    witness.join(&GroupName::new("refill").unwrap()).unwrap();
+    next(&witness);
+    let before = counted();
+    (0..EVENTS).for_each(deliver);
+    let nudges = counted() - before;
+    assert!((EVENTS / OF_A_RING..EVENTS / 10).contains(&nudges), "{nudges} requests");
 }
 
 pub fn trackers_of_statistics_by_prefix_take_what_comes_and_goes(endpoint: &Endpoint) {

@@ -290,6 +290,7 @@ mod the_same_as_the_real_one {
         cmap::statistics_are_read
         cmap::statistics_tell_connections_that_come_and_go
         cmap::statistics_tell_numbers_that_changed
+        cmap::a_full_event_ring_is_refilled_by_a_request
         cmap::trackers_of_statistics_by_prefix_take_what_comes_and_goes
         cmap::statistics_are_read_only_but_for_what_clears_them
         cmap::statistics_are_cleared

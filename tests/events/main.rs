@@ -12,6 +12,7 @@ mod descriptor;
 mod dispatch;
 mod dispatcher;
 mod host;
+mod refill;
 mod sharing;
 mod source;
 mod supervise;
