@@ -153,9 +153,9 @@ impl Endpoint {
     /// Room in each of the three rings, in bytes, from [`MIN_RING_SIZE`] to [`MAX_RING_SIZE`]. A connection takes a bit more than three
     /// times that in `/dev/shm`.
     ///
-    /// Without it each service has a default that every message fits in: 64 KiB for cmap, quorum, votequorum and cfg, 1 MiB for cpg and
-    /// evs. An event that does not fit would wait in the daemon for ever, so only make rings smaller when the events are known to
-    /// be small. The C libraries always ask for 1 MiB.
+    /// Without it each service has a default that every message fits in: 16 KiB for quorum, votequorum and cfg, 256 KiB for cmap, 1 MiB
+    /// for cpg and evs. An event that does not fit would wait in the daemon for ever, so only make rings smaller when the events are known
+    /// to be small: a notification of cmap can have 33 KiB. The C libraries always ask for 1 MiB.
     pub fn ring_size(mut self, bytes: u32) -> Self {
         self.ring_size = Some(bytes);
         self

@@ -37,8 +37,9 @@ use crate::error::{CsError, Error, Result};
 use crate::types::{Credentials, Dispatch};
 use crate::wire::Request;
 
-/// Room that every message of cmap, quorum, votequorum and cfg fits in: two values of 16 KiB, or all nodes there can be.
-pub(crate) const SMALL_RING_SIZE: u32 = 64 << 10;
+/// Room that every message of quorum, votequorum and cfg fits in: the state of 16 links, or all nodes there can be in three lists. They
+/// tell little, and seldom.
+pub(crate) const SMALL_RING_SIZE: u32 = 16 << 10;
 
 pub(crate) mod sealed {
     pub trait Sealed {}
