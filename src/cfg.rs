@@ -255,17 +255,43 @@ impl Client {
         addresses(&reply).map_err(|source| Error::Protocol { service: Cfg::NAME.into(), source: source.into() })
     }
 
-    /// State of this node's interfaces, which corosync calls rings or links.
+    /// State of this node's interfaces, which corosync calls rings or links. From corosync 3.1.1 on prefer [`Client::node_status`], which
+    /// tells more and is safe everywhere.
     ///
-    /// Matches `corosync_cfg_ring_status_get`.
+    /// From 2.99 to the main branch of 2026 this request crashes a daemon whose transport is udp or udpu and which has more than one
+    /// address for its own node: from 3.1.5 on it takes its one address for two when its entry in the nodelist has nothing but that
+    /// address, and all of them take a second link that a reload adds. So the daemon is asked for this node's addresses first, and if
+    /// there is not exactly one, the stats map is asked whether the transport is knet. A reload between those questions and this request can
+    /// still make it deadly: do not call this while the configuration is being changed.
+    ///
+    /// Matches `corosync_cfg_ring_status_get`, which asks nothing first.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the ring size is too small for the answer of 10272 bytes; as [`Client::local_node_id`].
+    /// [`Error::WouldCrash`] when it would; [`Error::InvalidArgument`] when the ring size is too small for the answer of 10272 bytes;
+    /// [`Error::Cs`] with [`CsError::NotExist`] while a daemon that starts has no address yet; as [`Client::local_node_id`].
     pub fn ring_status(&self) -> Result<Vec<RingStatus>> {
+        const CALL: &str = "cfg ring status get";
         const REPLY_SIZE: usize = 10272;
         self.check_room(REPLY_SIZE)?;
-        let reply = self.call("cfg ring status get", &wire::GetRingStatus {})?;
+        self.check_rings(CALL)?;
+        let reply = self.call(CALL, &wire::GetRingStatus {})?;
         Ok(reply.interfaces.iter().map(RingStatus::new).collect())
+    }
+
+    /// Fails where ring status reads a status that is not there: the daemon takes as many as this node has addresses.
+    ///
+    /// Before 2.1 it reads a number that was never set while it has no address. The question fails then.
+    fn check_rings(&self, call: &'static str) -> Result<()> {
+        let reply = self.call("cfg get node addrs", &wire::GetNodeAddresses { nodeid: LOCAL_NODE })?;
+        let count = reply.addrs.len();
+        if count == 1 || self.service.probe.has_status_of_every_ring()? {
+            return Ok(());
+        }
+        let reason = format!(
+            "with udp and udpu it has the status of one address, and this node has {count} (is there a nodeid in its \
+             entry in the nodelist, and one link?); node status tells the same"
+        );
+        Err(Error::WouldCrash { call: call.into(), reason: reason.into() })
     }
 
     /// Takes rings into use again that were marked faulty.
