@@ -118,6 +118,9 @@ impl RingStatus {
 }
 
 /// State of a node as seen from this one. Matches `struct corosync_cfg_node_status_v1`.
+///
+/// With udp and udpu a daemon also answers for a node it does not know, such as one whose id is not the one it made of the node's address,
+/// or one that was just taken out of the nodelist: not reachable, and no links. That means unknown, not down: see [`NodeStatus::is_known`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeStatus {
@@ -137,6 +140,14 @@ pub struct NodeStatus {
     pub onwire_version: u8,
     /// The links to it that are configured, at most eight.
     pub links: Vec<LinkStatus>,
+}
+
+impl NodeStatus {
+    /// Whether the daemon knows the node. If not, nothing here says anything: with udp and udpu it answers with zeros then, and with knet
+    /// [`Client::node_status`] fails.
+    pub fn is_known(&self) -> bool {
+        self.reachable || !self.links.is_empty()
+    }
 }
 
 /// A link to another node. Matches `struct corosync_knet_link_status_v1`.
@@ -243,7 +254,8 @@ impl Client {
     /// Addresses of a node, one for each link; [`LOCAL_NODE`] is this one.
     ///
     /// The daemon sends one family for all of them, that of the first link. Where a node has links of both families, the others'
-    /// addresses come out wrong, as in C; [`Client::ring_status`] and [`Client::node_status`] have them right.
+    /// addresses come out wrong, as in C; [`Client::ring_status`] and [`Client::node_status`] have them right. A daemon that has taken
+    /// its one address for two, as [`Client::ring_status`] tells, sends it twice.
     ///
     /// Matches `corosync_cfg_get_node_addrs`.
     ///
@@ -307,6 +319,9 @@ impl Client {
     }
 
     /// State of a node and of the links to it, as this node sees it. Since corosync 3.1.1; [`Client::ring_status`] is what older ones have.
+    ///
+    /// With udp and udpu it does not fail for a node that the daemon does not know: see [`NodeStatus::is_known`]. knet, whose ids are below
+    /// 65536, looks at the lowest 16 bits of the id only.
     ///
     /// Matches `corosync_cfg_node_status_get` with `CFG_NODE_STATUS_V1`. Before the first such call the daemon's map is asked whether it
     /// survives it.

@@ -269,6 +269,23 @@ fn ring_status_of_knet_has_every_link() {
 }
 
 #[test]
+fn a_node_that_a_udpu_daemon_does_not_know_is_not_down() {
+    if skip() || version() < NODE_STATUS {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(2).create();
+    let node = cluster.node(1);
+    node.start();
+    node.run(|| {
+        let client = connect();
+        let [own, down, unknown] = [1, 2, 99].map(|id| client.node_status(NodeId(id)).unwrap());
+        assert!(own.is_known() && own.reachable && own.links.len() == 1, "{own:?}");
+        assert!(down.is_known() && !down.reachable && !down.links[0].connected, "{down:?}");
+        assert!(!unknown.is_known() && !unknown.reachable && unknown.links.is_empty(), "{unknown:?}");
+    });
+}
+
+#[test]
 fn a_reload_changes_the_map() {
     if skip() {
         return;
