@@ -118,6 +118,9 @@ impl RingStatus {
 }
 
 /// State of a node as seen from this one. Matches `struct corosync_cfg_node_status_v1`.
+///
+/// With udp and udpu a daemon also answers for a node it does not know, such as one whose id is not the one it made of the node's address,
+/// or one that was just taken out of the nodelist: not reachable, and no links. That means unknown, not down: see [`NodeStatus::is_known`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeStatus {
@@ -137,6 +140,14 @@ pub struct NodeStatus {
     pub onwire_version: u8,
     /// The links to it that are configured, at most eight.
     pub links: Vec<LinkStatus>,
+}
+
+impl NodeStatus {
+    /// Whether the daemon knows the node. If not, nothing here says anything: with udp and udpu it answers with zeros then, and with knet
+    /// [`Client::node_status`] fails.
+    pub fn is_known(&self) -> bool {
+        self.reachable || !self.links.is_empty()
+    }
 }
 
 /// A link to another node. Matches `struct corosync_knet_link_status_v1`.
@@ -243,7 +254,8 @@ impl Client {
     /// Addresses of a node, one for each link; [`LOCAL_NODE`] is this one.
     ///
     /// The daemon sends one family for all of them, that of the first link. Where a node has links of both families, the others'
-    /// addresses come out wrong, as in C; [`Client::ring_status`] and [`Client::node_status`] have them right.
+    /// addresses come out wrong, as in C; [`Client::ring_status`] and [`Client::node_status`] have them right. A daemon that has taken
+    /// its one address for two, as [`Client::ring_status`] tells, sends it twice.
     ///
     /// Matches `corosync_cfg_get_node_addrs`.
     ///
@@ -255,17 +267,43 @@ impl Client {
         addresses(&reply).map_err(|source| Error::Protocol { service: Cfg::NAME.into(), source: source.into() })
     }
 
-    /// State of this node's interfaces, which corosync calls rings or links.
+    /// State of this node's interfaces, which corosync calls rings or links. From corosync 3.1.1 on prefer [`Client::node_status`], which
+    /// tells more and is safe everywhere.
     ///
-    /// Matches `corosync_cfg_ring_status_get`.
+    /// From 2.99 to the main branch of 2026 this request crashes a daemon whose transport is udp or udpu and which has more than one
+    /// address for its own node: from 3.1.5 on it takes its one address for two when its entry in the nodelist has nothing but that
+    /// address, and all of them take a second link that a reload adds. So the daemon is asked for this node's addresses first, and if
+    /// there is not exactly one, the stats map is asked whether the transport is knet. A reload between those questions and this request can
+    /// still make it deadly: do not call this while the configuration is being changed.
+    ///
+    /// Matches `corosync_cfg_ring_status_get`, which asks nothing first.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the ring size is too small for the answer of 10272 bytes; as [`Client::local_node_id`].
+    /// [`Error::WouldCrash`] when it would; [`Error::InvalidArgument`] when the ring size is too small for the answer of 10272 bytes;
+    /// [`Error::Cs`] with [`CsError::NotExist`] while a daemon that starts has no address yet; as [`Client::local_node_id`].
     pub fn ring_status(&self) -> Result<Vec<RingStatus>> {
+        const CALL: &str = "cfg ring status get";
         const REPLY_SIZE: usize = 10272;
         self.check_room(REPLY_SIZE)?;
-        let reply = self.call("cfg ring status get", &wire::GetRingStatus {})?;
+        self.check_rings(CALL)?;
+        let reply = self.call(CALL, &wire::GetRingStatus {})?;
         Ok(reply.interfaces.iter().map(RingStatus::new).collect())
+    }
+
+    /// Fails where ring status reads a status that is not there: the daemon takes as many as this node has addresses.
+    ///
+    /// Before 2.1 it reads a number that was never set while it has no address. The question fails then.
+    fn check_rings(&self, call: &'static str) -> Result<()> {
+        let reply = self.call("cfg get node addrs", &wire::GetNodeAddresses { nodeid: LOCAL_NODE })?;
+        let count = reply.addrs.len();
+        if count == 1 || self.service.probe.has_status_of_every_ring()? {
+            return Ok(());
+        }
+        let reason = format!(
+            "with udp and udpu it has the status of one address, and this node has {count} (is there a nodeid in its \
+             entry in the nodelist, and one link?); node status tells the same"
+        );
+        Err(Error::WouldCrash { call: call.into(), reason: reason.into() })
     }
 
     /// Takes rings into use again that were marked faulty.
@@ -281,6 +319,9 @@ impl Client {
     }
 
     /// State of a node and of the links to it, as this node sees it. Since corosync 3.1.1; [`Client::ring_status`] is what older ones have.
+    ///
+    /// With udp and udpu it does not fail for a node that the daemon does not know: see [`NodeStatus::is_known`]. knet, whose ids are below
+    /// 65536, looks at the lowest 16 bits of the id only.
     ///
     /// Matches `corosync_cfg_node_status_get` with `CFG_NODE_STATUS_V1`. Before the first such call the daemon's map is asked whether it
     /// survives it.

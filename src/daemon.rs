@@ -8,7 +8,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::cmap;
+use crate::cmap::{self, Map};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result};
 
@@ -85,6 +85,9 @@ pub(crate) struct Probe {
     there: Mutex<Vec<&'static Feature>>,
 }
 
+/// In the stats map of a daemon whose transport is knet, and of no other.
+const KNET_HANDLE: &str = "stats.knet.handle.tx_uncompressed_packets";
+
 impl Probe {
     /// Asks at this endpoint.
     pub(crate) fn new(endpoint: &Endpoint) -> Self {
@@ -99,6 +102,19 @@ impl Probe {
             there().push(feature);
         }
         Ok(())
+    }
+
+    /// Whether the daemon has a status for each address a node can have: before 2.99, and with knet. With udp and udpu later ones have
+    /// one.
+    ///
+    /// The stats map tells, since the transport never changes while a daemon runs. `totem.transport` does not: a reload of a file
+    /// without that line deletes it.
+    pub(crate) fn has_status_of_every_ring(&self) -> Result<bool> {
+        match cmap::Client::connect_map(&self.endpoint, Map::Stats) {
+            Ok(stats) => Ok(stats.get(KNET_HANDLE)?.is_some()),
+            Err(Error::Unsupported { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// A connection to the daemon's map.

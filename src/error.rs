@@ -159,6 +159,15 @@ pub enum Error {
         since: &'static str,
     },
 
+    /// The request would crash this daemon as it is configured now. Nothing was sent.
+    #[error("{call} was not sent, since it would crash corosync: {reason}")]
+    WouldCrash {
+        /// What was asked.
+        call: Cow<'static, str>,
+        /// What it would crash of, and what to do instead.
+        reason: Cow<'static, str>,
+    },
+
     /// The system failed.
     #[error("{operation}: {source}")]
     System {
@@ -274,7 +283,7 @@ impl Error {
             Self::Cs { error, .. } => *error,
             Self::PartlySent { source, .. } => return source.cs_error(),
             Self::UnknownCs { .. } => return None,
-            Self::Unsupported { .. } => CsError::NotSupported,
+            Self::Unsupported { .. } | Self::WouldCrash { .. } => CsError::NotSupported,
         })
     }
 

@@ -14,6 +14,8 @@ use harness::{Cluster, Node, Transport, WATCHDOG, cc, eventually, shared_one, sk
 
 /// First version with node status and shutdown tracking.
 const NODE_STATUS: [u32; 4] = [3, 1, 1, 0];
+/// First version with knet.
+const KNET: [u32; 4] = [2, 99, 0, 0];
 
 fn connect() -> Client {
     Client::connect_to(&Endpoint::new()).unwrap()
@@ -184,6 +186,102 @@ fn nodes_and_links_are_those_cfgtool_shows() {
     eventually("node 3 is out of reach", || {
         let status = status(3);
         !status.reachable && !status.links[0].connected
+    });
+}
+
+/// Adds lines to corosync.conf, and takes others away.
+fn edit(node: &Node, changes: &[(&str, &str)]) {
+    let config = fs::read_to_string(node.config_path()).unwrap();
+    let edited = changes.iter().fold(config, |config, (from, to)| {
+        assert!(config.contains(from), "{from:?}: {config}");
+        config.replace(from, to)
+    });
+    fs::write(node.config_path(), edited).unwrap();
+}
+
+/// Ring status is refused where it would crash this daemon, which goes on.
+#[track_caller]
+fn assert_rings_are_not_asked_for(node: &Node) {
+    node.run(|| {
+        let client = connect();
+        let refused = client.ring_status();
+        let Err(error @ Error::WouldCrash { .. }) = &refused else { panic!("{refused:?}") };
+        let text = error.to_string();
+        assert!(text.starts_with("cfg ring status get was not sent") && text.contains("has 2"), "{text}");
+        assert_eq!(error.cs_error(), Some(CsError::NotSupported));
+        client.local_node_id().unwrap();
+    });
+    assert!(node.is_running());
+}
+
+#[test]
+fn ring_status_is_not_sent_to_a_udp_daemon_that_takes_its_address_for_two() {
+    if skip() || version() < KNET {
+        return;
+    }
+    for transport in [Transport::Udpu, Transport::Udp] {
+        let cluster = Cluster::builder().nodes(2).transport(transport).bare_nodes(&[1]).start();
+        let node = cluster.node(1);
+        assert_eq!(node.run(|| connect().local_node_id().unwrap()), NodeId(node.id_of_address()));
+        // Since 3.1.5 the id that was made is put into the map, and the address found there twice.
+        if version() >= [3, 1, 5, 0] {
+            assert_rings_are_not_asked_for(node);
+        } else {
+            assert_eq!(node.run(|| connect().ring_status().unwrap().len()), 1);
+        }
+        // The other node has one address.
+        assert_eq!(cluster.node(2).run(|| connect().ring_status().unwrap().len()), 1);
+    }
+}
+
+#[test]
+fn ring_status_is_not_sent_to_a_udp_daemon_that_was_given_a_second_link() {
+    if skip() || version() < KNET {
+        return;
+    }
+    let cluster = Cluster::one();
+    let node = cluster.node(1);
+    assert_eq!(node.run(|| connect().ring_status().unwrap().len()), 1);
+    let first = format!("ring0_addr: {}\n", node.address());
+    let second = format!("{first}ring1_addr: 10.78.0.1\n");
+    // Without the line the map has no transport any more, as if it was knet.
+    edit(node, &[(first.as_str(), second.as_str()), ("transport: udpu\n", "")]);
+    node.run(|| connect().reload_config().unwrap());
+    assert_rings_are_not_asked_for(node);
+}
+
+#[test]
+fn ring_status_of_knet_has_every_link() {
+    if skip() || version() < KNET {
+        return;
+    }
+    let cluster = Cluster::builder().transport(Transport::Knet).create();
+    let node = cluster.node(1);
+    node.tool("ip", ["addr", "add", "10.78.0.1/24", "dev", "eth0"]).success();
+    let first = format!("ring0_addr: {}\n", node.address());
+    let second = format!("{first}ring3_addr: 10.78.0.1\n");
+    // knet is what it uses when nothing is said.
+    edit(node, &[(first.as_str(), second.as_str()), ("transport: knet\n", "")]);
+    node.start();
+    let rings = node.run(|| connect().ring_status().unwrap());
+    let rings: Vec<_> = rings.iter().map(|ring| (ring.link, ring.address.as_str())).collect();
+    assert_eq!(rings, [(Some(0), node.address().as_str()), (Some(3), "10.78.0.1")]);
+}
+
+#[test]
+fn a_node_that_a_udpu_daemon_does_not_know_is_not_down() {
+    if skip() || version() < NODE_STATUS {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(2).create();
+    let node = cluster.node(1);
+    node.start();
+    node.run(|| {
+        let client = connect();
+        let [own, down, unknown] = [1, 2, 99].map(|id| client.node_status(NodeId(id)).unwrap());
+        assert!(own.is_known() && own.reachable && own.links.len() == 1, "{own:?}");
+        assert!(down.is_known() && !down.reachable && !down.links[0].connected, "{down:?}");
+        assert!(!unknown.is_known() && !unknown.reachable && unknown.links.is_empty(), "{unknown:?}");
     });
 }
 

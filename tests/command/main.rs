@@ -11,6 +11,7 @@ mod cpg;
 mod crowd;
 mod embedded;
 mod failures;
+mod parts;
 mod quorum;
 mod serve;
 mod served;

@@ -185,6 +185,13 @@ impl Builder {
         self
     }
 
+    /// Leaves everything but the address out of these nodes' entries in the list; corosync makes their ids of their addresses, as
+    /// [`Node::id_of_address`] does. Not with knet.
+    pub fn bare_nodes(mut self, nodes: &[u32]) -> Self {
+        self.config.bare.extend_from_slice(nodes);
+        self
+    }
+
     /// Sets `name: value` in the section totem, quorum, logging or system.
     pub fn setting(mut self, section: &str, line: &str) -> Self {
         self.config.settings.push((section.to_owned(), line.to_owned()));

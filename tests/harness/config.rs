@@ -10,6 +10,8 @@ use super::node::address;
 pub enum Transport {
     /// UDP unicast: known to every version, and forms a cluster in a quarter of the time.
     Udpu,
+    /// UDP multicast.
+    Udp,
     /// The default of corosync 3.
     Knet,
 }
@@ -23,6 +25,8 @@ pub(super) struct Config {
     pub(super) ipc_type: Option<String>,
     pub(super) two_node: bool,
     pub(super) votes: Vec<(u32, u32)>,
+    /// Nodes whose entries in the list have nothing but the address.
+    pub(super) bare: Vec<u32>,
     pub(super) settings: Vec<(String, String)>,
     pub(super) extra: String,
 }
@@ -35,6 +39,7 @@ impl Default for Config {
             ipc_type: None,
             two_node: false,
             votes: Vec::new(),
+            bare: Vec::new(),
             settings: Vec::new(),
             extra: String::new(),
         }
@@ -48,6 +53,7 @@ impl Config {
         let transport = match self.transport {
             Transport::Knet => "knet",
             Transport::Udpu => "udpu",
+            Transport::Udp => "udp",
         };
         // So long that a busy machine does not make nodes form rings that no test wants. knet's links come up after some part of it.
         let token = self.token.unwrap_or(if self.transport == Transport::Knet { 2000 } else { 10_000 });
@@ -99,8 +105,10 @@ impl Config {
         }
         file.push_str("nodelist {\n");
         for id in 1..=nodes {
-            let mut node =
-                vec![format!("name: n{id}"), format!("nodeid: {id}"), format!("ring0_addr: {}", address(id))];
+            let mut node = vec![format!("ring0_addr: {}", address(id))];
+            if !self.bare.contains(&id) {
+                node.extend([format!("name: n{id}"), format!("nodeid: {id}")]);
+            }
             if let Some((_, votes)) = self.votes.iter().find(|(node, _)| *node == id) {
                 node.push(format!("quorum_votes: {votes}"));
             }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +51,11 @@ impl Node {
     /// The node id, counted from 1. The node's name and host name is `n` followed by it.
     pub fn id(&self) -> u32 {
         self.inner.id
+    }
+
+    /// The id that corosync makes of the node's address, where its entry in the nodelist has none.
+    pub fn id_of_address(&self) -> u32 {
+        self.address().parse::<Ipv4Addr>().expect("an address").to_bits()
     }
 
     /// The node's address on its only link.

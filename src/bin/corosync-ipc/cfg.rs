@@ -35,7 +35,8 @@ enum Command {
     /// Prints this node's links and which nodes are connected by them
     ///
     /// What corosync-cfgtool -s prints; with --json an array of objects. A corosync before 2.99, and one with another transport than knet
-    /// before 3.1.1, tells one status for all nodes.
+    /// before 3.1.1, tells one status for all nodes. A node that the daemon does not know is unknown; one that could not be asked for
+    /// is failed, and the exit status is 1 then, or 4 when the question timed out.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg links
   corosync-ipc --json cfg links | jq '.[].nodes[] | select(.connected | not)'")]
@@ -43,7 +44,8 @@ enum Command {
 
     /// Prints whether each node can be reached, and by which links (corosync 3.1.1 and later)
     ///
-    /// What corosync-cfgtool -n prints, of all nodes; with --json an array of objects.
+    /// What corosync-cfgtool -n prints, of all nodes; with --json an array of objects. A node that the daemon does not know is unknown; one
+    /// that could not be asked for has the error as its state, and the exit status is 1 then, or 4 when the question timed out.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg nodes
   corosync-ipc --json cfg nodes | jq '.[] | select(.reachable | not) | .name'")]
@@ -128,12 +130,22 @@ impl Cfg {
         match self.command {
             Command::Local => local(context),
             Command::Links => {
-                let links = links::links(&context.endpoint)?;
-                if context.json { print_document(&links::links_json(&links)) } else { print(links::links_text(&links)) }
+                let (links, faults) = links::links(&context.endpoint)?;
+                if context.json {
+                    print_document(&links::links_json(&links))?;
+                } else {
+                    print(links::links_text(&links))?;
+                }
+                faults.judge(true)
             }
             Command::Nodes => {
-                let nodes = links::nodes(&context.endpoint)?;
-                if context.json { print_document(&links::nodes_json(&nodes)) } else { print(links::nodes_text(&nodes)) }
+                let (nodes, faults) = links::nodes(&context.endpoint)?;
+                if context.json {
+                    print_document(&links::nodes_json(&nodes))?;
+                } else {
+                    print(links::nodes_text(&nodes))?;
+                }
+                faults.judge(true)
             }
             Command::Addresses { node } => addresses(context, NodeId(node)),
             Command::Reload => reload(context),
@@ -164,7 +176,9 @@ fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
     let addresses = client.node_addresses(node).explain(|error| {
         (error == CsError::NotExist).then(|| format!("there is no node {node}, or its addresses are not known"))
     })?;
-    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let mut addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    // A daemon with udp or udpu takes its address for two when its entry in the nodelist has nothing else.
+    addresses.dedup();
     if context.json {
         return print_document(&json!({ "node_id": node.0, "addresses": addresses }));
     }

@@ -15,10 +15,10 @@ use crate::{cfg, cmap, cpg, doctor, evs, generate, log, quorum, serve, status};
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done
-  1  the daemon or a service refused or failed
+  1  the daemon or a service refused or failed, be it for a part of the answer
   2  wrong usage; nothing was sent
   3  no daemon reachable
-  4  timed out: the daemon is stopped or busy
+  4  timed out, be it for a part of the answer: the daemon is stopped or busy
 
 An error is one line on standard error: what failed, the cs_error name if there is one, what to look at.";
 

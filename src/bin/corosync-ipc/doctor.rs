@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use clap::Args;
 use corosync_ipc::cmap::{self, Map};
-use corosync_ipc::{CsError, Error, ProtocolError};
+use corosync_ipc::{CsError, Endpoint, Error, ProtocolError};
 use serde_json::{Value as Json, json};
 
 use crate::cli::Context;
-use crate::failure::{Failure, describe, status};
-use crate::output::{print, print_document};
+use crate::failure::{Failure, Fault, describe};
+use crate::output::{print, print_document, printable};
 use crate::services::{self, Probe};
 use crate::surroundings::Surroundings;
 
@@ -17,8 +17,8 @@ use crate::surroundings::Surroundings;
 ///
 /// Looks at what matters on this machine (user, environment, kind of sockets, shared memory, corosync processes), then goes the whole way to
 /// each service: socket, handshake, rings in shared memory, first request. For each that fails it says where and what to do.
-/// With --json one document. Ends with 0 when all services that are configured answer, else with the status of the first that does
-/// not.
+/// With --json one document. Ends with 0 when all services that are configured answer, with 3 when none can be reached, else with 4
+/// when one timed out, or 1.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc doctor
@@ -69,23 +69,40 @@ impl Doctor {
         probes.retain(|probe| !probe.is_needless());
         // Not again where it failed: that would cost another timeout.
         let has_cmap = probes.iter().any(|probe| probe.service.name == "cmap" && probe.result.is_ok());
-        let cmap = has_cmap.then(|| cmap::Client::connect_to(&context.endpoint).ok()).flatten();
-        let provider = cmap.as_ref().and_then(|cmap| cmap.get_as::<String>("quorum.provider").ok().flatten());
+        let asked = has_cmap.then(|| (services::has_votequorum(&context.endpoint), is_2_99(&context.endpoint)));
+        let (has_votequorum, is_new) = asked.unzip();
+        let mut faults = services::faults(&probes, known(&has_votequorum));
+        for (part, error) in [(PROVIDER, failed(&has_votequorum)), (IS_NEW, failed(&is_new))] {
+            if let Some(error) = error {
+                faults.add(part, Fault::from(error));
+            }
+        }
         // Without cmap nobody can tell whether votequorum is configured, and cmap itself fails.
-        let is_absent = |probe: &Probe| cmap.is_some() && probe.is_absent(provider.as_deref());
-        let is_new = cmap.is_some().then(|| is_2_99(context)).flatten();
-        let failed = probes.iter().find(|probe| probe.result.is_err() && !is_absent(probe));
+        let is_absent = |probe: &Probe| probe.is_absent(known(&has_votequorum));
         if context.json {
             let mut document = surroundings.json();
-            document["ok"] = json!(failed.is_none());
-            document["daemon_is_2_99_or_later"] = json!(is_new);
+            document["ok"] = json!(faults.is_empty());
+            document[IS_NEW] = json!(known(&is_new));
+            for part in [PROVIDER, IS_NEW] {
+                if let Some(fault) = faults.get(part) {
+                    document["errors"][part] = fault.json();
+                }
+            }
             document["services"] =
                 probes.iter().map(|probe| service_json(probe, is_absent(probe), &surroundings)).collect();
             print_document(&document)?;
         } else {
             let mut text = surroundings.text();
-            if let Some(is_new) = is_new {
-                text += &format!("{:<15}{}\n", "Daemon:", if is_new { "2.99 or later" } else { "older than 2.99" });
+            let generation = match is_new {
+                Some(Ok(true)) => Some("2.99 or later".to_owned()),
+                Some(Ok(false)) => Some("older than 2.99".to_owned()),
+                _ => faults.get(IS_NEW).map(Fault::text),
+            };
+            let provider = faults.get(PROVIDER).map(Fault::text);
+            for (name, said) in [("Daemon:", generation), ("Provider:", provider)] {
+                if let Some(said) = said {
+                    let _ = writeln!(text, "{name:<15}{}", printable(&said));
+                }
             }
             text.push('\n');
             for probe in &probes {
@@ -93,19 +110,27 @@ impl Doctor {
             }
             print(text)?;
         }
-        match failed.and_then(|probe| probe.result.as_ref().err()) {
-            None => Ok(()),
-            Some(error) => Err(Failure::Failed { status: status(error), text: describe(error) }),
-        }
+        faults.judge(probes.iter().any(|probe| probe.result.is_ok()))
     }
 }
 
-/// `None`: it did not say.
-fn is_2_99(context: &Context) -> Option<bool> {
-    match cmap::Client::connect_map(&context.endpoint, Map::Stats) {
-        Ok(_) => Some(true),
-        Err(Error::Unsupported { .. }) => Some(false),
-        Err(_) => None,
+/// Names of what is asked besides the services.
+const PROVIDER: &str = "quorum_provider";
+const IS_NEW: &str = "daemon_is_2_99_or_later";
+
+fn known(asked: &Option<Result<bool, Error>>) -> Option<bool> {
+    asked.as_ref().and_then(|asked| asked.as_ref().ok().copied())
+}
+
+fn failed(asked: &Option<Result<bool, Error>>) -> Option<&Error> {
+    asked.as_ref().and_then(|asked| asked.as_ref().err())
+}
+
+fn is_2_99(endpoint: &Endpoint) -> Result<bool, Error> {
+    match cmap::Client::connect_map(endpoint, Map::Stats) {
+        Ok(_) => Ok(true),
+        Err(Error::Unsupported { .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -120,7 +145,7 @@ fn write_service(text: &mut String, probe: &Probe, is_absent: bool, surroundings
             text,
             "{name:<12}failed at the {}: {}\n{:<12}-> {}",
             Wall::of(error).name(),
-            describe(error),
+            printable(&describe(error)),
             "",
             advice(error, surroundings)
         ),

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::process::ExitCode;
 
 use corosync_ipc::{CsError, Error};
+use serde_json::{Value as Json, json};
 
 use crate::output;
 
@@ -105,6 +106,90 @@ pub(crate) fn describe(error: &Error) -> String {
     text
 }
 
+/// Why one part of an answer is missing.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    status: u8,
+    text: String,
+    cs_error: Option<&'static str>,
+}
+
+impl Fault {
+    /// As the part's place in the answer has it.
+    pub(crate) fn text(&self) -> String {
+        format!("failed: {}", self.text)
+    }
+
+    /// As JSON has it.
+    pub(crate) fn json(&self) -> Json {
+        json!({ "error": self.text, "cs_error": self.cs_error })
+    }
+
+    /// Whether other questions to the same service would fail alike, after another timeout perhaps.
+    pub(crate) fn is_of_service(&self) -> bool {
+        [UNREACHABLE, TIMED_OUT].contains(&self.status)
+    }
+}
+
+impl From<&Error> for Fault {
+    fn from(error: &Error) -> Self {
+        Self { status: status(error), text: describe(error), cs_error: error.cs_error().map(CsError::c_name) }
+    }
+}
+
+/// What is missing in an answer of several parts: the names of the parts, and why.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults(Vec<(String, Fault)>);
+
+impl Faults {
+    pub(crate) fn add(&mut self, part: impl Into<String>, fault: Fault) {
+        self.0.push((part.into(), fault));
+    }
+
+    /// Adds those of parts that have none yet.
+    pub(crate) fn extend(&mut self, faults: Self) {
+        for (part, fault) in faults.0 {
+            if self.get(&part).is_none() {
+                self.add(part, fault);
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, part: &str) -> Option<&Fault> {
+        self.0.iter().find_map(|(name, fault)| (name == part).then_some(fault))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// An object with a member for each part.
+    pub(crate) fn json(&self) -> Json {
+        Json::Object(self.0.iter().map(|(part, fault)| (part.clone(), fault.json())).collect())
+    }
+
+    /// How the command ends. `answered`: whether there was any answer.
+    pub(crate) fn judge(&self, answered: bool) -> Result<(), Failure> {
+        let statuses = || self.0.iter().map(|(_, fault)| fault.status);
+        let status = if !answered && statuses().all(|status| status == UNREACHABLE) {
+            UNREACHABLE
+        } else if statuses().any(|status| status == TIMED_OUT) {
+            TIMED_OUT
+        } else {
+            REFUSED
+        };
+        // The one that the exit status is of.
+        let Some((part, fault)) = self.0.iter().find(|(_, fault)| fault.status == status).or(self.0.first()) else {
+            return Ok(());
+        };
+        // Without an answer there are no parts to speak of.
+        let part = if answered { format!("{part}: ") } else { String::new() };
+        let more =
+            if answered && self.0.len() > 1 { format!(" (and {} more)", self.0.len() - 1) } else { String::new() };
+        Err(Failure::Failed { status, text: format!("{part}{}{more}", fault.text) })
+    }
+}
+
 /// Says what a cs_error of the daemon means for what was asked.
 pub(crate) trait Explain<T> {
     /// The hint is added to the line; `None` leaves it as it is.
@@ -145,6 +230,32 @@ mod tests {
         let error = Error::Cs { call: "cmap set".into(), error: CsError::Access };
         assert_eq!(describe(&error), "cmap set: CS_ERR_ACCESS");
         assert_eq!(status(&error), REFUSED);
+    }
+
+    #[test]
+    fn parts_that_fail_decide_how_the_command_ends() {
+        let gone = Error::Disconnected { service: "cfg".into() };
+        let late = Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
+        let refused = Error::Cs { call: "x".into(), error: CsError::Access };
+        let ends = |errors: &[&Error], answered| {
+            let mut faults = Faults::default();
+            errors.iter().enumerate().for_each(|(part, error)| faults.add(format!("part {part}"), Fault::from(*error)));
+            match faults.judge(answered) {
+                Ok(()) => (0, String::new()),
+                Err(Failure::Failed { status, text }) => (status, text),
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(ends(&[], true).0, 0);
+        assert_eq!(ends(&[&gone, &gone], false).0, UNREACHABLE);
+        assert_eq!(ends(&[&gone, &gone], true).0, REFUSED);
+        assert_eq!(ends(&[&gone, &refused], false).0, REFUSED);
+        assert_eq!(ends(&[&refused, &late, &gone], true).0, TIMED_OUT);
+        assert_eq!(ends(&[&gone, &late], false).0, TIMED_OUT);
+        assert_eq!(ends(&[&refused], true).1, "part 0: x: CS_ERR_ACCESS");
+        assert_eq!(ends(&[&refused], false).1, "x: CS_ERR_ACCESS");
+        assert!(ends(&[&refused, &late], true).1.starts_with("part 1: x timed out"));
+        assert!(ends(&[&refused, &late], true).1.ends_with("(and 1 more)"));
     }
 
     #[test]

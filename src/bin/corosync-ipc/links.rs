@@ -1,13 +1,16 @@
 //! The links of this node and the state of the others, as the cfg service has them.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use corosync_ipc::cfg::{Client, LinkStatus, NodeStatus, RingStatus};
 use corosync_ipc::cmap;
 use corosync_ipc::{CsError, Endpoint, Error, NodeId};
 use serde_json::{Value as Json, json};
 
-use crate::failure::Failure;
+use crate::failure::{Fault, Faults};
 use crate::output::{printable, table, words};
-use crate::snapshot::known_nodes;
+use crate::snapshot::{known_nodes, local_addresses};
 
 /// A node that is configured or joined.
 #[derive(Debug)]
@@ -15,15 +18,26 @@ pub(crate) struct Node {
     node_id: NodeId,
     name: Option<String>,
     local: bool,
-    /// `None` where the daemon does not know the node.
-    status: Option<NodeStatus>,
+    state: State,
+}
+
+/// What the daemon tells of a node.
+#[derive(Clone, Debug)]
+enum State {
+    Told(NodeStatus),
+    /// It does not know the node.
+    Unknown,
+    Failed(Fault),
 }
 
 /// A link of this node.
 #[derive(Debug)]
 pub(crate) struct Link {
-    ring: RingStatus,
-    /// The other nodes on it; `None` where the daemon tells no more than the ring's status.
+    /// `None` from corosync before 2.99.
+    number: Option<u8>,
+    address: String,
+    status: String,
+    /// The other nodes on it; `None` where the daemon tells no more than the status.
     ends: Option<Vec<End>>,
 }
 
@@ -32,119 +46,247 @@ pub(crate) struct Link {
 struct End {
     node_id: NodeId,
     name: Option<String>,
+    /// `None`: not known.
+    up: Option<Up>,
+    /// `None` before corosync 3.1.1, and where nothing is known.
+    status: Option<LinkStatus>,
+    /// Why nothing is known, unless the daemon does not know the node.
+    fault: Option<Fault>,
+}
+
+/// The state of a link.
+#[derive(Clone, Copy, Debug)]
+struct Up {
     enabled: bool,
     connected: bool,
-    /// `None` before corosync 3.1.1.
-    status: Option<LinkStatus>,
 }
 
-/// All nodes, in the order of their ids. Fails with a corosync before 3.1.1.
-pub(crate) fn nodes(endpoint: &Endpoint) -> Result<Vec<Node>, Failure> {
-    let client = Client::connect_to(endpoint)?;
-    let known = known_nodes(&cmap::Client::connect_to(endpoint)?)?;
-    let local = client.local_node_id()?;
-    let node = |(node_id, name): (NodeId, Option<String>)| {
-        let status = match client.node_status(node_id) {
-            // It left meanwhile.
-            Err(Error::Cs { error: CsError::FailedOperation | CsError::NotExist, .. }) => None,
-            status => Some(status?),
-        };
-        Ok(Node { node_id, name, local: node_id == local, status })
-    };
-    known.into_iter().map(node).collect()
-}
+/// The nodes there are, with their names.
+type Known = BTreeMap<NodeId, Option<String>>;
 
-/// The links of this node.
-pub(crate) fn links(endpoint: &Endpoint) -> Result<Vec<Link>, Failure> {
-    let client = Client::connect_to(endpoint)?;
-    let known = known_nodes(&cmap::Client::connect_to(endpoint)?)?;
-    let local = client.local_node_id()?;
-    let rings = client.ring_status()?;
-    let mut states = Vec::new();
-    for node_id in known.keys().filter(|node| **node != local) {
-        match client.node_status(*node_id) {
-            Ok(status) => states.push(status),
-            Err(Error::Cs { error: CsError::FailedOperation | CsError::NotExist, .. }) => {}
-            Err(Error::Unsupported { .. }) => {
-                let link = |ring: RingStatus| {
-                    let ends = ends_of(&ring.status, known.iter().map(|(id, name)| (*id, name.clone())).collect());
-                    Link { ends, ring }
-                };
-                return Ok(rings.into_iter().map(link).collect());
-            }
-            Err(error) => return Err(error.into()),
+impl State {
+    fn told(&self) -> Option<&NodeStatus> {
+        match self {
+            Self::Told(status) => Some(status),
+            _ => None,
         }
     }
-    let link = |ring: RingStatus| {
-        let of_node = |state: &NodeStatus| {
-            let status = state.links.iter().find(|link| Some(link.link) == ring.link)?.clone();
-            let name = known.get(&state.node_id).cloned().flatten();
-            let (enabled, connected) = (status.enabled, status.connected);
-            Some(End { node_id: state.node_id, name, enabled, connected, status: Some(status) })
-        };
-        Link { ends: Some(states.iter().filter_map(of_node).collect()), ring }
+
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            Self::Failed(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+/// All nodes, in the order of their ids, and which of them could not be asked for. Fails with a corosync before 3.1.1.
+pub(crate) fn nodes(endpoint: &Endpoint) -> Result<(Vec<Node>, Faults), Error> {
+    let client = Client::connect_to(endpoint)?;
+    let cmap = cmap::Client::connect_to(endpoint)?;
+    let local = client.local_node_id()?;
+    let mut known = known_nodes(&cmap, local)?;
+    let states = states(&client, &known)?;
+    let faults = faults(&states);
+    let node =
+        |(node_id, state)| Node { node_id, name: known.remove(&node_id).flatten(), local: node_id == local, state };
+    Ok((states.into_iter().map(node).collect(), faults))
+}
+
+/// The links of this node, and which other nodes could not be asked for.
+///
+/// Where there is node status it says all there is to know, since ring status is deadly to some daemons.
+pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
+    let client = Client::connect_to(endpoint)?;
+    let cmap = cmap::Client::connect_to(endpoint)?;
+    let local = client.local_node_id()?;
+    let known = known_nodes(&cmap, local)?;
+    let states = match states(&client, &known) {
+        Err(Error::Unsupported { .. }) => {
+            let rings = client.ring_status()?;
+            return Ok((rings.into_iter().map(|ring| Link::of_ring(ring, &known)).collect(), Faults::default()));
+        }
+        states => states?,
     };
-    Ok(rings.into_iter().map(link).collect())
+    let configured = local_addresses(&cmap, local)?;
+    let is_knet = !matches!(cmap.get_as::<String>("totem.transport")?.as_deref(), Some("udp" | "udpu"));
+    let used = states.values().filter_map(State::told).flat_map(|status| &status.links).map(|link| link.link);
+    let numbers: BTreeSet<u8> = configured.keys().copied().chain(used).collect();
+    let link = |number: u8| Link {
+        number: Some(number),
+        address: local_address(number, &states, local, configured.get(&number)),
+        status: if is_knet { characters(number, &states, local) } else { "OK".to_owned() },
+        ends: Some(ends(number, &states, local, &known)),
+    };
+    Ok((numbers.into_iter().map(link).collect(), faults(&states)))
+}
+
+/// Asks for the state of each node. Fails where there is no node status.
+fn states(client: &Client, known: &Known) -> Result<BTreeMap<NodeId, State>, Error> {
+    let mut states = BTreeMap::new();
+    // Once the service is gone or silent, the other nodes are not asked for, as each might cost a timeout.
+    let mut lost: Option<Fault> = None;
+    for node_id in known.keys().copied() {
+        let state = match &lost {
+            Some(fault) => State::Failed(fault.clone()),
+            None => match client.node_status(node_id) {
+                Ok(status) if status.is_known() => State::Told(status),
+                Ok(_) | Err(Error::Cs { error: CsError::FailedOperation | CsError::NotExist, .. }) => State::Unknown,
+                Err(error @ (Error::Unsupported { .. } | Error::InvalidArgument { .. })) => return Err(error),
+                Err(error) => {
+                    let fault = Fault::from(&error);
+                    lost = fault.is_of_service().then(|| fault.clone());
+                    State::Failed(fault)
+                }
+            },
+        };
+        states.insert(node_id, state);
+    }
+    Ok(states)
+}
+
+fn faults(states: &BTreeMap<NodeId, State>) -> Faults {
+    let mut faults = Faults::default();
+    for (node_id, state) in states {
+        if let State::Failed(fault) = state {
+            faults.add(format!("node {node_id}"), fault.clone());
+        }
+    }
+    faults
+}
+
+/// This node's address on a link: as configured, unless that is a name; then as the daemon knows it.
+fn local_address(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId, configured: Option<&String>) -> String {
+    if let Some(ip) = configured.and_then(|address| address.parse::<IpAddr>().ok()) {
+        return ip.to_string();
+    }
+    let source = |(node_id, state): (&NodeId, &State)| {
+        let link = state.told()?.links.iter().find(|link| link.link == number)?;
+        // The source of another node's link is this node's address with knet only, which has a destination, too.
+        let is_ours = *node_id == local || !link.destination.is_empty();
+        (is_ours && !link.source.is_empty()).then(|| link.source.clone())
+    };
+    states.iter().find_map(source).or_else(|| configured.cloned()).unwrap_or_default()
+}
+
+/// What ring status says of a link with knet: see [`RingStatus::status`].
+fn characters(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId) -> String {
+    let character = |(node_id, state): (&NodeId, &State)| match state {
+        _ if *node_id == local => 'n',
+        State::Told(status) => match status.links.iter().find(|link| link.link == number) {
+            Some(link) => {
+                let bits = [(link.enabled, 1), (link.connected, 2), (link.dynconnected, 4)];
+                let bits = bits.into_iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum::<u32>();
+                char::from_digit(bits, 8).unwrap_or('?')
+            }
+            None => 'd',
+        },
+        State::Unknown | State::Failed(_) => '?',
+    };
+    states.iter().map(character).collect()
+}
+
+/// The other nodes on a link, and those of which it is not known whether they are.
+fn ends(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId, known: &Known) -> Vec<End> {
+    let end = |(node_id, state): (&NodeId, &State)| {
+        let status = match state.told() {
+            Some(status) => Some(status.links.iter().find(|link| link.link == number)?.clone()),
+            None => None,
+        };
+        Some(End {
+            node_id: *node_id,
+            name: known.get(node_id).cloned().flatten(),
+            up: status.as_ref().map(|link| Up { enabled: link.enabled, connected: link.connected }),
+            status,
+            fault: state.fault().cloned(),
+        })
+    };
+    states.iter().filter(|(node_id, _)| **node_id != local).filter_map(end).collect()
+}
+
+impl Link {
+    /// What a corosync without node status tells.
+    fn of_ring(ring: RingStatus, known: &Known) -> Self {
+        Self { ends: ends_of(&ring.status, known), number: ring.link, address: ring.address, status: ring.status }
+    }
 }
 
 /// Takes apart what corosync 2.99 to 3.1.0 tells of a link with knet: a character for each node.
-fn ends_of(status: &str, known: Vec<(NodeId, Option<String>)>) -> Option<Vec<End>> {
+fn ends_of(status: &str, known: &Known) -> Option<Vec<End>> {
     let is_one = |state: char| matches!(state, 'n' | 'd' | '?' | '0'..='7');
     if status.chars().count() != known.len() || !status.contains('n') || !status.chars().all(is_one) {
         return None;
     }
-    let end = |((node_id, name), state): ((NodeId, Option<String>), char)| {
-        let bits = state.to_digit(8)?;
-        Some(End { node_id, name, enabled: bits & 1 != 0, connected: bits & 2 != 0, status: None })
+    let end = |((node_id, name), state): ((&NodeId, &Option<String>), char)| {
+        let up = state.to_digit(8).map(|bits| Up { enabled: bits & 1 != 0, connected: bits & 2 != 0 });
+        let is_on_it = up.is_some() || state == '?';
+        is_on_it.then(|| End { node_id: *node_id, name: name.clone(), up, status: None, fault: None })
     };
-    Some(known.into_iter().zip(status.chars()).filter_map(end).collect())
+    Some(known.iter().zip(status.chars()).filter_map(end).collect())
 }
 
 pub(crate) fn links_json(links: &[Link]) -> Json {
     let end = |end: &End| {
         let status = end.status.as_ref();
-        json!({
+        let mut end_json = json!({
             "node_id": end.node_id.0,
             "name": end.name,
-            "enabled": end.enabled,
-            "connected": end.connected,
+            "enabled": end.up.map(|up| up.enabled),
+            "connected": end.up.map(|up| up.connected),
             "dynconnected": status.map(|status| status.dynconnected),
             "mtu": status.map(|status| status.mtu),
             "source": status.map(|status| &status.source),
             "destination": status.map(|status| &status.destination),
-        })
+        });
+        add_error(&mut end_json, end.fault.as_ref());
+        end_json
     };
     let link = |link: &Link| {
         json!({
-            "link": link.ring.link,
-            "address": link.ring.address,
-            "status": link.ring.status,
+            "link": link.number,
+            "address": link.address,
+            "status": link.status,
             "nodes": link.ends.as_ref().map(|ends| ends.iter().map(end).collect::<Json>()),
         })
     };
     links.iter().map(link).collect()
 }
 
+/// Adds the members of a fault, which are null where there is none.
+fn add_error(object: &mut Json, fault: Option<&Fault>) {
+    let fault = fault.map(Fault::json).unwrap_or_default();
+    for member in ["error", "cs_error"] {
+        object[member] = fault.get(member).cloned().unwrap_or_default();
+    }
+}
+
 pub(crate) fn links_text(links: &[Link]) -> String {
     let head = ["LINK", "ADDRESS", "STATUS"].map(str::to_owned).to_vec();
     let row = |link: &Link| {
-        let number = link.ring.link.map_or("-".to_owned(), |number| number.to_string());
-        vec![number, printable(&link.ring.address), link_state(link)]
+        let number = link.number.map_or("-".to_owned(), |number| number.to_string());
+        vec![number, printable(&link.address), link_state(link)]
     };
     table(&[true, false, false], &[head].into_iter().chain(links.iter().map(row)).collect::<Vec<_>>())
 }
 
 fn link_state(link: &Link) -> String {
-    let ends = match &link.ends {
-        Some(_) if link.ring.status == "n" => return "no other node".to_owned(),
-        Some(ends) if !ends.is_empty() => ends,
-        _ => return printable(&link.ring.status),
+    let Some(ends) = &link.ends else {
+        return printable(&link.status);
     };
-    let those = |connected: bool| ends.iter().filter(move |end| end.connected == connected).map(|end| end.node_id);
+    if ends.is_empty() {
+        return "no other node".to_owned();
+    }
+    let word = |end: &End| match (end.up, &end.fault) {
+        (Some(Up { connected: true, .. }), _) => "connected",
+        (Some(_), _) => "disconnected",
+        (None, None) => "unknown",
+        (None, Some(_)) => "failed",
+    };
     let mut said = Vec::new();
-    for (connected, word) in [(true, "connected"), (false, "disconnected")] {
-        if those(connected).next().is_some() {
-            said.push(format!("{word} {}", words(those(connected))));
+    for state in ["connected", "disconnected", "unknown", "failed"] {
+        let nodes: Vec<NodeId> = ends.iter().filter(|end| word(end) == state).map(|end| end.node_id).collect();
+        if !nodes.is_empty() {
+            said.push(format!("{state} {}", words(nodes)));
         }
     }
     said.join(", ")
@@ -163,22 +305,24 @@ pub(crate) fn nodes_json(nodes: &[Node]) -> Json {
         })
     };
     let node = |node: &Node| {
-        let status = node.status.as_ref();
+        let status = node.state.told();
         let onwire = status.filter(|status| status.onwire_max != 0);
-        json!({
+        let mut node_json = json!({
             "node_id": node.node_id.0,
             "name": node.name,
             "local": node.local,
-            "reachable": status.is_some_and(|status| status.reachable),
-            "remote": status.is_some_and(|status| status.remote),
-            "external": status.is_some_and(|status| status.external),
+            "reachable": status.map(|status| status.reachable),
+            "remote": status.map(|status| status.remote),
+            "external": status.map(|status| status.external),
             "onwire": onwire.map(|status| json!({
                 "min": status.onwire_min,
                 "max": status.onwire_max,
                 "version": status.onwire_version,
             })),
-            "links": status.map(|status| status.links.iter().map(link).collect::<Json>()).unwrap_or_else(|| json!([])),
-        })
+            "links": status.map(|status| status.links.iter().map(link).collect::<Json>()),
+        });
+        add_error(&mut node_json, node.state.fault());
+        node_json
     };
     nodes.iter().map(node).collect()
 }
@@ -186,16 +330,17 @@ pub(crate) fn nodes_json(nodes: &[Node]) -> Json {
 pub(crate) fn nodes_text(nodes: &[Node]) -> String {
     let head = ["ID", "NAME", "STATE", "LINKS"].map(str::to_owned).to_vec();
     let row = |node: &Node| {
-        let status = node.status.as_ref();
-        let state = match status {
+        let state = match &node.state {
+            State::Failed(fault) => printable(&fault.text()),
             _ if node.local => "local".to_owned(),
-            Some(status) if status.reachable => {
+            State::Unknown => "unknown".to_owned(),
+            State::Told(status) if status.reachable => {
                 let extra = [(status.remote, " remote"), (status.external, " external")];
                 extra.into_iter().filter(|(is, _)| *is).fold("reachable".to_owned(), |state, (_, word)| state + word)
             }
-            _ => "unreachable".to_owned(),
+            State::Told(_) => "unreachable".to_owned(),
         };
-        let links = status.filter(|_| !node.local).map(|status| status.links.iter().map(link_text));
+        let links = node.state.told().filter(|_| !node.local).map(|status| status.links.iter().map(link_text));
         let name = printable(node.name.as_deref().unwrap_or("-"));
         vec![node.node_id.to_string(), name, state, words(links.into_iter().flatten())]
     };
@@ -217,14 +362,84 @@ mod tests {
 
     #[test]
     fn a_character_tells_of_a_node_on_a_link() {
-        let known = || vec![(NodeId(1), None), (NodeId(2), None), (NodeId(7), None)];
-        let ends: Vec<_> =
-            ends_of("3n1", known()).unwrap().iter().map(|end| (end.node_id.0, end.enabled, end.connected)).collect();
-        assert_eq!(ends, [(1, true, true), (7, true, false)]);
-        assert_eq!(ends_of("nd?", known()).unwrap().len(), 0);
+        let known: Known = [1, 2, 7].map(|id| (NodeId(id), None)).into();
+        let ends = |status| -> Vec<_> {
+            let ends = ends_of(status, &known).unwrap();
+            ends.iter().map(|end| (end.node_id.0, end.up.map(|up| (up.enabled, up.connected)))).collect()
+        };
+        assert_eq!(ends("3n1"), [(1, Some((true, true))), (7, Some((true, false)))]);
+        assert_eq!(ends("nd?"), [(7, None)]);
         // A sentence, and what is said of other transports.
         for status in ["OK", "FAULTY", "333", "n3", "n333", "n3x", ""] {
-            assert!(ends_of(status, known()).is_none(), "{status}");
+            assert!(ends_of(status, &known).is_none(), "{status}");
         }
+    }
+
+    fn link(number: u8, connected: bool, source: &str, destination: &str) -> LinkStatus {
+        let (source, destination) = (source.to_owned(), destination.to_owned());
+        LinkStatus { link: number, enabled: true, connected, dynconnected: false, mtu: 1, source, destination }
+    }
+
+    fn told(id: u32, links: Vec<LinkStatus>) -> (NodeId, State) {
+        let node_id = NodeId(id);
+        let (onwire_min, onwire_max, onwire_version) = (1, 1, 1);
+        let (reachable, remote, external) = (true, false, false);
+        (
+            node_id,
+            State::Told(NodeStatus {
+                node_id,
+                reachable,
+                remote,
+                external,
+                onwire_min,
+                onwire_max,
+                onwire_version,
+                links,
+            }),
+        )
+    }
+
+    #[test]
+    fn node_status_says_what_ring_status_does() {
+        let fault = Fault::from(&Error::Disconnected { service: "cfg".into() });
+        let states: BTreeMap<NodeId, State> = [
+            told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
+            told(2, vec![link(0, true, "10.0.0.1", "10.0.0.2"), link(3, false, "10.0.3.1", "10.0.3.2")]),
+            (NodeId(4), State::Unknown),
+            (NodeId(5), State::Failed(fault)),
+        ]
+        .into();
+        let local = NodeId(1);
+        assert_eq!((characters(0, &states, local), characters(3, &states, local)), ("n3??".into(), "n1??".into()));
+        assert_eq!(characters(7, &states, local), "nd??");
+        let known: Known = states.keys().map(|id| (*id, None)).collect();
+        let on = |number| {
+            link_state(&Link {
+                number: Some(number),
+                address: String::new(),
+                status: String::new(),
+                ends: Some(ends(number, &states, local, &known)),
+            })
+        };
+        assert_eq!(on(0), "connected 2, unknown 4, failed 5");
+        assert_eq!(on(3), "disconnected 2, unknown 4, failed 5");
+        assert_eq!(on(7), "unknown 4, failed 5");
+    }
+
+    #[test]
+    fn an_address_is_a_number_where_one_is_known() {
+        let name = "n1.example".to_owned();
+        let address = |states: &[(NodeId, State)], number, configured: Option<&String>| {
+            local_address(number, &states.iter().cloned().collect(), NodeId(1), configured)
+        };
+        let knet =
+            [told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]), told(2, vec![link(3, true, "10.0.3.1", "b")])];
+        assert_eq!(address(&knet, 0, Some(&name)), "10.0.0.1");
+        assert_eq!(address(&knet, 3, Some(&name)), "10.0.3.1");
+        assert_eq!(address(&knet, 3, Some(&"fd00::0:3".to_owned())), "fd00::3");
+        // With udpu the source is the other node's address.
+        let udpu = [told(1, vec![]), told(2, vec![link(0, true, "10.0.0.2", "")])];
+        assert_eq!(address(&udpu, 0, Some(&name)), name);
+        assert_eq!(address(&udpu, 0, None), "");
     }
 }

@@ -2,12 +2,12 @@
 
 use clap::{Args, Subcommand};
 use corosync_ipc::votequorum::{self, LOCAL_NODE};
-use corosync_ipc::{CsError, Error, NodeId};
+use corosync_ipc::{CsError, NodeId};
 
 use crate::cli::Context;
 use crate::failure::{Explain, Failure, REFUSED};
 use crate::output::{print, print_document};
-use crate::snapshot::{Snapshot, connect_quorum};
+use crate::snapshot::{Snapshot, connect_votequorum};
 use crate::{quorum_watch, report};
 
 /// Shows and watches quorum, nodes and votes, and changes votes
@@ -104,12 +104,23 @@ fn status(context: &Context, check: bool) -> Result<(), Failure> {
     } else {
         print(report::text(&snapshot))?;
     }
-    if check && !snapshot.view.quorate { Err(Failure::Answer(REFUSED)) } else { Ok(()) }
+    snapshot.faults.judge(true)?;
+    let quorate = snapshot.view.is_some_and(|view| view.quorate);
+    if check && !quorate { Err(Failure::Answer(REFUSED)) } else { Ok(()) }
 }
 
 fn nodes(context: &Context) -> Result<(), Failure> {
     let snapshot = Snapshot::take(&context.endpoint)?;
-    if context.json { print_document(&report::nodes_json(&snapshot)) } else { print(report::nodes_text(&snapshot)) }
+    if snapshot.view.is_none() {
+        // Who the members are is all there is to tell.
+        return snapshot.faults.judge(true);
+    }
+    if context.json {
+        print_document(&report::nodes_json(&snapshot))?;
+    } else {
+        print(report::nodes_text(&snapshot))?;
+    }
+    snapshot.faults.judge(true)
 }
 
 fn expected(context: &Context, votes: u32) -> Result<(), Failure> {
@@ -130,14 +141,10 @@ fn set_votes(context: &Context, votes: u32, node: Option<u32>) -> Result<(), Fai
 
 /// Connects to votequorum, and tells a missing daemon from a missing provider.
 fn connect(context: &Context) -> Result<votequorum::Client, Failure> {
-    match votequorum::Client::connect_to(&context.endpoint) {
-        Err(error @ Error::NoSocket { .. }) => match connect_quorum(&context.endpoint) {
-            Ok(_) => Err(Failure::refused(
-                "votequorum (CS_ERR_NOT_SUPPORTED): this corosync runs without it, \
-                 since quorum.provider is not corosync_votequorum",
-            )),
-            Err(_) => Err(error.into()),
-        },
-        client => Ok(client?),
-    }
+    connect_votequorum(&context.endpoint)?.ok_or_else(|| {
+        Failure::refused(
+            "votequorum (CS_ERR_NOT_SUPPORTED): this corosync runs without it, \
+             since quorum.provider is not corosync_votequorum",
+        )
+    })
 }

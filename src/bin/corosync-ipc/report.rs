@@ -3,18 +3,21 @@
 use corosync_ipc::votequorum::{Info, InfoFlags};
 use serde_json::{Value as Json, json};
 
+use crate::failure::Fault;
 use crate::output::{printable, table, words};
 use crate::snapshot::{Node, Ring, Snapshot};
 
 /// The whole snapshot.
 pub(crate) fn json(snapshot: &Snapshot) -> Json {
     let votes = |field: fn(&Info) -> u32| snapshot.votes.as_ref().map(field);
+    let view = snapshot.view.as_ref();
+    let nodes = |nodes: &[Node], member| nodes.iter().map(|node| node_json(snapshot, node, member)).collect::<Json>();
     json!({
         "cluster_name": snapshot.cluster_name,
-        "node_id": snapshot.node_id.0,
+        "node_id": snapshot.node_id.map(|node| node.0),
         "node_name": snapshot.local().and_then(|node| node.name.as_deref()),
-        "ring_id": snapshot.view.ring.map(ring_json),
-        "quorate": snapshot.view.quorate,
+        "ring_id": view.and_then(|view| view.ring).map(ring_json),
+        "quorate": view.map(|view| view.quorate),
         "quorum_provider": snapshot.provider,
         "expected_votes": votes(|info| info.expected_votes),
         "highest_expected": votes(|info| info.highest_expected),
@@ -22,22 +25,23 @@ pub(crate) fn json(snapshot: &Snapshot) -> Json {
         "quorum": votes(|info| info.quorum),
         "flags": snapshot.votes.as_ref().map(|info| flag_names(info.flags)),
         "qdevice": qdevice_json(snapshot),
-        "members": snapshot.members.iter().map(|node| node_json(node, true)).collect::<Json>(),
-        "absent": snapshot.absent.iter().map(|node| node_json(node, false)).collect::<Json>(),
+        "members": view.map(|_| nodes(&snapshot.members, true)),
+        "absent": view.map(|_| nodes(&snapshot.absent, false)),
+        "errors": snapshot.faults.json(),
     })
 }
 
 /// Members first, then who is absent.
 pub(crate) fn nodes_json(snapshot: &Snapshot) -> Json {
-    let members = snapshot.members.iter().map(|node| node_json(node, true));
-    members.chain(snapshot.absent.iter().map(|node| node_json(node, false))).collect()
+    let members = snapshot.members.iter().map(|node| node_json(snapshot, node, true));
+    members.chain(snapshot.absent.iter().map(|node| node_json(snapshot, node, false))).collect()
 }
 
 pub(crate) fn ring_json(ring: Ring) -> Json {
     json!({ "node_id": ring.node_id.map(|id| id.0), "seq": ring.seq })
 }
 
-fn node_json(node: &Node, member: bool) -> Json {
+fn node_json(snapshot: &Snapshot, node: &Node, member: bool) -> Json {
     let flag = |info: &Info, flag| info.flags.contains(flag);
     let registered = node.votes.as_ref().filter(|info| flag(info, InfoFlags::QDEVICE_REGISTERED));
     json!({
@@ -53,6 +57,7 @@ fn node_json(node: &Node, member: bool) -> Json {
             "cast_vote": flag(info, InfoFlags::QDEVICE_CAST_VOTE),
             "master_wins": flag(info, InfoFlags::QDEVICE_MASTER_WINS),
         })),
+        "errors": snapshot.faults.json(),
     })
 }
 
@@ -73,16 +78,25 @@ fn flag_names(flags: InfoFlags) -> Vec<String> {
 /// What is known of the cluster, and the nodes.
 pub(crate) fn text(snapshot: &Snapshot) -> String {
     let unknown = || "unknown".to_owned();
-    let view = &snapshot.view;
-    let node = snapshot.node_id.to_string();
+    // What is missing, or why it is.
+    let missing = |part: &str, otherwise: &str| snapshot.faults.get(part).map_or(otherwise.to_owned(), Fault::text);
+    let node = match snapshot.node_id {
+        Some(node) => node.to_string(),
+        None => missing("cfg", "unknown"),
+    };
     let name = snapshot.local().and_then(|node| node.name.as_ref()).map(|name| format!(" ({name})"));
+    let ring = snapshot.view.as_ref().and_then(|view| view.ring);
+    let quorate = snapshot.view.as_ref().map(|view| if view.quorate { "yes" } else { "no" }.to_owned());
     let mut lines = vec![
-        ("Cluster name", snapshot.cluster_name.clone().unwrap_or_else(unknown)),
+        ("Cluster name", snapshot.cluster_name.clone().unwrap_or_else(|| missing("cmap", "unknown"))),
         ("Node", node + &name.unwrap_or_default()),
-        ("Ring ID", view.ring.map_or_else(unknown, ring_text)),
-        ("Quorate", if view.quorate { "yes" } else { "no" }.to_owned()),
-        ("Quorum provider", snapshot.provider.clone().unwrap_or_else(|| "not configured".to_owned())),
+        ("Ring ID", ring.map_or_else(unknown, ring_text)),
+        ("Quorate", quorate.unwrap_or_else(|| missing("quorum", "unknown"))),
+        ("Quorum provider", snapshot.provider.clone().unwrap_or_else(|| missing("cmap", "not configured"))),
     ];
+    if let Some(fault) = snapshot.faults.get("votequorum") {
+        lines.push(("Votes", fault.text()));
+    }
     if let Some(info) = &snapshot.votes {
         let blocked = if info.flags.contains(InfoFlags::QUORATE) { "" } else { " (activity blocked)" };
         lines.extend([
@@ -97,12 +111,15 @@ pub(crate) fn text(snapshot: &Snapshot) -> String {
         }
     }
     let lines = lines.iter().map(|(name, value)| format!("{:<18}{}\n", format!("{name}:"), printable(value)));
-    format!("{}\n{}", lines.collect::<String>(), nodes_text(snapshot))
+    let nodes = if snapshot.view.is_some() { nodes_text(snapshot) } else { "Members are not known.\n".to_owned() };
+    format!("{}\n{nodes}", lines.collect::<String>())
 }
 
 /// A table of all nodes.
 pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
-    let has_votes = snapshot.votes.is_some();
+    // What there is no word for, or why there is none.
+    let no = |part: &str| if snapshot.faults.get(part).is_some() { "failed" } else { "-" };
+    let has_votes = snapshot.votes.is_some() || snapshot.faults.get("votequorum").is_some();
     let mut head = vec!["ID"];
     if has_votes {
         head.push("VOTES");
@@ -117,13 +134,13 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
     for (node, default_state) in members.chain(snapshot.absent.iter().map(|node| (node, "absent"))) {
         let mut row = vec![node.node_id.to_string()];
         if has_votes {
-            row.push(node.votes.as_ref().map_or("-".to_owned(), |info| info.votes.to_string()));
+            row.push(node.votes.as_ref().map_or(no("votequorum").to_owned(), |info| info.votes.to_string()));
         }
         row.push(state(node).unwrap_or_else(|| default_state.to_owned()));
         if snapshot.has_qdevice() {
             row.push(node.votes.as_ref().map_or("-".to_owned(), qdevice_text));
         }
-        row.push(printable(node.name.as_deref().unwrap_or("-")));
+        row.push(printable(node.name.as_deref().unwrap_or(no("cmap"))));
         let local = if node.local { " (local)" } else { "" };
         row.push(printable(&words(&node.addresses)) + local);
         rows.push(row);

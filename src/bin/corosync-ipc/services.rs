@@ -4,6 +4,8 @@ use std::thread;
 
 use corosync_ipc::{Credentials, Endpoint, Error, cfg, cmap, cpg, evs, quorum, votequorum};
 
+use crate::failure::{Fault, Faults};
+
 /// A service, and the least that shows that it answers.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -84,9 +86,11 @@ pub(crate) struct Probe {
 
 impl Probe {
     /// Whether the service is not there because it need not be: it is not configured, or this corosync has none.
-    pub(crate) fn is_absent(&self, provider: Option<&str>) -> bool {
+    ///
+    /// `has_votequorum`: whether votequorum is configured. Where nobody tells, it is missed.
+    pub(crate) fn is_absent(&self, has_votequorum: Option<bool>) -> bool {
         let optional = match self.service.name {
-            "votequorum" => provider != Some(VOTEQUORUM_PROVIDER),
+            "votequorum" => has_votequorum == Some(false),
             name => name == EVS,
         };
         optional && matches!(self.result, Err(Error::NoSocket { .. }))
@@ -96,6 +100,28 @@ impl Probe {
     pub(crate) fn is_needless(&self) -> bool {
         self.service.name == EVS && matches!(self.result, Err(Error::NoSocket { .. }))
     }
+}
+
+/// Whether this quorum provider is votequorum.
+pub(crate) fn is_votequorum(provider: Option<&str>) -> bool {
+    provider == Some(VOTEQUORUM_PROVIDER)
+}
+
+/// Whether votequorum is configured.
+pub(crate) fn has_votequorum(endpoint: &Endpoint) -> Result<bool, Error> {
+    let provider = cmap::Client::connect_to(endpoint)?.get_as::<String>("quorum.provider")?;
+    Ok(is_votequorum(provider.as_deref()))
+}
+
+/// The services that should answer and do not.
+pub(crate) fn faults(probes: &[Probe], has_votequorum: Option<bool>) -> Faults {
+    let mut faults = Faults::default();
+    for probe in probes.iter().filter(|probe| !probe.is_absent(has_votequorum)) {
+        if let Err(error) = &probe.result {
+            faults.add(probe.service.name, Fault::from(error));
+        }
+    }
+    faults
 }
 
 /// Tries all services at once, so that a daemon that is stopped costs one timeout.

@@ -1,6 +1,7 @@
 //! The cluster as this node sees it at one moment, collected from quorum, votequorum and cmap.
 
 use std::collections::BTreeMap;
+use std::thread::{self, ScopedJoinHandle};
 
 use corosync_ipc::cfg;
 use corosync_ipc::cmap::{self, Value};
@@ -8,25 +9,29 @@ use corosync_ipc::quorum::{self, Model, QuorumType};
 use corosync_ipc::votequorum::{self, Info, InfoFlags, QDEVICE_NODE_ID};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
 
-use crate::failure::{Failure, TIMED_OUT};
+use crate::failure::{Failure, Fault, Faults};
+use crate::services;
 
 /// How often to look again while the membership changes under the questions.
 const ROUNDS: usize = 5;
 
-/// The cluster as this node sees it.
-#[derive(Debug)]
+/// The cluster as this node sees it. What a service did not tell is missing, and `faults` says why.
+#[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    pub(crate) node_id: NodeId,
+    pub(crate) node_id: Option<NodeId>,
     pub(crate) cluster_name: Option<String>,
-    /// `None`: every partition is quorate.
+    /// `None`: every partition is quorate, unless cmap failed.
     pub(crate) provider: Option<String>,
-    pub(crate) view: View,
+    /// `None`: quorum failed.
+    pub(crate) view: Option<View>,
     /// `None` without votequorum.
     pub(crate) votes: Option<Info>,
     /// The members, in the order corosync gives.
     pub(crate) members: Vec<Node>,
-    /// Nodes that are configured, or were members, and are not.
+    /// Nodes that are configured, or were members, and are not. None where it is not known who is a member.
     pub(crate) absent: Vec<Node>,
+    /// By service.
+    pub(crate) faults: Faults,
 }
 
 /// What the quorum service tells.
@@ -62,7 +67,7 @@ struct Configured {
     node_id: Option<NodeId>,
     name: Option<String>,
     /// By link.
-    addresses: BTreeMap<u32, String>,
+    addresses: BTreeMap<u8, String>,
 }
 
 impl From<RingId> for Ring {
@@ -72,62 +77,26 @@ impl From<RingId> for Ring {
 }
 
 impl Snapshot {
-    /// Asks the services until two answers in a row name the same ring.
+    /// Asks the services until two answers in a row name the same ring. Fails when none of them answers.
     pub(crate) fn take(endpoint: &Endpoint) -> Result<Self, Failure> {
-        let cmap = cmap::Client::connect_to(endpoint)?;
-        let quorum = connect_quorum(endpoint)?;
-        let votequorum = connect_votequorum(endpoint)?;
-        let node_id = match &votequorum {
-            Some(votequorum) => votequorum.local_info()?.node_id,
-            None => cfg::Client::connect_to(endpoint)?.local_node_id()?,
-        };
-        let collect = |view: View| Self::collect(&cmap, votequorum.as_ref(), node_id, view);
-        let mut view = View::current(&cmap, &quorum, votequorum.as_ref())?;
-        let mut snapshot = collect(view.clone())?;
+        let mut sources = Sources::connect(endpoint);
+        let node_id = sources.node_id(endpoint);
+        let mut view = sources.view();
+        let mut snapshot = sources.collect(node_id, view.clone());
         for _ in 0..ROUNDS {
-            let now = View::current(&cmap, &quorum, votequorum.as_ref())?;
+            let now = sources.view();
             if now == view {
                 break;
             }
             view = now;
-            snapshot = collect(view.clone())?;
+            snapshot = sources.collect(node_id, view.clone());
         }
-        Ok(snapshot)
-    }
-
-    fn collect(
-        cmap: &cmap::Client,
-        votequorum: Option<&votequorum::Client>,
-        node_id: NodeId,
-        view: View,
-    ) -> Result<Self, Failure> {
-        let configured = configured_nodes(cmap)?;
-        let votes = votequorum.map(votequorum::Client::local_info).transpose()?;
-        let mut known: Vec<NodeId> = configured.values().filter_map(|node| node.node_id).collect();
-        known.extend(votequorum.map(known_to_votequorum).transpose()?.unwrap_or_default());
-        known.retain(|node| !view.members.contains(node) && *node != QDEVICE_NODE_ID);
-        known.sort_unstable();
-        known.dedup();
-        let node = |id: &NodeId| {
-            let found = configured.values().find(|node| node.node_id == Some(*id));
-            let mut addresses: Vec<_> =
-                found.map(|node| node.addresses.values().cloned().collect()).unwrap_or_default();
-            if addresses.is_empty() {
-                addresses = joined_addresses(cmap, *id)?;
-            }
-            let votes = votequorum.map(|client| info(client, *id)).transpose()?.flatten();
-            let name = found.and_then(|node| node.name.clone());
-            Ok(Node { node_id: *id, name, addresses, local: *id == node_id, votes })
-        };
-        Ok(Self {
-            members: view.members.iter().map(node).collect::<Result<_, Failure>>()?,
-            absent: known.iter().map(node).collect::<Result<_, Failure>>()?,
-            cluster_name: text(cmap, "totem.cluster_name")?,
-            provider: text(cmap, "quorum.provider")?,
-            node_id,
-            view,
-            votes,
-        })
+        let answered = sources.answered();
+        snapshot.faults = sources.faults();
+        if snapshot.faults.get(VOTEQUORUM).is_some() {
+            snapshot.forget_votes();
+        }
+        if answered { Ok(snapshot) } else { snapshot.faults.judge(false).map(|()| snapshot) }
     }
 
     /// This node, if it is known.
@@ -139,44 +108,125 @@ impl Snapshot {
     pub(crate) fn has_qdevice(&self) -> bool {
         self.votes.as_ref().is_some_and(|votes| votes.flags.contains(InfoFlags::QDEVICE_REGISTERED))
     }
+
+    /// Whether votequorum is configured; `None` where cmap does not tell.
+    pub(crate) fn has_votequorum(&self) -> Option<bool> {
+        self.faults.get(CMAP).is_none().then(|| services::is_votequorum(self.provider.as_deref()))
+    }
+
+    /// Rather nothing than what votequorum told before it failed.
+    fn forget_votes(&mut self) {
+        self.votes = None;
+        self.members.iter_mut().chain(&mut self.absent).for_each(|node| node.votes = None);
+    }
 }
 
-impl View {
-    fn current(
-        cmap: &cmap::Client,
-        quorum: &quorum::Client,
-        votequorum: Option<&votequorum::Client>,
-    ) -> Result<Self, Failure> {
-        quorum.track_start(TrackFlags::CURRENT)?;
-        let mut nodelist = None;
-        let mut view = loop {
-            match quorum.next_event(quorum.request_timeout())? {
-                Some(quorum::Event::Quorum(event)) => {
-                    let ring = Some(event.ring_id.into());
-                    break Self { quorate: event.quorate, ring, members: event.members };
-                }
-                Some(quorum::Event::Notification(event)) => {
-                    let ring = Some(Ring { node_id: None, seq: event.ring_seq });
-                    break Self { quorate: event.quorate, ring, members: event.members };
-                }
-                Some(quorum::Event::Nodelist(event)) => nodelist = Some(event),
-                Some(_) => {}
-                None => {
-                    let text = "quorum trackstart: the daemon did not tell the present state (CS_ERR_TIMEOUT)";
-                    return Err(Failure::Failed { status: TIMED_OUT, text: text.to_owned() });
-                }
+/// A service that is asked until it fails.
+#[derive(Debug)]
+struct Source<C> {
+    name: &'static str,
+    /// `None` once it failed, and where it is not configured.
+    client: Option<C>,
+    answered: bool,
+    fault: Option<Fault>,
+}
+
+impl<C> Source<C> {
+    fn new(name: &'static str, connected: Result<Option<C>, Error>) -> Self {
+        let fault = connected.as_ref().err().map(Fault::from);
+        Self { name, client: connected.ok().flatten(), answered: false, fault }
+    }
+
+    /// `None` where there is no answer, which the fault explains unless the service is not configured.
+    fn ask<T>(&mut self, question: impl FnOnce(&C) -> Result<T, Error>) -> Option<T> {
+        match question(self.client.as_ref()?) {
+            Ok(answer) => {
+                self.answered = true;
+                Some(answer)
             }
-        };
-        if quorum.quorum_type() == QuorumType::FREE {
+            Err(error) => {
+                self.fault = Some(Fault::from(&error));
+                self.client = None;
+                None
+            }
+        }
+    }
+}
+
+/// Names of the parts.
+const CMAP: &str = "cmap";
+const VOTEQUORUM: &str = "votequorum";
+
+/// The services that a snapshot is made from.
+#[derive(Debug)]
+struct Sources {
+    cmap: Source<cmap::Client>,
+    quorum: Source<quorum::Client>,
+    votequorum: Source<votequorum::Client>,
+    /// Asked where votequorum does not say who the local node is.
+    cfg: Source<cfg::Client>,
+}
+
+impl Sources {
+    /// Connects at once to all, so that a daemon that is stopped costs one timeout.
+    fn connect(endpoint: &Endpoint) -> Self {
+        thread::scope(|scope| {
+            let cmap = scope.spawn(|| cmap::Client::connect_to(endpoint));
+            let quorum = scope.spawn(|| connect_quorum(endpoint));
+            let votequorum = scope.spawn(|| connect_votequorum(endpoint));
+            Self {
+                cmap: Source::new(CMAP, join(cmap).map(Some)),
+                quorum: Source::new("quorum", join(quorum).map(Some)),
+                votequorum: Source::new(VOTEQUORUM, join(votequorum)),
+                cfg: Source::new("cfg", Ok(None)),
+            }
+        })
+    }
+
+    fn answered(&self) -> bool {
+        self.cmap.answered || self.quorum.answered || self.votequorum.answered || self.cfg.answered
+    }
+
+    fn faults(self) -> Faults {
+        let mut faults = Faults::default();
+        let all = [
+            (self.cmap.name, self.cmap.fault),
+            (self.quorum.name, self.quorum.fault),
+            (self.votequorum.name, self.votequorum.fault),
+            (self.cfg.name, self.cfg.fault),
+        ];
+        for (name, fault) in all {
+            if let Some(fault) = fault {
+                faults.add(name, fault);
+            }
+        }
+        faults
+    }
+
+    fn node_id(&mut self, endpoint: &Endpoint) -> Option<NodeId> {
+        if let Some(info) = self.votequorum.ask(votequorum::Client::local_info) {
+            return Some(info.node_id);
+        }
+        // Where nobody is reached so far cfg would cost another timeout.
+        if self.cmap.client.is_none() && self.quorum.client.is_none() {
+            return None;
+        }
+        self.cfg = Source::new("cfg", cfg::Client::connect_to(endpoint).map(Some));
+        self.cfg.ask(cfg::Client::local_node_id)
+    }
+
+    fn view(&mut self) -> Option<View> {
+        let (mut view, nodelist) = self.quorum.ask(present_state)?;
+        if self.quorum.client.as_ref().is_some_and(|quorum| quorum.quorum_type() == QuorumType::FREE) {
             // Ring and members come from the provider; without one they stay empty there.
             (view.ring, view.members) = match nodelist {
                 Some(nodelist) => (Some(nodelist.ring_id.into()), nodelist.member_list),
-                None => (None, joined_members(cmap)?),
+                None => (None, self.cmap.ask(joined_members).unwrap_or_default()),
             };
         }
         // Model v0 tells half of the ring's id; votequorum may know the other.
-        if let (Some(votequorum), Some(Ring { node_id: None, seq })) = (votequorum, view.ring) {
-            for event in votequorum_events(votequorum)? {
+        if let Some(Ring { node_id: None, seq }) = view.ring {
+            for event in self.votequorum.ask(votequorum_events).unwrap_or_default() {
                 match event {
                     votequorum::Event::Nodelist { ring_id, .. } if ring_id.seq == seq => {
                         view.ring = Some(ring_id.into());
@@ -185,28 +235,95 @@ impl View {
                 }
             }
         }
-        Ok(view)
+        Some(view)
+    }
+
+    fn collect(&mut self, node_id: Option<NodeId>, view: Option<View>) -> Snapshot {
+        let configured = self.cmap.ask(configured_nodes).unwrap_or_default();
+        let votes = self.votequorum.ask(votequorum::Client::local_info);
+        let mut snapshot = Snapshot {
+            cluster_name: self.cmap.ask(|cmap| text(cmap, "totem.cluster_name")).flatten(),
+            provider: self.cmap.ask(|cmap| text(cmap, "quorum.provider")).flatten(),
+            node_id,
+            votes,
+            ..Snapshot::default()
+        };
+        let Some(view) = view else { return snapshot };
+        let mut known: Vec<NodeId> = configured.values().filter_map(|node| node.node_id).collect();
+        known.extend(self.votequorum.ask(known_to_votequorum).unwrap_or_default());
+        known.retain(|node| !view.members.contains(node) && *node != QDEVICE_NODE_ID);
+        known.sort_unstable();
+        known.dedup();
+        let mut node = |id: &NodeId| {
+            let found = configured.values().find(|node| node.node_id == Some(*id));
+            let mut addresses: Vec<_> =
+                found.map(|node| node.addresses.values().cloned().collect()).unwrap_or_default();
+            if addresses.is_empty() {
+                addresses = self.cmap.ask(|cmap| joined_addresses(cmap, *id)).unwrap_or_default();
+            }
+            let votes = self.votequorum.ask(|client| info(client, *id)).flatten();
+            let name = found.and_then(|node| node.name.clone());
+            Node { node_id: *id, name, addresses, local: Some(*id) == node_id, votes }
+        };
+        snapshot.members = view.members.iter().map(&mut node).collect();
+        snapshot.absent = known.iter().map(node).collect();
+        snapshot.view = Some(view);
+        snapshot
+    }
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The present state, as the quorum service tells it, and the list of nodes where it comes by itself.
+fn present_state(quorum: &quorum::Client) -> Result<(View, Option<quorum::NodelistNotification>), Error> {
+    quorum.track_start(TrackFlags::CURRENT)?;
+    let mut nodelist = None;
+    let timeout = quorum.request_timeout();
+    loop {
+        match quorum.next_event(timeout)? {
+            Some(quorum::Event::Quorum(event)) => {
+                let ring = Some(event.ring_id.into());
+                return Ok((View { quorate: event.quorate, ring, members: event.members }, nodelist));
+            }
+            Some(quorum::Event::Notification(event)) => {
+                let ring = Some(Ring { node_id: None, seq: event.ring_seq });
+                return Ok((View { quorate: event.quorate, ring, members: event.members }, nodelist));
+            }
+            Some(quorum::Event::Nodelist(event)) => nodelist = Some(event),
+            Some(_) => {}
+            None => {
+                return Err(Error::TimedOut { operation: "waiting for the state of quorum".into(), after: timeout });
+            }
+        }
     }
 }
 
 /// Connects with the newest model the daemon has.
-pub(crate) fn connect_quorum(endpoint: &Endpoint) -> Result<quorum::Client, Failure> {
+pub(crate) fn connect_quorum(endpoint: &Endpoint) -> Result<quorum::Client, Error> {
     match quorum::Client::connect_model(endpoint, Model::V1) {
-        Err(Error::Unsupported { .. }) => Ok(quorum::Client::connect_model(endpoint, Model::V0)?),
-        client => Ok(client?),
+        Err(Error::Unsupported { .. }) => quorum::Client::connect_model(endpoint, Model::V0),
+        client => client,
     }
 }
 
 /// `None` where it is not the configured provider.
-pub(crate) fn connect_votequorum(endpoint: &Endpoint) -> Result<Option<votequorum::Client>, Failure> {
+pub(crate) fn connect_votequorum(endpoint: &Endpoint) -> Result<Option<votequorum::Client>, Error> {
     match votequorum::Client::connect_to(endpoint) {
-        Err(Error::NoSocket { .. }) => Ok(None),
-        client => Ok(Some(client?)),
+        Err(error @ Error::NoSocket { .. }) => {
+            match services::has_votequorum(endpoint) {
+                Ok(false) => Ok(None),
+                // It should be there, or nobody tells whether it should.
+                _ => Err(error),
+            }
+        }
+        client => client.map(Some),
     }
 }
 
 /// Votes and state of a node; `None` if it was never a member.
-fn info(client: &votequorum::Client, node: NodeId) -> Result<Option<Info>, Failure> {
+fn info(client: &votequorum::Client, node: NodeId) -> Result<Option<Info>, Error> {
     match client.info(node) {
         Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
         info => Ok(Some(info?)),
@@ -214,7 +331,7 @@ fn info(client: &votequorum::Client, node: NodeId) -> Result<Option<Info>, Failu
 }
 
 /// The present state, as votequorum tells it.
-fn votequorum_events(client: &votequorum::Client) -> Result<Vec<votequorum::Event>, Failure> {
+fn votequorum_events(client: &votequorum::Client) -> Result<Vec<votequorum::Event>, Error> {
     client.track_start(0, TrackFlags::CURRENT)?;
     let mut events = Vec::new();
     while let Some(event) = client.poll_event()? {
@@ -223,7 +340,7 @@ fn votequorum_events(client: &votequorum::Client) -> Result<Vec<votequorum::Even
     Ok(events)
 }
 
-fn known_to_votequorum(client: &votequorum::Client) -> Result<Vec<NodeId>, Failure> {
+fn known_to_votequorum(client: &votequorum::Client) -> Result<Vec<NodeId>, Error> {
     let mut known = Vec::new();
     for event in votequorum_events(client)? {
         if let votequorum::Event::Quorum { nodes, .. } = event {
@@ -233,15 +350,28 @@ fn known_to_votequorum(client: &votequorum::Client) -> Result<Vec<NodeId>, Failu
     Ok(known)
 }
 
-/// The nodes that are configured, or where none are, those that joined, in the order of their ids, with their names.
-pub(crate) fn known_nodes(cmap: &cmap::Client) -> Result<BTreeMap<NodeId, Option<String>>, Failure> {
+/// The local node, those that are configured, and where the id of one is not (or none is), those that joined, with their names.
+pub(crate) fn known_nodes(cmap: &cmap::Client, local: NodeId) -> Result<BTreeMap<NodeId, Option<String>>, Error> {
+    let mut known = BTreeMap::from([(local, None)]);
     let configured = configured_nodes(cmap)?;
-    let known: BTreeMap<_, _> = configured.into_values().filter_map(|node| Some((node.node_id?, node.name))).collect();
-    if known.is_empty() { Ok(joined_members(cmap)?.into_iter().map(|node| (node, None)).collect()) } else { Ok(known) }
+    if configured.is_empty() || configured.values().any(|node| node.node_id.is_none()) {
+        known.extend(joined_members(cmap)?.into_iter().map(|node| (node, None)));
+    }
+    known.extend(configured.into_values().filter_map(|node| Some((node.node_id?, node.name))));
+    Ok(known)
+}
+
+/// What is configured for this node, by link.
+pub(crate) fn local_addresses(cmap: &cmap::Client, local: NodeId) -> Result<BTreeMap<u8, String>, Error> {
+    let mut configured = configured_nodes(cmap)?;
+    let position = cmap.get_as::<u32>("nodelist.local_node_pos")?;
+    let node = position.and_then(|position| configured.remove(&position));
+    let node = node.or_else(|| configured.into_values().find(|node| node.node_id == Some(local)));
+    Ok(node.map(|node| node.addresses).unwrap_or_default())
 }
 
 /// The nodes of `nodelist.node.POSITION.*`, by position.
-fn configured_nodes(cmap: &cmap::Client) -> Result<BTreeMap<u32, Configured>, Failure> {
+fn configured_nodes(cmap: &cmap::Client) -> Result<BTreeMap<u32, Configured>, Error> {
     let mut nodes: BTreeMap<u32, Configured> = BTreeMap::new();
     for (key, value) in cmap.list("nodelist.node.")? {
         let mut parts = key.split('.').skip(2);
@@ -269,7 +399,7 @@ fn configured_nodes(cmap: &cmap::Client) -> Result<BTreeMap<u32, Configured>, Fa
 const JOINED: [&str; 2] = ["runtime.members", "runtime.totem.pg.mrp.srp.members"];
 
 /// The members as totem knows them.
-fn joined_members(cmap: &cmap::Client) -> Result<Vec<NodeId>, Failure> {
+fn joined_members(cmap: &cmap::Client) -> Result<Vec<NodeId>, Error> {
     for members in JOINED {
         let entries = cmap.list(&format!("{members}."))?;
         let joined = entries.iter().filter(|(_, value)| *value == Value::from("joined"));
@@ -284,7 +414,7 @@ fn joined_members(cmap: &cmap::Client) -> Result<Vec<NodeId>, Failure> {
 }
 
 /// The addresses with which a node joined, for one that is not in the list of nodes.
-fn joined_addresses(cmap: &cmap::Client, node: NodeId) -> Result<Vec<String>, Failure> {
+fn joined_addresses(cmap: &cmap::Client, node: NodeId) -> Result<Vec<String>, Error> {
     for members in JOINED {
         if let Some(ip) = text(cmap, &format!("{members}.{node}.ip"))? {
             return Ok(parse_joined(&ip));
@@ -298,7 +428,7 @@ fn parse_joined(text: &str) -> Vec<String> {
     text.split("ip(").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
 }
 
-fn text(cmap: &cmap::Client, key: &str) -> Result<Option<String>, Failure> {
+fn text(cmap: &cmap::Client, key: &str) -> Result<Option<String>, Error> {
     Ok(match cmap.get(key)? {
         Some(Value::String(text)) => Some(text),
         _ => None,

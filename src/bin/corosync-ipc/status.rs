@@ -6,9 +6,9 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use crate::cli::Context;
-use crate::failure::{Failure, describe};
-use crate::links;
-use crate::output::{print, print_document};
+use crate::failure::{Failure, Fault, describe};
+use crate::links::{self, Link};
+use crate::output::{print, print_document, printable};
 use crate::report;
 use crate::services::{self, Probe};
 use crate::snapshot::Snapshot;
@@ -16,7 +16,8 @@ use crate::snapshot::Snapshot;
 /// Prints one snapshot of the cluster as this node sees it
 ///
 /// The local node, ring id, whether it is quorate, votes, all nodes with their names and addresses, links, and which services answer. With --json
-/// one document, described in docs/json.md. Not being quorate is an answer: see `quorum status --check`.
+/// one document, described in docs/json.md. Not being quorate is an answer: see `quorum status --check`. What a service does not tell is
+/// said where it would stand, and the exit status is 1 then, or 4 when it timed out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc status
@@ -28,31 +29,58 @@ impl Status {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let snapshot = Snapshot::take(&context.endpoint)?;
         let probes = services::probe_all(&context.endpoint);
-        // What is wrong with cfg, the services tell.
-        let has_cfg = probes.iter().any(|probe| probe.service.name == "cfg" && probe.result.is_ok());
-        let links = has_cfg.then(|| links::links(&context.endpoint).ok()).flatten();
+        let has_votequorum = snapshot.has_votequorum();
+        let of_services = services::faults(&probes, has_votequorum);
+        // Where one of those that tell of links does not answer, asking again would cost another timeout.
+        let links = match of_services.get("cfg").or(of_services.get("cmap")) {
+            Some(fault) => Err(fault.clone()),
+            None => links::links(&context.endpoint).map_err(|error| Fault::from(&error)),
+        };
+        let mut faults = snapshot.faults.clone();
+        let links = match links {
+            Ok((links, missing)) => {
+                faults.extend(missing);
+                Ok(links)
+            }
+            Err(fault) => {
+                faults.add("links", fault.clone());
+                Err(fault)
+            }
+        };
+        faults.extend(of_services);
         if context.json {
             let mut document = report::json(&snapshot);
-            document["links"] = json!(links.as_deref().map(links::links_json));
+            document["links"] = json!(links.as_deref().ok().map(links::links_json));
+            if let Err(fault) = &links {
+                document["errors"]["links"] = fault.json();
+            }
             document["services"] = probes.iter().map(service_json).collect();
-            return print_document(&document);
+            print_document(&document)?;
+        } else {
+            print(text(&snapshot, &links, &probes))?;
         }
-        let mut text = report::text(&snapshot);
-        if let Some(links) = &links {
-            let _ = write!(text, "\n{}", links::links_text(links));
-        }
-        text += "\nServices:\n";
-        for probe in &probes {
-            let state = match &probe.result {
-                Ok(_) => "reachable".to_owned(),
-                Err(_) if probe.is_needless() => "none in this corosync".to_owned(),
-                Err(_) if probe.is_absent(snapshot.provider.as_deref()) => "not configured".to_owned(),
-                Err(error) => describe(error),
-            };
-            let _ = writeln!(text, "  {:<12}{state}", probe.service.name);
-        }
-        print(text)
+        // That there is a snapshot means that somebody answered.
+        faults.judge(true)
     }
+}
+
+fn text(snapshot: &Snapshot, links: &Result<Vec<Link>, Fault>, probes: &[Probe]) -> String {
+    let mut text = report::text(snapshot);
+    let _ = match links {
+        Ok(links) => write!(text, "\n{}", links::links_text(links)),
+        Err(fault) => writeln!(text, "\nLinks:\n  {}", printable(&fault.text())),
+    };
+    text += "\nServices:\n";
+    for probe in probes {
+        let state = match &probe.result {
+            Ok(_) => "reachable".to_owned(),
+            Err(_) if probe.is_needless() => "none in this corosync".to_owned(),
+            Err(_) if probe.is_absent(snapshot.has_votequorum()) => "not configured".to_owned(),
+            Err(error) => printable(&Fault::from(error).text()),
+        };
+        let _ = writeln!(text, "  {:<12}{state}", probe.service.name);
+    }
+    text
 }
 
 fn service_json(probe: &Probe) -> Json {

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,9 @@ use nix::unistd::{getegid, geteuid};
 use serde_json::{Map, Value as Json, json};
 
 use crate::output::printable;
+
+/// Where the system lists Unix sockets.
+const SOCKETS: &str = "/proc/net/unix";
 
 /// Where libqb may have been built to keep filesystem sockets.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/run", "/tmp"];
@@ -26,6 +30,8 @@ pub(crate) struct Surroundings {
     shm: Result<Shm, String>,
     pub(crate) daemons: Vec<Daemon>,
     pub(crate) sockets: Sockets,
+    /// What could not be looked at, by the JSON member that lacks it.
+    unseen: Vec<(&'static str, String)>,
 }
 
 /// The file system of the rings, in bytes.
@@ -56,6 +62,15 @@ impl Surroundings {
         let shm_root = endpoint.shm_root_path().to_path_buf();
         let names = [ENV_SOCKET_DIR, ENV_SHM_ROOT, ENV_TIMEOUT];
         let value = |name| Some((name, env::var_os(name)?.to_string_lossy().into_owned()));
+        let mut unseen = Vec::new();
+        let daemons = daemons().unwrap_or_else(|error| {
+            unseen.push(("processes", format!("/proc: {error}")));
+            Vec::new()
+        });
+        let listed = fs::read_to_string(SOCKETS).unwrap_or_else(|error| {
+            unseen.push(("sockets_seen", format!("{SOCKETS}: {error}")));
+            String::new()
+        });
         Self {
             uid: geteuid().as_raw(),
             gid: getegid().as_raw(),
@@ -63,8 +78,9 @@ impl Surroundings {
             address: endpoint.socket_address("cmap"),
             shm: Shm::look(&shm_root),
             shm_root,
-            daemons: daemons(),
-            sockets: Sockets::look(),
+            daemons,
+            sockets: Sockets::look(&listed),
+            unseen,
         }
     }
 
@@ -81,7 +97,10 @@ impl Surroundings {
             ("Sockets", format!("cmap is looked for at {}", self.address)),
             ("Shared memory", format!("{}: {shm}", self.shm_root.display())),
         ];
-        if self.daemons.is_empty() {
+        for (_, error) in &self.unseen {
+            lines.push(("Not seen", format!("failed: {error}")));
+        }
+        if self.daemons.is_empty() && !self.unseen.iter().any(|(part, _)| *part == "processes") {
             lines.push(("Processes", "no corosync in this process namespace".to_owned()));
         }
         for daemon in &self.daemons {
@@ -122,6 +141,9 @@ impl Surroundings {
                 "error": self.shm.as_ref().err(),
             },
             "processes": self.daemons.iter().map(daemon).collect::<Json>(),
+            "errors": Map::from_iter(self.unseen.iter().map(|(part, error)| {
+                ((*part).to_owned(), json!({ "error": error, "cs_error": null }))
+            })),
         })
     }
 }
@@ -137,8 +159,8 @@ impl Shm {
 }
 
 impl Sockets {
-    fn look() -> Self {
-        let listed = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    /// `listed`: all Unix sockets.
+    fn look(listed: &str) -> Self {
         let files = SOCKET_DIRECTORIES.map(|directory| Path::new(directory).join("cmap"));
         let is_socket = |file: &PathBuf| file.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
         Self {
@@ -153,12 +175,9 @@ fn is_abstract_cmap(name: &str) -> bool {
     name.strip_prefix("@cmap").is_some_and(|rest| rest.bytes().all(|byte| byte == b'@'))
 }
 
-fn daemons() -> Vec<Daemon> {
+fn daemons() -> io::Result<Vec<Daemon>> {
     let network = fs::read_link("/proc/self/ns/net").ok();
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let mut daemons: Vec<Daemon> = processes
+    let mut daemons: Vec<Daemon> = fs::read_dir("/proc")?
         .flatten()
         .filter_map(|process| {
             let pid = process.file_name().to_str()?.parse().ok()?;
@@ -173,7 +192,7 @@ fn daemons() -> Vec<Daemon> {
         })
         .collect();
     daemons.sort_unstable_by_key(|daemon| daemon.pid);
-    daemons
+    Ok(daemons)
 }
 
 #[cfg(test)]
