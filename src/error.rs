@@ -38,6 +38,25 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The user who serves may not: it is neither root, nor this process's user, nor one that
+    /// [`Endpoint::server_uids`](crate::Endpoint::server_uids) names. No request was sent and no file was opened.
+    #[error(
+        "{service} is served by uid {uid} (process {pid}), which is neither root nor this user: if it is to be trusted, \
+         allow it with --server-uid {uid}, COROSYNC_IPC_SERVER_UID={uid} or Endpoint::server_uids{}",
+        unmapped(*uid, *is_unmapped)
+    )]
+    UntrustedServer {
+        /// The service.
+        service: Cow<'static, str>,
+        /// Who serves.
+        uid: u32,
+        /// The process; 0 when it is in a pid namespace this one cannot see.
+        pid: i32,
+        /// Whether this is the number that all users have whom this process's user namespace does not map, such as the host's root in a
+        /// rootless container.
+        is_unmapped: bool,
+    },
+
     /// The daemon is there but did not take connections until the deadline: it is starting, or out of file descriptors.
     #[error(
         "the daemon takes no {service} connections yet (CS_ERR_TRY_AGAIN): it is starting, or has no file descriptors left"
@@ -169,6 +188,14 @@ pub enum Error {
     },
 }
 
+fn unmapped(uid: u32, is_unmapped: bool) -> String {
+    if is_unmapped {
+        format!("; uid {uid} here stands for all users outside of this user namespace, such as the host's root")
+    } else {
+        String::new()
+    }
+}
+
 /// What was wrong with the peer's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -264,6 +291,7 @@ impl Error {
             Self::InvalidArgument { .. } => CsError::InvalidParam,
             Self::NotReady { .. } => CsError::TryAgain,
             Self::NotAllowed { .. } => CsError::Access,
+            Self::UntrustedServer { .. } => CsError::Security,
             Self::SharedMemoryFull { .. } => CsError::NoSpace,
             Self::RingsNotVisible { source, .. } | Self::Refused { source, .. } | Self::NoSocket { source, .. } => {
                 source.raw_os_error().map_or(CsError::Library, CsError::from_errno)

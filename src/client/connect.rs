@@ -47,12 +47,12 @@ pub(super) fn connect(service: &'static str, endpoint: &Endpoint, default_ring_s
     let name = Cow::Owned(endpoint.name(service).to_owned());
     let timeout = endpoint.connect_timeout_value();
     let deadline = Instant::now().checked_add(timeout);
-    let connecting = Connecting { service: name, timeout, deadline };
+    let connecting = Connecting { endpoint, service: name, timeout, deadline };
     let mut pause = QUEUE_RETRY;
-    let (socket, reply) = loop {
+    let (socket, peer, reply) = loop {
         let socket = connecting.socket(&endpoint.address(service))?;
         match connecting.handshake(&socket, max_msg_size) {
-            Ok(reply) => break (socket, reply),
+            Ok((peer, reply)) => break (socket, peer, reply),
             // The daemon is starting, which takes it a second or so.
             Err(Error::NotReady { .. }) if deadline.is_none_or(|deadline| Instant::now() + pause < deadline) => {
                 thread::sleep(pause);
@@ -61,8 +61,6 @@ pub(super) fn connect(service: &'static str, endpoint: &Endpoint, default_ring_s
             Err(error) => return Err(error),
         }
     };
-    let peer =
-        socket::peer_credentials(&socket).map_err(|error| Error::system("reading the daemon's credentials", error))?;
     let unknown = match reply.transport {
         TransportType::SHM => None,
         TransportType::SOCKET => Some(ProtocolError::DatagramTransport),
@@ -74,13 +72,14 @@ pub(super) fn connect(service: &'static str, endpoint: &Endpoint, default_ring_s
     connecting.rings(socket, peer, &reply, endpoint.shm_root_path())
 }
 
-struct Connecting {
+struct Connecting<'a> {
+    endpoint: &'a Endpoint,
     service: Cow<'static, str>,
     timeout: Duration,
     deadline: Option<Instant>,
 }
 
-impl Connecting {
+impl Connecting<'_> {
     fn socket(&self, address: &SocketAddress) -> Result<OwnedFd> {
         let resolved = match address {
             SocketAddress::Abstract(name) => socket::abstract_address(name),
@@ -111,8 +110,16 @@ impl Connecting {
         }
     }
 
-    /// Sends the request and collects the reply. Credentials travel with both.
-    fn handshake(&self, socket: &OwnedFd, max_msg_size: u32) -> Result<ConnectReply> {
+    fn check_server(&self, Credentials { pid, uid, .. }: Credentials) -> Result<()> {
+        if self.endpoint.may_serve(uid) {
+            return Ok(());
+        }
+        let is_unmapped = file::is_unmapped(uid);
+        Err(Error::UntrustedServer { service: self.service.clone(), uid, pid, is_unmapped })
+    }
+
+    /// Sends the request and collects the reply, from users that may serve only. Credentials travel with both.
+    fn handshake(&self, socket: &OwnedFd, max_msg_size: u32) -> Result<(Credentials, ConnectReply)> {
         let failed = |source| Error::system(format!("connecting to {}", self.service), source);
         let protocol = |source: crate::wire::WireError| self.protocol(source.into());
         socket::pass_credentials(socket, true).map_err(failed)?;
@@ -123,14 +130,22 @@ impl Connecting {
             Ok(_) => return Err(failed(io::ErrorKind::WriteZero.into())),
             Err(error) => return Err(self.disconnected(error)),
         }
+        // The kernel noted who listens, so nobody can pretend to be another. The request tells nothing but a size, and goes to those who
+        // are refused too: servers with libqb 0.10 and 0.11 would wait for it for ever, spinning, even when the client is gone.
+        let peer = socket::peer_credentials(socket);
+        let peer = peer.map_err(|error| Error::system("reading the daemon's credentials", error))?;
+        self.check_server(peer)?;
         let mut handshake = Handshake::default();
         let mut buffer = [0; 2048];
         let reply = loop {
             let wants = handshake.wants().map_err(protocol)?.min(buffer.len());
             let room = buffer.get_mut(..wants).unwrap_or_default();
-            match socket::receive_now(socket, room) {
-                Ok(0) => return Err(Error::Disconnected { service: self.service.clone() }),
-                Ok(count) => {
+            match socket::receive_from(socket, room) {
+                Ok((0, _)) => return Err(Error::Disconnected { service: self.service.clone() }),
+                Ok((count, sender)) => {
+                    // Whoever listened may have dropped privileges since, or passed the socket on. The one who answers will read the
+                    // requests, so it must be trusted too; it need not be the same user.
+                    sender.map_or(Ok(()), |sender| self.check_server(sender))?;
                     let received = room.get(..count).unwrap_or_default();
                     if let Some(reply) = handshake.feed(received).map_err(protocol)? {
                         break reply;
@@ -145,7 +160,7 @@ impl Connecting {
             }
         };
         socket::pass_credentials(socket, false).map_err(failed)?;
-        if reply.error == 0 { Ok(reply) } else { Err(self.refused(reply.error)) }
+        if reply.error == 0 { Ok((peer, reply)) } else { Err(self.refused(reply.error)) }
     }
 
     fn refused(&self, error: i32) -> Error {

@@ -35,6 +35,16 @@ pub(crate) fn open_regular(directory: &impl AsFd, name: &OsStr) -> io::Result<Fi
     Ok(file)
 }
 
+/// Whether a user id is the one that stands for all users whom this process's user namespace does not map.
+pub(crate) fn is_unmapped(uid: u32) -> bool {
+    const DEFAULT_OVERFLOW_UID: u32 = 65534;
+    let read = |path| std::fs::read_to_string(path).ok();
+    let overflow = read("/proc/sys/kernel/overflowuid").and_then(|uid| uid.trim().parse().ok());
+    // Outside of user namespaces all are mapped: 0 0 4294967295.
+    let maps_all = || read("/proc/self/uid_map").is_some_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    uid == overflow.unwrap_or(DEFAULT_OVERFLOW_UID) && !maps_all()
+}
+
 /// Removes a file; a link is removed itself, not what it points to.
 pub(crate) fn remove_file(directory: &impl AsFd, name: &OsStr) {
     let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);

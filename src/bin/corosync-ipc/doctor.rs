@@ -29,6 +29,7 @@ pub(crate) struct Doctor {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wall {
     Socket,
+    Credentials,
     Handshake,
     Rings,
     Request,
@@ -39,6 +40,7 @@ impl Wall {
         match error {
             Error::System { operation, .. } if operation.starts_with("mapping") => Self::Rings,
             Error::InvalidArgument { .. } | Error::NoSocket { .. } | Error::System { .. } => Self::Socket,
+            Error::UntrustedServer { .. } => Self::Credentials,
             Error::NotReady { .. }
             | Error::NotAllowed { .. }
             | Error::SharedMemoryFull { .. }
@@ -54,6 +56,7 @@ impl Wall {
     fn name(self) -> &'static str {
         match self {
             Self::Socket => "socket",
+            Self::Credentials => "credentials",
             Self::Handshake => "handshake",
             Self::Rings => "rings",
             Self::Request => "request",
@@ -147,6 +150,14 @@ fn service_json(probe: &Probe, is_absent: bool, surroundings: &Surroundings) -> 
 fn advice(error: &Error, surroundings: &Surroundings) -> String {
     match error {
         Error::NoSocket { service, .. } => no_socket(service, surroundings),
+        Error::UntrustedServer { uid, is_unmapped: true, .. } => format!(
+            "this is a user namespace: if it is the host's root who serves, --server-uid {uid} allows it, and with it \
+             every other user that is not mapped here"
+        ),
+        Error::UntrustedServer { uid, pid, .. } => format!(
+            "end process {pid} and start corosync, or, if uid {uid} may serve and see what is sent, allow it with \
+             --server-uid {uid}"
+        ),
         Error::NotReady { .. } => "wait for corosync to finish starting, or raise its limit of open files".to_owned(),
         Error::NotAllowed { uid, gid, .. } => {
             format!("run as root, or put `uidgid {{ uid: {uid} gid: {gid} }}` into corosync.conf, each word on a line")
