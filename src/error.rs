@@ -206,9 +206,15 @@ pub enum ProtocolError {
     /// A ring is not what it should be.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A ring's name in the connection reply leads out of the shared memory directory.
-    #[error("the name of the {ring} ring leads out of the shared memory directory")]
+    /// A ring's name in the connection reply is not one that libqb gives, or leads out of the shared memory directory.
+    #[error("the name of the {ring} ring leads out of the shared memory directory, or is no ring's name")]
     RingName {
+        /// Which ring.
+        ring: &'static str,
+    },
+    /// The rings do not lie in one directory.
+    #[error("the {ring} ring lies in another directory than the request ring")]
+    RingDirectory {
         /// Which ring.
         ring: &'static str,
     },

@@ -12,7 +12,7 @@ use nix::libc;
 use nix::unistd::{getegid, geteuid};
 
 use crate::endpoint::{Endpoint, SocketAddress};
-use crate::engine::handshake::{Handshake, RingName, has_old_magic};
+use crate::engine::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
 use crate::error::{Error, ProtocolError, Result, RingError};
 use crate::shm::{Consumer, Format, HEADER_SIZE, Mapping, Producer, REQUEST_HEADER_SIZE, Ring};
 use crate::sys::wait::{Interest, Ready, wait_for};
@@ -25,9 +25,6 @@ const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
 /// How long to wait at most before asking again whether a daemon is ready.
 const READY_RETRY_MOST: Duration = Duration::from_millis(100);
-
-/// The names of the rings, in the order in which the reply has them.
-pub(super) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
 
 /// What a connection is made of.
 pub(super) struct Parts {
@@ -177,8 +174,7 @@ impl Connecting<'_> {
     fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply, root: &Path) -> Result<Parts> {
         let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
         let [request, response, event] = RING_NAMES;
-        let parse = |ring, name: &[u8]| RingName::parse(ring, name, root).map_err(|source| self.protocol(source));
-        let names = [parse(request, &reply.request)?, parse(response, &reply.response)?, parse(event, &reply.event)?];
+        let names = ring_names(reply, root).map_err(|source| self.protocol(source))?;
         let [request_name, response_name, event_name] = &names;
         let request = self.ring(request, format, root, request_name, REQUEST_HEADER_SIZE)?.producer();
         let response = self.ring(response, format, root, response_name, HEADER_SIZE)?.consumer();

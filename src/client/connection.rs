@@ -597,9 +597,9 @@ impl Connection {
             file::remove_file(&directory, &ring.file("-header"));
             file::remove_file(&directory, &ring.file("-data"));
         }
-        if let Some([directory]) = self.rings.first().map(|ring| ring.directories.as_slice()) {
-            if let Ok(root) = file::open_directory(&self.shm_root, []) {
-                file::remove_directory(&root, directory);
+        if let Some((own, above)) = self.rings.first().and_then(|ring| ring.directories.split_last()) {
+            if let Ok(parent) = file::open_directory(&self.shm_root, above.iter().map(AsRef::as_ref)) {
+                file::remove_directory(&parent, own);
             }
         }
     }

@@ -48,7 +48,10 @@ impl Wall {
             | Error::Protocol { source: ProtocolError::Transport(_), .. } => Self::Handshake,
             Error::TimedOut { operation, .. } if operation.starts_with("connecting") => Self::Handshake,
             Error::RingsNotVisible { .. }
-            | Error::Protocol { source: ProtocolError::Ring(_) | ProtocolError::RingName { .. }, .. } => Self::Rings,
+            | Error::Protocol {
+                source: ProtocolError::Ring(_) | ProtocolError::RingName { .. } | ProtocolError::RingDirectory { .. },
+                ..
+            } => Self::Rings,
             _ => Self::Request,
         }
     }
