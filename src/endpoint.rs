@@ -159,10 +159,12 @@ impl Endpoint {
     /// before it opens a file or sends a request, and refuses other users with [`Error::UntrustedServer`](crate::Error::UntrustedServer). corosync runs as root; name
     /// the users of other daemons, such as Pacemaker's `hacluster`. Trust a user named here with all that is sent to the service.
     ///
+    /// The files of the rings must belong to this process's user, to the one who serves, or to one named here.
+    ///
     /// In a user namespace (a rootless container), users of the host have other numbers than there, and all those that the namespace does
     /// not map have one number, 65534 as a rule. The host's root is usually one of them: a client in such a container needs
     /// `server_uids([65534])` to reach the host's corosync, and thereby trusts all users that are not mapped. A client on the host
-    /// sees a daemon in such a container as the user that its root is mapped to.
+    /// sees a daemon in such a container as the user that its root is mapped to, and may find its ring files with another such user.
     ///
     /// ```
     /// use corosync_ipc::Endpoint;
@@ -232,6 +234,11 @@ impl Endpoint {
     /// Whether this user may serve; see [`Endpoint::server_uids`].
     pub(crate) fn may_serve(&self, uid: u32) -> bool {
         uid == 0 || uid == geteuid().as_raw() || self.server_uids.contains(&uid)
+    }
+
+    /// Whether ring files of this user may be used with a server of another; see [`Endpoint::server_uids`].
+    pub(crate) fn may_own_rings(&self, uid: u32, server_uid: u32) -> bool {
+        uid == server_uid || uid == geteuid().as_raw() || self.server_uids.contains(&uid)
     }
 
     pub(crate) fn name<'a>(&'a self, service: &'a str) -> &'a str {
@@ -361,6 +368,15 @@ mod tests {
         let endpoint = Endpoint::new();
         assert!(endpoint.may_serve(0) && endpoint.may_serve(own) && !endpoint.may_serve(own + 1));
         assert!(endpoint.server_uids([own + 1]).may_serve(own + 1));
+    }
+
+    #[test]
+    fn ring_files_belong_to_either_end_or_to_who_may_serve() {
+        let own = geteuid().as_raw();
+        let endpoint = Endpoint::new().server_uids([own + 1]);
+        for (owner, server, is_fine) in [(0, 2, true), (1, 2, true), (2, 2, true), (3, 2, false), (2, 0, false)] {
+            assert_eq!(endpoint.may_own_rings(own + owner, own + server), is_fine, "{owner} {server}");
+        }
     }
 
     #[test]

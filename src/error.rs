@@ -57,6 +57,19 @@ pub enum Error {
         is_unmapped: bool,
     },
 
+    /// The daemon named a file for a ring that may belong to somebody else or to another connection. It was not used.
+    #[error("the ring file {}{} of {service} is refused: {fault}", path.display(), owned(*owner))]
+    RingFile {
+        /// The service.
+        service: Cow<'static, str>,
+        /// The file, or a directory on the way to it.
+        path: PathBuf,
+        /// Whom it belongs to; `None`: not known.
+        owner: Option<u32>,
+        /// What is wrong with it.
+        fault: RingFileFault,
+    },
+
     /// The daemon is there but did not take connections until the deadline: it is starting, or out of file descriptors.
     #[error(
         "the daemon takes no {service} connections yet (CS_ERR_TRY_AGAIN): it is starting, or has no file descriptors left"
@@ -188,12 +201,42 @@ pub enum Error {
     },
 }
 
+/// What was wrong with a file that the daemon named for a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RingFileFault {
+    /// It belongs to a third user.
+    #[error("it belongs neither to this user (uid {own}) nor to the server (uid {server})")]
+    Owner {
+        /// This process's effective user id.
+        own: u32,
+        /// The user who serves.
+        server: u32,
+    },
+    /// It is a link, a device or the like.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// It is a link or a file where a directory should be.
+    #[error("not a directory, or a symbolic link to one")]
+    NotADirectory,
+    /// The file has other names.
+    #[error("it has {0} hard links")]
+    Links(u64),
+    /// The same file was named for another part of the rings.
+    #[error("it is named twice")]
+    Twice,
+}
+
 fn unmapped(uid: u32, is_unmapped: bool) -> String {
     if is_unmapped {
         format!("; uid {uid} here stands for all users outside of this user namespace, such as the host's root")
     } else {
         String::new()
     }
+}
+
+fn owned(owner: Option<u32>) -> String {
+    owner.map_or_else(String::new, |uid| format!(" (owner: uid {uid})"))
 }
 
 /// What was wrong with the peer's bytes.
@@ -250,6 +293,12 @@ pub enum RingError {
         /// Bytes it needs.
         need: u64,
     },
+    /// Somebody else uses the ring: it is of another connection.
+    #[error("the {ring} ring is in use by another connection")]
+    InUse {
+        /// Which ring.
+        ring: &'static str,
+    },
     /// The ring is larger than any that is accepted.
     #[error("the {ring} ring has {have} bytes, more than {limit}")]
     TooLarge {
@@ -297,7 +346,7 @@ impl Error {
             Self::InvalidArgument { .. } => CsError::InvalidParam,
             Self::NotReady { .. } => CsError::TryAgain,
             Self::NotAllowed { .. } => CsError::Access,
-            Self::UntrustedServer { .. } => CsError::Security,
+            Self::UntrustedServer { .. } | Self::RingFile { .. } => CsError::Security,
             Self::SharedMemoryFull { .. } => CsError::NoSpace,
             Self::RingsNotVisible { source, .. } | Self::Refused { source, .. } | Self::NoSocket { source, .. } => {
                 source.raw_os_error().map_or(CsError::Library, CsError::from_errno)

@@ -1,16 +1,15 @@
 //! Setting a connection up: socket, handshake, rings.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::unistd::{getegid, geteuid};
 
+use super::ring_files::{self, RingFiles};
 use crate::endpoint::{Endpoint, SocketAddress};
 use crate::engine::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
 use crate::error::{Error, ProtocolError, Result, RingError};
@@ -66,7 +65,7 @@ pub(super) fn connect(service: &'static str, endpoint: &Endpoint, default_ring_s
     if let Some(source) = unknown {
         return Err(connecting.protocol(source));
     }
-    connecting.rings(socket, peer, &reply, endpoint.shm_root_path())
+    connecting.rings(socket, peer, &reply)
 }
 
 struct Connecting<'a> {
@@ -171,14 +170,15 @@ impl Connecting<'_> {
         }
     }
 
-    fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply, root: &Path) -> Result<Parts> {
+    fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply) -> Result<Parts> {
         let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
+        let names = ring_names(reply, self.endpoint.shm_root_path()).map_err(|source| self.protocol(source))?;
+        let [request_files, response_files, event_files] =
+            ring_files::open(&self.service, self.endpoint, peer.uid, &names)?;
         let [request, response, event] = RING_NAMES;
-        let names = ring_names(reply, root).map_err(|source| self.protocol(source))?;
-        let [request_name, response_name, event_name] = &names;
-        let request = self.ring(request, format, root, request_name, REQUEST_HEADER_SIZE)?.producer();
-        let response = self.ring(response, format, root, response_name, HEADER_SIZE)?.consumer();
-        let event = self.ring(event, format, root, event_name, HEADER_SIZE)?.consumer();
+        let request = self.ring(request, format, &request_files, REQUEST_HEADER_SIZE)?.producer();
+        let response = self.ring(response, format, &response_files, HEADER_SIZE)?.consumer();
+        let event = self.ring(event, format, &event_files, HEADER_SIZE)?.consumer();
         let failed = |source: RingError| self.protocol(source.into());
         Ok(Parts {
             socket,
@@ -192,34 +192,16 @@ impl Connecting<'_> {
         })
     }
 
-    fn ring(
-        &self,
-        ring: &'static str,
-        format: Format,
-        root: &Path,
-        name: &RingName,
-        header_size: usize,
-    ) -> Result<Ring<Mapping>> {
-        let open = |suffix: &'static str| -> Result<File> {
-            let opened = file::open_directory(root, name.directories.iter().map(AsRef::as_ref))
-                .and_then(|directory| file::open_regular(&directory, &name.file(suffix)));
-            opened.map_err(|source| {
-                let mut path = root.to_path_buf();
-                path.extend(&name.directories);
-                Error::RingsNotVisible { path: path.join(name.file(suffix)), source }
-            })
-        };
+    fn ring(&self, ring: &'static str, format: Format, files: &RingFiles, header_size: usize) -> Result<Ring<Mapping>> {
         let failed = |source| Error::system(format!("mapping the {ring} ring of {}", self.service), source);
-        let header = open("-header")?;
-        let have = header.metadata().map_err(failed)?.len();
+        let have = files.header.metadata().map_err(failed)?.len();
         if have < header_size as u64 {
             let need = header_size as u64;
             return Err(self.protocol(RingError::TooSmall { ring, file: "header", have, need }.into()));
         }
-        let header = Mapping::new(&header, header_size).map_err(failed)?;
-        let data = open("-data")?;
-        let size = data.metadata().map_err(failed)?.len();
-        let data = Mapping::new(&data, usize::try_from(size).unwrap_or(usize::MAX)).map_err(failed)?;
+        let header = Mapping::new(&files.header, header_size).map_err(failed)?;
+        let size = files.data.metadata().map_err(failed)?.len();
+        let data = Mapping::new(&files.data, usize::try_from(size).unwrap_or(usize::MAX)).map_err(failed)?;
         Ring::open(ring, format, header, data).map_err(|source| self.protocol(source.into()))
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use corosync_ipc::cmap::{self, Map};
-use corosync_ipc::{CsError, Error, ProtocolError};
+use corosync_ipc::{CsError, Error, ProtocolError, RingFileFault};
 use serde_json::{Value as Json, json};
 
 use crate::cli::Context;
@@ -48,6 +48,7 @@ impl Wall {
             | Error::Protocol { source: ProtocolError::Transport(_), .. } => Self::Handshake,
             Error::TimedOut { operation, .. } if operation.starts_with("connecting") => Self::Handshake,
             Error::RingsNotVisible { .. }
+            | Error::RingFile { .. }
             | Error::Protocol {
                 source: ProtocolError::Ring(_) | ProtocolError::RingName { .. } | ProtocolError::RingDirectory { .. },
                 ..
@@ -161,6 +162,11 @@ fn advice(error: &Error, surroundings: &Surroundings) -> String {
             "end process {pid} and start corosync, or, if uid {uid} may serve and see what is sent, allow it with \
              --server-uid {uid}"
         ),
+        Error::RingFile { owner: Some(uid), fault: RingFileFault::Owner { .. }, .. } => format!(
+            "the server is hostile, or it runs in a user namespace in which it gave the file to another user than \
+             this one: --server-uid {uid} allows that user's files"
+        ),
+        Error::RingFile { .. } => "the server is hostile or broken: it named files of others as rings".to_owned(),
         Error::NotReady { .. } => "wait for corosync to finish starting, or raise its limit of open files".to_owned(),
         Error::NotAllowed { uid, gid, .. } => {
             format!("run as root, or put `uidgid {{ uid: {uid} gid: {gid} }}` into corosync.conf, each word on a line")
