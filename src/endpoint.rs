@@ -17,6 +17,8 @@ pub const ENV_SOCKET_DIR: &str = "COROSYNC_IPC_SOCKET_DIR";
 pub const ENV_SHM_ROOT: &str = "COROSYNC_IPC_SHM_ROOT";
 /// Overrides [`Endpoint::timeout`].
 pub const ENV_TIMEOUT: &str = "COROSYNC_IPC_TIMEOUT";
+/// Overrides [`Endpoint::server_uids`].
+pub const ENV_SERVER_UID: &str = "COROSYNC_IPC_SERVER_UID";
 
 /// Where libqb keeps its filesystem sockets on Linux.
 const DEFAULT_SOCKET_DIR: &str = "/var/run";
@@ -55,6 +57,7 @@ pub const MAX_RING_SIZE: u32 = 32 << 20;
 pub struct Endpoint {
     sockets: Sockets,
     shm_root: PathBuf,
+    server_uids: Vec<u32>,
     service_name: Option<Cow<'static, str>>,
     ring_size: Option<u32>,
     connect_timeout: Duration,
@@ -98,6 +101,7 @@ impl Endpoint {
         Self {
             sockets: Sockets::Default,
             shm_root: PathBuf::from(DEFAULT_SHM_ROOT),
+            server_uids: Vec::new(),
             service_name: None,
             ring_size: None,
             connect_timeout: DEFAULT_TIMEOUT,
@@ -105,8 +109,9 @@ impl Endpoint {
         }
     }
 
-    /// [`Endpoint::new`], changed by the environment variables `COROSYNC_IPC_SOCKET_DIR`, `COROSYNC_IPC_SHM_ROOT` and
-    /// `COROSYNC_IPC_TIMEOUT` (as in [`parse_duration`]). What `connect()` without an endpoint uses.
+    /// [`Endpoint::new`], changed by the environment variables `COROSYNC_IPC_SOCKET_DIR`, `COROSYNC_IPC_SHM_ROOT`,
+    /// `COROSYNC_IPC_TIMEOUT` (as in [`parse_duration`]) and `COROSYNC_IPC_SERVER_UID` (numbers, with commas between them). What
+    /// `connect()` without an endpoint uses.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] names a variable with a value that makes no sense.
@@ -122,6 +127,10 @@ impl Endpoint {
             let timeout =
                 parse_duration(&timeout.to_string_lossy()).map_err(|reason| Error::invalid(ENV_TIMEOUT, reason))?;
             endpoint = endpoint.timeout(timeout);
+        }
+        if let Some(uids) = env::var_os(ENV_SERVER_UID).filter(|value| !value.is_empty()) {
+            let uids = parse_uids(&uids.to_string_lossy()).map_err(|reason| Error::invalid(ENV_SERVER_UID, reason))?;
+            endpoint = endpoint.server_uids(uids);
         }
         Ok(endpoint)
     }
@@ -141,6 +150,30 @@ impl Endpoint {
     /// The daemon's `/dev/shm` is seen here as this directory. Default: `/dev/shm`.
     pub fn shm_root(mut self, directory: impl Into<PathBuf>) -> Self {
         self.shm_root = directory.into();
+        self
+    }
+
+    /// Which users may serve besides root and this process's own (its effective uid). Default: no others. Replaces those named before.
+    ///
+    /// Any user can take a service's abstract name while its daemon is down. So a client asks the kernel who listens, and who answers,
+    /// before it opens a file or sends a request, and refuses other users with [`Error::UntrustedServer`](crate::Error::UntrustedServer). corosync runs as root; name
+    /// the users of other daemons, such as Pacemaker's `hacluster`. Trust a user named here with all that is sent to the service.
+    ///
+    /// The files of the rings must belong to this process's user, to the one who serves, or to one named here.
+    ///
+    /// In a user namespace (a rootless container), users of the host have other numbers than there, and all those that the namespace does
+    /// not map have one number, 65534 as a rule. The host's root is usually one of them: a client in such a container needs
+    /// `server_uids([65534])` to reach the host's corosync, and thereby trusts all users that are not mapped. A client on the host
+    /// sees a daemon in such a container as the user that its root is mapped to, and may find its ring files with another such user.
+    ///
+    /// ```
+    /// use corosync_ipc::Endpoint;
+    ///
+    /// let endpoint = Endpoint::new().server_uids([65534]);
+    /// # let _ = endpoint;
+    /// ```
+    pub fn server_uids(mut self, uids: impl IntoIterator<Item = u32>) -> Self {
+        self.server_uids = uids.into_iter().collect();
         self
     }
 
@@ -183,10 +216,29 @@ impl Endpoint {
         match &self.sockets {
             Sockets::Directory(directory) => SocketAddress::Path(directory.join(name)),
             Sockets::Default if Path::new(FORCE_FILESYSTEM_SOCKETS).exists() => {
-                SocketAddress::Path(default_socket_path(name))
+                SocketAddress::Path(self.default_socket_path(name))
             }
             Sockets::Default | Sockets::Abstract => SocketAddress::Abstract(name.to_owned()),
         }
+    }
+
+    /// Where libqb was built to keep filesystem sockets, found by looking. In Debian's directory anybody can make one, so there it
+    /// must belong to a user that may serve.
+    fn default_socket_path(&self, name: &str) -> PathBuf {
+        let usual = Path::new(DEFAULT_SOCKET_DIR).join(name);
+        let debian = Path::new(DEBIAN_SOCKET_DIR).join(name);
+        let trusted = |path: &Path| path.symlink_metadata().is_ok_and(|file| self.may_serve(file.uid()));
+        if !usual.exists() && trusted(&debian) { debian } else { usual }
+    }
+
+    /// Whether this user may serve; see [`Endpoint::server_uids`].
+    pub(crate) fn may_serve(&self, uid: u32) -> bool {
+        uid == 0 || uid == geteuid().as_raw() || self.server_uids.contains(&uid)
+    }
+
+    /// Whether ring files of this user may be used with a server of another; see [`Endpoint::server_uids`].
+    pub(crate) fn may_own_rings(&self, uid: u32, server_uid: u32) -> bool {
+        uid == server_uid || uid == geteuid().as_raw() || self.server_uids.contains(&uid)
     }
 
     pub(crate) fn name<'a>(&'a self, service: &'a str) -> &'a str {
@@ -237,15 +289,6 @@ impl Endpoint {
     }
 }
 
-/// Where libqb was built to keep filesystem sockets, found by looking. In Debian's directory anybody can make one, so there it
-/// must be root's or this user's own.
-fn default_socket_path(name: &str) -> PathBuf {
-    let usual = Path::new(DEFAULT_SOCKET_DIR).join(name);
-    let debian = Path::new(DEBIAN_SOCKET_DIR).join(name);
-    let trusted = |path: &Path| path.symlink_metadata().is_ok_and(|file| [0, geteuid().as_raw()].contains(&file.uid()));
-    if !usual.exists() && trusted(&debian) { debian } else { usual }
-}
-
 /// Reads a duration as the command and `COROSYNC_IPC_TIMEOUT` take it: a number and `ms`, `s` or `m`; seconds when there is no unit.
 ///
 /// # Errors
@@ -261,6 +304,12 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     };
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration: write it like 500ms, 5s or 2m"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))
+}
+
+/// Reads user ids with commas between them.
+fn parse_uids(text: &str) -> std::result::Result<Vec<u32>, String> {
+    let parse = |uid: &str| uid.trim().parse().map_err(|_| format!("{uid:?} is not a user id"));
+    text.split(',').map(parse).collect()
 }
 
 /// When waiting ends: a point in time, or never. Made from a [`Duration`] from now, an [`Instant`], or [`Deadline::NEVER`].
@@ -301,6 +350,32 @@ mod tests {
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         for text in ["", "s", "5 parsecs", "-1s", "1e3", "1..2s"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn user_ids_are_separated_by_commas() {
+        assert_eq!(parse_uids("65534"), Ok(vec![65534]));
+        assert_eq!(parse_uids("0, 109"), Ok(vec![0, 109]));
+        for text in ["", "1,", "hacluster", "-1", "4294967296"] {
+            assert!(parse_uids(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn root_and_the_own_user_may_serve_and_others_by_name() {
+        let own = geteuid().as_raw();
+        let endpoint = Endpoint::new();
+        assert!(endpoint.may_serve(0) && endpoint.may_serve(own) && !endpoint.may_serve(own + 1));
+        assert!(endpoint.server_uids([own + 1]).may_serve(own + 1));
+    }
+
+    #[test]
+    fn ring_files_belong_to_either_end_or_to_who_may_serve() {
+        let own = geteuid().as_raw();
+        let endpoint = Endpoint::new().server_uids([own + 1]);
+        for (owner, server, is_fine) in [(0, 2, true), (1, 2, true), (2, 2, true), (3, 2, false), (2, 0, false)] {
+            assert_eq!(endpoint.may_own_rings(own + owner, own + server), is_fine, "{owner} {server}");
         }
     }
 

@@ -38,6 +38,38 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The user who serves may not: it is neither root, nor this process's user, nor one that
+    /// [`Endpoint::server_uids`](crate::Endpoint::server_uids) names. No request was sent and no file was opened.
+    #[error(
+        "{service} is served by uid {uid} (process {pid}), which is neither root nor this user: if it is to be trusted, \
+         allow it with --server-uid {uid}, COROSYNC_IPC_SERVER_UID={uid} or Endpoint::server_uids{}",
+        unmapped(*uid, *is_unmapped)
+    )]
+    UntrustedServer {
+        /// The service.
+        service: Cow<'static, str>,
+        /// Who serves.
+        uid: u32,
+        /// The process; 0 when it is in a pid namespace this one cannot see.
+        pid: i32,
+        /// Whether this is the number that all users have whom this process's user namespace does not map, such as the host's root in a
+        /// rootless container.
+        is_unmapped: bool,
+    },
+
+    /// The daemon named a file for a ring that may belong to somebody else or to another connection. It was not used.
+    #[error("the ring file {}{} of {service} is refused: {fault}", path.display(), owned(*owner))]
+    RingFile {
+        /// The service.
+        service: Cow<'static, str>,
+        /// The file, or a directory on the way to it.
+        path: PathBuf,
+        /// Whom it belongs to; `None`: not known.
+        owner: Option<u32>,
+        /// What is wrong with it.
+        fault: RingFileFault,
+    },
+
     /// The daemon is there but did not take connections until the deadline: it is starting, or out of file descriptors.
     #[error(
         "the daemon takes no {service} connections yet (CS_ERR_TRY_AGAIN): it is starting, or has no file descriptors left"
@@ -178,6 +210,44 @@ pub enum Error {
     },
 }
 
+/// What was wrong with a file that the daemon named for a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RingFileFault {
+    /// It belongs to a third user.
+    #[error("it belongs neither to this user (uid {own}) nor to the server (uid {server})")]
+    Owner {
+        /// This process's effective user id.
+        own: u32,
+        /// The user who serves.
+        server: u32,
+    },
+    /// It is a link, a device or the like.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// It is a link or a file where a directory should be.
+    #[error("not a directory, or a symbolic link to one")]
+    NotADirectory,
+    /// The file has other names.
+    #[error("it has {0} hard links")]
+    Links(u64),
+    /// The same file was named for another part of the rings.
+    #[error("it is named twice")]
+    Twice,
+}
+
+fn unmapped(uid: u32, is_unmapped: bool) -> String {
+    if is_unmapped {
+        format!("; uid {uid} here stands for all users outside of this user namespace, such as the host's root")
+    } else {
+        String::new()
+    }
+}
+
+fn owned(owner: Option<u32>) -> String {
+    owner.map_or_else(String::new, |uid| format!(" (owner: uid {uid})"))
+}
+
 /// What was wrong with the peer's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -188,9 +258,15 @@ pub enum ProtocolError {
     /// A ring is not what it should be.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A ring's name in the connection reply leads out of the shared memory directory.
-    #[error("the name of the {ring} ring leads out of the shared memory directory")]
+    /// A ring's name in the connection reply is not one that libqb gives, or leads out of the shared memory directory.
+    #[error("the name of the {ring} ring leads out of the shared memory directory, or is no ring's name")]
     RingName {
+        /// Which ring.
+        ring: &'static str,
+    },
+    /// The rings do not lie in one directory.
+    #[error("the {ring} ring lies in another directory than the request ring")]
+    RingDirectory {
         /// Which ring.
         ring: &'static str,
     },
@@ -225,6 +301,12 @@ pub enum RingError {
         have: u64,
         /// Bytes it needs.
         need: u64,
+    },
+    /// Somebody else uses the ring: it is of another connection.
+    #[error("the {ring} ring is in use by another connection")]
+    InUse {
+        /// Which ring.
+        ring: &'static str,
     },
     /// The ring is larger than any that is accepted.
     #[error("the {ring} ring has {have} bytes, more than {limit}")]
@@ -273,6 +355,7 @@ impl Error {
             Self::InvalidArgument { .. } => CsError::InvalidParam,
             Self::NotReady { .. } => CsError::TryAgain,
             Self::NotAllowed { .. } => CsError::Access,
+            Self::UntrustedServer { .. } | Self::RingFile { .. } => CsError::Security,
             Self::SharedMemoryFull { .. } => CsError::NoSpace,
             Self::RingsNotVisible { source, .. } | Self::Refused { source, .. } | Self::NoSocket { source, .. } => {
                 source.raw_os_error().map_or(CsError::Library, CsError::from_errno)

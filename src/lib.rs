@@ -54,8 +54,8 @@ pub use client::{AsyncClient, AsyncEvents};
 pub use client::{Client, Events, Service, Waker};
 pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
 pub use endpoint::{Deadline, Endpoint, parse_duration};
-pub use endpoint::{ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE};
-pub use error::{CsError, Error, ProtocolError, Result, RingError, WireError};
+pub use endpoint::{ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE};
+pub use error::{CsError, Error, ProtocolError, Result, RingError, RingFileFault, WireError};
 pub use types::{Credentials, Dispatch, NodeId, RingId, TrackFlags};
 
 /// Compiles the README's examples.

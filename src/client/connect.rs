@@ -1,18 +1,17 @@
 //! Setting a connection up: socket, handshake, rings.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::unistd::{getegid, geteuid};
 
+use super::ring_files::{self, RingFiles};
 use crate::endpoint::{Endpoint, SocketAddress};
-use crate::engine::handshake::{Handshake, RingName, has_old_magic};
+use crate::engine::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
 use crate::error::{Error, ProtocolError, Result, RingError};
 use crate::shm::{Consumer, Format, HEADER_SIZE, Mapping, Producer, REQUEST_HEADER_SIZE, Ring};
 use crate::sys::wait::{Interest, Ready, wait_for};
@@ -25,9 +24,6 @@ const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
 /// How long to wait at most before asking again whether a daemon is ready.
 const READY_RETRY_MOST: Duration = Duration::from_millis(100);
-
-/// The names of the rings, in the order in which the reply has them.
-pub(super) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
 
 /// What a connection is made of.
 pub(super) struct Parts {
@@ -47,12 +43,12 @@ pub(super) fn connect(service: &'static str, endpoint: &Endpoint, default_ring_s
     let name = Cow::Owned(endpoint.name(service).to_owned());
     let timeout = endpoint.connect_timeout_value();
     let deadline = Instant::now().checked_add(timeout);
-    let connecting = Connecting { service: name, timeout, deadline };
+    let connecting = Connecting { endpoint, service: name, timeout, deadline };
     let mut pause = QUEUE_RETRY;
-    let (socket, reply) = loop {
+    let (socket, peer, reply) = loop {
         let socket = connecting.socket(&endpoint.address(service))?;
         match connecting.handshake(&socket, max_msg_size) {
-            Ok(reply) => break (socket, reply),
+            Ok((peer, reply)) => break (socket, peer, reply),
             // The daemon is starting, which takes it a second or so.
             Err(Error::NotReady { .. }) if deadline.is_none_or(|deadline| Instant::now() + pause < deadline) => {
                 thread::sleep(pause);
@@ -61,8 +57,6 @@ pub(super) fn connect(service: &'static str, endpoint: &Endpoint, default_ring_s
             Err(error) => return Err(error),
         }
     };
-    let peer =
-        socket::peer_credentials(&socket).map_err(|error| Error::system("reading the daemon's credentials", error))?;
     let unknown = match reply.transport {
         TransportType::SHM => None,
         TransportType::SOCKET => Some(ProtocolError::DatagramTransport),
@@ -71,16 +65,17 @@ pub(super) fn connect(service: &'static str, endpoint: &Endpoint, default_ring_s
     if let Some(source) = unknown {
         return Err(connecting.protocol(source));
     }
-    connecting.rings(socket, peer, &reply, endpoint.shm_root_path())
+    connecting.rings(socket, peer, &reply)
 }
 
-struct Connecting {
+struct Connecting<'a> {
+    endpoint: &'a Endpoint,
     service: Cow<'static, str>,
     timeout: Duration,
     deadline: Option<Instant>,
 }
 
-impl Connecting {
+impl Connecting<'_> {
     fn socket(&self, address: &SocketAddress) -> Result<OwnedFd> {
         let resolved = match address {
             SocketAddress::Abstract(name) => socket::abstract_address(name),
@@ -111,8 +106,16 @@ impl Connecting {
         }
     }
 
-    /// Sends the request and collects the reply. Credentials travel with both.
-    fn handshake(&self, socket: &OwnedFd, max_msg_size: u32) -> Result<ConnectReply> {
+    fn check_server(&self, Credentials { pid, uid, .. }: Credentials) -> Result<()> {
+        if self.endpoint.may_serve(uid) {
+            return Ok(());
+        }
+        let is_unmapped = file::is_unmapped(uid);
+        Err(Error::UntrustedServer { service: self.service.clone(), uid, pid, is_unmapped })
+    }
+
+    /// Sends the request and collects the reply, from users that may serve only. Credentials travel with both.
+    fn handshake(&self, socket: &OwnedFd, max_msg_size: u32) -> Result<(Credentials, ConnectReply)> {
         let failed = |source| Error::system(format!("connecting to {}", self.service), source);
         let protocol = |source: crate::wire::WireError| self.protocol(source.into());
         socket::pass_credentials(socket, true).map_err(failed)?;
@@ -123,14 +126,22 @@ impl Connecting {
             Ok(_) => return Err(failed(io::ErrorKind::WriteZero.into())),
             Err(error) => return Err(self.disconnected(error)),
         }
+        // The kernel noted who listens, so nobody can pretend to be another. The request tells nothing but a size, and goes to those who
+        // are refused too: servers with libqb 0.10 and 0.11 would wait for it for ever, spinning, even when the client is gone.
+        let peer = socket::peer_credentials(socket);
+        let peer = peer.map_err(|error| Error::system("reading the daemon's credentials", error))?;
+        self.check_server(peer)?;
         let mut handshake = Handshake::default();
         let mut buffer = [0; 2048];
         let reply = loop {
             let wants = handshake.wants().map_err(protocol)?.min(buffer.len());
             let room = buffer.get_mut(..wants).unwrap_or_default();
-            match socket::receive_now(socket, room) {
-                Ok(0) => return Err(Error::Disconnected { service: self.service.clone() }),
-                Ok(count) => {
+            match socket::receive_from(socket, room) {
+                Ok((0, _)) => return Err(Error::Disconnected { service: self.service.clone() }),
+                Ok((count, sender)) => {
+                    // Whoever listened may have dropped privileges since, or passed the socket on. The one who answers will read the
+                    // requests, so it must be trusted too; it need not be the same user.
+                    sender.map_or(Ok(()), |sender| self.check_server(sender))?;
                     let received = room.get(..count).unwrap_or_default();
                     if let Some(reply) = handshake.feed(received).map_err(protocol)? {
                         break reply;
@@ -145,7 +156,7 @@ impl Connecting {
             }
         };
         socket::pass_credentials(socket, false).map_err(failed)?;
-        if reply.error == 0 { Ok(reply) } else { Err(self.refused(reply.error)) }
+        if reply.error == 0 { Ok((peer, reply)) } else { Err(self.refused(reply.error)) }
     }
 
     fn refused(&self, error: i32) -> Error {
@@ -159,15 +170,15 @@ impl Connecting {
         }
     }
 
-    fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply, root: &Path) -> Result<Parts> {
+    fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply) -> Result<Parts> {
         let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
+        let names = ring_names(reply, self.endpoint.shm_root_path()).map_err(|source| self.protocol(source))?;
+        let [request_files, response_files, event_files] =
+            ring_files::open(&self.service, self.endpoint, peer.uid, &names)?;
         let [request, response, event] = RING_NAMES;
-        let parse = |ring, name: &[u8]| RingName::parse(ring, name, root).map_err(|source| self.protocol(source));
-        let names = [parse(request, &reply.request)?, parse(response, &reply.response)?, parse(event, &reply.event)?];
-        let [request_name, response_name, event_name] = &names;
-        let request = self.ring(request, format, root, request_name, REQUEST_HEADER_SIZE)?.producer();
-        let response = self.ring(response, format, root, response_name, HEADER_SIZE)?.consumer();
-        let event = self.ring(event, format, root, event_name, HEADER_SIZE)?.consumer();
+        let request = self.ring(request, format, &request_files, REQUEST_HEADER_SIZE)?.producer();
+        let response = self.ring(response, format, &response_files, HEADER_SIZE)?.consumer();
+        let event = self.ring(event, format, &event_files, HEADER_SIZE)?.consumer();
         let failed = |source: RingError| self.protocol(source.into());
         Ok(Parts {
             socket,
@@ -181,34 +192,16 @@ impl Connecting {
         })
     }
 
-    fn ring(
-        &self,
-        ring: &'static str,
-        format: Format,
-        root: &Path,
-        name: &RingName,
-        header_size: usize,
-    ) -> Result<Ring<Mapping>> {
-        let open = |suffix: &'static str| -> Result<File> {
-            let opened = file::open_directory(root, name.directories.iter().map(AsRef::as_ref))
-                .and_then(|directory| file::open_regular(&directory, &name.file(suffix)));
-            opened.map_err(|source| {
-                let mut path = root.to_path_buf();
-                path.extend(&name.directories);
-                Error::RingsNotVisible { path: path.join(name.file(suffix)), source }
-            })
-        };
+    fn ring(&self, ring: &'static str, format: Format, files: &RingFiles, header_size: usize) -> Result<Ring<Mapping>> {
         let failed = |source| Error::system(format!("mapping the {ring} ring of {}", self.service), source);
-        let header = open("-header")?;
-        let have = header.metadata().map_err(failed)?.len();
+        let have = files.header.metadata().map_err(failed)?.len();
         if have < header_size as u64 {
             let need = header_size as u64;
             return Err(self.protocol(RingError::TooSmall { ring, file: "header", have, need }.into()));
         }
-        let header = Mapping::new(&header, header_size).map_err(failed)?;
-        let data = open("-data")?;
-        let size = data.metadata().map_err(failed)?.len();
-        let data = Mapping::new(&data, usize::try_from(size).unwrap_or(usize::MAX)).map_err(failed)?;
+        let header = Mapping::new(&files.header, header_size).map_err(failed)?;
+        let size = files.data.metadata().map_err(failed)?.len();
+        let data = Mapping::new(&files.data, usize::try_from(size).unwrap_or(usize::MAX)).map_err(failed)?;
         Ring::open(ring, format, header, data).map_err(|source| self.protocol(source.into()))
     }
 

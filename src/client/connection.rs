@@ -17,10 +17,10 @@ use super::turnstile::{self, Turnstile};
 use super::waker::Waker;
 use crate::endpoint::Endpoint;
 use crate::engine::exchange::{Before, Exchange, may_be_answered_again};
-use crate::engine::handshake::RingName;
+use crate::engine::handshake::{RING_NAMES, RingName};
 use crate::engine::refill::Refill;
 use crate::engine::wake::{BATCH, WakeBytes};
-use crate::error::{CsError, Error, ProtocolError, Result};
+use crate::error::{CsError, Error, ProtocolError, Result, RingError};
 use crate::shm::{Consumer, Mapping, Producer};
 use crate::sys::wait::{Interest, Ready, wait_for, wait_or_rung};
 use crate::sys::{file, socket};
@@ -156,16 +156,21 @@ impl Drop for LeftNudge<'_> {
 impl Connection {
     /// Connects to a service.
     pub(crate) fn open<S: Service>(endpoint: &Endpoint) -> Result<Self> {
-        let service = S::NAME;
         let Parts { socket, peer, generation: _generation, max_msg_size, names, request, response, event } =
-            connect::connect(service, endpoint, S::RING_SIZE)?;
-        for count in [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()] {
+            connect::connect(S::NAME, endpoint, S::RING_SIZE)?;
+        let service: Cow<'static, str> = Cow::Owned(endpoint.name(S::NAME).to_owned());
+        let counts = [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()];
+        for (count, ring) in counts.into_iter().zip(RING_NAMES) {
+            // So far the daemon is the only user. A second one means that the daemon named another connection's ring: both must not use it.
             // Relaxed: a count; the daemon looks at it only after the socket told it something.
-            count.fetch_add(1, Ordering::Relaxed);
+            count.compare_exchange(1, 2, Ordering::Relaxed, Ordering::Relaxed).map_err(|_| {
+                let source = RingError::InUse { ring }.into();
+                Error::Protocol { service: service.clone(), source }
+            })?;
         }
         let timeout = endpoint.request_timeout_value();
         let connection = Self {
-            service: Cow::Owned(endpoint.name(service).to_owned()),
+            service,
             socket,
             peer,
             max_request: usize::try_from(max_msg_size).unwrap_or(usize::MAX),
@@ -670,9 +675,9 @@ impl Connection {
             file::remove_file(&directory, &ring.file("-header"));
             file::remove_file(&directory, &ring.file("-data"));
         }
-        if let Some([directory]) = self.rings.first().map(|ring| ring.directories.as_slice()) {
-            if let Ok(root) = file::open_directory(&self.shm_root, []) {
-                file::remove_directory(&root, directory);
+        if let Some((own, above)) = self.rings.first().and_then(|ring| ring.directories.split_last()) {
+            if let Ok(parent) = file::open_directory(&self.shm_root, above.iter().map(AsRef::as_ref)) {
+                file::remove_directory(&parent, own);
             }
         }
     }

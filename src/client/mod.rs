@@ -9,6 +9,7 @@ mod dispatcher;
 mod hostile;
 #[cfg(all(test, loom))]
 mod model;
+mod ring_files;
 mod sync;
 mod tracking;
 mod turnstile;

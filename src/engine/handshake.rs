@@ -44,6 +44,23 @@ pub(crate) fn has_old_magic(reply: &ConnectReply) -> bool {
     reply.generation == Generation::Libqb010 || !(first == b'/' || first.is_ascii_digit())
 }
 
+/// The names of the rings, in the order in which the reply has them.
+pub(crate) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
+
+/// The names of all rings, which lie in one directory.
+///
+/// # Errors
+/// As [`RingName::parse`], and when they lie in several.
+pub(crate) fn ring_names(reply: &ConnectReply, root: &Path) -> Result<[RingName; 3], ProtocolError> {
+    let [request, response, event] = RING_NAMES;
+    let first = RingName::parse(request, &reply.request, root)?;
+    let beside = |ring, name: &[u8]| {
+        let name = RingName::parse(ring, name, root)?;
+        if name.directories == first.directories { Ok(name) } else { Err(ProtocolError::RingDirectory { ring }) }
+    };
+    Ok([beside(request, &reply.request)?, beside(response, &reply.response)?, beside(event, &reply.event)?])
+}
+
 /// The files of a ring, below the shared memory directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RingName {
@@ -54,7 +71,9 @@ pub(crate) struct RingName {
 }
 
 impl RingName {
-    /// Takes apart the name from a connection reply: absolute below `/dev/shm` or below `root`, which stands for it here, or relative.
+    /// Takes apart the name from a connection reply. libqb since 1.0.4 gives absolute ones, `/dev/shm/qb-1-2-3-XXXXXX/qb-request-cmap`;
+    /// a server may have another directory than `/dev/shm`: `root`, which stands for it here, or one below either. Older ones are
+    /// relative, of files directly in `/dev/shm`.
     ///
     /// # Errors
     /// A name that leads elsewhere. The daemon may be hostile, and this process writes to what the name names.
@@ -68,19 +87,25 @@ impl RingName {
             None => return Err(outside),
         };
         let mut parts: Vec<&[u8]> = below.split(|byte| *byte == b'/').collect();
-        if parts.len() > 2 || parts.iter().any(|part| matches!(*part, b"" | b"." | b"..")) {
+        if parts.iter().any(|part| matches!(*part, b"" | b"." | b"..")) {
             return Err(outside);
         }
         let mut base = OsString::from(prefix);
         base.push(OsStr::from_bytes(parts.pop().ok_or(outside)?));
+        // The connection's own directory and the file in it.
+        let is_libqb = |part: &[u8]| part.starts_with(RELATIVE_PREFIX.as_bytes());
+        let is_in_own = parts.last().is_some_and(|directory| is_libqb(directory));
+        if prefix.is_empty() && !(is_in_own && is_libqb(base.as_bytes())) {
+            return Err(outside);
+        }
         Ok(Self { directories: parts.into_iter().map(|part| OsStr::from_bytes(part).to_owned()).collect(), base })
     }
 
     /// Whether the name tells that this process made the ring. libqb before 0.14 did not say so, and there a daemon started later makes its
     /// rings under the very names that a killed one left.
     pub(crate) fn is_made_by(&self, pid: i32) -> bool {
-        let first = self.directories.first().unwrap_or(&self.base);
-        first.as_bytes().starts_with(format!("{RELATIVE_PREFIX}{pid}-").as_bytes())
+        let own = self.directories.last().unwrap_or(&self.base);
+        own.as_bytes().starts_with(format!("{RELATIVE_PREFIX}{pid}-").as_bytes())
     }
 
     /// Name of one of the two files.
@@ -137,6 +162,8 @@ mod tests {
         let below =
             RingName::parse("request", b"/dev/shm/own/qb-1-2-3-abcdef/qb-x", Path::new("/dev/shm/own")).unwrap();
         assert_eq!((below.directories, below.base), (vec!["qb-1-2-3-abcdef".into()], "qb-x".into()));
+        let deep = parse("/dev/shm/a/b/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
+        assert_eq!(deep.directories, ["a", "b", "qb-10-20-30-abcdef"]);
         let old = parse("cmap-request-10-20-30").unwrap();
         assert_eq!((old.directories.len(), old.file("-data")), (0, "qb-cmap-request-10-20-30-data".into()));
     }
@@ -154,13 +181,37 @@ mod tests {
 
     #[test]
     fn a_ring_is_told_from_a_later_daemons_by_the_process_in_its_name() {
-        for name in ["/dev/shm/qb-10-20-30-abcdef/qb-request-cmap", "10-20-30-request-cpg"] {
+        let (new, deep) =
+            ("/dev/shm/qb-10-20-30-abcdef/qb-request-cmap", "/dev/shm/qb-1-2/qb-10-20-30-abcdef/qb-request-cmap");
+        for name in [new, deep, "10-20-30-request-cpg"] {
             let ring = parse(name).unwrap();
             assert!(ring.is_made_by(10) && !ring.is_made_by(1) && !ring.is_made_by(20), "{name}");
         }
-        for name in ["cmap-request-20-30", "/dev/shm/other/qb-10-20", "/dev/shm/10-20"] {
+        for name in ["cmap-request-20-30", "/dev/shm/qb-other/qb-10-20"] {
             assert!(!parse(name).unwrap().is_made_by(10), "{name}");
         }
+    }
+
+    #[test]
+    fn rings_lie_in_one_directory() {
+        let names = |[request, response, event]: [&'static str; 3]| {
+            let reply = ConnectReply::decode(&reply()).unwrap();
+            let reply =
+                ConnectReply { request: request.into(), response: response.into(), event: event.into(), ..reply };
+            ring_names(&reply, Path::new("/dev/shm")).map(|names| names.map(|name| name.base))
+        };
+        let (request, response, event) =
+            ("/dev/shm/qb-1/qb-request", "/dev/shm/qb-1/qb-response", "/dev/shm/qb-1/qb-event");
+        assert_eq!(names([request, response, event]), Ok(["qb-request", "qb-response", "qb-event"].map(Into::into)));
+        assert_eq!(names(["a", "b", "c"]), Ok(["qb-a", "qb-b", "qb-c"].map(Into::into)));
+        let elsewhere = "/dev/shm/qb-2/qb-event";
+        let apart = |ring| Err(ProtocolError::RingDirectory { ring });
+        assert_eq!(names([request, response, elsewhere]), apart("event"));
+        assert_eq!(names([request, elsewhere, event]), apart("response"));
+        assert_eq!(names([elsewhere, response, event]), apart("response"));
+        assert_eq!(names([request, response, "c"]), apart("event"));
+        assert_eq!(names([request, response, "/dev/shm/x/qb-1/qb-event"]), apart("event"));
+        assert_eq!(names([request, "", event]), Err(ProtocolError::RingName { ring: "response" }));
     }
 
     #[test]
@@ -170,6 +221,11 @@ mod tests {
             "/dev/shm/../etc/passwd",
             "/dev/shm//x",
             "/dev/shm/a/b/c",
+            "/dev/shm/qb-1-2-3-abcdef/../qb-1-2-3-ghijkl/qb-request-cmap",
+            "/dev/shm/qb-1-2-3-abcdef/qb-4-5/../qb-request-cmap",
+            "/dev/shm/qb-request-cmap",
+            "/dev/shm/other/qb-request-cmap",
+            "/dev/shm/qb-1-2-3-abcdef/request-cmap",
             "a/b",
             "",
             "/dev/shm/",

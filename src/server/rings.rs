@@ -150,10 +150,11 @@ impl Drop for Files {
     }
 }
 
-/// Makes a file the client's own. For a client of the same user it is that already, whatever its group.
+/// Makes a file the client's own. As in C, whoever cannot give it away, not being root, keeps it: a client that is root can use it
+/// all the same. For a client of the same user it is the client's already, whatever its group.
 fn give_away(file: &File, client: Credentials) -> io::Result<()> {
     match fchown(file, Some(client.uid), Some(client.gid)) {
-        Err(_) if client.uid == geteuid().as_raw() => Ok(()),
+        Err(error) if client.uid == geteuid().as_raw() || error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         result => result,
     }
 }

@@ -1,7 +1,7 @@
 //! Files of rings: opened through their directory's handle, never through a link.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -33,6 +33,22 @@ pub(crate) fn open_regular(directory: &impl AsFd, name: &OsStr) -> io::Result<Fi
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     Ok(file)
+}
+
+/// Looks at a file without opening it, so that neither its user nor a device notices. A link is looked at itself.
+pub(crate) fn look_at(directory: &impl AsFd, name: &OsStr) -> io::Result<Metadata> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    File::from(retry(|| openat(directory, name, flags, Mode::empty()))?).metadata()
+}
+
+/// Whether a user id is the one that stands for all users whom this process's user namespace does not map.
+pub(crate) fn is_unmapped(uid: u32) -> bool {
+    const DEFAULT_OVERFLOW_UID: u32 = 65534;
+    let read = |path| std::fs::read_to_string(path).ok();
+    let overflow = read("/proc/sys/kernel/overflowuid").and_then(|uid| uid.trim().parse().ok());
+    // Outside of user namespaces all are mapped: 0 0 4294967295.
+    let maps_all = || read("/proc/self/uid_map").is_some_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    uid == overflow.unwrap_or(DEFAULT_OVERFLOW_UID) && !maps_all()
 }
 
 /// Removes a file; a link is removed itself, not what it points to.

@@ -1,13 +1,14 @@
 //! Unix stream sockets: the setup socket of a connection.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
-use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr};
-use nix::sys::socket::{connect, getsockopt, recv, send, setsockopt, shutdown, socket};
+use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{UnixCredentials, connect, getsockopt, recv, recvmsg, send, setsockopt, shutdown, socket};
 
 use crate::types::Credentials;
 
@@ -42,8 +43,13 @@ pub(crate) fn pass_credentials(socket: &impl AsFd, on: bool) -> io::Result<()> {
 
 /// The process at the other end, as the kernel noted it when it listened or connected.
 pub(crate) fn peer_credentials(socket: &impl AsFd) -> io::Result<Credentials> {
-    let credentials = getsockopt(socket, PeerCredentials)?;
-    Ok(Credentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
+    Ok(getsockopt(socket, PeerCredentials)?.into())
+}
+
+impl From<UnixCredentials> for Credentials {
+    fn from(credentials: UnixCredentials) -> Self {
+        Self { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() }
+    }
 }
 
 /// Sends what fits now. Never blocks, never raises `SIGPIPE`.
@@ -55,6 +61,24 @@ pub(crate) fn send_now(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 /// Receives what is there. Never blocks. 0: the other end closed.
 pub(crate) fn receive_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(retry(|| recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))?)
+}
+
+/// As [`receive_now`], and tells who sent the bytes, provided that [`pass_credentials`] is on. Bytes of two senders never come at
+/// once. There is no room for file descriptors, so the kernel closes those that come along.
+///
+/// # Errors
+/// Also when something came along, and so it cannot be told who sent the bytes.
+pub(crate) fn receive_from(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<Credentials>)> {
+    let mut control = cmsg_space!(UnixCredentials);
+    Ok(retry(|| {
+        let (mut parts, flags) = ([IoSliceMut::new(buffer)], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC);
+        let received = recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        let sender = received.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.into()),
+            _ => None,
+        });
+        Ok((received.bytes, sender))
+    })?)
 }
 
 /// Ends the connection for both directions and wakes whoever polls it.

@@ -8,6 +8,7 @@ mod harness;
 mod cfg;
 mod cmap;
 mod cpg;
+mod credentials;
 mod crowd;
 mod embedded;
 mod failures;

@@ -45,6 +45,7 @@ Environment:
   COROSYNC_IPC_SOCKET_DIR  as --socket-dir
   COROSYNC_IPC_SHM_ROOT    as --shm-root
   COROSYNC_IPC_TIMEOUT     as --timeout
+  COROSYNC_IPC_SERVER_UID  as --server-uid, with commas between several
   Options win.
 
 ";
@@ -93,6 +94,13 @@ struct Global {
     /// The daemon's /dev/shm is seen here as this directory.
     #[arg(long, global = true, value_name = "DIR")]
     shm_root: Option<PathBuf>,
+
+    /// This user may serve too, besides root and the user of this process; can be given several times.
+    ///
+    /// Any user can take a service's name while corosync is down, so other users are refused before any request is sent. In a user
+    /// namespace, such as a rootless container's, the host's root is usually 65534, as are all users who are not mapped.
+    #[arg(long, global = true, value_name = "UID", value_delimiter = ',')]
+    server_uid: Vec<u32>,
 
     /// How long to wait for the connection, and for each answer: 500ms, 5s, 2m [default: 5s].
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
@@ -220,6 +228,9 @@ impl Global {
         }
         if let Some(directory) = self.shm_root {
             endpoint = endpoint.shm_root(directory);
+        }
+        if !self.server_uid.is_empty() {
+            endpoint = endpoint.server_uids(self.server_uid);
         }
         if let Some(timeout) = self.timeout {
             endpoint = endpoint.timeout(timeout);

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use corosync_ipc::cmap::{self, Map};
-use corosync_ipc::{CsError, Endpoint, Error, ProtocolError};
+use corosync_ipc::{CsError, Endpoint, Error, ProtocolError, RingFileFault};
 use serde_json::{Value as Json, json};
 
 use crate::cli::Context;
@@ -29,6 +29,7 @@ pub(crate) struct Doctor {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wall {
     Socket,
+    Credentials,
     Handshake,
     Rings,
     Request,
@@ -39,6 +40,7 @@ impl Wall {
         match error {
             Error::System { operation, .. } if operation.starts_with("mapping") => Self::Rings,
             Error::InvalidArgument { .. } | Error::NoSocket { .. } | Error::System { .. } => Self::Socket,
+            Error::UntrustedServer { .. } => Self::Credentials,
             Error::NotReady { .. }
             | Error::NotAllowed { .. }
             | Error::SharedMemoryFull { .. }
@@ -46,7 +48,11 @@ impl Wall {
             | Error::Protocol { source: ProtocolError::Transport(_), .. } => Self::Handshake,
             Error::TimedOut { operation, .. } if operation.starts_with("connecting") => Self::Handshake,
             Error::RingsNotVisible { .. }
-            | Error::Protocol { source: ProtocolError::Ring(_) | ProtocolError::RingName { .. }, .. } => Self::Rings,
+            | Error::RingFile { .. }
+            | Error::Protocol {
+                source: ProtocolError::Ring(_) | ProtocolError::RingName { .. } | ProtocolError::RingDirectory { .. },
+                ..
+            } => Self::Rings,
             _ => Self::Request,
         }
     }
@@ -54,6 +60,7 @@ impl Wall {
     fn name(self) -> &'static str {
         match self {
             Self::Socket => "socket",
+            Self::Credentials => "credentials",
             Self::Handshake => "handshake",
             Self::Rings => "rings",
             Self::Request => "request",
@@ -172,6 +179,19 @@ fn service_json(probe: &Probe, is_absent: bool, surroundings: &Surroundings) -> 
 fn advice(error: &Error, surroundings: &Surroundings) -> String {
     match error {
         Error::NoSocket { service, .. } => no_socket(service, surroundings),
+        Error::UntrustedServer { uid, is_unmapped: true, .. } => format!(
+            "this is a user namespace: if it is the host's root who serves, --server-uid {uid} allows it, and with it \
+             every other user that is not mapped here"
+        ),
+        Error::UntrustedServer { uid, pid, .. } => format!(
+            "end process {pid} and start corosync, or, if uid {uid} may serve and see what is sent, allow it with \
+             --server-uid {uid}"
+        ),
+        Error::RingFile { owner: Some(uid), fault: RingFileFault::Owner { .. }, .. } => format!(
+            "the server is hostile, or it runs in a user namespace in which it gave the file to another user than \
+             this one: --server-uid {uid} allows that user's files"
+        ),
+        Error::RingFile { .. } => "the server is hostile or broken: it named files of others as rings".to_owned(),
         Error::NotReady { .. } => "wait for corosync to finish starting, or raise its limit of open files".to_owned(),
         Error::NotAllowed { uid, gid, .. } => {
             format!("run as root, or put `uidgid {{ uid: {uid} gid: {gid} }}` into corosync.conf, each word on a line")

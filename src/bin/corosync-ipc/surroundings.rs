@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use corosync_ipc::{ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, Endpoint};
+use corosync_ipc::{ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, Endpoint};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Map, Value as Json, json};
@@ -60,7 +60,7 @@ pub(crate) struct Daemon {
 impl Surroundings {
     pub(crate) fn look(endpoint: &Endpoint) -> Self {
         let shm_root = endpoint.shm_root_path().to_path_buf();
-        let names = [ENV_SOCKET_DIR, ENV_SHM_ROOT, ENV_TIMEOUT];
+        let names = [ENV_SOCKET_DIR, ENV_SHM_ROOT, ENV_TIMEOUT, ENV_SERVER_UID];
         let value = |name| Some((name, env::var_os(name)?.to_string_lossy().into_owned()));
         let mut unseen = Vec::new();
         let daemons = daemons().unwrap_or_else(|error| {
