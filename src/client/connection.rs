@@ -18,7 +18,7 @@ use crate::endpoint::Endpoint;
 use crate::engine::exchange::{Before, Exchange, may_be_answered_again};
 use crate::engine::handshake::RingName;
 use crate::engine::wake::{BATCH, WakeBytes};
-use crate::error::{CsError, Error, ProtocolError, Result};
+use crate::error::{CsError, Error, ProtocolError, Result, RingError};
 use crate::shm::{Consumer, Mapping, Producer};
 use crate::sys::wait::{Interest, Ready, wait_for, wait_or_rung};
 use crate::sys::{file, socket};
@@ -284,6 +284,7 @@ impl Connection {
             self.check()?;
             // As qb_ipc_shm_fc_get. Acquire: nothing to pair with in C, which reads it through a full barrier.
             if ring.ring().ref_count().load(Ordering::Acquire) != 2 {
+                ring.ring().check().map_err(|source| self.broken(source.into()))?;
                 return Err(self.hung_up());
             }
             let refused = (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire));
@@ -506,6 +507,9 @@ impl Connection {
         crate::log::warn!(service = %self.service, %source, "the daemon broke the protocol");
         self.advance(BROKEN);
         socket::shut_down(&self.socket);
+        if let ProtocolError::Ring(RingError::Truncated { .. }) = source {
+            return self.ended();
+        }
         Error::Protocol { service: self.service.clone(), source }
     }
 }

@@ -83,6 +83,11 @@ impl Rings {
         files.give_away(request.client)?;
         Ok(Self { request: requests, response, event, told, _files: files })
     }
+
+    /// Whether a file was cut short under one of them.
+    pub(super) fn are_lost(&self) -> bool {
+        self.request.ring().is_lost() || self.response.ring().is_lost() || self.event.ring().is_lost()
+    }
 }
 
 impl Drop for Rings {
