@@ -139,7 +139,7 @@ pub enum Error {
         after: Duration,
     },
 
-    /// The daemon ended or closed the connection. It does not come back: connect again.
+    /// The daemon ended or closed the connection, or the files of its rings were cut short. It does not come back: connect again.
     #[error("the connection to {service} is gone: the daemon ended or closed it")]
     Disconnected {
         /// The service.
@@ -335,6 +335,13 @@ pub enum RingError {
         ring: &'static str,
         /// The word found.
         magic: u32,
+    },
+    /// A file of the ring was cut short, or its file system is full. Noticed only after
+    /// [`guard_against_truncation`](crate::guard_against_truncation); without that, the process is killed.
+    #[error("a file of the {ring} ring was cut short")]
+    Truncated {
+        /// Which ring.
+        ring: &'static str,
     },
     /// A chunk is larger than the ring.
     #[error("a chunk of the {ring} ring has {size} bytes, more than {limit}")]

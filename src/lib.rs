@@ -56,6 +56,7 @@ pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
 pub use endpoint::{Deadline, Endpoint, parse_duration};
 pub use endpoint::{ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE};
 pub use error::{CsError, Error, ProtocolError, Result, RingError, RingFileFault, WireError};
+pub use shm::guard_against_truncation;
 pub use types::{Credentials, Dispatch, NodeId, RingId, TrackFlags};
 
 /// Compiles the README's examples.

@@ -320,6 +320,7 @@ impl Connection {
             self.check()?;
             // As qb_ipc_shm_fc_get. Acquire: nothing to pair with in C, which reads it through a full barrier.
             if ring.ring().ref_count().load(Ordering::Acquire) != 2 {
+                ring.ring().check().map_err(|source| self.broken(source.into()))?;
                 return Err(self.hung_up());
             }
             let refused = (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire));
@@ -584,6 +585,9 @@ impl Connection {
         crate::log::warn!(service = %self.service, %source, "the daemon broke the protocol");
         self.advance(BROKEN);
         socket::shut_down(&self.socket);
+        if let ProtocolError::Ring(RingError::Truncated { .. }) = source {
+            return self.ended();
+        }
         Error::Protocol { service: self.service.clone(), source }
     }
 }

@@ -84,7 +84,7 @@ impl Connection {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.closed
+        self.closed || self.rings.are_lost()
     }
 
     /// Ends the connection: nothing is sent or received any more.

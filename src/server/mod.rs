@@ -30,8 +30,10 @@
 
 //! # Clients that lie
 //! Sizes, indices and messages of a client are checked before use, and one that breaks the protocol is disconnected without harm to
-//! others. One attack remains, as in libqb: the files of its rings belong to the client, and one that cuts them short ends the server
-//! with `SIGBUS`. So [`Handler::authorize`] only users that may do that.
+//! others. One attack is left to the program: the files of its rings belong to the client, and one that cuts them short kills the server
+//! with `SIGBUS`, as it kills one of libqb. [`guard_against_truncation`](crate::guard_against_truncation) makes that, too, the end of one
+//! client. It is not on by itself, since it installs a signal handler for the whole process: a server with clients of other users calls
+//! it first. The `corosync-ipc` command does.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 

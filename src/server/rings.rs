@@ -28,6 +28,8 @@ pub(super) struct Files {
     /// Name and handle of the connection's own directory.
     directory: Option<(OsString, OwnedFd)>,
     names: Vec<OsString>,
+    /// Open until the client is given them.
+    open: Vec<File>,
 }
 
 /// A connection's rings, seen from the server.
@@ -52,7 +54,7 @@ pub(super) struct Request<'a> {
 }
 
 impl Rings {
-    /// Makes the three rings, which belong to the client's user when they are complete.
+    /// Makes the three rings, and then gives them to the client's user, who cannot harm what is being made.
     pub(super) fn create(request: &Request<'_>) -> io::Result<Self> {
         let root = file::open_directory(request.root, [])?;
         let server = process::id();
@@ -62,7 +64,7 @@ impl Rings {
         };
         let mut path = request.root.to_path_buf();
         path.extend(directory.as_ref().map(|(name, _)| name));
-        let mut files = Files { root, directory, names: Vec::new() };
+        let mut files = Files { root, directory, names: Vec::new(), open: Vec::new() };
         let mut told = [const { Bytes::new() }; 3];
         let mut rings = Vec::with_capacity(RING_NAMES.len());
         for (ring, told) in RING_NAMES.into_iter().zip(&mut told) {
@@ -71,21 +73,20 @@ impl Rings {
             *told = Bytes::copy_from_slice(told_name.as_bytes());
             rings.push(files.create_ring(request, ring, &path, &name)?);
         }
-        if let Some((_, directory)) = &files.directory {
-            // As in C: whoever cannot give it away, not being root, keeps it.
-            let _ = fchown(directory, Some(request.client.uid), Some(request.client.gid));
-        }
         let mut rings = rings.into_iter();
         let (Some(requests), Some(response), Some(event)) = (rings.next(), rings.next(), rings.next()) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        Ok(Self {
-            request: requests.consumer().map_err(io::Error::other)?,
-            response: response.producer().map_err(io::Error::other)?,
-            event: event.producer().map_err(io::Error::other)?,
-            told,
-            _files: files,
-        })
+        let requests = requests.consumer().map_err(io::Error::other)?;
+        let response = response.producer().map_err(io::Error::other)?;
+        let event = event.producer().map_err(io::Error::other)?;
+        files.give_away(request.client)?;
+        Ok(Self { request: requests, response, event, told, _files: files })
+    }
+
+    /// Whether a file was cut short under one of them.
+    pub(super) fn are_lost(&self) -> bool {
+        self.request.ring().is_lost() || self.response.ring().is_lost() || self.event.ring().is_lost()
     }
 }
 
@@ -114,8 +115,8 @@ impl Files {
             let name = OsString::from(format!("{name}{suffix}"));
             let path: PathBuf = directory.join(&name);
             let file = self.create(&name, size)?;
-            give_away(&file, request.client)?;
             parts.push((Mapping::new(&file, size)?, path));
+            self.open.push(file);
         }
         let mut parts = parts.into_iter();
         let (Some((header, header_path)), Some((data, data_path))) = (parts.next(), parts.next()) else {
@@ -136,6 +137,23 @@ impl Files {
         }
         file
     }
+
+    /// Makes everything the client's own.
+    fn give_away(&mut self, client: Credentials) -> io::Result<()> {
+        for file in self.open.drain(..) {
+            match fchown(file, Some(client.uid), Some(client.gid)) {
+                // As in C, whoever cannot give it away, not being root, keeps it: a client that is root can use it all the same. For a client
+                // of the same user it is the client's already, whatever its group.
+                Err(error) if client.uid == geteuid().as_raw() || error.kind() == io::ErrorKind::PermissionDenied => {}
+                result => result?,
+            }
+        }
+        if let Some((_, directory)) = &self.directory {
+            // As with the files.
+            let _ = fchown(directory, Some(client.uid), Some(client.gid));
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Files {
@@ -147,14 +165,5 @@ impl Drop for Files {
         if let Some((name, _)) = &self.directory {
             file::remove_directory(&self.root, name);
         }
-    }
-}
-
-/// Makes a file the client's own. As in C, whoever cannot give it away, not being root, keeps it: a client that is root can use it
-/// all the same. For a client of the same user it is the client's already, whatever its group.
-fn give_away(file: &File, client: Credentials) -> io::Result<()> {
-    match fchown(file, Some(client.uid), Some(client.gid)) {
-        Err(error) if client.uid == geteuid().as_raw() || error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        result => result,
     }
 }

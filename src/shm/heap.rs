@@ -62,6 +62,10 @@ impl Region for Heap {
             word.store(u32::from_ne_bytes(value), Ordering::Relaxed);
         }
     }
+
+    fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 pub(super) fn ring(header: &Heap, data: &Heap) -> Result<Ring<Heap>, RingError> {

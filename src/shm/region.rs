@@ -7,6 +7,7 @@ use std::ptr;
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::sync::{AtomicU32, AtomicU64};
+use crate::sys::fault::Guarded;
 
 /// Memory that a ring lies in. The shared mapping is one kind, the heap of a test another.
 ///
@@ -27,17 +28,23 @@ pub(crate) trait Region {
 
     /// Copies bytes to `offset`.
     fn copy_in(&self, offset: usize, bytes: &[u8]);
+
+    /// Whether the memory behind it is gone. What was read is not to be believed then: ask after reading, before using it.
+    fn is_lost(&self) -> bool;
 }
 
 /// A shared mapping of a file.
 pub(crate) struct Mapping {
+    // Dropped first: the handler must not take what is mapped here later for a ring.
+    guarded: Guarded,
     map: MmapRaw,
 }
 
 impl Mapping {
     /// Maps the first `size` bytes of a file, which must have them.
     pub(crate) fn new(file: &File, size: usize) -> io::Result<Self> {
-        Ok(Self { map: MmapOptions::new().len(size).map_raw(file)? })
+        let map = MmapOptions::new().len(size).map_raw(file)?;
+        Ok(Self { guarded: Guarded::new(map.as_mut_ptr(), map.len()), map })
     }
 
     /// Address of `length` bytes at `offset`, after checking that the mapping has them.
@@ -70,6 +77,10 @@ impl Region for Mapping {
     fn copy_out(&self, _: usize, _: usize, _: &mut Vec<u8>) {}
 
     fn copy_in(&self, _: usize, _: &[u8]) {}
+
+    fn is_lost(&self) -> bool {
+        self.guarded.is_lost()
+    }
 }
 
 #[cfg(not(loom))]
@@ -112,5 +123,8 @@ impl Region for Mapping {
         // SAFETY: `target` has room for the bytes, and a slice never overlaps the mapping, of which no reference exists. The peer
         // does not read a chunk before its magic is set; one that does reads half a message, which is its own harm.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+    }
+    fn is_lost(&self) -> bool {
+        self.guarded.is_lost()
     }
 }

@@ -79,8 +79,8 @@ impl Format {
 pub(crate) struct Ring<R> {
     name: &'static str,
     format: Format,
-    header: R,
-    data: R,
+    pub(super) header: R,
+    pub(super) data: R,
     words: u32,
 }
 
@@ -93,6 +93,9 @@ impl<R: Region> Ring<R> {
         }
         // Relaxed: written before the connection reply was sent, and the socket orders the two.
         let words = header.word(WORD_SIZE).load(Ordering::Relaxed);
+        if header.is_lost() {
+            return Err(RingError::Truncated { ring: name });
+        }
         let need = (u64::from(words) * WORD as u64).max(MIN_DATA_SIZE);
         if have < need {
             return Err(RingError::TooSmall { ring: name, file: "data", have, need });
@@ -137,6 +140,16 @@ impl<R: Region> Ring<R> {
     /// How many processes use the ring; 2 while both ends do.
     pub(crate) fn ref_count(&self) -> &AtomicU32 {
         self.header.word(REF_COUNT)
+    }
+
+    /// Whether a file of the ring was cut short, as far as this process has noticed by touching what is missing.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.header.is_lost() || self.data.is_lost()
+    }
+
+    /// Goes after every use of the ring's memory whose result matters.
+    pub(crate) fn check(&self) -> Result<(), RingError> {
+        if self.is_lost() { Err(RingError::Truncated { ring: self.name }) } else { Ok(()) }
     }
 
     /// Flow control, in the request ring only.
@@ -202,6 +215,12 @@ impl<R: Region> Producer<R> {
 
     /// Writes the parts as one chunk and announces it. `false`: there is no room now.
     pub(crate) fn try_send(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
+        let sent = self.put(parts);
+        self.ring.check()?;
+        sent
+    }
+
+    fn put(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
         let ring = &self.ring;
         let size: usize = parts.iter().map(|part| part.len()).sum();
         let free = self.free()?;
@@ -255,9 +274,9 @@ impl<R: Region> Consumer<R> {
         &self.ring
     }
 
-    /// Whether a chunk waits. A hint: one may come at once.
+    /// Whether a chunk waits, or an error. A hint: one may come at once.
     pub(crate) fn has_chunk(&self) -> bool {
-        sem::count(self.ring.semaphore()) > 0
+        sem::count(self.ring.semaphore()) > 0 || self.ring.is_lost()
     }
 
     /// How many bytes of the ring are used, chunk headers included, if the producer tells the truth. 0 when it is full to the last word.
@@ -270,14 +289,21 @@ impl<R: Region> Consumer<R> {
 
     /// Takes the next chunk, if there is one.
     pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, RingError> {
-        if sem::try_wait(self.ring.semaphore()) { self.take().map(Some) } else { Ok(None) }
+        let is_there = sem::try_wait(self.ring.semaphore());
+        self.take_if(is_there)
     }
 
     /// Takes the next chunk, waiting up to `timeout` for it: for a moment awake, then asleep.
     pub(crate) fn receive(&mut self, timeout: Duration) -> Result<Option<Bytes>, RingError> {
         let semaphore = self.ring.semaphore();
         let taken = self.spin.until(timeout, || sem::try_wait(semaphore)) || sem::wait(semaphore, timeout);
-        if taken { self.take().map(Some) } else { Ok(None) }
+        self.take_if(taken)
+    }
+
+    fn take_if(&mut self, is_there: bool) -> Result<Option<Bytes>, RingError> {
+        let chunk = if is_there { self.take().map(Some) } else { Ok(None) };
+        self.ring.check()?;
+        chunk
     }
 
     /// Copies out the chunk that the semaphore announced, and gives its room back. Matches `qb_rb_chunk_read`.

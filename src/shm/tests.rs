@@ -3,11 +3,14 @@
 #[cfg(not(loom))]
 mod one_thread {
     use std::collections::VecDeque;
+    use std::fs::File;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::super::heap::{Heap, pair, ring};
-    use super::super::region::Region;
+    use super::super::region::{Mapping, Region};
+    use super::super::ring::{Format, REQUEST_HEADER_SIZE, Ring};
     use super::super::sync::Ordering;
     use crate::error::RingError;
 
@@ -69,6 +72,57 @@ mod one_thread {
         let (mut producer, _, header, _) = pair(WORDS);
         header.word(4).store(5000, Ordering::Relaxed);
         assert_eq!(producer.try_send(&[b"x"]), Err(RingError::Index { ring: "test", index: 5000, words: 1024 }));
+    }
+
+    /// A header file with all its fields, and data of a page.
+    fn mapped() -> ([File; 2], Ring<Mapping>) {
+        let files = [REQUEST_HEADER_SIZE, 4096].map(|size| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(size as u64).unwrap();
+            (Mapping::new(&file, size).unwrap(), file)
+        });
+        let [(header, header_file), (data, data_file)] = files;
+        header.word(8).store(WORDS, Ordering::Relaxed);
+        ([header_file, data_file], Ring::open("test", Format::LIBQB_014, header, data).unwrap())
+    }
+
+    #[test]
+    fn a_file_that_was_cut_short_is_an_error_whatever_is_done() {
+        type Use = fn(Ring<Mapping>) -> Result<(), RingError>;
+        const LOST: RingError = RingError::Truncated { ring: "test" };
+        crate::guard_against_truncation().unwrap();
+        let header: [Use; 7] = [
+            |ring| ring.producer()?.try_send(&[b"x"]).map(drop),
+            |ring| ring.consumer()?.try_receive().map(drop),
+            |ring| ring.consumer()?.receive(Duration::from_millis(1)).map(drop),
+            |ring| {
+                let consumer = ring.consumer()?;
+                assert!(consumer.has_chunk(), "whoever looks must find the error");
+                consumer.ring().check()
+            },
+            |ring| {
+                assert_eq!(ring.ref_count().load(Ordering::Acquire), 0);
+                ring.check()
+            },
+            |ring| {
+                ring.flow_control().store(1, Ordering::Release);
+                ring.check()
+            },
+            |ring| Ring::open("test", Format::LIBQB_014, ring.header, ring.data).map(drop),
+        ];
+        for use_it in header {
+            let (files, ring) = mapped();
+            files[0].set_len(0).unwrap();
+            assert!(!ring.is_lost(), "nobody has touched it");
+            assert_eq!(use_it(ring), Err(LOST));
+        }
+        let (files, ring) = mapped();
+        files[1].set_len(0).unwrap();
+        assert_eq!(ring.producer().unwrap().try_send(&[b"x"]), Err(LOST));
+        let (files, ring) = mapped();
+        ring.header.double_word(8208).store(1, Ordering::Relaxed);
+        files[1].set_len(0).unwrap();
+        assert_eq!(ring.consumer().unwrap().try_receive(), Err(LOST));
     }
 
     #[derive(Clone, Debug)]

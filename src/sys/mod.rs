@@ -1,7 +1,8 @@
-//! System calls: sockets, waiting, futexes, files. The only place that retries `EINTR`, and with `shm` the only one that may hold
+//! System calls: sockets, waiting, futexes, files, faults. The only place that retries `EINTR`, and with `shm` the only one that may hold
 //! `unsafe`.
 
 pub(crate) mod event;
+pub(crate) mod fault;
 pub(crate) mod file;
 pub(crate) mod futex;
 #[cfg(feature = "server")]

@@ -1,6 +1,7 @@
 //! `corosync-ipc serve`, the process.
 
 use std::fs;
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -128,6 +129,59 @@ fn a_place_that_cannot_be_used_is_said_so() {
         assert_fails(&output, status, words);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
+}
+
+/// Cuts files of the rings between a process and the server to nothing. Their directory has both pids in its name.
+fn cut_rings(served: &Served, pid: u32, ring: &str, part: &str) {
+    let is_of = |name: &String| name.split('-').nth(2) == Some(&pid.to_string());
+    let directories = served.rings().into_iter().filter(is_of).map(|name| served.folder().join(name));
+    let files = directories.flat_map(|path| fs::read_dir(path).unwrap()).map(|entry| entry.unwrap().path());
+    let is_meant = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(&format!("qb-{ring}-")) && name.ends_with(&format!("-{part}"))
+    };
+    let files: Vec<_> = files.filter(is_meant).collect();
+    assert!(!files.is_empty(), "no {part} of a {ring} ring of {pid}");
+    files.iter().for_each(|path| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap());
+}
+
+#[test]
+fn rings_that_are_cut_short_end_one_client_and_no_process() {
+    let mut served = Served::start();
+    let mut bystander = command(&served, &["cpg", "join", "g"]).interactive().spawn();
+    bystander.wait_stdout("confchg");
+    for (ring, part) in ["request", "response", "event"].into_iter().flat_map(|ring| [(ring, "header"), (ring, "data")])
+    {
+        let mut joined = command(&served, &["cpg", "join", "g"]).interactive().spawn();
+        joined.wait_stdout("confchg");
+        cut_rings(&served, joined.pid(), ring, part);
+        joined.write("a line\n");
+        if ring != "response" {
+            // The client, or the server, or both touch what is missing.
+            eventually("it is disconnected", || {
+                ok(&served, &["cpg", "send", "g", "a message"]);
+                !joined.is_running()
+            });
+            assert_eq!(joined.wait().code(), 3, "{ring} {part}");
+        } else {
+            // The server finds it when it has something to answer, or that the client is gone.
+            joined.signal(Signal::SIGTERM);
+            assert_ne!(joined.wait().code(), -(Signal::SIGBUS as i32), "{ring} {part}");
+        }
+        // Cut and gone before anybody looks.
+        let mut killed = command(&served, &["cpg", "join", "g"]).interactive().spawn();
+        killed.wait_stdout("confchg");
+        killed.signal(Signal::SIGSTOP);
+        cut_rings(&served, killed.pid(), ring, part);
+        killed.signal(Signal::SIGKILL);
+        drop(killed);
+        eventually("the others are told", || {
+            json(&served, &["cpg", "members", "g"]).as_array().is_some_and(|members| members.len() == 1)
+        });
+    }
+    assert!(bystander.is_running() && served.process().is_running());
+    bystander.write("still here\n");
+    bystander.wait_stdout("still here");
 }
 
 /// In the directory, unless the arguments lead elsewhere.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use corosync_ipc::{Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, parse_duration};
+use corosync_ipc::{Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation, parse_duration};
 
 use crate::embedded::Embedded;
 use crate::failure::{Failure, USAGE};
@@ -155,6 +155,8 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Man(command) => return command.run(),
         _ => {}
     }
+    // Before anything is mapped: whoever serves us, and whomever we serve, can cut the rings' files short.
+    guard_against_truncation()?;
     let json = global.json;
     if global.verbose {
         log::start();
