@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::connect::{self, Parts};
+use super::patience::Patience;
 use super::turnstile::{self, Turnstile};
 use super::waker::Waker;
 use crate::endpoint::Endpoint;
@@ -61,7 +62,7 @@ pub(crate) enum Look {
 ///
 /// Locking rules: `requests` is taken by whoever has the turn, and held for as long, replies included. `events` is held while an
 /// event is taken from the ring and made of its message, so that messages which belong together are taken apart in their order.
-/// Neither is taken while the other is held, and no user code runs under either.
+/// Neither is taken while the other is held, and no user code runs under either. `releases` is held for a few instructions only.
 pub(crate) struct Connection {
     service: Cow<'static, str>,
     socket: OwnedFd,
@@ -74,6 +75,8 @@ pub(crate) struct Connection {
     most_silent: usize,
     turnstile: Turnstile,
     requests: Mutex<Requests>,
+    /// Requests that make the daemon forget what it keeps for this client, and that were not sent yet.
+    releases: Mutex<Vec<Vec<u8>>>,
     events: Mutex<Events>,
     timeout: AtomicU64,
     /// One of the states below; only ever grows.
@@ -115,14 +118,6 @@ pub(crate) enum FlowControl {
     Multicast = 2,
 }
 
-/// How long something may take, and what is said if it takes longer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    call: &'static str,
-    pub(crate) timeout: Duration,
-    pub(crate) deadline: Instant,
-}
-
 /// Sole use of the rings for requests and replies: what is sent in one turn follows each other. Passed on when dropped.
 pub(crate) struct Turn<'a> {
     connection: &'a Connection,
@@ -133,9 +128,14 @@ pub(crate) struct Turn<'a> {
 
 impl Connection {
     /// Connects to a service.
-    pub(crate) fn open(service: &'static str, endpoint: &Endpoint, default_ring_size: u32) -> Result<Self> {
+    pub(crate) fn open(
+        service: &'static str,
+        endpoint: &Endpoint,
+        default_ring_size: u32,
+        patience: &Patience,
+    ) -> Result<Self> {
         let Parts { socket, peer, generation: _generation, max_msg_size, names, request, response, event } =
-            connect::connect(service, endpoint, default_ring_size)?;
+            connect::connect(service, endpoint, default_ring_size, patience)?;
         for count in [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()] {
             // Relaxed: a count; the daemon looks at it only after the socket told it something.
             count.fetch_add(1, Ordering::Relaxed);
@@ -150,6 +150,7 @@ impl Connection {
             most_silent: event.ring().max_chunk() / CHUNK_HEADER + 1,
             turnstile: Turnstile::default(),
             requests: Mutex::new(Requests { request, response, exchange: Exchange::default() }),
+            releases: Mutex::default(),
             events: Mutex::new(Events { ring: event, wake: WakeBytes::default(), looked: Instant::now() }),
             timeout: AtomicU64::new(0),
             state: AtomicU8::new(OPEN),
@@ -187,38 +188,39 @@ impl Connection {
 
     /// The client's timeout, from now on.
     pub(crate) fn patience(&self, call: &'static str) -> Patience {
-        let timeout = self.timeout();
-        Patience { call, timeout, deadline: deadline_after(timeout) }
+        Patience::new(call, self.timeout())
     }
 
     /// Sends a request and waits for its answer. While the daemon answers that it is busy, the request is sent again, until the
     /// deadline; such an answer says that it was not carried out.
-    pub(crate) fn call<R: Request>(&self, call: &'static str, request: &R) -> Result<R::Reply> {
-        self.call_while(&[CsError::TryAgain], call, request)
+    pub(crate) fn call<R: Request>(&self, patience: &Patience, request: &R) -> Result<R::Reply> {
+        self.call_while(&[CsError::TryAgain], patience, request)
     }
 
     /// As [`Connection::call`], for requests to which other answers mean "busy" too.
-    pub(crate) fn call_while<R: Request>(&self, busy: &[CsError], call: &'static str, request: &R) -> Result<R::Reply> {
-        self.call_patiently(busy, request, &self.patience(call))
-    }
-
-    /// As [`Connection::call`] with another timeout, for requests whose answers wait for others.
-    pub(crate) fn call_within<R: Request>(
+    pub(crate) fn call_while<R: Request>(
         &self,
-        call: &'static str,
+        busy: &[CsError],
+        patience: &Patience,
         request: &R,
-        timeout: Duration,
     ) -> Result<R::Reply> {
-        let patience = Patience { call, timeout, deadline: deadline_after(timeout) };
-        self.call_patiently(&[CsError::TryAgain], request, &patience)
-    }
-
-    fn call_patiently<R: Request>(&self, busy: &[CsError], request: &R, patience: &Patience) -> Result<R::Reply> {
         let message = request.encode().map_err(|source| Error::invalid(patience.call, source.to_string()))?;
         // Others have their turn while this one waits.
         self.retry(busy, patience, || {
             self.patient_turn(patience)?.exchange(&[&message], FlowControl::Request, patience)
         })
+    }
+
+    /// Sends a request that makes the daemon forget something, and waits neither to send it nor for the answer: if it cannot be sent
+    /// now, it goes before the next request. Only for requests that the daemon never refuses for being busy.
+    pub(crate) fn release<R: Request>(&self, request: &R) {
+        let Ok(message) = request.encode() else { return };
+        lock(&self.releases).push(message);
+        let now = Instant::now();
+        if let Ok(Some(mut turn)) = self.turn(now) {
+            // A failure ends the connection, and then the daemon forgets everything.
+            let _ = turn.send_releases(now);
+        }
     }
 
     /// Exchanges messages until the answer is not that the daemon is busy, or the deadline passes.
@@ -306,7 +308,7 @@ impl Connection {
             match socket::send_now(&self.socket, &[0]) {
                 Ok(_) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let late = deadline.max(deadline_after(self.timeout()));
+                    let late = deadline.max(self.patience("waking").deadline);
                     let ready = wait_for(&self.socket, Interest::Writable, Some(late));
                     match ready.map_err(|source| Error::system("waiting for the daemon", source))? {
                         Ready::Yes => {}
@@ -525,22 +527,48 @@ impl Turn<'_> {
     /// Sends a message in parts and waits for its answer, whatever that is.
     fn exchange(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<Bytes> {
         let connection = self.connection;
-        let timed_out = || connection.timed_out(patience);
-        if self.requests.exchange.before() == Before::Drain {
-            connection.receive(&mut self.requests, patience.deadline)?.ok_or_else(timed_out)?;
-        }
-        let broken = |source: crate::error::RingError| connection.broken(source.into());
-        // Second answers that came too late for the request they belong to.
-        while self.requests.response.try_receive().map_err(broken)?.is_some() && Instant::now() < patience.deadline {}
-        if !self.send(parts, flow, patience.deadline)? {
-            return Err(timed_out());
+        let ready = self.send_releases(patience.deadline)? && self.drain(patience.deadline)?;
+        // When the time is over nothing is sent: nobody would wait for the answer.
+        if !ready || patience.is_over() || !self.send(parts, flow, patience.deadline)? {
+            return Err(connection.timed_out(patience));
         }
         self.requests.exchange.sent();
-        let reply = connection.receive(&mut self.requests, patience.deadline)?.ok_or_else(timed_out)?;
-        if may_be_answered_again(&reply) {
-            return Ok(self.requests.response.receive(RETRY_FIRST).map_err(broken)?.unwrap_or(reply));
+        self.answer(patience.deadline)?.ok_or_else(|| connection.timed_out(patience))
+    }
+
+    /// Sends what is waiting in [`Connection::release`]. `false`: the deadline passed first.
+    fn send_releases(&mut self, deadline: Instant) -> Result<bool> {
+        loop {
+            let Some(message) = lock(&self.connection.releases).pop() else { return Ok(true) };
+            if !(self.drain(deadline)? && self.send(&[&message], FlowControl::Request, deadline)?) {
+                lock(&self.connection.releases).push(message);
+                return Ok(false);
+            }
+            self.requests.exchange.sent();
         }
-        Ok(reply)
+    }
+
+    /// Receives the answers nobody waits for any more, and throws them away. `false`: the deadline passed first.
+    fn drain(&mut self, deadline: Instant) -> Result<bool> {
+        while self.requests.exchange.before() == Before::Drain {
+            if self.answer(deadline)?.is_none() {
+                return Ok(false);
+            }
+        }
+        let broken = |source: crate::error::RingError| self.connection.broken(source.into());
+        // Second answers that came too late for the request they belong to.
+        while self.requests.response.try_receive().map_err(broken)?.is_some() && Instant::now() < deadline {}
+        Ok(true)
+    }
+
+    /// Waits for the next answer, the one that counts. `None`: the deadline passed first.
+    fn answer(&mut self, deadline: Instant) -> Result<Option<Bytes>> {
+        let Some(reply) = self.connection.receive(&mut self.requests, deadline)? else { return Ok(None) };
+        if !may_be_answered_again(&reply) {
+            return Ok(Some(reply));
+        }
+        let second = self.requests.response.receive(RETRY_FIRST);
+        Ok(Some(second.map_err(|source| self.connection.broken(source.into()))?.unwrap_or(reply)))
     }
 }
 
@@ -603,11 +631,6 @@ impl Connection {
             }
         }
     }
-}
-
-fn deadline_after(timeout: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now().checked_add(timeout.min(FAR)).unwrap_or_else(Instant::now)
 }
 
 /// Locks; a panic of another thread inside the lock would be a bug here, and leaves nothing half done.

@@ -46,7 +46,7 @@ impl Client {
         if length > self.max_atomic_message_size() {
             return self.multicast_fragments(guarantee, parts, length);
         }
-        let patience = self.connection.patience(CALL);
+        let patience = self.patience(CALL);
         if self.multicast_until(guarantee, parts, length, patience.deadline)? {
             Ok(())
         } else {
@@ -103,8 +103,8 @@ impl Client {
         let msglen = u32::try_from(length)
             .map_err(|_| Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX)))?;
         self.check_joined()?;
-        self.service.probe.require(&daemon::CPG_FRAGMENTS)?;
-        let whole = self.connection.patience(CALL);
+        let whole = self.patience(CALL);
+        self.service.probe.require(&daemon::CPG_FRAGMENTS, &whole)?;
         let mut turn = self.connection.patient_turn(&whole)?;
         self.check_joined()?;
         let most = self.max_atomic_message_size();
@@ -118,7 +118,7 @@ impl Client {
             };
             let head = PartialMcast::encode_head(guarantee, msglen, kind, size).map_err(invalid)?;
             let fragment = behind(&head, cut(parts, sent, size));
-            match send_fragment(&mut turn, &fragment, &self.connection.patience(CALL)) {
+            match send_fragment(&mut turn, &fragment, &self.patience(CALL)) {
                 Ok(()) => sent += size,
                 // The daemon did not send this fragment, and receivers forget the others at the next first one.
                 Err(Error::Cs { error: CsError::Interrupt, .. }) if Instant::now() < whole.deadline => sent = 0,
