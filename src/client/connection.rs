@@ -39,8 +39,11 @@ const RETRY_MOST: Duration = Duration::from_millis(50);
 const ROOM_MOST: Duration = Duration::from_millis(5);
 
 /// How many requests may wait in the ring. Each has a wake byte in the socket's buffer, which holds 278 of them by default, and the
-/// daemon takes the bytes of up to 50 requests after the requests. So there is always room for the byte, which must not be late.
+/// daemon takes the bytes of up to 50 requests after the requests. So with a daemon that reads them, a byte seldom has to wait.
 const MOST_BACKLOG: u32 = 128;
+
+/// What a wake byte takes in the socket's buffer at most, in bytes. Linux 6.18 counts 768.
+const WAKE_BYTE_COST: usize = 2048;
 
 /// What the smallest message takes in a ring: a chunk's header.
 const CHUNK_HEADER: usize = 8;
@@ -100,6 +103,10 @@ struct Requests {
     request: Producer<Mapping>,
     response: Consumer<Mapping>,
     exchange: Exchange,
+    /// How many wake bytes the socket is known to have room for.
+    wake_room: usize,
+    /// How many it has room for when it says that it is writable.
+    wake_batch: usize,
 }
 
 struct Events {
@@ -136,6 +143,10 @@ impl Connection {
     ) -> Result<Self> {
         let Parts { socket, peer, generation: _generation, max_msg_size, names, request, response, event } =
             connect::connect(service, endpoint, default_ring_size, patience)?;
+        let room =
+            socket::send_buffer(&socket).map_err(|source| Error::system("looking at the setup socket", source))?;
+        // As unix_writable in Linux: it is writable while a quarter is full at most.
+        let wake_batch = (room / 4 * 3 / WAKE_BYTE_COST).max(1);
         for count in [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()] {
             // Relaxed: a count; the daemon looks at it only after the socket told it something.
             count.fetch_add(1, Ordering::Relaxed);
@@ -149,7 +160,13 @@ impl Connection {
             max_reply: response.ring().max_chunk(),
             most_silent: event.ring().max_chunk() / CHUNK_HEADER + 1,
             turnstile: Turnstile::default(),
-            requests: Mutex::new(Requests { request, response, exchange: Exchange::default() }),
+            requests: Mutex::new(Requests {
+                request,
+                response,
+                exchange: Exchange::default(),
+                wake_room: 0,
+                wake_batch,
+            }),
             releases: Mutex::default(),
             events: Mutex::new(Events { ring: event, wake: WakeBytes::default(), looked: Instant::now() }),
             timeout: AtomicU64::new(0),
@@ -265,15 +282,9 @@ impl Connection {
     }
 
     /// Puts a request in the ring and tells the daemon. `false`: the deadline passed first, and nothing was sent.
-    fn send(
-        &self,
-        ring: &mut Producer<Mapping>,
-        parts: &[&[u8]],
-        flow: FlowControl,
-        deadline: Instant,
-    ) -> Result<bool> {
+    fn send(&self, requests: &mut Requests, parts: &[&[u8]], flow: FlowControl, deadline: Instant) -> Result<bool> {
         let size = parts.iter().map(|part| part.len()).sum();
-        if size > self.max_request || !ring.fits(size) {
+        if size > self.max_request || !requests.request.fits(size) {
             return Err(Error::invalid(
                 "message",
                 format!("{size} bytes do not fit in the ring: ask for a larger ring size"),
@@ -284,14 +295,16 @@ impl Connection {
         let mut yields = 32;
         loop {
             self.check()?;
+            let ring = &mut requests.request;
             // As qb_ipc_shm_fc_get. Acquire: nothing to pair with in C, which reads it through a full barrier.
             if ring.ring().ref_count().load(Ordering::Acquire) != 2 {
                 return Err(self.hung_up());
             }
             let refused = (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire));
-            let room = !refused && ring.backlog() < MOST_BACKLOG;
-            if room && ring.try_send(parts).map_err(|source| self.broken(source.into()))? {
-                break;
+            // First the byte's room, since it must follow the request at once.
+            let room = !refused && ring.backlog() < MOST_BACKLOG && self.has_wake_room(requests)?;
+            if room && requests.request.try_send(parts).map_err(|source| self.broken(source.into()))? {
+                return self.wake(requests).map(|()| true);
             }
             if Instant::now() >= deadline {
                 return Ok(false);
@@ -303,21 +316,28 @@ impl Connection {
                 self.pause(&mut pause, ROOM_MOST, deadline)?;
             }
         }
-        // The daemon blocks until it has this byte, so it is sent whatever it takes; if it cannot be, the connection is lost.
-        loop {
-            match socket::send_now(&self.socket, &[0]) {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let late = deadline.max(self.patience("waking").deadline);
-                    let ready = wait_for(&self.socket, Interest::Writable, Some(late));
-                    match ready.map_err(|source| Error::system("waiting for the daemon", source))? {
-                        Ready::Yes => {}
-                        Ready::HungUp | Ready::TimedOut => return Err(self.hung_up()),
-                    }
-                }
-                Err(_) => return Err(self.hung_up()),
+    }
+
+    /// Whether the socket has room for a wake byte. Looks every so many bytes only, since it has room for some more whenever it says so.
+    fn has_wake_room(&self, requests: &mut Requests) -> Result<bool> {
+        if requests.wake_room == 0 {
+            let ready = wait_for(&self.socket, Interest::Writable, Some(Instant::now()));
+            match ready.map_err(|source| Error::system("looking at the setup socket", source))? {
+                Ready::Yes => requests.wake_room = requests.wake_batch,
+                Ready::HungUp => return Err(self.hung_up()),
+                Ready::TimedOut => {}
             }
         }
+        Ok(requests.wake_room > 0)
+    }
+
+    /// Tells the daemon of a request in the ring. It blocks until it has the byte, so if that cannot be sent, the connection is ended.
+    fn wake(&self, requests: &mut Requests) -> Result<()> {
+        requests.wake_room -= 1;
+        socket::send_now(&self.socket, &[0]).map(drop).map_err(|_| {
+            socket::shut_down(&self.socket);
+            self.hung_up()
+        })
     }
 
     /// Waits for the next answer. `None`: the deadline passed first.
@@ -516,7 +536,7 @@ impl Turn<'_> {
     /// Sends a message that is not answered. `false`: the deadline passed before the daemon would take it, and nothing was sent. A
     /// deadline that has passed already sends at once or not at all.
     pub(crate) fn send(&mut self, parts: &[&[u8]], flow: FlowControl, deadline: Instant) -> Result<bool> {
-        self.connection.send(&mut self.requests.request, parts, flow, deadline)
+        self.connection.send(&mut self.requests, parts, flow, deadline)
     }
 
     /// Sends a message and waits for its answer, as [`Connection::call`] does, but keeps the turn.

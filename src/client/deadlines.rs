@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::cmap::{Map, TrackEvents};
 use crate::cpg::{GroupName, Guarantee, Iteration};
-use crate::error::{Error, ProtocolError, Result};
+use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::quorum::Model;
-use crate::server::doubles::{Endless, SlowDaemon};
+use crate::server::doubles::{Deaf, Endless, SlowDaemon};
 use crate::supervise::{CmapTracker, Notice, Supervised};
 use crate::{Client, Deadline, Endpoint, NodeId, RingId, Service, TrackFlags};
 use crate::{cfg, cmap, cpg, evs, quorum, votequorum};
@@ -332,6 +332,32 @@ fn lists_without_end_do_not_fill_the_memory() {
         Error::Protocol { source: ProtocolError::Endless { limit, .. }, .. } => assert_eq!(limit, 64 << 20),
         error => panic!("{error}"),
     }
+}
+
+#[test]
+fn a_daemon_that_reads_no_wake_bytes_keeps_nobody_waiting() {
+    let (endpoint, daemon) = Deaf::start();
+    let client = cpg::Client::connect_to(&endpoint.timeout(LONG).ring_size(64 << 10)).unwrap();
+    client.join(&group()).unwrap();
+    let begun = Instant::now();
+    let mut sent = 0;
+    let refused = loop {
+        match client.try_multicast(Guarantee::AGREED, b"message") {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::Cs { error: CsError::TryAgain, .. }), "{refused}");
+    assert!(sent > 32, "{sent}");
+    // What may wait waits, but no longer than it may.
+    client.set_request_timeout(Duration::from_millis(100));
+    let waited = client.multicast(Guarantee::AGREED, b"message").unwrap_err();
+    assert!(matches!(waited, Error::TimedOut { .. }), "{waited}");
+    let waited = client.local_node_id().unwrap_err();
+    assert!(matches!(waited, Error::TimedOut { .. }), "{waited}");
+    drop(client);
+    assert!(begun.elapsed() < LONG);
+    drop(daemon);
 }
 
 #[cfg(feature = "tokio")]

@@ -1,20 +1,26 @@
 //! Daemons that try a client's patience.
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::daemon::{Clock, Daemon};
+use super::rings::{Request, Rings};
 use super::services::{Config, NodeConfig, ServiceId};
 use super::world::World;
-use super::{Conn, Connections, Gone, Handler, Listener, Peer, Refusal};
+use super::{Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal};
 use crate::endpoint::Endpoint;
 use crate::sys::event::Bell;
-use crate::types::NodeId;
+use crate::sys::wait::{Interest, Ready, wait_for};
+use crate::sys::{serve, socket};
+use crate::types::{Credentials, NodeId};
+use crate::wire::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, TransportType};
 use crate::wire::{Header, Kind, Message, Reader, cmap, cpg};
 
 /// An embedded corosync that takes its time for each request and for each connection.
@@ -135,6 +141,69 @@ impl Handler for Endless {
         };
         conn.reply(&answer.unwrap()).unwrap();
     }
+}
+
+/// A cpg daemon that takes requests from the ring, but reads no wake byte until it is dropped. It says yes to all that is answered.
+pub(crate) struct Deaf {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    _directory: TempDir,
+}
+
+impl Deaf {
+    pub(crate) fn start() -> (Endpoint, Self) {
+        let (endpoint, directory) = private_endpoint();
+        let path = endpoint.socket_path("cpg").unwrap();
+        let listener = serve::listen_stream(&socket::path_address(&path).unwrap()).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, root) = (Arc::clone(&stop), directory.path().to_owned());
+        let thread = thread::spawn(move || {
+            wait_for(&listener, Interest::Readable, None).unwrap();
+            let (_client, mut rings) = accept(serve::accept_stream(&listener).unwrap(), &root);
+            while !stopped.load(Ordering::SeqCst) {
+                let Some(request) = rings.request.receive(Duration::from_millis(1)).unwrap() else { continue };
+                let id = Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
+                if id != cpg::Mcast::ID {
+                    assert!(rings.response.try_send(&[&cpg::JoinReply {}.encode().unwrap()]).unwrap());
+                }
+            }
+        });
+        (endpoint, Self { stop, thread: Some(thread), _directory: directory })
+    }
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || ended.is_some_and(|ended| ended.is_ok()), "the deaf daemon panicked");
+    }
+}
+
+/// Sets a connection up.
+fn accept(client: OwnedFd, root: &Path) -> (OwnedFd, Rings) {
+    let mut request = [0; CONNECT_REQUEST_SIZE];
+    assert_eq!(wait_for(&client, Interest::Readable, None).unwrap(), Ready::Yes);
+    assert_eq!(socket::receive_now(&client, &mut request).unwrap(), request.len());
+    let ConnectRequest { max_msg_size } = ConnectRequest::decode(&request).unwrap();
+    let generation = Generation::default();
+    let credentials: Credentials = socket::peer_credentials(&client).unwrap();
+    let rings = Request { generation, root, service: "cpg", client: credentials, fd: 1, max_msg_size };
+    let rings = Rings::create(&rings).unwrap();
+    let [request, response, event] = rings.told.clone();
+    let reply = ConnectReply {
+        generation: generation.reply(),
+        error: 0,
+        transport: TransportType::SHM,
+        max_msg_size,
+        cookie: 1,
+        request,
+        response,
+        event,
+    };
+    let reply = reply.encode().unwrap();
+    assert_eq!(socket::send_now(&client, &reply).unwrap(), reply.len());
+    (client, rings)
 }
 
 fn private_endpoint() -> (Endpoint, TempDir) {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
+use nix::sys::socket::sockopt::{PassCred, PeerCredentials, SndBuf};
 use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr};
 use nix::sys::socket::{connect, getsockopt, recv, send, setsockopt, shutdown, socket};
 
@@ -44,6 +44,11 @@ pub(crate) fn pass_credentials(socket: &impl AsFd, on: bool) -> io::Result<()> {
 pub(crate) fn peer_credentials(socket: &impl AsFd) -> io::Result<Credentials> {
     let credentials = getsockopt(socket, PeerCredentials)?;
     Ok(Credentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
+}
+
+/// Room for what was sent and not received, in bytes as the kernel counts them.
+pub(crate) fn send_buffer(socket: &impl AsFd) -> io::Result<usize> {
+    Ok(getsockopt(socket, SndBuf)?)
 }
 
 /// Sends what fits now. Never blocks, never raises `SIGPIPE`.
