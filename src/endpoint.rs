@@ -174,7 +174,8 @@ impl Endpoint {
     }
 
     /// How long a call may take, whatever requests it makes, to this service or to others, and waiting for other threads' requests
-    /// included. One call takes longer: a [multicast](crate::cpg::Client::multicast) in fragments may take this long for each.
+    /// included. Two calls may take longer: a [multicast](crate::cpg::Client::multicast) in fragments, which may take this long for each,
+    /// and a [shutdown](crate::cfg::Client::try_shutdown) that others are asked about.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self

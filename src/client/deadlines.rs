@@ -197,6 +197,10 @@ fn every_call() -> Table {
     t.call(joined, Answered, "local_node_id", cpg::Client::local_node_id);
     t.call(joined, Answered, "multicast", |c| c.multicast(Guarantee::AGREED, b"message"));
     t.call(joined, Answered, "try_multicast", |c| c.try_multicast(Guarantee::AGREED, b"message"));
+    let before = t.0.len();
+    t.call(joined, Answered, "multicast in two fragments", |c| c.multicast(Guarantee::AGREED, &[7; 100_000]));
+    // The one that takes longer: each fragment has the whole time.
+    t.0.iter_mut().skip(before).for_each(|row| row.limit = 2.5);
     t.call(joined, Answered, "iter, and its end", |c| c.iter(Iteration::All).map(drop));
     t.prepared(joined, Answered, "cpg iter next, and its end", |c, start| {
         let mut iter = c.iter(Iteration::All)?;
@@ -332,6 +336,15 @@ fn lists_without_end_do_not_fill_the_memory() {
         Error::Protocol { source: ProtocolError::Endless { limit, .. }, .. } => assert_eq!(limit, 64 << 20),
         error => panic!("{error}"),
     }
+}
+
+#[test]
+fn a_message_that_is_interrupted_again_and_again_is_given_up() {
+    let (endpoint, _daemon) = Endless::start(4);
+    let client = cpg::Client::connect_to(&endpoint.request_timeout(LONG).ring_size(8192)).unwrap();
+    client.join(&group()).unwrap();
+    let error = client.multicast(Guarantee::AGREED, &[7; 10_000]).unwrap_err();
+    assert!(matches!(error, Error::Cs { error: CsError::Interrupt, .. }), "{error}");
 }
 
 #[test]

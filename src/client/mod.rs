@@ -29,7 +29,7 @@ pub(crate) use asynchronous::Blocking;
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncClient, AsyncEvents};
 use connection::Look;
-pub(crate) use connection::{Connection, FlowControl, Turn};
+pub(crate) use connection::{Connection, FlowControl};
 pub use dispatcher::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
 pub(crate) use patience::{Limit, Patience};
 pub(crate) use tracking::Tracking;

@@ -41,6 +41,11 @@ impl Patience {
         self.deadline = self.deadline.checked_add(by).unwrap_or(self.deadline);
     }
 
+    /// Begins anew, after progress.
+    pub(crate) fn renew(&mut self) {
+        self.deadline = deadline_after(self.timeout);
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.deadline
     }

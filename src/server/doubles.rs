@@ -16,12 +16,13 @@ use super::services::{Config, NodeConfig, ServiceId};
 use super::world::World;
 use super::{Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal};
 use crate::endpoint::Endpoint;
+use crate::error::CsError;
 use crate::sys::event::Bell;
 use crate::sys::wait::{Interest, Ready, wait_for};
 use crate::sys::{serve, socket};
 use crate::types::{Credentials, NodeId};
 use crate::wire::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, TransportType};
-use crate::wire::{Header, Kind, Message, Reader, cmap, cpg};
+use crate::wire::{Header, Kind, Message, Reader, cmap, cpg, encode_refusal};
 
 /// An embedded corosync that takes its time for each request and for each connection.
 pub(crate) struct SlowDaemon {
@@ -96,7 +97,8 @@ impl Handler for Slow {
     }
 }
 
-/// What a daemon's iterators of cmap and cpg find for ever: keys like `key.00000001` with values of this many bytes, and entries.
+/// A daemon whose iterators of cmap and cpg have no end: they find keys like `key.00000001` with values of this many bytes, and entries.
+/// Each fragment finds that the membership of its group has changed.
 pub(crate) struct Endless {
     pub(crate) value_len: u64,
     given: u64,
@@ -137,6 +139,7 @@ impl Handler for Endless {
                 let group = crate::cpg::GroupName::new(self.given.to_ne_bytes()).unwrap();
                 cpg::IterationNextReply { description: cpg::Description { group, nodeid: NodeId(1), pid: 1 } }.encode()
             }
+            (_, cpg::PartialMcast::ID) => encode_refusal(cpg::PartialSendReply::ID, CsError::Interrupt),
             (..) => cpg::IterationInitializeReply { iteration_handle: 1 }.encode(),
         };
         conn.reply(&answer.unwrap()).unwrap();
