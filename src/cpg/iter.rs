@@ -141,3 +141,28 @@ impl Drop for Iter<'_> {
         self.release();
     }
 }
+
+#[cfg(all(test, feature = "server", not(loom)))]
+mod tests {
+    use super::*;
+    use crate::server::doubles::Endless;
+
+    #[test]
+    fn an_iteration_without_end_is_noticed() {
+        let (endpoint, _daemon) = Endless::start(0);
+        let client = Client::connect_to(&endpoint).unwrap();
+        let mut iter = client.iter(Iteration::All).unwrap();
+        // Waiting for as many as there may be would take long.
+        iter.left = 100;
+        assert_eq!(iter.by_ref().take_while(Result::is_ok).count(), 100);
+        assert!(iter.next().is_none());
+        let ended = client.iter(Iteration::All).unwrap_err();
+        assert!(matches!(ended, Error::Disconnected { .. }), "{ended}");
+
+        let client = Client::connect_to(&endpoint).unwrap();
+        let mut iter = client.iter(Iteration::Names).unwrap();
+        iter.left = 0;
+        let error = iter.next().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Protocol { source: ProtocolError::Endless { .. }, .. }), "{error}");
+    }
+}
