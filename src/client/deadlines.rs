@@ -66,7 +66,9 @@ impl Row {
         let daemon = SlowDaemon::start();
         let start = Start { daemon: &daemon, timeout, begun: Cell::new(None) };
         let result = (self.attempt)(&daemon.endpoint().clone().ring_size(64 << 10).timeout(timeout), &start);
-        let took = start.begun.get().expect("the row starts the clock").elapsed();
+        let Some(took) = start.begun.get().map(|begun| begun.elapsed()) else {
+            return Err(format!("{}: {result:?} before it began", self.name));
+        };
         daemon.set_delay(Duration::ZERO);
         let outcome = match &result {
             Ok(()) | Err(Error::Cs { .. } | Error::Unsupported { .. }) => Some(Answered),
@@ -121,7 +123,9 @@ impl Table {
     ) {
         self.0.push(Row::new(format!("{name}, awaited"), outcome, move |endpoint, start| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let client = crate::AsyncClient::new(client(endpoint));
+            let client = client(&endpoint.clone().timeout(LONG));
+            client.set_request_timeout(start.timeout);
+            let client = crate::AsyncClient::new(client);
             start.now();
             runtime.block_on(client.call(call.clone())).map(drop)
         }));
@@ -135,7 +139,11 @@ impl Table {
         name: &str,
         call: impl Fn(&Client<S>, &Start<'_>) -> Result<()> + Send + Sync + 'static,
     ) {
-        self.0.push(Row::new(name, outcome, move |endpoint, start| call(&client(endpoint), start)));
+        self.0.push(Row::new(name, outcome, move |endpoint, start| {
+            let client = client(&endpoint.clone().timeout(LONG));
+            client.set_request_timeout(start.timeout);
+            call(&client, start)
+        }));
     }
 }
 
@@ -263,58 +271,63 @@ fn every_call() -> Table {
     table
 }
 
-/// A machine that is busy delays a call by some time, and a call that makes too many requests takes too long by a part of its timeout.
-/// So what fails is tried again with a longer one: a fault shows with each.
+/// How many rows are tried at a time, and with which timeout. A machine that is busy delays a call by some time, and a call that makes too
+/// many requests takes too long by a part of its timeout. So what fails is tried again with a longer one, and with less beside it: a
+/// fault shows each time.
+const ATTEMPTS: [(usize, Duration); 3] =
+    [(24, Duration::from_secs(1)), (8, Duration::from_secs(4)), (2, Duration::from_secs(16))];
+
+/// Tries all rows, and panics if one always fails.
+fn try_all(rows: Vec<Row>) {
+    let mut rows = Mutex::new(rows);
+    let failures = Mutex::new(Vec::new());
+    for (at_a_time, timeout) in ATTEMPTS {
+        let failed = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..at_a_time {
+                scope.spawn(|| {
+                    loop {
+                        let Some(row) = rows.lock().unwrap().pop() else { break };
+                        if let Err(failure) = row.try_with(timeout) {
+                            failures.lock().unwrap().push(failure);
+                            failed.lock().unwrap().push(row);
+                        }
+                    }
+                });
+            }
+        });
+        rows = failed;
+    }
+    let failed: Vec<_> = rows.into_inner().unwrap().into_iter().map(|row| row.name).collect();
+    assert!(failed.is_empty(), "{failed:?}\n{}", failures.into_inner().unwrap().join("\n"));
+}
+
 #[test]
 fn every_call_ends_in_one_timeout_with_a_daemon_that_takes_most_of_it_for_each_request() {
-    let rows = Mutex::new(every_call().0);
-    let failed = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..24 {
-            scope.spawn(|| {
-                loop {
-                    let Some(row) = rows.lock().unwrap().pop() else { break };
-                    let mut attempts = [1, 4, 16].map(Duration::from_secs).into_iter().map(|it| row.try_with(it));
-                    let failures: Vec<_> = attempts.by_ref().map_while(Result::err).collect();
-                    if failures.len() == 3 {
-                        failed.lock().unwrap().extend(failures);
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "\n{}", failed.join("\n"));
+    try_all(every_call().0);
 }
 
 #[test]
 fn an_attempt_of_a_supervised_client_has_two_timeouts_however_much_is_set_up() {
-    let attempt = |timeout: Duration| {
-        let row = Row {
-            limit: 2.5,
-            ..Row::new("attempt", TimedOut, |endpoint, start| {
-                let endpoint = endpoint.clone();
-                let mut supervised = Supervised::new(move || cmap::Client::connect_to(&endpoint));
-                for number in 0..5 {
-                    supervised.set_up(CmapTracker::new(format!("test.{number}"), TrackEvents::ALL))?;
-                }
-                start.now();
-                match supervised.next(Deadline::NEVER)? {
-                    Some(Notice::Retry { error, .. }) => Err(error),
-                    _ => Ok(()),
-                }
-            })
-        };
-        row.try_with(timeout)
-    };
-    let failures: Vec<_> = [1, 4, 16].map(Duration::from_secs).into_iter().map_while(|it| attempt(it).err()).collect();
-    assert!(failures.len() < 3, "{failures:?}");
+    let row = Row::new("attempt", TimedOut, |endpoint, start| {
+        let endpoint = endpoint.clone();
+        let mut supervised = Supervised::new(move || cmap::Client::connect_to(&endpoint));
+        for number in 0..5 {
+            supervised.set_up(CmapTracker::new(format!("test.{number}"), TrackEvents::ALL))?;
+        }
+        start.now();
+        match supervised.next(Deadline::NEVER)? {
+            Some(Notice::Retry { error, .. }) => Err(error),
+            _ => Ok(()),
+        }
+    });
+    try_all(vec![Row { limit: 2.5, ..row }]);
 }
 
 #[test]
 fn lists_without_end_end_in_time() {
     let (endpoint, _daemon) = Endless::start(4);
-    let endpoint = endpoint.request_timeout(Duration::from_millis(200));
+    let endpoint = endpoint.timeout(LONG).request_timeout(Duration::from_millis(200));
     let map = cmap::Client::connect_to(&endpoint).unwrap();
     for _ in 0..2 {
         let error = map.list("key.").unwrap_err();
@@ -331,7 +344,7 @@ fn lists_without_end_end_in_time() {
 #[test]
 fn lists_without_end_do_not_fill_the_memory() {
     let (endpoint, _daemon) = Endless::start(16 << 10);
-    let client = cmap::Client::connect_to(&endpoint.request_timeout(LONG)).unwrap();
+    let client = cmap::Client::connect_to(&endpoint.timeout(LONG)).unwrap();
     match client.list("key.").unwrap_err() {
         Error::Protocol { source: ProtocolError::Endless { limit, .. }, .. } => assert_eq!(limit, 64 << 20),
         error => panic!("{error}"),
@@ -341,7 +354,7 @@ fn lists_without_end_do_not_fill_the_memory() {
 #[test]
 fn a_message_that_is_interrupted_again_and_again_is_given_up() {
     let (endpoint, _daemon) = Endless::start(4);
-    let client = cpg::Client::connect_to(&endpoint.request_timeout(LONG).ring_size(8192)).unwrap();
+    let client = cpg::Client::connect_to(&endpoint.timeout(LONG).ring_size(8192)).unwrap();
     client.join(&group()).unwrap();
     let error = client.multicast(Guarantee::AGREED, &[7; 10_000]).unwrap_err();
     assert!(matches!(error, Error::Cs { error: CsError::Interrupt, .. }), "{error}");
@@ -381,7 +394,8 @@ fn a_call_that_gets_no_thread_in_time_is_not_made() {
     use std::sync::mpsc;
 
     let daemon = SlowDaemon::start();
-    let client = cmap::Client::connect_to(&daemon.endpoint().clone().timeout(Duration::from_millis(50))).unwrap();
+    let client = cmap::Client::connect_to(daemon.endpoint()).unwrap();
+    client.set_request_timeout(Duration::from_millis(50));
     let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
     let client = crate::AsyncClient::new(client);
     let (free, taken) = mpsc::channel::<()>();
