@@ -38,7 +38,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::client::{self, Service, sealed};
+use crate::client::{self, Patience, Service, sealed};
+use crate::cmap::Value;
 use crate::daemon::{NODE_STATUS, Probe, RELOAD_CONFIG, REOPEN_LOG_FILES, SHUTDOWN_TRACKING};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result};
@@ -238,7 +239,7 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::open(endpoint, Cfg { probe: Probe::new(endpoint) })
+        Self::open(endpoint, Cfg { probe: Probe::new(endpoint) }, &Patience::connecting(endpoint))
     }
 
     /// This node's id.
@@ -285,18 +286,20 @@ impl Client {
         const CALL: &str = "cfg ring status get";
         const REPLY_SIZE: usize = 10272;
         self.check_room(REPLY_SIZE)?;
-        self.check_rings(CALL)?;
-        let reply = self.call(CALL, &wire::GetRingStatus {})?;
+        let patience = self.patience(CALL);
+        self.check_rings(CALL, &patience)?;
+        let reply = self.call_within(&patience, CALL, &wire::GetRingStatus {})?;
         Ok(reply.interfaces.iter().map(RingStatus::new).collect())
     }
 
     /// Fails where ring status reads a status that is not there: the daemon takes as many as this node has addresses.
     ///
     /// Before 2.1 it reads a number that was never set while it has no address. The question fails then.
-    fn check_rings(&self, call: &'static str) -> Result<()> {
-        let reply = self.call("cfg get node addrs", &wire::GetNodeAddresses { nodeid: LOCAL_NODE })?;
+    fn check_rings(&self, call: &'static str, patience: &Patience) -> Result<()> {
+        let request = wire::GetNodeAddresses { nodeid: LOCAL_NODE };
+        let reply = self.call_within(patience, "cfg get node addrs", &request)?;
         let count = reply.addrs.len();
-        if count == 1 || self.service.probe.has_status_of_every_ring()? {
+        if count == 1 || self.service.probe.has_status_of_every_ring(patience)? {
             return Ok(());
         }
         let reason = format!(
@@ -334,9 +337,9 @@ impl Client {
         const REPLY_SIZE: usize = 4200;
         not_zero(node)?;
         self.check_room(REPLY_SIZE)?;
-        self.service.probe.require(&NODE_STATUS)?;
         let request = wire::GetNodeStatus { nodeid: node, version: wire::NODE_STATUS_V1 };
-        let reply = NODE_STATUS.or_unsupported(self.call("cfg node status get", &request))?;
+        let reply = self.service.probe.call(self, &NODE_STATUS, "cfg node status get", &request);
+        let reply = NODE_STATUS.or_unsupported(reply)?;
         let links = reply.links.iter().enumerate().filter_map(|(number, link)| LinkStatus::new(number, link));
         Ok(NodeStatus {
             node_id: reply.nodeid,
@@ -359,8 +362,7 @@ impl Client {
     /// `config.reload_error_message` in later versions), or with [`CsError::Library`] from corosync 2; [`Error::Unsupported`]; as
     /// [`Client::local_node_id`].
     pub fn reload_config(&self) -> Result<()> {
-        self.service.probe.require(&RELOAD_CONFIG)?;
-        self.call("cfg reload config", &wire::ReloadConfig {})?;
+        self.service.probe.call(self, &RELOAD_CONFIG, "cfg reload config", &wire::ReloadConfig {})?;
         Ok(())
     }
 
@@ -371,8 +373,9 @@ impl Client {
     /// # Errors
     /// [`Error::Cs`] with [`CsError::NotSupported`] when its libqb cannot; [`Error::Unsupported`]; as [`Client::local_node_id`].
     pub fn reopen_log_files(&self) -> Result<()> {
-        self.service.probe.require(&REOPEN_LOG_FILES)?;
-        REOPEN_LOG_FILES.or_unsupported(self.call("cfg reopen log files", &wire::ReopenLogFiles {}))?;
+        let probe = &self.service.probe;
+        let reply = probe.call(self, &REOPEN_LOG_FILES, "cfg reopen log files", &wire::ReopenLogFiles {});
+        REOPEN_LOG_FILES.or_unsupported(reply)?;
         Ok(())
     }
 
@@ -413,17 +416,23 @@ impl Client {
         if kind.name().is_none() {
             return Err(Error::invalid("shutdown kind", format!("{} is none", kind.0)));
         }
-        let answers = if kind == ShutdownKind::IMMEDIATE { Duration::ZERO } else { self.shutdown_timeout() };
-        let timeout = self.request_timeout().saturating_add(answers);
-        self.connection.call_within("cfg try shutdown", &wire::TryShutdown { flags: kind }, timeout)?;
+        const CALL: &str = "cfg try shutdown";
+        let mut patience = self.patience(CALL);
+        if kind != ShutdownKind::IMMEDIATE {
+            patience.extend(self.shutdown_timeout(&patience));
+        }
+        self.call_within(&patience, CALL, &wire::TryShutdown { flags: kind })?;
         Ok(())
     }
 
     /// How long the daemon waits for answers.
-    fn shutdown_timeout(&self) -> Duration {
-        let configured = self.service.probe.cmap().and_then(|cmap| cmap.get_as::<u32>(SHUTDOWN_TIMEOUT_KEY));
+    fn shutdown_timeout(&self, patience: &Patience) -> Duration {
+        let cmap = self.service.probe.cmap(patience);
         // Whatever is wrong with the map, it is no reason not to shut down.
-        configured.ok().flatten().map_or(SHUTDOWN_TIMEOUT, |millis| Duration::from_millis(millis.into()))
+        match cmap.and_then(|cmap| cmap.get_within(SHUTDOWN_TIMEOUT_KEY, patience)) {
+            Ok(Some(Value::U32(millis))) => Duration::from_millis(millis.into()),
+            _ => SHUTDOWN_TIMEOUT,
+        }
     }
 
     /// Answers [`Event::Shutdown`]. The daemon counts answers, not those who give them: answer each event once.
@@ -446,8 +455,9 @@ impl Client {
     /// # Errors
     /// [`Error::Unsupported`]; as [`Client::local_node_id`].
     pub fn track_start(&self) -> Result<()> {
-        self.service.probe.require(&SHUTDOWN_TRACKING)?;
-        SHUTDOWN_TRACKING.or_unsupported(self.call("cfg trackstart", &wire::TrackStart { track_flags: 0 }))?;
+        let request = wire::TrackStart { track_flags: 0 };
+        let reply = self.service.probe.call(self, &SHUTDOWN_TRACKING, "cfg trackstart", &request);
+        SHUTDOWN_TRACKING.or_unsupported(reply)?;
         Ok(())
     }
 
@@ -458,8 +468,8 @@ impl Client {
     /// # Errors
     /// As [`Client::track_start`].
     pub fn track_stop(&self) -> Result<()> {
-        self.service.probe.require(&SHUTDOWN_TRACKING)?;
-        SHUTDOWN_TRACKING.or_unsupported(self.call("cfg trackstop", &wire::TrackStop {}))?;
+        let reply = self.service.probe.call(self, &SHUTDOWN_TRACKING, "cfg trackstop", &wire::TrackStop {});
+        SHUTDOWN_TRACKING.or_unsupported(reply)?;
         Ok(())
     }
 

@@ -24,13 +24,12 @@ mod value;
 use std::collections::{HashMap, HashSet};
 use std::iter::FusedIterator;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 
 pub use value::{MAX_VALUE_SIZE, Value, ValueType};
 
-use crate::client::{self, Service, sealed};
+use crate::client::{self, Patience, Service, sealed};
 use crate::daemon::STATS_MAP;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, ProtocolError, Result};
@@ -61,10 +60,10 @@ pub const MAX_KEY: usize = 255;
 /// The shortest key, in bytes. Matches `CMAP_KEYNAME_MINLEN`.
 pub const MIN_KEY: usize = 3;
 
-/// How many keys an iteration may find, and how many bytes of keys and values are listed, so that a daemon without end is noticed.
-/// corosync's maps hold some hundred keys.
+/// How many keys an iteration may find, and how many bytes of keys and values may be listed, so that a daemon without end is noticed
+/// before it has filled the memory. corosync's maps hold some hundred keys, few of which have more than a hundred bytes.
 const MOST_KEYS: usize = 1 << 20;
-const MOST_LISTED: u64 = 1 << 30;
+const MOST_BYTES: u64 = 64 << 20;
 
 /// Which of the daemon's maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,7 +162,12 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::open(endpoint, Cmap { map: Map::Icmap, trackers: Mutex::default() })
+        Self::connect_within(endpoint, &Patience::connecting(endpoint))
+    }
+
+    /// As [`Client::connect_to`], as a part of another call.
+    pub(crate) fn connect_within(endpoint: &Endpoint, patience: &Patience) -> Result<Self> {
+        Self::connect_map_within(endpoint, Map::Icmap, patience)
     }
 
     /// Connects to one of the maps.
@@ -174,10 +178,16 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon has no such map.
     pub fn connect_map(endpoint: &Endpoint, map: Map) -> Result<Self> {
-        let client = Self::open(endpoint, Cmap { map, trackers: Mutex::default() })?;
+        Self::connect_map_within(endpoint, map, &Patience::connecting(endpoint))
+    }
+
+    /// As [`Client::connect_map`], as a part of another call.
+    pub(crate) fn connect_map_within(endpoint: &Endpoint, map: Map, patience: &Patience) -> Result<Self> {
+        let client = Self::open(endpoint, Cmap { map, trackers: Mutex::default() }, patience)?;
         if map == Map::Stats {
-            STATS_MAP.require(&client)?;
-            STATS_MAP.or_unsupported(client.call("cmap set current map", &wire::SetCurrentMap { map: 1 }))?;
+            STATS_MAP.require(&client, patience)?;
+            let reply = client.call_within(patience, "cmap set current map", &wire::SetCurrentMap { map: 1 });
+            STATS_MAP.or_unsupported(reply)?;
         }
         Ok(client)
     }
@@ -190,10 +200,16 @@ impl Client {
     /// [`Error::InvalidArgument`] for what cannot be a key, and when the endpoint's ring size is too small for the value;
     /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`].
     pub fn get(&self, key: &str) -> Result<Option<Value>> {
+        self.get_within(key, &self.patience("cmap get"))
+    }
+
+    /// As [`Client::get`], as a part of another call.
+    pub(crate) fn get_within(&self, key: &str, patience: &Patience) -> Result<Option<Value>> {
         let key_name = key_bytes(key)?;
-        match self.get_with_room(&key_name, FIRST_ROOM) {
+        let get = |room| self.get_with_room(&key_name, room, patience);
+        match get(FIRST_ROOM) {
             // Too little room: the daemon does not say so in any other way.
-            Err(Error::Cs { error: CsError::InvalidParam, .. }) => match self.get_with_room(&key_name, MOST_ROOM) {
+            Err(Error::Cs { error: CsError::InvalidParam, .. }) => match get(MOST_ROOM) {
                 Err(Error::Cs { error: CsError::InvalidParam, .. }) if self.room() < MOST_ROOM => {
                     let reason = format!("the value of {key} does not fit in an answer: ask for a larger ring size");
                     Err(Error::invalid("ring size", reason))
@@ -204,9 +220,9 @@ impl Client {
         }
     }
 
-    fn get_with_room(&self, key_name: &Bytes, room: u64) -> Result<Option<Value>> {
+    fn get_with_room(&self, key_name: &Bytes, room: u64, patience: &Patience) -> Result<Option<Value>> {
         let value_len = room.min(self.room());
-        match self.call("cmap get", &wire::Get { key_name: key_name.clone(), value_len }) {
+        match self.call_within(patience, "cmap get", &wire::Get { key_name: key_name.clone(), value_len }) {
             Ok(reply) => Ok(Some(Value::from_wire(reply.value))),
             Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
             Err(error) => Err(error),
@@ -286,48 +302,66 @@ impl Client {
 
     /// Iterates over the keys that begin with `prefix`; all of them if it is empty.
     ///
-    /// The daemon keeps an iterator for it, which is released at the end, or when this one is dropped before. Keys set or deleted
-    /// meanwhile may be found or not. Other than in C, no key is found twice, and none that does not begin with `prefix`.
+    /// The daemon keeps an iterator for it, which is released at the end, or when this one is dropped before; neither waits for the
+    /// daemon. Keys set or deleted meanwhile may be found or not. Other than in C, no key is found twice, and none that does not begin
+    /// with `prefix`.
+    ///
+    /// Each step is a call of its own, with the whole [timeout](Endpoint::request_timeout). [`Client::list`] has one for all.
     ///
     /// Matches `cmap_iter_init`, `cmap_iter_next` and `cmap_iter_finalize`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for what no key can begin with; as [`Client::get`].
+    /// [`Error::InvalidArgument`] for what no key can begin with; as [`Client::get`]. [`Error::Protocol`] when there is no end to the keys:
+    /// more than a million, or than 64 MiB.
     pub fn iter(&self, prefix: &str) -> Result<Iter<'_>> {
-        let handle = match self.call("cmap iter init", &wire::IterInit { prefix: prefix_bytes("prefix", prefix)? }) {
+        self.iter_within(prefix, &self.patience("cmap iter init"))
+    }
+
+    fn iter_within(&self, prefix: &str, patience: &Patience) -> Result<Iter<'_>> {
+        let request = wire::IterInit { prefix: prefix_bytes("prefix", prefix)? };
+        let handle = match self.call_within(patience, "cmap iter init", &request) {
             Ok(reply) => Some(reply.iter_handle),
             Err(Error::Cs { error: CsError::NoSections, .. }) => None,
             Err(error) => return Err(error),
         };
-        Ok(Iter { client: self, prefix: prefix.to_owned(), handle, found: HashSet::new() })
+        Ok(Iter { client: self, prefix: prefix.to_owned(), handle, found: HashSet::new(), size: 0 })
     }
 
     /// All keys that begin with `prefix`, with their values. A key that is deleted meanwhile is left out.
     ///
+    /// This takes a request or two for each key, and all of them together have one [timeout](Endpoint::request_timeout).
+    ///
     /// # Errors
-    /// As [`Client::iter`] and [`Client::get`].
+    /// As [`Client::iter`] and [`Client::get`]; [`Error::Protocol`] also for more than 64 MiB of keys and values.
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, Value)>> {
+        let patience = self.patience("cmap list");
         let mut found = Vec::new();
         let mut size = 0;
-        for entry in self.iter(prefix)? {
+        let mut entries = self.iter_within(prefix, &patience)?;
+        while let Some(entry) = entries.step(&patience) {
             let Entry { key, value_len, .. } = entry?;
             // The length is known, so that one request is enough; a value that grew meanwhile takes the usual way.
             let room = value_len.clamp(16, MOST_ROOM);
-            let value = match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room) {
+            let value = match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room, &patience) {
                 Err(Error::Cs { error: CsError::InvalidParam, .. }) => {
                     size += MOST_ROOM;
-                    self.get(&key)?
+                    self.get_within(&key, &patience)?
                 }
                 value => value?,
             };
             size += key.len() as u64 + room;
-            if size > MOST_LISTED {
-                let endless = ProtocolError::Endless { what: "bytes of keys and values", limit: MOST_LISTED };
-                return Err(self.connection.broken(endless));
-            }
+            self.check_size(size)?;
             found.extend(value.map(|value| (key, value)));
         }
         Ok(found)
+    }
+
+    fn check_size(&self, bytes: u64) -> Result<()> {
+        if bytes > MOST_BYTES {
+            let endless = ProtocolError::Endless { what: "bytes of keys and values", limit: MOST_BYTES };
+            return Err(self.connection.broken(endless));
+        }
+        Ok(())
     }
 
     /// Starts notifications of a key, which need not exist, or with [`TrackEvents::PREFIX`] of all keys that begin with it, which may be
@@ -400,25 +434,34 @@ pub struct Iter<'a> {
     /// `None` once the daemon's iterator is released.
     handle: Option<u64>,
     found: HashSet<String>,
+    /// Bytes of the keys found.
+    size: u64,
 }
 
 impl Iter<'_> {
     fn release(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            // Nothing can be done about a failure; the daemon forgets its iterators with the connection.
-            let _ = self.client.call("cmap iter finalize", &wire::IterFinalize { iter_handle: handle });
+        if let Some(iter_handle) = self.handle.take() {
+            self.client.connection.release(&wire::IterFinalize { iter_handle });
         }
     }
 
-    fn advance(&mut self) -> Result<Option<Entry>> {
+    /// The next key, as a part of another call.
+    fn step(&mut self, patience: &Patience) -> Option<Result<Entry>> {
+        let next = self.advance(patience).transpose();
+        if !matches!(next, Some(Ok(_))) {
+            self.release();
+        }
+        next
+    }
+
+    fn advance(&mut self, patience: &Patience) -> Result<Option<Entry>> {
         let Some(iter_handle) = self.handle else {
             return Ok(None);
         };
-        let patience = self.client.connection.patience("cmap iter next");
         // Keys set meanwhile split nodes of the daemon's map. Its iterator then leaves the prefix, or finds a key again that moved
         // below the node it had.
         loop {
-            let reply = match self.client.call("cmap iter next", &wire::IterNext { iter_handle }) {
+            let reply = match self.client.call_within(patience, "cmap iter next", &wire::IterNext { iter_handle }) {
                 Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(None),
                 reply => reply?,
             };
@@ -428,11 +471,10 @@ impl Iter<'_> {
                     let endless = ProtocolError::Endless { what: "keys of an iteration", limit: MOST_KEYS as u64 };
                     return Err(self.client.connection.broken(endless));
                 }
+                self.size += key.len() as u64;
+                self.client.check_size(self.size)?;
                 self.found.insert(key.clone());
                 return Ok(Some(Entry { key, value_type: reply.value_type, value_len: reply.value_len }));
-            }
-            if Instant::now() >= patience.deadline {
-                return Err(self.client.connection.timed_out(&patience));
             }
         }
     }
@@ -443,18 +485,15 @@ impl Iterator for Iter<'_> {
 
     /// The next key. After an error there is none.
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.advance().transpose();
-        if !matches!(next, Some(Ok(_))) {
-            self.release();
-        }
-        next
+        let patience = self.client.patience("cmap iter next");
+        self.step(&patience)
     }
 }
 
 impl FusedIterator for Iter<'_> {}
 
 impl Drop for Iter<'_> {
-    /// Releases the daemon's iterator: one request, with the client's timeout.
+    /// Releases the daemon's iterator, without waiting: at once, or before the next request if another one is under way.
     fn drop(&mut self) {
         self.release();
     }

@@ -46,7 +46,7 @@ use bytes::Bytes;
 pub use iter::{Entry, Iter, Iteration};
 pub use name::{GroupName, MAX_GROUP_NAME};
 
-use crate::client::{self, Service, sealed};
+use crate::client::{self, Patience, Service, sealed};
 use crate::daemon::{self, Probe};
 use crate::endpoint::Endpoint;
 use crate::engine::reassembly::{Progress, Reassembly};
@@ -265,14 +265,14 @@ impl Client {
             reassembly: Mutex::new(Reassembly::new(options.reassembly_limit)),
             options,
         };
-        Self::open(endpoint, service)
+        Self::open(endpoint, service, &Patience::connecting(endpoint))
     }
 
     /// Joins a group. Its messages and changes of membership come from now on, beginning with the [`Event::Confchg`] of this join. A
     /// client is in one group at a time.
     ///
-    /// Matches `cpg_join`. Waits while the nodes synchronize, or while the daemon is still busy with the last leave. Besides, the first
-    /// join asks cmap, over a connection of its own, whether the daemon knows messages in fragments.
+    /// Matches `cpg_join`. Waits while the nodes synchronize, or while the daemon is still busy with the last leave. The first join
+    /// then uses what is left of the time to ask cmap, over a connection of its own, whether the daemon knows messages in fragments.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the name is empty: the daemon would never make such a member leave. [`Error::Cs`] with
@@ -289,12 +289,14 @@ impl Client {
         if group.is_empty() {
             return Err(Error::invalid("group name", "is empty: the daemon would never make such a member leave"));
         }
-        // While it is surely possible: a process may drop its privileges or go into a sandbox later. It is asked again when it matters.
-        let _ = self.service.probe.require(&daemon::CPG_FRAGMENTS);
+        let patience = self.patience("cpg join");
         let flags = if self.service.options.initial_totem_confchg { DELIVER_INITIAL_TOTEM_CONF } else { 0 };
         let request = wire::Join { group_name: *group, pid: self.service.pid, flags };
-        self.connection.call_while(BUSY, "cpg join", &request)?;
+        self.connection.call_while(BUSY, &patience, &request)?;
         *self.service.joined() = Some(*group);
+        // While it is surely possible: a process may drop its privileges or go into a sandbox later. If the time is not enough, or
+        // something else is wrong, it is asked again when it matters.
+        let _ = self.service.probe.require(&daemon::CPG_FRAGMENTS, &patience);
         Ok(())
     }
 
@@ -311,7 +313,7 @@ impl Client {
         let left = self.service.joined().take_if(|joined| joined == group);
         left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
         let request = wire::Leave { group_name: *group, pid: self.service.pid };
-        let reply = self.connection.call_while(BUSY, CALL, &request);
+        let reply = self.connection.call_while(BUSY, &self.patience(CALL), &request);
         if let Err(Error::Cs { error: CsError::TryAgain | CsError::Busy, .. }) = reply {
             // It was certainly not carried out.
             self.service.joined().get_or_insert(*group);

@@ -8,9 +8,11 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use crate::client::{Client, Patience, Service};
 use crate::cmap::{self, Map};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result};
+use crate::wire::Request;
 
 /// Something that not every corosync has.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,9 +58,9 @@ impl Feature {
     ///
     /// # Errors
     /// [`Error::Unsupported`]; whatever asking cmap fails with.
-    pub(crate) fn require(&self, cmap: &cmap::Client) -> Result<()> {
+    pub(crate) fn require(&self, cmap: &cmap::Client, patience: &Patience) -> Result<()> {
         for (key, must_exist) in self.evidence {
-            if cmap.get(key)?.is_some() != *must_exist {
+            if cmap.get_within(key, patience)?.is_some() != *must_exist {
                 return Err(self.unsupported());
             }
         }
@@ -95,10 +97,10 @@ impl Probe {
     }
 
     /// [`Feature::require`] over a connection of its own, unless the answer is known. The daemon behind a client never changes.
-    pub(crate) fn require(&self, feature: &'static Feature) -> Result<()> {
+    pub(crate) fn require(&self, feature: &'static Feature, patience: &Patience) -> Result<()> {
         let there = || self.there.lock().unwrap_or_else(PoisonError::into_inner);
         if !there().contains(&feature) {
-            feature.require(&self.cmap()?)?;
+            feature.require(&self.cmap(patience)?, patience)?;
             there().push(feature);
         }
         Ok(())
@@ -109,16 +111,29 @@ impl Probe {
     ///
     /// The stats map tells, since the transport never changes while a daemon runs. `totem.transport` does not: a reload of a file
     /// without that line deletes it.
-    pub(crate) fn has_status_of_every_ring(&self) -> Result<bool> {
-        match cmap::Client::connect_map(&self.endpoint, Map::Stats) {
-            Ok(stats) => Ok(stats.get(KNET_HANDLE)?.is_some()),
+    pub(crate) fn has_status_of_every_ring(&self, patience: &Patience) -> Result<bool> {
+        match cmap::Client::connect_map_within(&self.endpoint, Map::Stats, patience) {
+            Ok(stats) => Ok(stats.get_within(KNET_HANDLE, patience)?.is_some()),
             Err(Error::Unsupported { .. }) => Ok(true),
             Err(error) => Err(error),
         }
     }
 
+    /// A client's call that needs a feature, with one deadline for finding out and for the call.
+    pub(crate) fn call<S: Service, R: Request>(
+        &self,
+        client: &Client<S>,
+        feature: &'static Feature,
+        call: &'static str,
+        request: &R,
+    ) -> Result<R::Reply> {
+        let patience = client.patience(call);
+        self.require(feature, &patience)?;
+        client.call_within(&patience, call, request)
+    }
+
     /// A connection to the daemon's map.
-    pub(crate) fn cmap(&self) -> Result<cmap::Client> {
-        cmap::Client::connect_to(&self.endpoint)
+    pub(crate) fn cmap(&self, patience: &Patience) -> Result<cmap::Client> {
+        cmap::Client::connect_within(&self.endpoint, patience)
     }
 }

@@ -96,7 +96,7 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
-    /// The daemon that the C libraries would talk to, with 5 seconds to connect and 5 seconds for each request.
+    /// The daemon that the C libraries would talk to, with 5 seconds to connect and 5 seconds for each call.
     pub fn new() -> Self {
         Self {
             sockets: Sockets::Default,
@@ -194,18 +194,21 @@ impl Endpoint {
         self
     }
 
-    /// How long connecting may take and how long each request may.
+    /// How long connecting may take and how long each call may.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.connect_timeout(timeout).request_timeout(timeout)
     }
 
-    /// How long connecting may take: the socket, the daemon's answer and the rings.
+    /// How long connecting may take, with all that belongs to it: the socket, the daemon's answer, the rings, and what a service is asked
+    /// before there is a client.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a request may take until its answer is there, waiting for other threads' requests included.
+    /// How long a call may take, whatever requests it makes, to this service or to others, and waiting for other threads' requests
+    /// included. Two calls may take longer: a [multicast](crate::cpg::Client::multicast) in fragments, which may take this long for each,
+    /// and a [shutdown](crate::cfg::Client::try_shutdown) that others are asked about.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::client::{self, Service, sealed};
+use crate::client::{self, Patience, Service, sealed};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::types::NodeId;
@@ -178,7 +178,7 @@ impl Client {
             let reason = format!("the first event has {LARGEST_CONFCHG} bytes, there is room for {room}");
             return Err(Error::invalid("ring size", reason));
         }
-        Self::open(endpoint, Evs { joined: AtomicUsize::new(0) })
+        Self::open(endpoint, Evs { joined: AtomicUsize::new(0) }, &Patience::connecting(endpoint))
     }
 
     /// Joins groups: messages to them are delivered to this client from now on. The daemon does not notice that a group was joined

@@ -19,7 +19,7 @@
 
 use bytes::Bytes;
 
-use crate::client::{self, Service, Tracking, sealed};
+use crate::client::{self, Patience, Service, Tracking, sealed};
 use crate::daemon::{Probe, QUORUM_MODEL_V1};
 use crate::endpoint::Endpoint;
 use crate::error::Result;
@@ -129,14 +129,17 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`](crate::Error::Unsupported) when the daemon does not have the model.
     pub fn connect_model(endpoint: &Endpoint, model: Model) -> Result<Self> {
+        let patience = Patience::connecting(endpoint);
         if model == Model::V1 {
-            Probe::new(endpoint).require(&QUORUM_MODEL_V1)?;
+            Probe::new(endpoint).require(&QUORUM_MODEL_V1, &patience)?;
         }
-        let mut client = Self::open(endpoint, Quorum { quorum_type: QuorumType::FREE, tracking: Tracking::default() })?;
+        let service = Quorum { quorum_type: QuorumType::FREE, tracking: Tracking::default() };
+        let mut client = Self::open(endpoint, service, &patience)?;
         let quorum_type = match model {
-            Model::V0 => client.call("quorum gettype", &wire::GetType {})?.quorum_type,
+            Model::V0 => client.call_within(&patience, "quorum gettype", &wire::GetType {})?.quorum_type,
             Model::V1 => {
-                let reply = client.call("quorum model gettype", &wire::ModelGetType { model: 1 });
+                let request = wire::ModelGetType { model: 1 };
+                let reply = client.call_within(&patience, "quorum model gettype", &request);
                 QUORUM_MODEL_V1.or_unsupported(reply)?.quorum_type
             }
         };

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 pub use asynchronous::AsyncSupervised;
 pub use services::{CfgTracker, CmapTracker, VotequorumTracker};
 
-use crate::client::{Client, Service, Waker};
+use crate::client::{Client, Limit, Service, Waker};
 use crate::endpoint::Deadline;
 use crate::error::{CsError, Error, Result};
 use crate::sys::wait::{Interest, wait_for};
@@ -164,7 +164,8 @@ impl<S: Supervise> Supervised<S> {
     /// Waits for the next notice until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`]. `None` when it passed, or when the
     /// [`Supervised::waker`] was used.
     ///
-    /// An attempt to connect goes on to its end: with a daemon that is stopped, that is the endpoint's connect timeout.
+    /// An attempt to connect goes on to its end: with a daemon that is stopped, that is the endpoint's connect timeout. What is set up
+    /// again has one request timeout together.
     ///
     /// # Errors
     /// [`Error::Finalized`] when the client was finalized; [`Error::InvalidArgument`] when connecting fails with it, as it would always;
@@ -379,6 +380,8 @@ impl<S: Supervise> Plan<S> {
 /// Connects, and sets everything up.
 fn attempt<S: Supervise>(connect: &Connect<S>, setups: &[S::Setup]) -> Result<Attempt<S>> {
     let client = connect()?;
+    // One call of the user, so to say, whatever there is to set up.
+    let _limit = Limit::set(client.patience("setting up").deadline);
     let restore = |setup: &S::Setup| match S::set_up(&client, setup) {
         Err(error) if loses_connection(&error) || is_too_early(&error) => Err(error),
         result => Ok(Restored { setup: setup.clone(), result, missed: S::missed(setup) }),

@@ -17,7 +17,7 @@
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::client::{self, Service, Tracking, sealed};
+use crate::client::{self, Patience, Service, Tracking, sealed};
 use crate::daemon::{Probe, QDEVICE, QDEVICE_EXTRA_INFO};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -188,7 +188,8 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::open(endpoint, Votequorum { probe: Probe::new(endpoint), tracking: Tracking::default() })
+        let service = Votequorum { probe: Probe::new(endpoint), tracking: Tracking::default() };
+        Self::open(endpoint, service, &Patience::connecting(endpoint))
     }
 
     /// Votes and state of a node; [`LOCAL_NODE`] is this one.
@@ -199,10 +200,14 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) for a node that was never a member;
     /// [`Error::TimedOut`], [`Error::Disconnected`].
     pub fn info(&self, node: NodeId) -> Result<Info> {
-        let reply = match self.call("votequorum getinfo", &wire::GetInfo { nodeid: node })? {
+        self.info_within(node, &self.patience("votequorum getinfo"))
+    }
+
+    fn info_within(&self, node: NodeId, patience: &Patience) -> Result<Info> {
+        let reply = match self.call_within(patience, "votequorum getinfo", &wire::GetInfo { nodeid: node })? {
             wire::GetInfoReply::Full(reply) => reply,
             // The two short layouts are equally long; the one with a state came together with quorum devices.
-            wire::GetInfoReply::Short(words) => match self.service.probe.require(&QDEVICE) {
+            wire::GetInfoReply::Short(words) => match self.service.probe.require(&QDEVICE, patience) {
                 Ok(()) => words.with_state(),
                 Err(Error::Unsupported { .. }) => words.without_state(),
                 Err(error) => return Err(error),
@@ -250,8 +255,10 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::NameNotFound`](crate::CsError::NameNotFound) for a node that was never a member, with
     /// [`CsError::InvalidParam`](crate::CsError::InvalidParam) when the node would no longer be quorate; as [`Client::info`].
     pub fn set_votes(&self, node: NodeId, votes: u32) -> Result<()> {
-        let nodeid = if node == LOCAL_NODE { self.local_info()?.node_id } else { node };
-        self.call("votequorum setvotes", &wire::SetVotes { votes, nodeid })?;
+        const CALL: &str = "votequorum setvotes";
+        let patience = self.patience(CALL);
+        let nodeid = if node == LOCAL_NODE { self.info_within(node, &patience)?.node_id } else { node };
+        self.call_within(&patience, CALL, &wire::SetVotes { votes, nodeid })?;
         Ok(())
     }
 
@@ -289,8 +296,7 @@ impl Client {
     /// [`CsError::Exist`](crate::CsError::Exist) when another device is registered; as [`Client::info`].
     pub fn qdevice_register(&self, name: &str) -> Result<()> {
         let name = device_name("name", name)?;
-        self.service.probe.require(&QDEVICE)?;
-        self.call("votequorum qdevice register", &wire::QdeviceRegister { name })?;
+        self.service.probe.call(self, &QDEVICE, "votequorum qdevice register", &wire::QdeviceRegister { name })?;
         Ok(())
     }
 
@@ -302,8 +308,7 @@ impl Client {
     /// As [`Client::qdevice_register`]; [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when there is none.
     pub fn qdevice_unregister(&self, name: &str) -> Result<()> {
         let name = device_name("name", name)?;
-        self.service.probe.require(&QDEVICE)?;
-        self.call("votequorum qdevice unregister", &wire::QdeviceUnregister { name })?;
+        self.service.probe.call(self, &QDEVICE, "votequorum qdevice unregister", &wire::QdeviceUnregister { name })?;
         Ok(())
     }
 
@@ -318,8 +323,7 @@ impl Client {
             oldname: device_name("old name", old_name)?,
             newname: device_name("new name", new_name)?,
         };
-        self.service.probe.require(&QDEVICE)?;
-        self.call("votequorum qdevice update", &request)?;
+        self.service.probe.call(self, &QDEVICE, "votequorum qdevice update", &request)?;
         Ok(())
     }
 
@@ -333,8 +337,12 @@ impl Client {
     /// for a membership that is over; as [`Client::qdevice_unregister`].
     pub fn qdevice_poll(&self, name: &str, cast_vote: bool, ring_id: RingId) -> Result<()> {
         let name = device_name("name", name)?;
-        self.service.probe.require(&QDEVICE)?;
-        self.call("votequorum qdevice poll", &wire::QdevicePoll { name, cast_vote: cast_vote.into(), ring_id })?;
+        self.service.probe.call(
+            self,
+            &QDEVICE,
+            "votequorum qdevice poll",
+            &wire::QdevicePoll { name, cast_vote: cast_vote.into(), ring_id },
+        )?;
         Ok(())
     }
 
@@ -346,8 +354,12 @@ impl Client {
     /// As [`Client::qdevice_unregister`].
     pub fn qdevice_master_wins(&self, name: &str, allow: bool) -> Result<()> {
         let name = device_name("name", name)?;
-        self.service.probe.require(&QDEVICE)?;
-        self.call("votequorum qdevice master wins", &wire::QdeviceMasterWins { name, allow: allow.into() })?;
+        self.service.probe.call(
+            self,
+            &QDEVICE,
+            "votequorum qdevice master wins",
+            &wire::QdeviceMasterWins { name, allow: allow.into() },
+        )?;
         Ok(())
     }
 
@@ -364,8 +376,8 @@ impl Client {
             let reason = format!("{} bytes are more than {MAX_QDEVICE_EXTRA_INFO}", extra_info.len());
             return Err(Error::invalid("extra info", reason));
         }
-        self.service.probe.require(&QDEVICE_EXTRA_INFO)?;
-        let reply = self.call("votequorum set qdevice extra info", &wire::SetQdeviceExtraInfo { extra_info });
+        let request = wire::SetQdeviceExtraInfo { extra_info };
+        let reply = self.service.probe.call(self, &QDEVICE_EXTRA_INFO, "votequorum set qdevice extra info", &request);
         QDEVICE_EXTRA_INFO.or_unsupported(reply)?;
         Ok(())
     }
@@ -377,8 +389,8 @@ impl Client {
     /// # Errors
     /// [`Error::Unsupported`] by a corosync up to 3.1.10; as [`Client::info`].
     pub fn qdevice_extra_info(&self, node: NodeId) -> Result<Bytes> {
-        self.service.probe.require(&QDEVICE_EXTRA_INFO)?;
-        let reply = self.call("votequorum get qdevice extra info", &wire::GetQdeviceExtraInfo { nodeid: node });
+        let request = wire::GetQdeviceExtraInfo { nodeid: node };
+        let reply = self.service.probe.call(self, &QDEVICE_EXTRA_INFO, "votequorum get qdevice extra info", &request);
         Ok(QDEVICE_EXTRA_INFO.or_unsupported(reply)?.extra_info)
     }
 }

@@ -14,11 +14,11 @@ use futures_core::stream::FusedStream;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
-use super::{Client, Service};
+use super::{Client, Limit, Service};
 use crate::error::{Error, Result};
 
 /// A client for tokio: every request can be awaited, and events are a [`Stream`]. Clones share the connection.
@@ -48,7 +48,8 @@ pub struct AsyncClient<S: Service> {
 }
 
 impl<S: Service> AsyncClient<S> {
-    /// Connects by the function given, such as `cmap::Client::connect`, on a thread for blocking work.
+    /// Connects by the function given, such as `cmap::Client::connect`, on a thread for blocking work. Its time begins when a thread is
+    /// free.
     ///
     /// # Errors
     /// What the function fails with.
@@ -64,15 +65,19 @@ impl<S: Service> AsyncClient<S> {
         Self { client: Shared(Some(client.into())), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Runs one or more requests on a thread for blocking work: `client.call(|cmap| cmap.get("totem.token")).await`. The requests of
+    /// Runs one or more calls on a thread for blocking work: `client.call(|cmap| cmap.get("totem.token")).await`. The requests of
     /// clones of this one wait for each other in the order they came.
+    ///
+    /// All that the closure calls, the wait for other requests and the wait for a thread have one [`Client::request_timeout`] together,
+    /// as set when this is awaited. Only what takes longer by nature does here too: a cpg multicast in fragments while it makes
+    /// progress, and a shutdown that others are asked about.
     ///
     /// It can be cancelled: when the future is dropped before it is this call's turn, nothing is sent. When it is dropped later, what
     /// the closure does is carried out, its answer is received and thrown away, and the next request gets its own answer.
     ///
     /// # Errors
-    /// What the closure fails with; [`Error::TimedOut`] when the requests before this one took the whole
-    /// [`Client::request_timeout`]; [`Error::System`] when the runtime shuts down.
+    /// What the closure fails with; [`Error::TimedOut`] when the requests before this one took the whole time, or no thread was free in
+    /// time: nothing was sent; [`Error::System`] when the runtime shuts down.
     ///
     /// # Panics
     /// As the closure; outside of a tokio runtime with a timer.
@@ -82,15 +87,23 @@ impl<S: Service> AsyncClient<S> {
     ) -> Result<T> {
         let connection = &self.client().connection;
         let patience = connection.patience("waiting for other requests");
-        let turn = timeout(patience.timeout, Arc::clone(&self.turn).acquire_owned()).await;
+        let deadline = patience.deadline.into();
+        let turn = timeout_at(deadline, Arc::clone(&self.turn).acquire_owned()).await;
         let turn = turn.map_err(|_| connection.timed_out(&patience))?;
         let client = self.client.clone();
-        Blocking::start(move || {
+        let (begins, begun) = oneshot::channel::<()>();
+        let request = Blocking::start(move || {
             // Until the answer is there, awaited or not.
             let _turn = turn;
+            drop(begins);
+            let _limit = Limit::set(patience.deadline);
             request(client.get())
-        })
-        .await
+        });
+        // It begins when a thread of the pool is free, or ends without when the runtime shuts down.
+        if timeout_at(deadline, begun).await.is_err() {
+            return Err(connection.timed_out(&patience));
+        }
+        request.await
     }
 
     /// The events, as a stream with a descriptor of its own. Several streams of one client share its events: each comes to one of

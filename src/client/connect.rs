@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::unistd::{getegid, geteuid};
 
+use super::patience::Patience;
 use super::ring_files::{self, RingFiles};
 use crate::endpoint::{Endpoint, SocketAddress};
 use crate::engine::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
@@ -38,11 +39,15 @@ pub(super) struct Parts {
 }
 
 /// Connects to a service.
-pub(super) fn connect(service: &'static str, endpoint: &Endpoint, default_ring_size: u32) -> Result<Parts> {
+pub(super) fn connect(
+    service: &'static str,
+    endpoint: &Endpoint,
+    default_ring_size: u32,
+    patience: &Patience,
+) -> Result<Parts> {
     let max_msg_size = endpoint.ring_size_or(default_ring_size)?;
     let name = Cow::Owned(endpoint.name(service).to_owned());
-    let timeout = endpoint.connect_timeout_value();
-    let deadline = Instant::now().checked_add(timeout);
+    let (timeout, deadline) = (patience.timeout, Some(patience.deadline));
     let connecting = Connecting { endpoint, service: name, timeout, deadline };
     let mut pause = QUEUE_RETRY;
     let (socket, peer, reply) = loop {

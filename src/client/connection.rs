@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::Service;
 use super::connect::{self, Parts};
+use super::patience::Patience;
 use super::turnstile::{self, Turnstile};
 use super::waker::Waker;
 use crate::endpoint::Endpoint;
@@ -40,8 +41,11 @@ const RETRY_MOST: Duration = Duration::from_millis(50);
 const ROOM_MOST: Duration = Duration::from_millis(5);
 
 /// How many requests may wait in the ring. Each has a wake byte in the socket's buffer, which holds 278 of them by default, and the
-/// daemon takes the bytes of up to 50 requests after the requests. So there is always room for the byte, which must not be late.
+/// daemon takes the bytes of up to 50 requests after the requests. So with a daemon that reads them, a byte seldom has to wait.
 const MOST_BACKLOG: u32 = 128;
+
+/// What a wake byte takes in the socket's buffer at most, in bytes. Linux 6.18 counts 768.
+const WAKE_BYTE_COST: usize = 2048;
 
 /// What the smallest message takes in a ring, and every message besides its length: a chunk's header.
 const CHUNK_HEADER: usize = 8;
@@ -63,7 +67,7 @@ pub(crate) enum Look {
 ///
 /// Locking rules: `requests` is taken by whoever has the turn, and held for as long, replies included. `events` is held while an
 /// event is taken from the ring and made of its message, so that messages which belong together are taken apart in their order.
-/// Neither is taken while the other is held, and no user code runs under either.
+/// Neither is taken while the other is held, and no user code runs under either. `releases` is held for a few instructions only.
 pub(crate) struct Connection {
     service: Cow<'static, str>,
     socket: OwnedFd,
@@ -76,6 +80,8 @@ pub(crate) struct Connection {
     most_silent: usize,
     turnstile: Turnstile,
     requests: Mutex<Requests>,
+    /// Requests that make the daemon forget what it keeps for this client, and that were not sent yet.
+    releases: Mutex<Vec<Vec<u8>>>,
     events: Mutex<Events>,
     timeout: AtomicU64,
     /// One of the states below; only ever grows.
@@ -104,6 +110,10 @@ struct Requests {
     request: Producer<Mapping>,
     response: Consumer<Mapping>,
     exchange: Exchange,
+    /// How many wake bytes the socket is known to have room for.
+    wake_room: usize,
+    /// How many it has room for when it says that it is writable.
+    wake_batch: usize,
 }
 
 /// Makes the request that [`Service::nudge`](super::Service::nudge) is.
@@ -124,14 +134,6 @@ pub(crate) enum FlowControl {
     Request = 1,
     /// Refused also while totem's queue is full or the cluster synchronizes: multicasts.
     Multicast = 2,
-}
-
-/// How long something may take, and what is said if it takes longer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    call: &'static str,
-    pub(crate) timeout: Duration,
-    pub(crate) deadline: Instant,
 }
 
 /// Sole use of the rings for requests and replies: what is sent in one turn follows each other. Passed on when dropped.
@@ -155,10 +157,14 @@ impl Drop for LeftNudge<'_> {
 
 impl Connection {
     /// Connects to a service.
-    pub(crate) fn open<S: Service>(endpoint: &Endpoint) -> Result<Self> {
+    pub(crate) fn open<S: Service>(endpoint: &Endpoint, patience: &Patience) -> Result<Self> {
         let Parts { socket, peer, generation: _generation, max_msg_size, names, request, response, event } =
-            connect::connect(S::NAME, endpoint, S::RING_SIZE)?;
+            connect::connect(S::NAME, endpoint, S::RING_SIZE, patience)?;
         let service: Cow<'static, str> = Cow::Owned(endpoint.name(S::NAME).to_owned());
+        let room =
+            socket::send_buffer(&socket).map_err(|source| Error::system("looking at the setup socket", source))?;
+        // As unix_writable in Linux: it is writable while a quarter is full at most.
+        let wake_batch = (room / 4 * 3 / WAKE_BYTE_COST).max(1);
         let counts = [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()];
         for (count, ring) in counts.into_iter().zip(RING_NAMES) {
             // So far the daemon is the only user. A second one means that the daemon named another connection's ring: both must not use it.
@@ -177,7 +183,14 @@ impl Connection {
             max_reply: response.ring().max_chunk(),
             most_silent: event.ring().max_chunk() / CHUNK_HEADER + 1,
             turnstile: Turnstile::default(),
-            requests: Mutex::new(Requests { request, response, exchange: Exchange::default() }),
+            requests: Mutex::new(Requests {
+                request,
+                response,
+                exchange: Exchange::default(),
+                wake_room: 0,
+                wake_batch,
+            }),
+            releases: Mutex::default(),
             events: Mutex::new(Events {
                 ring: event,
                 wake: WakeBytes::default(),
@@ -222,38 +235,39 @@ impl Connection {
 
     /// The client's timeout, from now on.
     pub(crate) fn patience(&self, call: &'static str) -> Patience {
-        let timeout = self.timeout();
-        Patience { call, timeout, deadline: deadline_after(timeout) }
+        Patience::new(call, self.timeout())
     }
 
     /// Sends a request and waits for its answer. While the daemon answers that it is busy, the request is sent again, until the
     /// deadline; such an answer says that it was not carried out.
-    pub(crate) fn call<R: Request>(&self, call: &'static str, request: &R) -> Result<R::Reply> {
-        self.call_while(&[CsError::TryAgain], call, request)
+    pub(crate) fn call<R: Request>(&self, patience: &Patience, request: &R) -> Result<R::Reply> {
+        self.call_while(&[CsError::TryAgain], patience, request)
     }
 
     /// As [`Connection::call`], for requests to which other answers mean "busy" too.
-    pub(crate) fn call_while<R: Request>(&self, busy: &[CsError], call: &'static str, request: &R) -> Result<R::Reply> {
-        self.call_patiently(busy, request, &self.patience(call))
-    }
-
-    /// As [`Connection::call`] with another timeout, for requests whose answers wait for others.
-    pub(crate) fn call_within<R: Request>(
+    pub(crate) fn call_while<R: Request>(
         &self,
-        call: &'static str,
+        busy: &[CsError],
+        patience: &Patience,
         request: &R,
-        timeout: Duration,
     ) -> Result<R::Reply> {
-        let patience = Patience { call, timeout, deadline: deadline_after(timeout) };
-        self.call_patiently(&[CsError::TryAgain], request, &patience)
-    }
-
-    fn call_patiently<R: Request>(&self, busy: &[CsError], request: &R, patience: &Patience) -> Result<R::Reply> {
         let message = request.encode().map_err(|source| Error::invalid(patience.call, source.to_string()))?;
         // Others have their turn while this one waits.
         self.retry(busy, patience, || {
             self.patient_turn(patience)?.exchange(&[&message], FlowControl::Request, patience)
         })
+    }
+
+    /// Sends a request that makes the daemon forget something, and waits neither to send it nor for the answer: if it cannot be sent
+    /// now, it goes before the next request. Only for requests that the daemon never refuses for being busy.
+    pub(crate) fn release<R: Request>(&self, request: &R) {
+        let Ok(message) = request.encode() else { return };
+        lock(&self.releases).push(message);
+        let now = Instant::now();
+        if let Ok(Some(mut turn)) = self.turn(now) {
+            // A failure ends the connection, and then the daemon forgets everything.
+            let _ = turn.send_releases(now);
+        }
     }
 
     /// Exchanges messages until the answer is not that the daemon is busy, or the deadline passes.
@@ -299,15 +313,9 @@ impl Connection {
     }
 
     /// Puts a request in the ring and tells the daemon. `false`: the deadline passed first, and nothing was sent.
-    fn send(
-        &self,
-        ring: &mut Producer<Mapping>,
-        parts: &[&[u8]],
-        flow: FlowControl,
-        deadline: Instant,
-    ) -> Result<bool> {
+    fn send(&self, requests: &mut Requests, parts: &[&[u8]], flow: FlowControl, deadline: Instant) -> Result<bool> {
         let size = parts.iter().map(|part| part.len()).sum();
-        if size > self.max_request || !ring.fits(size) {
+        if size > self.max_request || !requests.request.fits(size) {
             return Err(Error::invalid(
                 "message",
                 format!("{size} bytes do not fit in the ring: ask for a larger ring size"),
@@ -318,15 +326,17 @@ impl Connection {
         let mut yields = 32;
         loop {
             self.check()?;
+            let ring = &mut requests.request;
             // As qb_ipc_shm_fc_get. Acquire: nothing to pair with in C, which reads it through a full barrier.
             if ring.ring().ref_count().load(Ordering::Acquire) != 2 {
                 ring.ring().check().map_err(|source| self.broken(source.into()))?;
                 return Err(self.hung_up());
             }
             let refused = (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire));
-            let room = !refused && ring.backlog() < MOST_BACKLOG;
-            if room && ring.try_send(parts).map_err(|source| self.broken(source.into()))? {
-                break;
+            // First the byte's room, since it must follow the request at once.
+            let room = !refused && ring.backlog() < MOST_BACKLOG && self.has_wake_room(requests)?;
+            if room && requests.request.try_send(parts).map_err(|source| self.broken(source.into()))? {
+                return self.wake(requests).map(|()| true);
             }
             if Instant::now() >= deadline {
                 return Ok(false);
@@ -338,21 +348,28 @@ impl Connection {
                 self.pause(&mut pause, ROOM_MOST, deadline)?;
             }
         }
-        // The daemon blocks until it has this byte, so it is sent whatever it takes; if it cannot be, the connection is lost.
-        loop {
-            match socket::send_now(&self.socket, &[0]) {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let late = deadline.max(deadline_after(self.timeout()));
-                    let ready = wait_for(&self.socket, Interest::Writable, Some(late));
-                    match ready.map_err(|source| Error::system("waiting for the daemon", source))? {
-                        Ready::Yes => {}
-                        Ready::HungUp | Ready::TimedOut => return Err(self.hung_up()),
-                    }
-                }
-                Err(_) => return Err(self.hung_up()),
+    }
+
+    /// Whether the socket has room for a wake byte. Looks every so many bytes only, since it has room for some more whenever it says so.
+    fn has_wake_room(&self, requests: &mut Requests) -> Result<bool> {
+        if requests.wake_room == 0 {
+            let ready = wait_for(&self.socket, Interest::Writable, Some(Instant::now()));
+            match ready.map_err(|source| Error::system("looking at the setup socket", source))? {
+                Ready::Yes => requests.wake_room = requests.wake_batch,
+                Ready::HungUp => return Err(self.hung_up()),
+                Ready::TimedOut => {}
             }
         }
+        Ok(requests.wake_room > 0)
+    }
+
+    /// Tells the daemon of a request in the ring. It blocks until it has the byte, so if that cannot be sent, the connection is ended.
+    fn wake(&self, requests: &mut Requests) -> Result<()> {
+        requests.wake_room -= 1;
+        socket::send_now(&self.socket, &[0]).map(drop).map_err(|_| {
+            socket::shut_down(&self.socket);
+            self.hung_up()
+        })
     }
 
     /// Waits for the next answer. `None`: the deadline passed first.
@@ -426,7 +443,7 @@ impl Connection {
         }
         let Ok(message) = (self.nudge)() else { return Ok(false) };
         // As a multicast it waits while the daemon takes no requests, which spins as long as there are some.
-        let sent = self.send(&mut requests.request, &[&message], FlowControl::Multicast, Instant::now())?;
+        let sent = self.send(requests, &[&message], FlowControl::Multicast, Instant::now())?;
         if sent {
             requests.exchange.nudged();
         }
@@ -596,7 +613,7 @@ impl Turn<'_> {
     /// Sends a message that is not answered. `false`: the deadline passed before the daemon would take it, and nothing was sent. A
     /// deadline that has passed already sends at once or not at all.
     pub(crate) fn send(&mut self, parts: &[&[u8]], flow: FlowControl, deadline: Instant) -> Result<bool> {
-        self.connection.send(&mut self.requests.request, parts, flow, deadline)
+        self.connection.send(&mut self.requests, parts, flow, deadline)
     }
 
     /// Sends a message and waits for its answer, as [`Connection::call`] does, but keeps the turn.
@@ -607,22 +624,48 @@ impl Turn<'_> {
     /// Sends a message in parts and waits for its answer, whatever that is.
     fn exchange(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<Bytes> {
         let connection = self.connection;
-        let timed_out = || connection.timed_out(patience);
-        while self.requests.exchange.before() == Before::Drain {
-            connection.receive(&mut self.requests, patience.deadline)?.ok_or_else(timed_out)?;
-        }
-        let broken = |source: crate::error::RingError| connection.broken(source.into());
-        // Second answers that came too late for the request they belong to.
-        while self.requests.response.try_receive().map_err(broken)?.is_some() && Instant::now() < patience.deadline {}
-        if !self.send(parts, flow, patience.deadline)? {
-            return Err(timed_out());
+        let ready = self.send_releases(patience.deadline)? && self.drain(patience.deadline)?;
+        // When the time is over nothing is sent: nobody would wait for the answer.
+        if !ready || patience.is_over() || !self.send(parts, flow, patience.deadline)? {
+            return Err(connection.timed_out(patience));
         }
         self.requests.exchange.sent();
-        let reply = connection.receive(&mut self.requests, patience.deadline)?.ok_or_else(timed_out)?;
-        if may_be_answered_again(&reply) {
-            return Ok(self.requests.response.receive(RETRY_FIRST).map_err(broken)?.unwrap_or(reply));
+        self.answer(patience.deadline)?.ok_or_else(|| connection.timed_out(patience))
+    }
+
+    /// Sends what is waiting in [`Connection::release`]. `false`: the deadline passed first.
+    fn send_releases(&mut self, deadline: Instant) -> Result<bool> {
+        loop {
+            let Some(message) = lock(&self.connection.releases).pop() else { return Ok(true) };
+            if !(self.drain(deadline)? && self.send(&[&message], FlowControl::Request, deadline)?) {
+                lock(&self.connection.releases).push(message);
+                return Ok(false);
+            }
+            self.requests.exchange.sent();
         }
-        Ok(reply)
+    }
+
+    /// Receives the answers nobody waits for any more, and throws them away. `false`: the deadline passed first.
+    fn drain(&mut self, deadline: Instant) -> Result<bool> {
+        while self.requests.exchange.before() == Before::Drain {
+            if self.answer(deadline)?.is_none() {
+                return Ok(false);
+            }
+        }
+        let broken = |source: crate::error::RingError| self.connection.broken(source.into());
+        // Second answers that came too late for the request they belong to.
+        while self.requests.response.try_receive().map_err(broken)?.is_some() && Instant::now() < deadline {}
+        Ok(true)
+    }
+
+    /// Waits for the next answer, the one that counts. `None`: the deadline passed first.
+    fn answer(&mut self, deadline: Instant) -> Result<Option<Bytes>> {
+        let Some(reply) = self.connection.receive(&mut self.requests, deadline)? else { return Ok(None) };
+        if !may_be_answered_again(&reply) {
+            return Ok(Some(reply));
+        }
+        let second = self.requests.response.receive(RETRY_FIRST);
+        Ok(Some(second.map_err(|source| self.connection.broken(source.into()))?.unwrap_or(reply)))
     }
 }
 
@@ -685,11 +728,6 @@ impl Connection {
             }
         }
     }
-}
-
-fn deadline_after(timeout: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now().checked_add(timeout.min(FAR)).unwrap_or_else(Instant::now)
 }
 
 /// Locks; a panic of another thread inside the lock would be a bug here, and leaves nothing half done.

@@ -4,11 +4,14 @@
 mod asynchronous;
 mod connect;
 mod connection;
+#[cfg(all(test, feature = "server", not(loom)))]
+mod deadlines;
 mod dispatcher;
 #[cfg(all(test, feature = "server", not(loom)))]
 mod hostile;
 #[cfg(all(test, loom))]
 mod model;
+mod patience;
 mod ring_files;
 mod sync;
 mod tracking;
@@ -27,8 +30,9 @@ pub(crate) use asynchronous::Blocking;
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncClient, AsyncEvents};
 use connection::Look;
-pub(crate) use connection::{Connection, FlowControl, Patience, Turn};
+pub(crate) use connection::{Connection, FlowControl};
 pub use dispatcher::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
+pub(crate) use patience::{Limit, Patience};
 pub(crate) use tracking::Tracking;
 pub use waker::Waker;
 
@@ -82,12 +86,28 @@ pub struct Client<S: Service> {
 }
 
 impl<S: Service> Client<S> {
-    pub(crate) fn open(endpoint: &Endpoint, service: S) -> Result<Self> {
-        Ok(Self { connection: Connection::open::<S>(endpoint)?, service })
+    pub(crate) fn open(endpoint: &Endpoint, service: S, patience: &Patience) -> Result<Self> {
+        Ok(Self { connection: Connection::open::<S>(endpoint, patience)?, service })
     }
 
+    /// The time of a call that makes several requests.
+    pub(crate) fn patience(&self, call: &'static str) -> Patience {
+        self.connection.patience(call)
+    }
+
+    /// A call of one request.
     pub(crate) fn call<R: Request>(&self, call: &'static str, request: &R) -> Result<R::Reply> {
-        self.connection.call(call, request)
+        self.call_within(&self.patience(call), call, request)
+    }
+
+    /// One of several requests of a call.
+    pub(crate) fn call_within<R: Request>(
+        &self,
+        patience: &Patience,
+        call: &'static str,
+        request: &R,
+    ) -> Result<R::Reply> {
+        self.connection.call(&patience.step(call), request)
     }
 
     /// Takes the next event, if one waits. Never blocks.
@@ -191,12 +211,12 @@ impl<S: Service> Client<S> {
         self.connection.peer()
     }
 
-    /// How long each request may take, waiting for other threads' requests included. See [`Endpoint::request_timeout`].
+    /// How long each call may take, waiting for other threads' requests included. See [`Endpoint::request_timeout`].
     pub fn request_timeout(&self) -> Duration {
         self.connection.timeout()
     }
 
-    /// Changes [`Client::request_timeout`] for the requests to come.
+    /// Changes [`Client::request_timeout`] for the calls to come.
     pub fn set_request_timeout(&self, timeout: Duration) {
         self.connection.set_timeout(timeout);
     }

@@ -3,7 +3,8 @@
 use std::iter::FusedIterator;
 
 use super::{Client, GroupName};
-use crate::error::{CsError, Error, Result};
+use crate::client::Patience;
+use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::types::NodeId;
 use crate::wire::cpg as wire;
 
@@ -30,24 +31,48 @@ pub struct Entry {
     pub pid: u32,
 }
 
+/// How many entries an iteration may find, so that a daemon without end is noticed before it has filled the memory: 36 MiB of them. It
+/// is more than any cluster has: each member of a group is a connection with rings of its own.
+const MOST_ENTRIES: usize = 1 << 18;
+
 impl Client {
     /// Iterates over groups or members, as they are now: what changes meanwhile does not change what is found.
     ///
-    /// The daemon keeps a copy of the list for it, which is released at the end, or when the iterator is dropped before.
+    /// The daemon keeps a copy of the list for it, which is released at the end, or when the iterator is dropped before; neither waits
+    /// for the daemon.
+    ///
+    /// Each step is a call of its own, with the whole [timeout](crate::Endpoint::request_timeout). [`Client::list`] has one for all.
     ///
     /// Matches `cpg_iteration_initialize`, `cpg_iteration_next` and `cpg_iteration_finalize`.
     ///
     /// # Errors
-    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Finalized`]; [`Error::Cs`] with [`CsError::NoMemory`].
+    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Finalized`]; [`Error::Cs`] with [`CsError::NoMemory`]. [`Error::Protocol`]
+    /// when there is no end to the entries: more than 262,144.
     pub fn iter(&self, iteration: Iteration) -> Result<Iter<'_>> {
+        self.iter_within(iteration, &self.patience("cpg iteration initialize"))
+    }
+
+    /// What [`Client::iter`] finds, as a list. This takes a request for each entry, and all of them together have one
+    /// [timeout](crate::Endpoint::request_timeout).
+    ///
+    /// # Errors
+    /// As [`Client::iter`].
+    pub fn list(&self, iteration: Iteration) -> Result<Vec<Entry>> {
+        let patience = self.patience("cpg list");
+        let mut entries = self.iter_within(iteration, &patience)?;
+        std::iter::from_fn(|| entries.step(&patience)).collect()
+    }
+
+    fn iter_within(&self, iteration: Iteration, patience: &Patience) -> Result<Iter<'_>> {
         let (iteration_type, group_name) = match iteration {
             Iteration::Names => (1, GroupName::default()),
             Iteration::Group(group) => (2, group),
             Iteration::All => (3, GroupName::default()),
         };
         let request = wire::IterationInitialize { group_name, iteration_type };
-        let reply = self.call("cpg iteration initialize", &request)?;
-        Ok(Iter { client: self, handle: Some(reply.iteration_handle), names: iteration == Iteration::Names })
+        let reply = self.call_within(patience, "cpg iteration initialize", &request)?;
+        let names = iteration == Iteration::Names;
+        Ok(Iter { client: self, handle: Some(reply.iteration_handle), names, left: MOST_ENTRIES })
     }
 }
 
@@ -58,14 +83,43 @@ pub struct Iter<'a> {
     /// `None` once the daemon's copy is released.
     handle: Option<u64>,
     names: bool,
+    /// How many more entries are believed.
+    left: usize,
 }
 
 impl Iter<'_> {
     fn release(&mut self) {
         if let Some(iteration_handle) = self.handle.take() {
-            // Nothing can be done about a failure; the daemon forgets its copies with the connection.
-            let _ = self.client.call("cpg iteration finalize", &wire::IterationFinalize { iteration_handle });
+            self.client.connection.release(&wire::IterationFinalize { iteration_handle });
         }
+    }
+
+    /// The next entry, as a part of another call.
+    fn step(&mut self, patience: &Patience) -> Option<Result<Entry>> {
+        let next = self.advance(patience).transpose();
+        if !matches!(next, Some(Ok(_))) {
+            self.release();
+        }
+        next
+    }
+
+    fn advance(&mut self, patience: &Patience) -> Result<Option<Entry>> {
+        let Some(iteration_handle) = self.handle else {
+            return Ok(None);
+        };
+        let request = wire::IterationNext { iteration_handle };
+        let wire::Description { group, nodeid, pid } =
+            match self.client.call_within(patience, "cpg iteration next", &request) {
+                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(None),
+                reply => reply?.description,
+            };
+        let Some(left) = self.left.checked_sub(1) else {
+            let endless = ProtocolError::Endless { what: "entries of an iteration", limit: MOST_ENTRIES as u64 };
+            return Err(self.client.connection.broken(endless));
+        };
+        self.left = left;
+        let (node_id, pid) = if self.names { Default::default() } else { (nodeid, pid) };
+        Ok(Some(Entry { group, node_id, pid }))
     }
 }
 
@@ -74,28 +128,41 @@ impl Iterator for Iter<'_> {
 
     /// The next entry. After an error there is none.
     fn next(&mut self) -> Option<Self::Item> {
-        let request = wire::IterationNext { iteration_handle: self.handle? };
-        match self.client.call("cpg iteration next", &request) {
-            Ok(wire::IterationNextReply { description: wire::Description { group, nodeid, pid } }) => {
-                let (node_id, pid) = if self.names { Default::default() } else { (nodeid, pid) };
-                Some(Ok(Entry { group, node_id, pid }))
-            }
-            Err(error) => {
-                self.release();
-                match error {
-                    Error::Cs { error: CsError::NoSections, .. } => None,
-                    error => Some(Err(error)),
-                }
-            }
-        }
+        let patience = self.client.patience("cpg iteration next");
+        self.step(&patience)
     }
 }
 
 impl FusedIterator for Iter<'_> {}
 
 impl Drop for Iter<'_> {
-    /// Releases the daemon's copy: one request, with the client's timeout.
+    /// Releases the daemon's copy, without waiting: at once, or before the next request if another one is under way.
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+#[cfg(all(test, feature = "server", not(loom)))]
+mod tests {
+    use super::*;
+    use crate::server::doubles::Endless;
+
+    #[test]
+    fn an_iteration_without_end_is_noticed() {
+        let (endpoint, _daemon) = Endless::start(0);
+        let client = Client::connect_to(&endpoint).unwrap();
+        let mut iter = client.iter(Iteration::All).unwrap();
+        // Waiting for as many as there may be would take long.
+        iter.left = 100;
+        assert_eq!(iter.by_ref().take_while(Result::is_ok).count(), 100);
+        assert!(iter.next().is_none());
+        let ended = client.iter(Iteration::All).unwrap_err();
+        assert!(matches!(ended, Error::Disconnected { .. }), "{ended}");
+
+        let client = Client::connect_to(&endpoint).unwrap();
+        let mut iter = client.iter(Iteration::Names).unwrap();
+        iter.left = 0;
+        let error = iter.next().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Protocol { source: ProtocolError::Endless { .. }, .. }), "{error}");
     }
 }

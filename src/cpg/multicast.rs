@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Client, Guarantee};
-use crate::client::{FlowControl, Patience, Turn};
+use crate::client::FlowControl;
 use crate::daemon;
 use crate::error::{CsError, Error, Result};
 use crate::wire::cpg::{FragmentType, Mcast, PartialMcast, PartialSendReply};
@@ -15,6 +15,10 @@ pub(super) const LARGEST_REQUEST: usize = 1 << 20;
 /// What is left of a request for headers, those between the nodes included. As `cpg_model_initialize`.
 const HEADERS: usize = 1024;
 
+/// How often a message in fragments is begun again at most, when changes of the group's membership interrupt it: a group that changes
+/// faster than it takes the message would never let it through.
+const MOST_RESTARTS: usize = 16;
+
 const CALL: &str = "cpg multicast";
 
 impl Client {
@@ -23,16 +27,24 @@ impl Client {
     /// queue full in spite of flow control and drops a message in one piece, which only its log tells. What proves that a message was
     /// sent is its delivery to this client.
     ///
-    /// Matches `cpg_mcast_joined`. Other than that it waits until there is room in the ring and the daemon takes multicasts; the request
-    /// timeout applies. A message that is longer than [`Client::max_atomic_message_size`] is sent in fragments, and the timeout applies
-    /// to each of them; other threads' requests wait until all are sent. If the group's membership changes meanwhile, which makes
-    /// members that come later miss the beginning, it is sent again from the beginning, unless the timeout has passed by then.
+    /// Matches `cpg_mcast_joined`. Other than that it waits until there is room in the ring and the daemon takes multicasts, as long as
+    /// the [request timeout](crate::Endpoint::request_timeout).
+    ///
+    /// # Messages in fragments
+    /// A message that is longer than [`Client::max_atomic_message_size`] is sent in fragments. This is the one call whose time
+    /// grows with what it does. The timeout is how long it may go without progress, which is a fragment that
+    /// the daemon takes; the first one within the timeout from the beginning. A daemon whose queue is full takes none for a while, longer
+    /// so on a busy machine or a slow network: set a timeout that covers the longest such pause, not the length of the message. Other
+    /// threads' requests wait until all fragments are sent.
+    ///
+    /// If the group's membership changes meanwhile, which makes members that come later miss the beginning, the message is sent again
+    /// from the beginning, up to 16 times.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`] when no group is joined; [`Error::TimedOut`] when the daemon takes no multicasts for
-    /// that long: the message was not sent. [`Error::InvalidArgument`] when it has more than `u32::MAX` bytes; [`Error::Unsupported`]
-    /// when it needs fragments, which the daemon does not know; [`Error::PartlySent`] when it could not be sent to its end;
-    /// [`Error::Disconnected`], [`Error::Finalized`].
+    /// [`Error::Cs`] with [`CsError::NotExist`] when no group is joined; [`Error::TimedOut`], or [`Error::Cs`] with
+    /// [`CsError::TryAgain`], when the daemon takes no multicasts for that long: the message was not sent. [`Error::InvalidArgument`] when
+    /// it has more than `u32::MAX` bytes; [`Error::Unsupported`] when it needs fragments, which the daemon does not know;
+    /// [`Error::PartlySent`] when it could not be sent to its end; [`Error::Disconnected`], [`Error::Finalized`].
     pub fn multicast(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
         self.multicast_slices(guarantee, &[message])
     }
@@ -46,7 +58,7 @@ impl Client {
         if length > self.max_atomic_message_size() {
             return self.multicast_fragments(guarantee, parts, length);
         }
-        let patience = self.connection.patience(CALL);
+        let patience = self.patience(CALL);
         if self.multicast_until(guarantee, parts, length, patience.deadline)? {
             Ok(())
         } else {
@@ -103,12 +115,12 @@ impl Client {
         let msglen = u32::try_from(length)
             .map_err(|_| Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX)))?;
         self.check_joined()?;
-        self.service.probe.require(&daemon::CPG_FRAGMENTS)?;
-        let whole = self.connection.patience(CALL);
-        let mut turn = self.connection.patient_turn(&whole)?;
+        let mut patience = self.patience(CALL);
+        self.service.probe.require(&daemon::CPG_FRAGMENTS, &patience)?;
+        let mut turn = self.connection.patient_turn(&patience)?;
         self.check_joined()?;
         let most = self.max_atomic_message_size();
-        let mut sent = 0;
+        let (mut sent, mut restarts) = (0, 0);
         while sent < length {
             let size = most.min(length - sent);
             let kind = match sent {
@@ -118,10 +130,16 @@ impl Client {
             };
             let head = PartialMcast::encode_head(guarantee, msglen, kind, size).map_err(invalid)?;
             let fragment = behind(&head, cut(parts, sent, size));
-            match send_fragment(&mut turn, &fragment, &self.connection.patience(CALL)) {
-                Ok(()) => sent += size,
+            match turn.call(&fragment, FlowControl::Multicast, &patience) {
+                Ok(PartialSendReply {}) => {
+                    sent += size;
+                    patience.renew();
+                }
                 // The daemon did not send this fragment, and receivers forget the others at the next first one.
-                Err(Error::Cs { error: CsError::Interrupt, .. }) if Instant::now() < whole.deadline => sent = 0,
+                Err(Error::Cs { error: CsError::Interrupt, .. }) if restarts < MOST_RESTARTS => {
+                    sent = 0;
+                    restarts += 1;
+                }
                 Err(error) if sent == 0 => return Err(error),
                 Err(source) => return Err(Error::PartlySent { sent, length, source: Box::new(source) }),
             }
@@ -135,11 +153,6 @@ impl Client {
             None => Err(Error::Cs { call: "cpg multicast: no group is joined".into(), error: CsError::NotExist }),
         }
     }
-}
-
-fn send_fragment(turn: &mut Turn<'_>, fragment: &[&[u8]], patience: &Patience) -> Result<()> {
-    let PartialSendReply {} = turn.call(fragment, FlowControl::Multicast, patience)?;
-    Ok(())
 }
 
 fn invalid(source: crate::error::WireError) -> Error {

@@ -42,6 +42,9 @@ mod connection;
 mod connections;
 mod corosync;
 mod daemon;
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+pub(crate) mod doubles;
 mod event_loop;
 mod generation;
 mod listener;

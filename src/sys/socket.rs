@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{PassCred, PeerCredentials};
+use nix::sys::socket::sockopt::{PassCred, PeerCredentials, SndBuf};
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr};
 use nix::sys::socket::{UnixCredentials, connect, getsockopt, recv, recvmsg, send, setsockopt, shutdown, socket};
 
@@ -50,6 +50,11 @@ impl From<UnixCredentials> for Credentials {
     fn from(credentials: UnixCredentials) -> Self {
         Self { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() }
     }
+}
+
+/// Room for what was sent and not received, in bytes as the kernel counts them.
+pub(crate) fn send_buffer(socket: &impl AsFd) -> io::Result<usize> {
+    Ok(getsockopt(socket, SndBuf)?)
 }
 
 /// Sends what fits now. Never blocks, never raises `SIGPIPE`.

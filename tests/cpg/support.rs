@@ -24,9 +24,12 @@ pub(crate) fn own_options() -> Options {
     Options::new().pid(own_pid())
 }
 
-/// A client that is in no group.
+/// A client that is in no group. It waits as long as a test does: on a busy machine the daemon's queue is full for long, and takes no
+/// fragment meanwhile.
 pub(crate) fn connect(endpoint: &Endpoint) -> Client {
-    Client::connect_with(endpoint, own_options()).unwrap()
+    let client = Client::connect_with(endpoint, own_options()).unwrap();
+    client.set_request_timeout(WATCHDOG);
+    client
 }
 
 /// A client that is a member, with the change by which it became one.

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use corosync_ipc::CsError;
 use corosync_ipc::cpg::{Address, Client, Discard, Event, GroupName, Guarantee, Iteration, Options};
-use corosync_ipc::{CsError, Error};
 use serde_json::{Value as Json, json};
 
 use crate::cli::Context;
@@ -124,8 +124,7 @@ impl Process {
 fn groups(context: &Context) -> Result<(), Failure> {
     let client = Client::connect_to(&context.endpoint)?;
     let mut groups: Vec<(GroupName, Vec<(u32, u32)>)> = Vec::new();
-    for entry in client.iter(Iteration::All)? {
-        let entry = entry?;
+    for entry in client.list(Iteration::All)? {
         let member = (entry.node_id.0, entry.pid);
         match groups.iter_mut().find(|(group, _)| *group == entry.group) {
             Some((_, members)) => members.push(member),
@@ -149,10 +148,8 @@ fn groups(context: &Context) -> Result<(), Failure> {
 
 fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
     let client = Client::connect_to(&context.endpoint)?;
-    let members: Vec<(u32, u32)> = client
-        .iter(Iteration::Group(group))?
-        .map(|entry| entry.map(|entry| (entry.node_id.0, entry.pid)))
-        .collect::<Result<_, Error>>()?;
+    let members = client.list(Iteration::Group(group))?;
+    let members: Vec<(u32, u32)> = members.iter().map(|entry| (entry.node_id.0, entry.pid)).collect();
     if context.json {
         return print_document(&members.iter().map(member_json).collect());
     }

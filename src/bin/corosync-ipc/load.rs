@@ -150,8 +150,7 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
 
 fn delete_prefix(client: &Client, prefix: &str) -> Result<(), Failure> {
     // All names first: deleting moves what an iterator finds.
-    let keys: Vec<String> = client.iter(prefix)?.map(|entry| entry.map(|entry| entry.key)).collect::<Result<_, _>>()?;
-    keys.iter().try_for_each(|key| client.delete(key).explain(hint(key)))
+    client.list(prefix)?.iter().try_for_each(|(key, _)| client.delete(key).explain(hint(key)))
 }
 
 /// A counter on one line of the terminal, if standard error is one.
