@@ -19,6 +19,7 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 
+mod danger;
 mod value;
 
 use std::collections::{HashMap, HashSet};
@@ -234,11 +235,13 @@ impl Client {
     /// Matches `cmap_set` and its typed siblings.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for what cannot be a key or is longer than [`MAX_VALUE_SIZE`]; [`Error::Cs`] with
-    /// [`CsError::Access`] when the key is read-only, with [`CsError::NotSupported`] in the stats map; as [`Client::get`].
+    /// [`Error::InvalidArgument`] for what cannot be a key or is longer than [`MAX_VALUE_SIZE`], and for values that corosync takes and
+    /// does not survive, such as a `totem.token` of 1 ms; [`Error::Cs`] with [`CsError::Access`] when the key is read-only, with
+    /// [`CsError::NotSupported`] in the stats map; as [`Client::get`].
     pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<()> {
-        let value = value.into().into_wire()?;
-        self.call("cmap set", &wire::Set { key_name: key_bytes(key)?, value })?;
+        let (key_name, value) = (key_bytes(key)?, value.into());
+        danger::check_set(key, &value)?;
+        self.call("cmap set", &wire::Set { key_name, value: value.into_wire()? })?;
         Ok(())
     }
 
@@ -247,10 +250,25 @@ impl Client {
     /// Matches `cmap_delete`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`] when there is no such key, with [`CsError::Access`] when it is read-only; as
-    /// [`Client::get`].
+    /// [`Error::Cs`] with [`CsError::NotExist`] when there is no such key, with [`CsError::Access`] when it is read-only;
+    /// [`Error::InvalidArgument`] for keys that corosync does not survive the end of: the last below `logging.logger_subsys.` and
+    /// some others; as [`Client::get`].
     pub fn delete(&self, key: &str) -> Result<()> {
-        self.call("cmap delete", &wire::Delete { key_name: key_bytes(key)? })?;
+        let key_name = key_bytes(key)?;
+        danger::check_delete(key)?;
+        if let Some(section) = danger::kept_section(key) {
+            let mut is_last = false;
+            for entry in self.iter(section)? {
+                is_last = entry?.key == key;
+                if !is_last {
+                    break;
+                }
+            }
+            if is_last {
+                return Err(danger::last_of_section(key));
+            }
+        }
+        self.call("cmap delete", &wire::Delete { key_name })?;
         Ok(())
     }
 
@@ -278,9 +296,12 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Cs`] with [`CsError::InvalidParam`] when the value is no integer, with [`CsError::NotExist`] when there is no such key,
-    /// with [`CsError::Access`] when it is read-only; as [`Client::get`].
+    /// with [`CsError::Access`] when it is read-only; [`Error::InvalidArgument`] for a key with values that [`Client::set`] refuses; as
+    /// [`Client::get`].
     pub fn adjust(&self, key: &str, step: i32) -> Result<()> {
-        self.call("cmap adjust", &wire::AdjustInt { key_name: key_bytes(key)?, step })?;
+        let key_name = key_bytes(key)?;
+        danger::check_adjust(key)?;
+        self.call("cmap adjust", &wire::AdjustInt { key_name, step })?;
         Ok(())
     }
 

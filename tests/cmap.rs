@@ -11,6 +11,8 @@ use harness::{Cluster, Node, eventually, shared_one, skip, version};
 against_corosync! { shared_one().node(1);
     body::every_type_comes_back as every_type_comes_back;
     body::keys_are_set_and_deleted as keys_are_set_and_deleted;
+    body::changes_that_corosync_does_not_survive_are_refused as changes_that_corosync_does_not_survive_are_refused;
+    body::the_last_key_of_a_section_is_kept as the_last_key_of_a_section_is_kept;
     body::integers_wrap_around as integers_wrap_around;
     read_only_keys as read_only_keys_are_refused;
     body::wrong_keys_are_refused_before_they_are_sent as wrong_keys_are_refused_before_they_are_sent;

@@ -276,6 +276,8 @@ mod the_same_as_the_real_one {
     against_embedded! { Corosync::builder();
         cmap::every_type_comes_back
         cmap::keys_are_set_and_deleted
+        cmap::changes_that_corosync_does_not_survive_are_refused
+        cmap::the_last_key_of_a_section_is_kept
         cmap::integers_wrap_around
         cmap::read_only_keys_are_refused
         cmap::wrong_keys_are_refused_before_they_are_sent
