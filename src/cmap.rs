@@ -24,14 +24,16 @@ mod value;
 
 use std::collections::{HashMap, HashSet};
 use std::iter::FusedIterator;
+use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+use std::vec;
 
 use bytes::Bytes;
 
 pub use value::{MAX_VALUE_SIZE, Value, ValueType};
 
-use crate::client::{self, Service, sealed};
+use crate::client::{self, Patience, Service, sealed};
 use crate::daemon::STATS_MAP;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, ProtocolError, Result};
@@ -305,22 +307,52 @@ impl Client {
         Ok(())
     }
 
-    /// Iterates over the keys that begin with `prefix`; all of them if it is empty.
+    /// Iterates over the keys that begin with `prefix`; all of them if it is empty. No key is found twice.
     ///
-    /// The daemon keeps an iterator for it, which is released at the end, or when this one is dropped before. Keys set or deleted
-    /// meanwhile may be found or not. Other than in C, no key is found twice, and none that does not begin with `prefix`.
+    /// The keys are those of now: this asks for all of them, one request for each. corosync does not survive an iterator of its own that
+    /// stands on a key while keys are set and deleted, so there is none when this returns. All requests together have one
+    /// [timeout](Endpoint::request_timeout).
     ///
     /// Matches `cmap_iter_init`, `cmap_iter_next` and `cmap_iter_finalize`.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for what no key can begin with; as [`Client::get`].
     pub fn iter(&self, prefix: &str) -> Result<Iter<'_>> {
-        let handle = match self.call("cmap iter init", &wire::IterInit { prefix: prefix_bytes("prefix", prefix)? }) {
-            Ok(reply) => Some(reply.iter_handle),
-            Err(Error::Cs { error: CsError::NoSections, .. }) => None,
+        let patience = self.connection.patience("cmap iter");
+        let entries = match self.call("cmap iter init", &wire::IterInit { prefix: prefix_bytes("prefix", prefix)? }) {
+            Ok(wire::IterInitReply { iter_handle }) => {
+                let entries = self.entries(prefix, iter_handle, &patience);
+                // Nothing can be done about a failure; the daemon forgets its iterators with the connection.
+                let _ = self.call("cmap iter finalize", &wire::IterFinalize { iter_handle });
+                entries?
+            }
+            Err(Error::Cs { error: CsError::NoSections, .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
-        Ok(Iter { client: self, prefix: prefix.to_owned(), handle, found: HashSet::new() })
+        Ok(Iter { entries: entries.into_iter(), client: PhantomData })
+    }
+
+    fn entries(&self, prefix: &str, iter_handle: u64, patience: &Patience) -> Result<Vec<Entry>> {
+        let (mut entries, mut found) = (Vec::new(), HashSet::new());
+        // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves the prefix, or finds a key again that
+        // moved below the node it had.
+        loop {
+            let reply = match self.call("cmap iter next", &wire::IterNext { iter_handle }) {
+                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(entries),
+                reply => reply?,
+            };
+            let key = String::from_utf8_lossy(&reply.key_name).into_owned();
+            if key.starts_with(prefix) && found.insert(key.clone()) {
+                if entries.len() == MOST_KEYS {
+                    let endless = ProtocolError::Endless { what: "keys of an iteration", limit: MOST_KEYS as u64 };
+                    return Err(self.connection.broken(endless));
+                }
+                entries.push(Entry { key, value_type: reply.value_type, value_len: reply.value_len });
+            }
+            if Instant::now() >= patience.deadline {
+                return Err(self.connection.timed_out(patience));
+            }
+        }
     }
 
     /// All keys that begin with `prefix`, with their values. A key that is deleted meanwhile is left out.
@@ -332,8 +364,9 @@ impl Client {
         let mut size = 0;
         for entry in self.iter(prefix)? {
             let Entry { key, value_len, .. } = entry?;
-            // The length is known, so that one request is enough; a value that grew meanwhile takes the usual way.
-            let room = value_len.clamp(16, MOST_ROOM);
+            // The length is known, so that one request is enough; a value that grew meanwhile takes the usual way. The stats map does
+            // not tell the length of strings and writes them whatever room there is: up to 32 bytes.
+            let room = value_len.clamp(32, MOST_ROOM);
             let value = match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room) {
                 Err(Error::Cs { error: CsError::InvalidParam, .. }) => {
                     size += MOST_ROOM;
@@ -416,70 +449,19 @@ impl Client {
 /// Iterates over keys; made by [`Client::iter`].
 #[derive(Debug)]
 pub struct Iter<'a> {
-    client: &'a Client,
-    prefix: String,
-    /// `None` once the daemon's iterator is released.
-    handle: Option<u64>,
-    found: HashSet<String>,
-}
-
-impl Iter<'_> {
-    fn release(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            // Nothing can be done about a failure; the daemon forgets its iterators with the connection.
-            let _ = self.client.call("cmap iter finalize", &wire::IterFinalize { iter_handle: handle });
-        }
-    }
-
-    fn advance(&mut self) -> Result<Option<Entry>> {
-        let Some(iter_handle) = self.handle else {
-            return Ok(None);
-        };
-        let patience = self.client.connection.patience("cmap iter next");
-        // Keys set meanwhile split nodes of the daemon's map. Its iterator then leaves the prefix, or finds a key again that moved
-        // below the node it had.
-        loop {
-            let reply = match self.client.call("cmap iter next", &wire::IterNext { iter_handle }) {
-                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(None),
-                reply => reply?,
-            };
-            let key = String::from_utf8_lossy(&reply.key_name).into_owned();
-            if key.starts_with(&self.prefix) && !self.found.contains(&key) {
-                if self.found.len() == MOST_KEYS {
-                    let endless = ProtocolError::Endless { what: "keys of an iteration", limit: MOST_KEYS as u64 };
-                    return Err(self.client.connection.broken(endless));
-                }
-                self.found.insert(key.clone());
-                return Ok(Some(Entry { key, value_type: reply.value_type, value_len: reply.value_len }));
-            }
-            if Instant::now() >= patience.deadline {
-                return Err(self.client.connection.timed_out(&patience));
-            }
-        }
-    }
+    entries: vec::IntoIter<Entry>,
+    client: PhantomData<&'a Client>,
 }
 
 impl Iterator for Iter<'_> {
     type Item = Result<Entry>;
 
-    /// The next key. After an error there is none.
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.advance().transpose();
-        if !matches!(next, Some(Ok(_))) {
-            self.release();
-        }
-        next
+        self.entries.next().map(Ok)
     }
 }
 
 impl FusedIterator for Iter<'_> {}
-
-impl Drop for Iter<'_> {
-    /// Releases the daemon's iterator: one request, with the client's timeout.
-    fn drop(&mut self) {
-        self.release();
-    }
-}
 
 impl Cmap {
     fn trackers(&self) -> MutexGuard<'_, Trackers> {

@@ -21,6 +21,7 @@ against_corosync! { shared_one().node(1);
     body::keys_are_found_by_prefix as keys_are_found_by_prefix;
     body::an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile as an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile;
     body::an_iterator_finds_no_key_twice as an_iterator_finds_no_key_twice;
+    body::keys_can_be_changed_while_they_are_iterated_over as keys_can_be_changed_while_they_are_iterated_over;
     body::a_tracker_tells_old_and_new as a_tracker_tells_old_and_new;
     body::a_tracker_is_told_what_it_asked_for as a_tracker_is_told_what_it_asked_for;
     body::two_trackers_of_one_client_are_told_apart as two_trackers_of_one_client_are_told_apart;

@@ -290,6 +290,21 @@ pub fn an_iterator_finds_no_key_twice(endpoint: &Endpoint) {
     }
 }
 
+/// corosync 3.1.7 crashes when one of its iterators goes on from a key that was deleted twice, or whose place became another's.
+pub fn keys_can_be_changed_while_they_are_iterated_over(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let key = |name: &str| format!("keys_can_be_changed_while_they_are_iterated_over.{name}");
+    let (here, sibling) = (key("abcdef"), key("abcxyz"));
+    client.set(&here, 1_u8).unwrap();
+    let mut entries = client.iter(&key("")).unwrap();
+    assert_eq!(entries.next().unwrap().unwrap().key, here);
+    client.set(&sibling, 1_u8).unwrap();
+    client.delete(&sibling).unwrap();
+    client.delete(&here).unwrap();
+    assert_eq!(cs(client.delete(&here)), CsError::NotExist);
+    assert!(entries.next().is_none());
+}
+
 pub fn a_tracker_tells_old_and_new(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let setter = Client::connect_to(endpoint).unwrap();

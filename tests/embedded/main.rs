@@ -286,6 +286,7 @@ mod the_same_as_the_real_one {
         cmap::keys_are_found_by_prefix
         cmap::an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile
         cmap::an_iterator_finds_no_key_twice
+        cmap::keys_can_be_changed_while_they_are_iterated_over
         cmap::a_tracker_tells_old_and_new
         cmap::a_tracker_is_told_what_it_asked_for
         cmap::two_trackers_of_one_client_are_told_apart
