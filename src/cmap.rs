@@ -34,7 +34,7 @@ use bytes::Bytes;
 pub use value::{MAX_VALUE_SIZE, Value, ValueType};
 
 use crate::client::{self, Patience, Service, sealed};
-use crate::daemon::STATS_MAP;
+use crate::daemon::{STATS_COMING_AND_GOING, STATS_MAP};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::types::flags;
@@ -48,6 +48,8 @@ pub type Client = client::Client<Cmap>;
 #[derive(Debug)]
 pub struct Cmap {
     map: Map,
+    /// Whether the daemon survives that a tracker of the stats map is told what comes and goes.
+    stats_come_and_go: bool,
     trackers: Mutex<Trackers>,
 }
 
@@ -166,7 +168,7 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::open(endpoint, Cmap { map: Map::Icmap, trackers: Mutex::default() })
+        Self::open(endpoint, Cmap::new(Map::Icmap))
     }
 
     /// Connects to one of the maps.
@@ -177,9 +179,13 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon has no such map.
     pub fn connect_map(endpoint: &Endpoint, map: Map) -> Result<Self> {
-        let client = Self::open(endpoint, Cmap { map, trackers: Mutex::default() })?;
+        let mut client = Self::open(endpoint, Cmap::new(map))?;
         if map == Map::Stats {
             STATS_MAP.require(&client)?;
+            client.service.stats_come_and_go = match STATS_COMING_AND_GOING.require(&client) {
+                Err(Error::Unsupported { .. }) => false,
+                answer => answer.map(|()| true)?,
+            };
             STATS_MAP.or_unsupported(client.call("cmap set current map", &wire::SetCurrentMap { map: 1 }))?;
         }
         Ok(client)
@@ -395,8 +401,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for what cannot be a key or its beginning, and for a string of the stats map, a connection's `procname`,
-    /// of which corosync dies; [`Error::Cs`] with [`CsError::NotSupported`] for other events of a prefix of the stats map; as
-    /// [`Client::get`].
+    /// of which corosync dies; [`Error::Unsupported`] for what comes and goes in the stats map of corosync before 3.1; [`Error::Cs`] with
+    /// [`CsError::NotSupported`] for other events of a prefix of the stats map; as [`Client::get`].
     pub fn track_add(&self, key: &str, events: TrackEvents) -> Result<Tracker> {
         let tracker = {
             let mut trackers = self.service.trackers();
@@ -414,6 +420,10 @@ impl Client {
         // `stats_trigger_trackers` has room for eight bytes, up to the main branch of August 2026.
         if self.service.map == Map::Stats && !events.contains(TrackEvents::PREFIX) && key.ends_with(".procname") {
             return Err(Error::invalid("key", format!("corosync would die of tracking {key}")));
+        }
+        let comes_or_goes = events.intersects(TrackEvents::ADD | TrackEvents::DELETE);
+        if self.service.map == Map::Stats && comes_or_goes && !self.service.stats_come_and_go {
+            return Err(STATS_COMING_AND_GOING.unsupported());
         }
         // Known before it is asked for: the first notification can be here before the answer.
         self.service.trackers().handles.insert(tracker.0, 0);
@@ -464,6 +474,10 @@ impl Iterator for Iter<'_> {
 impl FusedIterator for Iter<'_> {}
 
 impl Cmap {
+    fn new(map: Map) -> Self {
+        Self { map, stats_come_and_go: false, trackers: Mutex::default() }
+    }
+
     fn trackers(&self) -> MutexGuard<'_, Trackers> {
         self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
     }
