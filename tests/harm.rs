@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use corosync_ipc::cmap::{Map, TrackEvents};
+use corosync_ipc::cpg::{GroupName, Guarantee, MAX_MEMBERS};
 use corosync_ipc::server::{Conn, Handler, Listener, Peer, Refusal};
-use corosync_ipc::wire::{Message, cmap as cmap_wire, encode_refusal};
-use corosync_ipc::{CsError, Endpoint, Error, cmap};
+use corosync_ipc::wire::{Message, cmap as cmap_wire, cpg as cpg_wire, encode_refusal};
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap, cpg};
 
 /// Answers requests as `answer` says, and remembers their names.
 struct Script<F> {
@@ -100,4 +101,68 @@ fn what_goes_in_the_stats_map_is_not_tracked_before_corosync_3_1() {
         let tracked = asked.lock().unwrap().iter().filter(|id| **id == TRACK_ADD).count();
         assert_eq!(tracked, coming + 1);
     }
+}
+
+/// A group with as many members. Joining works.
+fn answer_cpg(members: usize) -> impl FnMut(&[u8]) -> Vec<u8> + Send + 'static {
+    use cpg_wire::{
+        AnyRequest, Description, IterationFinalizeReply, IterationInitializeReply, IterationNextReply, JoinReply,
+    };
+    let mut left = 0;
+    move |request| match AnyRequest::decode(request).unwrap() {
+        AnyRequest::IterationInitialize(_) => {
+            left = members;
+            ok(IterationInitializeReply { iteration_handle: 1 })
+        }
+        AnyRequest::IterationNext(_) if left == 0 => refusal(10, CsError::NoSections),
+        AnyRequest::IterationNext(_) => {
+            left -= 1;
+            let group = GroupName::new("group").unwrap();
+            ok(IterationNextReply { description: Description { group, nodeid: NodeId(1), pid: left as u32 } })
+        }
+        AnyRequest::IterationFinalize(_) => ok(IterationFinalizeReply {}),
+        AnyRequest::Join(_) => ok(JoinReply {}),
+        request => panic!("{request:?}"),
+    }
+}
+
+/// corosync has room for 384 members in an answer, and for 128 that leave with their nodes.
+#[test]
+fn groups_larger_than_corosync_survives_are_not_joined_and_not_asked_for_as_c_does() {
+    const JOIN: i32 = 0;
+    const MEMBERSHIP: i32 = 3;
+    let group = GroupName::new("group").unwrap();
+    for members in [MAX_MEMBERS - 1, MAX_MEMBERS, 1000] {
+        let place = Place::new();
+        let (_listener, asked) = place.serve("cpg", answer_cpg(members));
+        let client = cpg::Client::connect_to(&place.endpoint).unwrap();
+        let found = client.membership(&group).unwrap();
+        assert_eq!(found.len(), members);
+        assert!(found.is_sorted_by_key(|member| (member.node_id, member.pid)));
+        match client.join(&group) {
+            Ok(()) => assert!(members < MAX_MEMBERS),
+            Err(Error::InvalidArgument { argument, .. }) => {
+                assert_eq!((members >= MAX_MEMBERS, argument), (true, "group"));
+            }
+            other => panic!("{other:?}"),
+        }
+        let asked = asked.lock().unwrap();
+        assert_eq!((asked.contains(&JOIN), asked.contains(&MEMBERSHIP)), (members < MAX_MEMBERS, false));
+    }
+}
+
+/// corosync until 2.4 puts together in 1 MiB what it receives, with up to a frame of 10000 bytes behind it.
+#[test]
+fn a_message_in_one_piece_leaves_room_for_what_comes_behind_it() {
+    let place = Place::new();
+    let (_listener, asked) = place.serve("cpg", answer_cpg(0));
+    let client = cpg::Client::connect_to(&place.endpoint.clone().ring_size(4 << 20)).unwrap();
+    let most = client.max_atomic_message_size();
+    assert!(most + 1024 + 10_000 <= 1 << 20);
+    client.join(&GroupName::new("group").unwrap()).unwrap();
+    let too_long = vec![0; most + 1];
+    // There is no map that would tell that the daemon knows fragments.
+    assert!(client.multicast(Guarantee::AGREED, &too_long).is_err());
+    assert!(matches!(client.try_multicast(Guarantee::AGREED, &too_long), Err(Error::InvalidArgument { .. })));
+    assert!(!asked.lock().unwrap().contains(&2));
 }
