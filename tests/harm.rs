@@ -103,6 +103,33 @@ fn what_goes_in_the_stats_map_is_not_tracked_before_corosync_3_1() {
     }
 }
 
+/// The stats map writes a string whatever room there is: up to the 32 bytes that the daemon keeps of a process's name.
+#[test]
+fn strings_of_the_stats_map_are_asked_for_with_room_for_them() {
+    use cmap_wire::{AnyRequest, GetReply, IterFinalizeReply, IterInitReply, IterNextReply, RawValue};
+    const KEY: &str = "stats.ipcs.service0.1.0x1.procname";
+    let place = Place::new();
+    let mut left = 1;
+    let answer = move |request: &[u8]| match AnyRequest::decode(request).unwrap() {
+        AnyRequest::IterInit(_) => ok(IterInitReply { iter_handle: 1 }),
+        AnyRequest::IterNext(_) if left == 1 => {
+            left = 0;
+            ok(IterNextReply { key_name: KEY.into(), value_len: 0, value_type: cmap::ValueType::STRING })
+        }
+        AnyRequest::IterNext(_) => refusal(5, CsError::NoSections),
+        AnyRequest::IterFinalize(_) => ok(IterFinalizeReply {}),
+        AnyRequest::Get(get) if get.key_name == KEY => {
+            let data = if get.value_len < 32 { "overflow\0" } else { "name\0" };
+            let value = RawValue { value_type: cmap::ValueType::STRING, data: data.into() };
+            ok(GetReply { value_len: data.len() as u64, value })
+        }
+        _ => answer_cmap(request, |_| false),
+    };
+    let (_listener, _) = place.serve("cmap", answer);
+    let client = cmap::Client::connect_map(&place.endpoint, Map::Stats).unwrap();
+    assert_eq!(client.list("stats.").unwrap(), [(KEY.to_owned(), "name".into())]);
+}
+
 /// A group with as many members. Joining works.
 fn answer_cpg(members: usize) -> impl FnMut(&[u8]) -> Vec<u8> + Send + 'static {
     use cpg_wire::{
