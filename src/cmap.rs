@@ -19,18 +19,21 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 
+mod danger;
 mod value;
 
 use std::collections::{HashMap, HashSet};
 use std::iter::FusedIterator;
+use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::vec;
 
 use bytes::Bytes;
 
 pub use value::{MAX_VALUE_SIZE, Value, ValueType};
 
 use crate::client::{self, Patience, Service, sealed};
-use crate::daemon::STATS_MAP;
+use crate::daemon::{STATS_COMING_AND_GOING, STATS_MAP};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::types::flags;
@@ -44,6 +47,8 @@ pub type Client = client::Client<Cmap>;
 #[derive(Debug)]
 pub struct Cmap {
     map: Map,
+    /// Whether the daemon survives that a tracker of the stats map is told what comes and goes.
+    stats_come_and_go: bool,
     trackers: Mutex<Trackers>,
 }
 
@@ -183,9 +188,13 @@ impl Client {
 
     /// As [`Client::connect_map`], as a part of another call.
     pub(crate) fn connect_map_within(endpoint: &Endpoint, map: Map, patience: &Patience) -> Result<Self> {
-        let client = Self::open(endpoint, Cmap { map, trackers: Mutex::default() }, patience)?;
+        let mut client = Self::open(endpoint, Cmap::new(map), patience)?;
         if map == Map::Stats {
             STATS_MAP.require(&client, patience)?;
+            client.service.stats_come_and_go = match STATS_COMING_AND_GOING.require(&client, patience) {
+                Err(Error::Unsupported { .. }) => false,
+                answer => answer.map(|()| true)?,
+            };
             let reply = client.call_within(patience, "cmap set current map", &wire::SetCurrentMap { map: 1 });
             STATS_MAP.or_unsupported(reply)?;
         }
@@ -250,11 +259,13 @@ impl Client {
     /// Matches `cmap_set` and its typed siblings.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for what cannot be a key or is longer than [`MAX_VALUE_SIZE`]; [`Error::Cs`] with
-    /// [`CsError::Access`] when the key is read-only, with [`CsError::NotSupported`] in the stats map; as [`Client::get`].
+    /// [`Error::InvalidArgument`] for what cannot be a key or is longer than [`MAX_VALUE_SIZE`], and for values that corosync takes and
+    /// does not survive, such as a `totem.token` of 1 ms; [`Error::Cs`] with [`CsError::Access`] when the key is read-only, with
+    /// [`CsError::NotSupported`] in the stats map; as [`Client::get`].
     pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<()> {
-        let value = value.into().into_wire()?;
-        self.call("cmap set", &wire::Set { key_name: key_bytes(key)?, value })?;
+        let (key_name, value) = (key_bytes(key)?, value.into());
+        danger::check_set(key, &value)?;
+        self.call("cmap set", &wire::Set { key_name, value: value.into_wire()? })?;
         Ok(())
     }
 
@@ -263,10 +274,25 @@ impl Client {
     /// Matches `cmap_delete`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`] when there is no such key, with [`CsError::Access`] when it is read-only; as
-    /// [`Client::get`].
+    /// [`Error::Cs`] with [`CsError::NotExist`] when there is no such key, with [`CsError::Access`] when it is read-only;
+    /// [`Error::InvalidArgument`] for keys that corosync does not survive the end of: the last below `logging.logger_subsys.` and
+    /// some others; as [`Client::get`].
     pub fn delete(&self, key: &str) -> Result<()> {
-        self.call("cmap delete", &wire::Delete { key_name: key_bytes(key)? })?;
+        let key_name = key_bytes(key)?;
+        danger::check_delete(key)?;
+        if let Some(section) = danger::kept_section(key) {
+            let mut is_last = false;
+            for entry in self.iter(section)? {
+                is_last = entry?.key == key;
+                if !is_last {
+                    break;
+                }
+            }
+            if is_last {
+                return Err(danger::last_of_section(key));
+            }
+        }
+        self.call("cmap delete", &wire::Delete { key_name })?;
         Ok(())
     }
 
@@ -294,37 +320,65 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Cs`] with [`CsError::InvalidParam`] when the value is no integer, with [`CsError::NotExist`] when there is no such key,
-    /// with [`CsError::Access`] when it is read-only; as [`Client::get`].
+    /// with [`CsError::Access`] when it is read-only; [`Error::InvalidArgument`] for a key with values that [`Client::set`] refuses; as
+    /// [`Client::get`].
     pub fn adjust(&self, key: &str, step: i32) -> Result<()> {
-        self.call("cmap adjust", &wire::AdjustInt { key_name: key_bytes(key)?, step })?;
+        let key_name = key_bytes(key)?;
+        danger::check_adjust(key)?;
+        self.call("cmap adjust", &wire::AdjustInt { key_name, step })?;
         Ok(())
     }
 
-    /// Iterates over the keys that begin with `prefix`; all of them if it is empty.
+    /// Iterates over the keys that begin with `prefix`; all of them if it is empty. No key is found twice.
     ///
-    /// The daemon keeps an iterator for it, which is released at the end, or when this one is dropped before; neither waits for the
-    /// daemon. Keys set or deleted meanwhile may be found or not. Other than in C, no key is found twice, and none that does not begin
-    /// with `prefix`.
-    ///
-    /// Each step is a call of its own, with the whole [timeout](Endpoint::request_timeout). [`Client::list`] has one for all.
+    /// The keys are those of now: this asks for all of them, one request for each. corosync does not survive an iterator of its own that
+    /// stands on a key while keys are set and deleted, so there is none when this returns. All requests together have one
+    /// [timeout](Endpoint::request_timeout).
     ///
     /// Matches `cmap_iter_init`, `cmap_iter_next` and `cmap_iter_finalize`.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for what no key can begin with; as [`Client::get`]. [`Error::Protocol`] when there is no end to the keys:
-    /// more than a million, or than 64 MiB.
+    /// more than a million, or than 64 MiB with their values.
     pub fn iter(&self, prefix: &str) -> Result<Iter<'_>> {
-        self.iter_within(prefix, &self.patience("cmap iter init"))
+        let entries = self.entries(prefix, &self.patience("cmap iter"))?;
+        Ok(Iter { entries: entries.into_iter(), client: PhantomData })
     }
 
-    fn iter_within(&self, prefix: &str, patience: &Patience) -> Result<Iter<'_>> {
+    /// As [`Client::iter`], as a part of another call.
+    fn entries(&self, prefix: &str, patience: &Patience) -> Result<Vec<Entry>> {
         let request = wire::IterInit { prefix: prefix_bytes("prefix", prefix)? };
-        let handle = match self.call_within(patience, "cmap iter init", &request) {
-            Ok(reply) => Some(reply.iter_handle),
-            Err(Error::Cs { error: CsError::NoSections, .. }) => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Iter { client: self, prefix: prefix.to_owned(), handle, found: HashSet::new(), size: 0 })
+        match self.call_within(patience, "cmap iter init", &request) {
+            Ok(wire::IterInitReply { iter_handle }) => {
+                let entries = self.iterate(prefix, iter_handle, patience);
+                self.connection.release(&wire::IterFinalize { iter_handle });
+                entries
+            }
+            Err(Error::Cs { error: CsError::NoSections, .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn iterate(&self, prefix: &str, iter_handle: u64, patience: &Patience) -> Result<Vec<Entry>> {
+        let (mut entries, mut found, mut size) = (Vec::new(), HashSet::new(), 0);
+        // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves the prefix, or finds a key again that
+        // moved below the node it had.
+        loop {
+            let reply = match self.call_within(patience, "cmap iter next", &wire::IterNext { iter_handle }) {
+                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(entries),
+                reply => reply?,
+            };
+            let key = String::from_utf8_lossy(&reply.key_name).into_owned();
+            if key.starts_with(prefix) && found.insert(key.clone()) {
+                if entries.len() == MOST_KEYS {
+                    let endless = ProtocolError::Endless { what: "keys of an iteration", limit: MOST_KEYS as u64 };
+                    return Err(self.connection.broken(endless));
+                }
+                size += key.len() as u64 + reply.value_len.min(MOST_ROOM);
+                self.check_size(size)?;
+                entries.push(Entry { key, value_type: reply.value_type, value_len: reply.value_len });
+            }
+        }
     }
 
     /// All keys that begin with `prefix`, with their values. A key that is deleted meanwhile is left out.
@@ -337,11 +391,10 @@ impl Client {
         let patience = self.patience("cmap list");
         let mut found = Vec::new();
         let mut size = 0;
-        let mut entries = self.iter_within(prefix, &patience)?;
-        while let Some(entry) = entries.step(&patience) {
-            let Entry { key, value_len, .. } = entry?;
-            // The length is known, so that one request is enough; a value that grew meanwhile takes the usual way.
-            let room = value_len.clamp(16, MOST_ROOM);
+        for Entry { key, value_len, .. } in self.entries(prefix, &patience)? {
+            // The length is known, so that one request is enough; a value that grew meanwhile takes the usual way. The stats map does
+            // not tell the length of strings and writes them whatever room there is: up to 32 bytes.
+            let room = value_len.clamp(32, MOST_ROOM);
             let value = match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room, &patience) {
                 Err(Error::Cs { error: CsError::InvalidParam, .. }) => {
                     size += MOST_ROOM;
@@ -375,8 +428,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for what cannot be a key or its beginning, and for a string of the stats map, a connection's `procname`,
-    /// of which corosync dies; [`Error::Cs`] with [`CsError::NotSupported`] for other events of a prefix of the stats map; as
-    /// [`Client::get`].
+    /// of which corosync dies; [`Error::Unsupported`] for what comes and goes in the stats map of corosync before 3.1; [`Error::Cs`] with
+    /// [`CsError::NotSupported`] for other events of a prefix of the stats map; as [`Client::get`].
     pub fn track_add(&self, key: &str, events: TrackEvents) -> Result<Tracker> {
         let tracker = {
             let mut trackers = self.service.trackers();
@@ -394,6 +447,10 @@ impl Client {
         // `stats_trigger_trackers` has room for eight bytes, up to the main branch of August 2026.
         if self.service.map == Map::Stats && !events.contains(TrackEvents::PREFIX) && key.ends_with(".procname") {
             return Err(Error::invalid("key", format!("corosync would die of tracking {key}")));
+        }
+        let comes_or_goes = events.intersects(TrackEvents::ADD | TrackEvents::DELETE);
+        if self.service.map == Map::Stats && comes_or_goes && !self.service.stats_come_and_go {
+            return Err(STATS_COMING_AND_GOING.unsupported());
         }
         // Known before it is asked for: the first notification can be here before the answer.
         self.service.trackers().handles.insert(tracker.0, 0);
@@ -429,77 +486,25 @@ impl Client {
 /// Iterates over keys; made by [`Client::iter`].
 #[derive(Debug)]
 pub struct Iter<'a> {
-    client: &'a Client,
-    prefix: String,
-    /// `None` once the daemon's iterator is released.
-    handle: Option<u64>,
-    found: HashSet<String>,
-    /// Bytes of the keys found.
-    size: u64,
-}
-
-impl Iter<'_> {
-    fn release(&mut self) {
-        if let Some(iter_handle) = self.handle.take() {
-            self.client.connection.release(&wire::IterFinalize { iter_handle });
-        }
-    }
-
-    /// The next key, as a part of another call.
-    fn step(&mut self, patience: &Patience) -> Option<Result<Entry>> {
-        let next = self.advance(patience).transpose();
-        if !matches!(next, Some(Ok(_))) {
-            self.release();
-        }
-        next
-    }
-
-    fn advance(&mut self, patience: &Patience) -> Result<Option<Entry>> {
-        let Some(iter_handle) = self.handle else {
-            return Ok(None);
-        };
-        // Keys set meanwhile split nodes of the daemon's map. Its iterator then leaves the prefix, or finds a key again that moved
-        // below the node it had.
-        loop {
-            let reply = match self.client.call_within(patience, "cmap iter next", &wire::IterNext { iter_handle }) {
-                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(None),
-                reply => reply?,
-            };
-            let key = String::from_utf8_lossy(&reply.key_name).into_owned();
-            if key.starts_with(&self.prefix) && !self.found.contains(&key) {
-                if self.found.len() == MOST_KEYS {
-                    let endless = ProtocolError::Endless { what: "keys of an iteration", limit: MOST_KEYS as u64 };
-                    return Err(self.client.connection.broken(endless));
-                }
-                self.size += key.len() as u64;
-                self.client.check_size(self.size)?;
-                self.found.insert(key.clone());
-                return Ok(Some(Entry { key, value_type: reply.value_type, value_len: reply.value_len }));
-            }
-        }
-    }
+    entries: vec::IntoIter<Entry>,
+    client: PhantomData<&'a Client>,
 }
 
 impl Iterator for Iter<'_> {
     type Item = Result<Entry>;
 
-    /// The next key. After an error there is none.
     fn next(&mut self) -> Option<Self::Item> {
-        let patience = self.client.patience("cmap iter next");
-        self.step(&patience)
+        self.entries.next().map(Ok)
     }
 }
 
 impl FusedIterator for Iter<'_> {}
 
-impl Drop for Iter<'_> {
-    /// Releases the daemon's iterator, without waiting: at once, or before the next request if another one is under way.
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
 impl Cmap {
+    fn new(map: Map) -> Self {
+        Self { map, stats_come_and_go: false, trackers: Mutex::default() }
+    }
+
     fn trackers(&self) -> MutexGuard<'_, Trackers> {
         self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -191,6 +191,10 @@ pub struct Options {
 /// [`Options::reassembly_limit`] if nothing else is said: 256 MiB.
 pub const DEFAULT_REASSEMBLY_LIMIT: usize = 256 << 20;
 
+/// The most members a group may have, on all nodes together. Matches `CPG_MEMBERS_MAX`. corosync lets more join, and crashes on every
+/// other node when more than that come or go at once with their node.
+pub const MAX_MEMBERS: usize = 128;
+
 /// The flag of [`wire::Join`]. Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
 const DELIVER_INITIAL_TOTEM_CONF: u32 = 1;
 
@@ -275,7 +279,8 @@ impl Client {
     /// then uses what is left of the time to ask cmap, over a connection of its own, whether the daemon knows messages in fragments.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the name is empty: the daemon would never make such a member leave. [`Error::Cs`] with
+    /// [`Error::InvalidArgument`] when the name is empty: the daemon would never make such a member leave; and when the group has
+    /// [`MAX_MEMBERS`], which is looked up before. [`Error::Cs`] with
     /// [`CsError::Exist`] when this client has joined already, or another client of the same pid on this node the same group; with
     /// [`CsError::TryAgain`] when the nodes synchronize for longer than the request timeout.
     ///
@@ -290,6 +295,11 @@ impl Client {
             return Err(Error::invalid("group name", "is empty: the daemon would never make such a member leave"));
         }
         let patience = self.patience("cpg join");
+        if self.membership_within(group, &patience)?.len() >= MAX_MEMBERS {
+            let reason =
+                format!("{group} has {MAX_MEMBERS} members: corosync would crash of more when their nodes leave");
+            return Err(Error::invalid("group", reason));
+        }
         let flags = if self.service.options.initial_totem_confchg { DELIVER_INITIAL_TOTEM_CONF } else { 0 };
         let request = wire::Join { group_name: *group, pid: self.service.pid, flags };
         self.connection.call_while(BUSY, &patience, &request)?;
@@ -321,22 +331,22 @@ impl Client {
         reply.map(|_| ())
     }
 
-    /// The members of any group, joined or not. None if there is no such group.
+    /// The members of any group, joined or not, in the order of their nodes and processes. None if there is no such group.
     ///
-    /// Matches `cpg_membership_get`.
+    /// Answers as `cpg_membership_get`, by way of [`Client::iter`]: corosync crashes of C's request when the group has more than 384
+    /// members.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the [ring size](Endpoint::ring_size) is less than the 9248 bytes of the answer;
-    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Finalized`].
+    /// As [`Client::iter`].
     pub fn membership(&self, group: &GroupName) -> Result<Vec<Address>> {
-        let room = self.connection.max_reply();
-        if room < wire::MEMBERSHIP_REPLY_SIZE {
-            let need = wire::MEMBERSHIP_REPLY_SIZE;
-            return Err(Error::invalid("ring size", format!("the answer has {need} bytes, there is room for {room}")));
-        }
-        let mut members = self.call("cpg membership", &wire::MembershipGet { group_name: *group })?.member_list;
-        // The daemon leaves there whatever was in its memory.
-        members.iter_mut().for_each(|member| member.reason = Reason::UNDEFINED);
+        self.membership_within(group, &self.patience("cpg membership"))
+    }
+
+    fn membership_within(&self, group: &GroupName, patience: &Patience) -> Result<Vec<Address>> {
+        let member = |Entry { node_id, pid, .. }| Address { node_id, pid, reason: Reason::UNDEFINED };
+        let entries = self.list_within(Iteration::Group(*group), patience)?;
+        let mut members: Vec<_> = entries.into_iter().map(member).collect();
+        members.sort_unstable_by_key(|member| (member.node_id, member.pid));
         Ok(members)
     }
 

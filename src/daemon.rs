@@ -27,6 +27,12 @@ pub(crate) struct Feature {
 const UNTIL_2_4: (&str, bool) = ("runtime.connections.active", false);
 
 pub(crate) const STATS_MAP: Feature = Feature { name: "the stats map", since: "2.99", evidence: &[UNTIL_2_4] };
+/// Before 3.0.4 the daemon dies when what was tracked goes; 3.1 is the first to be told by its map.
+pub(crate) const STATS_COMING_AND_GOING: Feature = Feature {
+    name: "tracking what comes and goes in the stats map",
+    since: "3.1",
+    evidence: &[("runtime.services.cfg.4.rx", true)],
+};
 pub(crate) const QUORUM_MODEL_V1: Feature = Feature { name: "quorum model v1", since: "3.1", evidence: &[UNTIL_2_4] };
 pub(crate) const CPG_FRAGMENTS: Feature = Feature {
     name: "a message larger than the largest atomic one",
@@ -75,7 +81,7 @@ impl Feature {
         }
     }
 
-    fn unsupported(&self) -> Error {
+    pub(crate) fn unsupported(&self) -> Error {
         Error::Unsupported { feature: self.name, since: self.since }
     }
 }

@@ -14,6 +14,8 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 
+use std::mem;
+
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -31,6 +33,7 @@ pub type Client = client::Client<Votequorum>;
 /// The votequorum service.
 #[derive(Debug)]
 pub struct Votequorum {
+    endpoint: Endpoint,
     probe: Probe,
     tracking: Tracking,
 }
@@ -188,8 +191,14 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        let service = Votequorum { probe: Probe::new(endpoint), tracking: Tracking::default() };
-        Self::open(endpoint, service, &Patience::connecting(endpoint))
+        Self::connect_within(endpoint, &Patience::connecting(endpoint))
+    }
+
+    /// As [`Client::connect_to`], as a part of another call.
+    fn connect_within(endpoint: &Endpoint, patience: &Patience) -> Result<Self> {
+        let probe = Probe::new(endpoint);
+        let service = Votequorum { endpoint: endpoint.clone(), probe, tracking: Tracking::default() };
+        Self::open(endpoint, service, patience)
     }
 
     /// Votes and state of a node; [`LOCAL_NODE`] is this one.
@@ -291,13 +300,23 @@ impl Client {
     /// Matches `votequorum_qdevice_register`. Before the first call about a quorum device, the daemon's map is asked whether it knows
     /// such calls, since corosync before 1.99.6 dies of them.
     ///
+    /// corosync also dies when a connection ends whose registration it has not answered yet. So this uses a connection of its own, which
+    /// stays open until the process ends when the answer does not come in time. Do not end the process while this waits.
+    ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a name that is empty, longer than [`MAX_QDEVICE_NAME`] or has a NUL in it; [`Error::Cs`] with
     /// [`CsError::Exist`](crate::CsError::Exist) when another device is registered; as [`Client::info`].
     pub fn qdevice_register(&self, name: &str) -> Result<()> {
         let name = device_name("name", name)?;
-        self.service.probe.call(self, &QDEVICE, "votequorum qdevice register", &wire::QdeviceRegister { name })?;
-        Ok(())
+        const CALL: &str = "votequorum qdevice register";
+        let patience = self.patience(CALL);
+        self.service.probe.require(&QDEVICE, &patience)?;
+        let registrar = Self::connect_within(&self.service.endpoint, &patience)?;
+        let registered = registrar.call_within(&patience, CALL, &wire::QdeviceRegister { name });
+        if matches!(registered, Err(Error::TimedOut { .. })) {
+            mem::forget(registrar);
+        }
+        registered.map(drop)
     }
 
     /// Removes the quorum device.

@@ -7,13 +7,13 @@ mod harness;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bodies::LIMIT;
 use corosync_ipc::quorum::{self, Model, NodelistNotification};
 use corosync_ipc::votequorum::{self, InfoFlags, NodeState};
 use corosync_ipc::{Client, Endpoint, Error, NodeId, RingId, Service, TrackFlags, cmap};
-use harness::{Cluster, Node, skip, version};
+use harness::{Cluster, Node, eventually, skip, version};
 
 type Members = BTreeSet<NodeId>;
 
@@ -254,6 +254,35 @@ fn a_node_that_pauses_is_missed_and_finds_out() {
     third.look();
     drop(paused);
     settle_all(&mut [&mut first, &mut third], &[1, 2, 3], true);
+}
+
+/// corosync 3.1.7 answers a registration by a pointer to its connection, whether that is still there or not.
+#[test]
+fn a_registration_of_a_quorum_device_that_is_given_up_harms_nobody() {
+    if skip() || version() < [2, 1, 0, 0] {
+        return;
+    }
+    let cluster = Cluster::builder().nodes(2).loses_nodes().start();
+    let one = cluster.node(1);
+    let (pid, before) = (one.pid(), one.log().len());
+    // The token stays with node 2, until node 1 goes on alone.
+    let paused = cluster.node(2).pause();
+    one.run(|| {
+        let impatient = votequorum::Client::connect_to(&Endpoint::new().timeout(LIMIT)).unwrap();
+        impatient.set_request_timeout(Duration::from_millis(50));
+        let registered = impatient.qdevice_register("device");
+        assert!(matches!(registered, Err(Error::TimedOut { .. })), "{registered:?}");
+        drop(impatient);
+        // Nobody connects before the daemon answers, and so takes the place of the connection that is gone.
+        one.wait_log_after(before, "Members[1]: 1");
+        let client = votequorum::Client::connect().unwrap();
+        eventually("the device is registered", || {
+            client.local_info().unwrap().flags.contains(InfoFlags::QDEVICE_REGISTERED)
+        });
+    });
+    drop(paused);
+    assert!(one.is_running());
+    assert_eq!(one.pid(), pid);
 }
 
 /// Tells the requesting thread to end, also when the test fails.

@@ -171,18 +171,7 @@ fn every_call() -> Table {
     t.call(cmap, Answered, "increment", |c| c.increment("test.number"));
     t.call(cmap, Answered, "decrement", |c| c.decrement("test.number"));
     t.call(cmap, Answered, "adjust", |c| c.adjust("test.number", 5));
-    t.call(cmap, Answered, "iter, and its end", |c| c.iter("test.").map(drop));
-    t.prepared(cmap, Answered, "cmap iter next, and its end", |c, start| {
-        let mut iter = c.iter("test.")?;
-        start.now();
-        iter.next().transpose().map(drop)
-    });
-    t.prepared(cmap, Answered, "cmap iter next at the end", |c, start| {
-        let mut iter = c.iter("test.number")?;
-        iter.next().transpose()?;
-        start.now();
-        iter.next().transpose().map(drop)
-    });
+    t.call(cmap, TimedOut, "iter", |c| c.iter("test.").map(drop));
     t.call(cmap, TimedOut, "list", |c| c.list("test."));
     t.call(cmap, Answered, "track_add", |c| c.track_add("test.number", TrackEvents::ALL));
     t.prepared(cmap, Answered, "cmap track_delete", |c, start| {
@@ -199,9 +188,9 @@ fn every_call() -> Table {
     };
     t.connect(Answered, "cpg connect", cpg::Client::connect_to);
     t.connect(Answered, "cpg connect with", |endpoint| cpg::Client::connect_with(endpoint, cpg::Options::new()));
-    t.call(cpg, Answered, "join", |c| c.join(&group()));
+    t.call(cpg, TimedOut, "join", |c| c.join(&group()));
     t.call(joined, Answered, "leave", |c| c.leave(&group()));
-    t.call(joined, Answered, "membership", |c| c.membership(&group()));
+    t.call(joined, TimedOut, "membership", |c| c.membership(&group()));
     t.call(joined, Answered, "local_node_id", cpg::Client::local_node_id);
     t.call(joined, Answered, "multicast", |c| c.multicast(Guarantee::AGREED, b"message"));
     t.call(joined, Answered, "try_multicast", |c| c.try_multicast(Guarantee::AGREED, b"message"));
@@ -246,7 +235,7 @@ fn every_call() -> Table {
     t.connect(Answered, "cfg connect", cfg::Client::connect_to);
     t.call(cfg, Answered, "local_node_id", cfg::Client::local_node_id);
     t.call(cfg, Answered, "node_addresses", |c| c.node_addresses(NodeId(1)));
-    t.call(cfg, Answered, "ring_status", cfg::Client::ring_status);
+    t.call(cfg, TimedOut, "ring_status", cfg::Client::ring_status);
     t.call(cfg, Answered, "ring_reenable", cfg::Client::ring_reenable);
     t.call(cfg, TimedOut, "node_status", |c| c.node_status(NodeId(1)));
     t.call(cfg, TimedOut, "reload_config", cfg::Client::reload_config);
@@ -337,7 +326,7 @@ fn lists_without_end_end_in_time() {
     let error = groups.list(Iteration::All).unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     // None of the keys is one that was asked for.
-    let error = map.iter("other.").unwrap().next().unwrap().unwrap_err();
+    let error = map.iter("other.").unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
 }
 

@@ -58,9 +58,13 @@ impl Client {
     /// # Errors
     /// As [`Client::iter`].
     pub fn list(&self, iteration: Iteration) -> Result<Vec<Entry>> {
-        let patience = self.patience("cpg list");
-        let mut entries = self.iter_within(iteration, &patience)?;
-        std::iter::from_fn(|| entries.step(&patience)).collect()
+        self.list_within(iteration, &self.patience("cpg list"))
+    }
+
+    /// As [`Client::list`], as a part of another call.
+    pub(super) fn list_within(&self, iteration: Iteration, patience: &Patience) -> Result<Vec<Entry>> {
+        let mut entries = self.iter_within(iteration, patience)?;
+        std::iter::from_fn(|| entries.step(patience)).collect()
     }
 
     fn iter_within(&self, iteration: Iteration, patience: &Patience) -> Result<Iter<'_>> {

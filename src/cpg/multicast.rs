@@ -15,6 +15,10 @@ pub(super) const LARGEST_REQUEST: usize = 1 << 20;
 /// What is left of a request for headers, those between the nodes included. As `cpg_model_initialize`.
 const HEADERS: usize = 1024;
 
+/// What is left besides for what comes behind a message in the same frame. corosync until 2.4 puts both together in
+/// [`LARGEST_REQUEST`] bytes without looking whether they fit. Matches `FRAME_SIZE_MAX`.
+const FRAME: usize = 10_000;
+
 /// How often a message in fragments is begun again at most, when changes of the group's membership interrupt it: a group that changes
 /// faster than it takes the message would never let it through.
 const MOST_RESTARTS: usize = 16;
@@ -91,13 +95,14 @@ impl Client {
         }
     }
 
-    /// The longest message that is sent in one piece, in bytes: 1 MiB less 1 KiB, or less 1 KiB of a smaller [ring
+    /// The longest message that is sent in one piece, in bytes: 1037552, or 1 KiB less than a smaller [ring
     /// size](crate::Endpoint::ring_size).
     ///
-    /// Matches `cpg_max_atomic_msgsize_get`.
+    /// Matches `cpg_max_atomic_msgsize_get`, which says 10000 more: corosync until 2.4 does not survive two such messages one behind the
+    /// other.
     pub fn max_atomic_message_size(&self) -> usize {
         // A ring is never that small, but then nothing is to go wrong with pieces of no length.
-        self.connection.max_request().min(LARGEST_REQUEST).saturating_sub(HEADERS).max(1)
+        self.connection.max_request().min(LARGEST_REQUEST - FRAME).saturating_sub(HEADERS).max(1)
     }
 
     fn multicast_until(&self, guarantee: Guarantee, parts: &[&[u8]], length: usize, deadline: Instant) -> Result<bool> {

@@ -97,18 +97,20 @@ impl Handler for Slow {
     }
 }
 
-/// A daemon whose iterators of cmap and cpg have no end: they find keys like `key.00000001` with values of this many bytes, and entries.
-/// Each fragment finds that the membership of its group has changed.
+/// A daemon whose iterators of cmap and cpg have no end, unless they are for one group: they find keys like `key.00000001` with values of
+/// this many bytes, and entries. Each fragment finds that the membership of its group has changed.
 pub(crate) struct Endless {
     pub(crate) value_len: u64,
     given: u64,
+    /// Whether the iterator of cpg is for one group, which has no members.
+    one_group: bool,
 }
 
 impl Endless {
     pub(crate) fn start(value_len: u64) -> (Endpoint, impl Sized) {
         let (endpoint, directory) = private_endpoint();
         let builder = Listener::<Self>::builder().endpoint(&endpoint).service("cmap").service("cpg");
-        let listener = builder.start(Self { value_len, given: 0 }).unwrap();
+        let listener = builder.start(Self { value_len, given: 0, one_group: false }).unwrap();
         (endpoint, (listener, directory))
     }
 }
@@ -135,18 +137,27 @@ impl Handler for Endless {
                 cmap::GetReply { value_len: self.value_len, value }.encode()
             }
             (0, _) => cmap::IterInitReply { iter_handle: 1 }.encode(),
+            (_, cpg::IterationInitialize::ID) => {
+                let request = cpg::IterationInitialize::decode(&request).unwrap();
+                self.one_group = request.iteration_type == 2;
+                cpg::IterationInitializeReply { iteration_handle: 1 }.encode()
+            }
+            (_, cpg::IterationNext::ID) if self.one_group => {
+                encode_refusal(cpg::IterationNextReply::ID, CsError::NoSections)
+            }
             (_, cpg::IterationNext::ID) => {
                 let group = crate::cpg::GroupName::new(self.given.to_ne_bytes()).unwrap();
                 cpg::IterationNextReply { description: cpg::Description { group, nodeid: NodeId(1), pid: 1 } }.encode()
             }
             (_, cpg::PartialMcast::ID) => encode_refusal(cpg::PartialSendReply::ID, CsError::Interrupt),
-            (..) => cpg::IterationInitializeReply { iteration_handle: 1 }.encode(),
+            (..) => cpg::JoinReply {}.encode(),
         };
         conn.reply(&answer.unwrap()).unwrap();
     }
 }
 
-/// A cpg daemon that takes requests from the ring, but reads no wake byte until it is dropped. It says yes to all that is answered.
+/// A cpg daemon that takes requests from the ring, but reads no wake byte until it is dropped. It says yes to all that is answered, and its
+/// groups have no members.
 pub(crate) struct Deaf {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -166,9 +177,13 @@ impl Deaf {
             while !stopped.load(Ordering::SeqCst) {
                 let Some(request) = rings.request.receive(Duration::from_millis(1)).unwrap() else { continue };
                 let id = Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
-                if id != cpg::Mcast::ID {
-                    assert!(rings.response.try_send(&[&cpg::JoinReply {}.encode().unwrap()]).unwrap());
-                }
+                let answer = match id {
+                    cpg::Mcast::ID => continue,
+                    cpg::IterationInitialize::ID => cpg::IterationInitializeReply { iteration_handle: 1 }.encode(),
+                    cpg::IterationNext::ID => encode_refusal(cpg::IterationNextReply::ID, CsError::NoSections),
+                    _ => cpg::JoinReply {}.encode(),
+                };
+                assert!(rings.response.try_send(&[&answer.unwrap()]).unwrap());
             }
         });
         (endpoint, Self { stop, thread: Some(thread), _directory: directory })

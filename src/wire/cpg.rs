@@ -9,7 +9,7 @@ use crate::wire::{Kind, Message, Reader, Request, WireError, Writer};
 
 /// Size of [`MembershipReply`]: the daemon always sends room for all the processes it can name. Matches
 /// `sizeof (struct res_lib_cpg_membership_get)`.
-pub(crate) const MEMBERSHIP_REPLY_SIZE: usize = 32 + 384 * ADDRESS_SIZE;
+const MEMBERSHIP_REPLY_SIZE: usize = 32 + 384 * ADDRESS_SIZE;
 
 /// Size of `mar_cpg_address_t`: three 32-bit numbers in slots.
 const ADDRESS_SIZE: usize = 24;

@@ -68,6 +68,43 @@ pub fn keys_are_set_and_deleted(endpoint: &Endpoint) {
     assert_eq!(other.get(key).unwrap(), None);
 }
 
+/// Each of them ends corosync 3.1.7, or keeps it from its work, when it is sent.
+pub fn changes_that_corosync_does_not_survive_are_refused(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    for (key, value) in [
+        ("runtime.force_gather", Value::U8(1)),
+        ("quorum.cancel_wait_for_all", Value::from("yes")),
+        ("pload.start", Value::from("i_totally_understand_pload_will_crash_my_cluster_and_kill_corosync_on_exit")),
+        ("totem.send_join", Value::U32(1 << 29)),
+        ("totem.token", Value::U32(1)),
+        ("totem.hold", Value::U32(1)),
+    ] {
+        let before = client.get(key).unwrap();
+        let refused = client.set(key, value);
+        assert!(refused.as_ref().is_err_and(|error| error.to_string().contains(key)), "{refused:?}");
+        assert_eq!(invalid(refused), "value");
+        assert_eq!(client.get(key).unwrap(), before);
+    }
+    assert_eq!(invalid(client.adjust("totem.token", -1)), "key");
+    assert_eq!(invalid(client.delete("quorum.cancel_wait_for_all")), "key");
+    assert_eq!(invalid(client.set("nodelist.node.0.ring9_addr", "127.0.0.1")), "key");
+    assert_eq!(invalid(client.delete("nodelist.node.0.ring9_addr")), "key");
+}
+
+/// corosync 3.1.7 deletes such a key without end, until its stack is full.
+pub fn the_last_key_of_a_section_is_kept(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let keys = ["logging.logger_subsys.LAST.debug", "logging.logger_subsys.LAST.subsys"];
+    assert_eq!(cs(client.delete(keys[0])), CsError::NotExist);
+    client.set(keys[0], "off").unwrap();
+    assert_eq!(invalid(client.delete(keys[0])), "key");
+    assert_eq!(client.get(keys[0]).unwrap(), Some("off".into()));
+    client.set(keys[1], "LAST").unwrap();
+    client.delete(keys[0]).unwrap();
+    assert_eq!(cs(client.delete(keys[0])), CsError::NotExist);
+    assert_eq!(invalid(client.delete(keys[1])), "key");
+}
+
 pub fn integers_wrap_around(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let key = "integers_wrap_around";
@@ -251,6 +288,21 @@ pub fn an_iterator_finds_no_key_twice(endpoint: &Endpoint) {
         assert_eq!((first, again), (key.clone(), vec![]), "{sibling}");
         let _ = (client.delete(&key), client.delete(&sibling));
     }
+}
+
+/// corosync 3.1.7 crashes when one of its iterators goes on from a key that was deleted twice, or whose place became another's.
+pub fn keys_can_be_changed_while_they_are_iterated_over(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let key = |name: &str| format!("keys_can_be_changed_while_they_are_iterated_over.{name}");
+    let (here, sibling) = (key("abcdef"), key("abcxyz"));
+    client.set(&here, 1_u8).unwrap();
+    let mut entries = client.iter(&key("")).unwrap();
+    assert_eq!(entries.next().unwrap().unwrap().key, here);
+    client.set(&sibling, 1_u8).unwrap();
+    client.delete(&sibling).unwrap();
+    client.delete(&here).unwrap();
+    assert_eq!(cs(client.delete(&here)), CsError::NotExist);
+    assert!(entries.next().is_none());
 }
 
 pub fn a_tracker_tells_old_and_new(endpoint: &Endpoint) {

@@ -276,6 +276,8 @@ mod the_same_as_the_real_one {
     against_embedded! { Corosync::builder();
         cmap::every_type_comes_back
         cmap::keys_are_set_and_deleted
+        cmap::changes_that_corosync_does_not_survive_are_refused
+        cmap::the_last_key_of_a_section_is_kept
         cmap::integers_wrap_around
         cmap::read_only_keys_are_refused
         cmap::wrong_keys_are_refused_before_they_are_sent
@@ -284,6 +286,7 @@ mod the_same_as_the_real_one {
         cmap::keys_are_found_by_prefix
         cmap::an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile
         cmap::an_iterator_finds_no_key_twice
+        cmap::keys_can_be_changed_while_they_are_iterated_over
         cmap::a_tracker_tells_old_and_new
         cmap::a_tracker_is_told_what_it_asked_for
         cmap::two_trackers_of_one_client_are_told_apart

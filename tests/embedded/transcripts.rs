@@ -91,7 +91,7 @@ fn of_cmap() {
             transcript.call(key, client.delete(key));
             transcript.call(key, client.increment(key));
         }
-        // What an iterator stands on is deleted when it moves.
+        // An iterator took its keys before: what is deleted goes at once.
         for key in ["t.1", "t.2", "t.3"] {
             transcript.call(key, client.set(key, 0_u8));
             transcript.events("told", &told, 2);
@@ -100,13 +100,10 @@ fn of_cmap() {
         transcript.call("first", iter.next().transpose());
         transcript.call("second", iter.next().transpose());
         transcript.call("delete", client.delete("t.2"));
-        transcript.call("still there", client.get("t.2"));
-        transcript.events("told", &told, 0);
-        transcript.call("third", iter.next().transpose());
         transcript.events("told", &told, 2);
         transcript.call("gone", client.get("t.2"));
+        transcript.call("third", iter.next().transpose());
         transcript.call("delete", client.delete("t.3"));
-        drop(iter);
         transcript.events("told", &told, 2);
         transcript.call("the daemon's counters", client.get("runtime.services.votequorum.0.rx"));
         transcript.call("config version", client.set("totem.config_version", 3_u64));
