@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Instant;
 
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee, Options, Reason};
 use nix::sys::signal::Signal;
 
 use super::command;
-use super::harness::{Process, WATCHDOG, eventually};
+use super::harness::{Patience, Process, eventually, patiently_for};
 use super::served::Served;
 
 /// Clients in this process; half of them leave, the others' sockets are closed.
@@ -56,9 +55,9 @@ struct Watcher {
 impl Watcher {
     /// Takes changes until there are so many members.
     fn wait_members(&mut self, count: usize) {
-        let deadline = Instant::now() + WATCHDOG;
+        let patience = Patience::new();
         while self.members != count {
-            match self.client.next_event(deadline).unwrap() {
+            match patiently_for(patience.left(), |limit| self.client.next_event(limit).unwrap()) {
                 Some(Event::Confchg { members, joined, left, .. }) => {
                     self.members = members.len();
                     for one in joined {

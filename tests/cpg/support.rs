@@ -7,7 +7,7 @@ use corosync_ipc::cpg::{Address, Client, Event, GroupName, Guarantee, Options, R
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap};
 
 use crate::bodies::Random;
-use crate::harness::WATCHDOG;
+pub(crate) use crate::bodies::{next, next_or_error};
 
 /// A group of its own for each test.
 pub(crate) fn group(name: &str) -> GroupName {
@@ -37,12 +37,6 @@ pub(crate) fn join(endpoint: &Endpoint, group: &GroupName) -> Client {
     let Event::Confchg { joined, .. } = &event else { panic!("{event:?}") };
     assert_eq!((joined.len(), joined[0].pid), (1, client.pid()), "{event:?}");
     client
-}
-
-/// The next event there is.
-#[track_caller]
-pub(crate) fn next(client: &Client) -> Event {
-    client.next_event(WATCHDOG).unwrap().expect("no event comes")
 }
 
 /// The next message, passing over changes of the cluster's membership: a daemon that was stopped finds its node again.

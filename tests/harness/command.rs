@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 
 use super::find_program;
 use super::namespaces::{Namespaces, mark};
-use super::poll::{WATCHDOG, eventually, poll};
+use super::patience::WATCHDOG;
+use super::poll::{eventually, poll};
 
 /// A program to be run inside a node, by default as root, with nothing on its standard input and
 /// with [`WATCHDOG`] as its time limit.
