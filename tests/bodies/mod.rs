@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 pub mod cmap;
+mod diagnosis;
 pub mod evs;
 pub mod interop;
 pub mod quorum;
@@ -22,6 +23,7 @@ use corosync_ipc::{Client, CsError, Error, Result, Service};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::gettid;
 
+pub use self::diagnosis::diagnosis;
 use crate::harness::{Patience, patiently, patiently_for};
 
 /// Makes tests of bodies, run inside a node against its corosync, which must be the same process afterwards.
@@ -65,7 +67,7 @@ pub fn invalid<T: std::fmt::Debug>(result: Result<T, Error>) -> &'static str {
 #[track_caller]
 pub fn next_or_error<S: Service>(client: &Client<S>) -> Result<S::Event> {
     let came = patiently(|limit| client.next_event(limit).transpose());
-    came.expect("no event came")
+    came.unwrap_or_else(|| panic!("no event came\n{}", diagnosis(client)))
 }
 
 /// The next event, which must come.
@@ -80,7 +82,7 @@ pub fn next_that<S: Service, T>(client: &Client<S>, mut wanted: impl FnMut(S::Ev
     let patience = Patience::new();
     loop {
         let event = patiently_for(patience.left(), |limit| client.next_event(limit).unwrap());
-        let event = event.expect("the event did not come");
+        let event = event.unwrap_or_else(|| panic!("the event did not come\n{}", diagnosis(client)));
         if let Some(found) = wanted(event) {
             return found;
         }
