@@ -4,9 +4,12 @@ use std::io::Write;
 use std::panic::resume_unwind;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::patience::{Patience, WATCHDOG, patiently_for};
+
+/// How long to wait at most before asking again.
+const MOST_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a polled closure returns: `bool`, or `Option<T>` to hand out a value.
 pub trait Condition {
@@ -50,13 +53,15 @@ pub(super) fn poll<C: Condition>(limit: Duration, mut condition: impl FnMut() ->
     let patience = Patience::of(limit);
     let mut pause = Duration::from_millis(1);
     loop {
+        let asked = Instant::now();
         if let Some(value) = condition().met() {
             return Some(value);
         }
         if patience.is_over() {
             return None;
         }
-        thread::sleep(pause);
+        // What takes its time to ask, as programs do, is not asked all the time.
+        thread::sleep(asked.elapsed().clamp(pause, MOST_PAUSE));
         pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
