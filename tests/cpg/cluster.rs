@@ -227,8 +227,8 @@ fn next_totem(client: &Client) -> Vec<u32> {
 
 #[test]
 fn fragments_of_several_senders_are_put_together() {
-    const EACH: u64 = 4;
-    const LENGTH: usize = 5 << 20;
+    const EACH: u64 = 3;
+    const LENGTH: usize = 3 << 20;
     if skip() {
         return;
     }
