@@ -12,7 +12,8 @@ use corosync_ipc::{Endpoint, NodeId};
 use crate::bodies::Random;
 use crate::harness::{Cluster, Node, Process, skip};
 use crate::support::{
-    Change, connect, group, has_fragments, join, next, next_change, next_or_error, own_options, pattern, send,
+    Change, busy_cluster, connect, group, has_fragments, join, next, next_change, next_or_error, own_options, pattern,
+    send,
 };
 
 /// Which group a child process joins.
@@ -79,7 +80,7 @@ fn all_nodes_see_all_messages_in_the_same_order() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = busy_cluster(3);
     let group = group("order");
     let clients: Vec<Client> = (0..3 * SENDERS_PER_NODE)
         .map(|index| {
@@ -232,7 +233,7 @@ fn fragments_of_several_senders_are_put_together() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = busy_cluster(3);
     if !cluster.node(1).run(|| has_fragments(&Endpoint::new())) {
         return;
     }
@@ -266,7 +267,7 @@ fn a_sender_killed_within_a_message_leaves_nothing_behind() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(2).start();
+    let cluster = busy_cluster(2);
     if !cluster.node(1).run(|| has_fragments(&Endpoint::new())) {
         return;
     }

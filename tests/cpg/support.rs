@@ -8,6 +8,7 @@ use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap};
 
 use crate::bodies::Random;
 pub(crate) use crate::bodies::{next, next_or_error};
+use crate::harness::Cluster;
 
 /// A group of its own for each test.
 pub(crate) fn group(name: &str) -> GroupName {
@@ -22,6 +23,13 @@ pub(crate) fn own_pid() -> u32 {
 
 pub(crate) fn own_options() -> Options {
     Options::new().pid(own_pid())
+}
+
+/// A cluster for many messages. How many are sent in one round of the token is what limits them on a busy machine, where a round takes long:
+/// by default 50, of 1400 bytes, and 17 of a node.
+pub(crate) fn busy_cluster(nodes: u32) -> Cluster {
+    let builder = Cluster::builder().nodes(nodes);
+    builder.setting("totem", "window_size: 150").setting("totem", "max_messages: 75").start()
 }
 
 /// A client that is in no group.
