@@ -422,7 +422,7 @@ impl Client {
     ///
     /// In the stats map, the daemon looks every 1.5 s whether the value of a tracked key has changed, and tells so whatever events it was
     /// asked for, with the new value as the old one too. For a prefix it must be asked for what comes and for what goes, which are
-    /// connections, and tells nothing else.
+    /// connections, and tells nothing else. It never tells that a key is gone which an iterator stood on when its connection ended.
     ///
     /// Matches `cmap_track_add`.
     ///

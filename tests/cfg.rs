@@ -1,5 +1,6 @@
 //! The cfg client against real daemons.
 
+mod bodies;
 mod harness;
 
 use std::fs;
@@ -8,6 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use bodies::{next, next_or_error};
 use corosync_ipc::cfg::{Client, Event, LOCAL_NODE, LinkStatus, MAX_REASON, NodeStatus, ShutdownAnswer, ShutdownKind};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, Result, cmap};
 use harness::{Cluster, Node, Transport, WATCHDOG, cc, eventually, shared_one, skip, version};
@@ -66,7 +68,7 @@ fn answer_always(node: &Node, answer: ShutdownAnswer) -> thread::JoinHandle<Vec<
     });
     node.spawn(move || {
         let mut asked = Vec::new();
-        while let Ok(Some(event)) = client.next_event(WATCHDOG) {
+        while let Ok(event) = next_or_error(&client) {
             if let Event::Shutdown { kind } = event {
                 asked.push(kind);
                 // The daemon may be gone before it answers.
@@ -472,7 +474,7 @@ fn one_shutdown_is_decided_at_a_time_and_newcomers_are_asked() {
         return;
     }
     node.run(|| {
-        let asked = Some(Event::Shutdown { kind: ShutdownKind::REQUEST });
+        let asked = Event::Shutdown { kind: ShutdownKind::REQUEST };
         let (first, second, tracker, newcomer) = (connect(), connect(), connect(), connect());
         tracker.track_start().unwrap();
         tracker.track_start().unwrap();
@@ -480,11 +482,11 @@ fn one_shutdown_is_decided_at_a_time_and_newcomers_are_asked() {
         second.track_start().unwrap();
         let shutdown = |client: Client| node.spawn(move || client.try_shutdown(ShutdownKind::REQUEST));
         let waiting = shutdown(first);
-        assert_eq!(tracker.next_event(WATCHDOG).unwrap(), asked);
-        assert_eq!(second.next_event(WATCHDOG).unwrap(), asked);
+        assert_eq!(next(&tracker), asked);
+        assert_eq!(next(&second), asked);
         assert_cs(second.try_shutdown(ShutdownKind::REQUEST), CsError::Exist);
         newcomer.track_start().unwrap();
-        assert_eq!(newcomer.next_event(WATCHDOG).unwrap(), asked);
+        assert_eq!(next(&newcomer), asked);
         tracker.reply_to_shutdown(ShutdownAnswer::YES).unwrap();
         second.reply_to_shutdown(ShutdownAnswer::YES).unwrap();
         newcomer.reply_to_shutdown(ShutdownAnswer::NO).unwrap();
@@ -493,8 +495,8 @@ fn one_shutdown_is_decided_at_a_time_and_newcomers_are_asked() {
 
         // Who stops tracking while asked agrees, and so does who goes.
         let waiting = shutdown(second);
-        assert_eq!(tracker.next_event(WATCHDOG).unwrap(), asked);
-        assert_eq!(newcomer.next_event(WATCHDOG).unwrap(), asked);
+        assert_eq!(next(&tracker), asked);
+        assert_eq!(next(&newcomer), asked);
         drop(newcomer);
         tracker.track_stop().unwrap();
         waiting.join().unwrap().unwrap();
@@ -521,9 +523,9 @@ fn silence_is_a_no_and_is_waited_for_longer_than_other_answers() {
         client.set_request_timeout(Duration::from_millis(1000));
         assert_cs(client.try_shutdown(ShutdownKind::REQUEST), CsError::Busy);
         let kind = ShutdownKind::REQUEST;
-        assert_eq!(tracker.next_event(WATCHDOG).unwrap(), Some(Event::Shutdown { kind }));
+        assert_eq!(next(&tracker), Event::Shutdown { kind });
         // The daemon tells those who once asked for a shutdown.
-        assert_eq!(client.next_event(WATCHDOG).unwrap(), Some(Event::ShutdownTimedOut { kind }));
+        assert_eq!(next(&client), Event::ShutdownTimedOut { kind });
         assert_cs(tracker.reply_to_shutdown(ShutdownAnswer::YES), CsError::Access);
         client.try_shutdown(ShutdownKind::REGARDLESS).unwrap();
     });

@@ -3,6 +3,8 @@
 mod bodies;
 mod harness;
 
+use std::sync::OnceLock;
+
 use bodies::{against_corosync, cmap as body, next_that};
 use corosync_ipc::cmap::{Client, Event, Map, TrackEvents, Value};
 use corosync_ipc::{Endpoint, Error};
@@ -18,7 +20,6 @@ against_corosync! { shared_one().node(1);
     body::wrong_keys_are_refused_before_they_are_sent as wrong_keys_are_refused_before_they_are_sent;
     body::values_of_every_size_come_back as values_of_every_size_come_back;
     body::a_number_of_the_wrong_length_is_refused_by_the_daemon as a_number_of_the_wrong_length_is_refused_by_the_daemon;
-    body::keys_are_found_by_prefix as keys_are_found_by_prefix;
     body::an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile as an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile;
     body::an_iterator_finds_no_key_twice as an_iterator_finds_no_key_twice;
     body::keys_can_be_changed_while_they_are_iterated_over as keys_can_be_changed_while_they_are_iterated_over;
@@ -28,16 +29,29 @@ against_corosync! { shared_one().node(1);
     body::small_rings_do_for_small_values as small_rings_do_for_small_values;
     body::what_does_not_fit_the_ring_is_said_so as what_does_not_fit_the_ring_is_said_so;
     statistics_or_a_refusal as statistics_are_read_or_refused;
-    with_statistics::statistics_tell_connections_that_come_and_go as statistics_tell_connections_that_come_and_go;
-    with_statistics::statistics_tell_numbers_that_changed as statistics_tell_numbers_that_changed;
     with_statistics::a_full_event_ring_is_refilled_by_a_request as a_full_event_ring_is_refilled_by_a_request;
     with_statistics::trackers_of_statistics_by_prefix_take_what_comes_and_goes as trackers_of_statistics_by_prefix_take_what_comes_and_goes;
     with_statistics::statistics_are_read_only_but_for_what_clears_them as statistics_are_read_only_but_for_what_clears_them;
 }
 
+// Not where the bodies above run: one iterates over all statistics, and this one over all keys. What is deleted under an iterator stays,
+// and is not told or later. The bodies here do not disturb each other.
+against_corosync! { other_one().node(1);
+    body::keys_are_found_by_prefix as keys_are_found_by_prefix;
+    with_statistics::statistics_tell_connections_that_come_and_go as statistics_tell_connections_that_come_and_go;
+    with_statistics::statistics_tell_numbers_that_changed as statistics_tell_numbers_that_changed;
+    with_statistics::nobody_is_told_of_a_statistic_that_goes_under_an_iterator as nobody_is_told_of_a_statistic_that_goes_under_an_iterator;
+}
+
 against_corosync! { &a_node_of_its_own();
     with_statistics::strings_of_the_statistics_are_not_tracked_by_key as strings_of_the_statistics_are_not_tracked_by_key;
     with_statistics::statistics_are_cleared as statistics_are_cleared;
+}
+
+/// One more node that tests share; it lives until the end of the process.
+fn other_one() -> &'static Cluster {
+    static OTHER: OnceLock<Cluster> = OnceLock::new();
+    OTHER.get_or_init(Cluster::one)
 }
 
 /// A node that one test has for itself; it lives until the end of the process.
@@ -62,6 +76,7 @@ mod with_statistics {
 
     bodies! {
         statistics_tell_connections_that_come_and_go
+        nobody_is_told_of_a_statistic_that_goes_under_an_iterator
         statistics_tell_numbers_that_changed
         a_full_event_ring_is_refilled_by_a_request
         trackers_of_statistics_by_prefix_take_what_comes_and_goes

@@ -87,7 +87,7 @@ fn the_other_services_of_the_same_daemon_answer() {
         return;
     }
     let _ = cluster(1);
-    let cluster = Cluster::builder().nodes(2).start();
+    let cluster = Cluster::builder().nodes(2).loses_nodes().start();
     let (one, two): (&Node, &Node) = (cluster.node(1), cluster.node(2));
     one.run(|| {
         let map = cmap::Client::connect().unwrap();

@@ -26,7 +26,7 @@ fn three_nodes_form_split_and_heal() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).transport(Transport::Knet).start();
+    let cluster = Cluster::builder().nodes(3).transport(Transport::Knet).loses_nodes().start();
     let formed = cluster.wait_members(&[1, 2, 3], 3);
     assert_eq!((formed.quorate, formed.members), (true, vec![1, 2, 3]));
 

@@ -7,13 +7,12 @@ mod harness;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bodies::LIMIT;
 use corosync_ipc::quorum::{self, Model, NodelistNotification};
 use corosync_ipc::votequorum::{self, InfoFlags, NodeState};
 use corosync_ipc::{Client, Endpoint, Error, NodeId, RingId, Service, TrackFlags, cmap};
-use harness::{Cluster, Node, eventually, skip, version};
+use harness::{Cluster, Node, Patience, WATCHDOG, eventually, skip, version};
 
 type Members = BTreeSet<NodeId>;
 
@@ -107,7 +106,7 @@ impl<'a> Watch<'a> {
     #[track_caller]
     fn settle(&mut self, members: &[u32], quorate: bool) -> Told {
         let members: Members = members.iter().copied().map(NodeId).collect();
-        let deadline = Instant::now() + LIMIT;
+        let patience = Patience::new();
         loop {
             self.look();
             let ring = self.tools_ring(&members, quorate);
@@ -115,7 +114,7 @@ impl<'a> Watch<'a> {
             if told && self.node.run(|| self.answers(&members, quorate)) {
                 break;
             }
-            assert!(Instant::now() < deadline, "not {members:?}, {ring:?}: {:?}", self.told);
+            assert!(!patience.is_over(), "not {members:?}, {ring:?}: {:?}", self.told);
             thread::yield_now();
         }
         self.told.clone()
@@ -181,13 +180,13 @@ impl<'a> Watch<'a> {
 /// Settles several nodes on one ring, which nodes on a busy machine may do more than once.
 #[track_caller]
 fn settle_all(watches: &mut [&mut Watch<'_>], members: &[u32], quorate: bool) -> Told {
-    let deadline = Instant::now() + LIMIT;
+    let patience = Patience::new();
     loop {
         let told: Vec<Told> = watches.iter_mut().map(|watch| watch.settle(members, quorate)).collect();
         if told.iter().all(|one| *one == told[0]) {
             return told[0].clone();
         }
-        assert!(Instant::now() < deadline, "no agreement: {told:?}");
+        assert!(!patience.is_over(), "no agreement: {told:?}");
     }
 }
 
@@ -268,7 +267,7 @@ fn a_registration_of_a_quorum_device_that_is_given_up_harms_nobody() {
     // The token stays with node 2, until node 1 goes on alone.
     let paused = cluster.node(2).pause();
     one.run(|| {
-        let impatient = votequorum::Client::connect_to(&Endpoint::new().timeout(LIMIT)).unwrap();
+        let impatient = votequorum::Client::connect_to(&Endpoint::new().timeout(WATCHDOG)).unwrap();
         impatient.set_request_timeout(Duration::from_millis(50));
         let registered = impatient.qdevice_register("device");
         assert!(matches!(registered, Err(Error::TimedOut { .. })), "{registered:?}");
@@ -296,7 +295,7 @@ impl Drop for Stop<'_> {
 
 /// Asks all services again and again; how often.
 fn requests_until(done: &AtomicBool) -> u32 {
-    let endpoint = Endpoint::new().timeout(LIMIT);
+    let endpoint = Endpoint::new().timeout(WATCHDOG);
     let cmap = cmap::Client::connect_to(&endpoint).unwrap();
     let quorum = quorum::Client::connect_to(&endpoint).unwrap();
     let votes = votequorum::Client::connect_to(&endpoint).unwrap();

@@ -7,7 +7,7 @@ use corosync_ipc::Endpoint;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee, Options};
 
-use super::{LIMIT, Random, next};
+use super::{Random, next};
 use crate::harness::{NodeCommand, cc, copy_for_all};
 
 /// The program over libcpg, or `None` where it cannot be had.
@@ -176,7 +176,7 @@ pub fn both_are_told_the_same_changes(endpoint: &Endpoint, c: NodeCommand) {
     map.set("tracked.end", 0_u32).unwrap();
     let mut ours = Vec::new();
     while ours.last().is_none_or(|last: &String| !last.starts_with("add tracked.end")) {
-        ours.push(line(map.next_event(LIMIT).unwrap().expect("no event came")));
+        ours.push(line(next(&map)));
     }
     let output = c.wait().success();
     let theirs: Vec<&str> = output.lines().filter(|line| line.contains(" tracked.")).collect();

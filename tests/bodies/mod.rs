@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 pub mod cmap;
+mod diagnosis;
 pub mod evs;
 pub mod interop;
 pub mod quorum;
@@ -16,14 +17,14 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use corosync_ipc::{Client, CsError, Error, Service};
+use corosync_ipc::{Client, CsError, Error, Result, Service};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::gettid;
 
-/// How long anything may take before a test is given up. It only has to be longer than a busy machine needs.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub use self::diagnosis::diagnosis;
+use crate::harness::{Patience, patiently, patiently_for};
 
 /// Makes tests of bodies, run inside a node against its corosync, which must be the same process afterwards.
 macro_rules! against_corosync {
@@ -62,18 +63,26 @@ pub fn invalid<T: std::fmt::Debug>(result: Result<T, Error>) -> &'static str {
     }
 }
 
+/// The next event or the error that comes instead.
+#[track_caller]
+pub fn next_or_error<S: Service>(client: &Client<S>) -> Result<S::Event> {
+    let came = patiently(|limit| client.next_event(limit).transpose());
+    came.unwrap_or_else(|| panic!("no event came\n{}", diagnosis(client)))
+}
+
 /// The next event, which must come.
 #[track_caller]
 pub fn next<S: Service>(client: &Client<S>) -> S::Event {
-    client.next_event(LIMIT).unwrap().expect("no event came")
+    next_or_error(client).unwrap()
 }
 
 /// Events up to the one that `wanted` makes something of; the others are thrown away.
 #[track_caller]
 pub fn next_that<S: Service, T>(client: &Client<S>, mut wanted: impl FnMut(S::Event) -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
+    let patience = Patience::new();
     loop {
-        let event = client.next_event(deadline).unwrap().expect("the event did not come");
+        let event = patiently_for(patience.left(), |limit| client.next_event(limit).unwrap());
+        let event = event.unwrap_or_else(|| panic!("the event did not come\n{}", diagnosis(client)));
         if let Some(found) = wanted(event) {
             return found;
         }
@@ -88,12 +97,12 @@ pub fn waiting<S: Service>(client: &Client<S>) -> Vec<S::Event> {
 
 /// Whether a client's descriptor polls readable now.
 pub fn is_readable<S: Service>(client: &Client<S>) -> bool {
-    is_readable_within(client, Duration::ZERO)
+    is_fd_readable(client)
 }
 
-/// Whether a client's descriptor polls readable within some time.
-pub fn is_readable_within<S: Service>(client: &Client<S>, time: Duration) -> bool {
-    is_fd_readable_within(client, time)
+/// Whether a client's descriptor becomes readable.
+pub fn becomes_readable<S: Service>(client: &Client<S>) -> bool {
+    patiently(|limit| is_fd_readable_within(client, limit).then_some(())).is_some()
 }
 
 /// Whether a descriptor polls readable now.
@@ -119,9 +128,9 @@ pub fn spawn_until_asleep<'scope, T: Send + 'scope>(
     });
     let stat = format!("/proc/self/task/{}/stat", receiver.recv().unwrap());
     let is_asleep = || fs::read_to_string(&stat).is_ok_and(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('S'));
-    let deadline = Instant::now() + LIMIT;
+    let patience = Patience::new();
     while !(thread.is_finished() || is_asleep()) {
-        assert!(Instant::now() < deadline, "the thread neither sleeps nor ends");
+        assert!(!patience.is_over(), "the thread neither sleeps nor ends");
         thread::yield_now();
     }
     thread

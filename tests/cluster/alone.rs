@@ -12,13 +12,14 @@ use corosync_ipc::server::{Cluster, ClusterBuilder, Refuse};
 use corosync_ipc::votequorum::{self, InfoFlags};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum};
 
-use crate::bodies::{LIMIT, cs, invalid, next, next_that, spawn_until_asleep, waiting};
+use crate::bodies::{cs, invalid, next, next_that, spawn_until_asleep, waiting};
+use crate::harness::WATCHDOG;
 
 /// So long that a test which expects an answer has failed long before, and so short that nothing need be cleaned up.
 const NOT_AT_ALL: Duration = Duration::from_millis(50);
 
 fn endpoint(cluster: &Cluster, node: u32) -> Endpoint {
-    cluster.node(node).unwrap().endpoint().clone().timeout(LIMIT)
+    cluster.node(node).unwrap().endpoint().clone().timeout(WATCHDOG)
 }
 
 fn quorum(cluster: &Cluster, node: u32) -> quorum::Client {
@@ -164,7 +165,7 @@ fn a_paused_node_answers_nobody_until_it_goes_on() {
         cluster.resume(3).unwrap();
         assert!(waits.join().unwrap().unwrap());
     });
-    three.set_request_timeout(LIMIT);
+    three.set_request_timeout(WATCHDOG);
     assert!(three.is_quorate().unwrap());
 }
 
@@ -189,7 +190,7 @@ fn requests_are_held_and_refused() {
     assert!(is_refused(refused));
     assert_eq!(map.get("test.key").unwrap(), None);
     cluster.refuse(1, "quorum", Refuse::None).unwrap();
-    client.set_request_timeout(LIMIT);
+    client.set_request_timeout(WATCHDOG);
     assert!(client.is_quorate().unwrap());
     cluster.refuse(1, "quorum", Refuse::Next(3)).unwrap();
     assert!(client.is_quorate().unwrap());
@@ -246,7 +247,7 @@ fn a_ring_waits_for_its_quorum_device() {
     quorum.set_request_timeout(NOT_AT_ALL);
     assert!(matches!(quorum.is_quorate(), Err(Error::TimedOut { .. })), "a request is served during synchronization");
     assert_eq!(is_quorate(&cluster, &[2]), [false]);
-    quorum.set_request_timeout(LIMIT);
+    quorum.set_request_timeout(WATCHDOG);
     votes.qdevice_poll("device", true, second).unwrap();
     assert!(quorum.is_quorate().unwrap());
 
@@ -287,7 +288,7 @@ fn wrong_arguments_are_named() {
     assert_eq!(start(Cluster::builder().node(0, "n0", "127.0.0.1", None)), "node id");
     let conflict = Cluster::builder().nodes(3).setting("quorum.device.model", "net").setting("quorum.two_node", 1_u8);
     assert_eq!(start(conflict), "settings");
-    assert_eq!(invalid(Cluster::builder().nodes(1).real_time().start().unwrap().advance(LIMIT)), "clock");
+    assert_eq!(invalid(Cluster::builder().nodes(1).real_time().start().unwrap().advance(WATCHDOG)), "clock");
 }
 
 #[test]

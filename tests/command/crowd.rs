@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Instant;
+use std::time::Duration;
 
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee, Options, Reason};
 use nix::sys::signal::Signal;
 
 use super::command;
-use super::harness::{Process, WATCHDOG, eventually};
+use super::harness::{Patience, Process, WATCHDOG, eventually, patiently_for};
 use super::served::Served;
 
 /// Clients in this process; half of them leave, the others' sockets are closed.
 const THREADS: u32 = 60;
 /// Clients that are processes; half of them leave, the others are killed.
 const PROCESSES: usize = 40;
+/// How long an answer may take while all of them run.
+const MOST: Duration = WATCHDOG;
 
 /// What the server has.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,9 +58,9 @@ struct Watcher {
 impl Watcher {
     /// Takes changes until there are so many members.
     fn wait_members(&mut self, count: usize) {
-        let deadline = Instant::now() + WATCHDOG;
+        let patience = Patience::new();
         while self.members != count {
-            match self.client.next_event(deadline).unwrap() {
+            match patiently_for(patience.left(), |limit| self.client.next_event(limit).unwrap()) {
                 Some(Event::Confchg { members, joined, left, .. }) => {
                     self.members = members.len();
                     for one in joined {
@@ -86,7 +88,8 @@ fn crowd(served: &mut Served, endpoint: &Endpoint, group: &GroupName) -> Held {
     // Above all pids that processes have.
     let clients: Vec<Client> = (0..THREADS).map(|number| connect(0x4000_0000 + number)).collect();
     clients.iter().for_each(|client| client.join(group).unwrap());
-    let process = |args: &[&str]| command(served, &["cpg", "join", "crowd"]).args(args).interactive().spawn();
+    let join = ["cpg", "join", "crowd", "--timeout", &MOST.as_secs().to_string()];
+    let process = |args: &[&str]| command(served, &join).args(args).interactive().spawn();
     let leaving: Vec<Process> = (0..PROCESSES / 2).map(|_| process(&["--count", "1"])).collect();
     let mut killed: Vec<Process> = (0..PROCESSES / 2).map(|_| process(&[])).collect();
     watcher.wait_members(1 + clients.len() + PROCESSES);
@@ -121,7 +124,7 @@ fn crowd(served: &mut Served, endpoint: &Endpoint, group: &GroupName) -> Held {
 #[test]
 fn a_hundred_clients_come_and_go_and_nothing_is_left() {
     let mut served = Served::start();
-    let endpoint = Endpoint::new().socket_dir(served.folder()).shm_root(served.folder());
+    let endpoint = Endpoint::new().socket_dir(served.folder()).shm_root(served.folder()).timeout(MOST);
     let group = GroupName::new("crowd").unwrap();
     let empty = Held::by(&mut served);
     assert_eq!((empty.mappings, empty.files.len()), (0, 0));

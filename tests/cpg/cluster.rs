@@ -11,7 +11,10 @@ use corosync_ipc::{Endpoint, NodeId};
 
 use crate::bodies::Random;
 use crate::harness::{Cluster, Node, Process, skip};
-use crate::support::{Change, connect, group, has_fragments, join, next, next_change, own_options, pattern, send};
+use crate::support::{
+    Change, busy_cluster, connect, group, has_fragments, join, next, next_change, next_or_error, own_options, pattern,
+    send,
+};
 
 /// Which group a child process joins.
 const CHILD_GROUP: &str = "COROSYNC_IPC_TEST_CHILD_GROUP";
@@ -77,7 +80,7 @@ fn all_nodes_see_all_messages_in_the_same_order() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = busy_cluster(3);
     let group = group("order");
     let clients: Vec<Client> = (0..3 * SENDERS_PER_NODE)
         .map(|index| {
@@ -202,7 +205,7 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
         assert_eq!(next_change(client), Change { members: all[..2].to_vec(), left, joined: vec![] });
         while next_totem(client) != [1, 2] {}
     }
-    assert!(clients[2].next_event(Duration::from_secs(60)).is_err());
+    assert!(next_or_error(&clients[2]).is_err());
 
     cluster.node(3).start();
     cluster.wait_members(&[1, 2, 3], 3);
@@ -225,12 +228,12 @@ fn next_totem(client: &Client) -> Vec<u32> {
 
 #[test]
 fn fragments_of_several_senders_are_put_together() {
-    const EACH: u64 = 4;
-    const LENGTH: usize = 5 << 20;
+    const EACH: u64 = 3;
+    const LENGTH: usize = 3 << 20;
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(3).start();
+    let cluster = busy_cluster(3);
     if !cluster.node(1).run(|| has_fragments(&Endpoint::new())) {
         return;
     }
@@ -264,7 +267,7 @@ fn a_sender_killed_within_a_message_leaves_nothing_behind() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(2).start();
+    let cluster = busy_cluster(2);
     if !cluster.node(1).run(|| has_fragments(&Endpoint::new())) {
         return;
     }

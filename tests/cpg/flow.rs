@@ -136,7 +136,7 @@ fn a_message_that_a_stopped_daemon_cuts_off_is_told() {
 #[test]
 fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes() {
     const SENDERS: usize = 6;
-    const LARGE: u64 = 24;
+    const LARGE: u64 = 8;
     const SMALL: u64 = 20;
     const END: &[u8] = b"this was the last";
     if skip() {

@@ -4,8 +4,8 @@ use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::GroupName;
 
 use crate::bodies::interop::{both_mean_the_same_groups, both_see_the_same_messages_in_the_same_order, cpg_program};
-use crate::harness::{Cluster, shared_one, skip};
-use crate::support::{connect, has_fragments};
+use crate::harness::{shared_one, skip};
+use crate::support::{busy_cluster, connect, has_fragments};
 
 /// How many messages each side sends.
 const EACH: usize = 50_000;
@@ -16,7 +16,7 @@ fn a_c_program_and_ours_see_the_same_messages_in_the_same_order() {
         return;
     }
     let Some(program) = cpg_program() else { return };
-    let cluster = Cluster::builder().nodes(2).start();
+    let cluster = busy_cluster(2);
     if cluster.node(1).run(|| !has_fragments(&Endpoint::new())) {
         // Later C libraries do not understand corosync 1.99.
         return;

@@ -7,7 +7,8 @@ use corosync_ipc::cpg::{Address, Client, Event, GroupName, Guarantee, Options, R
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap};
 
 use crate::bodies::Random;
-use crate::harness::WATCHDOG;
+pub(crate) use crate::bodies::{next, next_or_error};
+use crate::harness::Cluster;
 
 /// A group of its own for each test.
 pub(crate) fn group(name: &str) -> GroupName {
@@ -22,6 +23,13 @@ pub(crate) fn own_pid() -> u32 {
 
 pub(crate) fn own_options() -> Options {
     Options::new().pid(own_pid())
+}
+
+/// A cluster for many messages. How many are sent in one round of the token is what limits them on a busy machine, where a round takes long:
+/// by default 50, of 1400 bytes, and 17 of a node.
+pub(crate) fn busy_cluster(nodes: u32) -> Cluster {
+    let builder = Cluster::builder().nodes(nodes);
+    builder.setting("totem", "window_size: 150").setting("totem", "max_messages: 75").start()
 }
 
 /// A client that is in no group. It waits as long as a test does: on a busy machine the daemon's queue is full for long, and takes no
@@ -40,12 +48,6 @@ pub(crate) fn join(endpoint: &Endpoint, group: &GroupName) -> Client {
     let Event::Confchg { joined, .. } = &event else { panic!("{event:?}") };
     assert_eq!((joined.len(), joined[0].pid), (1, client.pid()), "{event:?}");
     client
-}
-
-/// The next event there is.
-#[track_caller]
-pub(crate) fn next(client: &Client) -> Event {
-    client.next_event(WATCHDOG).unwrap().expect("no event comes")
 }
 
 /// The next message, passing over changes of the cluster's membership: a daemon that was stopped finds its node again.

@@ -220,8 +220,8 @@ fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
     map.track_add("test.", cmap::TrackEvents::ALL | cmap::TrackEvents::PREFIX).unwrap();
     map.set("test.value", 1_u32).unwrap();
     assert_eq!(map.get_as::<u32>("test.value").unwrap(), Some(1));
-    let event = map.next_event(harness::WATCHDOG).unwrap();
-    let Some(cmap::Event::Notify(event)) = event else { panic!("not told: {event:?}") };
+    let event = bodies::next(&map);
+    let cmap::Event::Notify(event) = event else { panic!("not told: {event:?}") };
     assert_eq!((event.key.as_str(), event.new_value), ("test.value", Some(cmap::Value::U32(1))));
     let keys: Vec<String> = map.iter("nodelist.").unwrap().map(|entry| entry.unwrap().key).collect();
     assert_eq!(keys.first().map(String::as_str), Some("nodelist.local_node_pos"));

@@ -270,7 +270,7 @@ fn of_cfg() {
             transcript.call("stop", two.track_stop());
             transcript.call("ask", asked.join().unwrap());
         });
-        let ended = one.next_event(crate::harness::WATCHDOG);
+        let ended = crate::bodies::next_or_error(&one).map(Some);
         transcript.0.push(format!("{:?}", ended.map_err(|error| error.is_unreachable())));
         transcript
     });

@@ -15,7 +15,7 @@ use futures_core::Stream;
 use tokio::runtime::{self, Runtime};
 use tokio::time::{sleep, timeout};
 
-use crate::harness::WATCHDOG;
+use crate::harness::{Patience, WATCHDOG};
 use crate::host::{Host, for_each_host};
 use crate::source::{Source, drain, for_each_service};
 
@@ -54,7 +54,13 @@ async fn cause<S: Source>(client: &AsyncClient<S>) {
 }
 
 async fn next<T: Stream + Unpin>(stream: &mut T) -> Option<T::Item> {
-    timeout(WATCHDOG, poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx))).await.expect("no event came")
+    let patience = Patience::new();
+    loop {
+        match timeout(patience.left(), poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx))).await {
+            Ok(item) => return item,
+            Err(_) => assert!(!patience.is_over(), "no event came"),
+        }
+    }
 }
 
 fn a_stream_has_every_event_in_order_and_is_woken_for_each<S: Source>(endpoint: &Endpoint) {

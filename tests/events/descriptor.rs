@@ -14,7 +14,7 @@ use corosync_ipc::{Client, CsError, Dispatch, Endpoint, Result, Service};
 use nix::sys::socket::{MsgFlags, recv};
 use tempfile::TempDir;
 
-use crate::bodies::{LIMIT, Random, is_readable, is_readable_within, waiting};
+use crate::bodies::{Random, becomes_readable, diagnosis, is_readable, waiting};
 use crate::harness::eventually;
 use crate::host::for_each_host;
 
@@ -268,7 +268,7 @@ fn take_in_random_ways<S: Service>(seed: u64, mut maker: impl Maker, mut taker: 
     }
     maker.release();
     while maker.announced() < maker.made() {
-        assert!(is_readable_within(&taker.client, LIMIT), "the bytes do not come");
+        assert!(becomes_readable(&taker.client), "the bytes do not come: {}", diagnosis(&taker.client));
         taker.poll_event();
     }
     taker.dispatch(Dispatch::All, u64::MAX).0.unwrap();
@@ -316,7 +316,12 @@ fn poll_and_take<S: Service>(seed: u64, mut maker: impl Maker, mut taker: Taker<
             maker
         });
         while taker.seen < events {
-            assert!(is_readable_within(&taker.client, LIMIT), "seed {seed}: unreadable after {} events", taker.seen);
+            assert!(
+                becomes_readable(&taker.client),
+                "seed {seed}: unreadable after {} events: {}",
+                taker.seen,
+                diagnosis(&taker.client)
+            );
             let handed = match random.below(4) {
                 // Another event is certain to come.
                 0 => taker.dispatch(Dispatch::One, u64::MAX),
@@ -343,7 +348,12 @@ fn a_small_ring_gets_many_events_in_order(endpoint: &Endpoint) {
     let (mut setter, mut taker) = Setter::new(&endpoint.clone().ring_size(4096), "a_small_ring_gets_many_events");
     setter.make(300);
     while taker.seen < setter.made {
-        assert!(is_readable_within(&taker.client, LIMIT), "unreadable after {} events", taker.seen);
+        assert!(
+            becomes_readable(&taker.client),
+            "unreadable after {} events: {}",
+            taker.seen,
+            diagnosis(&taker.client)
+        );
         taker.dispatch(Dispatch::All, u64::MAX).0.unwrap();
     }
     assert_eq!(waiting(&taker.client), []);

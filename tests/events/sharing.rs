@@ -14,8 +14,9 @@ use corosync_ipc::supervise::{CmapTracker, Notice, Supervised};
 use corosync_ipc::{Control, Dispatch, Dispatcher, Endpoint, Error, NodeId, RingId, TrackFlags};
 use corosync_ipc::{cfg, evs, quorum, votequorum};
 
-use crate::bodies::{LIMIT, next, waiting};
+use crate::bodies::{next, waiting};
 use crate::harness::eventually;
+use crate::harness::patiently;
 use crate::host::for_each_host;
 use crate::source::Source;
 
@@ -224,7 +225,7 @@ fn call_evs(client: &evs::Client) {
 fn call_supervised(endpoint: Endpoint) {
     let mut supervised = Supervised::new(move || Client::connect_to(&endpoint));
     supervised.set_up(CmapTracker::new("small.stack", TrackEvents::ALL)).unwrap();
-    assert!(matches!(supervised.next(LIMIT).unwrap(), Some(Notice::Up(_))));
+    assert!(matches!(patiently(|limit| supervised.next(limit).unwrap()), Some(Notice::Up(_))));
     supervised.client().unwrap().set("small.stack", "x".repeat(10_000)).unwrap();
-    assert!(matches!(supervised.next(LIMIT).unwrap(), Some(Notice::Event(_))));
+    assert!(matches!(patiently(|limit| supervised.next(limit).unwrap()), Some(Notice::Event(_))));
 }

@@ -17,7 +17,7 @@ use corosync_ipc::votequorum::Votequorum;
 use corosync_ipc::{Client, CsError, Endpoint, Error, TrackFlags, cfg, quorum, votequorum};
 
 use crate::bodies::spawn_until_asleep;
-use crate::harness::{self, Cluster, WATCHDOG};
+use crate::harness::{self, Cluster, Patience, WATCHDOG, patiently};
 use crate::host::{Host, for_each_host};
 use crate::source::{self, Source, for_each_service};
 
@@ -34,7 +34,7 @@ for_each_host! {
 
 /// The next notice, which must come.
 fn next<S: Supervise>(client: &mut Supervised<S>) -> NoticeOf<S> {
-    client.next(WATCHDOG).unwrap().expect("no notice came")
+    patiently(|limit| client.next(limit).unwrap()).expect("no notice came")
 }
 
 /// The next notice that a connection is there; those before must be of failed attempts.
@@ -393,7 +393,6 @@ mod asynchronous {
     use std::pin::Pin;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc::channel;
-    use std::time::Instant;
 
     use corosync_ipc::supervise::AsyncSupervised;
     use futures_core::Stream;
@@ -409,12 +408,12 @@ mod asynchronous {
 
     /// The next notice, by waits that are cancelled all the time.
     async fn next<S: Supervise>(client: &mut AsyncSupervised<S>) -> NoticeOf<S> {
-        let start = Instant::now();
+        let patience = Patience::new();
         loop {
             if let Ok(notice) = timeout(Duration::from_millis(2), client.next()).await {
                 return notice.unwrap();
             }
-            assert!(start.elapsed() < WATCHDOG, "no notice came");
+            assert!(!patience.is_over(), "no notice came");
         }
     }
 

@@ -10,7 +10,8 @@ use super::daemon::Daemon;
 use super::membership::Membership;
 use super::namespaces::{Mounts, Namespaces, kill_all};
 use super::node::Node;
-use super::poll::{WATCHDOG, poll, say};
+use super::patience::WATCHDOG;
+use super::poll::{poll, say};
 use super::state::State;
 
 /// A running cluster. Dropping it ends every process inside it and removes its files.

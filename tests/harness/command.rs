@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 
 use super::find_program;
 use super::namespaces::{Namespaces, mark};
-use super::poll::{WATCHDOG, eventually, poll};
+use super::patience::WATCHDOG;
+use super::poll::{eventually, poll};
 
 /// A program to be run inside a node, by default as root, with nothing on its standard input and
 /// with [`WATCHDOG`] as its time limit.
@@ -46,7 +47,13 @@ impl NodeCommand {
     }
 
     fn found(spaces: Option<Arc<Namespaces>>, program: &Path) -> NodeCommand {
-        let mut command = Command::new(program);
+        let mut command = if ignores_signals() {
+            let mut command = Command::new("env");
+            command.arg("--default-signal=INT,HUP").arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         NodeCommand { spaces, command, input: None, limit: WATCHDOG }
     }
@@ -319,6 +326,14 @@ impl Capture {
     fn is_complete(&self) -> bool {
         self.reader.is_finished()
     }
+}
+
+/// Whether this process ignores SIGINT or SIGHUP, as a background job of a script or of nohup does. What it starts would too.
+fn ignores_signals() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    [Signal::SIGINT, Signal::SIGHUP].iter().any(|signal| ignored & (1 << (*signal as u32 - 1)) != 0)
 }
 
 /// A pid as the system calls take it.

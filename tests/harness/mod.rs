@@ -36,6 +36,7 @@ mod daemon;
 mod membership;
 mod namespaces;
 mod node;
+mod patience;
 mod poll;
 mod state;
 
@@ -57,7 +58,8 @@ pub use self::config::Transport;
 pub use self::daemon::Version;
 pub use self::membership::Membership;
 pub use self::node::{FullShm, Node, Paused};
-pub use self::poll::{Condition, WATCHDOG, eventually, watchdog};
+pub use self::patience::{Patience, WATCHDOG, patiently, patiently_for};
+pub use self::poll::{Condition, eventually, watchdog};
 
 /// Whether clusters cannot be started here; prints why.
 ///

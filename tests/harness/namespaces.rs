@@ -22,6 +22,7 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use super::patience::patiently_for;
 use super::poll::say;
 use super::state::{OWNER_VARIABLE, State};
 
@@ -100,7 +101,8 @@ impl Namespaces {
                 body()
             });
             let inside = inside.expect("cannot start a thread");
-            if ended.recv_timeout(CLOSURE_LIMIT) == Err(RecvTimeoutError::Timeout) {
+            let end = |limit| Some(ended.recv_timeout(limit)).filter(|end| *end != Err(RecvTimeoutError::Timeout));
+            if patiently_for(CLOSURE_LIMIT, end).is_none() {
                 let test = thread::current().name().unwrap_or("?").to_owned();
                 say(&format!("{test}: a closure inside {} hangs; aborting", self.name));
                 process::abort();

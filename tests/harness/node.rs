@@ -17,7 +17,8 @@ use super::copy_for_all;
 use super::daemon::Daemon;
 use super::membership::Membership;
 use super::namespaces::Namespaces;
-use super::poll::{WATCHDOG, poll};
+use super::patience::WATCHDOG;
+use super::poll::poll;
 
 /// A node of a cluster. Clones are handles to the same node; dropping the cluster ends it for all.
 #[derive(Clone)]

@@ -6,9 +6,10 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a condition may take before the test is given up. It only has to be longer than a busy
-/// machine needs.
-pub const WATCHDOG: Duration = Duration::from_secs(60);
+use super::patience::{Patience, WATCHDOG, patiently_for};
+
+/// How long to wait at most before asking again.
+const MOST_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a polled closure returns: `bool`, or `Option<T>` to hand out a value.
 pub trait Condition {
@@ -47,18 +48,20 @@ pub fn eventually<C: Condition>(what: &str, condition: impl FnMut() -> C) -> C::
     }
 }
 
-/// Polls until the condition holds or the time is over; asks at least once.
+/// Polls until the condition holds or the time is over, which is [`Patience`]'s; asks at least once.
 pub(super) fn poll<C: Condition>(limit: Duration, mut condition: impl FnMut() -> C) -> Option<C::Value> {
-    let deadline = Instant::now() + limit;
+    let patience = Patience::of(limit);
     let mut pause = Duration::from_millis(1);
     loop {
+        let asked = Instant::now();
         if let Some(value) = condition().met() {
             return Some(value);
         }
-        if Instant::now() >= deadline {
+        if patience.is_over() {
             return None;
         }
-        thread::sleep(pause);
+        // What takes its time to ask, as programs do, is not asked all the time.
+        thread::sleep(asked.elapsed().clamp(pause, MOST_PAUSE));
         pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
@@ -75,7 +78,8 @@ pub fn watchdog<T: Send + 'static>(seconds: u64, body: impl FnOnce() -> T + Send
         let _alive = alive;
         body()
     });
-    if ended.recv_timeout(Duration::from_secs(seconds)) == Err(RecvTimeoutError::Timeout) {
+    let end = |limit| Some(ended.recv_timeout(limit)).filter(|end| *end != Err(RecvTimeoutError::Timeout));
+    if patiently_for(Duration::from_secs(seconds), end).is_none() {
         panic!("the body did not end within {seconds} s");
     }
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))

@@ -23,6 +23,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::patience::clock;
 use super::poll::poll;
 
 /// The environment variable that every process started by the harness carries.
@@ -67,6 +68,8 @@ impl State {
     }
 
     fn new() -> State {
+        // The clock's thread is started outside of every node, whose namespaces it would keep.
+        let _ = clock();
         let owner = Owner::current();
         clean_up_after_the_dead(&owner);
         let folder = parent_folder().join(format!("{FOLDER_PREFIX}{}", owner.text()));
