@@ -18,13 +18,13 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use bodies::{LIMIT, Random, next, spawn_until_asleep};
+use bodies::{Random, next, spawn_until_asleep};
 use bytes::Bytes;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::cpg::{self, GroupName, Guarantee, Iteration};
 use corosync_ipc::server::{Cluster, Conn, Connections, Corosync, FlowControl, Handler, Listener, Peer, Refusal};
 use corosync_ipc::{Dispatch, Endpoint, Error, guard_against_truncation};
-use harness::{NodeCommand, Output, eventually};
+use harness::{NodeCommand, Output, WATCHDOG, eventually};
 use memmap2::MmapRaw;
 use nix::errno::Errno;
 use nix::libc::{self, siginfo_t};
@@ -146,7 +146,7 @@ const CMAP_REQUESTS: [Call<cmap::Client>; 5] = [
 
 const CMAP_EVENTS: [Call<cmap::Client>; 4] = [
     ("poll event", |client| client.poll_event().map(drop)),
-    ("next event", |client| client.next_event(LIMIT).map(drop)),
+    ("next event", |client| client.next_event(WATCHDOG).map(drop)),
     ("iterate over events", |client| client.events().next().unwrap().map(drop)),
     ("dispatch", |client| client.dispatch(Dispatch::All, |_| Continue(()))),
 ];
@@ -173,7 +173,7 @@ fn waited_for(cluster: &Cluster) -> (cmap::Client, Rings) {
         client.set_request_timeout(Duration::from_millis(5));
         let late = client.increment("late.key");
         assert!(matches!(late, Err(Error::TimedOut { .. })), "{late:?}");
-        client.set_request_timeout(LIMIT);
+        client.set_request_timeout(WATCHDOG);
         cluster.resume(SERVER).unwrap();
         other.get_as::<u8>("late.key").unwrap() != Some(0)
     });
@@ -235,7 +235,7 @@ in_own_process! {
                     let call = spawn_until_asleep(scope, || call(&client));
                     let queued = spawn_until_asleep(scope, || client.get("large.key"));
                     let event = spawn_until_asleep(scope, || {
-                        while client.next_event(LIMIT)?.is_some() {}
+                        while client.next_event(WATCHDOG)?.is_some() {}
                         Ok(())
                     });
                     assert!(!call.is_finished() && !queued.is_finished() && !event.is_finished());
@@ -275,7 +275,7 @@ in_own_process! {
         let daemon = harness::Cluster::one();
         let node = daemon.node(1);
         node.run(|| {
-            let endpoint = Endpoint::new().request_timeout(LIMIT);
+            let endpoint = Endpoint::new().request_timeout(WATCHDOG);
             let connect = || Rings::of(&endpoint, || cmap::Client::connect_to(&endpoint).unwrap());
             let clients: Vec<_> = files().map(|file| (file, connect())).collect();
             let (waiting, waiting_rings) = connect();
@@ -305,7 +305,7 @@ in_own_process! {
     fn a_multicast_in_fragments_and_an_iteration_end_when_files_are_cut() {
         guard_against_truncation().unwrap();
         let cluster = Cluster::start(SERVER).unwrap();
-        let endpoint = cluster.node(SERVER).unwrap().endpoint().clone().ring_size(16 << 10).request_timeout(LIMIT);
+        let endpoint = cluster.node(SERVER).unwrap().endpoint().clone().ring_size(16 << 10).request_timeout(WATCHDOG);
         let group = GroupName::new("cut").unwrap();
         let message = vec![7; 200_000];
         let multicast = |client: &cpg::Client| {
@@ -352,7 +352,7 @@ in_own_process! {
                 assert!(is_end(&ended), "{file:?} cut to {cut} meanwhile: {ended:?}");
             });
             assert_disconnected(client.membership(&group), "membership");
-            assert_disconnected(client.next_event(LIMIT), "next event");
+            assert_disconnected(client.next_event(WATCHDOG), "next event");
 
             // Between two entries. Dropping it tells the server, or tries to.
             let (client, rings) = connect();
@@ -422,7 +422,7 @@ in_own_process! {
             connections.ids().len()
         };
         assert_eq!(listener.with(stop).unwrap(), 0);
-        assert_disconnected(client.next_event(LIMIT), "next event");
+        assert_disconnected(client.next_event(WATCHDOG), "next event");
     } => lives;
 
     fn nobody_dies_whenever_whatever_is_cut_to_whatever() {
@@ -524,7 +524,7 @@ in_own_process! {
         lose_a_ring();
         so_far_so_good();
         kill(Pid::this(), Signal::SIGBUS).unwrap();
-        thread::sleep(LIMIT);
+        thread::sleep(WATCHDOG);
     } => dies_of_sigbus;
 
     /// Rust's own handler looks for the end of the stack, and has the default action follow otherwise.

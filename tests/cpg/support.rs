@@ -8,7 +8,7 @@ use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap};
 
 use crate::bodies::Random;
 pub(crate) use crate::bodies::{next, next_or_error};
-use crate::harness::Cluster;
+use crate::harness::{Cluster, WATCHDOG};
 
 /// A group of its own for each test.
 pub(crate) fn group(name: &str) -> GroupName {
