@@ -40,7 +40,6 @@ against_corosync! { other_one().node(1);
     body::keys_are_found_by_prefix as keys_are_found_by_prefix;
     with_statistics::statistics_tell_connections_that_come_and_go as statistics_tell_connections_that_come_and_go;
     with_statistics::statistics_tell_numbers_that_changed as statistics_tell_numbers_that_changed;
-    with_statistics::nobody_is_told_of_a_statistic_that_goes_under_an_iterator as nobody_is_told_of_a_statistic_that_goes_under_an_iterator;
 }
 
 against_corosync! { &a_node_of_its_own();
@@ -76,7 +75,6 @@ mod with_statistics {
 
     bodies! {
         statistics_tell_connections_that_come_and_go
-        nobody_is_told_of_a_statistic_that_goes_under_an_iterator
         statistics_tell_numbers_that_changed
         a_full_event_ring_is_refilled_by_a_request
         trackers_of_statistics_by_prefix_take_what_comes_and_goes

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use corosync_ipc::cmap::{Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType};
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
-use corosync_ipc::{CsError, Endpoint, TrackFlags, cfg, quorum, votequorum};
+use corosync_ipc::{CsError, Endpoint, TrackFlags, quorum, votequorum};
 
 use super::{cs, invalid, next, waiting};
 use crate::harness::Patience;
@@ -506,31 +506,8 @@ pub fn statistics_tell_connections_that_come_and_go(endpoint: &Endpoint) {
     assert_eq!(waiting(&client), []);
 }
 
-/// For a server whose statistics nobody else iterates over. A key on which an iterator stands outlives its connection until the iterator
-/// moves on. The daemon tells of a key when it takes it out of its map and reads the value for that, and by then there is none.
-pub fn nobody_is_told_of_a_statistic_that_goes_under_an_iterator(endpoint: &Endpoint) {
-    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
-    let reader = Client::connect_map(endpoint, Map::Stats).unwrap();
-    // No other body connects to cfg in this process.
-    let other = cfg::Client::connect_to(endpoint).unwrap();
-    let prefix = statistics_of(1);
-    client.track_add(&prefix, TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
-    let mut iterator = reader.iter(&prefix).unwrap();
-    let under = iterator.by_ref().nth(4).unwrap().unwrap().key;
-    drop(other);
-    for (name, _) in OF_A_CONNECTION.into_iter().filter(|(name, _)| !under.ends_with(&format!(".{name}"))) {
-        let told = next_notification(&client);
-        assert_eq!((told.event, told.key.rsplit_once('.').unwrap().1), (TrackEvents::DELETE, name));
-    }
-    let keys = || client.iter(&prefix).unwrap().map(|entry| entry.unwrap().key).collect::<Vec<_>>();
-    assert_eq!((client.get(&under).unwrap(), keys()), (None, vec![under]));
-    assert!(iterator.next().is_none());
-    assert_eq!(keys(), [""; 0]);
-    assert_eq!(waiting(&client), []);
-}
-
-/// For a server whose statistics nobody else iterates over. Numbers are looked at from time to time. Whoever tracks a key is then told of a change, though it asked for something else, and is
-/// told the new value as the old one too; whoever tracks a prefix is not.
+/// For a server whose statistics nobody else iterates over. Numbers are looked at from time to time. Whoever tracks a key is then told of
+/// a change, though it asked for something else, and is told the new value as the old one too; whoever tracks a prefix is not.
 pub fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     // No other body of cmap connects to quorum in this process.
