@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench bursts_against_c`; what it needs is what `against_c` needs. One client has up to 1000 trackers of one key,
 //! another sets that key, and the time runs from the first set until the last notification was handed over. Both libraries use the ring
-//! size that they ask for by default. Printed are medians over the bursts, and what the daemon counted of its own delays: how often its
-//! loop was late, and how long the token was away.
+//! size that they ask for by default. Printed are notifications a second, by the medians over the bursts, and what the daemon counted of
+//! its own delays: how often its loop was late, and how long the token was away.
 
 mod compare;
 #[path = "../tests/harness/mod.rs"]
@@ -124,7 +124,7 @@ fn main() {
             our_times.extend(node.run(|| ours(count)));
             their_times.extend(theirs(&program, node, count));
         }
-        compare::print_row(&format!("burst of {count}"), our_times, their_times);
+        compare::print_rates(&format!("burst of {count}"), count, our_times, their_times);
     }
     println!("before: {before}\nafter:  {}", node.run(strain));
 }

@@ -13,6 +13,14 @@ pub(crate) fn print_row(what: &str, ours: Vec<Duration>, theirs: Vec<Duration>) 
     println!("{what:<28} {ours:>12.1?} {theirs:>12.1?} {ratio:>6.2}x");
 }
 
+/// Prints how many of `count` things there were a second, by the medians of what each round took.
+#[allow(dead_code, reason = "one bench uses it")]
+pub(crate) fn print_rates(what: &str, count: u32, ours: Vec<Duration>, theirs: Vec<Duration>) {
+    let rate = |times| f64::from(count) / median(times).as_secs_f64();
+    let (ours, theirs) = (rate(ours), rate(theirs));
+    println!("{what:<28} {ours:>10.0}/s {theirs:>10.0}/s {:>6.2}x", ours / theirs);
+}
+
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
