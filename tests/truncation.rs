@@ -126,10 +126,14 @@ fn assert_disconnected<T: std::fmt::Debug>(result: Result<T, Error>, what: &str)
 }
 
 fn is_disconnected<T>(result: &Result<T, Error>) -> bool {
+    cause(result).is_some_and(|error| matches!(error, Error::Disconnected { .. }))
+}
+
+/// Why a call failed, if it did.
+fn cause<T>(result: &Result<T, Error>) -> Option<&Error> {
     match result {
-        Err(Error::Disconnected { .. }) => true,
-        Err(Error::PartlySent { source, .. }) => matches!(**source, Error::Disconnected { .. }),
-        _ => false,
+        Err(Error::PartlySent { source, .. }) => Some(source),
+        result => result.as_ref().err(),
     }
 }
 
@@ -329,10 +333,10 @@ in_own_process! {
         };
         let (bystander, _) = connect();
         for (file, cut) in files().flat_map(|file| CUTS.map(|cut| (file, cut))) {
-            // Where a part of a page is left, a chunk that was there is zeros.
+            // Where a part of a page is left, a chunk that was there is zeros, or the half that was written.
             let is_end = |result: &Result<(), Error>| {
-                let is_zeros = file.part == "data" && cut == 1 && matches!(result, Err(Error::Protocol { .. }));
-                is_zeros || is_disconnected(result)
+                let is_broken = matches!(cause(result), Some(Error::Protocol { .. }));
+                (file.part == "data" && cut == 1 && is_broken) || is_disconnected(result)
             };
             let (client, rings) = connect();
             rings.cut(file, cut);
