@@ -1,5 +1,7 @@
 //! The table that both benches print: ours, C's and how much better than C ours is.
 
+#![allow(dead_code, reason = "every bench uses only a part")]
+
 use std::time::Duration;
 
 pub(crate) fn print_head() {
@@ -14,7 +16,6 @@ pub(crate) fn print_row(what: &str, ours: Vec<Duration>, theirs: Vec<Duration>) 
 }
 
 /// Prints how many of `count` things there were a second, by the medians of what each round took.
-#[allow(dead_code, reason = "one bench uses it")]
 pub(crate) fn print_rates(what: &str, count: u32, ours: Vec<Duration>, theirs: Vec<Duration>) {
     let rate = |times| f64::from(count) / median(times).as_secs_f64();
     let (ours, theirs) = (rate(ours), rate(theirs));
