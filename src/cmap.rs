@@ -263,9 +263,10 @@ impl Client {
     /// does not survive, such as a `totem.token` of 1 ms; [`Error::Cs`] with [`CsError::Access`] when the key is read-only, with
     /// [`CsError::NotSupported`] in the stats map; as [`Client::get`].
     pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<()> {
-        let (key_name, value) = (key_bytes(key)?, value.into());
-        danger::check_set(key, &value)?;
-        self.call("cmap set", &wire::Set { key_name, value: value.into_wire()? })?;
+        let (key_name, value) = (key_bytes(key)?, value.into().into_wire()?);
+        // As the daemon will read it, whatever kind of value it was.
+        danger::check_set(key, &Value::from_wire(value.clone()))?;
+        self.call("cmap set", &wire::Set { key_name, value })?;
         Ok(())
     }
 
@@ -280,19 +281,18 @@ impl Client {
     pub fn delete(&self, key: &str) -> Result<()> {
         let key_name = key_bytes(key)?;
         danger::check_delete(key)?;
+        const CALL: &str = "cmap delete";
+        let patience = self.patience(CALL);
         if let Some(section) = danger::kept_section(key) {
-            let mut is_last = false;
-            for entry in self.iter(section)? {
-                is_last = entry?.key == key;
-                if !is_last {
-                    break;
-                }
+            if self.connection.is_before_libqb_015() {
+                return Err(danger::of_kept_section(key));
             }
-            if is_last {
+            let entries = self.entries(section, &patience)?;
+            if !entries.is_empty() && entries.iter().all(|entry| entry.key == key) {
                 return Err(danger::last_of_section(key));
             }
         }
-        self.call("cmap delete", &wire::Delete { key_name })?;
+        self.call_within(&patience, CALL, &wire::Delete { key_name })?;
         Ok(())
     }
 

@@ -15,6 +15,7 @@
 //! ```
 
 use std::mem;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -36,6 +37,15 @@ pub struct Votequorum {
     endpoint: Endpoint,
     probe: Probe,
     tracking: Tracking,
+    /// A connection on which the answer to a registration is owed.
+    registrar: Mutex<Option<Box<Client>>>,
+}
+
+impl Drop for Votequorum {
+    /// The daemon does not survive the end of a connection on which it still has to answer, so that is left to the end of the process.
+    fn drop(&mut self) {
+        mem::forget(self.registrar.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// Stands for this node in [`Client::info`] and [`Client::set_votes`].
@@ -197,7 +207,12 @@ impl Client {
     /// As [`Client::connect_to`], as a part of another call.
     fn connect_within(endpoint: &Endpoint, patience: &Patience) -> Result<Self> {
         let probe = Probe::new(endpoint);
-        let service = Votequorum { endpoint: endpoint.clone(), probe, tracking: Tracking::default() };
+        let service = Votequorum {
+            endpoint: endpoint.clone(),
+            probe,
+            tracking: Tracking::default(),
+            registrar: Mutex::default(),
+        };
         Self::open(endpoint, service, patience)
     }
 
@@ -311,10 +326,15 @@ impl Client {
         const CALL: &str = "votequorum qdevice register";
         let patience = self.patience(CALL);
         self.service.probe.require(&QDEVICE, &patience)?;
-        let registrar = Self::connect_within(&self.service.endpoint, &patience)?;
-        let registered = registrar.call_within(&patience, CALL, &wire::QdeviceRegister { name });
+        let registrar = || self.service.registrar.lock().unwrap_or_else(PoisonError::into_inner);
+        let earlier = registrar().take();
+        let client = match earlier {
+            Some(client) => client,
+            None => Box::new(Self::connect_within(&self.service.endpoint, &patience)?),
+        };
+        let registered = client.call_within(&patience, CALL, &wire::QdeviceRegister { name });
         if matches!(registered, Err(Error::TimedOut { .. })) {
-            mem::forget(registrar);
+            mem::forget(registrar().replace(client));
         }
         registered.map(drop)
     }
@@ -434,7 +454,7 @@ impl Service for Votequorum {
     const RING_SIZE: u32 = client::SMALL_RING_SIZE;
 
     fn nudge() -> Result<Vec<u8>, WireError> {
-        // Of a node that is not there: less work than for any other.
+        // Of a node that is not there, or of a quorum device that is not: less work than for any other.
         wire::GetInfo { nodeid: NodeId(u32::MAX) }.encode()
     }
 

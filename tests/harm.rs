@@ -1,13 +1,14 @@
 //! What is not sent to a daemon that would not survive it, shown by servers that remember what they were asked.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use corosync_ipc::cmap::{Map, TrackEvents};
 use corosync_ipc::cpg::{GroupName, Guarantee, MAX_MEMBERS};
-use corosync_ipc::server::{Conn, Handler, Listener, Peer, Refusal};
+use corosync_ipc::server::{Conn, Generation, Handler, Listener, Peer, Refusal};
 use corosync_ipc::wire::{Message, cmap as cmap_wire, cpg as cpg_wire, encode_refusal};
-use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap, cpg};
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap, cpg, votequorum};
 
 /// Answers requests as `answer` says, and remembers their names.
 struct Script<F> {
@@ -192,4 +193,68 @@ fn a_message_in_one_piece_leaves_room_for_what_comes_behind_it() {
     assert!(client.multicast(Guarantee::AGREED, &too_long).is_err());
     assert!(matches!(client.try_multicast(Guarantee::AGREED, &too_long), Err(Error::InvalidArgument { .. })));
     assert!(!asked.lock().unwrap().contains(&2));
+}
+
+/// libqb before 0.14.3 finds the key that is being deleted, whatever else is in its section, and corosync deletes it again.
+#[test]
+fn no_key_of_some_sections_is_deleted_from_a_daemon_with_an_old_libqb() {
+    for generation in [Generation::Libqb010, Generation::Libqb013, Generation::Libqb014] {
+        let place = Place::new();
+        let asked = Arc::default();
+        let script = Script { asked: Arc::clone(&asked), answer: |_: &[u8]| ok(cmap_wire::DeleteReply {}) };
+        let builder = Listener::<Script<fn(&[u8]) -> Vec<u8>>>::builder();
+        let builder = builder.endpoint(&place.endpoint).service("cmap").generation(generation);
+        let _listener = builder.start(script).unwrap();
+        let client = cmap::Client::connect_to(&place.endpoint).unwrap();
+        for key in ["logging.logger_subsys.A.debug", "nodelist.node.0.nodeid"] {
+            let refused = client.delete(key).unwrap_err();
+            assert!(matches!(refused, Error::InvalidArgument { argument: "key", .. }), "{refused}");
+        }
+        assert!(asked.lock().unwrap().is_empty());
+        client.delete("other.key").unwrap();
+    }
+}
+
+/// A value is judged by its type and bytes, whatever it is called.
+#[test]
+fn numbers_are_refused_under_any_name() {
+    let place = Place::new();
+    let (_listener, asked) = place.serve("cmap", |_| ok(cmap_wire::SetReply {}));
+    let client = cmap::Client::connect_to(&place.endpoint).unwrap();
+    let data = Bytes::copy_from_slice(&1_u32.to_ne_bytes());
+    let number = cmap::Value::Other { value_type: cmap::ValueType::UINT32, data };
+    assert!(matches!(client.set("totem.token", number).unwrap_err(), Error::InvalidArgument { argument: "value", .. }));
+    assert!(asked.lock().unwrap().is_empty());
+}
+
+/// A registration that is given up keeps its connection, since corosync still answers there. The next one uses it again.
+#[test]
+fn registrations_that_are_given_up_take_one_connection() {
+    let place = Place::new();
+    let (_map, _) = place.serve("cmap", |request| answer_cmap(request, |key| key != "runtime.connections.active"));
+    let connects: Arc<Mutex<usize>> = Arc::default();
+    let silent = Silent { connects: Arc::clone(&connects) };
+    let _votes = Listener::<Silent>::builder().endpoint(&place.endpoint).service("votequorum").start(silent).unwrap();
+    let client = votequorum::Client::connect_to(&place.endpoint).unwrap();
+    let register = || assert!(matches!(client.qdevice_register("device"), Err(Error::TimedOut { .. })));
+    register();
+    client.set_request_timeout(Duration::from_millis(20));
+    (0..10).for_each(|_| register());
+    assert_eq!(*connects.lock().unwrap(), 2);
+}
+
+/// Takes connections and answers nothing.
+struct Silent {
+    connects: Arc<Mutex<usize>>,
+}
+
+impl Handler for Silent {
+    type Session = ();
+
+    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
+        *self.connects.lock().unwrap() += 1;
+        Ok(())
+    }
+
+    fn on_request(&mut self, _: &mut Conn<'_, ()>, _: Bytes) {}
 }

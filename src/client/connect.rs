@@ -14,7 +14,7 @@ use super::ring_files::{self, RingFiles};
 use crate::endpoint::{Endpoint, SocketAddress};
 use crate::engine::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
 use crate::error::{Error, ProtocolError, Result, RingError};
-use crate::shm::{Consumer, Format, HEADER_SIZE, Mapping, Producer, REQUEST_HEADER_SIZE, Ring};
+use crate::shm::{CHUNK_MARGIN, Consumer, Format, HEADER_SIZE, Mapping, Producer, REQUEST_HEADER_SIZE, Ring};
 use crate::sys::wait::{Interest, Ready, wait_for};
 use crate::sys::{file, socket};
 use crate::types::Credentials;
@@ -31,6 +31,7 @@ pub(super) struct Parts {
     pub(super) socket: OwnedFd,
     pub(super) peer: Credentials,
     pub(super) generation: Generation,
+    pub(super) is_before_libqb_015: bool,
     pub(super) max_msg_size: u32,
     pub(super) names: [RingName; 3],
     pub(super) request: Producer<Mapping>,
@@ -185,14 +186,20 @@ impl Connecting<'_> {
         let response = self.ring(response, format, &response_files, HEADER_SIZE)?.consumer();
         let event = self.ring(event, format, &event_files, HEADER_SIZE)?.consumer();
         let failed = |source: RingError| self.protocol(source.into());
+        let event = event.map_err(failed)?;
+        // Its data files have no more room than was asked for, but for the rest of a page. Those of 1.0.4 and later are not below the root.
+        let has_no_spare =
+            event.ring().max_chunk() + CHUNK_MARGIN <= (reply.max_msg_size as usize).next_multiple_of(4096);
+        let is_before_libqb_015 = names.iter().all(|name| name.directories.is_empty()) && has_no_spare;
         Ok(Parts {
             socket,
             peer,
             generation: reply.generation,
+            is_before_libqb_015,
             max_msg_size: reply.max_msg_size,
             request: request.map_err(failed)?,
             response: response.map_err(failed)?,
-            event: event.map_err(failed)?,
+            event,
             names,
         })
     }

@@ -67,7 +67,7 @@ pub(crate) enum Look {
 ///
 /// Locking rules: `requests` is taken by whoever has the turn, and held for as long, replies included. `events` is held while an
 /// event is taken from the ring and made of its message, so that messages which belong together are taken apart in their order.
-/// Neither is taken while the other is held, and no user code runs under either. `releases` is held for a few instructions only.
+/// Neither is taken while the other is held, but by `Drop`, when nobody else is left; no user code runs under either. `releases` is held for a few instructions only.
 pub(crate) struct Connection {
     service: Cow<'static, str>,
     socket: OwnedFd,
@@ -88,6 +88,7 @@ pub(crate) struct Connection {
     state: AtomicU8,
     /// Made for the first wait or the first who asks for it.
     waker: OnceLock<Waker>,
+    is_before_libqb_015: bool,
     /// See [`Service::nudge`](super::Service::nudge).
     nudge: Nudge,
     /// The event ring was full and is not: a nudge is to be sent. Set by whoever emptied it, who then takes the turn to send it; cleared by
@@ -158,21 +159,31 @@ impl Drop for LeftNudge<'_> {
 impl Connection {
     /// Connects to a service.
     pub(crate) fn open<S: Service>(endpoint: &Endpoint, patience: &Patience) -> Result<Self> {
-        let Parts { socket, peer, generation: _generation, max_msg_size, names, request, response, event } =
-            connect::connect(S::NAME, endpoint, S::RING_SIZE, patience)?;
+        let Parts {
+            socket,
+            peer,
+            generation: _generation,
+            is_before_libqb_015,
+            max_msg_size,
+            names,
+            request,
+            response,
+            event,
+        } = connect::connect(S::NAME, endpoint, S::RING_SIZE, patience)?;
         let service: Cow<'static, str> = Cow::Owned(endpoint.name(S::NAME).to_owned());
         let room =
             socket::send_buffer(&socket).map_err(|source| Error::system("looking at the setup socket", source))?;
         // As unix_writable in Linux: it is writable while a quarter is full at most.
         let wake_batch = (room / 4 * 3 / WAKE_BYTE_COST).max(1);
         let counts = [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()];
+        let in_use = |ring| Error::Protocol { service: service.clone(), source: RingError::InUse { ring }.into() };
+        // So far the daemon is the only user. A second one means that the daemon named another connection's ring: both must not use it.
+        // Relaxed: a count; the daemon looks at it only after the socket told it something.
+        if let Some((_, ring)) = counts.iter().zip(RING_NAMES).find(|(count, _)| count.load(Ordering::Relaxed) != 1) {
+            return Err(in_use(ring));
+        }
         for (count, ring) in counts.into_iter().zip(RING_NAMES) {
-            // So far the daemon is the only user. A second one means that the daemon named another connection's ring: both must not use it.
-            // Relaxed: a count; the daemon looks at it only after the socket told it something.
-            count.compare_exchange(1, 2, Ordering::Relaxed, Ordering::Relaxed).map_err(|_| {
-                let source = RingError::InUse { ring }.into();
-                Error::Protocol { service: service.clone(), source }
-            })?;
+            count.compare_exchange(1, 2, Ordering::Relaxed, Ordering::Relaxed).map_err(|_| in_use(ring))?;
         }
         let timeout = endpoint.request_timeout_value();
         let connection = Self {
@@ -200,6 +211,7 @@ impl Connection {
             timeout: AtomicU64::new(0),
             state: AtomicU8::new(OPEN),
             waker: OnceLock::new(),
+            is_before_libqb_015,
             nudge: S::nudge,
             nudge_wanted: AtomicBool::new(false),
             rings: names,
@@ -212,6 +224,11 @@ impl Connection {
 
     pub(crate) fn peer(&self) -> Credentials {
         self.peer
+    }
+
+    /// Whether the daemon's libqb is older than 0.15, as far as its rings tell; some later ones look the same.
+    pub(crate) fn is_before_libqb_015(&self) -> bool {
+        self.is_before_libqb_015
     }
 
     /// The longest request the daemon takes on this connection, in bytes: the ring size asked for, unless the daemon raised it.
@@ -422,16 +439,20 @@ impl Connection {
         // on looks here afterwards.
         while self.nudge_wanted.load(Ordering::Relaxed) {
             let Some(_turn) = self.turnstile.enter(Instant::now()) else { return };
-            match self.try_nudge(&mut lock(&self.requests)) {
-                Ok(true) => self.nudge_wanted.store(false, Ordering::Relaxed),
-                // What is wrong with the connection, whoever uses it next will be told.
-                Ok(false) | Err(_) => return,
+            // Before it is sent: one that is wanted from now on may come too late for it.
+            self.nudge_wanted.store(false, Ordering::Relaxed);
+            // What is wrong with the connection, whoever uses it next will be told.
+            if !self.try_nudge(&mut lock(&self.requests)).unwrap_or(false) {
+                return self.nudge_wanted.store(true, Ordering::Relaxed);
             }
         }
     }
 
     /// Sends a nudge, and throws away the answers to earlier ones. `false`: it cannot be sent now.
     fn try_nudge(&self, requests: &mut Requests) -> Result<bool> {
+        if !requests.exchange.owes_unawaited_only() {
+            return Ok(false);
+        }
         while requests.exchange.before() == Before::Drain {
             if requests.response.try_receive().map_err(|source| self.broken(source.into()))?.is_none() {
                 break;
@@ -445,7 +466,7 @@ impl Connection {
         // As a multicast it waits while the daemon takes no requests, which spins as long as there are some.
         let sent = self.send(requests, &[&message], FlowControl::Multicast, Instant::now())?;
         if sent {
-            requests.exchange.nudged();
+            requests.exchange.sent_unawaited();
         }
         Ok(sent)
     }
@@ -641,7 +662,7 @@ impl Turn<'_> {
                 lock(&self.connection.releases).push(message);
                 return Ok(false);
             }
-            self.requests.exchange.sent();
+            self.requests.exchange.sent_unawaited();
         }
     }
 

@@ -168,6 +168,7 @@ fn every_call() -> Table {
     t.call(cmap, Answered, "get_as", |c| c.get_as::<u32>("test.number"));
     t.call(cmap, Answered, "set", |c| c.set("test.number", 2_u32));
     t.call(cmap, Answered, "delete", |c| c.delete("test.number"));
+    t.call(cmap, TimedOut, "delete of a section's key", |c| c.delete("logging.logger_subsys.X.debug"));
     t.call(cmap, Answered, "increment", |c| c.increment("test.number"));
     t.call(cmap, Answered, "decrement", |c| c.decrement("test.number"));
     t.call(cmap, Answered, "adjust", |c| c.adjust("test.number", 5));

@@ -4,23 +4,23 @@
 use super::{Value, ValueType};
 use crate::error::{Error, Result};
 
-/// The milliseconds that corosync says "may not be less", of which it uses less all the same: nodes then lose the token all the
-/// time.
-const LEAST_TIMEOUT: u32 = 30;
-const LEAST_HOLD: u32 = 14;
-const TIMEOUTS: [(&str, u32); 7] = [
-    ("totem.token", LEAST_TIMEOUT),
-    ("totem.token_retransmit", LEAST_TIMEOUT),
-    ("totem.hold", LEAST_HOLD),
-    ("totem.join", LEAST_TIMEOUT),
-    ("totem.consensus", LEAST_TIMEOUT),
-    ("totem.merge", LEAST_TIMEOUT),
-    ("totem.max_network_delay", LEAST_TIMEOUT),
+/// Numbers that corosync uses whatever they are, and the least and most that it can work with. Milliseconds that it says "may not be
+/// less" are used all the same: nodes then lose the token all the time. 126 for a token are 30 for its retransmission and 14 for
+/// hold, with the 4 retransmissions there are by default; many retransmissions leave it no time at all. A large coefficient wraps
+/// around. The whole daemon sleeps up to `send_join` when nodes come or go, and divides by zero for some larger numbers.
+const NUMBERS: [(&str, u32, u32); 10] = [
+    ("totem.token", 126, u32::MAX),
+    ("totem.token_retransmit", LEAST_TIMEOUT, u32::MAX),
+    ("totem.hold", 14, u32::MAX),
+    ("totem.join", LEAST_TIMEOUT, u32::MAX),
+    ("totem.consensus", LEAST_TIMEOUT, u32::MAX),
+    ("totem.merge", LEAST_TIMEOUT, u32::MAX),
+    ("totem.max_network_delay", LEAST_TIMEOUT, u32::MAX),
+    ("totem.send_join", 0, 1000),
+    ("totem.token_coefficient", 0, 100_000),
+    ("totem.token_retransmits_before_loss_const", 1, 30),
 ];
-
-/// Up to this many milliseconds the whole daemon sleeps when nodes come or go. Some larger numbers make it divide by zero.
-const SEND_JOIN: &str = "totem.send_join";
-const MOST_SEND_JOIN: u32 = 1000;
+const LEAST_TIMEOUT: u32 = 30;
 
 const CANCEL_WAIT_FOR_ALL: &str = "quorum.cancel_wait_for_all";
 
@@ -36,13 +36,11 @@ pub(super) fn check_set(key: &str, value: &Value) -> Result<()> {
         ("runtime.force_gather", _) => must_be(ValueType::STRING),
         (CANCEL_WAIT_FOR_ALL, _) => must_be(ValueType::UINT8),
         ("pload.start", _) => Some("ends corosync on all nodes".to_owned()),
-        (SEND_JOIN, Value::U32(time)) if *time > MOST_SEND_JOIN => {
-            Some(format!("must not be above {MOST_SEND_JOIN} ms"))
-        }
-        (_, Value::U32(time)) => {
-            let least = TIMEOUTS.iter().find(|(timeout, least)| *timeout == key && time < least);
-            least.map(|(_, least)| format!("must not be below {least} ms"))
-        }
+        (_, Value::U32(number)) => match NUMBERS.into_iter().find(|(name, ..)| *name == key) {
+            Some((_, least, _)) if *number < least => Some(format!("must not be below {least}")),
+            Some((.., most)) if *number > most => Some(format!("must not be above {most}")),
+            _ => None,
+        },
         _ => None,
     };
     problem.map_or(Ok(()), |problem| Err(refused("value", key, &problem)))?;
@@ -51,7 +49,7 @@ pub(super) fn check_set(key: &str, value: &Value) -> Result<()> {
 
 /// Refuses to change a number by a step that may lead to a value that [`check_set`] refuses.
 pub(super) fn check_adjust(key: &str) -> Result<()> {
-    if key == SEND_JOIN || TIMEOUTS.iter().any(|(timeout, _)| *timeout == key) {
+    if NUMBERS.iter().any(|(name, ..)| *name == key) {
         return Err(refused("key", key, "must be set as a whole"));
     }
     Ok(())
@@ -68,6 +66,12 @@ pub(super) fn check_delete(key: &str) -> Result<()> {
 /// The section a key is in, if that must keep its last key.
 pub(super) fn kept_section(key: &str) -> Option<&'static str> {
     KEPT_SECTIONS.into_iter().find(|section| key.starts_with(section))
+}
+
+/// Refuses to delete any key of a section, for a daemon whose libqb is older than 0.14.3: that iterates over the key it is deleting
+/// whatever else there is.
+pub(super) fn of_kept_section(key: &str) -> Error {
+    refused("key", key, "must not be deleted with a libqb as old as the daemon's")
 }
 
 /// Refuses to delete the last key of a section.
@@ -112,9 +116,24 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_leave_corosync_no_time_are_refused() {
+        for (key, number) in [
+            ("totem.token", 125),
+            ("totem.send_join", 1001),
+            ("totem.token_coefficient", u32::MAX - 998),
+            ("totem.token_retransmits_before_loss_const", 100_000),
+            ("totem.token_retransmits_before_loss_const", 0),
+        ] {
+            assert!(check_set(key, &Value::U32(number)).is_err() && check_adjust(key).is_err(), "{key}");
+        }
+    }
+
+    #[test]
     fn values_that_can_be_used_are_taken() {
         for (key, value) in [
-            ("totem.token", Value::U32(30)),
+            ("totem.token", Value::U32(126)),
+            ("totem.token_coefficient", Value::U32(650)),
+            ("totem.token_retransmits_before_loss_const", Value::U32(4)),
             ("totem.token", Value::U8(1)),
             ("totem.hold", Value::U32(14)),
             ("totem.send_join", Value::U32(80)),

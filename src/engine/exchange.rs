@@ -15,18 +15,19 @@ pub(crate) enum Before {
 /// Counts the answers the daemon still owes.
 ///
 /// Replies carry no correlation id, but come in the order of requests, and one request is under way at a time. So after a request
-/// timed out its late answer is the next one to arrive, and it must be thrown away before another request is sent. So must the answer to
-/// a nudge, which nobody waits for.
+/// timed out its late answer is the next one to arrive, and it must be thrown away before another request is sent. So must the answers to
+/// requests that nobody waits for: nudges, and releases of iterators. Those are answered exactly once. Other answers may be followed by
+/// a second one, so only who sends the next request throws them away.
 #[derive(Debug, Default)]
 pub(crate) struct Exchange {
     owed: u32,
-    /// How many of the answers owed are for nudges.
-    nudges: u32,
+    /// How many of the answers owed nobody waits for. All or none: a request that is waited for follows no unanswered one.
+    unawaited: u32,
 }
 
 /// How many nudges may be under way. The second is for a ring that was filled by the first and emptied before the daemon got round to
 /// the first's answer.
-const MOST_NUDGES: u32 = 2;
+const MOST_UNAWAITED: u32 = 2;
 
 impl Exchange {
     /// What to do before the next request.
@@ -39,21 +40,26 @@ impl Exchange {
         self.owed += 1;
     }
 
-    /// Whether a nudge may be sent: no other request is under way, and not too many nudges.
+    /// Whether nothing is owed but answers that nobody waits for, which can be thrown away as they come.
+    pub(crate) fn owes_unawaited_only(&self) -> bool {
+        self.owed == self.unawaited
+    }
+
+    /// Whether a nudge may be sent: no request that is waited for is under way, and not too many others.
     pub(crate) fn may_nudge(&self) -> bool {
-        self.owed == self.nudges && self.nudges < MOST_NUDGES
+        self.owes_unawaited_only() && self.unawaited < MOST_UNAWAITED
     }
 
-    /// A nudge was sent.
-    pub(crate) fn nudged(&mut self) {
+    /// A request was sent whose answer nobody waits for.
+    pub(crate) fn sent_unawaited(&mut self) {
         self.owed += 1;
-        self.nudges += 1;
+        self.unawaited += 1;
     }
 
-    /// An answer was received. Those to nudges come first: no nudge follows another request that is not answered.
+    /// An answer was received.
     pub(crate) fn received(&mut self) {
         self.owed = self.owed.saturating_sub(1);
-        self.nudges = self.nudges.saturating_sub(1);
+        self.unawaited = self.unawaited.saturating_sub(1);
     }
 }
 
@@ -98,9 +104,9 @@ mod tests {
     #[test]
     fn answers_to_nudges_are_drained_before_the_next_request() {
         let mut exchange = Exchange::default();
-        exchange.nudged();
+        exchange.sent_unawaited();
         assert!(exchange.may_nudge());
-        exchange.nudged();
+        exchange.sent_unawaited();
         assert!(!exchange.may_nudge());
         exchange.received();
         assert_eq!(exchange.before(), Before::Drain);
@@ -111,12 +117,9 @@ mod tests {
     #[test]
     fn no_nudge_follows_a_request_that_is_under_way() {
         let mut exchange = Exchange::default();
-        exchange.nudged();
         exchange.sent();
-        assert!(!exchange.may_nudge());
+        assert!(!exchange.may_nudge() && !exchange.owes_unawaited_only());
         exchange.received();
-        assert!(!exchange.may_nudge());
-        exchange.received();
-        assert!(exchange.may_nudge());
+        assert!(exchange.may_nudge() && exchange.owes_unawaited_only());
     }
 }

@@ -26,9 +26,9 @@ use crate::error::{Error, Result};
 use crate::sys::fault;
 
 pub(crate) use region::Mapping;
+pub(crate) use ring::{CHUNK_MARGIN, Consumer, Format, HEADER_SIZE, Producer, REQUEST_HEADER_SIZE, Ring};
 #[cfg(feature = "server")]
-pub(crate) use ring::{CHUNK_MARGIN, HEADER_FILE_SIZE, REQUEST_HEADER_FILE_SIZE};
-pub(crate) use ring::{Consumer, Format, HEADER_SIZE, Producer, REQUEST_HEADER_SIZE, Ring};
+pub(crate) use ring::{HEADER_FILE_SIZE, REQUEST_HEADER_FILE_SIZE};
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!(
