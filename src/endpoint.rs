@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::geteuid;
 
 use crate::error::{Error, Result};
+use crate::sys::file::is_unmapped;
 
 /// Overrides [`Endpoint::socket_dir`].
 pub const ENV_SOCKET_DIR: &str = "COROSYNC_IPC_SOCKET_DIR";
@@ -163,7 +164,8 @@ impl Endpoint {
     ///
     /// In a user namespace (a rootless container), users of the host have other numbers than there, and all those that the namespace does
     /// not map have one number, 65534 as a rule. The host's root is usually one of them: a client in such a container needs
-    /// `server_uids([65534])` to reach the host's corosync, and thereby trusts all users that are not mapped. A client on the host
+    /// `server_uids([65534])` to reach the host's corosync, and thereby trusts all users that are not mapped. A client that has that number
+    /// itself is served by root only, until then. A client on the host
     /// sees a daemon in such a container as the user that its root is mapped to, and may find its ring files with another such user.
     ///
     /// ```
@@ -236,12 +238,12 @@ impl Endpoint {
 
     /// Whether this user may serve; see [`Endpoint::server_uids`].
     pub(crate) fn may_serve(&self, uid: u32) -> bool {
-        uid == 0 || uid == geteuid().as_raw() || self.server_uids.contains(&uid)
+        uid == 0 || is_own(uid) || self.server_uids.contains(&uid)
     }
 
     /// Whether ring files of this user may be used with a server of another; see [`Endpoint::server_uids`].
     pub(crate) fn may_own_rings(&self, uid: u32, server_uid: u32) -> bool {
-        uid == server_uid || uid == geteuid().as_raw() || self.server_uids.contains(&uid)
+        uid == server_uid || is_own(uid) || self.server_uids.contains(&uid)
     }
 
     pub(crate) fn name<'a>(&'a self, service: &'a str) -> &'a str {
@@ -307,6 +309,11 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     };
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration: write it like 500ms, 5s or 2m"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))
+}
+
+/// Whether a user id surely is this process's user. In a user namespace the number of all users that it does not map is nobody's own.
+fn is_own(uid: u32) -> bool {
+    uid == geteuid().as_raw() && !is_unmapped(uid)
 }
 
 /// Reads user ids with commas between them.

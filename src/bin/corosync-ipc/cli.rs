@@ -102,7 +102,8 @@ struct Global {
     #[arg(long, global = true, value_name = "UID", value_delimiter = ',')]
     server_uid: Vec<u32>,
 
-    /// How long to wait for the connection, and for each answer: 500ms, 5s, 2m [default: 5s].
+    /// How long connecting may take, and each call to the daemon, whatever requests it makes: 500ms, 5s, 2m [default: 5s]. A command that
+    /// makes several calls can take several times that if the daemon stops in between.
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
 

@@ -74,7 +74,7 @@ enum Command {
     /// Sends a message to a group
     ///
     /// Joins the group, sends the message, waits until it is delivered here too, so that it has its place in the order that all members
-    /// see, and leaves. Prints nothing. Ends with 4 when the message is not delivered within the timeout.
+    /// see, and leaves. Prints nothing. Ends with 4 when the message is not delivered within the timeout, which a long message has anew with each MiB or so.
     #[command(after_long_help = "A message that begins with a dash comes behind `--`.
 
 Examples:

@@ -78,6 +78,7 @@ pub(crate) fn status(error: &Error) -> u8 {
         Error::TimedOut { .. } => TIMED_OUT,
         // The library repeats such a request until its deadline.
         Error::Cs { error: CsError::TryAgain, .. } => TIMED_OUT,
+        Error::PartlySent { source, .. } => status(source),
         error if error.is_unreachable() => UNREACHABLE,
         _ => REFUSED,
     }
@@ -256,6 +257,12 @@ mod tests {
         assert_eq!(ends(&[&refused], false).1, "x: CS_ERR_ACCESS");
         assert!(ends(&[&refused, &late], true).1.starts_with("part 1: x timed out"));
         assert!(ends(&[&refused, &late], true).1.ends_with("(and 1 more)"));
+    }
+
+    #[test]
+    fn a_message_that_was_cut_off_ends_as_what_cut_it_off() {
+        let late = Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
+        assert_eq!(status(&Error::PartlySent { sent: 1, length: 2, source: Box::new(late) }), TIMED_OUT);
     }
 
     #[test]
