@@ -64,23 +64,26 @@ mod with_statistics {
     use super::{Endpoint, body, version};
 
     macro_rules! bodies {
-        ($($body:ident)*) => {$(
+        ($($since:tt: $($body:ident)*;)*) => {$($(
             pub(super) fn $body(endpoint: &Endpoint) {
-                if version() >= [2, 99, 0, 0] {
+                if version() >= $since {
                     body::$body(endpoint);
                 }
             }
-        )*};
+        )*)*};
     }
 
     bodies! {
-        statistics_tell_connections_that_come_and_go
-        statistics_tell_numbers_that_changed
-        a_full_event_ring_is_refilled_by_a_request
-        trackers_of_statistics_by_prefix_take_what_comes_and_goes
-        statistics_are_read_only_but_for_what_clears_them
-        statistics_are_cleared
-        strings_of_the_statistics_are_not_tracked_by_key
+        [2, 99, 0, 0]:
+            a_full_event_ring_is_refilled_by_a_request
+            statistics_are_read_only_but_for_what_clears_them
+            statistics_are_cleared;
+        // These track what comes and goes.
+        [3, 1, 0, 0]:
+            statistics_tell_connections_that_come_and_go
+            statistics_tell_numbers_that_changed
+            trackers_of_statistics_by_prefix_take_what_comes_and_goes
+            strings_of_the_statistics_are_not_tracked_by_key;
     }
 }
 
