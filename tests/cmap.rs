@@ -14,7 +14,7 @@ against_corosync! { shared_one().node(1);
     body::every_type_comes_back as every_type_comes_back;
     body::keys_are_set_and_deleted as keys_are_set_and_deleted;
     body::changes_that_corosync_does_not_survive_are_refused as changes_that_corosync_does_not_survive_are_refused;
-    body::the_last_key_of_a_section_is_kept as the_last_key_of_a_section_is_kept;
+    the_last_key_or_all as the_last_key_of_a_section_is_kept;
     body::integers_wrap_around as integers_wrap_around;
     read_only_keys as read_only_keys_are_refused;
     body::wrong_keys_are_refused_before_they_are_sent as wrong_keys_are_refused_before_they_are_sent;
@@ -64,23 +64,26 @@ mod with_statistics {
     use super::{Endpoint, body, version};
 
     macro_rules! bodies {
-        ($($body:ident)*) => {$(
+        ($($since:tt: $($body:ident)*;)*) => {$($(
             pub(super) fn $body(endpoint: &Endpoint) {
-                if version() >= [2, 99, 0, 0] {
+                if version() >= $since {
                     body::$body(endpoint);
                 }
             }
-        )*};
+        )*)*};
     }
 
     bodies! {
-        statistics_tell_connections_that_come_and_go
-        statistics_tell_numbers_that_changed
-        a_full_event_ring_is_refilled_by_a_request
-        trackers_of_statistics_by_prefix_take_what_comes_and_goes
-        statistics_are_read_only_but_for_what_clears_them
-        statistics_are_cleared
-        strings_of_the_statistics_are_not_tracked_by_key
+        [2, 99, 0, 0]:
+            a_full_event_ring_is_refilled_by_a_request
+            statistics_are_read_only_but_for_what_clears_them
+            statistics_are_cleared;
+        // These track what comes and goes.
+        [3, 1, 0, 0]:
+            statistics_tell_connections_that_come_and_go
+            statistics_tell_numbers_that_changed
+            trackers_of_statistics_by_prefix_take_what_comes_and_goes
+            strings_of_the_statistics_are_not_tracked_by_key;
     }
 }
 
@@ -88,6 +91,24 @@ mod with_statistics {
 fn read_only_keys(endpoint: &Endpoint) {
     if version() >= [2, 0, 0, 0] {
         body::read_only_keys_are_refused(endpoint);
+    }
+}
+
+/// With the libqb of the first releases each key of such a section is as dangerous as its last.
+fn the_last_key_or_all(endpoint: &Endpoint) {
+    if version() >= [2, 0, 0, 0] {
+        return body::the_last_key_of_a_section_is_kept(endpoint);
+    }
+    let client = Client::connect_to(endpoint).unwrap();
+    let keys = ["logging.logger_subsys.LAST.debug", "logging.logger_subsys.LAST.subsys"];
+    for (key, value) in keys.into_iter().zip(["off", "LAST"]) {
+        client.set(key, value).unwrap();
+    }
+    for key in keys.into_iter().chain(["nodelist.node.0.nodeid", "nodelist.node.0.none"]) {
+        let before = client.get(key).unwrap();
+        let refused = client.delete(key);
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{key}: {refused:?}");
+        assert_eq!(client.get(key).unwrap(), before);
     }
 }
 

@@ -241,6 +241,8 @@ impl<R: Region> Producer<R> {
             }
             offset = (offset + part.len()) % (ring.words as usize * WORD);
         }
+        // What is lost is replaced in this process only: the other end would find a chunk that is not live.
+        ring.check()?;
         self.write = ring.step(start, chunk_size);
         ring.word(start, 0).store(chunk_size, Ordering::Relaxed);
         ring.header.word(WRITE_PT).store(self.write, Ordering::Relaxed);

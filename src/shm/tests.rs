@@ -74,15 +74,15 @@ mod one_thread {
         assert_eq!(producer.try_send(&[b"x"]), Err(RingError::Index { ring: "test", index: 5000, words: 1024 }));
     }
 
-    /// A header file with all its fields, and data of a page.
-    fn mapped() -> ([File; 2], Ring<Mapping>) {
-        let files = [REQUEST_HEADER_SIZE, 4096].map(|size| {
+    /// A header file with all its fields, and data of some pages.
+    fn mapped(pages: u32) -> ([File; 2], Ring<Mapping>) {
+        let files = [REQUEST_HEADER_SIZE, pages as usize * 4096].map(|size| {
             let file = tempfile::tempfile().unwrap();
             file.set_len(size as u64).unwrap();
             (Mapping::new(&file, size).unwrap(), file)
         });
         let [(header, header_file), (data, data_file)] = files;
-        header.word(8).store(WORDS, Ordering::Relaxed);
+        header.word(8).store(pages * WORDS, Ordering::Relaxed);
         ([header_file, data_file], Ring::open("test", Format::LIBQB_014, header, data).unwrap())
     }
 
@@ -111,18 +111,29 @@ mod one_thread {
             |ring| Ring::open("test", Format::LIBQB_014, ring.header, ring.data).map(drop),
         ];
         for use_it in header {
-            let (files, ring) = mapped();
+            let (files, ring) = mapped(1);
             files[0].set_len(0).unwrap();
             assert!(!ring.is_lost(), "nobody has touched it");
             assert_eq!(use_it(ring), Err(LOST));
         }
-        let (files, ring) = mapped();
+        let (files, ring) = mapped(1);
         files[1].set_len(0).unwrap();
         assert_eq!(ring.producer().unwrap().try_send(&[b"x"]), Err(LOST));
-        let (files, ring) = mapped();
+        let (files, ring) = mapped(1);
         ring.header.double_word(8208).store(1, Ordering::Relaxed);
         files[1].set_len(0).unwrap();
         assert_eq!(ring.consumer().unwrap().try_receive(), Err(LOST));
+    }
+
+    #[test]
+    fn a_chunk_whose_payload_was_lost_is_not_announced() {
+        crate::guard_against_truncation().unwrap();
+        let (files, ring) = mapped(2);
+        files[1].set_len(4096).unwrap();
+        let sent = ring.producer().unwrap().try_send(&[&[7; 6000]]);
+        assert_eq!(sent, Err(RingError::Truncated { ring: "test" }));
+        let header = Mapping::new(&files[0], REQUEST_HEADER_SIZE).unwrap();
+        assert_eq!(header.double_word(8208).load(Ordering::Relaxed), 0);
     }
 
     #[derive(Clone, Debug)]
