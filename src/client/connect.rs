@@ -187,7 +187,8 @@ impl Connecting<'_> {
         let event = self.ring(event, format, &event_files, HEADER_SIZE)?.consumer();
         let failed = |source: RingError| self.protocol(source.into());
         let event = event.map_err(failed)?;
-        // Its data files have no more room than was asked for, but for the rest of a page. Those of 1.0.4 and later are not below the root.
+        // Its data files have no more room than was asked for, but for the rest of a page, and lie directly below the root; those of libqb
+        // 1.0.4 and later lie in a directory of their own.
         let has_no_spare =
             event.ring().max_chunk() + CHUNK_MARGIN <= (reply.max_msg_size as usize).next_multiple_of(4096);
         let is_before_libqb_015 = names.iter().all(|name| name.directories.is_empty()) && has_no_spare;

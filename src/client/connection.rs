@@ -67,7 +67,8 @@ pub(crate) enum Look {
 ///
 /// Locking rules: `requests` is taken by whoever has the turn, and held for as long, replies included. `events` is held while an
 /// event is taken from the ring and made of its message, so that messages which belong together are taken apart in their order.
-/// Neither is taken while the other is held, but by `Drop`, when nobody else is left; no user code runs under either. `releases` is held for a few instructions only.
+/// Neither is taken while the other is held, but by `Drop`, when nobody else is left; no user code runs under either. `releases` is
+/// held for a few instructions only.
 pub(crate) struct Connection {
     service: Cow<'static, str>,
     socket: OwnedFd,
