@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use bytes::Bytes;
-use corosync_ipc::server::{Conn, Connections, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::{Conn, Connections, Handler, Listener, Peer, Refusal};
 
 /// Raises the counter; the answer is its new value.
 const RAISE: i32 = 0;

@@ -38,14 +38,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::client::{self, Patience, Service, sealed};
-use crate::cmap::Value;
-use crate::daemon::{NODE_STATUS, Probe, RELOAD_CONFIG, REOPEN_LOG_FILES, SHUTDOWN_TRACKING};
+use crate::client::{self, Service, sealed};
+use crate::cmap::{Probe, Value};
 use crate::endpoint::Endpoint;
+use crate::error::WireError;
 use crate::error::{CsError, Error, Result};
-use crate::types::{NodeId, open_enum};
+use crate::features::{NODE_STATUS, RELOAD_CONFIG, REOPEN_LOG_FILES, SHUTDOWN_TRACKING};
+use crate::libqb::client::Patience;
+use crate::wire::Message;
 use crate::wire::cfg as wire;
-use crate::wire::{Message, WireError};
+#[doc(inline)]
+pub use crate::wire::cfg::{ShutdownAnswer, ShutdownKind};
+use crate::wire::values::NodeId;
 
 /// A connection to the cfg service.
 pub type Client = client::Client<Cfg>;
@@ -67,28 +71,6 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the map says otherwise, in milliseconds.
 const SHUTDOWN_TIMEOUT_KEY: &str = "cfg.shutdown_timeout";
-
-open_enum! {
-    /// How much those who track have to say. Matches `corosync_cfg_shutdown_flags_t`.
-    pub struct ShutdownKind: u32 {
-        /// One who says no, or nothing, prevents the shutdown. `COROSYNC_CFG_SHUTDOWN_FLAG_REQUEST`
-        const REQUEST = 0, "request";
-        /// They are told and waited for, but cannot prevent it. `COROSYNC_CFG_SHUTDOWN_FLAG_REGARDLESS`
-        const REGARDLESS = 1, "regardless";
-        /// They are not told. `COROSYNC_CFG_SHUTDOWN_FLAG_IMMEDIATE`
-        const IMMEDIATE = 2, "immediate";
-    }
-}
-
-open_enum! {
-    /// Answer to [`Event::Shutdown`]. Matches `corosync_cfg_shutdown_reply_flags_t`.
-    pub struct ShutdownAnswer: u32 {
-        /// Stay. `COROSYNC_CFG_SHUTDOWN_FLAG_NO`
-        const NO = 0, "no";
-        /// Go. `COROSYNC_CFG_SHUTDOWN_FLAG_YES`
-        const YES = 1, "yes";
-    }
-}
 
 /// One of this node's interfaces, or links. Matches what `corosync_cfg_ring_status_get` hands out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -546,7 +528,7 @@ impl Service for Cfg {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::encode_refusal;
+    use crate::codec::encode_refusal;
 
     fn ring(name: &'static str) -> (Option<u8>, String, Option<IpAddr>) {
         let name = Bytes::from_static(name.as_bytes());

@@ -20,21 +20,25 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::client::{self, Patience, Service, sealed};
+use crate::client::{self, Service, sealed};
+use crate::codec::{Header, Kind, Reader};
 use crate::endpoint::Endpoint;
+use crate::error::WireError;
 use crate::error::{Error, Result};
-use crate::types::NodeId;
+use crate::libqb::client::Patience;
+use crate::wire::Message;
 use crate::wire::evs as wire;
-use crate::wire::{Header, Kind, Message, Reader, WireError};
+use crate::wire::values::NodeId;
 
 /// In which order a message is delivered; `evs_guarantee_t` has the same values as `cpg_guarantee_t`. The daemon takes all for agreed.
-pub use crate::cpg::Guarantee;
+#[doc(inline)]
+pub use crate::wire::evs::Guarantee;
+#[doc(inline)]
+pub use crate::wire::evs::{GROUP_NAME_SIZE, GroupName};
 
 /// A connection to the evs service.
 pub type Client = client::Client<Evs>;
@@ -45,9 +49,6 @@ pub struct Evs {
     /// How many groups this client joined, at most; one can be joined several times.
     joined: AtomicUsize,
 }
-
-/// Bytes in a group's name, always.
-pub const GROUP_NAME_SIZE: usize = 32;
 
 /// The most groups in one call.
 pub const MAX_GROUPS: usize = wire::MAX_GROUPS;
@@ -60,59 +61,6 @@ pub const MAX_JOINED_GROUPS: usize = 1000;
 /// The daemon puts the pieces of a message together in 1 MiB without looking whether they fit: the message itself, headers, the
 /// names of its groups, and up to 10000 bytes of what travelled with the last piece. This leaves room for all of them.
 pub const MAX_MESSAGE_SIZE: usize = 1_000_000;
-
-/// Name of a group: 32 bytes, all of which count. Matches `struct evs_group`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
-#[repr(transparent)]
-pub struct GroupName([u8; GROUP_NAME_SIZE]);
-
-impl GroupName {
-    /// A name of up to 32 bytes, filled up with NULs, as C's `strcpy` into a zeroed struct makes it.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] for more than [`GROUP_NAME_SIZE`] bytes.
-    pub fn new(name: impl AsRef<[u8]>) -> Result<Self> {
-        let name = name.as_ref();
-        let mut padded = [0; GROUP_NAME_SIZE];
-        match padded.get_mut(..name.len()) {
-            Some(room) => room.copy_from_slice(name),
-            None => {
-                let reason = format!("{} bytes are more than {GROUP_NAME_SIZE}", name.len());
-                return Err(Error::invalid("group name", reason));
-            }
-        }
-        Ok(Self(padded))
-    }
-
-    /// All 32 bytes.
-    pub const fn from_bytes(bytes: [u8; GROUP_NAME_SIZE]) -> Self {
-        Self(bytes)
-    }
-
-    /// All 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; GROUP_NAME_SIZE] {
-        &self.0
-    }
-
-    /// The name without the NULs at its end.
-    pub fn trimmed(&self) -> &[u8] {
-        let end = self.0.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        self.0.get(..end).unwrap_or_default()
-    }
-}
-
-impl fmt::Display for GroupName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&String::from_utf8_lossy(self.trimmed()))
-    }
-}
-
-impl fmt::Debug for GroupName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GroupName(\"{}\")", self.trimmed().escape_ascii())
-    }
-}
 
 /// The cluster's members. Matches what `evs_membership_get` hands out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -327,7 +275,7 @@ mod tests {
         let empty = wire::Deliver { local_nodeid: NodeId(1), msg: Bytes::new() }.encode().unwrap();
         let event = service.event(empty.into()).unwrap();
         assert_eq!(event, Some(Event::Deliver { node_id: NodeId(1), payload: Bytes::new() }));
-        let unknown = crate::wire::encode_refusal(9, crate::error::CsError::Busy).unwrap();
+        let unknown = crate::codec::encode_refusal(9, crate::error::CsError::Busy).unwrap();
         assert!(matches!(service.event(unknown.into()), Ok(Some(Event::Unknown { id: 9, .. }))));
     }
 }

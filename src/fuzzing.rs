@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use crate::engine::handshake::{Handshake, RingName};
-use crate::shm::heap;
+use crate::libqb::handshake::{Handshake, RingName};
+use crate::libqb::ring::heap;
 use crate::wire::{cfg, cmap, cpg, evs, quorum, votequorum};
 
-/// The services in the order in which [`message`] counts them: three kinds of messages each, as [`Kind`](crate::wire::Kind) has them.
+/// The services in the order in which [`message`] counts them: three kinds of messages each, as [`Kind`](crate::codec::Kind) has them.
 pub const SERVICES: [&str; 6] = ["cmap", "quorum", "votequorum", "cfg", "evs", "cpg"];
 
 /// Takes bytes apart as any message of a service. What can be read can be written, and reads the same again.

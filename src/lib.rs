@@ -13,25 +13,27 @@
 //! ```
 //!
 //! # How a message travels
-//! The caller's values become bytes in [`wire`], which knows every message's layout and does no I/O. A client puts them in a ring in
-//! shared memory, wakes the daemon through a socket, and waits for the answer with a deadline. Events come the other way, through a ring of
+//! The caller's values become bytes in [`wire`], which knows every message's layout and does no I/O. A client of [`libqb`] puts them in a
+//! ring in shared memory, wakes the daemon through a socket, and waits for the answer with a deadline. Events come the other way, through a ring of
 //! their own. Nothing that comes from the daemon is believed before it was checked, and nothing in it that is merely unknown is refused.
 //!
 //! # Features
 //! `default-features = false` gives the clients, with five small dependencies. `cli` is the `corosync-ipc` command, `server` the other
-//! end of the wire, `tokio` makes streams of events, `tracing` logs connects, disconnects and timeouts, `serde` serializes the values.
+//! end of the wire and the embedded corosync, `tokio` makes streams of events, `tracing` logs connects, disconnects and timeouts, `serde` serializes the values.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Allowed again in `libqb/ring/` and `sys/` alone.
+#![deny(unsafe_code)]
 
 mod client;
-mod daemon;
+#[cfg(all(test, feature = "server", not(loom)))]
+mod doubles;
 mod endpoint;
-mod engine;
 mod error;
+mod features;
 mod log;
-mod shm;
+mod sync;
 mod sys;
-mod types;
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -39,25 +41,29 @@ pub mod fuzzing;
 
 pub mod cfg;
 pub mod cmap;
+pub mod codec;
 pub mod cpg;
+#[cfg(feature = "server")]
+pub mod embedded;
 pub mod event_loops;
 pub mod evs;
+pub mod libqb;
 pub mod quorum;
-#[cfg(feature = "server")]
-pub mod server;
 pub mod supervise;
 pub mod votequorum;
 pub mod wire;
 
 #[cfg(feature = "tokio")]
 pub use client::{AsyncClient, AsyncEvents};
-pub use client::{Client, Events, Service, Waker};
+pub use client::{Client, Dispatch, Events, Service};
 pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
 pub use endpoint::{Deadline, Endpoint, parse_duration};
 pub use endpoint::{ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE};
 pub use error::{CsError, Error, ProtocolError, Result, RingError, RingFileFault, WireError};
-pub use shm::guard_against_truncation;
-pub use types::{Credentials, Dispatch, NodeId, RingId, TrackFlags};
+pub use libqb::client::Waker;
+pub use libqb::ring::guard_against_truncation;
+pub use sys::socket::Credentials;
+pub use wire::values::{NodeId, RingId, TrackFlags};
 
 /// Compiles the README's examples.
 #[cfg(doctest)]

@@ -19,13 +19,16 @@
 
 use bytes::Bytes;
 
-use crate::client::{self, Patience, Service, Tracking, sealed};
-use crate::daemon::{Probe, QUORUM_MODEL_V1};
+use crate::client::{self, Service, Tracking, sealed};
+use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::Result;
-use crate::types::{NodeId, RingId, TrackFlags, open_enum};
+use crate::error::WireError;
+use crate::features::QUORUM_MODEL_V1;
+use crate::libqb::client::Patience;
+use crate::wire::Message;
 use crate::wire::quorum as wire;
-use crate::wire::{Message, WireError};
+use crate::wire::values::{NodeId, RingId, TrackFlags, open_enum};
 
 /// A connection to the quorum service.
 pub type Client = client::Client<Quorum>;

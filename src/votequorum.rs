@@ -18,15 +18,19 @@ use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::client::{self, Patience, Service, Tracking, sealed};
-use crate::daemon::{Probe, QDEVICE, QDEVICE_EXTRA_INFO};
+use crate::client::{self, Service, Tracking, sealed};
+use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
+use crate::error::WireError;
 use crate::error::{Error, Result};
-use crate::types::{NodeId, RingId, TrackFlags, flags, open_enum};
+use crate::features::{QDEVICE, QDEVICE_EXTRA_INFO};
+use crate::libqb::client::Patience;
+use crate::wire::Message;
+use crate::wire::values::{NodeId, RingId, TrackFlags};
 use crate::wire::votequorum as wire;
-use crate::wire::{Message, WireError};
+#[doc(inline)]
+pub use crate::wire::votequorum::{InfoFlags, NodeEntry, NodeState};
 
 /// A connection to the votequorum service.
 pub type Client = client::Client<Votequorum>;
@@ -60,46 +64,6 @@ pub const MAX_QDEVICE_NAME: usize = wire::QDEVICE_MAX_NAME_LEN - 1;
 /// The most bytes a quorum device can publish. Matches `VOTEQUORUM_QDEVICE_EXTRA_NODEINFO_MAXSIZE`.
 pub const MAX_QDEVICE_EXTRA_INFO: usize = 4096;
 
-open_enum! {
-    /// State of a node.
-    pub struct NodeState: u32 {
-        /// `VOTEQUORUM_NODESTATE_MEMBER`
-        const MEMBER = 1, "member";
-        /// `VOTEQUORUM_NODESTATE_DEAD`
-        const DEAD = 2, "dead";
-        /// `VOTEQUORUM_NODESTATE_LEAVING`
-        const LEAVING = 3, "leaving";
-    }
-}
-
-flags! {
-    /// State of the cluster and of the quorum device.
-    pub struct InfoFlags: u32 {
-        /// `two_node` is configured. `VOTEQUORUM_INFO_TWONODE`
-        const TWO_NODE = 1;
-        /// This node is quorate. `VOTEQUORUM_INFO_QUORATE`
-        const QUORATE = 2;
-        /// `wait_for_all` is in force. `VOTEQUORUM_INFO_WAIT_FOR_ALL`
-        const WAIT_FOR_ALL = 4;
-        /// `VOTEQUORUM_INFO_LAST_MAN_STANDING`
-        const LAST_MAN_STANDING = 8;
-        /// `VOTEQUORUM_INFO_AUTO_TIE_BREAKER`
-        const AUTO_TIE_BREAKER = 16;
-        /// `VOTEQUORUM_INFO_ALLOW_DOWNSCALE`
-        const ALLOW_DOWNSCALE = 32;
-        /// `VOTEQUORUM_INFO_QDEVICE_REGISTERED`
-        const QDEVICE_REGISTERED = 64;
-        /// `VOTEQUORUM_INFO_QDEVICE_ALIVE`
-        const QDEVICE_ALIVE = 128;
-        /// `VOTEQUORUM_INFO_QDEVICE_CAST_VOTE`
-        const QDEVICE_CAST_VOTE = 256;
-        /// `VOTEQUORUM_INFO_QDEVICE_MASTER_WINS`
-        const QDEVICE_MASTER_WINS = 512;
-        /// Since corosync 3.1.10's successor. `VOTEQUORUM_INFO_QDEVICE_HAS_EXTRA_INFO`
-        const QDEVICE_HAS_EXTRA_INFO = 1024;
-    }
-}
-
 /// Votes and state of a node. Matches `struct votequorum_info`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -124,17 +88,6 @@ pub struct Info {
     pub qdevice_votes: u32,
     /// Name of the quorum device; empty when there is none. Bytes that are no UTF-8 are replaced.
     pub qdevice_name: String,
-}
-
-/// A node in a notification. Matches `votequorum_node_t`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[repr(C)]
-pub struct NodeEntry {
-    /// The node; 0 is the quorum device.
-    pub node_id: NodeId,
-    /// Its state.
-    pub state: NodeState,
 }
 
 /// What the votequorum service tells.

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use corosync_ipc::cmap::{Map, TrackEvents};
+use corosync_ipc::codec::encode_refusal;
 use corosync_ipc::cpg::{GroupName, Guarantee, MAX_MEMBERS};
-use corosync_ipc::server::{Conn, Generation, Handler, Listener, Peer, Refusal};
-use corosync_ipc::wire::{Message, cmap as cmap_wire, cpg as cpg_wire, encode_refusal};
+use corosync_ipc::libqb::server::{Conn, Generation, Handler, Listener, Peer, Refusal};
+use corosync_ipc::wire::{Message, cmap as cmap_wire, cpg as cpg_wire};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap, cpg, votequorum};
 
 /// Answers requests as `answer` says, and remembers their names.

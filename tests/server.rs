@@ -1,4 +1,4 @@
-//! `server::Listener`: libqb's C clients, and clients that lie.
+//! `libqb::server::Listener`: libqb's C clients, and clients that lie.
 
 mod harness;
 
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use corosync_ipc::Endpoint;
-use corosync_ipc::server::{
+use corosync_ipc::codec::setup::{ConnectReply, ConnectRequest};
+use corosync_ipc::libqb::server::{
     Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer, Refusal, SendError,
 };
-use corosync_ipc::wire::setup::{ConnectReply, ConnectRequest};
 use harness::{cc, eventually, watchdog};
 
 /// Requests that are not just echoed.

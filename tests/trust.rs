@@ -18,8 +18,8 @@ use std::thread;
 
 use bytes::Bytes;
 use corosync_ipc::cmap::Client;
-use corosync_ipc::server::{Conn, Handler, Listener, Peer, Refusal};
-use corosync_ipc::wire::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, Generation, TransportType};
+use corosync_ipc::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, Generation, TransportType};
+use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use corosync_ipc::{Endpoint, Error, ProtocolError, RingError, RingFileFault};
 use harness::{Cluster, copy_for_all, skip};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};

@@ -18,8 +18,9 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout_at;
 
-use super::{Client, Limit, Service};
+use super::{Client, Service};
 use crate::error::{Error, Result};
+use crate::libqb::client::Limit;
 
 /// A client for tokio: every request can be awaited, and events are a [`Stream`]. Clones share the connection.
 ///

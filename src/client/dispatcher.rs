@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::connection::Look;
 use super::{Client, Service};
 use crate::endpoint::Deadline;
 use crate::error::{Error, Result};
+use crate::libqb::client::Look;
 use crate::sys::event::{Bell, Poller};
 
 /// A client gets its next turn after so many events, when others have events too.

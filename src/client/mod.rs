@@ -2,21 +2,9 @@
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
-mod connect;
-mod connection;
-#[cfg(all(test, feature = "server", not(loom)))]
-mod deadlines;
+pub(crate) mod dispatch;
 mod dispatcher;
-#[cfg(all(test, feature = "server", not(loom)))]
-mod hostile;
-#[cfg(all(test, loom))]
-mod model;
-mod patience;
-mod ring_files;
-mod sync;
 mod tracking;
-mod turnstile;
-mod waker;
 
 use std::iter::FusedIterator;
 use std::ops::ControlFlow;
@@ -25,22 +13,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub use self::dispatch::Dispatch;
+use self::dispatch::Next;
 #[cfg(feature = "tokio")]
 pub(crate) use asynchronous::Blocking;
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncClient, AsyncEvents};
-use connection::Look;
-pub(crate) use connection::{Connection, FlowControl};
 pub use dispatcher::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
-pub(crate) use patience::{Limit, Patience};
 pub(crate) use tracking::Tracking;
-pub use waker::Waker;
 
 use crate::endpoint::{Deadline, Endpoint};
-use crate::engine::dispatch::Next;
 use crate::error::{CsError, Error, Result};
-use crate::types::{Credentials, Dispatch};
-use crate::wire::Request;
+use crate::libqb::client::{Connection, Look, Patience, Target, Waker};
+use crate::sys::socket::Credentials;
+use crate::wire::{Message, Request, decode_reply};
 
 /// Room that every message of quorum, votequorum and cfg fits in: the state of 16 links, or all nodes there can be in three lists. They
 /// tell little, and seldom.
@@ -65,11 +51,11 @@ pub trait Service: sealed::Sealed + Send + Sync + 'static {
     /// A request that the daemon answers at once, shortly and exactly once, whatever state it is in, and that changes nothing. It is sent
     /// when the event ring was full and is empty again: with a request the daemon also looks whether events wait for room.
     #[doc(hidden)]
-    fn nudge() -> Result<Vec<u8>, crate::wire::WireError>;
+    fn nudge() -> Result<Vec<u8>, crate::error::WireError>;
 
     /// Makes an event of a message. `None`: there is nothing to tell.
     #[doc(hidden)]
-    fn event(&self, message: Bytes) -> Result<Option<Self::Event>, crate::wire::WireError>;
+    fn event(&self, message: Bytes) -> Result<Option<Self::Event>, crate::error::WireError>;
 }
 
 /// A connection to the service `S`, and everything the clients of all services have in common: events, waiting, credentials.
@@ -87,7 +73,8 @@ pub struct Client<S: Service> {
 
 impl<S: Service> Client<S> {
     pub(crate) fn open(endpoint: &Endpoint, service: S, patience: &Patience) -> Result<Self> {
-        Ok(Self { connection: Connection::open::<S>(endpoint, patience)?, service })
+        let target = Target { name: S::NAME, ring_size: S::RING_SIZE, nudge: S::nudge };
+        Ok(Self { connection: Connection::open(target, endpoint, patience)?, service })
     }
 
     /// The time of a call that makes several requests.
@@ -107,7 +94,33 @@ impl<S: Service> Client<S> {
         call: &'static str,
         request: &R,
     ) -> Result<R::Reply> {
-        self.connection.call(&patience.step(call), request)
+        self.call_while(&[CsError::TryAgain], &patience.step(call), request)
+    }
+
+    /// As [`Client::call_within`], for requests to which other answers mean "busy" too.
+    pub(crate) fn call_while<R: Request>(
+        &self,
+        busy: &[CsError],
+        patience: &Patience,
+        request: &R,
+    ) -> Result<R::Reply> {
+        let message = request.encode().map_err(|source| Error::invalid(patience.call, source.to_string()))?;
+        self.decode(patience.call, &self.connection.call(busy, patience, &message)?)
+    }
+
+    /// Reads the reply to a request.
+    pub(crate) fn decode<M: Message>(&self, call: &'static str, reply: &[u8]) -> Result<M> {
+        decode_reply(reply)
+            .map_err(|source| self.connection.broken(source.into()))?
+            .map_err(|status| Error::from_status(call, status))
+    }
+
+    /// Sends a request that makes the daemon forget something; see [`Connection::release`].
+    pub(crate) fn release<R: Request>(&self, request: &R) {
+        // One of numbers only always fits its layout.
+        if let Ok(message) = request.encode() {
+            self.connection.release(message);
+        }
     }
 
     /// Takes the next event, if one waits. Never blocks.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{CsError, Error, Result};
-use crate::types::TrackFlags;
+use crate::wire::values::TrackFlags;
 
 /// Keeps a client from starting notifications twice. The daemon refuses that since 2.3.5; one before puts the connection in its list of
 /// trackers a second time, which makes the list endless, and hangs at the next notification.

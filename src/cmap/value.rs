@@ -5,41 +5,10 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::types::open_enum;
-use crate::wire::cmap::RawValue;
+use crate::wire::cmap::{RawValue, ValueType};
 
 /// The longest value, in bytes, without the NUL behind a string. Matches `ICMAP_MAX_VALUE_LEN`.
 pub const MAX_VALUE_SIZE: usize = 16 * 1024;
-
-open_enum! {
-    /// Type of a value. Prints as corosync-cmapctl does: `u32`, `str`.
-    pub struct ValueType: u8 {
-        /// `CMAP_VALUETYPE_INT8`
-        const INT8 = 1, "i8";
-        /// `CMAP_VALUETYPE_UINT8`
-        const UINT8 = 2, "u8";
-        /// `CMAP_VALUETYPE_INT16`
-        const INT16 = 3, "i16";
-        /// `CMAP_VALUETYPE_UINT16`
-        const UINT16 = 4, "u16";
-        /// `CMAP_VALUETYPE_INT32`
-        const INT32 = 5, "i32";
-        /// `CMAP_VALUETYPE_UINT32`
-        const UINT32 = 6, "u32";
-        /// `CMAP_VALUETYPE_INT64`
-        const INT64 = 7, "i64";
-        /// `CMAP_VALUETYPE_UINT64`
-        const UINT64 = 8, "u64";
-        /// `CMAP_VALUETYPE_FLOAT`
-        const FLOAT = 9, "flt";
-        /// `CMAP_VALUETYPE_DOUBLE`
-        const DOUBLE = 10, "dbl";
-        /// `CMAP_VALUETYPE_STRING`
-        const STRING = 11, "str";
-        /// `CMAP_VALUETYPE_BINARY`
-        const BINARY = 12, "bin";
-    }
-}
 
 macro_rules! values {
     ($($(#[$doc:meta])* $variant:ident($rust:ty) = $type:ident;)*) => {

@@ -3,10 +3,10 @@
 use std::iter::FusedIterator;
 
 use super::{Client, GroupName};
-use crate::client::Patience;
 use crate::error::{CsError, Error, ProtocolError, Result};
-use crate::types::NodeId;
+use crate::libqb::client::Patience;
 use crate::wire::cpg as wire;
+use crate::wire::values::NodeId;
 
 /// What to iterate over. Matches `cpg_iteration_type_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub struct Iter<'a> {
 impl Iter<'_> {
     fn release(&mut self) {
         if let Some(iteration_handle) = self.handle.take() {
-            self.client.connection.release(&wire::IterationFinalize { iteration_handle });
+            self.client.release(&wire::IterationFinalize { iteration_handle });
         }
     }
 
@@ -149,7 +149,7 @@ impl Drop for Iter<'_> {
 #[cfg(all(test, feature = "server", not(loom)))]
 mod tests {
     use super::*;
-    use crate::server::doubles::Endless;
+    use crate::doubles::Endless;
 
     #[test]
     fn an_iteration_without_end_is_noticed() {

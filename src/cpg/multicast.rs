@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::{Client, Guarantee};
-use crate::client::FlowControl;
-use crate::daemon;
 use crate::error::{CsError, Error, Result};
+use crate::features;
+use crate::libqb::client::FlowControl;
 use crate::wire::cpg::{FragmentType, Mcast, PartialMcast, PartialSendReply};
 
 /// The largest request that the daemon can pass on to the other nodes, whatever the ring size: their daemons have as much room for
@@ -121,7 +121,7 @@ impl Client {
             .map_err(|_| Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX)))?;
         self.check_joined()?;
         let mut patience = self.patience(CALL);
-        self.service.probe.require(&daemon::CPG_FRAGMENTS, &patience)?;
+        self.service.probe.require(&features::CPG_FRAGMENTS, &patience)?;
         let mut turn = self.connection.patient_turn(&patience)?;
         self.check_joined()?;
         let most = self.max_atomic_message_size();
@@ -135,7 +135,8 @@ impl Client {
             };
             let head = PartialMcast::encode_head(guarantee, msglen, kind, size).map_err(invalid)?;
             let fragment = behind(&head, cut(parts, sent, size));
-            match turn.call(&fragment, FlowControl::Multicast, &patience) {
+            let reply = turn.call(&fragment, FlowControl::Multicast, &patience);
+            match reply.and_then(|reply| self.decode(CALL, &reply)) {
                 Ok(PartialSendReply {}) => {
                     sent += size;
                     patience.renew();

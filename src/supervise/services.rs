@@ -10,8 +10,8 @@ use crate::cpg::{Cpg, GroupName};
 use crate::error::Result;
 use crate::evs::{self, Evs};
 use crate::quorum::Quorum;
-use crate::types::TrackFlags;
 use crate::votequorum::Votequorum;
+use crate::wire::values::TrackFlags;
 
 /// A tracker of cmap.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,16 @@ use nix::sys::socket::sockopt::{PassCred, PeerCredentials, SndBuf};
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr};
 use nix::sys::socket::{UnixCredentials, connect, getsockopt, recv, recvmsg, send, setsockopt, shutdown, socket};
 
-use crate::types::Credentials;
+/// Which process is at the other end of a connection, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Process id; 0 when the process is in a pid namespace this one cannot see.
+    pub pid: i32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
 
 /// Bytes in an abstract name: `sun_path` without its leading NUL. libqb pads the name with NULs to all of them.
 const ABSTRACT_NAME_SIZE: usize = 107;

@@ -4,10 +4,34 @@
 
 use bytes::Bytes;
 
-use crate::cfg::{ShutdownAnswer, ShutdownKind};
-use crate::types::NodeId;
-use crate::wire::message::{CS_OK, Chars, Encoding, MAR_NAME_SIZE, Native, Slot, any_message, message, write_message};
-use crate::wire::{Header, Kind, Message, Reader, WireError, Writer};
+use crate::codec::CS_OK;
+use crate::codec::{Header, Kind, Reader, Writer};
+use crate::error::WireError;
+use crate::wire::Message;
+use crate::wire::message::{Chars, Encoding, MAR_NAME_SIZE, Native, Slot, any_message, message, write_message};
+use crate::wire::values::{NodeId, open_enum};
+
+open_enum! {
+    /// How much those who track have to say. Matches `corosync_cfg_shutdown_flags_t`.
+    pub struct ShutdownKind: u32 {
+        /// One who says no, or nothing, prevents the shutdown. `COROSYNC_CFG_SHUTDOWN_FLAG_REQUEST`
+        const REQUEST = 0, "request";
+        /// They are told and waited for, but cannot prevent it. `COROSYNC_CFG_SHUTDOWN_FLAG_REGARDLESS`
+        const REGARDLESS = 1, "regardless";
+        /// They are not told. `COROSYNC_CFG_SHUTDOWN_FLAG_IMMEDIATE`
+        const IMMEDIATE = 2, "immediate";
+    }
+}
+
+open_enum! {
+    /// Answer to [`Event::Shutdown`](crate::cfg::Event::Shutdown). Matches `corosync_cfg_shutdown_reply_flags_t`.
+    pub struct ShutdownAnswer: u32 {
+        /// Stay. `COROSYNC_CFG_SHUTDOWN_FLAG_NO`
+        const NO = 0, "no";
+        /// Go. `COROSYNC_CFG_SHUTDOWN_FLAG_YES`
+        const YES = 1, "yes";
+    }
+}
 
 /// The most interfaces a [`RingStatusReply`] has room for. Matches `CFG_MAX_INTERFACES`.
 pub const MAX_INTERFACES: usize = 16;

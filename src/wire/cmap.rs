@@ -2,9 +2,60 @@
 
 use bytes::Bytes;
 
-use crate::cmap::{TrackEvents, ValueType};
+use crate::codec::{Kind, Reader, Writer};
+use crate::error::WireError;
+use crate::wire::Message;
 use crate::wire::message::{Encoding, MarName, Slot, any_message, message};
-use crate::wire::{Kind, Message, Reader, WireError, Writer};
+use crate::wire::values::{flags, open_enum};
+
+flags! {
+    /// What a tracker is told, and what happened.
+    pub struct TrackEvents: i32 {
+        /// A key was deleted. `CMAP_TRACK_DELETE`
+        const DELETE = 1;
+        /// A key's value was changed. `CMAP_TRACK_MODIFY`
+        const MODIFY = 2;
+        /// A key was added. `CMAP_TRACK_ADD`
+        const ADD = 4;
+        /// Not one key but all that begin with it. `CMAP_TRACK_PREFIX`
+        const PREFIX = 8;
+    }
+}
+
+impl TrackEvents {
+    /// Added, modified and deleted.
+    pub const ALL: Self = Self::from_bits(1 | 2 | 4);
+}
+
+open_enum! {
+    /// Type of a value. Prints as corosync-cmapctl does: `u32`, `str`.
+    pub struct ValueType: u8 {
+        /// `CMAP_VALUETYPE_INT8`
+        const INT8 = 1, "i8";
+        /// `CMAP_VALUETYPE_UINT8`
+        const UINT8 = 2, "u8";
+        /// `CMAP_VALUETYPE_INT16`
+        const INT16 = 3, "i16";
+        /// `CMAP_VALUETYPE_UINT16`
+        const UINT16 = 4, "u16";
+        /// `CMAP_VALUETYPE_INT32`
+        const INT32 = 5, "i32";
+        /// `CMAP_VALUETYPE_UINT32`
+        const UINT32 = 6, "u32";
+        /// `CMAP_VALUETYPE_INT64`
+        const INT64 = 7, "i64";
+        /// `CMAP_VALUETYPE_UINT64`
+        const UINT64 = 8, "u64";
+        /// `CMAP_VALUETYPE_FLOAT`
+        const FLOAT = 9, "flt";
+        /// `CMAP_VALUETYPE_DOUBLE`
+        const DOUBLE = 10, "dbl";
+        /// `CMAP_VALUETYPE_STRING`
+        const STRING = 11, "str";
+        /// `CMAP_VALUETYPE_BINARY`
+        const BINARY = 12, "bin";
+    }
+}
 
 /// A value as it travels: its type and its bytes, which need not fit together.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

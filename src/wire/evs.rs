@@ -2,12 +2,75 @@
 //!
 //! Counts are C's `size_t` and node ids `unsigned int`, not slots, and most requests begin with a response header.
 
-use bytes::Bytes;
+use std::fmt;
 
-use crate::evs::{GroupName, Guarantee};
-use crate::types::NodeId;
+use bytes::Bytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::codec::{Kind, Reader, Writer};
+use crate::error::WireError;
+use crate::error::{Error, Result};
+use crate::wire::Message;
+#[doc(inline)]
+pub use crate::wire::cpg::Guarantee;
 use crate::wire::message::{any_message, message};
-use crate::wire::{Kind, Message, Reader, WireError, Writer};
+use crate::wire::values::NodeId;
+
+/// Bytes in a group's name, always.
+pub const GROUP_NAME_SIZE: usize = 32;
+
+/// Name of a group: 32 bytes, all of which count. Matches `struct evs_group`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+#[repr(transparent)]
+pub struct GroupName([u8; GROUP_NAME_SIZE]);
+
+impl GroupName {
+    /// A name of up to 32 bytes, filled up with NULs, as C's `strcpy` into a zeroed struct makes it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for more than [`GROUP_NAME_SIZE`] bytes.
+    pub fn new(name: impl AsRef<[u8]>) -> Result<Self> {
+        let name = name.as_ref();
+        let mut padded = [0; GROUP_NAME_SIZE];
+        match padded.get_mut(..name.len()) {
+            Some(room) => room.copy_from_slice(name),
+            None => {
+                let reason = format!("{} bytes are more than {GROUP_NAME_SIZE}", name.len());
+                return Err(Error::invalid("group name", reason));
+            }
+        }
+        Ok(Self(padded))
+    }
+
+    /// All 32 bytes.
+    pub const fn from_bytes(bytes: [u8; GROUP_NAME_SIZE]) -> Self {
+        Self(bytes)
+    }
+
+    /// All 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; GROUP_NAME_SIZE] {
+        &self.0
+    }
+
+    /// The name without the NULs at its end.
+    pub fn trimmed(&self) -> &[u8] {
+        let end = self.0.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        self.0.get(..end).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&String::from_utf8_lossy(self.trimmed()))
+    }
+}
+
+impl fmt::Debug for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GroupName(\"{}\")", self.trimmed().escape_ascii())
+    }
+}
 
 /// The most nodes in a list. Matches `PROCESSOR_COUNT_MAX`.
 pub const MAX_NODES: usize = 384;

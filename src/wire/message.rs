@@ -1,56 +1,10 @@
-//! What all messages have in common: headers, the traits and the macro that declares a message once for both directions.
+//! What all messages have in common: the traits and the macro that declares a message once for both directions.
 
 use bytes::Bytes;
 
-use crate::error::CsError;
-use crate::types::RingId;
-use crate::wire::codec::{Plain, Reader, SLOT, WireError, Writer};
-
-/// `CS_OK`: the status of a reply that carries its body, and of every event.
-pub(crate) const CS_OK: i32 = 1;
-
-/// Which way a message travels. Decides its header: requests have no status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Client to daemon; 16-byte header.
-    Request,
-    /// The daemon's answer; 24-byte header.
-    Response,
-    /// Sent by the daemon when something happened; 24-byte header.
-    Event,
-}
-
-/// Header of every message: the request header, and the status where there is one.
-///
-/// Matches `qb_ipc_request_header` and `qb_ipc_response_header`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Message id, counted per service and kind.
-    pub id: i32,
-    /// Size of the whole message in bytes, as the sender says. Not to be trusted.
-    pub size: i32,
-    /// A `cs_error_t` (1 is `CS_OK`), or in connection replies a negative errno. 0 in requests.
-    pub error: i32,
-}
-
-impl Header {
-    /// Reads a header of the given kind.
-    pub fn read(reader: &mut Reader<'_>, kind: Kind) -> Result<Self, WireError> {
-        let id = reader.slot("header.id")?;
-        let size = reader.slot("header.size")?;
-        let error = if kind == Kind::Request { 0 } else { reader.slot("header.error")? };
-        Ok(Self { id, size, error })
-    }
-
-    /// Writes a header; the size is filled in when the message is finished.
-    pub(crate) fn write(self, writer: &mut Writer, kind: Kind) {
-        writer.slot("header.id", self.id);
-        writer.slot("header.size", self.size);
-        if kind != Kind::Request {
-            writer.slot("header.error", self.error);
-        }
-    }
-}
+use crate::codec::{CS_OK, Header, Kind, Plain, Reader, SLOT, Writer};
+use crate::error::WireError;
+use crate::wire::values::RingId;
 
 /// One message of a service: knows its layout, both ways.
 pub trait Message: Sized {
@@ -123,13 +77,6 @@ pub fn decode_reply<M: Message>(bytes: &[u8]) -> Result<Result<M, i32>, WireErro
     let mut reader = Reader::new(M::NAME, bytes);
     let header = Header::read(&mut reader, Kind::Response)?;
     if header.error == CS_OK { M::read(&mut reader).map(Ok) } else { Ok(Err(header.error)) }
-}
-
-/// A refusal, as the daemon sends it: a bare response header.
-pub fn encode_refusal(id: i32, error: CsError) -> Result<Vec<u8>, WireError> {
-    let mut writer = Writer::new("qb_ipc_response_header");
-    Header { id, size: 0, error: error as i32 }.write(&mut writer, Kind::Response);
-    writer.finish(0)
 }
 
 /// How a field's value lies on the wire. `T` is the type a user sees.
@@ -310,9 +257,9 @@ macro_rules! message {
         impl $crate::wire::Message for $type {
             const NAME: &'static str = $name;
             const ID: i32 = $id;
-            const KIND: $crate::wire::Kind = $crate::wire::message::message!(@kind $kind);
+            const KIND: $crate::codec::Kind = $crate::wire::message::message!(@kind $kind);
 
-            fn write(&self, writer: &mut $crate::wire::Writer) -> Result<(), $crate::wire::WireError> {
+            fn write(&self, writer: &mut $crate::codec::Writer) -> Result<(), $crate::error::WireError> {
                 $(<$encoding as $crate::wire::message::Encoding<$value>>::write(stringify!($field), &self.$field, writer)?;)*
                 if !(false $(|| <$encoding as $crate::wire::message::Encoding<$value>>::TAIL)*) {
                     writer.align();
@@ -320,7 +267,7 @@ macro_rules! message {
                 Ok(())
             }
 
-            fn read(reader: &mut $crate::wire::Reader<'_>) -> Result<Self, $crate::wire::WireError> {
+            fn read(reader: &mut $crate::codec::Reader<'_>) -> Result<Self, $crate::error::WireError> {
                 $(let $field = <$encoding as $crate::wire::message::Encoding<$value>>::read(stringify!($field), reader)?;)*
                 let _ = reader;
                 Ok(Self { $($field),* })
@@ -328,9 +275,9 @@ macro_rules! message {
         }
         $(impl $crate::wire::Request for $type { type Reply = $reply; })?
     };
-    (@kind request) => { $crate::wire::Kind::Request };
-    (@kind response) => { $crate::wire::Kind::Response };
-    (@kind event) => { $crate::wire::Kind::Event };
+    (@kind request) => { $crate::codec::Kind::Request };
+    (@kind response) => { $crate::codec::Kind::Response };
+    (@kind event) => { $crate::codec::Kind::Event };
 }
 pub(crate) use message;
 
@@ -350,20 +297,22 @@ macro_rules! any_message {
             ///
             /// # Errors
             /// An id not listed here, or bytes that are not that message.
-            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::wire::WireError> {
-                Self::decode_by(|message| $crate::wire::Reader::new(message, bytes))
+            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::error::WireError> {
+                Self::decode_by(|message| $crate::codec::Reader::new(message, bytes))
             }
 
             /// As [`decode`](Self::decode), but byte strings share the memory of `bytes` instead of being copied.
             ///
             /// # Errors
             /// The same.
-            pub fn decode_shared(bytes: &bytes::Bytes) -> Result<Self, $crate::wire::WireError> {
-                Self::decode_by(|message| $crate::wire::Reader::shared(message, bytes))
+            pub fn decode_shared(bytes: &bytes::Bytes) -> Result<Self, $crate::error::WireError> {
+                Self::decode_by(|message| $crate::codec::Reader::shared(message, bytes))
             }
 
-            fn decode_by<'a>(reader: impl Fn(&'static str) -> $crate::wire::Reader<'a>) -> Result<Self, $crate::wire::WireError> {
-                use $crate::wire::{Header, Kind, Message, WireError};
+            fn decode_by<'a>(reader: impl Fn(&'static str) -> $crate::codec::Reader<'a>) -> Result<Self, $crate::error::WireError> {
+                use $crate::error::WireError;
+                use $crate::codec::{Header, Kind};
+                use $crate::wire::Message;
                 let header = Header::read(&mut reader(stringify!($any)), Kind::Request)?;
                 match header.id {
                     $(<$type as Message>::ID => <$type as Message>::decode_from(reader(<$type as Message>::NAME)).map(Self::$type),)*
@@ -375,7 +324,7 @@ macro_rules! any_message {
             ///
             /// # Errors
             /// A length the layout has no room for.
-            pub fn encode(&self) -> Result<Vec<u8>, $crate::wire::WireError> {
+            pub fn encode(&self) -> Result<Vec<u8>, $crate::error::WireError> {
                 match self { $(Self::$type(message) => $crate::wire::Message::encode(message),)* }
             }
 

@@ -1,4 +1,4 @@
-//! The wire: every message of every service, and the messages that set a connection up.
+//! The wire: every message of every service.
 //!
 //! No I/O here and no state: bytes go in and values come out, or the other way round. Whoever writes a tracer, a proxy or a fuzzer
 //! starts with a service's `AnyRequest`, `AnyResponse` or `AnyEvent`. Layouts are those of the tables in the repository's `proto`
@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
 
-mod codec;
 pub(crate) mod message;
 
 pub mod cfg;
@@ -17,11 +16,10 @@ pub mod cmap;
 pub mod cpg;
 pub mod evs;
 pub mod quorum;
-pub mod setup;
+pub(crate) mod values;
 pub mod votequorum;
 
 #[cfg(test)]
 pub(crate) mod tables;
 
-pub use codec::{Plain, Reader, WireError, Writer};
-pub use message::{Header, Kind, Message, Request, decode_reply, encode_refusal};
+pub use message::{Message, Request, decode_reply};

@@ -1,8 +1,10 @@
 //! Messages of the quorum service. Table: `proto/quorum.json`.
 
-use crate::types::{NodeId, RingId, TrackFlags};
+use crate::codec::{Kind, Reader, Writer};
+use crate::error::WireError;
+use crate::wire::Message;
 use crate::wire::message::{Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, message};
-use crate::wire::{Kind, Message, Reader, WireError, Writer};
+use crate::wire::values::{NodeId, RingId, TrackFlags};
 
 message! {
     /// Whether this node is quorate.

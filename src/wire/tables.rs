@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::Value;
 
-use super::codec::Trace;
 use super::message::{Message, write_message};
-use super::{Header, Kind, Reader};
+use crate::codec::Trace;
+use crate::codec::{Header, Kind, Reader};
 use crate::fuzzing;
 
 /// A service's table and vectors.

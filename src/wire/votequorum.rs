@@ -4,12 +4,65 @@
 //! [`decode_event`] knows.
 
 use bytes::Bytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::types::{NodeId, RingId, TrackFlags};
-use crate::votequorum::{InfoFlags, NodeEntry, NodeState};
-use crate::wire::codec::Plain;
+use crate::codec::Plain;
+use crate::codec::{Header, Kind, Reader, Writer};
+use crate::error::WireError;
+use crate::wire::Message;
 use crate::wire::message::{Chars, Counted, Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, message};
-use crate::wire::{Header, Kind, Message, Reader, WireError, Writer};
+use crate::wire::values::{NodeId, RingId, TrackFlags, flags, open_enum};
+
+open_enum! {
+    /// State of a node.
+    pub struct NodeState: u32 {
+        /// `VOTEQUORUM_NODESTATE_MEMBER`
+        const MEMBER = 1, "member";
+        /// `VOTEQUORUM_NODESTATE_DEAD`
+        const DEAD = 2, "dead";
+        /// `VOTEQUORUM_NODESTATE_LEAVING`
+        const LEAVING = 3, "leaving";
+    }
+}
+
+flags! {
+    /// State of the cluster and of the quorum device.
+    pub struct InfoFlags: u32 {
+        /// `two_node` is configured. `VOTEQUORUM_INFO_TWONODE`
+        const TWO_NODE = 1;
+        /// This node is quorate. `VOTEQUORUM_INFO_QUORATE`
+        const QUORATE = 2;
+        /// `wait_for_all` is in force. `VOTEQUORUM_INFO_WAIT_FOR_ALL`
+        const WAIT_FOR_ALL = 4;
+        /// `VOTEQUORUM_INFO_LAST_MAN_STANDING`
+        const LAST_MAN_STANDING = 8;
+        /// `VOTEQUORUM_INFO_AUTO_TIE_BREAKER`
+        const AUTO_TIE_BREAKER = 16;
+        /// `VOTEQUORUM_INFO_ALLOW_DOWNSCALE`
+        const ALLOW_DOWNSCALE = 32;
+        /// `VOTEQUORUM_INFO_QDEVICE_REGISTERED`
+        const QDEVICE_REGISTERED = 64;
+        /// `VOTEQUORUM_INFO_QDEVICE_ALIVE`
+        const QDEVICE_ALIVE = 128;
+        /// `VOTEQUORUM_INFO_QDEVICE_CAST_VOTE`
+        const QDEVICE_CAST_VOTE = 256;
+        /// `VOTEQUORUM_INFO_QDEVICE_MASTER_WINS`
+        const QDEVICE_MASTER_WINS = 512;
+        /// Since corosync 3.1.10's successor. `VOTEQUORUM_INFO_QDEVICE_HAS_EXTRA_INFO`
+        const QDEVICE_HAS_EXTRA_INFO = 1024;
+    }
+}
+
+/// A node in a notification. Matches `votequorum_node_t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
+pub struct NodeEntry {
+    /// The node; 0 is the quorum device.
+    pub node_id: NodeId,
+    /// Its state.
+    pub state: NodeState,
+}
 
 /// Room for a quorum device's name, its NUL included. Matches `VOTEQUORUM_QDEVICE_MAX_NAME_LEN`.
 pub const QDEVICE_MAX_NAME_LEN: usize = 255;

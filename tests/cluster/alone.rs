@@ -8,7 +8,7 @@ use std::time::Duration;
 use corosync_ipc::cfg::{self, ShutdownKind};
 use corosync_ipc::cmap::TrackEvents;
 use corosync_ipc::cpg::{Event, GroupName, Guarantee, Options};
-use corosync_ipc::server::{Cluster, ClusterBuilder, Refuse};
+use corosync_ipc::embedded::{Cluster, ClusterBuilder, Refuse};
 use corosync_ipc::votequorum::{self, InfoFlags};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum};
 

@@ -1,4 +1,4 @@
-//! `server::Cluster`: several embedded nodes, driven as a real cluster is.
+//! `embedded::Cluster`: several embedded nodes, driven as a real cluster is.
 
 #[path = "../bodies/mod.rs"]
 mod bodies;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corosync_ipc::cpg::{Address, GroupName, Guarantee, Options};
-use corosync_ipc::server;
+use corosync_ipc::embedded;
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum, votequorum};
 
 use crate::harness::{self, Paused, eventually};
@@ -46,7 +46,7 @@ pub(crate) trait Driver {
     fn settle(&mut self, have_been_told: impl FnMut() -> bool);
 }
 
-impl Driver for server::Cluster {
+impl Driver for embedded::Cluster {
     fn at<T: Send>(&self, node: u32, body: impl FnOnce(&Endpoint) -> T + Send) -> T {
         body(self.node(node).unwrap().endpoint())
     }

@@ -1,6 +1,6 @@
 //! The same scripts on a real cluster of three nodes and on one in this process: every client is told the same.
 
-use corosync_ipc::server;
+use corosync_ipc::embedded;
 
 use crate::harness;
 use crate::script::{Real, Step, run};
@@ -31,7 +31,7 @@ fn compare_joined(steps: &[Step]) {
 /// With these features of votequorum.
 #[track_caller]
 fn compare_with(features: &[&str], steps: &[Step]) {
-    let nodes = server::Cluster::builder();
+    let nodes = embedded::Cluster::builder();
     let nodes = features.iter().fold(nodes, |nodes, feature| nodes.setting(format!("quorum.{feature}"), 1_u8));
     let nodes = (1..=3).fold(nodes, |nodes, id| nodes.node(id, format!("n{id}"), format!("10.77.0.{id}"), None));
     let mut cluster = nodes.start().unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use corosync_ipc::Endpoint;
-use corosync_ipc::server::{Conn, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

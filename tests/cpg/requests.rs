@@ -27,7 +27,7 @@ macro_rules! on_a_node {
         mod embedded {
             $(#[test]
             fn $name() {
-                let corosync = corosync_ipc::server::Corosync::start().unwrap();
+                let corosync = corosync_ipc::embedded::Corosync::start().unwrap();
                 super::bodies::$name(corosync.endpoint());
             })*
         }

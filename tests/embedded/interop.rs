@@ -2,7 +2,7 @@
 
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::{Client, GroupName, Options};
-use corosync_ipc::server::Corosync;
+use corosync_ipc::embedded::Corosync;
 
 use crate::bodies::interop;
 use crate::harness::{Cluster, skip};

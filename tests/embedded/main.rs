@@ -1,4 +1,4 @@
-//! `server::Corosync` against the real one: corosync's own tools print the same with both.
+//! `embedded::Corosync` against the real one: corosync's own tools print the same with both.
 
 #[path = "../bodies/mod.rs"]
 mod bodies;
@@ -7,7 +7,9 @@ mod harness;
 mod interop;
 mod transcripts;
 
-use corosync_ipc::server::{self, Corosync, CorosyncBuilder, Generation};
+use corosync_ipc::embedded;
+use corosync_ipc::embedded::{Corosync, CorosyncBuilder};
+use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::{Endpoint, cmap, evs, quorum, votequorum};
 use harness::{Cluster, Node, Transport, eventually, nothing_to_compare};
 
@@ -239,7 +241,7 @@ fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
 
 #[test]
 fn a_nodes_descriptor_tells_whether_it_runs() {
-    let cluster = server::Cluster::builder().nodes(3).down(3).start().unwrap();
+    let cluster = embedded::Cluster::builder().nodes(3).down(3).start().unwrap();
     let ended = || -> Vec<bool> {
         let nodes = cluster.nodes().map(|node| (bodies::is_fd_readable(&node), node.has_ended()));
         nodes.inspect(|(readable, has_ended)| assert_eq!(readable, has_ended)).map(|(readable, _)| readable).collect()
@@ -327,8 +329,8 @@ mod the_same_as_the_real_one {
     }
 
     /// A cluster with evs, and a client of each node.
-    fn evs_of(nodes: u32) -> (server::Cluster, Vec<evs::Client>) {
-        let cluster = server::Cluster::builder().nodes(nodes).evs(true).start().unwrap();
+    fn evs_of(nodes: u32) -> (embedded::Cluster, Vec<evs::Client>) {
+        let cluster = embedded::Cluster::builder().nodes(nodes).evs(true).start().unwrap();
         let clients = cluster.nodes().map(|node| evs::Client::connect_to(node.endpoint()).unwrap()).collect();
         (cluster, clients)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use corosync_ipc::cfg::{self, Cfg};
 use corosync_ipc::cmap::{self, Cmap, TrackEvents, Value};
-use corosync_ipc::server::{Conn, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use corosync_ipc::{Client, CsError, Dispatch, Endpoint, Result, Service};
 use nix::sys::socket::{MsgFlags, recv};
 use tempfile::TempDir;

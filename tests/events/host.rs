@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use corosync_ipc::server::Corosync;
+use corosync_ipc::embedded::Corosync;
 use corosync_ipc::{ENV_SHM_ROOT, ENV_SOCKET_DIR, Endpoint};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};

@@ -4,8 +4,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use bytes::Bytes;
+use corosync_ipc::libqb::server::{Conn, ConnectionId, Connections, Handler, Listener, Peer, Refusal};
 use corosync_ipc::quorum::{Client, Event};
-use corosync_ipc::server::{Conn, ConnectionId, Connections, Handler, Listener, Peer, Refusal};
 use corosync_ipc::wire::Message;
 use corosync_ipc::wire::quorum::{
     AnyRequest, GetQuorateReply, GetTypeReply, Notification, TrackStartReply, TrackStopReply,

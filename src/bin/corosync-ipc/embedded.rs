@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use corosync_ipc::Endpoint;
-use corosync_ipc::server::Corosync;
+use corosync_ipc::embedded::Corosync;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, Signal, raise};

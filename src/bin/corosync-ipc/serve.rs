@@ -7,7 +7,7 @@ use std::process;
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
-use corosync_ipc::server::{Cluster, ClusterBuilder};
+use corosync_ipc::embedded::{Cluster, ClusterBuilder};
 use corosync_ipc::{Endpoint, Error};
 use serde_json::json;
 

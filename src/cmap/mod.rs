@@ -1,0 +1,586 @@
+//! The cmap service: corosync's configuration and state as a map of typed values.
+//!
+//! Matches libcmap.
+//!
+//! ```no_run
+//! use corosync_ipc::cmap::{Client, TrackEvents};
+//!
+//! let client = Client::connect()?;
+//! if let Some(name) = client.get("totem.cluster_name")? {
+//!     println!("this is cluster {name}");
+//! }
+//! for entry in client.iter("nodelist.")? {
+//!     println!("{}", entry?.key);
+//! }
+//! client.track_add("runtime.votequorum.", TrackEvents::ALL | TrackEvents::PREFIX)?;
+//! for event in client.events() {
+//!     println!("{:?}", event?);
+//! }
+//! # Ok::<(), corosync_ipc::Error>(())
+//! ```
+
+mod danger;
+mod probe;
+mod value;
+
+use std::collections::{HashMap, HashSet};
+use std::iter::FusedIterator;
+use std::marker::PhantomData;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::vec;
+
+use bytes::Bytes;
+
+#[doc(inline)]
+pub use crate::wire::cmap::{TrackEvents, ValueType};
+pub(crate) use probe::Probe;
+pub use value::{MAX_VALUE_SIZE, Value};
+
+use crate::client::{self, Service, sealed};
+use crate::endpoint::Endpoint;
+use crate::error::WireError;
+use crate::error::{CsError, Error, ProtocolError, Result};
+use crate::features::{Feature, STATS_COMING_AND_GOING, STATS_MAP};
+use crate::libqb::client::Patience;
+use crate::wire::Message;
+use crate::wire::cmap as wire;
+
+/// A connection to the cmap service.
+pub type Client = client::Client<Cmap>;
+
+/// The cmap service.
+#[derive(Debug)]
+pub struct Cmap {
+    map: Map,
+    /// Whether the daemon survives that a tracker of the stats map is told what comes and goes.
+    stats_come_and_go: bool,
+    trackers: Mutex<Trackers>,
+}
+
+/// The trackers of a client: what the daemon calls them, by what we call them.
+#[derive(Debug, Default)]
+struct Trackers {
+    last: u64,
+    handles: HashMap<u64, u64>,
+}
+
+/// The longest key, in bytes. Matches `CMAP_KEYNAME_MAXLEN`.
+pub const MAX_KEY: usize = 255;
+
+/// The shortest key, in bytes. Matches `CMAP_KEYNAME_MINLEN`.
+pub const MIN_KEY: usize = 3;
+
+/// How many keys an iteration may find, and how many bytes of keys and values may be listed, so that a daemon without end is noticed
+/// before it has filled the memory. corosync's maps hold some hundred keys, few of which have more than a hundred bytes.
+const MOST_KEYS: usize = 1 << 20;
+const MOST_BYTES: u64 = 64 << 20;
+
+/// Which of the daemon's maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Map {
+    /// Configuration and state. `CMAP_MAP_ICMAP`
+    #[default]
+    Icmap,
+    /// Statistics, read-only but for the keys that clear them. Since corosync 2.99. `CMAP_MAP_STATS`
+    Stats,
+}
+
+/// Names a tracker of one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tracker(pub(crate) u64);
+
+/// What the cmap service tells.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A tracked key was added, changed or deleted. `cmap_notify_fn_t`
+    Notify(Notification),
+    /// A notification that this version does not know, as it came.
+    Unknown {
+        /// Its message id.
+        id: i32,
+        /// The whole message.
+        message: Bytes,
+    },
+}
+
+/// A tracked key was added, changed or deleted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notification {
+    /// The tracker that noticed, as [`Client::track_add`] returned it.
+    pub tracker: Tracker,
+    /// What happened: one of `ADD`, `MODIFY` and `DELETE`.
+    pub event: TrackEvents,
+    /// The key.
+    pub key: String,
+    /// The value it has now. `None` after a delete.
+    pub new_value: Option<Value>,
+    /// The value it had. `None` after an add, and where the daemon changed a counter of its own in place.
+    pub old_value: Option<Value>,
+}
+
+/// A key found by iterating.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// Type of its value.
+    pub value_type: ValueType,
+    /// Length of its value in bytes, the NUL behind a string included.
+    pub value_len: u64,
+}
+
+/// Room for a value that a first request asks for. Few values are longer, and the daemon fills a reply of this size whatever the
+/// value is.
+const FIRST_ROOM: u64 = 1024;
+
+/// Room for any value: the longest string has a NUL behind it.
+const MOST_ROOM: u64 = MAX_VALUE_SIZE as u64 + 1;
+
+impl Client {
+    /// Connects to the configuration map, as [`Endpoint::from_env`] says.
+    ///
+    /// Matches `cmap_initialize`.
+    ///
+    /// # Errors
+    /// What stands in the way: see the first variants of [`Error`].
+    pub fn connect() -> Result<Self> {
+        Self::connect_to(&Endpoint::from_env()?)
+    }
+
+    /// Connects to the configuration map.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
+        Self::connect_within(endpoint, &Patience::connecting(endpoint))
+    }
+
+    /// As [`Client::connect_to`], as a part of another call.
+    pub(crate) fn connect_within(endpoint: &Endpoint, patience: &Patience) -> Result<Self> {
+        Self::connect_map_within(endpoint, Map::Icmap, patience)
+    }
+
+    /// Connects to one of the maps.
+    ///
+    /// Matches `cmap_initialize_map`. Before the stats map is asked for, the daemon is asked for a key that tells its age, since those
+    /// before 2.99 die of that request.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon has no such map.
+    pub fn connect_map(endpoint: &Endpoint, map: Map) -> Result<Self> {
+        Self::connect_map_within(endpoint, map, &Patience::connecting(endpoint))
+    }
+
+    /// As [`Client::connect_map`], as a part of another call.
+    pub(crate) fn connect_map_within(endpoint: &Endpoint, map: Map, patience: &Patience) -> Result<Self> {
+        let mut client = Self::open(endpoint, Cmap::new(map), patience)?;
+        if map == Map::Stats {
+            client.require(&STATS_MAP, patience)?;
+            client.service.stats_come_and_go = match client.require(&STATS_COMING_AND_GOING, patience) {
+                Err(Error::Unsupported { .. }) => false,
+                answer => answer.map(|()| true)?,
+            };
+            let reply = client.call_within(patience, "cmap set current map", &wire::SetCurrentMap { map: 1 });
+            STATS_MAP.or_unsupported(reply)?;
+        }
+        Ok(client)
+    }
+
+    /// Makes sure that the daemon has a feature.
+    fn require(&self, feature: &Feature, patience: &Patience) -> Result<()> {
+        feature.require(|key| Ok(self.get_within(key, patience)?.is_some()))
+    }
+
+    /// The value of a key. `None` when there is no such key.
+    ///
+    /// Matches `cmap_get` and its typed siblings, but in one request for values up to 1 KiB, whatever their type.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what cannot be a key, and when the endpoint's ring size is too small for the value;
+    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`].
+    pub fn get(&self, key: &str) -> Result<Option<Value>> {
+        self.get_within(key, &self.patience("cmap get"))
+    }
+
+    /// As [`Client::get`], as a part of another call.
+    pub(crate) fn get_within(&self, key: &str, patience: &Patience) -> Result<Option<Value>> {
+        let key_name = key_bytes(key)?;
+        let get = |room| self.get_with_room(&key_name, room, patience);
+        match get(FIRST_ROOM) {
+            // Too little room: the daemon does not say so in any other way.
+            Err(Error::Cs { error: CsError::InvalidParam, .. }) => match get(MOST_ROOM) {
+                Err(Error::Cs { error: CsError::InvalidParam, .. }) if self.room() < MOST_ROOM => {
+                    let reason = format!("the value of {key} does not fit in an answer: ask for a larger ring size");
+                    Err(Error::invalid("ring size", reason))
+                }
+                reply => reply,
+            },
+            reply => reply,
+        }
+    }
+
+    fn get_with_room(&self, key_name: &Bytes, room: u64, patience: &Patience) -> Result<Option<Value>> {
+        let value_len = room.min(self.room());
+        match self.call_within(patience, "cmap get", &wire::Get { key_name: key_name.clone(), value_len }) {
+            Ok(reply) => Ok(Some(Value::from_wire(reply.value))),
+            Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Room for a value that the largest answer has: it is 40 bytes longer. If it did not fit the ring, the daemon could not send it.
+    fn room(&self) -> u64 {
+        self.connection.max_reply().saturating_sub(64) as u64
+    }
+
+    /// The value of a key as a Rust type: `client.get_as::<u32>("totem.token")?`. `None` when there is no such key.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; [`Error::InvalidArgument`] when the value has another type.
+    pub fn get_as<T: TryFrom<Value, Error = Value>>(&self, key: &str) -> Result<Option<T>> {
+        let value = self.get(key)?.map(T::try_from).transpose();
+        value.map_err(|found| {
+            Error::invalid("type", format!("the value of {key} is {found} of type {}", found.value_type()))
+        })
+    }
+
+    /// Sets a key, which need not exist, to a value of any type.
+    ///
+    /// Matches `cmap_set` and its typed siblings.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what cannot be a key or is longer than [`MAX_VALUE_SIZE`], and for values that corosync takes and
+    /// does not survive, such as a `totem.token` of 1 ms; [`Error::Cs`] with [`CsError::Access`] when the key is read-only, with
+    /// [`CsError::NotSupported`] in the stats map; as [`Client::get`].
+    pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<()> {
+        let (key_name, value) = (key_bytes(key)?, value.into().into_wire()?);
+        // As the daemon will read it, whatever kind of value it was.
+        danger::check_set(key, &Value::from_wire(value.clone()))?;
+        self.call("cmap set", &wire::Set { key_name, value })?;
+        Ok(())
+    }
+
+    /// Deletes a key.
+    ///
+    /// Matches `cmap_delete`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::NotExist`] when there is no such key, with [`CsError::Access`] when it is read-only;
+    /// [`Error::InvalidArgument`] for keys that corosync does not survive the end of: the last below `logging.logger_subsys.` and
+    /// some others; as [`Client::get`].
+    pub fn delete(&self, key: &str) -> Result<()> {
+        let key_name = key_bytes(key)?;
+        danger::check_delete(key)?;
+        const CALL: &str = "cmap delete";
+        let patience = self.patience(CALL);
+        if let Some(section) = danger::kept_section(key) {
+            if self.connection.is_before_libqb_015() {
+                return Err(danger::of_kept_section(key));
+            }
+            let entries = self.entries(section, &patience)?;
+            if !entries.is_empty() && entries.iter().all(|entry| entry.key == key) {
+                return Err(danger::last_of_section(key));
+            }
+        }
+        self.call_within(&patience, CALL, &wire::Delete { key_name })?;
+        Ok(())
+    }
+
+    /// Adds 1 to an integer.
+    ///
+    /// Matches `cmap_inc`.
+    ///
+    /// # Errors
+    /// As [`Client::adjust`].
+    pub fn increment(&self, key: &str) -> Result<()> {
+        self.adjust(key, 1)
+    }
+
+    /// Subtracts 1 from an integer.
+    ///
+    /// Matches `cmap_dec`.
+    ///
+    /// # Errors
+    /// As [`Client::adjust`].
+    pub fn decrement(&self, key: &str) -> Result<()> {
+        self.adjust(key, -1)
+    }
+
+    /// Adds `step` to an integer of any type, which wraps around.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::InvalidParam`] when the value is no integer, with [`CsError::NotExist`] when there is no such key,
+    /// with [`CsError::Access`] when it is read-only; [`Error::InvalidArgument`] for a key with values that [`Client::set`] refuses; as
+    /// [`Client::get`].
+    pub fn adjust(&self, key: &str, step: i32) -> Result<()> {
+        let key_name = key_bytes(key)?;
+        danger::check_adjust(key)?;
+        self.call("cmap adjust", &wire::AdjustInt { key_name, step })?;
+        Ok(())
+    }
+
+    /// Iterates over the keys that begin with `prefix`; all of them if it is empty. No key is found twice.
+    ///
+    /// The keys are those of now: this asks for all of them, one request for each. corosync does not survive an iterator of its own that
+    /// stands on a key while keys are set and deleted, so there is none when this returns. All requests together have one
+    /// [timeout](Endpoint::request_timeout).
+    ///
+    /// Matches `cmap_iter_init`, `cmap_iter_next` and `cmap_iter_finalize`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what no key can begin with; as [`Client::get`]. [`Error::Protocol`] when there is no end to the keys:
+    /// more than a million, or than 64 MiB with their values.
+    pub fn iter(&self, prefix: &str) -> Result<Iter<'_>> {
+        let entries = self.entries(prefix, &self.patience("cmap iter"))?;
+        Ok(Iter { entries: entries.into_iter(), client: PhantomData })
+    }
+
+    /// As [`Client::iter`], as a part of another call.
+    fn entries(&self, prefix: &str, patience: &Patience) -> Result<Vec<Entry>> {
+        let request = wire::IterInit { prefix: prefix_bytes("prefix", prefix)? };
+        match self.call_within(patience, "cmap iter init", &request) {
+            Ok(wire::IterInitReply { iter_handle }) => {
+                let entries = self.iterate(prefix, iter_handle, patience);
+                self.release(&wire::IterFinalize { iter_handle });
+                entries
+            }
+            Err(Error::Cs { error: CsError::NoSections, .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn iterate(&self, prefix: &str, iter_handle: u64, patience: &Patience) -> Result<Vec<Entry>> {
+        let (mut entries, mut found, mut size) = (Vec::new(), HashSet::new(), 0);
+        // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves the prefix, or finds a key again that
+        // moved below the node it had.
+        loop {
+            let reply = match self.call_within(patience, "cmap iter next", &wire::IterNext { iter_handle }) {
+                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(entries),
+                reply => reply?,
+            };
+            let key = String::from_utf8_lossy(&reply.key_name).into_owned();
+            if key.starts_with(prefix) && found.insert(key.clone()) {
+                if entries.len() == MOST_KEYS {
+                    let endless = ProtocolError::Endless { what: "keys of an iteration", limit: MOST_KEYS as u64 };
+                    return Err(self.connection.broken(endless));
+                }
+                size += key.len() as u64 + reply.value_len.min(MOST_ROOM);
+                self.check_size(size)?;
+                entries.push(Entry { key, value_type: reply.value_type, value_len: reply.value_len });
+            }
+        }
+    }
+
+    /// All keys that begin with `prefix`, with their values. A key that is deleted meanwhile is left out.
+    ///
+    /// This takes a request or two for each key, and all of them together have one [timeout](Endpoint::request_timeout).
+    ///
+    /// # Errors
+    /// As [`Client::iter`] and [`Client::get`]; [`Error::Protocol`] also for more than 64 MiB of keys and values.
+    pub fn list(&self, prefix: &str) -> Result<Vec<(String, Value)>> {
+        let patience = self.patience("cmap list");
+        let mut found = Vec::new();
+        let mut size = 0;
+        for Entry { key, value_len, .. } in self.entries(prefix, &patience)? {
+            // The length is known, so that one request is enough; a value that grew meanwhile takes the usual way. The stats map does
+            // not tell the length of strings and writes them whatever room there is: up to 32 bytes.
+            let room = value_len.clamp(32, MOST_ROOM);
+            let value = match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room, &patience) {
+                Err(Error::Cs { error: CsError::InvalidParam, .. }) => {
+                    size += MOST_ROOM;
+                    self.get_within(&key, &patience)?
+                }
+                value => value?,
+            };
+            size += key.len() as u64 + room;
+            self.check_size(size)?;
+            found.extend(value.map(|value| (key, value)));
+        }
+        Ok(found)
+    }
+
+    fn check_size(&self, bytes: u64) -> Result<()> {
+        if bytes > MOST_BYTES {
+            let endless = ProtocolError::Endless { what: "bytes of keys and values", limit: MOST_BYTES };
+            return Err(self.connection.broken(endless));
+        }
+        Ok(())
+    }
+
+    /// Starts notifications of a key, which need not exist, or with [`TrackEvents::PREFIX`] of all keys that begin with it, which may be
+    /// the empty string.
+    ///
+    /// In the stats map, the daemon looks every 1.5 s whether the value of a tracked key has changed, and tells so whatever events it was
+    /// asked for, with the new value as the old one too. For a prefix it must be asked for what comes and for what goes, which are
+    /// connections, and tells nothing else. It never tells that a key is gone which an iterator stood on when its connection ended.
+    ///
+    /// Matches `cmap_track_add`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what cannot be a key or its beginning, and for a string of the stats map, a connection's `procname`,
+    /// of which corosync dies; [`Error::Unsupported`] for what comes and goes in the stats map of corosync before 3.1; [`Error::Cs`] with
+    /// [`CsError::NotSupported`] for other events of a prefix of the stats map; as [`Client::get`].
+    pub fn track_add(&self, key: &str, events: TrackEvents) -> Result<Tracker> {
+        let tracker = {
+            let mut trackers = self.service.trackers();
+            trackers.last += 1;
+            Tracker(trackers.last)
+        };
+        self.track_add_as(tracker, key, events)?;
+        Ok(tracker)
+    }
+
+    /// As [`Client::track_add`], with a tracker that this client does not have yet.
+    pub(crate) fn track_add_as(&self, tracker: Tracker, key: &str, events: TrackEvents) -> Result<()> {
+        let key_name =
+            if events.contains(TrackEvents::PREFIX) { prefix_bytes("prefix", key)? } else { key_bytes(key)? };
+        // `stats_trigger_trackers` has room for eight bytes, up to the main branch of August 2026.
+        if self.service.map == Map::Stats && !events.contains(TrackEvents::PREFIX) && key.ends_with(".procname") {
+            return Err(Error::invalid("key", format!("corosync would die of tracking {key}")));
+        }
+        let comes_or_goes = events.intersects(TrackEvents::ADD | TrackEvents::DELETE);
+        if self.service.map == Map::Stats && comes_or_goes && !self.service.stats_come_and_go {
+            return Err(STATS_COMING_AND_GOING.unsupported());
+        }
+        // Known before it is asked for: the first notification can be here before the answer.
+        self.service.trackers().handles.insert(tracker.0, 0);
+        let request = wire::TrackAdd { key_name, track_type: events, track_inst_handle: tracker.0 };
+        match self.call("cmap track add", &request) {
+            Ok(reply) => {
+                self.service.trackers().handles.insert(tracker.0, reply.track_handle);
+                Ok(())
+            }
+            Err(error) => {
+                self.service.trackers().handles.remove(&tracker.0);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends notifications. None of this tracker comes after this returned.
+    ///
+    /// Matches `cmap_track_delete`.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::BadHandle`] when this client has no such tracker; as [`Client::get`].
+    pub fn track_delete(&self, tracker: Tracker) -> Result<()> {
+        const CALL: &str = "cmap track delete";
+        let handle = self.service.trackers().handles.get(&tracker.0).copied();
+        let handle = handle.ok_or(Error::Cs { call: CALL.into(), error: CsError::BadHandle })?;
+        self.call(CALL, &wire::TrackDelete { track_handle: handle })?;
+        self.service.trackers().handles.remove(&tracker.0);
+        Ok(())
+    }
+}
+
+/// Iterates over keys; made by [`Client::iter`].
+#[derive(Debug)]
+pub struct Iter<'a> {
+    entries: vec::IntoIter<Entry>,
+    client: PhantomData<&'a Client>,
+}
+
+impl Iterator for Iter<'_> {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.entries.next().map(Ok)
+    }
+}
+
+impl FusedIterator for Iter<'_> {}
+
+impl Cmap {
+    fn new(map: Map) -> Self {
+        Self { map, stats_come_and_go: false, trackers: Mutex::default() }
+    }
+
+    fn trackers(&self) -> MutexGuard<'_, Trackers> {
+        self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl sealed::Sealed for Cmap {}
+
+impl Service for Cmap {
+    type Event = Event;
+
+    const NAME: &'static str = "cmap";
+    /// Several times the largest notification, which has two values of 16 KiB. With less, bursts of small ones take longer than they do
+    /// with the C library's 1 MiB; more gains nothing (`cargo bench --bench bursts_against_c`).
+    const RING_SIZE: u32 = 256 << 10;
+
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        // Of a key that is in neither map.
+        wire::Get { key_name: Bytes::from_static(b"..."), value_len: 16 }.encode()
+    }
+
+    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
+        let notify = match wire::AnyEvent::decode(&message) {
+            Ok(wire::AnyEvent::NotifyCallback(notify)) => notify,
+            Err(WireError::UnknownId { id, .. }) => return Ok(Some(Event::Unknown { id, message })),
+            Err(error) => return Err(error),
+        };
+        if !self.trackers().handles.contains_key(&notify.track_inst_handle) {
+            // Sent before the tracker was deleted.
+            return Ok(None);
+        }
+        let value = |value: wire::RawValue| (value.value_type != ValueType::default()).then(|| Value::from_wire(value));
+        Ok(Some(Event::Notify(Notification {
+            tracker: Tracker(notify.track_inst_handle),
+            event: notify.event,
+            key: String::from_utf8_lossy(&notify.key_name).into_owned(),
+            new_value: value(notify.new_value),
+            old_value: value(notify.old_value),
+        })))
+    }
+}
+
+/// Makes sure that a key could be set: for whoever wants to know before anything is sent.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for one that is too short, too long or has a character that no key has.
+pub fn check_key(key: &str) -> Result<()> {
+    key_bytes(key).map(drop)
+}
+
+fn key_bytes(key: &str) -> Result<Bytes> {
+    if !(MIN_KEY..=MAX_KEY).contains(&key.len()) {
+        let reason = format!("a key has {MIN_KEY} to {MAX_KEY} characters, this one {}", key.len());
+        return Err(Error::invalid("key", reason));
+    }
+    prefix_bytes("key", key)
+}
+
+fn prefix_bytes(argument: &'static str, prefix: &str) -> Result<Bytes> {
+    if prefix.len() > MAX_KEY {
+        return Err(Error::invalid(
+            argument,
+            format!("a key has at most {MAX_KEY} characters, this has {}", prefix.len()),
+        ));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':');
+    match prefix.chars().find(|c| !allowed(*c)) {
+        Some(c) => Err(Error::invalid(
+            argument,
+            format!("{c:?} is not allowed in a key: only letters, digits and . _ - / : are"),
+        )),
+        None => Ok(Bytes::copy_from_slice(prefix.as_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_the_daemon_would_refuse_are_named() {
+        assert!(key_bytes("totem.cluster_name").is_ok());
+        assert_eq!(key_bytes("ab").unwrap_err().to_string(), "key: a key has 3 to 255 characters, this one 2");
+        assert!(key_bytes(&"k".repeat(255)).is_ok());
+        assert!(key_bytes(&"k".repeat(256)).is_err());
+        assert!(key_bytes("white space").is_err());
+        assert!(prefix_bytes("prefix", "").is_ok());
+    }
+}

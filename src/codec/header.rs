@@ -1,0 +1,63 @@
+//! The headers that every libqb message begins with.
+
+use crate::codec::{Reader, Writer};
+use crate::error::CsError;
+use crate::error::WireError;
+
+/// `CS_OK`: the status of a reply that carries its body, and of every event.
+pub(crate) const CS_OK: i32 = 1;
+
+/// Which way a message travels. Decides its header: requests have no status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Client to daemon; 16-byte header.
+    Request,
+    /// The daemon's answer; 24-byte header.
+    Response,
+    /// Sent by the daemon when something happened; 24-byte header.
+    Event,
+}
+
+/// Header of every message: the request header, and the status where there is one.
+///
+/// Matches `qb_ipc_request_header` and `qb_ipc_response_header`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Message id, counted per service and kind.
+    pub id: i32,
+    /// Size of the whole message in bytes, as the sender says. Not to be trusted.
+    pub size: i32,
+    /// A `cs_error_t` (1 is `CS_OK`), or in connection replies a negative errno. 0 in requests.
+    pub error: i32,
+}
+
+impl Header {
+    /// Reads a header of the given kind.
+    pub fn read(reader: &mut Reader<'_>, kind: Kind) -> Result<Self, WireError> {
+        let id = reader.slot("header.id")?;
+        let size = reader.slot("header.size")?;
+        let error = if kind == Kind::Request { 0 } else { reader.slot("header.error")? };
+        Ok(Self { id, size, error })
+    }
+
+    /// Writes a header; the size is filled in when the message is finished.
+    pub(crate) fn write(self, writer: &mut Writer, kind: Kind) {
+        writer.slot("header.id", self.id);
+        writer.slot("header.size", self.size);
+        if kind != Kind::Request {
+            writer.slot("header.error", self.error);
+        }
+    }
+}
+
+/// A refusal, as the daemon sends it: a bare response header.
+pub fn encode_refusal(id: i32, error: CsError) -> Result<Vec<u8>, WireError> {
+    let mut writer = Writer::new("qb_ipc_response_header");
+    Header { id, size: 0, error: error as i32 }.write(&mut writer, Kind::Response);
+    writer.finish(0)
+}
+
+/// The status of a reply, whatever its body.
+pub(crate) fn reply_status(reply: &[u8]) -> Result<i32, WireError> {
+    Header::read(&mut Reader::new("qb_ipc_response_header", reply), Kind::Response).map(|header| header.error)
+}

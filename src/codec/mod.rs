@@ -1,0 +1,19 @@
+//! Bytes and headers: what the transport and every message of a service are made of.
+//!
+//! No I/O here and no state: bytes go in and values come out, or the other way round. All integers are in host byte order: both ends
+//! are on one machine.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
+
+mod bytes;
+mod header;
+
+pub mod setup;
+
+pub(crate) use self::bytes::SLOT;
+#[cfg(test)]
+pub(crate) use self::bytes::Trace;
+pub use self::bytes::{Plain, Reader, Writer};
+pub(crate) use self::header::{CS_OK, reply_status};
+pub use self::header::{Header, Kind, encode_refusal};

@@ -1,0 +1,399 @@
+//! The cpg service: closed process groups. Members of a group get its messages and the changes of its membership, all of them in the
+//! same order on every node.
+//!
+//! Matches libcpg.
+//!
+//! ```no_run
+//! use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee};
+//!
+//! let client = Client::connect()?;
+//! client.join(&GroupName::new("example")?)?;
+//! client.multicast(Guarantee::AGREED, b"hello")?;
+//! for event in client.events() {
+//!     match event? {
+//!         Event::Deliver { node_id, pid, payload, .. } => println!("{pid} on node {node_id}: {payload:?}"),
+//!         Event::Confchg { members, .. } => println!("{} members", members.len()),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok::<(), corosync_ipc::Error>(())
+//! ```
+//!
+//! # Large messages
+//! A message up to [`Client::max_atomic_message_size`] travels in one piece. A longer one is cut into fragments, which members put
+//! together again; a member sees either the whole message or nothing of it. How much memory unfinished messages may take is set by
+//! [`Options::reassembly_limit`].
+//!
+//! # Flow control
+//! When the cluster cannot keep up, or while its nodes synchronize after a change of membership, the daemon takes no multicasts.
+//! [`Client::multicast`] then waits, without using the processor, until the daemon takes them again or the request timeout has passed;
+//! [`Client::try_multicast`] fails with [`CsError::TryAgain`] at once. Meanwhile another thread can take events from the same client.
+//! What the daemon has for a client that takes no events, it keeps in its own memory, without a limit.
+//!
+//! # The end of a connection
+//! When a client is dropped or [finalized](crate::Client::finalize), or its process ends, the daemon makes it leave its group with
+//! [`Reason::PROCDOWN`]; only [`Client::leave`] makes it [`Reason::LEAVE`].
+
+mod iter;
+mod multicast;
+mod reassembly;
+
+use std::process;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+pub use iter::{Entry, Iter, Iteration};
+
+use self::reassembly::{Progress, Reassembly};
+use crate::client::{self, Service, sealed};
+use crate::cmap::Probe;
+use crate::endpoint::Endpoint;
+use crate::error::WireError;
+use crate::error::{CsError, Error, Result};
+use crate::features;
+use crate::libqb::client::Patience;
+use crate::wire::Message;
+use crate::wire::cpg as wire;
+#[doc(inline)]
+pub use crate::wire::cpg::{Address, GroupName, Guarantee, MAX_GROUP_NAME, Reason};
+use crate::wire::values::{NodeId, RingId};
+
+/// A connection to the cpg service, which can be in one group.
+pub type Client = client::Client<Cpg>;
+
+/// The cpg service.
+#[derive(Debug)]
+pub struct Cpg {
+    options: Options,
+    probe: Probe,
+    /// The process the group sees.
+    pid: u32,
+    joined: Mutex<Option<GroupName>>,
+    reassembly: Mutex<Reassembly>,
+}
+
+/// What the cpg service tells.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A message to the group, from this client or another member. `cpg_deliver_fn_t`
+    Deliver {
+        /// The group.
+        group: GroupName,
+        /// The sender's node.
+        node_id: NodeId,
+        /// The sender's process.
+        pid: u32,
+        /// The message. It shares memory with nothing but its header, unless it was put together from fragments.
+        payload: Bytes,
+    },
+    /// The membership of the group changed. `cpg_confchg_fn_t`
+    Confchg {
+        /// The group.
+        group: GroupName,
+        /// All members there are now. Those that left are not among them, those that joined are.
+        members: Vec<Address>,
+        /// Those that left.
+        left: Vec<Address>,
+        /// Those that joined.
+        joined: Vec<Address>,
+    },
+    /// The membership of the cluster changed; also, if [asked for](Options::initial_totem_confchg), what it is when a group is
+    /// joined. It comes after the changes of groups that follow from it. `cpg_totem_confchg_fn_t`
+    TotemConfchg {
+        /// The ring.
+        ring_id: RingId,
+        /// Its members.
+        members: Vec<NodeId>,
+    },
+    /// A message to the group that this client does not hand over: it comes in fragments and is too long, or they do not fit. It comes
+    /// when that is found out, which may be before the message's end.
+    Discarded {
+        /// The group.
+        group: GroupName,
+        /// The sender's node.
+        node_id: NodeId,
+        /// The sender's process.
+        pid: u32,
+        /// The message's length in bytes, as its sender says.
+        length: u32,
+        /// What is wrong with it.
+        reason: Discard,
+    },
+    /// An event that this version does not know, as it came.
+    Unknown {
+        /// Its message id.
+        id: i32,
+        /// The whole message.
+        message: Bytes,
+    },
+}
+
+/// Why a message is not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Discard {
+    /// With the other messages that are not complete yet it would go beyond [`Options::reassembly_limit`].
+    TooLong,
+    /// Its fragments are more or less than the length that was announced.
+    Malformed,
+}
+
+/// What a client can be told when it connects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    initial_totem_confchg: bool,
+    reassembly_limit: usize,
+    pid: Option<u32>,
+}
+
+/// [`Options::reassembly_limit`] if nothing else is said: 256 MiB.
+pub const DEFAULT_REASSEMBLY_LIMIT: usize = 256 << 20;
+
+/// The most members a group may have, on all nodes together. Matches `CPG_MEMBERS_MAX`. corosync lets more join, and crashes on every
+/// other node when more than that come or go at once with their node.
+pub const MAX_MEMBERS: usize = 128;
+
+/// The flag of [`wire::Join`]. Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
+const DELIVER_INITIAL_TOTEM_CONF: u32 = 1;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// What [`Client::connect`] uses.
+    pub fn new() -> Self {
+        Self { initial_totem_confchg: false, reassembly_limit: DEFAULT_REASSEMBLY_LIMIT, pid: None }
+    }
+
+    /// Whether the membership of the cluster is told when a group is joined, shortly before or after the group's. Otherwise only
+    /// changes are told.
+    ///
+    /// Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
+    pub fn initial_totem_confchg(mut self, on: bool) -> Self {
+        self.initial_totem_confchg = on;
+        self
+    }
+
+    /// How many bytes messages may take together that come in fragments and are not complete yet. As much is reserved for one as its
+    /// sender announces. A message beyond the limit becomes [`Event::Discarded`]. C has no limit.
+    pub fn reassembly_limit(mut self, bytes: usize) -> Self {
+        self.reassembly_limit = bytes;
+        self
+    }
+
+    /// The process id the group sees. Default: that of this process.
+    ///
+    /// A group has one member of a pid on each node, so clients that join the same group on the same node need different ones: several
+    /// in one process, or processes in containers, which may have the same pid there. The daemon takes any number.
+    pub fn pid(mut self, pid: u32) -> Self {
+        self.pid = Some(pid);
+        self
+    }
+}
+
+impl Client {
+    /// Connects to the cpg service, as [`Endpoint::from_env`] says.
+    ///
+    /// Matches `cpg_initialize`.
+    ///
+    /// # Errors
+    /// What stands in the way: see the first variants of [`Error`].
+    pub fn connect() -> Result<Self> {
+        Self::connect_to(&Endpoint::from_env()?)
+    }
+
+    /// Connects to the cpg service.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
+        Self::connect_with(endpoint, Options::new())
+    }
+
+    /// Connects to the cpg service.
+    ///
+    /// Matches `cpg_model_initialize` with `CPG_MODEL_V1`.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_with(endpoint: &Endpoint, options: Options) -> Result<Self> {
+        let service = Cpg {
+            probe: Probe::new(endpoint),
+            pid: options.pid.unwrap_or_else(process::id),
+            joined: Mutex::default(),
+            reassembly: Mutex::new(Reassembly::new(options.reassembly_limit)),
+            options,
+        };
+        Self::open(endpoint, service, &Patience::connecting(endpoint))
+    }
+
+    /// Joins a group. Its messages and changes of membership come from now on, beginning with the [`Event::Confchg`] of this join. A
+    /// client is in one group at a time.
+    ///
+    /// Matches `cpg_join`. Waits while the nodes synchronize, or while the daemon is still busy with the last leave. The first join
+    /// then uses what is left of the time to ask cmap, over a connection of its own, whether the daemon knows messages in fragments.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the name is empty: the daemon would never make such a member leave; and when the group has
+    /// [`MAX_MEMBERS`], which is looked up before. [`Error::Cs`] with
+    /// [`CsError::Exist`] when this client has joined already, or another client of the same pid on this node the same group; with
+    /// [`CsError::TryAgain`] when the nodes synchronize for longer than the request timeout.
+    ///
+    /// A client that [left](Client::leave) can join again only with daemons before 3.0. Later ones answer [`CsError::Exist`] to the same
+    /// group, to any client of the pid, until the client that left is gone, and [`CsError::Busy`] to another one (which the C library
+    /// asks again without end): connect anew.
+    ///
+    /// [`Error::TimedOut`]: the group may have been joined or not, and multicasting is refused; connect anew. As well
+    /// [`Error::Disconnected`], [`Error::Finalized`].
+    pub fn join(&self, group: &GroupName) -> Result<()> {
+        if group.is_empty() {
+            return Err(Error::invalid("group name", "is empty: the daemon would never make such a member leave"));
+        }
+        let patience = self.patience("cpg join");
+        if self.membership_within(group, &patience)?.len() >= MAX_MEMBERS {
+            let reason =
+                format!("{group} has {MAX_MEMBERS} members: corosync would crash of more when their nodes leave");
+            return Err(Error::invalid("group", reason));
+        }
+        let flags = if self.service.options.initial_totem_confchg { DELIVER_INITIAL_TOTEM_CONF } else { 0 };
+        let request = wire::Join { group_name: *group, pid: self.service.pid, flags };
+        self.call_while(BUSY, &patience, &request)?;
+        *self.service.joined() = Some(*group);
+        // While it is surely possible: a process may drop its privileges or go into a sandbox later. If the time is not enough, or
+        // something else is wrong, it is asked again when it matters.
+        let _ = self.service.probe.require(&features::CPG_FRAGMENTS, &patience);
+        Ok(())
+    }
+
+    /// Leaves the group. The last event is the [`Event::Confchg`] that tells of it.
+    ///
+    /// Matches `cpg_leave`. Waits while the nodes synchronize or the join is not through yet.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::NotExist`] when this client is not in this group (C leaves whatever group was joined, and tells its
+    /// members another one); otherwise as [`Client::join`].
+    pub fn leave(&self, group: &GroupName) -> Result<()> {
+        const CALL: &str = "cpg leave";
+        // Before anything is sent, so that no multicast comes behind: the daemon would drop it without a word.
+        let left = self.service.joined().take_if(|joined| joined == group);
+        left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
+        let request = wire::Leave { group_name: *group, pid: self.service.pid };
+        let reply = self.call_while(BUSY, &self.patience(CALL), &request);
+        if let Err(Error::Cs { error: CsError::TryAgain | CsError::Busy, .. }) = reply {
+            // It was certainly not carried out.
+            self.service.joined().get_or_insert(*group);
+        }
+        reply.map(|_| ())
+    }
+
+    /// The members of any group, joined or not, in the order of their nodes and processes. None if there is no such group.
+    ///
+    /// Answers as `cpg_membership_get`, by way of [`Client::iter`]: corosync crashes of C's request when the group has more than 384
+    /// members.
+    ///
+    /// # Errors
+    /// As [`Client::iter`].
+    pub fn membership(&self, group: &GroupName) -> Result<Vec<Address>> {
+        self.membership_within(group, &self.patience("cpg membership"))
+    }
+
+    fn membership_within(&self, group: &GroupName, patience: &Patience) -> Result<Vec<Address>> {
+        let member = |Entry { node_id, pid, .. }| Address { node_id, pid, reason: Reason::UNDEFINED };
+        let entries = self.list_within(Iteration::Group(*group), patience)?;
+        let mut members: Vec<_> = entries.into_iter().map(member).collect();
+        members.sort_unstable_by_key(|member| (member.node_id, member.pid));
+        Ok(members)
+    }
+
+    /// The id of the node that the daemon runs on.
+    ///
+    /// Matches `cpg_local_get`.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Finalized`].
+    pub fn local_node_id(&self) -> Result<NodeId> {
+        Ok(self.call("cpg local get", &wire::LocalGet {})?.local_nodeid)
+    }
+
+    /// The process id by which members know this client: see [`Options::pid`].
+    pub fn pid(&self) -> u32 {
+        self.service.pid
+    }
+
+    /// The group that was joined and not left.
+    pub fn joined(&self) -> Option<GroupName> {
+        *self.service.joined()
+    }
+}
+
+/// What the daemon answers while a change of this client's own membership is under way.
+const BUSY: &[CsError] = &[CsError::TryAgain, CsError::Busy];
+
+impl Cpg {
+    fn joined(&self) -> MutexGuard<'_, Option<GroupName>> {
+        self.joined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fragment(&self, reassembly: &mut Reassembly, fragment: wire::PartialDeliverCallback) -> Option<Event> {
+        let progress = reassembly.feed(&fragment);
+        let wire::PartialDeliverCallback { group_name: group, nodeid: node_id, pid, msglen: length, .. } = fragment;
+        let discarded = |reason| Event::Discarded { group, node_id, pid, length, reason };
+        match progress {
+            Progress::Nothing => None,
+            Progress::Whole(payload) => Some(Event::Deliver { group, node_id, pid, payload }),
+            Progress::NoRoom => Some(discarded(Discard::TooLong)),
+            Progress::Malformed => Some(discarded(Discard::Malformed)),
+        }
+    }
+}
+
+impl sealed::Sealed for Cpg {}
+
+impl Service for Cpg {
+    type Event = Event;
+
+    const NAME: &'static str = "cpg";
+    /// As the C library: the largest message in one piece is a bit less.
+    const RING_SIZE: u32 = multicast::LARGEST_REQUEST as u32;
+
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        wire::LocalGet {}.encode()
+    }
+
+    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
+        // Messages come here in their order, one at a time, so this is never waited for.
+        let mut reassembly = self.reassembly.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some(match wire::AnyEvent::decode_shared(&message) {
+            Ok(wire::AnyEvent::DeliverCallback(event)) => Event::Deliver {
+                group: event.group_name,
+                node_id: event.nodeid,
+                pid: event.pid,
+                payload: event.message,
+            },
+            Ok(wire::AnyEvent::PartialDeliverCallback(event)) => return Ok(self.fragment(&mut reassembly, event)),
+            Ok(wire::AnyEvent::ConfchgCallback(mut event)) => {
+                for left in &event.left_list {
+                    reassembly.drop_member(left.node_id, left.pid);
+                }
+                event.member_list.iter_mut().for_each(|member| member.reason = Reason::UNDEFINED);
+                Event::Confchg {
+                    group: event.group_name,
+                    members: event.member_list,
+                    left: event.left_list,
+                    joined: event.joined_list,
+                }
+            }
+            Ok(wire::AnyEvent::TotemConfchgCallback(event)) => {
+                reassembly.keep_nodes(&event.member_list);
+                Event::TotemConfchg { ring_id: event.ring_id, members: event.member_list }
+            }
+            Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
+            Err(error) => return Err(error),
+        }))
+    }
+}

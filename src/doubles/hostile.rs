@@ -1,0 +1,219 @@
+//! A daemon that lies: whatever it answers, every call returns, and nothing panics.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::codec::Kind;
+use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal};
+use crate::wire::tables;
+use crate::{Client, Dispatch, Endpoint, NodeId, Result, RingId, Service, TrackFlags};
+use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
+
+/// Answers with captured messages of the same id, damaged or not, or with nothing; and sends events that nobody asked for.
+struct Liar {
+    random: Random,
+    /// Answers by service and id, and events by service.
+    answers: BTreeMap<(usize, i32), Vec<Vec<u8>>>,
+    events: BTreeMap<usize, Vec<Vec<u8>>>,
+}
+
+impl Liar {
+    fn new(seed: u64) -> Self {
+        let mut liar = Self { random: Random::new(seed), answers: BTreeMap::new(), events: BTreeMap::new() };
+        for (index, service) in fuzzing::SERVICES.iter().enumerate() {
+            for (kind, bytes) in tables::vectors(service) {
+                let id = i32::from_ne_bytes(bytes[..4].try_into().unwrap());
+                match kind {
+                    Kind::Response => liar.answers.entry((index, id)).or_default().push(bytes),
+                    Kind::Event => liar.events.entry(index).or_default().push(bytes),
+                    Kind::Request => {}
+                }
+            }
+        }
+        liar
+    }
+
+    fn damage(&mut self, mut message: Vec<u8>) -> Vec<u8> {
+        const NASTY: [u32; 8] = [0, 1, 2, 255, 4096, 0x7fff_ffff, 0x8000_0000, u32::MAX];
+        for _ in 0..[0, 0, 1, 3][self.random.below(4)] {
+            let place = self.random.below(message.len().max(4) / 4) * 4;
+            let word = NASTY[self.random.below(NASTY.len())];
+            if let Some(field) = message.get_mut(place..place + 4) {
+                field.copy_from_slice(&word.to_ne_bytes());
+            }
+        }
+        match self.random.below(8) {
+            0 => message.truncate(self.random.below(message.len() + 1)),
+            1 => message.resize(message.len() + self.random.below(9000), 0xa5),
+            _ => {}
+        }
+        message
+    }
+
+    fn one_of(&mut self, messages: Option<Vec<Vec<u8>>>) -> Vec<u8> {
+        let messages = messages.unwrap_or_else(|| vec![vec![0; 400]]);
+        let chosen = self.random.below(messages.len());
+        self.damage(messages[chosen].clone())
+    }
+}
+
+impl Handler for Liar {
+    type Session = ();
+
+    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
+        let service = conn.service_index();
+        let id = request.get(..4).map_or(0, |id| i32::from_ne_bytes(id.try_into().unwrap()));
+        // What does not fit in the client's rings is not sent.
+        for _ in 0..self.random.below(3) {
+            let event = self.one_of(self.events.get(&service).cloned());
+            let _ = conn.send_event(&event);
+        }
+        for _ in 0..[1, 1, 1, 1, 1, 1, 2, 0][self.random.below(8)] {
+            let mut answer = self.one_of(self.answers.get(&(service, id)).cloned());
+            if self.random.below(2) == 0 {
+                // Most that is captured is an error, or would be taken for one.
+                if let Some(error) = answer.get_mut(16..20) {
+                    error.copy_from_slice(&1u32.to_ne_bytes());
+                }
+            }
+            let _ = conn.reply(&answer);
+        }
+    }
+}
+
+/// Looks at what came, in every way that does not wait for ever.
+fn events<S: Service>(client: &Client<S>)
+where
+    S::Event: std::fmt::Debug,
+{
+    while let Ok(Some(event)) = client.poll_event() {
+        drop(format!("{event:?}"));
+    }
+    let _ = client.dispatch(Dispatch::All, |_| std::ops::ControlFlow::Continue(()));
+    let _ = client.next_event(Duration::from_millis(1)).map(|event| format!("{event:?}"));
+}
+
+fn call_cmap(client: &cmap::Client) {
+    let _ = client.get("some.key");
+    let _ = client.set("some.key", 7_u32);
+    let _ = client.increment("some.key");
+    let tracker = client.track_add("some.", cmap::TrackEvents::ALL | cmap::TrackEvents::PREFIX);
+    events(client);
+    let _ = client.list("some.");
+    let _ = client.iter("").map(|keys| keys.take(20).count());
+    let _ = tracker.map(|tracker| client.track_delete(tracker));
+    let _ = client.delete("some.key");
+    events(client);
+}
+
+fn call_cpg(client: &cpg::Client) {
+    let group = cpg::GroupName::new("group").unwrap();
+    let _ = client.join(&group);
+    let _ = client.multicast(cpg::Guarantee::AGREED, b"message");
+    let _ = client.try_multicast(cpg::Guarantee::AGREED, b"message");
+    events(client);
+    let _ = client.multicast(cpg::Guarantee::AGREED, &vec![7; 2 << 20]);
+    let _ = client.membership(&group);
+    let _ = client.local_node_id();
+    let _ = client.iter(cpg::Iteration::All).map(|entries| entries.take(20).count());
+    events(client);
+    let _ = client.leave(&group);
+}
+
+fn call_quorum(client: &quorum::Client) {
+    let _ = client.is_quorate();
+    let _ = client.track_start(TrackFlags::CURRENT | TrackFlags::CHANGES);
+    events(client);
+    let _ = client.track_stop();
+}
+
+fn call_votequorum(client: &votequorum::Client) {
+    let _ = client.local_info();
+    let _ = client.info(NodeId(2));
+    let _ = client.set_expected(3);
+    let _ = client.set_votes(NodeId(2), 1);
+    let _ = client.track_start(1, TrackFlags::CHANGES);
+    events(client);
+    let _ = client.qdevice_register("device");
+    let _ = client.qdevice_poll("device", true, RingId::default());
+    let _ = client.qdevice_update("device", "other");
+    let _ = client.qdevice_master_wins("device", true);
+    let _ = client.qdevice_unregister("device");
+    let _ = client.set_qdevice_extra_info(vec![1; 100]);
+    let _ = client.qdevice_extra_info(NodeId(2));
+    let _ = client.track_stop();
+}
+
+fn call_cfg(client: &cfg::Client) {
+    let _ = client.local_node_id();
+    let _ = client.ring_status();
+    let _ = client.node_status(NodeId(2));
+    let _ = client.node_addresses(NodeId(2));
+    let _ = client.reload_config();
+    let _ = client.reopen_log_files();
+    let _ = client.kill_node(NodeId(2), "reason");
+    let _ = client.track_start();
+    events(client);
+    // Not `try_shutdown`, which waits for the answers of others, longer than the timeout of requests.
+    let _ = client.reply_to_shutdown(cfg::ShutdownAnswer::NO);
+    let _ = client.track_stop();
+}
+
+fn call_evs(client: &evs::Client) {
+    let groups = [evs::GroupName::new("group").unwrap()];
+    let _ = client.join(&groups);
+    let _ = client.multicast_joined(evs::Guarantee::AGREED, b"message");
+    let _ = client.multicast_groups(evs::Guarantee::AGREED, &groups, b"message");
+    events(client);
+    let _ = client.membership();
+    let _ = client.leave(&groups);
+}
+
+/// Connects, calls and looks, again and again. How often there was a connection.
+fn bear<S: Service>(connect: impl Fn() -> Result<Client<S>>, call: impl Fn(&Client<S>)) -> usize {
+    let connected = |_: &usize| match connect() {
+        Ok(client) => {
+            call(&client);
+            true
+        }
+        Err(_) => false,
+    };
+    (0..15).filter(connected).count()
+}
+
+/// How many clients get a connection from a daemon that lies.
+fn lie(seed: u64, bear: fn(&Endpoint) -> usize) -> usize {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let short = Duration::from_millis(10);
+    let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path()).request_timeout(short);
+    let builder = Listener::<Liar>::builder().endpoint(&endpoint);
+    let builder = fuzzing::SERVICES.iter().fold(builder, |builder, service| builder.service(*service));
+    let _listener = builder.start(Liar::new(seed)).unwrap();
+    bear(&endpoint)
+}
+
+#[test]
+fn a_daemon_that_lies_harms_nobody() {
+    // Most of the time is spent waiting for answers, so the services are taken side by side, each with daemons of its own.
+    let services: [fn(&Endpoint) -> usize; 6] = [
+        |endpoint| bear(|| cmap::Client::connect_to(endpoint), call_cmap),
+        |endpoint| bear(|| cpg::Client::connect_to(endpoint), call_cpg),
+        |endpoint| bear(|| quorum::Client::connect_to(endpoint), call_quorum),
+        |endpoint| bear(|| votequorum::Client::connect_to(endpoint), call_votequorum),
+        |endpoint| bear(|| cfg::Client::connect_to(endpoint), call_cfg),
+        |endpoint| bear(|| evs::Client::connect_to(endpoint), call_evs),
+    ];
+    let connected = thread::scope(|scope| {
+        let threads = services.map(|bear| scope.spawn(move || (1..=3).map(|seed| lie(seed, bear)).sum::<usize>()));
+        threads.map(|thread| thread.join().unwrap())
+    });
+    // quorum asks something before there is a client.
+    assert!(connected.iter().all(|connected| *connected > 0), "{connected:?}");
+}

@@ -1,0 +1,237 @@
+//! Daemons that are slow, deaf or lie, and what the clients of all services make of them.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod deadlines;
+mod hostile;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, TransportType};
+use crate::codec::{Header, Kind, Reader, encode_refusal};
+use crate::embedded::daemon::{Clock, Daemon};
+use crate::embedded::node::{Config, NodeConfig, ServiceId};
+use crate::embedded::world::World;
+use crate::endpoint::Endpoint;
+use crate::error::CsError;
+use crate::libqb::server::rings::{Request, Rings};
+use crate::libqb::server::{Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal};
+use crate::sys::event::Bell;
+use crate::sys::socket::Credentials;
+use crate::sys::wait::{Interest, Ready, wait_for};
+use crate::sys::{serve, socket};
+use crate::wire::values::NodeId;
+use crate::wire::{Message, cmap, cpg};
+
+/// An embedded corosync that takes its time for each request and for each connection.
+pub(crate) struct SlowDaemon {
+    delay: Arc<AtomicU64>,
+    endpoint: Endpoint,
+    // Before the directory: its files go first.
+    _listener: Listener<Slow>,
+    _directory: TempDir,
+}
+
+impl SlowDaemon {
+    /// One that is not slow yet.
+    pub(crate) fn start() -> Self {
+        let node = NodeConfig { id: NodeId(1), name: "n1".into(), address: "127.0.0.1".into(), votes: None };
+        let config = Config { cluster_name: "slow".into(), nodes: vec![node], settings: Vec::new() };
+        let mut world = World::new(vec![(NodeId(1), config)], 0);
+        world.start(Instant::now(), &[0]).unwrap();
+        let services = ServiceId::all(true);
+        let delay = Arc::new(AtomicU64::new(0));
+        let daemon = Daemon::new(world, vec![Arc::new(Bell::new().unwrap())], Clock::Real, services);
+        let slow = Slow { daemon, delay: Arc::clone(&delay) };
+        let (endpoint, directory) = private_endpoint();
+        let builder = Listener::<Slow>::builder().endpoint(&endpoint);
+        let builder = services.iter().fold(builder, |builder, service| builder.service(service.name()));
+        Self { delay, endpoint, _listener: builder.start(slow).unwrap(), _directory: directory }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// How long each request takes that comes from now on.
+    pub(crate) fn set_delay(&self, delay: Duration) {
+        self.delay.store(u64::try_from(delay.as_nanos()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+struct Slow {
+    daemon: Daemon,
+    delay: Arc<AtomicU64>,
+}
+
+impl Slow {
+    fn wait(&self) {
+        thread::sleep(Duration::from_nanos(self.delay.load(Ordering::SeqCst)));
+    }
+}
+
+impl Handler for Slow {
+    type Session = ();
+
+    fn authorize(&mut self, peer: &Peer<'_>) -> Result<(), Refusal> {
+        self.wait();
+        self.daemon.authorize(peer)
+    }
+
+    fn on_connect(&mut self, conn: &mut Conn<'_, ()>) {
+        self.daemon.on_connect(conn);
+    }
+
+    fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
+        self.wait();
+        self.daemon.on_request(conn, request);
+    }
+
+    fn on_disconnect(&mut self, connections: &mut Connections<()>, gone: Gone<()>) {
+        self.daemon.on_disconnect(connections, gone);
+    }
+
+    fn on_timer(&mut self, connections: &mut Connections<()>) {
+        self.daemon.on_timer(connections);
+    }
+}
+
+/// A daemon whose iterators of cmap and cpg have no end, unless they are for one group: they find keys like `key.00000001` with values of
+/// this many bytes, and entries. Each fragment finds that the membership of its group has changed.
+pub(crate) struct Endless {
+    pub(crate) value_len: u64,
+    given: u64,
+    /// Whether the iterator of cpg is for one group, which has no members.
+    one_group: bool,
+}
+
+impl Endless {
+    pub(crate) fn start(value_len: u64) -> (Endpoint, impl Sized) {
+        let (endpoint, directory) = private_endpoint();
+        let builder = Listener::<Self>::builder().endpoint(&endpoint).service("cmap").service("cpg");
+        let listener = builder.start(Self { value_len, given: 0, one_group: false }).unwrap();
+        (endpoint, (listener, directory))
+    }
+}
+
+impl Handler for Endless {
+    type Session = ();
+
+    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
+        self.given += 1;
+        let id = Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
+        let answer = match (conn.service_index(), id) {
+            (0, cmap::IterNext::ID) => {
+                let key_name = format!("key.{:08}", self.given).into();
+                cmap::IterNextReply { key_name, value_len: self.value_len, value_type: crate::cmap::ValueType::BINARY }
+                    .encode()
+            }
+            (0, cmap::Get::ID) => {
+                let data = vec![7; usize::try_from(self.value_len).unwrap()].into();
+                let value = cmap::RawValue { value_type: crate::cmap::ValueType::BINARY, data };
+                cmap::GetReply { value_len: self.value_len, value }.encode()
+            }
+            (0, _) => cmap::IterInitReply { iter_handle: 1 }.encode(),
+            (_, cpg::IterationInitialize::ID) => {
+                let request = cpg::IterationInitialize::decode(&request).unwrap();
+                self.one_group = request.iteration_type == 2;
+                cpg::IterationInitializeReply { iteration_handle: 1 }.encode()
+            }
+            (_, cpg::IterationNext::ID) if self.one_group => {
+                encode_refusal(cpg::IterationNextReply::ID, CsError::NoSections)
+            }
+            (_, cpg::IterationNext::ID) => {
+                let group = crate::cpg::GroupName::new(self.given.to_ne_bytes()).unwrap();
+                cpg::IterationNextReply { description: cpg::Description { group, nodeid: NodeId(1), pid: 1 } }.encode()
+            }
+            (_, cpg::PartialMcast::ID) => encode_refusal(cpg::PartialSendReply::ID, CsError::Interrupt),
+            (..) => cpg::JoinReply {}.encode(),
+        };
+        conn.reply(&answer.unwrap()).unwrap();
+    }
+}
+
+/// A cpg daemon that takes requests from the ring, but reads no wake byte until it is dropped. It says yes to all that is answered, and its
+/// groups have no members.
+pub(crate) struct Deaf {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    _directory: TempDir,
+}
+
+impl Deaf {
+    pub(crate) fn start() -> (Endpoint, Self) {
+        let (endpoint, directory) = private_endpoint();
+        let path = endpoint.socket_path("cpg").unwrap();
+        let listener = serve::listen_stream(&socket::path_address(&path).unwrap()).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, root) = (Arc::clone(&stop), directory.path().to_owned());
+        let thread = thread::spawn(move || {
+            wait_for(&listener, Interest::Readable, None).unwrap();
+            let (_client, mut rings) = accept(serve::accept_stream(&listener).unwrap(), &root);
+            while !stopped.load(Ordering::SeqCst) {
+                let Some(request) = rings.request.receive(Duration::from_millis(1)).unwrap() else { continue };
+                let id = Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
+                let answer = match id {
+                    cpg::Mcast::ID => continue,
+                    cpg::IterationInitialize::ID => cpg::IterationInitializeReply { iteration_handle: 1 }.encode(),
+                    cpg::IterationNext::ID => encode_refusal(cpg::IterationNextReply::ID, CsError::NoSections),
+                    _ => cpg::JoinReply {}.encode(),
+                };
+                assert!(rings.response.try_send(&[&answer.unwrap()]).unwrap());
+            }
+        });
+        (endpoint, Self { stop, thread: Some(thread), _directory: directory })
+    }
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || ended.is_some_and(|ended| ended.is_ok()), "the deaf daemon panicked");
+    }
+}
+
+/// Sets a connection up.
+fn accept(client: OwnedFd, root: &Path) -> (OwnedFd, Rings) {
+    let mut request = [0; CONNECT_REQUEST_SIZE];
+    assert_eq!(wait_for(&client, Interest::Readable, None).unwrap(), Ready::Yes);
+    assert_eq!(socket::receive_now(&client, &mut request).unwrap(), request.len());
+    let ConnectRequest { max_msg_size } = ConnectRequest::decode(&request).unwrap();
+    let generation = Generation::default();
+    let credentials: Credentials = socket::peer_credentials(&client).unwrap();
+    let rings = Request { generation, root, service: "cpg", client: credentials, fd: 1, max_msg_size };
+    let rings = Rings::create(&rings).unwrap();
+    let [request, response, event] = rings.told.clone();
+    let reply = ConnectReply {
+        generation: generation.reply(),
+        error: 0,
+        transport: TransportType::SHM,
+        max_msg_size,
+        cookie: 1,
+        request,
+        response,
+        event,
+    };
+    let reply = reply.encode().unwrap();
+    assert_eq!(socket::send_now(&client, &reply).unwrap(), reply.len());
+    (client, rings)
+}
+
+fn private_endpoint() -> (Endpoint, TempDir) {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    (Endpoint::new().socket_dir(directory.path()).shm_root(directory.path()), directory)
+}

@@ -1,0 +1,345 @@
+//! The cfg service: exec/cfg.c, of a daemon whose configuration file never changes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nix::libc;
+
+use super::{ClientId, Config, Context, Ending, Output};
+use crate::cfg::ShutdownKind;
+use crate::cmap::Value;
+use crate::codec::CS_OK;
+use crate::error::CsError;
+use crate::wire::Message;
+use crate::wire::cfg::{
+    ADDRESS_SIZE, AnyRequest, GetRingStatus, Interface, KillNode, KillNodeReply, Link, LocalGetReply, MAX_LINKS,
+    NODE_STATUS_V1, NodeAddressesReply, NodeStatusReply, ReloadConfigReply, ReopenLogFilesReply, ReplyToShutdownReply,
+    RingReenableReply, RingStatusReply, TestShutdown, TrackStartReply, TrackStopReply, TryShutdown, TryShutdownReply,
+};
+use crate::wire::values::NodeId;
+
+/// The largest packet of each transport, in bytes: knet's to the node itself, udpu's of what Ethernet leaves behind totem's headers.
+const KNET_MTU: u32 = 65535;
+const UDPU_MTU: u32 = 1410;
+
+/// How long a decision about shutdown takes at most, in milliseconds.
+const DEFAULT_SHUTDOWN_TIMEOUT: u32 = 5000;
+
+/// What nodes tell each other. The numbers are those of the daemon.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Exec {
+    Kill(NodeId),
+    Shutdown,
+    /// The client waits for the answer.
+    Reload(ClientId),
+}
+
+impl Exec {
+    pub(super) fn number(&self) -> u32 {
+        match self {
+            Self::Kill(_) => 1,
+            Self::Shutdown => 2,
+            Self::Reload(_) => 3,
+        }
+    }
+}
+
+/// Whoever takes part in decisions about shutdown.
+#[derive(Debug)]
+struct Tracker {
+    client: ClientId,
+    answer: Option<bool>,
+}
+
+/// A shutdown that is being decided on.
+#[derive(Debug)]
+struct Shutdown {
+    client: ClientId,
+    kind: ShutdownKind,
+    yes: i64,
+    no: i64,
+    expected: i64,
+    until: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Cfg {
+    us: NodeId,
+    /// Addresses of the nodelist's nodes.
+    addresses: BTreeMap<NodeId, String>,
+    members: Vec<NodeId>,
+    is_knet: bool,
+    /// In the order in which they came; the newest is told first.
+    trackers: Vec<Tracker>,
+    /// Clients that asked for a shutdown once.
+    tried: Vec<ClientId>,
+    shutdown: Option<Shutdown>,
+}
+
+impl Cfg {
+    pub(crate) fn new(us: NodeId, config: &Config) -> Self {
+        let addresses = config.nodes.iter().map(|node| (node.id, node.address.clone())).collect();
+        Self {
+            us,
+            addresses,
+            members: Vec::new(),
+            is_knet: true,
+            trackers: Vec::new(),
+            tried: Vec::new(),
+            shutdown: None,
+        }
+    }
+
+    pub(crate) fn start(&mut self, context: &mut Context<'_>) {
+        self.is_knet = context.icmap.get_as::<String>("totem.transport").is_none_or(|transport| transport == "knet");
+    }
+
+    /// The largest packet of knet, if that is the transport.
+    pub(crate) fn knet_mtu(&self) -> Option<u32> {
+        self.is_knet.then_some(KNET_MTU)
+    }
+
+    pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, client: ClientId) {
+        self.remove_tracker(context, client);
+        self.tried.retain(|other| *other != client);
+    }
+
+    pub(crate) fn configure(&mut self, members: &[NodeId]) {
+        self.members = members.to_vec();
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.shutdown.as_ref().and_then(|shutdown| shutdown.until)
+    }
+
+    /// Who has not answered by now says no.
+    pub(crate) fn timer(&mut self, context: &mut Context<'_>) {
+        let Some(shutdown) = &mut self.shutdown else {
+            return;
+        };
+        if shutdown.until.is_none_or(|until| until > context.now) {
+            return;
+        }
+        shutdown.no = shutdown.expected;
+        let kind = shutdown.kind;
+        self.check_shutdown(context);
+        // The daemon tells only those who once asked for a shutdown themselves.
+        for tracker in self.trackers.iter().rev().filter(|tracker| self.tried.contains(&tracker.client)) {
+            context.event(tracker.client, &TestShutdown { status: CsError::Timeout as i32, flags: kind });
+        }
+    }
+
+    /// What a reload of an unchanged configuration does to the map, in this order.
+    pub(crate) const RELOAD: [(&'static str, Value); 5] = [
+        ("config.totemconfig_reload_in_progress", Value::U8(1)),
+        ("config.reload_in_progress", Value::U8(1)),
+        ("config.reload_status", Value::I32(CS_OK)),
+        ("config.totemconfig_reload_in_progress", Value::U8(0)),
+        ("config.reload_in_progress", Value::U8(0)),
+    ];
+
+    pub(crate) fn deliver(&mut self, context: &mut Context<'_>, from: NodeId, exec: Exec) {
+        match exec {
+            Exec::Kill(node) if node == self.us => context.outputs.push(Output::Exit(Ending::Killed)),
+            Exec::Shutdown if from == self.us => context.outputs.push(Output::Exit(Ending::Stopped)),
+            Exec::Kill(_) | Exec::Shutdown => {}
+            Exec::Reload(client) if from == self.us => context.reply(client, &ReloadConfigReply {}),
+            Exec::Reload(_) => {}
+        }
+    }
+
+    pub(crate) fn request(&mut self, context: &mut Context<'_>, client: ClientId, request: AnyRequest) {
+        match request {
+            AnyRequest::GetRingStatus(GetRingStatus {}) => {
+                let name = format!("0 {}", self.addresses.get(&self.us).map_or("", String::as_str)).into();
+                let interface = Interface { name, status: self.ring_status() };
+                context.reply(client, &RingStatusReply { interfaces: vec![interface] });
+            }
+            AnyRequest::RingReenable(_) => {
+                context.reply_with(client, &RingReenableReply {}, Err(CsError::NotSupported));
+            }
+            AnyRequest::KillNode(KillNode { nodeid, .. }) => {
+                let status = context.icmap.get_as::<String>(&format!("runtime.members.{nodeid}.status"));
+                let status = if status.as_deref() == Some("joined") { Ok(()) } else { Err(CsError::NotExist) };
+                if status.is_ok() {
+                    context.multicast(super::Exec::Cfg(Exec::Kill(nodeid)));
+                }
+                context.reply_with(client, &KillNodeReply {}, status);
+            }
+            AnyRequest::TryShutdown(TryShutdown { flags }) => self.try_shutdown(context, client, flags),
+            AnyRequest::ReplyToShutdown(request) => {
+                let status = self.answer(client, request.response.0 != 0);
+                if status.is_ok() {
+                    self.check_shutdown(context);
+                }
+                context.reply_with(client, &ReplyToShutdownReply {}, status);
+            }
+            AnyRequest::GetNodeAddresses(request) => self.node_addresses(context, client, request.nodeid),
+            AnyRequest::LocalGet(_) => context.reply(client, &LocalGetReply { local_nodeid: self.us }),
+            AnyRequest::ReloadConfig(_) => context.multicast(super::Exec::Cfg(Exec::Reload(client))),
+            AnyRequest::ReopenLogFiles(_) => context.reply(client, &ReopenLogFilesReply {}),
+            AnyRequest::GetNodeStatus(request) => self.node_status(context, client, request.nodeid, request.version),
+            AnyRequest::TrackStart(_) => {
+                self.track(context, client);
+                context.reply(client, &TrackStartReply {});
+            }
+            AnyRequest::TrackStop(_) => {
+                self.remove_tracker(context, client);
+                context.reply(client, &TrackStopReply {});
+            }
+        }
+    }
+
+    // --- shutdown ---
+
+    fn track(&mut self, context: &mut Context<'_>, client: ClientId) {
+        if self.trackers.iter().any(|tracker| tracker.client == client) {
+            return;
+        }
+        self.trackers.push(Tracker { client, answer: None });
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.expected += 1;
+            context.event(client, &TestShutdown { status: CS_OK, flags: shutdown.kind });
+        }
+    }
+
+    /// Whoever goes says yes. Matches `remove_ci_from_shutdown`.
+    fn remove_tracker(&mut self, context: &mut Context<'_>, client: ClientId) {
+        if self.shutdown.as_ref().is_some_and(|shutdown| shutdown.client == client) {
+            self.shutdown = None;
+        }
+        let Some(place) = self.trackers.iter().position(|tracker| tracker.client == client) else {
+            return;
+        };
+        let Tracker { answer, .. } = self.trackers.remove(place);
+        if let Some(shutdown) = &mut self.shutdown {
+            match answer {
+                Some(true) => shutdown.yes -= 1,
+                Some(false) => shutdown.no -= 1,
+                None => {}
+            }
+            shutdown.yes += 1;
+            self.check_shutdown(context);
+        }
+    }
+
+    fn try_shutdown(&mut self, context: &mut Context<'_>, client: ClientId, kind: ShutdownKind) {
+        if kind == ShutdownKind::IMMEDIATE {
+            context.multicast(super::Exec::Cfg(Exec::Shutdown));
+            return context.reply(client, &TryShutdownReply {});
+        }
+        if self.shutdown.is_some() {
+            return context.reply_with(client, &TryShutdownReply {}, Err(CsError::Exist));
+        }
+        if !self.tried.contains(&client) {
+            self.tried.push(client);
+        }
+        let mut expected = 0;
+        for tracker in self.trackers.iter_mut().filter(|tracker| tracker.client != client) {
+            tracker.answer = None;
+            expected += 1;
+        }
+        let timeout = context.icmap.get_as::<u32>("cfg.shutdown_timeout").unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT);
+        let until = context.now.checked_add(Duration::from_millis(timeout.into())).filter(|_| expected > 0);
+        self.shutdown = Some(Shutdown { client, kind, yes: 0, no: 0, expected, until });
+        if expected == 0 {
+            context.reply(client, &TryShutdownReply {});
+            return context.multicast(super::Exec::Cfg(Exec::Shutdown));
+        }
+        for tracker in self.trackers.iter().rev().filter(|tracker| tracker.client != client) {
+            context.event(tracker.client, &TestShutdown { status: CS_OK, flags: kind });
+        }
+    }
+
+    fn answer(&mut self, client: ClientId, is_yes: bool) -> Result<(), CsError> {
+        let shutdown = self.shutdown.as_mut().ok_or(CsError::Access)?;
+        *(if is_yes { &mut shutdown.yes } else { &mut shutdown.no }) += 1;
+        let tracker = self.trackers.iter_mut().find(|tracker| tracker.client == client);
+        tracker.into_iter().for_each(|tracker| tracker.answer = Some(is_yes));
+        Ok(())
+    }
+
+    /// Decides, once all have answered. Matches `check_shutdown_status`.
+    fn check_shutdown(&mut self, context: &mut Context<'_>) {
+        let is_decided = |shutdown: &mut Shutdown| shutdown.yes + shutdown.no >= shutdown.expected;
+        let Some(shutdown) = self.shutdown.take_if(is_decided) else {
+            return;
+        };
+        let is_confirmed = shutdown.yes >= shutdown.expected || shutdown.kind == ShutdownKind::REGARDLESS;
+        let status = if is_confirmed { Ok(()) } else { Err(CsError::Busy) };
+        context.reply_with(shutdown.client, &TryShutdownReply {}, status);
+        if is_confirmed {
+            context.multicast(super::Exec::Cfg(Exec::Shutdown));
+        }
+    }
+
+    // --- nodes ---
+
+    /// In words, or of knet one character for each node by its place in the list.
+    fn ring_status(&self) -> Bytes {
+        if !self.is_knet {
+            return Bytes::from_static(b"OK");
+        }
+        let state = |id: &NodeId| match id {
+            id if *id == self.us => 'n',
+            id if self.members.contains(id) => '3',
+            _ => '1',
+        };
+        self.addresses.keys().map(state).collect::<String>().into()
+    }
+
+    fn node_addresses(&self, context: &mut Context<'_>, client: ClientId, id: NodeId) {
+        let id = if id == NodeId(0) { self.us } else { id };
+        let address = self.addresses.get(&id).filter(|_| self.members.contains(&id));
+        let mut bytes = [0; ADDRESS_SIZE];
+        let family = match address.map(|address| address.parse::<IpAddr>()) {
+            Some(Ok(IpAddr::V4(address))) => {
+                bytes.iter_mut().zip(address.octets()).for_each(|(byte, octet)| *byte = octet);
+                libc::AF_INET
+            }
+            Some(Ok(IpAddr::V6(address))) => {
+                bytes = address.octets();
+                libc::AF_INET6
+            }
+            _ => {
+                let reply = NodeAddressesReply { family: 0, addrs: Vec::new() };
+                return context.reply_with(client, &reply, Err(CsError::NotExist));
+            }
+        };
+        context.reply(client, &NodeAddressesReply { family: family as u32, addrs: vec![bytes] });
+    }
+
+    /// Matches `totempg_nodestatus_get`, which knows more with knet.
+    fn node_status(&self, context: &mut Context<'_>, client: ClientId, id: NodeId, version: u32) {
+        let address = self.addresses.get(&id);
+        // The answer to a failure has a header and nothing more.
+        if self.is_knet && address.is_none() {
+            return context.refuse(client, NodeStatusReply::ID, CsError::FailedOperation);
+        }
+        if version != NODE_STATUS_V1 {
+            return context.refuse(client, NodeStatusReply::ID, CsError::NotSupported);
+        }
+        let is_here = u8::from(self.members.contains(&id));
+        let mut links: [Link; MAX_LINKS] = Default::default();
+        if let (Some(link), Some(address)) = (links.first_mut(), address) {
+            let text = |address: &str| Bytes::copy_from_slice(address.as_bytes());
+            let (mtu, dst_ipaddr) = if self.is_knet { (KNET_MTU, text(address)) } else { (UDPU_MTU, Bytes::new()) };
+            *link =
+                Link { enabled: 1, connected: is_here, dynconnected: 0, mtu, src_ipaddr: text(address), dst_ipaddr };
+        }
+        let onwire = u8::from(self.is_knet);
+        let status = NodeStatusReply {
+            nodeid: id,
+            reachable: is_here,
+            remote: 0,
+            external: 0,
+            onwire_min: onwire,
+            onwire_max: onwire,
+            onwire_ver: onwire,
+            links,
+        };
+        context.reply(client, &status);
+    }
+}

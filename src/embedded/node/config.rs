@@ -1,0 +1,199 @@
+//! What a node is configured with, and the keys a daemon's map has at the start.
+
+use super::cmap::preset;
+use super::icmap::Icmap;
+use crate::cmap::Value;
+use crate::wire::values::NodeId;
+
+/// A node of the nodelist.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeConfig {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) address: String,
+    /// `None`: not configured, which is one vote.
+    pub(crate) votes: Option<u32>,
+}
+
+/// What corosync.conf says.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) cluster_name: String,
+    pub(crate) nodes: Vec<NodeConfig>,
+    /// Further keys, with the types the daemon's parser gives them.
+    pub(crate) settings: Vec<(String, Value)>,
+}
+
+/// The services the daemon loads, by their numbers: short name, and how many messages their nodes exchange.
+const SERVICES: [(&str, u32); 8] =
+    [("cmap", 1), ("cfg", 5), ("cpg", 7), ("quorum", 0), ("pload", 2), ("votequorum", 4), ("mon", 0), ("wd", 0)];
+
+/// Keys that clients may not change: the key, and whether it is a prefix. Matches `set_icmap_ro_keys_flag`.
+const READ_ONLY: [(&str, bool); 25] = [
+    ("internal_configuration.", true),
+    ("runtime.services.", true),
+    ("runtime.config.", true),
+    ("runtime.totem.", true),
+    ("uidgid.config.", true),
+    ("system.", true),
+    ("nodelist.", true),
+    ("totem.crypto_cipher", false),
+    ("totem.crypto_hash", false),
+    ("totem.crypto_model", false),
+    ("totem.keyfile", false),
+    ("totem.key", false),
+    ("totem.secauth", false),
+    ("totem.ip_version", false),
+    ("totem.rrp_mode", false),
+    ("totem.transport", false),
+    ("totem.cluster_name", false),
+    ("totem.netmtu", false),
+    ("totem.threads", false),
+    ("totem.version", false),
+    ("totem.nodeid", false),
+    ("totem.clear_node_high_bit", false),
+    ("config.reload_in_progress", false),
+    ("config.totemconfig_reload_in_progress", false),
+    ("nodelist.local_node_pos", false),
+];
+
+/// Keys with the same value in every daemon.
+const CONSTANT: [(&str, Constant); 42] = [
+    ("resources.system.load_15min.current", Constant::F64(0.0)),
+    ("resources.system.load_15min.last_updated", Constant::U64(0)),
+    ("resources.system.load_15min.poll_period", Constant::U64(3000)),
+    ("resources.system.load_15min.state", Constant::Text("stopped")),
+    ("resources.system.memory_used.current", Constant::I32(0)),
+    ("resources.system.memory_used.last_updated", Constant::U64(0)),
+    ("resources.system.memory_used.poll_period", Constant::U64(3000)),
+    ("resources.system.memory_used.state", Constant::Text("stopped")),
+    ("resources.watchdog_timeout", Constant::U32(6)),
+    ("runtime.blackbox.dump_flight_data", Constant::Text("no")),
+    ("runtime.blackbox.dump_state", Constant::Text("no")),
+    ("runtime.config.totem.block_unlisted_ips", Constant::U32(1)),
+    ("runtime.config.totem.cancel_token_hold_on_retransmit", Constant::U32(0)),
+    ("runtime.config.totem.downcheck", Constant::U32(1000)),
+    ("runtime.config.totem.fail_recv_const", Constant::U32(2500)),
+    ("runtime.config.totem.heartbeat_failures_allowed", Constant::U32(0)),
+    ("runtime.config.totem.join", Constant::U32(50)),
+    ("runtime.config.totem.knet_compression_level", Constant::I32(0)),
+    ("runtime.config.totem.knet_compression_model", Constant::Text("none")),
+    ("runtime.config.totem.knet_compression_threshold", Constant::U32(0)),
+    ("runtime.config.totem.knet_mtu", Constant::U32(0)),
+    ("runtime.config.totem.knet_pmtud_interval", Constant::U32(30)),
+    ("runtime.config.totem.max_messages", Constant::U32(17)),
+    ("runtime.config.totem.max_network_delay", Constant::U32(50)),
+    ("runtime.config.totem.merge", Constant::U32(200)),
+    ("runtime.config.totem.miss_count_const", Constant::U32(5)),
+    ("runtime.config.totem.send_join", Constant::U32(0)),
+    ("runtime.config.totem.seqno_unchanged_const", Constant::U32(30)),
+    ("runtime.config.totem.token_retransmits_before_loss_const", Constant::U32(RETRANSMITS)),
+    ("runtime.config.totem.token_warning", Constant::U32(75)),
+    ("runtime.config.totem.window_size", Constant::U32(50)),
+    ("runtime.force_gather", Constant::Text("no")),
+    ("runtime.services.cmap.service_id", Constant::U16(0)),
+    ("runtime.services.cfg.service_id", Constant::U16(1)),
+    ("runtime.services.cpg.service_id", Constant::U16(2)),
+    ("runtime.services.quorum.service_id", Constant::U16(3)),
+    ("runtime.services.pload.service_id", Constant::U16(4)),
+    ("runtime.services.votequorum.service_id", Constant::U16(5)),
+    ("runtime.services.mon.service_id", Constant::U16(6)),
+    ("runtime.services.wd.service_id", Constant::U16(7)),
+    ("totem.version", Constant::U32(2)),
+    ("quorum.provider", Constant::Text("corosync_votequorum")),
+];
+
+const RETRANSMITS: u32 = 4;
+const DEFAULT_TOKEN: u32 = 3000;
+const DEFAULT_TOKEN_COEFFICIENT: u32 = 650;
+
+enum Constant {
+    I32(i32),
+    U16(u16),
+    U32(u32),
+    U64(u64),
+    F64(f64),
+    Text(&'static str),
+}
+
+impl From<Constant> for Value {
+    fn from(constant: Constant) -> Self {
+        match constant {
+            Constant::I32(value) => value.into(),
+            Constant::U16(value) => value.into(),
+            Constant::U32(value) => value.into(),
+            Constant::U64(value) => value.into(),
+            Constant::F64(value) => value.into(),
+            Constant::Text(value) => value.into(),
+        }
+    }
+}
+
+impl Config {
+    /// Fills a map with what it has before the services start.
+    pub(super) fn fill(&self, icmap: &mut Icmap, local: NodeId) {
+        for (key, value) in CONSTANT {
+            preset(icmap, key, value);
+        }
+        preset(icmap, "totem.cluster_name", self.cluster_name.as_str());
+        preset(icmap, "totem.transport", "knet");
+        for (number, node) in self.nodes.iter().enumerate() {
+            let key = |name: &str| format!("nodelist.node.{number}.{name}");
+            preset(icmap, &key("name"), node.name.as_str());
+            preset(icmap, &key("nodeid"), node.id.0);
+            preset(icmap, &key("ring0_addr"), node.address.as_str());
+            if let Some(votes) = node.votes {
+                preset(icmap, &key("quorum_votes"), votes);
+            }
+            if node.id == local {
+                preset(icmap, "nodelist.local_node_pos", number as u32);
+                preset(icmap, "totem.interface.0.bindnetaddr", node.address.as_str());
+            }
+        }
+        for (key, value) in &self.settings {
+            preset(icmap, key, value.clone());
+        }
+        self.fill_timeouts(icmap);
+        for (number, (name, _)) in SERVICES.into_iter().enumerate() {
+            preset(icmap, &format!("internal_configuration.service.{number}.name"), format!("corosync_{name}"));
+            preset(icmap, &format!("internal_configuration.service.{number}.ver"), 0u32);
+        }
+        for (key, is_prefix) in READ_ONLY {
+            icmap.protect(key, is_prefix);
+        }
+    }
+
+    /// Adds the counters of messages, which start when the services have.
+    pub(super) fn fill_counters(icmap: &mut Icmap) {
+        for (name, messages) in SERVICES {
+            for message in 0..messages {
+                for way in ["rx", "tx"] {
+                    preset(icmap, &format!("runtime.services.{name}.{message}.{way}"), 0u64);
+                }
+            }
+        }
+    }
+
+    /// What totemconfig.c computes of the token timeout, in milliseconds.
+    fn fill_timeouts(&self, icmap: &mut Icmap) {
+        let token = icmap.get_as("totem.token").unwrap_or(DEFAULT_TOKEN);
+        let coefficient: u32 = icmap.get_as("totem.token_coefficient").unwrap_or(DEFAULT_TOKEN_COEFFICIENT);
+        let more_nodes = (self.nodes.len() as u32).saturating_sub(2);
+        let token = token.saturating_add(coefficient.saturating_mul(more_nodes));
+        let retransmit = (f64::from(token) / (f64::from(RETRANSMITS) + 0.2)) as u32;
+        for (key, value) in [
+            ("token", token),
+            ("token_retransmit", retransmit),
+            ("hold", (f64::from(retransmit) * 0.8 - 10.0) as u32),
+            ("consensus", (f64::from(token) * 1.2) as u32),
+            ("interface.0.knet_ping_interval", token / 4),
+            ("interface.0.knet_ping_timeout", token / 2),
+        ] {
+            preset(icmap, &format!("runtime.config.totem.{key}"), value);
+        }
+    }
+
+    pub(super) fn address(&self, id: NodeId) -> &str {
+        self.nodes.iter().find(|node| node.id == id).map_or("", |node| &node.address)
+    }
+}

@@ -1,0 +1,209 @@
+//! The evs service: exec/evs.c of corosync 1.99, which later ones do not have.
+//!
+//! Its messages are not among the counters of the map: by `runtime.services.evs.` clients know a corosync 1.99.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{ClientId, Context, Membership};
+use crate::error::CsError;
+use crate::evs::{GroupName, MAX_JOINED_GROUPS};
+use crate::wire::evs::{
+    AnyRequest, Confchg, Deliver, JoinReply, LeaveReply, MAX_GROUPS, McastGroupsReply, McastJoinedReply,
+    MembershipReply,
+};
+use crate::wire::values::NodeId;
+
+/// A message to groups.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Exec {
+    groups: Vec<GroupName>,
+    message: Bytes,
+}
+
+#[derive(Debug)]
+pub(crate) struct Evs {
+    us: NodeId,
+    /// The groups of each client, each as often as it was joined.
+    sessions: BTreeMap<ClientId, Vec<GroupName>>,
+    /// The last change, with which new clients are greeted.
+    last: Option<Confchg>,
+}
+
+impl Evs {
+    pub(crate) fn new(us: NodeId) -> Self {
+        Self { us, sessions: BTreeMap::new(), last: None }
+    }
+
+    /// Before the first change the daemon greets with zeros, of which clients make nothing.
+    pub(crate) fn connect(&mut self, context: &mut Context<'_>, client: ClientId) {
+        self.sessions.insert(client, Vec::new());
+        if let Some(last) = &self.last {
+            context.event(client, last);
+        }
+    }
+
+    pub(crate) fn disconnect(&mut self, client: ClientId) {
+        self.sessions.remove(&client);
+    }
+
+    /// Tells who is left of the ring before, then the new ring. Matches `evs_confchg_fn`, which totem calls for both.
+    pub(crate) fn configure(&mut self, context: &mut Context<'_>, membership: &Membership) {
+        let Membership { members, joined, left, transitional, .. } = membership.clone();
+        self.tell(context, Confchg { member_list: transitional, left_list: left, joined_list: Vec::new() });
+        self.tell(context, Confchg { member_list: members, left_list: Vec::new(), joined_list: joined });
+    }
+
+    fn tell(&mut self, context: &mut Context<'_>, change: Confchg) {
+        for client in self.sessions.keys().rev() {
+            context.event(*client, &change);
+        }
+        self.last = Some(change);
+    }
+
+    pub(crate) fn deliver(&self, context: &mut Context<'_>, from: NodeId, exec: Exec) {
+        let event = Deliver { local_nodeid: from, msg: exec.message };
+        for (client, groups) in self.sessions.iter().rev() {
+            if groups.iter().any(|group| exec.groups.contains(group)) {
+                context.event(*client, &event);
+            }
+        }
+    }
+
+    /// The service takes no request of a node that is not quorate. Matches `corosync_sending_allowed`.
+    pub(crate) fn request(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        request: AnyRequest,
+        is_quorate: bool,
+    ) {
+        if !is_quorate {
+            return context.refuse(client, 0, CsError::TryAgain);
+        }
+        match request {
+            AnyRequest::Join(request) => {
+                let status = self.join(client, request.groups);
+                context.reply_with(client, &JoinReply {}, status);
+            }
+            AnyRequest::Leave(request) => {
+                let status = self.leave(client, &request.groups);
+                context.reply_with(client, &LeaveReply {}, status);
+            }
+            AnyRequest::McastJoined(request) => {
+                let groups = self.sessions.get(&client).cloned().unwrap_or_default();
+                context.multicast(super::Exec::Evs(Exec { groups, message: request.msg }));
+                context.reply(client, &McastJoinedReply {});
+            }
+            AnyRequest::McastGroups(request) => {
+                context.multicast(super::Exec::Evs(Exec { groups: request.groups, message: request.msg }));
+                context.reply(client, &McastGroupsReply {});
+            }
+            AnyRequest::GetMembership(_) => {
+                let member_list = self.last.as_ref().map(|last| last.member_list.clone()).unwrap_or_default();
+                context.reply(client, &MembershipReply { local_nodeid: self.us, member_list });
+            }
+        }
+    }
+
+    fn join(&mut self, client: ClientId, groups: Vec<GroupName>) -> Result<(), CsError> {
+        let joined = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
+        if groups.len() > MAX_GROUPS {
+            return Err(CsError::TooManyGroups);
+        }
+        // The daemon has no limit but its memory.
+        if joined.len() + groups.len() > MAX_JOINED_GROUPS {
+            return Err(CsError::NoMemory);
+        }
+        joined.extend(groups);
+        Ok(())
+    }
+
+    /// Ends at the first group that was not joined; those before it are left.
+    fn leave(&mut self, client: ClientId, groups: &[GroupName]) -> Result<(), CsError> {
+        let joined = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
+        for group in groups {
+            let at = joined.iter().position(|one| one == group).ok_or(CsError::NotExist)?;
+            joined.remove(at);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::{Config, Node, NodeConfig, Output, ServiceId};
+    use super::*;
+    use crate::codec::encode_refusal;
+    use crate::wire::Message;
+    use crate::wire::evs::{GetMembership, Join};
+    use crate::wire::values::RingId;
+
+    const CLIENT: ClientId = ClientId(7);
+
+    /// Node 1 of three, in a ring of itself.
+    fn node() -> Node {
+        let nodes = [1, 2, 3].map(|id| NodeConfig {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            address: format!("10.0.0.{id}"),
+            votes: None,
+        });
+        let config = Config { cluster_name: "evs".to_owned(), nodes: nodes.into(), settings: Vec::new() };
+        let mut node = Node::start(Instant::now(), NodeId(1), config).unwrap();
+        configure(&mut node, &[1], &[1], &[], &[]);
+        node
+    }
+
+    fn ids(ids: &[u32]) -> Vec<NodeId> {
+        ids.iter().copied().map(NodeId).collect()
+    }
+
+    fn configure(node: &mut Node, members: &[u32], joined: &[u32], left: &[u32], transitional: &[u32]) {
+        let [members, joined, left, transitional] = [members, joined, left, transitional].map(ids);
+        let ring_id = RingId { node_id: NodeId(1), seq: 5 };
+        node.configure(Instant::now(), Membership { ring_id, members, joined, left, transitional });
+    }
+
+    fn events(node: &mut Node) -> Vec<Confchg> {
+        let events = node.take_outputs().into_iter().filter_map(|output| match output {
+            Output::Event { client: CLIENT, message } => Some(Confchg::decode(&message).unwrap()),
+            _ => None,
+        });
+        events.collect()
+    }
+
+    fn change(members: &[u32], left: &[u32], joined: &[u32]) -> Confchg {
+        Confchg { member_list: ids(members), left_list: ids(left), joined_list: ids(joined) }
+    }
+
+    #[test]
+    fn a_client_is_greeted_and_told_both_halves_of_a_change() {
+        let mut node = node();
+        node.connect(Instant::now(), ServiceId::Evs, CLIENT, 1, String::new());
+        assert_eq!(events(&mut node), [change(&[1], &[], &[1])]);
+        configure(&mut node, &[1, 2, 3], &[2, 3], &[], &[1]);
+        assert_eq!(events(&mut node), [change(&[1], &[], &[]), change(&[1, 2, 3], &[], &[2, 3])]);
+        configure(&mut node, &[1, 2], &[], &[3], &[1, 2]);
+        assert_eq!(events(&mut node), [change(&[1, 2], &[3], &[]), change(&[1, 2], &[], &[])]);
+        node.disconnect(Instant::now(), ServiceId::Evs, CLIENT);
+        configure(&mut node, &[1], &[], &[2], &[1]);
+        assert_eq!(events(&mut node), []);
+    }
+
+    #[test]
+    fn requests_are_to_be_tried_again_while_the_node_is_not_quorate() {
+        let mut node = node();
+        let now = Instant::now();
+        node.connect(now, ServiceId::Evs, CLIENT, 1, String::new());
+        for request in [GetMembership {}.encode(), Join { groups: vec![GroupName::from_bytes([1; 32])] }.encode()] {
+            node.take_outputs();
+            node.request(now, ServiceId::Evs, CLIENT, &request.unwrap().into());
+            let message = encode_refusal(0, CsError::TryAgain).unwrap();
+            assert_eq!(node.take_outputs(), [Output::Reply { client: CLIENT, message, zeros: 0 }]);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The services of corosync as state machines without I/O: requests, multicasts, membership and time come in, answers, events and
+//! multicasts go out, in the order in which the daemon sends them.
+
+#![forbid(unsafe_code)]
+
+mod cfg;
+mod cmap;
+mod config;
+mod cpg;
+mod evs;
+mod icmap;
+mod quorum;
+mod services;
+mod stats;
+mod trackers;
+mod votequorum;
+
+pub(crate) use config::{Config, NodeConfig};
+pub(crate) use services::{Node, ServiceId, SyncStep};
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::codec::CS_OK;
+use crate::codec::encode_refusal;
+use crate::error::CsError;
+use crate::wire::Message;
+use crate::wire::values::{NodeId, RingId};
+use icmap::Icmap;
+use trackers::{Notice, Watcher};
+
+/// A client of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ClientId(pub(crate) u64);
+
+/// What a node wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Output {
+    /// Answer a client. The message is followed by so many zeros, if there is room for it all; else it is lost, as in the daemon.
+    Reply { client: ClientId, message: Vec<u8>, zeros: u64 },
+    /// Send a client an event.
+    Event { client: ClientId, message: Vec<u8> },
+    /// Send a message to all members, this node among them.
+    Multicast(Exec),
+    /// The daemon ends.
+    Exit(Ending),
+}
+
+/// How a daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// At once.
+    Killed,
+    /// In good order, so that it tells the other nodes what is to be told.
+    Stopped,
+}
+
+/// What the services of the nodes tell each other.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Exec {
+    /// The version of the sender's configuration.
+    ConfigVersion(u64),
+    Cfg(cfg::Exec),
+    Cpg(cpg::Exec),
+    Votequorum(votequorum::Exec),
+    Evs(evs::Exec),
+}
+
+impl Exec {
+    /// The service's name and the message's number, by which the daemon counts messages.
+    fn counted_as(&self) -> (&'static str, u32) {
+        match self {
+            Self::ConfigVersion(_) => ("cmap", 0),
+            Self::Cfg(exec) => ("cfg", exec.number()),
+            Self::Cpg(exec) => ("cpg", exec.number()),
+            Self::Votequorum(exec) => ("votequorum", exec.number()),
+            Self::Evs(_) => ("evs", 0),
+        }
+    }
+}
+
+/// A membership, as totem tells it. The lists are sorted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Membership {
+    pub(crate) ring_id: RingId,
+    pub(crate) members: Vec<NodeId>,
+    pub(crate) joined: Vec<NodeId>,
+    pub(crate) left: Vec<NodeId>,
+    /// Those who came from the same ring as this node.
+    pub(crate) transitional: Vec<NodeId>,
+}
+
+/// What a service works with beyond its own state.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    pub(crate) icmap: &'a mut Icmap,
+    outputs: &'a mut Vec<Output>,
+    /// Changes of the map that services want to know, and what is to be told after them.
+    internal: &'a mut VecDeque<Notice>,
+}
+
+impl Context<'_> {
+    /// Answers with `CS_OK`.
+    fn reply<M: Message>(&mut self, client: ClientId, message: &M) {
+        self.reply_with(client, message, Ok(()));
+    }
+
+    /// Answers with a message and a status.
+    fn reply_with<M: Message>(&mut self, client: ClientId, message: &M, status: Result<(), CsError>) {
+        self.reply_padded(client, message, status, 0);
+    }
+
+    /// Answers with a message whose last field is filled with zeros.
+    fn reply_padded<M: Message>(&mut self, client: ClientId, message: &M, status: Result<(), CsError>, zeros: u64) {
+        let mut message = encode(message);
+        let status = status.map_or_else(|error| error as i32, |()| CS_OK);
+        if let Some(field) = message.get_mut(16..20) {
+            field.copy_from_slice(&status.to_ne_bytes());
+        }
+        if zeros > 0 {
+            let size = (message.len() as u64).saturating_add(zeros) as u32;
+            if let Some(field) = message.get_mut(8..12) {
+                field.copy_from_slice(&size.to_ne_bytes());
+            }
+        }
+        self.outputs.push(Output::Reply { client, message, zeros });
+    }
+
+    /// Answers with a bare header.
+    fn refuse(&mut self, client: ClientId, id: i32, status: CsError) {
+        let message = encode_refusal(id, status).unwrap_or_default();
+        self.outputs.push(Output::Reply { client, message, zeros: 0 });
+    }
+
+    fn event<M: Message>(&mut self, client: ClientId, message: &M) {
+        self.outputs.push(Output::Event { client, message: encode(message) });
+    }
+
+    /// Sends to all members, and counts it.
+    fn multicast(&mut self, exec: Exec) {
+        let (service, number) = exec.counted_as();
+        self.count(service, number, "tx");
+        self.outputs.push(Output::Multicast(exec));
+    }
+
+    fn count(&mut self, service: &str, number: u32, way: &str) {
+        let notices = self.icmap.count(&format!("runtime.services.{service}.{number}.{way}"));
+        self.tell(notices);
+    }
+
+    /// Sets a key of the server's own.
+    fn set(&mut self, key: &str, value: impl Into<crate::cmap::Value>) {
+        let notices = self.icmap.set(key.as_bytes(), &icmap::raw(value));
+        self.tell(notices.unwrap_or_default());
+    }
+
+    /// Tells what changed in the map, in this order. From the first that this context cannot tell on, they wait until whatever is being
+    /// done is done.
+    fn tell(&mut self, notices: Vec<Notice>) {
+        let mut notices = notices.into_iter();
+        while let Some(notice) = notices.next() {
+            match notice.watcher {
+                Watcher::Client { client, instance } => {
+                    let Notice { event, key, new, old, .. } = notice;
+                    let message = crate::wire::cmap::NotifyCallback {
+                        track_inst_handle: instance,
+                        key_name: key,
+                        event,
+                        new_value: new,
+                        old_value: old,
+                    };
+                    self.event(client, &message);
+                }
+                Watcher::ConfigVersion => cmap::Cmap::send_config_version(self),
+                Watcher::Votequorum => {
+                    let rest: Vec<_> = std::iter::once(notice).chain(notices).collect();
+                    rest.into_iter().rev().for_each(|notice| self.internal.push_front(notice));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Messages of the server's own always fit their layout.
+fn encode<M: Message>(message: &M) -> Vec<u8> {
+    let encoded = message.encode();
+    debug_assert!(encoded.is_ok(), "{}: {encoded:?}", M::NAME);
+    encoded.unwrap_or_default()
+}
+
+/// Text as C reads it: up to the first NUL.
+fn c_string(bytes: &Bytes) -> Bytes {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    bytes.slice(..end)
+}

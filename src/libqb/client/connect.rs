@@ -1,0 +1,237 @@
+//! Setting a connection up: socket, handshake, rings.
+
+use std::borrow::Cow;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::unistd::{getegid, geteuid};
+
+use super::patience::Patience;
+use super::ring_files::{self, RingFiles};
+use crate::codec::setup::{ConnectReply, ConnectRequest, Generation, TransportType};
+use crate::endpoint::{Endpoint, SocketAddress};
+use crate::error::{Error, ProtocolError, Result, RingError};
+use crate::libqb::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
+use crate::libqb::ring::{CHUNK_MARGIN, Consumer, Format, HEADER_SIZE, Mapping, Producer, REQUEST_HEADER_SIZE, Ring};
+use crate::sys::socket::Credentials;
+use crate::sys::wait::{Interest, Ready, wait_for};
+use crate::sys::{file, socket};
+
+/// How long to wait before looking again whether a listener's queue has room.
+const QUEUE_RETRY: Duration = Duration::from_millis(5);
+
+/// How long to wait at most before asking again whether a daemon is ready.
+const READY_RETRY_MOST: Duration = Duration::from_millis(100);
+
+/// What a connection is made of.
+pub(super) struct Parts {
+    pub(super) socket: OwnedFd,
+    pub(super) peer: Credentials,
+    pub(super) generation: Generation,
+    pub(super) is_before_libqb_015: bool,
+    pub(super) max_msg_size: u32,
+    pub(super) names: [RingName; 3],
+    pub(super) request: Producer<Mapping>,
+    pub(super) response: Consumer<Mapping>,
+    pub(super) event: Consumer<Mapping>,
+}
+
+/// Connects to a service.
+pub(super) fn connect(
+    service: &'static str,
+    endpoint: &Endpoint,
+    default_ring_size: u32,
+    patience: &Patience,
+) -> Result<Parts> {
+    let max_msg_size = endpoint.ring_size_or(default_ring_size)?;
+    let name = Cow::Owned(endpoint.name(service).to_owned());
+    let (timeout, deadline) = (patience.timeout, Some(patience.deadline));
+    let connecting = Connecting { endpoint, service: name, timeout, deadline };
+    let mut pause = QUEUE_RETRY;
+    let (socket, peer, reply) = loop {
+        let socket = connecting.socket(&endpoint.address(service))?;
+        match connecting.handshake(&socket, max_msg_size) {
+            Ok((peer, reply)) => break (socket, peer, reply),
+            // The daemon is starting, which takes it a second or so.
+            Err(Error::NotReady { .. }) if deadline.is_none_or(|deadline| Instant::now() + pause < deadline) => {
+                thread::sleep(pause);
+                pause = (pause * 2).min(READY_RETRY_MOST);
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let unknown = match reply.transport {
+        TransportType::SHM => None,
+        TransportType::SOCKET => Some(ProtocolError::DatagramTransport),
+        other => Some(ProtocolError::Transport(other.0)),
+    };
+    if let Some(source) = unknown {
+        return Err(connecting.protocol(source));
+    }
+    connecting.rings(socket, peer, &reply)
+}
+
+struct Connecting<'a> {
+    endpoint: &'a Endpoint,
+    service: Cow<'static, str>,
+    timeout: Duration,
+    deadline: Option<Instant>,
+}
+
+impl Connecting<'_> {
+    fn socket(&self, address: &SocketAddress) -> Result<OwnedFd> {
+        let resolved = match address {
+            SocketAddress::Abstract(name) => socket::abstract_address(name),
+            SocketAddress::Path(path) => socket::path_address(path),
+        };
+        let resolved = resolved
+            .map_err(|_| Error::invalid("endpoint", format!("{address} is too long for a socket's address")))?;
+        loop {
+            match socket::connect_stream(&resolved) {
+                Ok(socket) => return Ok(socket),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        return Err(self.timed_out());
+                    }
+                    thread::sleep(QUEUE_RETRY);
+                }
+                Err(source)
+                    if matches!(source.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT | libc::ENOTDIR)) =>
+                {
+                    return Err(Error::NoSocket {
+                        service: self.service.clone(),
+                        address: address.to_string(),
+                        source,
+                    });
+                }
+                Err(source) => return Err(Error::system(format!("connecting to {address}"), source)),
+            }
+        }
+    }
+
+    fn check_server(&self, Credentials { pid, uid, .. }: Credentials) -> Result<()> {
+        if self.endpoint.may_serve(uid) {
+            return Ok(());
+        }
+        let is_unmapped = file::is_unmapped(uid);
+        Err(Error::UntrustedServer { service: self.service.clone(), uid, pid, is_unmapped })
+    }
+
+    /// Sends the request and collects the reply, from users that may serve only. Credentials travel with both.
+    fn handshake(&self, socket: &OwnedFd, max_msg_size: u32) -> Result<(Credentials, ConnectReply)> {
+        let failed = |source| Error::system(format!("connecting to {}", self.service), source);
+        let protocol = |source: crate::error::WireError| self.protocol(source.into());
+        socket::pass_credentials(socket, true).map_err(failed)?;
+        let request = ConnectRequest { max_msg_size }.encode().map_err(protocol)?;
+        match socket::send_now(socket, &request) {
+            Ok(sent) if sent == request.len() => {}
+            // 24 bytes always fit in the buffer of a new socket.
+            Ok(_) => return Err(failed(io::ErrorKind::WriteZero.into())),
+            Err(error) => return Err(self.disconnected(error)),
+        }
+        // The kernel noted who listens, so nobody can pretend to be another. The request tells nothing but a size, and goes to those who
+        // are refused too: servers with libqb 0.10 and 0.11 would wait for it for ever, spinning, even when the client is gone.
+        let peer = socket::peer_credentials(socket);
+        let peer = peer.map_err(|error| Error::system("reading the daemon's credentials", error))?;
+        self.check_server(peer)?;
+        let mut handshake = Handshake::default();
+        let mut buffer = [0; 2048];
+        let reply = loop {
+            let wants = handshake.wants().map_err(protocol)?.min(buffer.len());
+            let room = buffer.get_mut(..wants).unwrap_or_default();
+            match socket::receive_from(socket, room) {
+                Ok((0, _)) => return Err(Error::Disconnected { service: self.service.clone() }),
+                Ok((count, sender)) => {
+                    // Whoever listened may have dropped privileges since, or passed the socket on. The one who answers will read the
+                    // requests, so it must be trusted too; it need not be the same user.
+                    sender.map_or(Ok(()), |sender| self.check_server(sender))?;
+                    let received = room.get(..count).unwrap_or_default();
+                    if let Some(reply) = handshake.feed(received).map_err(protocol)? {
+                        break reply;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if wait_for(socket, Interest::Readable, self.deadline).map_err(failed)? == Ready::TimedOut {
+                        return Err(self.timed_out());
+                    }
+                }
+                Err(error) => return Err(self.disconnected(error)),
+            }
+        };
+        socket::pass_credentials(socket, false).map_err(failed)?;
+        if reply.error == 0 { Ok((peer, reply)) } else { Err(self.refused(reply.error)) }
+    }
+
+    fn refused(&self, error: i32) -> Error {
+        let service = self.service.clone();
+        match error.checked_neg() {
+            Some(libc::EAGAIN) => Error::NotReady { service },
+            Some(libc::EACCES) => Error::NotAllowed { service, uid: geteuid().as_raw(), gid: getegid().as_raw() },
+            Some(libc::ENOSPC) => Error::SharedMemoryFull { service },
+            Some(errno) => Error::Refused { service, source: io::Error::from_raw_os_error(errno) },
+            None => Error::Refused { service, source: io::ErrorKind::Other.into() },
+        }
+    }
+
+    fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply) -> Result<Parts> {
+        let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
+        let names = ring_names(reply, self.endpoint.shm_root_path()).map_err(|source| self.protocol(source))?;
+        let [request_files, response_files, event_files] =
+            ring_files::open(&self.service, self.endpoint, peer.uid, &names)?;
+        let [request, response, event] = RING_NAMES;
+        let request = self.ring(request, format, &request_files, REQUEST_HEADER_SIZE)?.producer();
+        let response = self.ring(response, format, &response_files, HEADER_SIZE)?.consumer();
+        let event = self.ring(event, format, &event_files, HEADER_SIZE)?.consumer();
+        let failed = |source: RingError| self.protocol(source.into());
+        let event = event.map_err(failed)?;
+        // Its data files have no more room than was asked for, but for the rest of a page, and lie directly below the root; those of libqb
+        // 1.0.4 and later lie in a directory of their own.
+        let has_no_spare =
+            event.ring().max_chunk() + CHUNK_MARGIN <= (reply.max_msg_size as usize).next_multiple_of(4096);
+        let is_before_libqb_015 = names.iter().all(|name| name.directories.is_empty()) && has_no_spare;
+        Ok(Parts {
+            socket,
+            peer,
+            generation: reply.generation,
+            is_before_libqb_015,
+            max_msg_size: reply.max_msg_size,
+            request: request.map_err(failed)?,
+            response: response.map_err(failed)?,
+            event,
+            names,
+        })
+    }
+
+    fn ring(&self, ring: &'static str, format: Format, files: &RingFiles, header_size: usize) -> Result<Ring<Mapping>> {
+        let failed = |source| Error::system(format!("mapping the {ring} ring of {}", self.service), source);
+        let have = files.header.metadata().map_err(failed)?.len();
+        if have < header_size as u64 {
+            let need = header_size as u64;
+            return Err(self.protocol(RingError::TooSmall { ring, file: "header", have, need }.into()));
+        }
+        let header = Mapping::new(&files.header, header_size).map_err(failed)?;
+        let size = files.data.metadata().map_err(failed)?.len();
+        let data = Mapping::new(&files.data, usize::try_from(size).unwrap_or(usize::MAX)).map_err(failed)?;
+        Ring::open(ring, format, header, data).map_err(|source| self.protocol(source.into()))
+    }
+
+    fn protocol(&self, source: ProtocolError) -> Error {
+        Error::Protocol { service: self.service.clone(), source }
+    }
+
+    fn disconnected(&self, error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                Error::Disconnected { service: self.service.clone() }
+            }
+            _ => Error::system(format!("connecting to {}", self.service), error),
+        }
+    }
+
+    fn timed_out(&self) -> Error {
+        Error::TimedOut { operation: format!("connecting to {}", self.service).into(), after: self.timeout }
+    }
+}

@@ -1,0 +1,110 @@
+//! The files of a connection's rings. The daemon names them, and may name those of somebody else: all are looked at before one is opened.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use nix::libc;
+use nix::unistd::geteuid;
+
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result, RingFileFault};
+use crate::libqb::handshake::RingName;
+use crate::sys::file;
+
+/// The two files of a ring.
+pub(super) struct RingFiles {
+    pub(super) header: File,
+    pub(super) data: File,
+}
+
+/// Opens the files of the rings, which lie in one directory.
+///
+/// # Errors
+/// [`Error::RingFile`] before any is opened, unless names change hands just then; [`Error::RingsNotVisible`].
+pub(super) fn open(
+    service: &str,
+    endpoint: &Endpoint,
+    server_uid: u32,
+    names: &[RingName; 3],
+) -> Result<[RingFiles; 3]> {
+    let opening = Opening::new(service, endpoint, server_uid, names)?;
+    let mut seen = Vec::new();
+    for name in names {
+        for suffix in [HEADER, DATA] {
+            opening.look_at(name, suffix, &mut seen)?;
+        }
+    }
+    seen.clear();
+    let mut open = |name| -> Result<RingFiles> {
+        let header = opening.open(name, HEADER, &mut seen)?;
+        Ok(RingFiles { header, data: opening.open(name, DATA, &mut seen)? })
+    };
+    let [request, response, event] = names;
+    Ok([open(request)?, open(response)?, open(event)?])
+}
+
+const HEADER: &str = "-header";
+const DATA: &str = "-data";
+
+struct Opening<'a> {
+    service: &'a str,
+    endpoint: &'a Endpoint,
+    server_uid: u32,
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl<'a> Opening<'a> {
+    fn new(service: &'a str, endpoint: &'a Endpoint, server_uid: u32, [request, ..]: &[RingName; 3]) -> Result<Self> {
+        let root = endpoint.shm_root_path();
+        let path = root.join(request.directories.iter().collect::<PathBuf>());
+        let directory = file::open_directory(root, request.directories.iter().map(AsRef::as_ref));
+        let directory = directory.map_err(|source| match source.raw_os_error() {
+            Some(libc::ELOOP | libc::ENOTDIR) => {
+                let (service, path) = (service.to_owned().into(), path.clone());
+                Error::RingFile { service, path, owner: None, fault: RingFileFault::NotADirectory }
+            }
+            _ => Error::RingsNotVisible { path: path.clone(), source },
+        })?;
+        Ok(Self { service, endpoint, server_uid, directory, path })
+    }
+
+    fn look_at(&self, name: &RingName, suffix: &str, seen: &mut Vec<(u64, u64)>) -> Result<()> {
+        let name = name.file(suffix);
+        let path = || self.path.join(&name);
+        let found = file::look_at(&self.directory, &name);
+        self.check(path, &found.map_err(|source| Error::RingsNotVisible { path: path(), source })?, seen)
+    }
+
+    fn open(&self, name: &RingName, suffix: &str, seen: &mut Vec<(u64, u64)>) -> Result<File> {
+        let name = name.file(suffix);
+        let path = || self.path.join(&name);
+        let opened = file::open_regular(&self.directory, &name);
+        let opened = opened.and_then(|file| Ok((file.metadata()?, file)));
+        let (found, file) = opened.map_err(|source: io::Error| Error::RingsNotVisible { path: path(), source })?;
+        self.check(path, &found, seen)?;
+        Ok(file)
+    }
+
+    /// Refuses a file that may be another connection's. Those are private to their user, so what is neither this user's nor the
+    /// server's own is not for this connection; root's client is the one that could open them all the same.
+    fn check(&self, path: impl Fn() -> PathBuf, found: &Metadata, seen: &mut Vec<(u64, u64)>) -> Result<()> {
+        let file = (found.dev(), found.ino());
+        let fault = if !found.is_file() {
+            RingFileFault::NotAFile
+        } else if !self.endpoint.may_own_rings(found.uid(), self.server_uid) {
+            RingFileFault::Owner { own: geteuid().as_raw(), server: self.server_uid }
+        } else if seen.contains(&file) {
+            RingFileFault::Twice
+        } else if found.nlink() != 1 {
+            RingFileFault::Links(found.nlink())
+        } else {
+            seen.push(file);
+            return Ok(());
+        };
+        Err(Error::RingFile { service: self.service.to_owned().into(), path: path(), owner: Some(found.uid()), fault })
+    }
+}

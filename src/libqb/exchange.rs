@@ -1,0 +1,128 @@
+//! Requests and the answers they are owed.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
+
+use crate::codec::{Header, Kind, Reader};
+use crate::error::CsError;
+
+/// What must happen before a request may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing.
+    Send,
+    /// An answer nobody waits for any more must be received first, and thrown away.
+    Drain,
+}
+
+/// Counts the answers the daemon still owes.
+///
+/// Replies carry no correlation id, but come in the order of requests, and one request is under way at a time. So after a request
+/// timed out its late answer is the next one to arrive, and it must be thrown away before another request is sent. So must the answers to
+/// requests that nobody waits for: nudges, and releases of iterators. Those are answered exactly once. Other answers may be followed by
+/// a second one, so only who sends the next request throws them away.
+#[derive(Debug, Default)]
+pub(crate) struct Exchange {
+    owed: u32,
+    /// How many of the answers owed nobody waits for. All or none: a request that is waited for follows no unanswered one.
+    unawaited: u32,
+}
+
+/// How many nudges may be under way. The second is for a ring that was filled by the first and emptied before the daemon got round to
+/// the first's answer.
+const MOST_UNAWAITED: u32 = 2;
+
+impl Exchange {
+    /// What to do before the next request.
+    pub(crate) fn before(&self) -> Before {
+        if self.owed > 0 { Before::Drain } else { Before::Send }
+    }
+
+    /// A request that is answered was sent.
+    pub(crate) fn sent(&mut self) {
+        self.owed += 1;
+    }
+
+    /// Whether nothing is owed but answers that nobody waits for, which can be thrown away as they come.
+    pub(crate) fn owes_unawaited_only(&self) -> bool {
+        self.owed == self.unawaited
+    }
+
+    /// Whether a nudge may be sent: no request that is waited for is under way, and not too many others.
+    pub(crate) fn may_nudge(&self) -> bool {
+        self.owes_unawaited_only() && self.unawaited < MOST_UNAWAITED
+    }
+
+    /// A request was sent whose answer nobody waits for.
+    pub(crate) fn sent_unawaited(&mut self) {
+        self.owed += 1;
+        self.unawaited += 1;
+    }
+
+    /// An answer was received.
+    pub(crate) fn received(&mut self) {
+        self.owed = self.owed.saturating_sub(1);
+        self.unawaited = self.unawaited.saturating_sub(1);
+    }
+}
+
+/// Whether another answer to the same request may come, at once.
+///
+/// A corosync before 2.1 that refuses a request by a bare header, since it is busy or the request too long, carries the request out all
+/// the same, and answers again: that one counts.
+pub(crate) fn may_be_answered_again(reply: &[u8]) -> bool {
+    let mut reader = Reader::new("qb_ipc_response_header", reply);
+    let refused = |header: Header| {
+        header.id == 0 && [CsError::TryAgain, CsError::InvalidParam].iter().any(|error| header.error == *error as i32)
+    };
+    Header::read(&mut reader, Kind::Response).is_ok_and(refused) && reader.remaining() == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::encode_refusal;
+
+    #[test]
+    fn bare_refusals_may_be_followed_by_an_answer() {
+        let refused = |id, error| may_be_answered_again(&encode_refusal(id, error).unwrap());
+        assert!(refused(0, CsError::TryAgain) && refused(0, CsError::InvalidParam));
+        assert!(!refused(0, CsError::NotExist) && !refused(4, CsError::TryAgain));
+        let mut with_body = encode_refusal(0, CsError::TryAgain).unwrap();
+        with_body.push(0);
+        assert!(!may_be_answered_again(&with_body) && !may_be_answered_again(&[0; 8]));
+    }
+
+    #[test]
+    fn a_late_reply_is_drained_before_the_next_request() {
+        let mut exchange = Exchange::default();
+        assert_eq!(exchange.before(), Before::Send);
+        exchange.sent();
+        // The deadline passed here.
+        assert_eq!(exchange.before(), Before::Drain);
+        exchange.received();
+        assert_eq!(exchange.before(), Before::Send);
+    }
+
+    #[test]
+    fn answers_to_nudges_are_drained_before_the_next_request() {
+        let mut exchange = Exchange::default();
+        exchange.sent_unawaited();
+        assert!(exchange.may_nudge());
+        exchange.sent_unawaited();
+        assert!(!exchange.may_nudge());
+        exchange.received();
+        assert_eq!(exchange.before(), Before::Drain);
+        exchange.received();
+        assert_eq!(exchange.before(), Before::Send);
+    }
+
+    #[test]
+    fn no_nudge_follows_a_request_that_is_under_way() {
+        let mut exchange = Exchange::default();
+        exchange.sent();
+        assert!(!exchange.may_nudge() && !exchange.owes_unawaited_only());
+        exchange.received();
+        assert!(exchange.may_nudge() && exchange.owes_unawaited_only());
+    }
+}

@@ -1,0 +1,246 @@
+//! Setting a connection up: one request, one reply in pieces, three ring names to distrust.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::codec::setup::{ConnectReply, Generation, REPLY_PREFIX_SIZE};
+use crate::error::ProtocolError;
+use crate::error::WireError;
+
+/// Collects the connection reply. Feed it what arrives until it is whole, and never read more than it wants: what follows the
+/// reply are wake bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Handshake {
+    received: Vec<u8>,
+}
+
+impl Handshake {
+    /// How many bytes are wanted next. Not 0 before the reply is whole.
+    pub(crate) fn wants(&self) -> Result<usize, WireError> {
+        if self.received.len() < REPLY_PREFIX_SIZE {
+            return Ok(REPLY_PREFIX_SIZE - self.received.len());
+        }
+        Ok(ConnectReply::generation(&self.received)?.reply_size() - self.received.len())
+    }
+
+    /// Takes bytes, at most as many as [`Handshake::wants`]. Returns the reply once it is whole.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<ConnectReply>, WireError> {
+        self.received.extend_from_slice(bytes);
+        if self.wants()? > 0 { Ok(None) } else { ConnectReply::decode(&self.received).map(Some) }
+    }
+}
+
+/// Where daemons make their rings.
+const SHM: &[u8] = b"/dev/shm/";
+
+/// What libqb before 1.0.4 puts in front of a ring's name.
+const RELATIVE_PREFIX: &str = "qb-";
+
+/// Whether the rings have the magic of libqb before 0.14, which the names tell: those of 0.13, whose reply is like later ones', begin
+/// with the service, those of 0.14 with a process id, and later ones are absolute.
+pub(crate) fn has_old_magic(reply: &ConnectReply) -> bool {
+    let first = reply.request.first().copied().unwrap_or_default();
+    reply.generation == Generation::Libqb010 || !(first == b'/' || first.is_ascii_digit())
+}
+
+/// The names of the rings, in the order in which the reply has them.
+pub(crate) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
+
+/// The names of all rings, which lie in one directory.
+///
+/// # Errors
+/// As [`RingName::parse`], and when they lie in several.
+pub(crate) fn ring_names(reply: &ConnectReply, root: &Path) -> Result<[RingName; 3], ProtocolError> {
+    let [request, response, event] = RING_NAMES;
+    let first = RingName::parse(request, &reply.request, root)?;
+    let beside = |ring, name: &[u8]| {
+        let name = RingName::parse(ring, name, root)?;
+        if name.directories == first.directories { Ok(name) } else { Err(ProtocolError::RingDirectory { ring }) }
+    };
+    Ok([beside(request, &reply.request)?, beside(response, &reply.response)?, beside(event, &reply.event)?])
+}
+
+/// The files of a ring, below the shared memory directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RingName {
+    /// Directories to go down.
+    pub(crate) directories: Vec<OsString>,
+    /// Name of both files, without `-header` or `-data`.
+    pub(crate) base: OsString,
+}
+
+impl RingName {
+    /// Takes apart the name from a connection reply. libqb since 1.0.4 gives absolute ones, `/dev/shm/qb-1-2-3-XXXXXX/qb-request-cmap`;
+    /// a server may have another directory than `/dev/shm`: `root`, which stands for it here, or one below either. Older ones are
+    /// relative, of files directly in `/dev/shm`.
+    ///
+    /// # Errors
+    /// A name that leads elsewhere. The daemon may be hostile, and this process writes to what the name names.
+    pub(crate) fn parse(ring: &'static str, name: &[u8], root: &Path) -> Result<Self, ProtocolError> {
+        // First, since a server may make its rings in a directory below /dev/shm.
+        let below_root = name.strip_prefix(root.as_os_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
+        let outside = ProtocolError::RingName { ring };
+        let (prefix, below) = match below_root.or_else(|| name.strip_prefix(SHM)) {
+            Some(below) => ("", below),
+            None if !name.contains(&b'/') => (RELATIVE_PREFIX, name),
+            None => return Err(outside),
+        };
+        let mut parts: Vec<&[u8]> = below.split(|byte| *byte == b'/').collect();
+        if parts.iter().any(|part| matches!(*part, b"" | b"." | b"..")) {
+            return Err(outside);
+        }
+        let mut base = OsString::from(prefix);
+        base.push(OsStr::from_bytes(parts.pop().ok_or(outside)?));
+        // The connection's own directory and the file in it.
+        let is_libqb = |part: &[u8]| part.starts_with(RELATIVE_PREFIX.as_bytes());
+        let is_in_own = parts.last().is_some_and(|directory| is_libqb(directory));
+        if prefix.is_empty() && !(is_in_own && is_libqb(base.as_bytes())) {
+            return Err(outside);
+        }
+        Ok(Self { directories: parts.into_iter().map(|part| OsStr::from_bytes(part).to_owned()).collect(), base })
+    }
+
+    /// Whether the name tells that this process made the ring. libqb before 0.14 did not say so, and there a daemon started later makes its
+    /// rings under the very names that a killed one left.
+    pub(crate) fn is_made_by(&self, pid: i32) -> bool {
+        let own = self.directories.last().unwrap_or(&self.base);
+        own.as_bytes().starts_with(format!("{RELATIVE_PREFIX}{pid}-").as_bytes())
+    }
+
+    /// Name of one of the two files.
+    pub(crate) fn file(&self, suffix: &str) -> OsString {
+        let mut name = self.base.clone();
+        name.push(suffix);
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::setup::TransportType;
+
+    fn parse(name: &str) -> Result<RingName, ProtocolError> {
+        RingName::parse("request", name.as_bytes(), Path::new("/host/shm"))
+    }
+
+    fn reply() -> Vec<u8> {
+        let reply = ConnectReply {
+            generation: Generation::Libqb013,
+            error: 0,
+            transport: TransportType::SHM,
+            max_msg_size: 8192,
+            cookie: 1,
+            request: "a".into(),
+            response: "b".into(),
+            event: "c".into(),
+        };
+        reply.encode().unwrap()
+    }
+
+    #[test]
+    fn a_reply_in_pieces_is_put_together() {
+        let bytes = reply();
+        let (mut handshake, mut at, mut done) = (Handshake::default(), 0, None);
+        while done.is_none() {
+            let wants = handshake.wants().unwrap();
+            assert!(wants > 0 && at + wants <= bytes.len());
+            let piece = wants.min(1000);
+            done = handshake.feed(&bytes[at..at + piece]).unwrap();
+            at += piece;
+        }
+        assert_eq!((done.unwrap().max_msg_size, at), (8192, bytes.len()));
+    }
+
+    #[test]
+    fn names_of_all_generations_are_found() {
+        let new = parse("/dev/shm/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
+        assert_eq!((new.directories.len(), new.file("-header")), (1, "qb-request-cmap-header".into()));
+        let mapped = parse("/host/shm/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
+        assert_eq!(mapped, new);
+        let below =
+            RingName::parse("request", b"/dev/shm/own/qb-1-2-3-abcdef/qb-x", Path::new("/dev/shm/own")).unwrap();
+        assert_eq!((below.directories, below.base), (vec!["qb-1-2-3-abcdef".into()], "qb-x".into()));
+        let deep = parse("/dev/shm/a/b/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
+        assert_eq!(deep.directories, ["a", "b", "qb-10-20-30-abcdef"]);
+        let old = parse("cmap-request-10-20-30").unwrap();
+        assert_eq!((old.directories.len(), old.file("-data")), (0, "qb-cmap-request-10-20-30-data".into()));
+    }
+
+    #[test]
+    fn the_magic_follows_the_ring_names() {
+        let old = |generation, name: &'static str| {
+            has_old_magic(&ConnectReply { generation, request: name.into(), ..ConnectReply::decode(&reply()).unwrap() })
+        };
+        assert!(old(Generation::Libqb010, "cpg-request-20-30"));
+        assert!(old(Generation::Libqb013, "cpg-request-20-30"));
+        assert!(!old(Generation::Libqb013, "10-20-30-request-cpg"));
+        assert!(!old(Generation::Libqb013, "/dev/shm/qb-10-20-30-abcdef/qb-request-cpg"));
+    }
+
+    #[test]
+    fn a_ring_is_told_from_a_later_daemons_by_the_process_in_its_name() {
+        let (new, deep) =
+            ("/dev/shm/qb-10-20-30-abcdef/qb-request-cmap", "/dev/shm/qb-1-2/qb-10-20-30-abcdef/qb-request-cmap");
+        for name in [new, deep, "10-20-30-request-cpg"] {
+            let ring = parse(name).unwrap();
+            assert!(ring.is_made_by(10) && !ring.is_made_by(1) && !ring.is_made_by(20), "{name}");
+        }
+        for name in ["cmap-request-20-30", "/dev/shm/qb-other/qb-10-20"] {
+            assert!(!parse(name).unwrap().is_made_by(10), "{name}");
+        }
+    }
+
+    #[test]
+    fn rings_lie_in_one_directory() {
+        let names = |[request, response, event]: [&'static str; 3]| {
+            let reply = ConnectReply::decode(&reply()).unwrap();
+            let reply =
+                ConnectReply { request: request.into(), response: response.into(), event: event.into(), ..reply };
+            ring_names(&reply, Path::new("/dev/shm")).map(|names| names.map(|name| name.base))
+        };
+        let (request, response, event) =
+            ("/dev/shm/qb-1/qb-request", "/dev/shm/qb-1/qb-response", "/dev/shm/qb-1/qb-event");
+        assert_eq!(names([request, response, event]), Ok(["qb-request", "qb-response", "qb-event"].map(Into::into)));
+        assert_eq!(names(["a", "b", "c"]), Ok(["qb-a", "qb-b", "qb-c"].map(Into::into)));
+        let elsewhere = "/dev/shm/qb-2/qb-event";
+        let apart = |ring| Err(ProtocolError::RingDirectory { ring });
+        assert_eq!(names([request, response, elsewhere]), apart("event"));
+        assert_eq!(names([request, elsewhere, event]), apart("response"));
+        assert_eq!(names([elsewhere, response, event]), apart("response"));
+        assert_eq!(names([request, response, "c"]), apart("event"));
+        assert_eq!(names([request, response, "/dev/shm/x/qb-1/qb-event"]), apart("event"));
+        assert_eq!(names([request, "", event]), Err(ProtocolError::RingName { ring: "response" }));
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for name in [
+            "/etc/passwd",
+            "/dev/shm/../etc/passwd",
+            "/dev/shm//x",
+            "/dev/shm/a/b/c",
+            "/dev/shm/qb-1-2-3-abcdef/../qb-1-2-3-ghijkl/qb-request-cmap",
+            "/dev/shm/qb-1-2-3-abcdef/qb-4-5/../qb-request-cmap",
+            "/dev/shm/qb-request-cmap",
+            "/dev/shm/other/qb-request-cmap",
+            "/dev/shm/qb-1-2-3-abcdef/request-cmap",
+            "a/b",
+            "",
+            "/dev/shm/",
+            "/dev/shm/.",
+            "/host/shmx/y",
+        ] {
+            let expected = Err(ProtocolError::RingName { ring: "request" });
+            if name.is_empty() {
+                assert_eq!(parse(name), expected);
+            } else {
+                assert_eq!(parse(name), expected, "{name}");
+            }
+        }
+    }
+}

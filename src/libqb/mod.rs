@@ -1,0 +1,15 @@
+//! libqb's IPC: the transport of corosync, Pacemaker and others. It knows bytes and their headers, and nothing of corosync's services.
+//!
+//! The state machines of a connection know no descriptor, no clock and no mapping. `ring` is the shared memory, `client` and
+//! [`server`] are the two ends.
+
+#[cfg(feature = "server")]
+pub(crate) mod accept;
+pub(crate) mod client;
+pub(crate) mod exchange;
+pub(crate) mod handshake;
+pub(crate) mod refill;
+pub(crate) mod ring;
+#[cfg(feature = "server")]
+pub mod server;
+pub(crate) mod wake;

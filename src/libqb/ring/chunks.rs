@@ -1,0 +1,341 @@
+//! libqb's ring of chunks: one end produces, the other consumes. Matches `lib/ringbuffer.c`.
+//!
+//! A ring is two files. The header file holds the indices, the semaphore and a word for flow control, the data file the chunks.
+//! A chunk is its size, a magic, and the payload padded to a word. Indices count words modulo the data's size. Each index has one
+//! writer, who therefore never reads it back from memory that the other end can write too.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::region::Region;
+use super::sem;
+use super::spin::Spin;
+use crate::error::RingError;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+const WRITE_PT: usize = 0;
+const READ_PT: usize = 4;
+const WORD_SIZE: usize = 8;
+#[cfg(feature = "server")]
+const HDR_PATH: usize = 12;
+#[cfg(feature = "server")]
+const DATA_PATH: usize = HDR_PATH + PATH_SIZE;
+#[cfg(feature = "server")]
+const PATH_SIZE: usize = 4096;
+const REF_COUNT: usize = 8204;
+const SEMAPHORE: usize = 8208;
+const USER_DATA: usize = 8240;
+
+/// Bytes of the header file that are used.
+pub(crate) const HEADER_SIZE: usize = USER_DATA;
+
+/// Bytes of the request ring's header file that are used: it has the flow control word besides.
+pub(crate) const REQUEST_HEADER_SIZE: usize = USER_DATA + 4;
+
+/// Size of a header file as libqb makes it: the struct, rounded up.
+#[cfg(feature = "server")]
+pub(crate) const HEADER_FILE_SIZE: usize = 8248;
+
+/// The same with the flow control word.
+#[cfg(feature = "server")]
+pub(crate) const REQUEST_HEADER_FILE_SIZE: usize = HEADER_FILE_SIZE + 4;
+
+const WORD: usize = size_of::<u32>();
+
+/// Words in front of a chunk's payload: its size and its magic. Matches `QB_RB_CHUNK_HEADER_WORDS`.
+const CHUNK_HEADER_WORDS: u32 = 2;
+
+/// Bytes that must stay free behind a payload. Matches `QB_RB_CHUNK_MARGIN`.
+pub(crate) const CHUNK_MARGIN: usize = 12;
+
+/// The smallest data file that is accepted: a page, or for loom, which looks at every word, a few words.
+const MIN_DATA_SIZE: u64 = if cfg!(loom) { 64 } else { 4096 };
+
+/// The largest data file that is accepted. The C libraries ask for 1 MiB and the daemon may only raise that; a chunk, and so the
+/// memory one message can take, is never larger than the ring.
+const MAX_DATA_SIZE: u64 = 64 << 20;
+
+/// What differs between the generations of libqb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Format {
+    /// Marks a chunk that is complete.
+    live: u32,
+    /// Marks a chunk that was consumed.
+    dead: u32,
+    /// Marks a chunk being written.
+    alloc: u32,
+}
+
+impl Format {
+    /// libqb 0.14 and later. Matches `QB_RB_CHUNK_MAGIC` and its siblings.
+    pub(crate) const LIBQB_014: Self = Self { live: 0xA1A1_A1A1, dead: 0xD0D0_D0D0, alloc: 0xA110_CED0 };
+
+    /// libqb 0.10 to 0.13.
+    pub(crate) const LIBQB_010: Self = Self { live: 0xAAAA_AAAA, dead: 0, alloc: 0xAAAA_AAAA };
+}
+
+/// What both ends know of a ring.
+pub(crate) struct Ring<R> {
+    name: &'static str,
+    format: Format,
+    pub(super) header: R,
+    pub(super) data: R,
+    words: u32,
+}
+
+impl<R: Region> Ring<R> {
+    /// Opens a ring that the other end created. Its geometry is read and checked once, here.
+    pub(crate) fn open(name: &'static str, format: Format, header: R, data: R) -> Result<Self, RingError> {
+        let have = data.size() as u64;
+        if have > MAX_DATA_SIZE {
+            return Err(RingError::TooLarge { ring: name, have, limit: MAX_DATA_SIZE });
+        }
+        // Relaxed: written before the connection reply was sent, and the socket orders the two.
+        let words = header.word(WORD_SIZE).load(Ordering::Relaxed);
+        if header.is_lost() {
+            return Err(RingError::Truncated { ring: name });
+        }
+        let need = (u64::from(words) * WORD as u64).max(MIN_DATA_SIZE);
+        if have < need {
+            return Err(RingError::TooSmall { ring: name, file: "data", have, need });
+        }
+        if u64::from(words) * (WORD as u64) < MIN_DATA_SIZE {
+            return Err(RingError::Index { ring: name, index: 0, words });
+        }
+        Ok(Self { name, format, header, data, words })
+    }
+
+    /// Makes a ring in memory that is all zeros. The other end opens the files by the paths in the header.
+    #[cfg(feature = "server")]
+    pub(crate) fn create(
+        name: &'static str,
+        format: Format,
+        header: R,
+        data: R,
+        paths: [&[u8]; 2],
+    ) -> Result<Self, RingError> {
+        let words = u32::try_from(data.size() / WORD).unwrap_or(u32::MAX);
+        header.word(WORD_SIZE).store(words, Ordering::Relaxed);
+        for (offset, path) in [HDR_PATH, DATA_PATH].into_iter().zip(paths) {
+            header.copy_in(offset, path.get(..PATH_SIZE - 1).unwrap_or(path));
+        }
+        header.word(REF_COUNT).store(1, Ordering::Relaxed);
+        sem::share(header.word(SEMAPHORE + sem::PRIVATE));
+        Self::open(name, format, header, data)
+    }
+
+    /// Becomes the end that writes.
+    pub(crate) fn producer(self) -> Result<Producer<R>, RingError> {
+        let write = self.index(WRITE_PT)?;
+        Ok(Producer { ring: self, write })
+    }
+
+    /// Becomes the end that reads.
+    pub(crate) fn consumer(self) -> Result<Consumer<R>, RingError> {
+        let read = self.index(READ_PT)?;
+        Ok(Consumer { ring: self, read, spin: Spin::new() })
+    }
+
+    /// How many processes use the ring; 2 while both ends do.
+    pub(crate) fn ref_count(&self) -> &AtomicU32 {
+        self.header.word(REF_COUNT)
+    }
+
+    /// Whether a file of the ring was cut short, as far as this process has noticed by touching what is missing.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.header.is_lost() || self.data.is_lost()
+    }
+
+    /// Goes after every use of the ring's memory whose result matters.
+    pub(crate) fn check(&self) -> Result<(), RingError> {
+        if self.is_lost() { Err(RingError::Truncated { ring: self.name }) } else { Ok(()) }
+    }
+
+    /// Flow control, in the request ring only.
+    pub(crate) fn flow_control(&self) -> &AtomicU32 {
+        self.header.word(USER_DATA)
+    }
+
+    /// An index as the other end sees or writes it.
+    fn index(&self, field: usize) -> Result<u32, RingError> {
+        // Acquire: pairs with the other end's store after it touched the chunk this index leaves behind.
+        let index = self.header.word(field).load(Ordering::Acquire);
+        if index < self.words { Ok(index) } else { Err(RingError::Index { ring: self.name, index, words: self.words }) }
+    }
+
+    fn semaphore(&self) -> &AtomicU64 {
+        self.header.double_word(SEMAPHORE)
+    }
+
+    /// The word `distance` behind `index`. Both are below `words`, which is below 2^30.
+    fn word(&self, index: u32, distance: u32) -> &AtomicU32 {
+        self.data.word(self.offset(index, distance))
+    }
+
+    fn offset(&self, index: u32, distance: u32) -> usize {
+        ((index + distance) % self.words) as usize * WORD
+    }
+
+    /// Where the chunk behind one of `size` bytes at `index` begins.
+    fn step(&self, index: u32, size: u32) -> u32 {
+        (index + CHUNK_HEADER_WORDS + size.div_ceil(WORD as u32)) % self.words
+    }
+
+    /// Splits `length` bytes from `offset` on where the data wraps around.
+    fn wrap(&self, offset: usize, length: usize) -> usize {
+        length.min(self.words as usize * WORD - offset)
+    }
+
+    /// The largest chunk the other end can have written.
+    pub(crate) fn max_chunk(&self) -> usize {
+        self.words as usize * WORD - CHUNK_MARGIN
+    }
+}
+
+/// The end that writes chunks.
+pub(crate) struct Producer<R> {
+    ring: Ring<R>,
+    write: u32,
+}
+
+impl<R: Region> Producer<R> {
+    /// The ring.
+    pub(crate) fn ring(&self) -> &Ring<R> {
+        &self.ring
+    }
+
+    /// Bytes free. As `qb_rb_space_free`, but for the ring that looks empty: there C allows a chunk that fills it to the last word,
+    /// after which full and empty look the same while the reader is busy with the chunk. We leave that word free.
+    fn free(&self) -> Result<usize, RingError> {
+        let ring = &self.ring;
+        let read = ring.index(READ_PT)?;
+        Ok(((read + ring.words - self.write - 1) % ring.words) as usize * WORD)
+    }
+
+    /// Writes the parts as one chunk and announces it. `false`: there is no room now.
+    pub(crate) fn try_send(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
+        let sent = self.put(parts);
+        self.ring.check()?;
+        sent
+    }
+
+    fn put(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
+        let ring = &self.ring;
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        let free = self.free()?;
+        let chunk_size = match u32::try_from(size) {
+            Ok(chunk_size) if free >= size.saturating_add(CHUNK_MARGIN) => chunk_size,
+            _ => return Ok(false),
+        };
+        let (start, format) = (self.write, ring.format);
+        ring.word(start, 0).store(0, Ordering::Relaxed);
+        // Release: pairs with nothing the consumer needs; as qb_rb_chunk_alloc.
+        ring.word(start, 1).store(format.alloc, Ordering::Release);
+        let mut offset = ring.offset(start, CHUNK_HEADER_WORDS);
+        for part in parts {
+            let (before, behind) = part.split_at(ring.wrap(offset, part.len()));
+            ring.data.copy_in(offset, before);
+            if !behind.is_empty() {
+                ring.data.copy_in(0, behind);
+            }
+            offset = (offset + part.len()) % (ring.words as usize * WORD);
+        }
+        // What is lost is replaced in this process only: the other end would find a chunk that is not live.
+        ring.check()?;
+        self.write = ring.step(start, chunk_size);
+        ring.word(start, 0).store(chunk_size, Ordering::Relaxed);
+        ring.header.word(WRITE_PT).store(self.write, Ordering::Relaxed);
+        // Release: pairs with the acquire of the magic in qb_rb_chunk_peek, which makes payload, size and write_pt visible.
+        ring.word(start, 1).store(format.live, Ordering::Release);
+        sem::post(ring.semaphore());
+        Ok(true)
+    }
+
+    /// How many chunks the consumer has not taken yet, if it tells the truth.
+    pub(crate) fn backlog(&self) -> u32 {
+        sem::count(self.ring.semaphore())
+    }
+
+    /// Whether a chunk of this size can ever be written.
+    pub(crate) fn fits(&self, size: usize) -> bool {
+        size <= self.ring.max_chunk() - WORD
+    }
+}
+
+/// The end that reads chunks.
+pub(crate) struct Consumer<R> {
+    ring: Ring<R>,
+    read: u32,
+    spin: Spin,
+}
+
+impl<R: Region> Consumer<R> {
+    /// The ring.
+    pub(crate) fn ring(&self) -> &Ring<R> {
+        &self.ring
+    }
+
+    /// Whether a chunk waits, or an error. A hint: one may come at once.
+    pub(crate) fn has_chunk(&self) -> bool {
+        sem::count(self.ring.semaphore()) > 0 || self.ring.is_lost()
+    }
+
+    /// How many bytes of the ring are used, chunk headers included, if the producer tells the truth. 0 when it is full to the last word.
+    pub(crate) fn used(&self) -> usize {
+        let words = self.ring.words;
+        // Relaxed: a hint, of which any value is harmless.
+        let write = self.ring.header.word(WRITE_PT).load(Ordering::Relaxed) % words;
+        ((write + words - self.read) % words) as usize * WORD
+    }
+
+    /// Takes the next chunk, if there is one.
+    pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, RingError> {
+        let is_there = sem::try_wait(self.ring.semaphore());
+        self.take_if(is_there)
+    }
+
+    /// Takes the next chunk, waiting up to `timeout` for it: for a moment awake, then asleep.
+    pub(crate) fn receive(&mut self, timeout: Duration) -> Result<Option<Bytes>, RingError> {
+        let semaphore = self.ring.semaphore();
+        let taken = self.spin.until(timeout, || sem::try_wait(semaphore)) || sem::wait(semaphore, timeout);
+        self.take_if(taken)
+    }
+
+    fn take_if(&mut self, is_there: bool) -> Result<Option<Bytes>, RingError> {
+        let chunk = if is_there { self.take().map(Some) } else { Ok(None) };
+        self.ring.check()?;
+        chunk
+    }
+
+    /// Copies out the chunk that the semaphore announced, and gives its room back. Matches `qb_rb_chunk_read`.
+    fn take(&mut self) -> Result<Bytes, RingError> {
+        let ring = &self.ring;
+        let start = self.read;
+        // Acquire: pairs with the release of the magic in qb_rb_chunk_commit, or in `Producer::try_send`.
+        let magic = ring.word(start, 1).load(Ordering::Acquire);
+        if magic != ring.format.live {
+            return Err(RingError::Magic { ring: ring.name, magic });
+        }
+        let size = ring.word(start, 0).load(Ordering::Relaxed);
+        let limit = ring.max_chunk();
+        if size as usize > limit {
+            return Err(RingError::ChunkSize { ring: ring.name, size, limit: limit as u32 });
+        }
+        let length = size as usize;
+        let offset = ring.offset(start, CHUNK_HEADER_WORDS);
+        let before = ring.wrap(offset, length);
+        let mut payload = Vec::with_capacity(length);
+        ring.data.copy_out(offset, before, &mut payload);
+        if before < length {
+            ring.data.copy_out(0, length - before, &mut payload);
+        }
+        self.read = ring.step(start, size);
+        // As _rb_chunk_reclaim: the chunk is cleared before read_pt gives its room away.
+        ring.word(start, 0).store(0, Ordering::Relaxed);
+        ring.word(start, 1).store(ring.format.dead, Ordering::Release);
+        // Release: pairs with the acquire of read_pt in the producer's space check, so that it writes after the copy.
+        ring.header.word(READ_PT).store(self.read, Ordering::Release);
+        Ok(Bytes::from(payload))
+    }
+}

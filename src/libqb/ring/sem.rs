@@ -1,0 +1,100 @@
+//! glibc's process-shared `sem_t` on 64-bit machines, by hand: the daemon's libc owns the layout, not ours.
+//!
+//! A double word: the value in its low half, the number of waiters in its high half. The C side is `sem_post`, `sem_trywait` and
+//! `sem_timedwait` of glibc 2.21 and later.
+
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "server")]
+use crate::sync::AtomicU32;
+use crate::sync::{AtomicU64, Ordering};
+#[cfg(not(loom))]
+use crate::sys::futex;
+
+const ONE_WAITER: u64 = 1 << 32;
+
+/// Where, behind the double word, glibc says who shares the semaphore.
+#[cfg(feature = "server")]
+pub(super) const PRIVATE: usize = 8;
+
+/// Makes a semaphore of zeros one that processes share. As `sem_init` with `pshared`: without it glibc's `sem_post` wakes nobody in
+/// another process.
+#[cfg(feature = "server")]
+pub(super) fn share(private: &AtomicU32) {
+    /// Matches `FUTEX_SHARED` of glibc.
+    const SHARED: u32 = 0x80;
+    private.store(SHARED, Ordering::Relaxed);
+}
+
+/// The value: how many chunks were posted and not taken.
+fn value(word: u64) -> u32 {
+    word as u32
+}
+
+/// How many chunks wait.
+pub(super) fn count(sem: &AtomicU64) -> u32 {
+    // Relaxed: a hint; whoever takes a chunk goes through `try_wait`.
+    value(sem.load(Ordering::Relaxed))
+}
+
+/// Adds one and wakes a waiter.
+pub(super) fn post(sem: &AtomicU64) {
+    // Release: pairs with the acquire in the other end's sem_wait, which makes the chunk visible.
+    let before = sem.fetch_add(1, Ordering::Release);
+    if before >= ONE_WAITER {
+        wake(sem);
+    }
+}
+
+/// Takes one if there is one.
+pub(super) fn try_wait(sem: &AtomicU64) -> bool {
+    take(sem, 1)
+}
+
+/// Takes one, sleeping up to `timeout` for it.
+pub(super) fn wait(sem: &AtomicU64, timeout: Duration) -> bool {
+    if try_wait(sem) {
+        return true;
+    }
+    let deadline = Instant::now() + timeout;
+    // Relaxed: a poster that does not see the waiter posts before the look at the value in the futex call.
+    sem.fetch_add(ONE_WAITER, Ordering::Relaxed);
+    loop {
+        if take(sem, 1 + ONE_WAITER) {
+            return true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        sleep(sem, left);
+    }
+    sem.fetch_sub(ONE_WAITER, Ordering::Relaxed);
+    // A post between the last look and here went to this waiter.
+    try_wait(sem)
+}
+
+/// Subtracts `amount` if the value is not 0.
+fn take(sem: &AtomicU64, amount: u64) -> bool {
+    // Acquire: pairs with the release in the other end's sem_post, so that the chunk it announces is visible.
+    sem.fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| (value(word) > 0).then(|| word.wrapping_sub(amount)))
+        .is_ok()
+}
+
+#[cfg(not(loom))]
+fn sleep(sem: &AtomicU64, timeout: Duration) {
+    futex::wait_low(sem, 0, timeout);
+}
+
+#[cfg(not(loom))]
+fn wake(sem: &AtomicU64) {
+    futex::wake_low(sem);
+}
+
+#[cfg(loom)]
+fn sleep(_: &AtomicU64, _: Duration) {
+    loom::thread::yield_now();
+}
+
+#[cfg(loom)]
+fn wake(_: &AtomicU64) {}

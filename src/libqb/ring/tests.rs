@@ -1,0 +1,225 @@
+//! What one end of a ring writes the other reads, and a mad other end harms nobody.
+
+#[cfg(not(loom))]
+mod one_thread {
+    use std::collections::VecDeque;
+    use std::fs::File;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::super::chunks::{Format, REQUEST_HEADER_SIZE, Ring};
+    use super::super::heap::{Heap, pair, ring};
+    use super::super::region::{Mapping, Region};
+    use crate::error::RingError;
+    use crate::sync::Ordering;
+
+    const WORDS: u32 = 1024;
+
+    #[test]
+    fn chunks_come_out_as_they_went_in_and_in_order() {
+        let (mut producer, mut consumer, ..) = pair(WORDS);
+        assert!(producer.try_send(&[b"one", b"", b"and two"]).unwrap());
+        assert!(producer.try_send(&[]).unwrap());
+        assert!(consumer.has_chunk());
+        assert_eq!(consumer.try_receive().unwrap().unwrap(), &b"oneand two"[..]);
+        assert_eq!(consumer.try_receive().unwrap().unwrap(), &b""[..]);
+        assert_eq!(consumer.try_receive().unwrap(), None);
+    }
+
+    #[test]
+    fn a_full_ring_takes_no_more_until_it_is_read() {
+        let (mut producer, mut consumer, ..) = pair(WORDS);
+        let chunk = [7; 1000];
+        let sent = (0..10).take_while(|_| producer.try_send(&[&chunk]).unwrap()).count();
+        assert_eq!(sent, 4);
+        consumer.try_receive().unwrap().unwrap();
+        assert!(producer.try_send(&[&chunk]).unwrap());
+        assert!(!producer.fits(4096));
+    }
+
+    #[test]
+    fn geometry_that_does_not_fit_the_files_is_refused() {
+        let open = |words: u32, size: usize| ring(&Heap::header(words), &Heap::new(size)).map(|_| ());
+        assert_eq!(open(1024, 1024), Ok(()));
+        let small = RingError::TooSmall { ring: "test", file: "data", have: 4096, need: 4100 };
+        assert_eq!(open(1025, 1024), Err(small));
+        assert!(open(u32::MAX, 1024).is_err() && open(0, 1024).is_err() && open(1, 1024).is_err());
+        let (header, data) = (Heap::header(WORDS), Heap::new(1024));
+        header.word(4).store(1024, Ordering::Relaxed);
+        let index = RingError::Index { ring: "test", index: 1024, words: 1024 };
+        assert_eq!(ring(&header, &data).unwrap().consumer().map(|_| ()), Err(index));
+    }
+
+    #[test]
+    fn an_announced_chunk_that_is_not_there_is_an_error() {
+        let (_, mut consumer, header, _) = pair(WORDS);
+        header.double_word(8208).store(1, Ordering::Relaxed);
+        assert_eq!(consumer.try_receive(), Err(RingError::Magic { ring: "test", magic: 0 }));
+    }
+
+    #[test]
+    fn a_chunk_larger_than_the_ring_is_an_error() {
+        let (mut producer, mut consumer, _, data) = pair(WORDS);
+        producer.try_send(&[b"payload"]).unwrap();
+        data.word(0).store(u32::MAX, Ordering::Relaxed);
+        let error = RingError::ChunkSize { ring: "test", size: u32::MAX, limit: 4084 };
+        assert_eq!(consumer.try_receive(), Err(error));
+    }
+
+    #[test]
+    fn a_read_index_outside_the_ring_is_an_error_for_the_writer() {
+        let (mut producer, _, header, _) = pair(WORDS);
+        header.word(4).store(5000, Ordering::Relaxed);
+        assert_eq!(producer.try_send(&[b"x"]), Err(RingError::Index { ring: "test", index: 5000, words: 1024 }));
+    }
+
+    /// A header file with all its fields, and data of some pages.
+    fn mapped(pages: u32) -> ([File; 2], Ring<Mapping>) {
+        let files = [REQUEST_HEADER_SIZE, pages as usize * 4096].map(|size| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(size as u64).unwrap();
+            (Mapping::new(&file, size).unwrap(), file)
+        });
+        let [(header, header_file), (data, data_file)] = files;
+        header.word(8).store(pages * WORDS, Ordering::Relaxed);
+        ([header_file, data_file], Ring::open("test", Format::LIBQB_014, header, data).unwrap())
+    }
+
+    #[test]
+    fn a_file_that_was_cut_short_is_an_error_whatever_is_done() {
+        type Use = fn(Ring<Mapping>) -> Result<(), RingError>;
+        const LOST: RingError = RingError::Truncated { ring: "test" };
+        crate::guard_against_truncation().unwrap();
+        let header: [Use; 7] = [
+            |ring| ring.producer()?.try_send(&[b"x"]).map(drop),
+            |ring| ring.consumer()?.try_receive().map(drop),
+            |ring| ring.consumer()?.receive(Duration::from_millis(1)).map(drop),
+            |ring| {
+                let consumer = ring.consumer()?;
+                assert!(consumer.has_chunk(), "whoever looks must find the error");
+                consumer.ring().check()
+            },
+            |ring| {
+                assert_eq!(ring.ref_count().load(Ordering::Acquire), 0);
+                ring.check()
+            },
+            |ring| {
+                ring.flow_control().store(1, Ordering::Release);
+                ring.check()
+            },
+            |ring| Ring::open("test", Format::LIBQB_014, ring.header, ring.data).map(drop),
+        ];
+        for use_it in header {
+            let (files, ring) = mapped(1);
+            files[0].set_len(0).unwrap();
+            assert!(!ring.is_lost(), "nobody has touched it");
+            assert_eq!(use_it(ring), Err(LOST));
+        }
+        let (files, ring) = mapped(1);
+        files[1].set_len(0).unwrap();
+        assert_eq!(ring.producer().unwrap().try_send(&[b"x"]), Err(LOST));
+        let (files, ring) = mapped(1);
+        ring.header.double_word(8208).store(1, Ordering::Relaxed);
+        files[1].set_len(0).unwrap();
+        assert_eq!(ring.consumer().unwrap().try_receive(), Err(LOST));
+    }
+
+    #[test]
+    fn a_chunk_whose_payload_was_lost_is_not_announced() {
+        crate::guard_against_truncation().unwrap();
+        let (files, ring) = mapped(2);
+        files[1].set_len(4096).unwrap();
+        let sent = ring.producer().unwrap().try_send(&[&[7; 6000]]);
+        assert_eq!(sent, Err(RingError::Truncated { ring: "test" }));
+        let header = Mapping::new(&files[0], REQUEST_HEADER_SIZE).unwrap();
+        assert_eq!(header.double_word(8208).load(Ordering::Relaxed), 0);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Send(usize),
+        Receive,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![(0_usize..3000).prop_map(Step::Send), Just(Step::Receive)]
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_sends_and_receives_keeps_every_byte(steps in prop::collection::vec(step(), 1..200)) {
+            let (mut producer, mut consumer, ..) = pair(WORDS);
+            let mut expected: VecDeque<Vec<u8>> = VecDeque::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Send(size) => {
+                        let chunk: Vec<u8> = (0..size).map(|at| (at * 31 + number) as u8).collect();
+                        let (first, second) = chunk.split_at(size / 3);
+                        let used: usize = expected.iter().map(|chunk| 8 + chunk.len().next_multiple_of(4)).sum();
+                        let sent = producer.try_send(&[first, second]).unwrap();
+                        prop_assert_eq!(sent, 4096 - 4 - used >= size + 12);
+                        if sent {
+                            expected.push_back(chunk);
+                        }
+                    }
+                    Step::Receive => {
+                        let received = consumer.try_receive().unwrap().map(|chunk| chunk.to_vec());
+                        prop_assert_eq!(received, expected.pop_front());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn whatever_the_other_end_writes_is_an_error_or_a_chunk(
+            words in prop::collection::vec(any::<u32>(), 1024),
+            indices in any::<(u32, u32)>(),
+            announced in 0_u64..5,
+        ) {
+            let (mut producer, mut consumer, header, data) = pair(WORDS);
+            for (at, value) in words.into_iter().enumerate() {
+                data.word(at * 4).store(if at % 5 == 1 { 0xA1A1_A1A1 } else { value % 5000 }, Ordering::Relaxed);
+            }
+            header.word(0).store(indices.0, Ordering::Relaxed);
+            header.word(4).store(indices.1, Ordering::Relaxed);
+            header.double_word(8208).store(announced, Ordering::Relaxed);
+            for _ in 0..5 {
+                if let Ok(Some(chunk)) = consumer.try_receive() {
+                    prop_assert!(chunk.len() <= 4084);
+                }
+                let _ = producer.try_send(&[b"abc"]);
+            }
+        }
+    }
+}
+
+/// `RUSTFLAGS="--cfg loom" cargo test --lib --release shm`
+#[cfg(loom)]
+mod two_threads {
+    use super::super::heap::pair;
+
+    #[test]
+    fn every_interleaving_hands_over_whole_chunks_in_order() {
+        loom::model(|| {
+            let (mut producer, mut consumer, ..) = pair(16);
+            let writer = loom::thread::spawn(move || {
+                for chunk in [b"aaaabbbbccccdddd", b"eeeeffffgggghhhh"] {
+                    while !producer.try_send(&[chunk]).unwrap() {
+                        loom::thread::yield_now();
+                    }
+                }
+            });
+            for expected in [b"aaaabbbbccccdddd", b"eeeeffffgggghhhh"] {
+                let chunk = loop {
+                    match consumer.try_receive().unwrap() {
+                        Some(chunk) => break chunk,
+                        None => loom::thread::yield_now(),
+                    }
+                };
+                assert_eq!(&chunk[..], expected);
+            }
+            writer.join().unwrap();
+        });
+    }
+}

@@ -1,0 +1,394 @@
+//! The server's thread: it waits for all sockets at once, sets connections up, and takes turns with the clients.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+
+use super::connection::Connection;
+use super::connections::{Attention, Client, Conn, ConnectionId, Connections};
+use super::listener::{Bound, Gone, Handler, Peer, Place, Settings};
+use super::random::Random;
+use super::rings::{Request, Rings};
+use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, TransportType};
+use crate::libqb::accept::Accept;
+use crate::sys::event::Bell;
+use crate::sys::serve::{self, Seen, Watch};
+use crate::sys::socket;
+
+/// How long a client may take to say what it wants. libqb waits for ever.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// How many clients may be about to say what they want. The oldest makes room for the next.
+const MAX_HANDSHAKES: usize = 256;
+
+/// How long to let clients wait when there are no descriptors left to take them.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often to look whether a client made room in its ring, which no descriptor signals.
+const ROOM_INTERVAL: Duration = Duration::from_millis(1);
+
+/// At most so many requests are served before a job, since a client may never cease to send.
+const MAX_CATCH_UP: usize = 1 << 18;
+
+/// Something to be done on the server's thread.
+pub(super) enum Job<H: Handler> {
+    Run(Body<H>),
+    /// As `Run`, but after everything that clients have done up to now. The sender is dropped when all that follows has happened.
+    Drive(Body<H>, SyncSender<()>),
+    Stop,
+}
+
+type Body<H> = Box<dyn FnOnce(&mut H, &mut Connections<<H as Handler>::Session>) + Send>;
+
+/// What was seen of all descriptors.
+struct Look {
+    rung: bool,
+    services: Vec<(usize, Seen)>,
+    handshakes: Vec<Seen>,
+    clients: Vec<(ConnectionId, Seen)>,
+}
+
+/// A client that has not yet said what it wants.
+struct Handshaking {
+    socket: OwnedFd,
+    service: usize,
+    accept: Accept,
+    until: Instant,
+}
+
+pub(super) struct EventLoop<H: Handler> {
+    handler: H,
+    connections: Connections<H::Session>,
+    settings: Settings,
+    handshaking: Vec<Handshaking>,
+    bell: Arc<Bell>,
+    inbox: Receiver<Job<H>>,
+    accept_after: Option<Instant>,
+    /// How many jobs of [`Job::Drive`] there were.
+    drives: u64,
+}
+
+impl<H: Handler> EventLoop<H> {
+    pub(super) fn new(
+        handler: H,
+        services: Vec<(Place, Bound)>,
+        settings: Settings,
+        bell: Arc<Bell>,
+        inbox: Receiver<Job<H>>,
+    ) -> Self {
+        Self {
+            handler,
+            connections: Connections::new(services),
+            settings,
+            handshaking: Vec::new(),
+            bell,
+            inbox,
+            accept_after: None,
+            drives: 0,
+        }
+    }
+
+    /// Serves until it is told to stop.
+    pub(super) fn run(mut self) -> H {
+        loop {
+            let seen = match self.wait() {
+                Ok(seen) => seen,
+                // Without memory for the list of descriptors there is nothing to be done but to try again.
+                Err(_) => continue,
+            };
+            if self.step(seen) {
+                return self.handler;
+            }
+        }
+    }
+
+    /// Waits for something to do.
+    fn wait(&mut self) -> io::Result<Look> {
+        let now = Instant::now();
+        if self.accept_after.is_some_and(|after| after <= now) {
+            self.accept_after = None;
+        }
+        let connections = self.connections.all.values().map(|client| &client.connection);
+        let room = connections.clone().any(Connection::waits_for_room).then(|| now + ROOM_INTERVAL);
+        let deadlines = [self.connections.timer, self.accept_after, room];
+        let handshakes = self.handshaking.iter().map(|client| client.until);
+        self.look(deadlines.into_iter().flatten().chain(handshakes).min())
+    }
+
+    /// Looks at all descriptors, until the deadline if nothing is to be seen.
+    fn look(&self, deadline: Option<Instant>) -> io::Result<Look> {
+        let read = Watch { readable: true, writable: false };
+        let accept = Watch { readable: self.accept_after.is_none(), writable: false };
+        let services = self.connections.services.iter().enumerate().filter_map(|(index, service)| {
+            let bound = service.bound.as_ref().filter(|_| service.attention != Attention::None)?;
+            Some((index, bound.socket.as_fd()))
+        });
+        let services: Vec<_> = services.collect();
+        let clients = self.connections.all.iter().map(|(id, client)| (*id, &client.connection)).filter(|(_, it)| {
+            // One that nobody heeds is only to be told of its events.
+            self.connections.attention(it.service) == Attention::Full || it.watch().writable
+        });
+        let clients: Vec<_> = clients.collect();
+        let mut watched: Vec<(BorrowedFd<'_>, Watch)> = vec![(self.bell.as_fd(), read)];
+        watched.extend(services.iter().map(|(_, socket)| (*socket, accept)));
+        watched.extend(self.handshaking.iter().map(|client| (client.socket.as_fd(), read)));
+        watched.extend(clients.iter().map(|(_, connection)| (connection.as_fd(), connection.watch())));
+        let mut seen = serve::wait_for_any(&watched, deadline)?.into_iter();
+        Ok(Look {
+            rung: seen.next().is_some_and(|seen| seen.readable),
+            services: services.iter().map(|(index, _)| *index).zip(seen.by_ref()).collect(),
+            handshakes: seen.by_ref().take(self.handshaking.len()).collect(),
+            clients: clients.iter().map(|(id, _)| *id).zip(seen).collect(),
+        })
+    }
+
+    /// Does what is to be done. Whether it was to stop.
+    fn step(&mut self, mut look: Look) -> bool {
+        if look.rung {
+            self.bell.silence();
+            while let Ok(job) = self.inbox.try_recv() {
+                match job {
+                    Job::Run(body) => body(&mut self.handler, &mut self.connections),
+                    Job::Drive(body, _done) => {
+                        self.catch_up();
+                        body(&mut self.handler, &mut self.connections);
+                        self.clear_away();
+                        // It may have made that clients are heeded which were not.
+                        self.catch_up();
+                        // What was seen is served. Its byte is not to be looked for: another request's may have come.
+                        look.clients.clear();
+                    }
+                    Job::Stop => return true,
+                }
+            }
+        }
+        if self.connections.timer.is_some_and(|timer| timer <= Instant::now()) {
+            self.connections.timer = None;
+            self.handler.on_timer(&mut self.connections);
+        }
+        self.flush();
+        for (id, seen) in look.clients {
+            self.serve(id, seen);
+        }
+        self.shake_hands(&look.handshakes);
+        for (service, seen) in look.services {
+            if seen.readable {
+                self.accept(service);
+            }
+        }
+        self.clear_away();
+        false
+    }
+
+    /// Serves all that clients have sent, and the end of those that are gone, in the order that the seed decides on.
+    fn catch_up(&mut self) {
+        self.drives += 1;
+        // Its own for each time: what happened before, and when, does not count.
+        let mut random = Random::new(self.settings.seed.wrapping_add(self.drives));
+        for _ in 0..MAX_CATCH_UP {
+            let Ok(Look { clients, .. }) = self.look(Some(Instant::now())) else {
+                return;
+            };
+            // Bytes alone say nothing: they may be late.
+            let waits = |id: &ConnectionId| self.connections.all.get(id).is_some_and(|it| it.connection.has_request());
+            let clients = clients.into_iter().filter(|(id, _)| self.is_heeded(*id));
+            let mut clients: Vec<_> = clients.filter(|(id, seen)| seen.hung_up || waits(id)).collect();
+            let Some((id, seen)) = random.take(&mut clients) else {
+                return;
+            };
+            let seen = Seen { readable: false, ..seen };
+            if !self.serve_one(id, seen, 0) {
+                self.hang_up(id, seen);
+            }
+            self.clear_away();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.connections.all.values_mut().for_each(|client| client.connection.flush());
+    }
+
+    /// Gives a client its turn.
+    fn serve(&mut self, id: ConnectionId, seen: Seen) {
+        if !(seen.readable || seen.hung_up) {
+            return;
+        }
+        let mut taken = 0;
+        while self.serve_one(id, seen, taken) {
+            taken += 1;
+        }
+        self.hang_up(id, seen);
+    }
+
+    /// Serves a request of a turn in which so many were served already. Whether there was one.
+    fn serve_one(&mut self, id: ConnectionId, seen: Seen, taken: usize) -> bool {
+        // The handler may have turned away from it meanwhile.
+        let request = if self.is_heeded(id) { self.connections.take_request(id, seen, taken) } else { None };
+        let is_some = request.is_some();
+        if let Some(request) = request {
+            self.handler.on_request(&mut Conn { connections: &mut self.connections, id }, request);
+        }
+        is_some
+    }
+
+    /// Ends the connection of a client that closed it, and sent nothing before that is not served.
+    fn hang_up(&mut self, id: ConnectionId, seen: Seen) {
+        if seen.hung_up && self.is_heeded(id) {
+            self.connections.all.get_mut(&id).into_iter().for_each(|client| client.connection.close());
+        }
+    }
+
+    fn is_heeded(&self, id: ConnectionId) -> bool {
+        let client = self.connections.all.get(&id);
+        client.is_some_and(|it| self.connections.attention(it.connection.service) == Attention::Full)
+    }
+
+    /// Takes connections from a service's queue.
+    fn accept(&mut self, service: usize) {
+        let Some(bound) = self.connections.services.get(service).and_then(|service| service.bound.as_ref()) else {
+            return;
+        };
+        loop {
+            match serve::accept_stream(&bound.socket) {
+                Ok(socket) => {
+                    if self.handshaking.len() >= MAX_HANDSHAKES {
+                        self.handshaking.remove(0);
+                    }
+                    let until = Instant::now() + HANDSHAKE_TIME;
+                    self.handshaking.push(Handshaking { socket, service, accept: Accept::default(), until });
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(_) => {
+                    self.accept_after = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Goes on with the clients that are about to connect.
+    fn shake_hands(&mut self, seen: &[Seen]) {
+        let now = Instant::now();
+        let mut seen = seen.iter();
+        for mut client in std::mem::take(&mut self.handshaking) {
+            let seen = seen.next().copied().unwrap_or_default();
+            let request = if seen.readable || seen.hung_up { client.receive() } else { Ok(None) };
+            match request {
+                Ok(Some(max_msg_size)) => self.connect(client, max_msg_size),
+                Ok(None) if client.until > now => self.handshaking.push(client),
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Sets a connection up, or tells the client why not.
+    fn connect(&mut self, client: Handshaking, max_msg_size: u32) {
+        let Handshaking { socket, service, .. } = client;
+        let Ok(credentials) = socket::peer_credentials(&socket) else {
+            return;
+        };
+        let id = self.connections.next_id();
+        let Some(bound) = self.connections.services.get(service).and_then(|service| service.bound.as_ref()) else {
+            return;
+        };
+        let max_msg_size = max_msg_size.min(self.settings.max_msg_size);
+        let peer = Peer { service: &bound.name, service_index: service, credentials, max_message_size: max_msg_size };
+        let session = match self.handler.authorize(&peer) {
+            Ok(session) => session,
+            Err(refusal) => return self.refuse(&socket, refusal.errno()),
+        };
+        let request = Request {
+            generation: self.settings.generation,
+            root: &bound.shm_root,
+            service: &bound.name,
+            client: credentials,
+            fd: socket.as_raw_fd(),
+            max_msg_size,
+        };
+        let created = Rings::create(&request).and_then(|rings| {
+            let [request, response, event] = rings.told.clone();
+            let reply = ConnectReply {
+                generation: self.settings.generation.reply(),
+                error: 0,
+                transport: TransportType::SHM,
+                max_msg_size,
+                cookie: id.number(),
+                request,
+                response,
+                event,
+            };
+            Ok((rings, reply.encode().map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?))
+        });
+        let (rings, reply) = match created {
+            Ok(created) => created,
+            Err(error) => return self.refuse(&socket, error.raw_os_error().unwrap_or(libc::EIO)),
+        };
+        let queue = (self.settings.event_queue, self.settings.overflow);
+        let mut connection = Connection::new(socket, rings, credentials, service, max_msg_size, reply, queue);
+        connection.flush();
+        self.connections.all.insert(id, Client { connection, session });
+        crate::log::debug!(pid = credentials.pid, "a client connected");
+        self.handler.on_connect(&mut Conn { connections: &mut self.connections, id });
+    }
+
+    fn refuse(&self, socket: &OwnedFd, errno: i32) {
+        let [request, response, event] = [const { bytes::Bytes::new() }; 3];
+        let reply = ConnectReply {
+            generation: self.settings.generation.reply(),
+            error: -errno,
+            transport: TransportType::SOCKET,
+            max_msg_size: 0,
+            cookie: 0,
+            request,
+            response,
+            event,
+        };
+        // The socket is closed then, so what does not fit now never will.
+        let _ = reply.encode().map(|reply| socket::send_now(socket, &reply));
+    }
+
+    /// Clears away the clients that are gone. The handler may send more of them away.
+    fn clear_away(&mut self) {
+        if self.connections.is_shut_down() {
+            (0..self.connections.services.len()).for_each(|index| self.connections.close_service(index));
+        }
+        let services = &self.connections.services;
+        self.handshaking.retain(|it| services.get(it.service).is_some_and(|service| service.bound.is_some()));
+        loop {
+            let closed = self.connections.all.iter().find(|(_, client)| client.connection.is_closed());
+            let Some(id) = closed.map(|(id, _)| *id) else {
+                return;
+            };
+            if let Some(Client { connection, session }) = self.connections.all.remove(&id) {
+                let Connection { credentials, service, .. } = connection;
+                // The client must find its rings gone when it hears of anything the handler does now.
+                drop(connection);
+                crate::log::debug!(pid = credentials.pid, "a client disconnected");
+                let gone = Gone { id, service_index: service, credentials, session };
+                self.handler.on_disconnect(&mut self.connections, gone);
+            }
+        }
+    }
+}
+
+impl Handshaking {
+    /// Takes what has arrived. Returns the largest message the client wants, once it has said so.
+    fn receive(&mut self) -> io::Result<Option<u32>> {
+        let mut buffer = [0; CONNECT_REQUEST_SIZE];
+        let room = buffer.get_mut(..self.accept.wants()).unwrap_or_default();
+        match socket::receive_now(&self.socket, room) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                let request = self.accept.feed(room.get(..count).unwrap_or_default());
+                Ok(request.map_err(io::Error::other)?.map(|request| request.max_msg_size))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A connection's rings: their directory, their files, their end.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::fchown;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use bytes::Bytes;
+use nix::unistd::geteuid;
+
+use super::Generation;
+use crate::libqb::ring::{Consumer, Mapping, Producer, Ring};
+use crate::sys::socket::Credentials;
+use crate::sys::{file, serve};
+
+/// The names of the rings, in the order in which the reply has them.
+const RING_NAMES: [&str; 3] = ["request", "response", "event"];
+
+/// The files of a connection. Dropping them removes them.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// Where the directory, or the files, lie.
+    root: OwnedFd,
+    /// Name and handle of the connection's own directory.
+    directory: Option<(OsString, OwnedFd)>,
+    names: Vec<OsString>,
+    /// Open until the client is given them.
+    open: Vec<File>,
+}
+
+/// A connection's rings, seen from the server.
+pub(crate) struct Rings {
+    pub(crate) request: Consumer<Mapping>,
+    pub(crate) response: Producer<Mapping>,
+    pub(crate) event: Producer<Mapping>,
+    /// The names for the connection reply.
+    pub(crate) told: [Bytes; 3],
+    _files: Files,
+}
+
+/// For whom rings are made.
+pub(crate) struct Request<'a> {
+    pub(crate) generation: Generation,
+    pub(crate) root: &'a Path,
+    pub(crate) service: &'a str,
+    pub(crate) client: Credentials,
+    /// The setup socket's descriptor, which is part of names.
+    pub(crate) fd: i32,
+    pub(crate) max_msg_size: u32,
+}
+
+impl Rings {
+    /// Makes the three rings, and then gives them to the client's user, who cannot harm what is being made.
+    pub(crate) fn create(request: &Request<'_>) -> io::Result<Self> {
+        let root = file::open_directory(request.root, [])?;
+        let server = process::id();
+        let directory = match request.generation.directory(server, request.client, request.fd) {
+            Some(prefix) => Some(serve::create_directory(&root, &prefix, 0o770)?),
+            None => None,
+        };
+        let mut path = request.root.to_path_buf();
+        path.extend(directory.as_ref().map(|(name, _)| name));
+        let mut files = Files { root, directory, names: Vec::new(), open: Vec::new() };
+        let mut told = [const { Bytes::new() }; 3];
+        let mut rings = Vec::with_capacity(RING_NAMES.len());
+        for (ring, told) in RING_NAMES.into_iter().zip(&mut told) {
+            let name = request.generation.ring_name(ring, request.service, server, request.client, request.fd);
+            let told_name = request.generation.told_name(&path, &name);
+            *told = Bytes::copy_from_slice(told_name.as_bytes());
+            rings.push(files.create_ring(request, ring, &path, &name)?);
+        }
+        let mut rings = rings.into_iter();
+        let (Some(requests), Some(response), Some(event)) = (rings.next(), rings.next(), rings.next()) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let requests = requests.consumer().map_err(io::Error::other)?;
+        let response = response.producer().map_err(io::Error::other)?;
+        let event = event.producer().map_err(io::Error::other)?;
+        files.give_away(request.client)?;
+        Ok(Self { request: requests, response, event, told, _files: files })
+    }
+
+    /// Whether a file was cut short under one of them.
+    pub(crate) fn are_lost(&self) -> bool {
+        self.request.ring().is_lost() || self.response.ring().is_lost() || self.event.ring().is_lost()
+    }
+}
+
+impl Drop for Rings {
+    fn drop(&mut self) {
+        use std::sync::atomic::Ordering;
+        // What tells C clients that the server is gone. Relaxed: nothing else is to be seen with it.
+        for count in [self.request.ring().ref_count(), self.response.ring().ref_count(), self.event.ring().ref_count()]
+        {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Files {
+    fn create_ring(
+        &mut self,
+        request: &Request<'_>,
+        ring: &'static str,
+        directory: &Path,
+        name: &str,
+    ) -> io::Result<Ring<Mapping>> {
+        let sizes = [request.generation.header_size(ring), request.generation.data_size(request.max_msg_size)];
+        let mut parts = Vec::with_capacity(sizes.len());
+        for (suffix, size) in ["-header", "-data"].into_iter().zip(sizes) {
+            let name = OsString::from(format!("{name}{suffix}"));
+            let path: PathBuf = directory.join(&name);
+            let file = self.create(&name, size)?;
+            parts.push((Mapping::new(&file, size)?, path));
+            self.open.push(file);
+        }
+        let mut parts = parts.into_iter();
+        let (Some((header, header_path)), Some((data, data_path))) = (parts.next(), parts.next()) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let paths = [header_path.as_os_str().as_bytes(), data_path.as_os_str().as_bytes()];
+        Ring::create(ring, request.generation.format(), header, data, paths).map_err(io::Error::other)
+    }
+
+    /// Makes a file that is removed with the others.
+    fn create(&mut self, name: &OsStr, size: usize) -> io::Result<File> {
+        let directory = self.directory.as_ref().map_or(&self.root, |(_, directory)| directory);
+        let file = serve::create_file(directory, name, size);
+        // A file that could be made but not filled is there all the same; one that was there before is not ours.
+        let ours = !matches!(&file, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
+        if ours {
+            self.names.push(name.to_owned());
+        }
+        file
+    }
+
+    /// Makes everything the client's own.
+    fn give_away(&mut self, client: Credentials) -> io::Result<()> {
+        for file in self.open.drain(..) {
+            match fchown(file, Some(client.uid), Some(client.gid)) {
+                // As in C, whoever cannot give it away, not being root, keeps it: a client that is root can use it all the same. For a client
+                // of the same user it is the client's already, whatever its group.
+                Err(error) if client.uid == geteuid().as_raw() || error.kind() == io::ErrorKind::PermissionDenied => {}
+                result => result?,
+            }
+        }
+        if let Some((_, directory)) = &self.directory {
+            // As with the files.
+            let _ = fchown(directory, Some(client.uid), Some(client.gid));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let directory = self.directory.as_ref().map_or(&self.root, |(_, directory)| directory);
+        for name in &self.names {
+            file::remove_file(directory, name);
+        }
+        if let Some((name, _)) = &self.directory {
+            file::remove_directory(&self.root, name);
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! Clients that connect again when the daemon comes back, set up again what they had set up, and say what there was in between.
+//!
+//! ```no_run
+//! use corosync_ipc::supervise::{Notice, Supervised};
+//! use corosync_ipc::{Deadline, TrackFlags, quorum};
+//!
+//! let mut quorum = Supervised::new(quorum::Client::connect);
+//! quorum.set_up(TrackFlags::CHANGES)?;
+//! while let Some(notice) = quorum.next(Deadline::NEVER)? {
+//!     match notice {
+//!         Notice::Event(event) => println!("{event:?}"),
+//!         Notice::Lost { error } => println!("{error}: not quorate, for all that is known"),
+//!         Notice::Retry { error, pause, .. } => println!("{error}: trying again in {pause:?}"),
+//!         Notice::Up(up) => println!("connected after {:?}: {:?}", up.gap, up.restored),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok::<(), corosync_ipc::Error>(())
+//! ```
+//!
+//! # What is promised
+//! Every event that came is handed over, in order, and a [`Notice::Lost`] stands where the next ones are missing. Nothing is made
+//! up: what happened in a gap is not guessed at. [`Notice::Up`] says for each thing set up what may have been [`Missed`].
+//! A request that fails, fails: it is never sent twice. A message multicast shortly before a loss may have been delivered to others
+//! or not, and comes back in neither case.
+
+#[cfg(feature = "tokio")]
+mod asynchronous;
+mod services;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tokio")]
+pub use asynchronous::AsyncSupervised;
+pub use services::{CfgTracker, CmapTracker, VotequorumTracker};
+
+use crate::client::{Client, Service};
+use crate::endpoint::Deadline;
+use crate::error::{CsError, Error, Result};
+use crate::libqb::client::{Limit, Waker};
+use crate::sys::wait::{Interest, wait_for};
+
+/// A service whose clients can be supervised. Only this crate implements it.
+pub trait Supervise: Service {
+    /// What a client sets up, and the daemon forgets when the connection ends: a tracker, a group joined.
+    type Setup: Clone + PartialEq + fmt::Debug + Send + Sync + 'static;
+
+    /// How many of them a client can have.
+    #[doc(hidden)]
+    const MOST: usize;
+
+    /// Sets it up.
+    #[doc(hidden)]
+    fn set_up(client: &Client<Self>, setup: &Self::Setup) -> Result<()>
+    where
+        Self: Sized;
+
+    /// Takes it down.
+    #[doc(hidden)]
+    fn take_down(client: &Client<Self>, setup: &Self::Setup) -> Result<()>
+    where
+        Self: Sized;
+
+    /// What is missed of it in a gap.
+    #[doc(hidden)]
+    fn missed(setup: &Self::Setup) -> Missed;
+}
+
+/// What may have been missed while there was no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Missed {
+    /// Nothing: there was none before.
+    Nothing,
+    /// States in between. The present one follows as an event.
+    States,
+    /// Changes, the last one too. What it is now is to be asked for.
+    Changes,
+    /// Messages. They do not come again. The group's present membership follows as an event.
+    Messages,
+}
+
+/// What a supervised client has to tell.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Notice<E, T> {
+    /// An event.
+    Event(E),
+    /// The connection is lost, after every event that came on it was handed over. What happens from now on may be missed.
+    Lost {
+        /// Why it ended.
+        error: Error,
+    },
+    /// An attempt to connect, or to set things up again, failed. There will be another one.
+    Retry {
+        /// What failed.
+        error: Error,
+        /// How many attempts failed since the connection was lost.
+        attempts: u32,
+        /// How long until the next one.
+        pause: Duration,
+    },
+    /// There is a connection, for the first time or again.
+    Up(Up<T>),
+}
+
+/// There is a connection: [`Notice::Up`].
+#[derive(Debug)]
+pub struct Up<T> {
+    /// How long there was none; `None` the first time.
+    pub gap: Option<Duration>,
+    /// What was set up, in the order in which it was first.
+    pub restored: Vec<Restored<T>>,
+}
+
+/// Something that was set up again, or not.
+#[derive(Debug)]
+pub struct Restored<T> {
+    /// What.
+    pub setup: T,
+    /// What came of it. After an error it is not set up; it will be tried again after the next gap.
+    pub result: Result<()>,
+    /// What may have been missed of it.
+    pub missed: Missed,
+}
+
+/// [`Notice`] of a service.
+pub type NoticeOf<S> = Notice<<S as Service>::Event, <S as Supervise>::Setup>;
+
+/// The pause before the second, third and later attempts if nothing else is said: 100 ms, then twice as long each time, at most 5 s.
+pub fn default_backoff(attempts: u32) -> Duration {
+    const MOST: Duration = Duration::from_secs(5);
+    Duration::from_millis(100)
+        .saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX))
+        .min(MOST)
+}
+
+/// A client that connects again when it has to: the blocking one. For tokio there is `AsyncSupervised`.
+///
+/// It sets up again what was set up by [`Supervised::set_up`], and not what was through the [`Supervised::client`] of the moment.
+pub struct Supervised<S: Supervise> {
+    plan: Plan<S>,
+    client: Option<Arc<Client<S>>>,
+    /// What made the client useless. The events it has left are handed over before.
+    ending: Option<Error>,
+    waker: Option<Waker>,
+}
+
+impl<S: Supervise> Supervised<S> {
+    /// A client that connects by the function given, such as `quorum::Client::connect`. It does so in [`Supervised::next`], not now, so
+    /// a program can start before the daemon.
+    pub fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
+        Self { plan: Plan::new(connect), client: None, ending: None, waker: None }
+    }
+
+    /// Sets how long to wait after an attempt, by the number of attempts that failed since the connection was lost, but 1 at least.
+    /// Default: [`default_backoff`]. The first attempt follows a loss at once, unless the one before was less than a pause ago.
+    pub fn backoff(mut self, pause: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+        self.plan.backoff = Box::new(pause);
+        self
+    }
+
+    /// Waits for the next notice until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`]. `None` when it passed, or when the
+    /// [`Supervised::waker`] was used.
+    ///
+    /// An attempt to connect goes on to its end: with a daemon that is stopped, that is the endpoint's connect timeout. What is set up
+    /// again has one request timeout together.
+    ///
+    /// # Errors
+    /// [`Error::Finalized`] when the client was finalized; [`Error::InvalidArgument`] when connecting fails with it, as it would always;
+    /// [`Error::System`] when there is no file descriptor for a waker. What else happens is told by notices.
+    pub fn next(&mut self, deadline: impl Into<Deadline>) -> Result<Option<NoticeOf<S>>> {
+        let deadline = deadline.into().instant();
+        let waker = self.waker()?;
+        while !waker.take() {
+            let Some(client) = &self.client else {
+                match self.plan.attempt_at {
+                    Some(at) if at > Instant::now() => {
+                        wait_for(
+                            waker.bell(),
+                            Interest::Readable,
+                            Some(deadline.map_or(at, |deadline| deadline.min(at))),
+                        )
+                        .map_err(|source| Error::system("waiting for the next attempt", source))?;
+                        waker.bell().silence();
+                    }
+                    _ => return self.attempt().map(Some),
+                }
+                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let waited = match (client.poll_event(), self.ending.take()) {
+                (Ok(Some(event)), ending) => {
+                    self.ending = ending;
+                    return Ok(Some(Notice::Event(event)));
+                }
+                (Ok(None), None) => client.connection.wait_event(&waker, deadline),
+                (Err(Error::Finalized), _) => return Err(Error::Finalized),
+                (Ok(None), Some(error)) | (Err(_), Some(error)) | (Err(error), None) => Err(error),
+            };
+            if let Err(error) = waited {
+                self.client = None;
+                return Ok(Some(self.plan.lost(error, Instant::now())));
+            }
+            // What waits need not become an event, so the deadline is looked at in any case.
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sets something up now and after every gap. Without a connection it is noted, and set up when there is one: [`Notice::Up`] tells
+    /// what came of it.
+    ///
+    /// # Errors
+    /// What the daemon refuses it with; it is not noted then. [`Error::Cs`] with [`CsError::Exist`] when it is noted already, or another
+    /// one where a client can have only one.
+    pub fn set_up(&mut self, setup: S::Setup) -> Result<()> {
+        self.plan.note(&setup)?;
+        let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else { return Ok(()) };
+        let result = S::set_up(client, &setup);
+        self.ending = self.plan.settle(&setup, result)?;
+        Ok(())
+    }
+
+    /// Takes something down, and does not set it up again.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::NotExist`] when it was not set up, and otherwise what the daemon refuses it with; it is not set up
+    /// again in any case.
+    pub fn take_down(&mut self, setup: &S::Setup) -> Result<()> {
+        self.plan.forget(setup)?;
+        let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else { return Ok(()) };
+        match S::take_down(client, setup) {
+            Err(error) if loses_connection(&error) => self.ending = Some(error),
+            result => result?,
+        }
+        Ok(())
+    }
+
+    /// What is set up after a gap.
+    pub fn setups(&self) -> &[S::Setup] {
+        &self.plan.setups
+    }
+
+    /// The client of the moment, for requests.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`] when there is none.
+    pub fn client(&self) -> Result<&Arc<Client<S>>> {
+        self.client.as_ref().ok_or(Error::Disconnected { service: S::NAME.into() })
+    }
+
+    /// What ends a [`Supervised::next`] from another thread. The waker of the [client](Self::client) does not.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there are no file descriptors left.
+    pub fn waker(&mut self) -> Result<Waker> {
+        match &self.waker {
+            Some(waker) => Ok(waker.clone()),
+            None => Ok(self.waker.insert(Waker::new()?).clone()),
+        }
+    }
+
+    fn attempt(&mut self) -> Result<NoticeOf<S>> {
+        self.plan.begin(Instant::now());
+        match attempt(&*self.plan.connect, &self.plan.setups) {
+            Ok((client, restored)) => {
+                self.client = Some(Arc::new(client));
+                Ok(self.plan.up(restored, Instant::now()))
+            }
+            Err(error) => self.plan.failed(error, Instant::now()),
+        }
+    }
+}
+
+impl<S: Supervise> fmt::Debug for Supervised<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Supervised")
+            .field("client", &self.client)
+            .field("setups", &self.plan.setups)
+            .finish_non_exhaustive()
+    }
+}
+
+type Connect<S> = dyn Fn() -> Result<Client<S>> + Send + Sync;
+
+/// What an attempt that succeeds comes to.
+type Attempt<S> = (Client<S>, Vec<Restored<<S as Supervise>::Setup>>);
+
+/// What is to be set up, and when to attempt it. Without I/O and clock: time comes in as an argument.
+struct Plan<S: Supervise> {
+    connect: Arc<Connect<S>>,
+    backoff: Box<dyn Fn(u32) -> Duration + Send + Sync>,
+    setups: Vec<S::Setup>,
+    /// When the connection was lost, if there ever was one and there is none now.
+    lost: Option<Instant>,
+    /// When the last attempt began, and how many failed since the last success.
+    begun: Option<Instant>,
+    failed: u32,
+    /// When the next attempt may begin. `None`: at once.
+    attempt_at: Option<Instant>,
+}
+
+impl<S: Supervise> Plan<S> {
+    fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
+        Self {
+            connect: Arc::new(connect),
+            backoff: Box::new(default_backoff),
+            setups: Vec::new(),
+            lost: None,
+            begun: None,
+            failed: 0,
+            attempt_at: None,
+        }
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.begun = Some(now);
+    }
+
+    fn failed(&mut self, error: Error, now: Instant) -> Result<NoticeOf<S>> {
+        if matches!(error, Error::InvalidArgument { .. }) {
+            return Err(error);
+        }
+        self.failed = self.failed.saturating_add(1);
+        let pause = (self.backoff)(self.failed);
+        self.attempt_at = now.checked_add(pause);
+        Ok(Notice::Retry { error, attempts: self.failed, pause })
+    }
+
+    fn up(&mut self, mut restored: Vec<Restored<S::Setup>>, now: Instant) -> NoticeOf<S> {
+        let gap = self.lost.take().map(|lost| now.saturating_duration_since(lost));
+        if gap.is_none() {
+            restored.iter_mut().for_each(|restored| restored.missed = Missed::Nothing);
+        }
+        self.failed = 0;
+        Notice::Up(Up { gap, restored })
+    }
+
+    fn lost(&mut self, error: Error, now: Instant) -> NoticeOf<S> {
+        self.lost = Some(now);
+        // At once, but not all the time with a daemon that accepts connections only to close them.
+        self.attempt_at = self.begun.and_then(|begun| begun.checked_add((self.backoff)(1)));
+        Notice::Lost { error }
+    }
+
+    fn note(&mut self, setup: &S::Setup) -> Result<()> {
+        if self.setups.len() >= S::MOST || self.setups.contains(setup) {
+            return Err(Error::Cs { call: "set up".into(), error: CsError::Exist });
+        }
+        self.setups.push(setup.clone());
+        Ok(())
+    }
+
+    /// What was noted is set up now, or was refused and is forgotten, or else the connection is lost, by the error returned.
+    fn settle(&mut self, setup: &S::Setup, result: Result<()>) -> Result<Option<Error>> {
+        match result {
+            Ok(()) => Ok(None),
+            Err(error) if loses_connection(&error) => Ok(Some(error)),
+            Err(error) => {
+                self.setups.retain(|noted| noted != setup);
+                Err(error)
+            }
+        }
+    }
+
+    fn forget(&mut self, setup: &S::Setup) -> Result<()> {
+        let position = self.setups.iter().position(|noted| noted == setup);
+        let position = position.ok_or(Error::Cs { call: "take down".into(), error: CsError::NotExist })?;
+        self.setups.remove(position);
+        Ok(())
+    }
+}
+
+/// Connects, and sets everything up.
+fn attempt<S: Supervise>(connect: &Connect<S>, setups: &[S::Setup]) -> Result<Attempt<S>> {
+    let client = connect()?;
+    // One call of the user, so to say, whatever there is to set up.
+    let _limit = Limit::set(client.patience("setting up").deadline);
+    let restore = |setup: &S::Setup| match S::set_up(&client, setup) {
+        Err(error) if loses_connection(&error) || is_too_early(&error) => Err(error),
+        result => Ok(Restored { setup: setup.clone(), result, missed: S::missed(setup) }),
+    };
+    let restored = setups.iter().map(restore).collect::<Result<_>>()?;
+    Ok((client, restored))
+}
+
+/// Whether nothing more is to be expected of a connection after this. After a timeout it is not known what is set up and what not.
+fn loses_connection(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Disconnected { .. }
+            | Error::TimedOut { .. }
+            | Error::Protocol { .. }
+            | Error::System { .. }
+            | Error::Finalized
+    )
+}
+
+/// Whether the daemon needs more time: it starts, synchronizes, or still has the old connection.
+fn is_too_early(error: &Error) -> bool {
+    matches!(error, Error::Cs { error: CsError::TryAgain | CsError::Busy | CsError::Exist, .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quorum::Quorum;
+    use crate::wire::values::TrackFlags;
+
+    fn plan() -> Plan<Quorum> {
+        Plan::new(|| Err(Error::Finalized))
+    }
+
+    fn gone() -> Error {
+        Error::Disconnected { service: "quorum".into() }
+    }
+
+    #[test]
+    fn pauses_double_up_to_five_seconds() {
+        let pauses = [1, 2, 3, 6, 7, 33, u32::MAX].map(|attempts| default_backoff(attempts).as_millis());
+        assert_eq!(pauses, [100, 200, 400, 3200, 5000, 5000, 5000]);
+    }
+
+    #[test]
+    fn failures_are_counted_from_one_success_to_the_next() {
+        let (mut plan, now) = (plan(), Instant::now());
+        for failed in 1..=3 {
+            plan.begin(now);
+            let notice = plan.failed(gone(), now).unwrap();
+            assert!(matches!(notice, Notice::Retry { attempts, pause, .. }
+                if attempts == failed && pause == default_backoff(failed)));
+            assert_eq!(plan.attempt_at, Some(now + default_backoff(failed)));
+        }
+        assert!(matches!(plan.up(Vec::new(), now), Notice::Up(Up { gap: None, .. })));
+        assert!(matches!(plan.failed(gone(), now).unwrap(), Notice::Retry { attempts: 1, .. }));
+    }
+
+    #[test]
+    fn a_loss_is_followed_by_an_attempt_at_once_but_not_over_and_over() {
+        let (mut plan, start) = (plan(), Instant::now());
+        let second = Duration::from_secs(1);
+        plan.begin(start);
+        plan.up(Vec::new(), start);
+        plan.lost(gone(), start + second);
+        assert!(plan.attempt_at.unwrap() < start + second, "it was up for longer than a pause");
+        plan.begin(start + second);
+        let restored = vec![Restored { setup: TrackFlags::CHANGES, result: Ok(()), missed: Missed::States }];
+        let Notice::Up(up) = plan.up(restored, start + 3 * second) else { panic!("it is up") };
+        assert_eq!((up.gap, up.restored[0].missed), (Some(2 * second), Missed::States));
+        plan.begin(start + 4 * second);
+        plan.lost(gone(), start + 4 * second);
+        assert_eq!(plan.attempt_at, Some(start + 4 * second + default_backoff(1)), "it was closed at once");
+    }
+
+    #[test]
+    fn what_is_refused_is_forgotten_and_what_a_loss_prevented_is_not() {
+        let mut plan = plan();
+        plan.note(&TrackFlags::CHANGES).unwrap();
+        let exists = plan.note(&TrackFlags::CURRENT).unwrap_err();
+        assert_eq!(exists.cs_error(), Some(CsError::Exist));
+        assert!(plan.settle(&TrackFlags::CHANGES, Err(gone())).unwrap().is_some());
+        assert_eq!(plan.setups, [TrackFlags::CHANGES]);
+        let refused = Error::Cs { call: "quorum trackstart".into(), error: CsError::Access };
+        assert!(plan.settle(&TrackFlags::CHANGES, Err(refused)).is_err());
+        assert!(plan.setups.is_empty());
+        assert_eq!(plan.forget(&TrackFlags::CHANGES).unwrap_err().cs_error(), Some(CsError::NotExist));
+    }
+}

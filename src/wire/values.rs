@@ -1,0 +1,186 @@
+//! Values that several services share, and the macros that declare flags and enumerations of the peer's.
+
+use std::fmt;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A node of the cluster, as numbered in corosync's nodelist. 0 stands for the quorum device in votequorum.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+#[repr(transparent)]
+pub struct NodeId(pub u32);
+
+impl From<u32> for NodeId {
+    fn from(id: u32) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One configuration of the cluster's membership: its representative and a number that grows with every change.
+///
+/// Prints as corosync does: both parts in hexadecimal, `1.2c5`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RingId {
+    /// The node that formed the ring.
+    pub node_id: NodeId,
+    /// Sequence number.
+    pub seq: u64,
+}
+
+impl fmt::Display for RingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}.{:x}", self.node_id.0, self.seq)
+    }
+}
+
+impl fmt::Debug for RingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RingId({self})")
+    }
+}
+
+/// Declares a set of flags: a number whose named bits are known and whose other bits are kept.
+macro_rules! flags {
+    ($(#[$doc:meta])* pub struct $type:ident: $int:ty { $($(#[$flag_doc:meta])* const $flag:ident = $value:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+        #[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+        #[repr(transparent)]
+        pub struct $type($int);
+
+        impl $type {
+            $($(#[$flag_doc])* pub const $flag: Self = Self($value);)*
+
+            /// No flag.
+            pub const fn empty() -> Self {
+                Self(0)
+            }
+
+            /// The flags with these bits, unknown ones included.
+            pub const fn from_bits(bits: $int) -> Self {
+                Self(bits)
+            }
+
+            /// All bits, unknown ones included.
+            pub const fn bits(self) -> $int {
+                self.0
+            }
+
+            /// Whether all of `flags` are set.
+            pub const fn contains(self, flags: Self) -> bool {
+                self.0 & flags.0 == flags.0
+            }
+
+            /// Whether one of `flags` is set at least.
+            pub const fn intersects(self, flags: Self) -> bool {
+                self.0 & flags.0 != 0
+            }
+
+            /// The flags set, by the names of their constants; bits without a name are left out.
+            pub fn names(self) -> impl Iterator<Item = &'static str> {
+                [$((Self::$flag, stringify!($flag))),*].into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)
+            }
+        }
+
+        impl std::ops::BitOr for $type {
+            type Output = Self;
+
+            fn bitor(self, other: Self) -> Self {
+                Self(self.0 | other.0)
+            }
+        }
+
+        impl std::ops::BitOrAssign for $type {
+            fn bitor_assign(&mut self, other: Self) {
+                self.0 |= other.0;
+            }
+        }
+
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{}({:#x}", stringify!($type), self.0)?;
+                self.names().try_for_each(|name| write!(f, " {name}"))?;
+                f.write_str(")")
+            }
+        }
+    };
+}
+pub(crate) use flags;
+
+flags! {
+    /// What a tracker of the quorum or votequorum service is told. The flags combine freely.
+    pub struct TrackFlags: u32 {
+        /// The present state once. `CS_TRACK_CURRENT`
+        const CURRENT = 0x01;
+        /// The present state, then every change. `CS_TRACK_CHANGES`
+        const CHANGES = 0x02;
+        /// Every change from now on. `CS_TRACK_CHANGES_ONLY`
+        const CHANGES_ONLY = 0x04;
+    }
+}
+
+/// Declares an enumeration of the peer's: a number whose named values are known and whose other values are kept.
+macro_rules! open_enum {
+    ($(#[$doc:meta])* pub struct $type:ident: $int:ty { $($(#[$value_doc:meta])* const $name:ident = $value:literal, $text:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+        #[repr(transparent)]
+        pub struct $type(pub $int);
+
+        #[allow(missing_docs)]
+        impl $type {
+            $($(#[$value_doc])* pub const $name: Self = Self($value);)*
+
+            /// The value's short name, if it has one.
+            pub fn name(self) -> Option<&'static str> {
+                match self { $(Self::$name => Some($text),)* _ => None }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                match self.name() {
+                    Some(name) => f.pad(name),
+                    None => f.pad(&format!("unknown ({})", self.0)),
+                }
+            }
+        }
+
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{}({self})", stringify!($type))
+            }
+        }
+    };
+}
+pub(crate) use open_enum;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_flag_bits_are_kept() {
+        let flags = TrackFlags::CHANGES | TrackFlags::from_bits(1 << 20);
+        assert!(flags.contains(TrackFlags::CHANGES));
+        assert_eq!(flags.bits(), 0x10_0002);
+        assert_eq!(format!("{flags:?}"), "TrackFlags(0x100002 CHANGES)");
+    }
+
+    #[test]
+    fn a_ring_id_prints_as_corosync_prints_it() {
+        assert_eq!(RingId { node_id: NodeId(1), seq: 0x2c5 }.to_string(), "1.2c5");
+    }
+}
