@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::thread;
 
 use bytes::Bytes;
 use corosync_ipc::Endpoint;
@@ -51,8 +52,13 @@ impl Handler for Liar {
 struct Lying {
     served: Served,
     folder: TempDir,
+    /// Whether the service never answers.
+    is_silent: bool,
     _liar: Option<Listener<Liar>>,
 }
+
+/// How long commands wait for a service that is silent.
+const SILENCE: &str = "4s";
 
 impl Lying {
     fn new(service: &str, answer: Option<fn(&[u8]) -> Answer>) -> Lying {
@@ -64,12 +70,17 @@ impl Lying {
         let endpoint = Endpoint::new().socket_dir(folder.path()).shm_root(served.folder());
         let listener = Listener::<Liar>::builder().endpoint(&endpoint).service(service);
         let liar = answer.map(|answer| listener.start(Liar(answer)).unwrap());
-        Lying { served, folder, _liar: liar }
+        Lying { served, folder, is_silent: false, _liar: liar }
     }
 
-    /// Runs a command that waits no longer than a moment.
+    /// Where one service takes requests and answers none.
+    fn silent(service: &str) -> Lying {
+        Lying { is_silent: true, ..Lying::new(service, Some(|_| Answer::Silence)) }
+    }
+
+    /// Runs a command. What answers at all has time to on a busy machine; a service that does not costs [`SILENCE`].
     fn run(&self, args: &[&str]) -> Output {
-        command(self, args).args(["--timeout", "500ms"]).run()
+        command(self, args).args(["--timeout", if self.is_silent { SILENCE } else { "60s" }]).run()
     }
 
     /// The document of a command that ends with this status, and one line with all of these words.
@@ -213,29 +224,35 @@ fn a_service_that_dies_of_a_request_is_told() {
 
 #[test]
 fn a_service_that_is_silent_costs_one_timeout_and_is_told() {
-    for (service, member) in
-        [("cfg", "links"), ("votequorum", "total_votes"), ("quorum", "quorate"), ("cmap", "cluster_name")]
-    {
-        let lying = Lying::new(service, Some(|_| Answer::Silence));
-        let status = lying.fails(4, &["status"], &["timed out after 500ms", "CS_ERR_TIMEOUT"]);
-        assert_eq!(status[member], json!(null), "{service}");
-        let part = if service == "cfg" { "links" } else { service };
-        assert_eq!(status["errors"][part]["cs_error"], json!("CS_ERR_TIMEOUT"), "{service}: {status}");
-        // The others answer as ever.
-        for (other, member, value) in [
-            ("cmap", "cluster_name", json!("embedded")),
-            ("votequorum", "total_votes", json!(3)),
-            ("quorum", "quorate", json!(true)),
-        ] {
-            // What the quorum service has is found out by means of cmap.
-            if other != service && (other, service) != ("quorum", "cmap") {
-                assert_eq!(status[member], value, "{service}");
-            }
+    let services = [("cfg", "links"), ("votequorum", "total_votes"), ("quorum", "quorate"), ("cmap", "cluster_name")];
+    thread::scope(|scope| {
+        for (service, member) in services {
+            scope.spawn(move || tells_of_silence(service, member));
         }
-        lying.prints(4, &["status"], &["failed: ", "timed out after 500ms"]);
-        let doctor = lying.fails(4, &["doctor"], &[&format!("{service}: "), "timed out after 500ms"]);
-        assert_eq!(doctor["ok"], json!(false));
+    });
+}
+
+fn tells_of_silence(service: &str, member: &str) {
+    let lying = Lying::silent(service);
+    let timed_out = format!("timed out after {SILENCE}");
+    let status = lying.fails(4, &["status"], &[&timed_out, "CS_ERR_TIMEOUT"]);
+    assert_eq!(status[member], json!(null), "{service}");
+    let part = if service == "cfg" { "links" } else { service };
+    assert_eq!(status["errors"][part]["cs_error"], json!("CS_ERR_TIMEOUT"), "{service}: {status}");
+    // The others answer as ever.
+    for (other, member, value) in [
+        ("cmap", "cluster_name", json!("embedded")),
+        ("votequorum", "total_votes", json!(3)),
+        ("quorum", "quorate", json!(true)),
+    ] {
+        // What the quorum service has is found out by means of cmap.
+        if other != service && (other, service) != ("quorum", "cmap") {
+            assert_eq!(status[member], value, "{service}");
+        }
     }
+    lying.prints(4, &["status"], &["failed: ", &timed_out]);
+    let doctor = lying.fails(4, &["doctor"], &[&format!("{service}: "), &timed_out]);
+    assert_eq!(doctor["ok"], json!(false));
 }
 
 #[test]
