@@ -7,9 +7,11 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use corosync_ipc::{Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation, parse_duration};
 
+use crate::commands::{cfg, cmap, cpg, doctor, evs, generate, quorum, serve, status};
+use crate::context::Context;
 use crate::embedded::Embedded;
 use crate::failure::{Failure, USAGE};
-use crate::{cfg, cmap, cpg, doctor, evs, generate, log, quorum, serve, status};
+use crate::log;
 
 /// What the help of every command ends with.
 const EXIT_STATUS: &str = "\
@@ -135,15 +137,6 @@ enum Command {
     Man(generate::Man),
 }
 
-/// What every command needs to know.
-#[derive(Debug)]
-pub(crate) struct Context {
-    /// Where the daemon is.
-    pub(crate) endpoint: Endpoint,
-    /// Whether to answer in JSON.
-    pub(crate) json: bool,
-}
-
 /// Reads the command line and does what it says.
 pub(crate) fn run() -> Result<(), Failure> {
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
@@ -152,8 +145,8 @@ pub(crate) fn run() -> Result<(), Failure> {
         Err(error) => return usage(&error),
     };
     match command {
-        Command::Completions(command) => return command.run(),
-        Command::Man(command) => return command.run(),
+        Command::Completions(generate) => return generate.run(self::command()),
+        Command::Man(generate) => return generate.run(self::command()),
         _ => {}
     }
     // Before anything is mapped: whoever serves us, and whomever we serve, can cut the rings' files short.
@@ -197,7 +190,7 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 /// The whole command line, every command with the exit status in its help.
-pub(crate) fn command() -> clap::Command {
+fn command() -> clap::Command {
     fn explained(command: clap::Command) -> clap::Command {
         let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
         let command = if help.contains(EXIT_STATUS) || command.get_name() == "help" {

@@ -1,12 +1,9 @@
 //! How the command ends when something goes wrong: one line on standard error, and an exit status.
 
 use std::error::Error as _;
-use std::process::ExitCode;
 
 use corosync_ipc::{CsError, Error};
 use serde_json::{Value as Json, json};
-
-use crate::output;
 
 /// Why the command ends early.
 #[derive(Debug)]
@@ -49,18 +46,6 @@ impl Failure {
         match self {
             Self::Failed { status, text } => Self::Failed { status, text: format!("{what}: {text}") },
             other => other,
-        }
-    }
-
-    /// Ends the command.
-    pub(crate) fn report(self) -> ExitCode {
-        match self {
-            Self::OutputClosed => ExitCode::SUCCESS,
-            Self::Answer(status) => ExitCode::from(status),
-            Self::Failed { status, text } => {
-                output::complain(&text);
-                ExitCode::from(status)
-            }
         }
     }
 }

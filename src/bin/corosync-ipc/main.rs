@@ -1,38 +1,29 @@
 //! The `corosync-ipc` command: what corosync-cmapctl, -quorumtool, -cpgtool and -cfgtool do, and JSON. See `corosync-ipc help`.
 //!
-//! It uses nothing but the public API of the library. A service is one file, with its arguments, their help and what they do; `cli`
-//! lists them.
+//! It uses nothing but the public API of the library. `cli` reads the command line. Each file of `commands` has a command's arguments, their
+//! help and what it does. `snapshot` asks several services for what several commands show; `output` writes it.
 
-mod cfg;
 mod cli;
-mod cmap;
-mod cpg;
-mod doctor;
+mod commands;
+mod context;
 mod embedded;
-mod evs;
 mod failure;
-mod generate;
-mod group;
-mod links;
-mod load;
 mod log;
 mod output;
-mod quorum;
-mod quorum_watch;
-mod report;
-mod serve;
-mod services;
 mod snapshot;
-mod status;
-mod surroundings;
-mod value;
 mod watch;
 
 use std::process::ExitCode;
 
+use crate::failure::Failure;
+
 fn main() -> ExitCode {
     match cli::run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(Failure::Answer(status)) => ExitCode::from(status),
+        Err(Failure::Failed { status, text }) => {
+            output::complain(&text);
+            ExitCode::from(status)
+        }
     }
 }

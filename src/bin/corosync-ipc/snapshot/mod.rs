@@ -1,5 +1,9 @@
 //! The cluster as this node sees it at one moment, collected from quorum, votequorum and cmap.
 
+pub(crate) mod links;
+pub(crate) mod report;
+pub(crate) mod services;
+
 use std::collections::BTreeMap;
 use std::thread::{self, ScopedJoinHandle};
 
@@ -10,7 +14,6 @@ use corosync_ipc::votequorum::{self, Info, InfoFlags, QDEVICE_NODE_ID};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
 
 use crate::failure::{Failure, Fault, Faults};
-use crate::services;
 
 /// How often to look again while the membership changes under the questions.
 const ROUNDS: usize = 5;

@@ -11,7 +11,7 @@ use corosync_ipc::embedded::{Cluster, ClusterBuilder};
 use corosync_ipc::{Endpoint, Error};
 use serde_json::json;
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::embedded::Signals;
 use crate::failure::Failure;
 use crate::output::{print, print_event, printable, words};

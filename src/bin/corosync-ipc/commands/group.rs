@@ -13,7 +13,7 @@ use corosync_ipc::cpg::{DEFAULT_REASSEMBLY_LIMIT, GroupName};
 use corosync_ipc::{Client, Deadline, Dispatcher, Error, Service};
 use serde_json::{Value as Json, json};
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::failure::{Failure, TIMED_OUT};
 use crate::output::{add_payload, escaped};
 use crate::watch::{self, Line};

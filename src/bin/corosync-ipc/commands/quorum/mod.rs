@@ -1,14 +1,16 @@
 //! `corosync-ipc quorum`: quorum and votes.
 
+mod watch;
+
 use clap::{Args, Subcommand};
 use corosync_ipc::votequorum::{self, LOCAL_NODE};
 use corosync_ipc::{CsError, NodeId};
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::failure::{Explain, Failure, REFUSED};
 use crate::output::{print, print_document};
+use crate::snapshot::report;
 use crate::snapshot::{Snapshot, connect_votequorum};
-use crate::{quorum_watch, report};
 
 /// Shows and watches quorum, nodes and votes, and changes votes
 ///
@@ -90,7 +92,7 @@ impl Quorum {
         match self.command {
             Command::Status { check } => status(context, check),
             Command::Nodes => nodes(context),
-            Command::Watch { count } => quorum_watch::run(context, count),
+            Command::Watch { count } => watch::run(context, count),
             Command::Expected { votes } => expected(context, votes),
             Command::Votes { votes, node } => set_votes(context, votes, node),
         }

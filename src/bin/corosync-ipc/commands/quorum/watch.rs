@@ -6,10 +6,10 @@ use corosync_ipc::votequorum::{self, NodeEntry};
 use corosync_ipc::{NodeId, TrackFlags, quorum};
 use serde_json::{Value as Json, json};
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{add_payload, words};
-use crate::report::{ring_json, ring_text};
+use crate::snapshot::report::{ring_json, ring_text};
 use crate::snapshot::{Ring, connect_quorum, connect_votequorum};
 use crate::watch::{self, Line, ids};
 

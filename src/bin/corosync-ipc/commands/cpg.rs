@@ -8,11 +8,11 @@ use corosync_ipc::CsError;
 use corosync_ipc::cpg::{Address, Client, Discard, Event, GroupName, Guarantee, Iteration, Options};
 use serde_json::{Value as Json, json};
 
-use crate::cli::Context;
+use crate::commands::group::{self, add_name, parse_name};
+use crate::context::Context;
 use crate::failure::{Explain, Failure};
-use crate::group::{self, add_name, parse_name};
 use crate::output::{print, print_document, table, words};
-use crate::report::{ring_json, ring_text};
+use crate::snapshot::report::{ring_json, ring_text};
 use crate::watch::{Line, ids};
 
 /// Shows groups of processes, joins them and sends messages to them

@@ -5,13 +5,13 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::failure::{Failure, Fault, describe};
-use crate::links::{self, Link};
 use crate::output::{print, print_document, printable};
-use crate::report;
-use crate::services::{self, Probe};
 use crate::snapshot::Snapshot;
+use crate::snapshot::links::{self, Link};
+use crate::snapshot::report;
+use crate::snapshot::services::{self, Probe};
 
 /// Prints one snapshot of the cluster as this node sees it
 ///

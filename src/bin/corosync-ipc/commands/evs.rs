@@ -8,9 +8,9 @@ use corosync_ipc::evs::{Client, Event, GroupName, Guarantee};
 use corosync_ipc::{Error, cmap, cpg};
 use serde_json::json;
 
-use crate::cli::Context;
+use crate::commands::group::{self, add_name};
+use crate::context::Context;
 use crate::failure::{Failure, UNREACHABLE};
-use crate::group::{self, add_name};
 use crate::output::{print, print_document, words};
 use crate::watch::{Line, ids};
 

@@ -1,5 +1,7 @@
 //! `corosync-ipc doctor`: which wall stands between here and the daemon.
 
+mod surroundings;
+
 use std::fmt::Write;
 
 use clap::Args;
@@ -7,11 +9,11 @@ use corosync_ipc::cmap::{self, Map};
 use corosync_ipc::{CsError, Endpoint, Error, ProtocolError, RingFileFault};
 use serde_json::{Value as Json, json};
 
-use crate::cli::Context;
+use crate::commands::doctor::surroundings::Surroundings;
+use crate::context::Context;
 use crate::failure::{Failure, Fault, describe};
 use crate::output::{print, print_document, printable};
-use crate::services::{self, Probe};
-use crate::surroundings::Surroundings;
+use crate::snapshot::services::{self, Probe};
 
 /// Finds out why a daemon cannot be reached, and says what to do
 ///

@@ -7,10 +7,10 @@ use corosync_ipc::cfg::{Client, Event, MAX_REASON, ShutdownAnswer, ShutdownKind}
 use corosync_ipc::{CsError, Error, NodeId, cmap};
 use serde_json::json;
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::failure::{Explain, Failure};
-use crate::links;
 use crate::output::{print, print_document};
+use crate::snapshot::links;
 use crate::watch::{self, Line};
 
 /// Shows links and nodes, reloads the configuration, ends daemons

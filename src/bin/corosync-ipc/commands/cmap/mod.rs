@@ -1,5 +1,8 @@
 //! `corosync-ipc cmap`: the map of configuration and state.
 
+mod load;
+mod value;
+
 use std::io::{IsTerminal, stdout};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -10,11 +13,10 @@ use corosync_ipc::CsError;
 use corosync_ipc::cmap::{Client, Event, Map, Notification, TrackEvents, Tracker, Value};
 use serde_json::{Value as Json, json};
 
-use crate::cli::Context;
+use self::value::Type;
+use crate::context::Context;
 use crate::failure::{Explain, Failure};
-use crate::load;
 use crate::output::{self, print, print_document, print_event, printable};
-use crate::value::{self, Type};
 use crate::watch;
 
 /// Reads, changes and watches the map of configuration and state

@@ -8,7 +8,6 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man as Page;
 
-use crate::cli;
 use crate::failure::Failure;
 use crate::output::print;
 
@@ -38,17 +37,19 @@ pub(crate) struct Man {
 }
 
 impl Completions {
-    pub(crate) fn run(self) -> Result<(), Failure> {
+    /// `cli` is the whole command line.
+    pub(crate) fn run(self, mut cli: Command) -> Result<(), Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut cli::command(), "corosync-ipc", &mut script);
+        clap_complete::generate(self.shell, &mut cli, "corosync-ipc", &mut script);
         print(script)
     }
 }
 
 impl Man {
-    pub(crate) fn run(self) -> Result<(), Failure> {
+    /// `cli` is the whole command line.
+    pub(crate) fn run(self, cli: Command) -> Result<(), Failure> {
         let mut pages = Vec::new();
-        collect(cli::command(), &mut pages).map_err(|error| Failure::refused(format!("making the manual: {error}")))?;
+        collect(cli, &mut pages).map_err(|error| Failure::refused(format!("making the manual: {error}")))?;
         match self.dir {
             None => pages.iter().try_for_each(|(_, page)| print(page)),
             Some(directory) => pages.iter().try_for_each(|(name, page)| {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use corosync_ipc::cmap::{self, Client, Value};
 use serde_json::{Deserializer, Value as Json};
 
-use crate::cmap::hint;
+use crate::commands::cmap::hint;
+use crate::commands::cmap::value::Type;
 use crate::failure::{Explain, Failure};
-use crate::value::Type;
 
 /// How often the progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);

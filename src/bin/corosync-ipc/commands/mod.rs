@@ -1,0 +1,12 @@
+//! The commands, one file each: arguments, their help, and what they do.
+
+pub(crate) mod cfg;
+pub(crate) mod cmap;
+pub(crate) mod cpg;
+pub(crate) mod doctor;
+pub(crate) mod evs;
+pub(crate) mod generate;
+mod group;
+pub(crate) mod quorum;
+pub(crate) mod serve;
+pub(crate) mod status;

@@ -1,0 +1,12 @@
+//! What every command needs to know.
+
+use corosync_ipc::Endpoint;
+
+/// What the global options say.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// Where the daemon is.
+    pub(crate) endpoint: Endpoint,
+    /// Whether to answer in JSON.
+    pub(crate) json: bool,
+}
