@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::harness::{Cluster, Node, Process, Transport, eventually, shared_one, skip, version};
+use super::served::Served;
 use super::{assert_fails, command, json, lines, ok, outside, run};
 
 /// First version with node status and shutdown tracking.
@@ -231,6 +232,17 @@ fn the_configuration_is_read_again_and_what_is_wrong_in_it_told() {
         _ => assert_fails(&reopened, 1, &["CS_ERR_NOT_SUPPORTED"]),
     }
     assert!(node.is_running());
+}
+
+/// A corosync newer than 3.1.8 leaves this key when it cannot apply what it read, and answers as if all were well.
+#[test]
+fn a_reload_that_could_not_be_applied_fails() {
+    let served = Served::start();
+    let reload = || run(&served, &["cfg", "reload"]);
+    ok(&served, &["cmap", "set", "config.reload_error_message", "str", "Failed to set knet crypto"]);
+    assert_fails(&reload(), 1, &["could not apply", "Failed to set knet crypto", "log"]);
+    ok(&served, &["cmap", "delete", "config.reload_error_message"]);
+    assert_eq!((reload().code(), reload().stdout.as_str()), (0, ""));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::cli::Context;
 use crate::failure::{Explain, Failure};
 use crate::links;
 use crate::output::{print, print_document};
+use crate::value;
 use crate::watch::{self, Line};
 
 /// Shows links and nodes, reloads the configuration, ends daemons
@@ -64,7 +65,8 @@ enum Command {
 
     /// Makes all nodes read corosync.conf again
     ///
-    /// Prints nothing. Ends with 1 when this node's file is not valid.
+    /// Prints nothing. Ends with 1 when this node's file is not valid, or, with corosync after 3.1.8, when this node could not apply it.
+    /// Whether other nodes could is in their logs.
     #[command(after_long_help = "Example:
   corosync-ipc cfg reload")]
     Reload,
@@ -185,13 +187,20 @@ fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
     print(addresses.iter().map(|address| format!("{address}\n")).collect::<String>())
 }
 
+/// As corosync-cfgtool, but for its exit status where the reload itself fails: 0 from those that look for the reason.
 fn reload(context: &Context) -> Result<(), Failure> {
     Client::connect_to(&context.endpoint)?.reload_config().explain(|error| {
-        // Later versions say why, and all of them log it.
-        let said = || cmap::Client::connect_to(&context.endpoint)?.get_as::<String>("config.reload_error_message");
         let invalid = matches!(error, CsError::InvalidParam | CsError::Library);
-        invalid
-            .then(|| said().ok().flatten().unwrap_or_else(|| "corosync.conf is not valid: see the daemon's log".into()))
+        invalid.then(|| "corosync.conf is not valid: see the daemon's log".to_owned())
+    })?;
+    // Corosync after 3.1.8 deletes this key when a reload begins, and sets it before it answers when it cannot apply what it read.
+    let client = cmap::Client::connect_to(&context.endpoint);
+    let said = client.and_then(|client| client.get("config.reload_error_message"));
+    let said = said.map_err(|error| Failure::from(error).while_at("corosync.conf was read, but was it applied?"))?;
+    said.map_or(Ok(()), |reason| {
+        let reason = value::text(&reason);
+        let what = "cfg reload: the daemon read corosync.conf, but could not apply all of it";
+        Err(Failure::refused(format!("{what}: {reason}: see its log")))
     })
 }
 
