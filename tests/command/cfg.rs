@@ -99,6 +99,7 @@ fn links_and_nodes_are_those_cfgtool_shows() {
     assert_eq!(ours(&status["links"]), ours(&links));
     let text = ok(node, &["cfg", "links"]);
     assert!(text.starts_with("LINK  ADDRESS"), "{text}");
+    assert_eq!(ok(node, &["cfg", "links", "--check"]), text);
     assert!(ok(node, &["status"]).contains(&text));
     if version() < KNET {
         assert_eq!(links[0]["nodes"], Value::Null);
@@ -127,7 +128,10 @@ fn links_and_nodes_are_those_cfgtool_shows() {
 
     cluster.unplug(3);
     let links = agreed(node, |tool| tool.values().all(|said| said.contains(&"3 disconnected".to_owned())));
-    assert!(ok(node, &["cfg", "links"]).contains("connected 2, disconnected 3\n"));
+    let text = ok(node, &["cfg", "links"]);
+    assert!(text.contains("connected 2, disconnected 3\n"), "{text}");
+    let check = run(node, &["cfg", "links", "--check"]);
+    assert_eq!((check.code(), check.stdout, check.stderr.as_str()), (5, text, ""));
     assert_eq!(links[0]["nodes"][1]["connected"], json!(false));
     if version() >= NODE_STATUS {
         assert_eq!(json(node, &["cfg", "nodes"])[2]["reachable"], json!(false));

@@ -8,8 +8,8 @@ use corosync_ipc::{CsError, Error, NodeId, cmap};
 use serde_json::json;
 
 use crate::cli::Context;
-use crate::failure::{Explain, Failure};
-use crate::links;
+use crate::failure::{self, Explain, Failure};
+use crate::links::{self, Link};
 use crate::output::{print, print_document};
 use crate::value;
 use crate::watch::{self, Line};
@@ -40,8 +40,13 @@ enum Command {
     /// is failed, and the exit status is 1 then, or 4 when the question timed out.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg links
-  corosync-ipc --json cfg links | jq '.[].nodes[] | select(.connected | not)'")]
-    Links,
+  corosync-ipc cfg links --check >/dev/null || echo 'a link is down'
+  corosync-ipc --json cfg links | jq '.[].nodes[]? | select(.connected == false)'")]
+    Links {
+        /// End with 5 when a node is disconnected on a link, or a link is faulty. A node that is not known counts as neither.
+        #[arg(long)]
+        check: bool,
+    },
 
     /// Prints whether each node can be reached, and by which links (corosync 3.1.1 and later)
     ///
@@ -131,14 +136,15 @@ impl Cfg {
         let connect = || Client::connect_to(&context.endpoint);
         match self.command {
             Command::Local => local(context),
-            Command::Links => {
+            Command::Links { check } => {
                 let (links, faults) = links::links(&context.endpoint)?;
                 if context.json {
                     print_document(&links::links_json(&links))?;
                 } else {
                     print(links::links_text(&links))?;
                 }
-                faults.judge(true)
+                faults.judge(true)?;
+                failure::check(!check || !links.iter().any(Link::is_down))
             }
             Command::Nodes => {
                 let (nodes, faults) = links::nodes(&context.endpoint)?;

@@ -19,6 +19,7 @@ Exit status:
   2  wrong usage; nothing was sent
   3  no daemon reachable
   4  timed out, be it for a part of the answer: the daemon is stopped or busy
+  5  what --check asks for is not so
 
 An error is one line on standard error: what failed, the cs_error name if there is one, what to look at.";
 

@@ -25,13 +25,20 @@ pub(crate) enum Failure {
 }
 
 /// The daemon or a service refused or failed.
-pub(crate) const REFUSED: u8 = 1;
+const REFUSED: u8 = 1;
 /// The command was called wrongly.
 pub(crate) const USAGE: u8 = 2;
 /// No daemon can be reached.
 pub(crate) const UNREACHABLE: u8 = 3;
 /// The daemon did not answer in time.
 pub(crate) const TIMED_OUT: u8 = 4;
+/// The state that `--check` asks for is not so.
+const NOT_SO: u8 = 5;
+
+/// How `--check` ends.
+pub(crate) fn check(is_so: bool) -> Result<(), Failure> {
+    if is_so { Ok(()) } else { Err(Failure::Answer(NOT_SO)) }
+}
 
 impl Failure {
     /// The user asked for what makes no sense.

@@ -205,6 +205,15 @@ fn ends(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId, known: &Kno
 }
 
 impl Link {
+    /// Whether it is known to be down, or a node on it to be disconnected.
+    pub(crate) fn is_down(&self) -> bool {
+        match &self.ends {
+            Some(ends) => ends.iter().filter_map(|end| end.up).any(|up| !up.connected),
+            // The sentence of a corosync before 2.99; see [`RingStatus::status`].
+            None => self.status.contains("FAULTY"),
+        }
+    }
+
     /// What a corosync without node status tells.
     fn of_ring(ring: RingStatus, known: &Known) -> Self {
         Self { ends: ends_of(&ring.status, known), number: ring.link, address: ring.address, status: ring.status }
