@@ -68,7 +68,12 @@ fn state(node: &Node) -> Option<String> {
 
 fn qdevice_json(snapshot: &Snapshot) -> Option<Json> {
     let info = snapshot.votes.as_ref().filter(|_| snapshot.has_qdevice())?;
-    Some(json!({ "name": info.qdevice_name, "votes": info.qdevice_votes }))
+    Some(json!({ "name": info.qdevice_name, "votes": qdevice_votes(info), "configured_votes": info.qdevice_votes }))
+}
+
+/// The votes of the quorum device that count.
+fn qdevice_votes(info: &Info) -> u32 {
+    if info.flags.contains(InfoFlags::QDEVICE_CAST_VOTE) { info.qdevice_votes } else { 0 }
 }
 
 fn flag_names(flags: InfoFlags) -> Vec<String> {
@@ -107,7 +112,9 @@ pub(crate) fn text(snapshot: &Snapshot) -> String {
             ("Flags", words(flag_names(info.flags))),
         ]);
         if snapshot.has_qdevice() {
-            lines.push(("Quorum device", format!("{}, votes {}", info.qdevice_name, info.qdevice_votes)));
+            let (votes, configured) = (qdevice_votes(info), info.qdevice_votes);
+            let later = if votes == configured { String::new() } else { format!(" ({configured} when it votes)") };
+            lines.push(("Quorum device", format!("{}, votes {votes}{later}", info.qdevice_name)));
         }
     }
     let lines = lines.iter().map(|(name, value)| format!("{:<18}{}\n", format!("{name}:"), printable(value)));
