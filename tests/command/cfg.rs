@@ -212,6 +212,34 @@ fn a_node_tells_its_id_and_addresses() {
     }
 }
 
+
+/// The daemon keeps the id it started with, and the address, whatever the list says later.
+#[test]
+fn links_of_a_node_that_left_the_list_are_still_there() {
+    if skip() || version() < NODE_STATUS {
+        return;
+    }
+    for transport in [Transport::Udpu, Transport::Knet] {
+        let cluster = Cluster::builder().nodes(2).transport(transport).start();
+        let node = cluster.node(1);
+        let address = node.address();
+        let config = fs::read_to_string(node.config_path()).unwrap();
+        let (before, behind) = config.split_once("nodeid: 1\n").unwrap();
+        for changed in [
+            // Another id at the same address.
+            format!("{before}nodeid: 7\n{behind}"),
+            // Not there.
+            before.rsplit_once("node {").unwrap().0.to_owned() + behind.trim_start().strip_prefix("}").unwrap(),
+        ] {
+            fs::write(node.config_path(), changed).unwrap();
+            ok(node, &["cfg", "reload"]);
+            let links = json(node, &["cfg", "links"]);
+            assert_eq!(links[0]["address"], json!(address), "{transport:?}: {links}");
+            assert_eq!(links[0]["link"], json!(0));
+        }
+    }
+}
+
 #[test]
 fn the_configuration_is_read_again_and_what_is_wrong_in_it_told() {
     if skip() {
