@@ -212,6 +212,35 @@ fn a_node_tells_its_id_and_addresses() {
     }
 }
 
+/// The daemon sends all of a node's addresses as those of one family: the first link's.
+#[test]
+fn addresses_of_both_families_are_told_as_they_are() {
+    if skip() || version() < KNET {
+        return;
+    }
+    for (first, second) in [("10.77.0", "fd78::"), ("fd78::", "10.77.0")] {
+        let address = |net: &str, id: u32| if net.contains(':') { format!("{net}{id}") } else { format!("{net}.{id}") };
+        let cluster = Cluster::builder().nodes(2).transport(Transport::Knet).create();
+        for node in cluster.nodes() {
+            let own = format!("{}/64", address("fd78::", node.id()));
+            node.tool("ip", ["addr", "add", &own, "dev", "eth0", "nodad"]).success();
+            let mut config = fs::read_to_string(node.config_path()).unwrap();
+            for one in cluster.nodes() {
+                let (first, second) = (address(first, one.id()), address(second, one.id()));
+                let links = format!("ring0_addr: {first}\nring2_addr: {second}\n");
+                config = config.replace(&format!("ring0_addr: {}\n", one.address()), &links);
+            }
+            fs::write(node.config_path(), config).unwrap();
+            node.start_unready();
+        }
+        cluster.wait_members(&[1, 2], 2);
+        for id in [1, 2] {
+            let expected = json!([address(first, id), address(second, id)]);
+            let document = json(cluster.node(1), &["cfg", "addresses", &id.to_string()]);
+            assert_eq!(document, json!({ "node_id": id, "addresses": expected }));
+        }
+    }
+}
 
 /// The daemon keeps the id it started with, and the address, whatever the list says later.
 #[test]
@@ -236,6 +265,7 @@ fn links_of_a_node_that_left_the_list_are_still_there() {
             let links = json(node, &["cfg", "links"]);
             assert_eq!(links[0]["address"], json!(address), "{transport:?}: {links}");
             assert_eq!(links[0]["link"], json!(0));
+            assert_eq!(ok(node, &["cfg", "addresses", "1"]), format!("{address}\n"));
         }
     }
 }

@@ -180,13 +180,10 @@ fn local(context: &Context) -> Result<(), Failure> {
 }
 
 fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
-    let client = Client::connect_to(&context.endpoint)?;
-    let addresses = client.node_addresses(node).explain(|error| {
+    let addresses = links::addresses(&context.endpoint, node).explain(|error| {
         (error == CsError::NotExist).then(|| format!("there is no node {node}, or its addresses are not known"))
     })?;
-    let mut addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    // A daemon with udp or udpu takes its address for two when its entry in the nodelist has nothing else.
-    addresses.dedup();
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if context.json {
         return print_document(&json!({ "node_id": node.0, "addresses": addresses }));
     }

@@ -372,6 +372,13 @@ pub(crate) fn local_addresses(cmap: &cmap::Client, local: NodeId) -> Result<BTre
     node.map_or_else(|| joined_addresses(cmap, local), |node| Ok(node.addresses))
 }
 
+/// All addresses of a node that the map has, the configured ones first.
+pub(crate) fn all_addresses(cmap: &cmap::Client, node: NodeId) -> Result<Vec<String>, Error> {
+    let configured = configured_nodes(cmap)?.into_values().filter(|one| one.node_id == Some(node));
+    let configured: Vec<String> = configured.flat_map(|one| one.addresses.into_values()).collect();
+    Ok(configured.into_iter().chain(joined_addresses(cmap, node)?.into_values()).collect())
+}
+
 /// The nodes of `nodelist.node.POSITION.*`, by position.
 fn configured_nodes(cmap: &cmap::Client) -> Result<BTreeMap<u32, Configured>, Error> {
     let mut nodes: BTreeMap<u32, Configured> = BTreeMap::new();
