@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use corosync_ipc::{Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation, parse_duration};
 
@@ -150,7 +150,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let Cli { global, command } = match parsed {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(error),
     };
     match command {
         Command::Completions(command) => return command.run(),
@@ -247,7 +247,15 @@ impl Global {
 }
 
 /// Help goes where it belongs; an error becomes one line.
-fn usage(error: &clap::Error) -> Result<(), Failure> {
+fn usage(mut error: clap::Error) -> Result<(), Failure> {
+    // These two resemble nearly everything, and that a value can begin with a dash is in the help of the commands that take such ones.
+    let similar = error.get(ContextKind::SuggestedArg).map(ToString::to_string);
+    if similar.is_some_and(|name| ["--help", "--version"].contains(&name.as_str())) {
+        error.remove(ContextKind::SuggestedArg);
+    }
+    if error.kind() == ErrorKind::UnknownArgument {
+        error.remove(ContextKind::Suggested);
+    }
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
