@@ -318,6 +318,7 @@ fn a_killed_node_logs_all_words() {
     let long = "x".repeat(256);
     assert_fails(&run(node, &["cfg", "kill", "2", &long]), 2, &["256", "255"]);
     assert_fails(&run(node, &["cfg", "kill", "2"]), 2, &["<REASON>"]);
+    assert_fails(&run(node, &["cfg", "kill", "2", "--reason", "twice", "broken"]), 2, &["--reason", "cannot be used"]);
     assert_fails(&run(node, &["cfg", "kill", "0", "because"]), 2, &["0", "NODE"]);
     assert!(other.is_running());
     assert_eq!(ok(node, &["cfg", "kill", "2", "disk", "is  broken"]), "");
@@ -402,6 +403,19 @@ fn a_shutdown_is_waited_for_as_long_as_the_daemon_waits() {
     let output = run(node, &["cfg", "shutdown", "--timeout", "500ms"]);
     assert_fails(&output, 1, &["CS_ERR_BUSY", "did not answer in time"]);
     assert!(node.is_running());
+}
+
+#[test]
+fn the_reason_to_kill_can_be_an_option() {
+    let served = Served::with(&["--nodes", "1,2"]);
+    let long = "x".repeat(256);
+    assert_fails(&run(&served, &["cfg", "kill", "2", "--reason", &long]), 2, &["256", "255"]);
+    assert_eq!(ok(&served, &["cfg", "kill", "2", "--reason", "disk is broken"]), "");
+    eventually("the node is gone", || json(&served, &["quorum", "status"])["members"].as_array().unwrap().len() == 1);
+    assert_fails(&run(&served, &["cfg", "kill", "2", "again"]), 1, &["CS_ERR_NOT_EXIST", "node 2 is not a member"]);
+    let help = String::from_utf8(outside(&["cfg", "kill", "--help"]).stdout).unwrap();
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("corosync before 3.1 does not look whether it is"), "{help}");
 }
 
 /// What needs a daemon, and ends nobody.

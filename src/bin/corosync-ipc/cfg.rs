@@ -86,16 +86,20 @@ enum Command {
     /// Ends a node's corosync at once
     ///
     /// It logs the reason, and does not ask those who take part in decisions about shutdown. Prints nothing. Ends with 1 when the node is
-    /// not a member.
-    #[command(after_long_help = "Example:
-  corosync-ipc cfg kill 3 disk is broken")]
+    /// not a member; corosync before 3.1 does not look whether it is, and this ends with 0 then too.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cfg kill 3 disk is broken
+  corosync-ipc cfg kill 3 --reason 'disk is broken'")]
     Kill {
         /// The node's id.
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         node: u32,
         /// Why, in words.
-        #[arg(required = true)]
-        reason: Vec<String>,
+        #[arg(value_name = "REASON", required_unless_present = "reason")]
+        words: Vec<String>,
+        /// The same as an option.
+        #[arg(long, conflicts_with = "words")]
+        reason: Option<String>,
     },
 
     /// Ends this node's corosync in good order
@@ -158,7 +162,9 @@ impl Cfg {
             Command::Addresses { node } => addresses(context, NodeId(node)),
             Command::Reload => reload(context),
             Command::ReopenLogs => Ok(connect()?.reopen_log_files()?),
-            Command::Kill { node, reason } => kill(context, NodeId(node), &reason.join(" ")),
+            Command::Kill { node, words, reason } => {
+                kill(context, NodeId(node), &reason.unwrap_or_else(|| words.join(" ")))
+            }
             Command::Shutdown { regardless, immediate } => {
                 let kind = match (regardless, immediate) {
                     (true, _) => ShutdownKind::REGARDLESS,
