@@ -16,6 +16,7 @@ against_both! {
     several_groups_are_joined_at_once_and_lines_go_to_all
     a_reader_that_goes_ends_it_quietly
     wrong_groups_are_told_before_anything_is_sent
+    a_name_that_only_lacks_its_nul_is_told
 }
 
 /// First version that takes messages larger than the largest atomic one.
@@ -287,6 +288,28 @@ fn wrong_groups_are_told_before_anything_is_sent(node: &impl Place) {
     let second = run(node, &["cpg", "send", "taken", "text", "--pid", "77"]);
     assert_fails(&second, 1, &["cpg join", "CS_ERR_EXIST", "--pid"]);
     assert!(deliveries(&first).is_empty());
+}
+
+/// Pacemaker counts the NUL behind a name as part of it.
+fn a_name_that_only_lacks_its_nul_is_told(node: &impl Place) {
+    let members = |group: &str, options: &[&str]| command(node, &["cpg", "members", group]).args(options).run();
+    let with = join(node, &[r"pacemaker\x00"]);
+    let without = join(node, &["other"]);
+    [&with, &without].into_iter().for_each(|member| wait_members(member, 1));
+    for (asked, there) in [("pacemaker", r"pacemaker\x00"), (r"other\x00", "other")] {
+        for (options, nothing) in [(&[][..], ""), (&["--json"], "[]\n")] {
+            let output = members(asked, options);
+            assert_eq!((output.code(), output.stdout.as_str()), (0, nothing), "{asked}");
+            assert_one_line(&output.stderr, &["no group", there]);
+        }
+        let output = members(there, &[]);
+        assert_eq!((output.code(), output.stderr.as_str()), (0, ""));
+        assert_eq!(output.stdout.lines().count(), 2, "{}", output.stdout);
+    }
+    let longest = "x".repeat(128);
+    for nobody in ["nobody", &longest] {
+        assert_eq!(ok(node, &["cpg", "members", nobody]), "");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use crate::cli::Context;
 use crate::failure::{Explain, Failure};
 use crate::group::{self, add_name, parse_name};
-use crate::output::{print, print_document, table, words};
+use crate::output::{self, print, print_document, table, words};
 use crate::report::{ring_json, ring_text};
 use crate::watch::{Line, ids};
 
@@ -38,7 +38,8 @@ enum Command {
 
     /// Prints the members of a group
     ///
-    /// Node and pid of each; with --json an array of objects. No such group: prints nothing, or an empty array.
+    /// Node and pid of each; with --json an array of objects. No such group: prints nothing, or an empty array. Where there is one whose name
+    /// only has a byte 0 more at its end, or less, standard error says so: Pacemaker's names have one, those of most others have none.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg members my-group
   corosync-ipc cpg members 'crmd\\x00'")]
@@ -149,6 +150,12 @@ fn groups(context: &Context) -> Result<(), Failure> {
 fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
     let client = Client::connect_to(&context.endpoint)?;
     let members = client.list(Iteration::Group(group))?;
+    let other = nul_toggled(&group).filter(|_| members.is_empty());
+    if let Some(other) = other {
+        if !client.list(Iteration::Group(other))?.is_empty() {
+            output::complain(&format!("there is no group '{group}', but there is '{other}'"));
+        }
+    }
     let members: Vec<(u32, u32)> = members.iter().map(|entry| (entry.node_id.0, entry.pid)).collect();
     if context.json {
         return print_document(&members.iter().map(member_json).collect());
@@ -159,6 +166,15 @@ fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
     let row = |(node, pid): &(u32, u32)| vec![node.to_string(), pid.to_string()];
     let head = vec!["NODE".to_owned(), "PID".to_owned()];
     print(table(&[true, true], &[head].into_iter().chain(members.iter().map(row)).collect::<Vec<_>>()))
+}
+
+/// The name that a program has for this group which counts the NUL of C strings, or does not.
+fn nul_toggled(group: &GroupName) -> Option<GroupName> {
+    let name = match group.as_bytes() {
+        [name @ .., 0] => GroupName::new(name),
+        name => GroupName::new([name, &[0]].concat()),
+    };
+    name.ok().filter(|name| !name.is_empty())
 }
 
 fn join_all(context: &Context, names: &[GroupName], count: Option<u64>, options: &Options) -> Result<(), Failure> {
