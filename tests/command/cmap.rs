@@ -17,6 +17,7 @@ against_both! {
     changes_are_told_with_old_and_new_value
     a_reader_that_goes_ends_watching_quietly
     the_stats_map_is_read
+    changes_of_the_stats_map_are_told
 }
 
 /// Key, type and value of every line of corosync-cmapctl, or of ours for people.
@@ -264,4 +265,30 @@ fn the_stats_map_is_read(node: &impl Place) {
     assert!(parse(&output.success()).contains_key("stats.ipcs.global.active"));
     let refused = run(node, &["cmap", "set", "stats.ipcs.global.active", "u64", "1", "--map", "stats"]);
     assert_fails(&refused, 1, &["CS_ERR_", "stats.ipcs.global.active"]);
+}
+
+/// That map tells changes of a value to whoever tracks just its key.
+fn changes_of_the_stats_map_are_told(node: &impl Place) {
+    if !run(node, &["cmap", "list", "--map", "stats"]).is_success() {
+        // An old daemon.
+        return;
+    }
+    let key = "stats.ipcs.global.closed";
+    let watching = watch(node, &["--json", "--map", "stats", key, "--count", "1"]);
+    // Each of these closes a connection.
+    eventually("a change is told", || {
+        ok(node, &["cmap", "get", "totem.version"]);
+        !watching.stdout().is_empty()
+    });
+    let event = lines(&watching.wait().success()).remove(0);
+    assert_eq!((&event["event"], &event["key"], &event["type"]), (&json!("modify"), &json!(key), &json!("u64")));
+    // Corosync sends no other value than the new one.
+    assert!(event["value"].as_u64() > Some(0) && event["old_value"].is_null(), "{event}");
+
+    // Below a key, those that come and go.
+    let watching = watch(node, &["--json", "--map", "stats", "stats.ipcs.service0"]);
+    ok(node, &["cmap", "get", "totem.version"]);
+    watching.wait_stdout("\"event\":\"set\"");
+    let below = |event: &Value| event["key"].as_str().is_some_and(|key| key.starts_with("stats.ipcs.service0."));
+    assert!(lines(&watching.stdout()).iter().all(below), "{}", watching.stdout());
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use clap::{Args, Subcommand, ValueEnum};
 use corosync_ipc::CsError;
-use corosync_ipc::cmap::{Client, Event, Map, Notification, TrackEvents, Tracker, Value};
+use corosync_ipc::cmap::{Client, Event, MAX_KEY, Map, Notification, TrackEvents, Tracker, Value};
 use serde_json::{Value as Json, json};
 
 use crate::cli::Context;
@@ -157,12 +157,14 @@ Examples:
   totem.token*     all keys that begin so (totem.token_retransmit too)
   *                all keys
 
-The old value is missing where the daemon counts in place (most of runtime.*).
+The old value is missing where the daemon counts in place (most of runtime.*) and in the map stats. There a
+changed value is told of a key that is named, and looked for every few seconds; of all others only that they come and go.
 
 Examples:
   corosync-ipc cmap watch runtime.members
   corosync-ipc --json cmap watch 'nodelist.*' quorum.expected_votes
-  corosync-ipc cmap watch my.flag --count 1")]
+  corosync-ipc cmap watch my.flag --count 1
+  corosync-ipc cmap watch --map stats stats.srp.mcast_tx")]
     Watch {
         /// What to watch.
         #[arg(required = true, value_name = "KEY-OR-PREFIX")]
@@ -195,7 +197,7 @@ impl Cmap {
             Command::Delete { key } => client.delete(&key).explain(hint(&key)),
             Command::Increment { key } => client.increment(&key).explain(hint(&key)),
             Command::Decrement { key } => client.decrement(&key).explain(hint(&key)),
-            Command::Watch { patterns, count } => watch_keys(&client, context, &patterns, count),
+            Command::Watch { patterns, count } => watch_keys(&client, self.map, context, &patterns, count),
             Command::Set { .. } | Command::Load { .. } => Ok(()),
         }
     }
@@ -301,12 +303,30 @@ fn parse_patterns(texts: &[String]) -> Result<Vec<Pattern>, Failure> {
     Ok(patterns)
 }
 
-fn watch_keys(client: &Client, context: &Context, texts: &[String], count: Option<u64>) -> Result<(), Failure> {
+fn watch_keys(
+    client: &Client,
+    map: MapName,
+    context: &Context,
+    texts: &[String],
+    count: Option<u64>,
+) -> Result<(), Failure> {
     let mut trackers: Vec<(Tracker, Pattern)> = Vec::new();
     for pattern in parse_patterns(texts)? {
-        let tracker = client.track_add(pattern.prefix(), TrackEvents::ALL | TrackEvents::PREFIX)?;
+        let mut track = |key: &str, events| -> Result<(), Failure> {
+            trackers.push((client.track_add(key, events)?, pattern.clone()));
+            Ok(())
+        };
+        match (map, &pattern) {
+            // Trackers of a prefix are told there what comes and goes, and only those of a key what changes.
+            (MapName::Stats, Pattern::Subtree(key)) => {
+                track(key, TrackEvents::ALL)?;
+                if key.len() < MAX_KEY {
+                    track(&format!("{key}."), TrackEvents::ALL | TrackEvents::PREFIX)?;
+                }
+            }
+            _ => track(pattern.prefix(), TrackEvents::ALL | TrackEvents::PREFIX)?,
+        }
         tracing::debug!("watching {pattern:?}");
-        trackers.push((tracker, pattern));
     }
     let mut left = count;
     loop {
@@ -316,7 +336,7 @@ fn watch_keys(client: &Client, context: &Context, texts: &[String], count: Optio
                     let watched = trackers.iter().find(|(tracker, _)| *tracker == notification.tracker);
                     let wanted = watched.is_some_and(|(_, pattern)| pattern.matches(&notification.key));
                     if wanted {
-                        tell(context, notification)?;
+                        tell(context, map, notification)?;
                     }
                     wanted
                 }
@@ -331,8 +351,11 @@ fn watch_keys(client: &Client, context: &Context, texts: &[String], count: Optio
     }
 }
 
-fn tell(context: &Context, notification: &Notification) -> Result<(), Failure> {
-    let Notification { event, key, new_value, old_value, .. } = notification;
+fn tell(context: &Context, map: MapName, notification: &Notification) -> Result<(), Failure> {
+    let Notification { event, key, new_value, .. } = notification;
+    // Of a change in the stats map corosync sends the new value twice.
+    let is_new = matches!((map, *event), (MapName::Stats, TrackEvents::MODIFY));
+    let old_value = if is_new { &None } else { &notification.old_value };
     let time = SystemTime::now();
     let event = match *event {
         TrackEvents::ADD => "set",
