@@ -169,6 +169,36 @@ fn completions_and_manual_name_every_command() {
     assert_one_line(&String::from_utf8(missing.stderr).unwrap(), &["/no/such/directory"]);
 }
 
+/// What a bash would offer for the last of these words.
+fn completed(script: &Path, words: &[&str]) -> Vec<String> {
+    const BASH: &str = "source \"$0\" && COMP_WORDS=(\"$@\") && COMP_CWORD=$(($# - 1)) && name=$(complete -p \"$1\") &&
+        name=${name#* -F } && ${name%% *} \"$1\" \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"
+        printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "--noprofile", "-c", BASH]).arg(script).arg("corosync-ipc").args(words);
+    let output = bash.output().expect("cannot run bash");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_every_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    fs::write(&script, outside(&["completions", "bash"]).stdout).unwrap();
+    for words in COMMANDS {
+        let (last, before) = words.split_last().unwrap();
+        let half = &last[..last.len() - 1];
+        let half = [before, &[half]].concat();
+        assert!(completed(&script, &half).iter().any(|word| word == last), "{words:?}");
+        let options = completed(&script, &[words, &["--he"]].concat());
+        assert_eq!(options, ["--help"], "{words:?}");
+    }
+    assert_eq!(completed(&script, &["cmap", "list", "--map", "s"]), ["stats"]);
+    assert_eq!(completed(&script, &["cfg", "shutdown", "--reg"]), ["--regardless"]);
+    assert_eq!(completed(&script, &["completions", "el"]), ["elvish"]);
+}
+
 #[test]
 fn no_c_library_of_the_cluster_is_linked() {
     let linked = Command::new("ldd").arg(env!("CARGO_BIN_EXE_corosync-ipc")).output().expect("cannot run ldd");

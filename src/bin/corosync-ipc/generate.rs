@@ -12,6 +12,9 @@ use crate::cli;
 use crate::failure::Failure;
 use crate::output::print;
 
+/// The name of this command.
+const NAME: &str = "corosync-ipc";
+
 /// Prints a completion script for a shell
 ///
 /// To be put where the shell looks for it, or to be read by its start-up file.
@@ -40,8 +43,9 @@ pub(crate) struct Man {
 impl Completions {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut cli::command(), "corosync-ipc", &mut script);
-        print(script)
+        clap_complete::generate(self.shell, &mut cli::command(), NAME, &mut script);
+        // clap_complete (4.6.11) names the states of a bash function in two ways when the program's name has a hyphen.
+        print(String::from_utf8_lossy(&script).replace("corosync__subcmd__ipc", "corosync__ipc"))
     }
 }
 
