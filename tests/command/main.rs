@@ -160,8 +160,19 @@ fn completions_and_manual_name_every_command() {
         let name = format!("corosync-ipc-{}", words.join("-"));
         assert!(manual.contains(&format!(".TH {name} 1")), "{name}");
         let page = fs::read_to_string(folder.path().join(format!("{name}.1"))).unwrap();
-        assert!(manual.contains(&page) && page.contains("Exit status"), "{name}");
+        assert!(manual.contains(&page) && page.contains(".SH \"EXIT STATUS\"\n.nf\n"), "{name}");
+        let help = String::from_utf8(outside(&[words, &["--help"]].concat()).stdout).unwrap();
+        let example = help.lines().skip_while(|line| !line.starts_with("Example")).nth(1);
+        assert_eq!(page.contains(".SH EXAMPLES\n.nf\n"), example.is_some(), "{name}");
+        // As it is written in roff.
+        let example =
+            example.map(|line| line.trim_start().replace('\\', "\\\\").replace('-', "\\-").replace('\'', "\\*(Aq"));
+        assert!(example.is_none_or(|example| page.contains(&example)), "{name}");
     }
+    for section in [".SH ENVIRONMENT", ".SH \"GLOBAL OPTIONS\""] {
+        assert!(manual.contains(section), "{section}");
+    }
+    assert!(!manual.contains(".SH EXTRA"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), COMMANDS.len() + 1);
 
     let missing = outside(&["man", "--dir", "/no/such/directory"]);
