@@ -129,7 +129,7 @@ fn what_the_tool_sets_is_read_and_the_other_way_round() {
     assert_eq!(ok(node, &["cmap", "get", "both.long"]).trim_end(), longest);
     ok(node, &["cmap", "set", "both.lines", "str", "one\ntwo\u{1b}[2J"]);
     assert_eq!(ok(node, &["cmap", "get", "both.lines"]), "one\ntwo\u{1b}[2J\n");
-    assert_eq!(ok(node, &["cmap", "list", "both.lines"]), "both.lines (str) = one\\ntwo\\u{1b}[2J\n");
+    assert_eq!(ok(node, &["cmap", "list", "both.lines"]), "both.lines (str) = one\\x0atwo\\x1b[2J\n");
 }
 
 #[test]

@@ -200,7 +200,7 @@ fn several_groups_are_joined_at_once_and_lines_go_to_all(node: &impl Place) {
     let text = command(node, &["cpg", "join", "several-1", "--count", "1"]).input(&b"caf\xc3\xa9 \xff\x1b[2J\n"[..]);
     let text = text.run().success();
     let last = text.lines().last().unwrap();
-    assert!(last.contains("Z deliver: several-1 1/") && last.ends_with(r": café \xff\u{1b}[2J"), "{text}");
+    assert!(last.contains("Z deliver: several-1 1/") && last.ends_with(r": café \xff\x1b[2J"), "{text}");
     assert!(text.contains("Z confchg: several-1 members 1/") && text.contains("(join)\n"), "{text}");
     assert_eq!(json(node, &["cpg", "members", "several-1"]), json!([]));
 }

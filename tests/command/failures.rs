@@ -41,6 +41,7 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (&["cmap", "get", "wrong.text", "--jsn"], 2, &["'--jsn' found tip: ", "'--json'; try --help"]),
         (&["cmap", "list", "--map", "attic"], 2, &["attic", "icmap"]),
         (&["status", "--timeout", "soon"], 2, &["soon", "500ms"]),
+        (&["cmap", "set", "wrong.number", "u8", "\x1b[2J\u{85}"], 2, &[r"\x1b[2J\xc2\x85"]),
         (&["status", "--ring-size", "1"], 2, &["1", "4096"]),
         (&["status", "--abstract", "--socket-dir", "/run"], 2, &["--abstract", "--socket-dir"]),
         (&["quorum", "votes", "many"], 2, &["many"]),

@@ -74,7 +74,10 @@ fn parse_json(text: &str) -> Result<Vec<Step>, String> {
 fn json_change(entry: &Json) -> Result<Change, String> {
     let members = entry.as_object().ok_or("this is no object with \"key\", \"type\" and \"value\"")?;
     if let Some(name) = members.keys().find(|name| !["key", "type", "value"].contains(&name.as_str())) {
-        return Err(format!("there is no member {name:?} in an entry, only \"key\", \"type\" and \"value\""));
+        return Err(format!(
+            "there is no member {} in an entry, only \"key\", \"type\" and \"value\"",
+            crate::output::quoted(name)
+        ));
     }
     let text = |name: &str| {
         let text = members.get(name).and_then(Json::as_str);

@@ -1,7 +1,7 @@
 //! Standard output and standard error.
 
 use std::io::{self, ErrorKind, Write};
-use std::str::{self, Utf8Chunk};
+use std::str;
 use std::time::SystemTime;
 
 use base64::Engine;
@@ -58,17 +58,26 @@ pub(crate) fn add_payload(object: &mut Value, bytes: &[u8]) {
 
 /// Bytes for people: text as it is, on one line, and other bytes as `\xff`.
 pub(crate) fn escaped(bytes: &[u8]) -> String {
-    let chunk = |chunk: Utf8Chunk<'_>| format!("{}{}", printable(chunk.valid()), chunk.invalid().escape_ascii());
-    bytes.utf8_chunks().map(chunk).collect()
+    bytes.utf8_chunks().map(|chunk| printable(chunk.valid()) + &hexadecimal(chunk.invalid())).collect()
 }
 
-/// The text on one line, without what would steer a terminal.
+/// The text on one line, with what would steer a terminal as names of groups have it: `\x1b`.
 pub(crate) fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    out
+    let one = |c: char| {
+        let mut buffer = [0; 4];
+        let text: &str = c.encode_utf8(&mut buffer);
+        if c.is_control() { hexadecimal(text.as_bytes()) } else { text.to_owned() }
+    };
+    text.chars().map(one).collect()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+}
+
+/// What somebody wrote, in an error.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("\"{}\"", printable(text))
 }
 
 /// Members of a set of words, separated by blanks; `-` for none.
@@ -101,12 +110,12 @@ mod tests {
 
     #[test]
     fn text_that_would_steer_a_terminal_is_escaped() {
-        assert_eq!(printable("a\u{1b}[2Jb\nc é"), "a\\u{1b}[2Jb\\nc é");
+        assert_eq!(printable("a\u{1b}[2Jb\nc é\u{85}"), r"a\x1b[2Jb\x0ac é\xc2\x85");
     }
 
     #[test]
     fn bytes_that_are_no_text_are_escaped_and_still_there_in_json() {
-        assert_eq!(escaped(b"a\xff\xc3\xa9\n"), "a\\xff\u{e9}\\n");
+        assert_eq!(escaped(b"a\xff\xc3\xa9\n"), "a\\xff\u{e9}\\x0a");
         let mut object = json!({});
         add_payload(&mut object, b"\xff");
         assert_eq!(object, json!({ "payload": "/w==" }));

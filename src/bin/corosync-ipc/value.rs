@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use corosync_ipc::cmap::{MAX_VALUE_SIZE, Value, ValueType};
 use serde_json::{Number, Value as Json, json};
 
-use crate::output::{base64, printable};
+use crate::output::{base64, printable, quoted};
 
 /// Type of a value, as corosync-cmapctl names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,7 +33,7 @@ impl Type {
     pub(crate) fn of_name(name: &str) -> Result<Self, String> {
         Self::value_variants().iter().copied().find(|one| one.name() == name).ok_or_else(|| {
             let names: Vec<_> = Self::value_variants().iter().map(|one| one.name()).collect();
-            format!("{name:?} is no type: it is one of {}", names.join(" "))
+            format!("{} is no type: it is one of {}", quoted(name), names.join(" "))
         })
     }
 
@@ -79,7 +79,7 @@ impl Type {
             _ => {
                 let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
                 if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-                    return Err(format!("{text:?} is no integer, as {} wants", self.name()));
+                    return Err(format!("{} is no integer, as {} wants", quoted(text), self.name()));
                 }
                 self.integer(text, text.parse().ok())
             }
@@ -145,7 +145,7 @@ impl Type {
     }
 
     fn no_number(self, text: &str) -> String {
-        format!("{text:?} is no number, as {} wants", self.name())
+        format!("{} is no number, as {} wants", quoted(text), self.name())
     }
 
     /// A number that became infinite was too large; one that was written so is meant.
