@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::harness::{Cluster, eventually, shared_one, skip};
 use super::served::{Place, against_both};
-use super::{assert_fails, command, json, lines, ok, program, run};
+use super::{assert_fails, assert_one_line, command, json, lines, ok, program, run};
 
 against_both! {
     files_are_loaded_as_a_whole_or_not_at_all
@@ -18,6 +18,7 @@ against_both! {
     a_reader_that_goes_ends_watching_quietly
     the_stats_map_is_read
     changes_of_the_stats_map_are_told
+    keys_to_delete_that_are_not_there_are_complained_about
 }
 
 /// Key, type and value of every line of corosync-cmapctl, or of ours for people.
@@ -291,4 +292,13 @@ fn changes_of_the_stats_map_are_told(node: &impl Place) {
     watching.wait_stdout("\"event\":\"set\"");
     let below = |event: &Value| event["key"].as_str().is_some_and(|key| key.starts_with("stats.ipcs.service0."));
     assert!(lines(&watching.stdout()).iter().all(below), "{}", watching.stdout());
+}
+
+/// As corosync-cmapctl does.
+fn keys_to_delete_that_are_not_there_are_complained_about(node: &impl Place) {
+    let load = |text: &str| command(node, &["cmap", "load", "-"]).input(text).run();
+    let output = load("absent.one u8 1\n^absent.none\n^^absent.nothing\nabsent.two u8 2\n");
+    assert_eq!((output.code(), output.stdout.as_str()), (0, ""));
+    assert_one_line(&output.stderr, &["line 2", "CS_ERR_NOT_EXIST", "there is no key absent.none"]);
+    assert_eq!(ok(node, &["cmap", "list", "absent."]), "absent.one (u8) = 1\nabsent.two (u8) = 2\n");
 }

@@ -126,8 +126,8 @@ Examples:
 
     /// Sets and deletes the keys that a file names
     ///
-    /// All lines are checked before the first is sent; when the daemon refuses one, the line says how many were done. Prints
-    /// nothing; shows the progress on a terminal.
+    /// All lines are checked before the first is sent. The first that the daemon refuses ends it, and the error says how many were done;
+    /// what was done stays. A key to delete that is not there is only complained about. Prints nothing; shows the progress on a terminal.
     #[command(after_long_help = "The file has lines as corosync-cmapctl -p takes them:
 
   # a comment

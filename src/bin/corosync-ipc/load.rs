@@ -6,10 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use corosync_ipc::cmap::{self, Client, Value};
+use corosync_ipc::{CsError, Error};
 use serde_json::{Deserializer, Value as Json};
 
 use crate::cmap::hint;
-use crate::failure::{Explain, Failure};
+use crate::failure::{Explain, Failure, describe};
+use crate::output::complain;
 use crate::value::Type;
 
 /// How often the progress is shown.
@@ -132,14 +134,22 @@ fn checked(key: &str) -> Result<String, String> {
     Ok(key.to_owned())
 }
 
-/// Makes the changes one after the other, until the daemon refuses one.
+/// Makes the changes one after the other, until the daemon refuses one. That a key to delete is not there is a complaint, as
+/// corosync-cmapctl makes it, and no more.
 pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
     let mut progress = Progress::new(steps.len());
     for (done, step) in steps.iter().enumerate() {
         progress.show(done);
         let result = match &step.change {
             Change::Set(key, value) => client.set(key, value.clone()).explain(hint(key)),
-            Change::Delete(key) => client.delete(key).explain(hint(key)),
+            Change::Delete(key) => match client.delete(key) {
+                Err(error) if is_absent(&error) => {
+                    progress.clear();
+                    complain(&format!("{}: {}: there is no key {key}", step.place, describe(&error)));
+                    Ok(())
+                }
+                deleted => deleted.explain(hint(key)),
+            },
             Change::DeletePrefix(prefix) => delete_prefix(client, prefix),
         };
         if let Err(failure) = result {
@@ -153,7 +163,15 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
 
 fn delete_prefix(client: &Client, prefix: &str) -> Result<(), Failure> {
     // All names first: deleting moves what an iterator finds.
-    client.list(prefix)?.iter().try_for_each(|(key, _)| client.delete(key).explain(hint(key)))
+    client.list(prefix)?.iter().try_for_each(|(key, _)| match client.delete(key) {
+        // Somebody else did it.
+        Err(error) if is_absent(&error) => Ok(()),
+        deleted => deleted.explain(hint(key)),
+    })
+}
+
+fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::Cs { error: CsError::NotExist, .. })
 }
 
 /// A counter on one line of the terminal, if standard error is one.
