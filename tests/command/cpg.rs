@@ -153,6 +153,21 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
         });
     }
 
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let mut interrupted = join(cluster.node(2), &["g"]);
+        wait_members(&stays, 2);
+        let gone = with(address(2, &interrupted), "leave");
+        interrupted.signal(signal);
+        eventually("it leaves", || last()["left"] == json!([gone]));
+        let interrupted = interrupted.wait();
+        assert_eq!((interrupted.code(), interrupted.stderr.as_str()), (-(signal as i32), ""));
+    }
+    // A reader that goes.
+    let script = format!("{} cpg join g | head -n 1", program().display());
+    let output = cluster.node(2).at(Path::new("/bin/sh")).args(["-c", &script]).interactive().run();
+    assert_eq!(output.code(), 0);
+    eventually("it leaves", || last()["left"][0]["reason"] == json!("leave") && last()["joined"] == json!([]));
+
     let mut killed = join(cluster.node(2), &["g"]);
     wait_members(&stays, 2);
     let gone = address(2, &killed);

@@ -143,6 +143,8 @@ pub(crate) struct Context {
     pub(crate) endpoint: Endpoint,
     /// Whether to answer in JSON.
     pub(crate) json: bool,
+    /// Whether the daemon is in this process, where nobody else sees it, and ends with it.
+    pub(crate) is_embedded: bool,
 }
 
 /// Reads the command line and does what it says.
@@ -164,7 +166,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         log::start();
     }
     if !global.embedded {
-        return run_command(command, &Context { json, endpoint: global.endpoint()? });
+        return run_command(command, &Context { json, endpoint: global.endpoint()?, is_embedded: false });
     }
     if let Command::Serve(_) = command {
         return Err(Failure::usage("serve is the embedded corosync itself: --embedded is for the other commands"));
@@ -178,7 +180,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     // Its sockets and its rings are in one directory.
     let directory = embedded.endpoint().shm_root_path();
     let endpoint = endpoint.socket_dir(directory).shm_root(directory);
-    let result = run_command(command, &Context { json, endpoint });
+    let result = run_command(command, &Context { json, endpoint, is_embedded: true });
     embedded.end();
     result
 }

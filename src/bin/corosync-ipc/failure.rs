@@ -51,6 +51,11 @@ impl Failure {
         Self::Failed { status: REFUSED, text: text.into() }
     }
 
+    /// Whether the daemon did not answer in time, so that asking again would cost as much.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Failed { status: TIMED_OUT, .. })
+    }
+
     /// Puts in front what was being done.
     pub(crate) fn while_at(self, what: &str) -> Self {
         match self {
