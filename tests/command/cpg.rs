@@ -347,7 +347,7 @@ fn evs_is_there_or_said_not_to_be() {
     assert_eq!((seen, &doctor["ok"]), (has_evs, &json!(true)));
     if !has_evs {
         for args in [&["evs", "join", "g"][..], &["evs", "send", "g", "text"], &["evs", "members"]] {
-            assert_fails(&run(one, args), 3, &["evs", "CS_ERR_NOT_EXIST", "1.99.7", "cpg"]);
+            assert_fails(&run(one, args), 1, &["evs", "CS_ERR_NOT_SUPPORTED", "1.99.7", "cpg"]);
         }
         return;
     }

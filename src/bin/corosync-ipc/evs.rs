@@ -9,14 +9,14 @@ use corosync_ipc::{Error, cmap, cpg};
 use serde_json::json;
 
 use crate::cli::Context;
-use crate::failure::{Failure, UNREACHABLE};
+use crate::failure::Failure;
 use crate::group::{self, add_name, end};
 use crate::output::{print, print_document, words};
 use crate::watch::{Line, ids};
 
 /// Joins groups of evs and sends messages to them (corosync 1.99.0 to 1.99.7 only)
 ///
-/// Later ones have no evs, and this ends with 3; cpg does the same and more. A group's name has up to 32 bytes, written as for cpg.
+/// Later ones have no evs, and this ends with 1; cpg does the same and more. A group's name has up to 32 bytes, written as for cpg.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Evs {
@@ -91,11 +91,9 @@ impl Evs {
 fn connect(context: &Context) -> Result<Client, Failure> {
     match Client::connect_to(&context.endpoint) {
         Err(error @ Error::NoSocket { .. }) => Err(match cmap::Client::connect_to(&context.endpoint) {
-            Ok(_) => Failure::Failed {
-                status: UNREACHABLE,
-                text: "evs (CS_ERR_NOT_EXIST): this corosync has none, only 1.99.0 to 1.99.7 have; cpg does the same"
-                    .to_owned(),
-            },
+            Ok(_) => Failure::refused(
+                "evs (CS_ERR_NOT_SUPPORTED): this corosync has none, only 1.99.0 to 1.99.7 have; cpg does the same",
+            ),
             Err(_) => error.into(),
         }),
         client => Ok(client?),

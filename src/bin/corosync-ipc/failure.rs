@@ -29,7 +29,7 @@ const REFUSED: u8 = 1;
 /// The command was called wrongly.
 pub(crate) const USAGE: u8 = 2;
 /// No daemon can be reached.
-pub(crate) const UNREACHABLE: u8 = 3;
+const UNREACHABLE: u8 = 3;
 /// The daemon did not answer in time.
 pub(crate) const TIMED_OUT: u8 = 4;
 /// The state that `--check` asks for is not so.
