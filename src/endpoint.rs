@@ -294,7 +294,8 @@ impl Endpoint {
     }
 }
 
-/// Reads a duration as the command and `COROSYNC_IPC_TIMEOUT` take it: a number and `ms`, `s` or `m`; seconds when there is no unit.
+/// Reads a duration as the command and `COROSYNC_IPC_TIMEOUT` take it: a number and `ms`, `s` or `m`; seconds when there is no unit. It
+/// has at least a nanosecond.
 ///
 /// # Errors
 /// What is wrong with the text.
@@ -308,7 +309,8 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
         _ => return Err(format!("{text:?} is no duration: write it like 500ms, 5s or 2m")),
     };
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration: write it like 500ms, 5s or 2m"))?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))
+    let duration = Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))?;
+    if duration.is_zero() { Err(format!("{text:?} leaves no time: write more than 0")) } else { Ok(duration) }
 }
 
 /// Whether a user id surely is this process's user. In a user namespace the number of all users that it does not map is nobody's own.
@@ -358,7 +360,7 @@ mod tests {
         assert_eq!(parse_duration("2.5s"), Ok(Duration::from_millis(2500)));
         assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for text in ["", "s", "5 parsecs", "-1s", "1e3", "1..2s"] {
+        for text in ["", "s", "5 parsecs", "-1s", "1e3", "1..2s", "0", "0.0000001ms"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -41,6 +41,8 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (&["cmap", "get", "wrong.text", "--jsn"], 2, &["'--jsn' found tip: ", "'--json'; try --help"]),
         (&["cmap", "list", "--map", "attic"], 2, &["attic", "icmap"]),
         (&["status", "--timeout", "soon"], 2, &["soon", "500ms"]),
+        (&["status", "--timeout", "0s"], 2, &["--timeout", "more than 0"]),
+        (&["status", "--timeout", "0.0000001ms", "--server-uid", "0"], 2, &["--timeout", "more than 0"]),
         (&["cmap", "set", "wrong.number", "u8", "\x1b[2J\u{85}"], 2, &[r"\x1b[2J\xc2\x85"]),
         (&["status", "--ring-size", "1"], 2, &["1", "4096"]),
         (&["status", "--abstract", "--socket-dir", "/run"], 2, &["--abstract", "--socket-dir"]),
@@ -50,6 +52,8 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
     }
     let nonsense = command(node, &["status"]).env("COROSYNC_IPC_TIMEOUT", "soon").run();
     assert_fails(&nonsense, 2, &["COROSYNC_IPC_TIMEOUT", "soon"]);
+    let none = command(node, &["status"]).env("COROSYNC_IPC_TIMEOUT", "0").run();
+    assert_fails(&none, 2, &["COROSYNC_IPC_TIMEOUT", "more than 0"]);
 
     // Two mebibytes fit on no command line, so they come from a file or a pipe.
     let big = vec![b'x'; 2 << 20];
