@@ -54,6 +54,10 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
     assert_fails(&nonsense, 2, &["COROSYNC_IPC_TIMEOUT", "soon"]);
     let none = command(node, &["status"]).env("COROSYNC_IPC_TIMEOUT", "0").run();
     assert_fails(&none, 2, &["COROSYNC_IPC_TIMEOUT", "more than 0"]);
+    // Options win.
+    let overridden = command(node, &["cmap", "get", "wrong.text", "--timeout", "60s", "--server-uid", "0"]);
+    let overridden = overridden.env("COROSYNC_IPC_TIMEOUT", "soon").env("COROSYNC_IPC_SERVER_UID", "me").run();
+    assert_eq!((overridden.stdout.as_str(), overridden.stderr.as_str()), ("text\n", ""));
 
     // Two mebibytes fit on no command line, so they come from a file or a pipe.
     let big = vec![b'x'; 2 << 20];

@@ -1,11 +1,14 @@
 //! The command line.
 
+use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use corosync_ipc::{Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation, parse_duration};
+use corosync_ipc::{
+    ENV_SERVER_UID, ENV_TIMEOUT, Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation, parse_duration,
+};
 
 use crate::embedded::Embedded;
 use crate::failure::{Failure, USAGE};
@@ -225,7 +228,14 @@ pub(crate) fn command() -> clap::Command {
 impl Global {
     /// What the environment says, unless an option says otherwise.
     fn endpoint(self) -> Result<Endpoint, Failure> {
-        let mut endpoint = Endpoint::from_env()?;
+        let mut endpoint = Endpoint::from_variables(|name| {
+            let is_overridden = match name {
+                ENV_TIMEOUT => self.timeout.is_some(),
+                ENV_SERVER_UID => !self.server_uid.is_empty(),
+                _ => false,
+            };
+            if is_overridden { None } else { env::var_os(name) }
+        })?;
         if let Some(directory) = self.socket_dir {
             endpoint = endpoint.socket_dir(directory);
         }
