@@ -43,6 +43,7 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (&["status", "--timeout", "soon"], 2, &["soon", "500ms"]),
         (&["status", "--timeout", "0s"], 2, &["--timeout", "more than 0"]),
         (&["status", "--timeout", "0.0000001ms", "--server-uid", "0"], 2, &["--timeout", "more than 0"]),
+        (&["status", "--server-uid", "nobody"], 2, &["--server-uid", "a user's number"]),
         (&["cmap", "set", "wrong.number", "u8", "\x1b[2J\u{85}"], 2, &[r"\x1b[2J\xc2\x85"]),
         (&["status", "--ring-size", "1"], 2, &["1", "4096"]),
         (&["status", "--abstract", "--socket-dir", "/run"], 2, &["--abstract", "--socket-dir"]),

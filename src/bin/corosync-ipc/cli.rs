@@ -103,7 +103,7 @@ struct Global {
     ///
     /// Any user can take a service's name while corosync is down, so other users are refused before any request is sent. In a user
     /// namespace, such as a rootless container's, the host's root is usually 65534, as are all users who are not mapped.
-    #[arg(long, global = true, value_name = "UID", value_delimiter = ',')]
+    #[arg(long, global = true, value_name = "UID", value_delimiter = ',', value_parser = parse_uid)]
     server_uid: Vec<u32>,
 
     /// How long connecting may take, and each call to the daemon, whatever requests it makes: 500ms, 5s, 2m [default: 5s]. A command that
@@ -223,6 +223,11 @@ pub(crate) fn command() -> clap::Command {
             command.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
         })
     })
+}
+
+fn parse_uid(text: &str) -> Result<u32, String> {
+    // Names are others in the container or on the host that the daemon runs in.
+    text.parse().map_err(|_| "it takes a user's number, as `id -u` prints it".to_owned())
 }
 
 impl Global {
