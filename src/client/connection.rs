@@ -170,7 +170,9 @@ impl Connection {
             request,
             response,
             event,
-        } = connect::connect(S::NAME, endpoint, S::RING_SIZE, patience)?;
+        } = connect::connect(S::NAME, endpoint, S::RING_SIZE, patience).inspect_err(|_error| {
+            crate::log::debug!(service = %endpoint.name(S::NAME), error = %_error, "cannot connect");
+        })?;
         let service: Cow<'static, str> = Cow::Owned(endpoint.name(S::NAME).to_owned());
         let room =
             socket::send_buffer(&socket).map_err(|source| Error::system("looking at the setup socket", source))?;

@@ -98,6 +98,12 @@ fn without_a_daemon_everything_ends_with_3() {
     let doctor = outside(&["--socket-dir", directory, "doctor"]);
     assert_eq!(doctor.status.code(), Some(3));
     assert!(String::from_utf8(doctor.stdout).unwrap().contains("failed at the socket"));
+    let verbose = outside(&["-v", "--socket-dir", directory, "cmap", "get", "totem.version"]);
+    let stderr = String::from_utf8(verbose.stderr).unwrap();
+    for word in ["connecting service=cmap", "cannot connect service=cmap", directory] {
+        assert!(stderr.lines().any(|line| line.contains("Z DEBUG ") && line.contains(word)), "{stderr}");
+    }
+    assert_one_line(&(stderr.lines().last().unwrap().to_owned() + "\n"), &["no cmap socket"]);
     // What is wrong by itself is so without a daemon.
     let wrong = outside(&["--socket-dir", directory, "cmap", "set", "my.key", "u8", "300"]);
     assert_eq!(wrong.status.code(), Some(2));
