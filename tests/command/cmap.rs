@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -131,6 +133,16 @@ fn what_the_tool_sets_is_read_and_the_other_way_round() {
     ok(node, &["cmap", "set", "both.lines", "str", "one\ntwo\u{1b}[2J"]);
     assert_eq!(ok(node, &["cmap", "get", "both.lines"]), "one\ntwo\u{1b}[2J\n");
     assert_eq!(ok(node, &["cmap", "list", "both.lines"]), "both.lines (str) = one\\x0atwo\\x1b[2J\n");
+
+    // A string that is no UTF-8.
+    let latin = OsStr::from_bytes(b"caf\xe9 \x01");
+    node.tool("corosync-cmapctl", [OsStr::new("-s"), OsStr::new("both.latin"), OsStr::new("str"), latin]).success();
+    let shell = format!("{} cmap get both.latin | od -An -tx1", program().display());
+    let bytes = node.command("/bin/sh").args(["-c", &shell]).run().success();
+    assert_eq!(bytes.trim(), "63 61 66 e9 20 01 0a");
+    assert_eq!(ok(node, &["cmap", "list", "both.latin"]), "both.latin (str) = caf\\xe9 \\x01\n");
+    let entry = json!({ "key": "both.latin", "type": "str", "value": null, "raw": "Y2Fm6SABAA==" });
+    assert_eq!(json(node, &["cmap", "get", "both.latin"]), entry);
 }
 
 #[test]

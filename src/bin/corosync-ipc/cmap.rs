@@ -58,8 +58,8 @@ enum Command {
 
     /// Prints one value
     ///
-    /// Makes one request (two for a value above 1 KiB). Prints the bare value, bytes in base64; with --json {"key", "type", "value"}.
-    /// Ends with 1 when there is no such key.
+    /// Makes one request (two for a value above 1 KiB). Prints the bare value, bytes in base64; with --json {"key", "type", "value"}. A string
+    /// is printed as it is, whatever its bytes, but for those that would steer a terminal, on one. Ends with 1 when there is no such key.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap get totem.cluster_name
   corosync-ipc --json cmap get runtime.config.totem.token")]
@@ -242,8 +242,9 @@ fn get(client: &Client, context: &Context, key: &str) -> Result<(), Failure> {
     if context.json {
         return print_document(&value::entry_json(key, &value));
     }
-    let text = value::text(&value);
-    print(if stdout().is_terminal() { printable(&text) } else { text } + "\n")
+    let mut line = if stdout().is_terminal() { value::text(&value).into_bytes() } else { value::bare(&value) };
+    line.push(b'\n');
+    print(line)
 }
 
 /// Which keys are watched: a key and all below it, or all that begin with some text.
@@ -382,7 +383,7 @@ fn tell(context: &Context, map: MapName, notification: &Notification) -> Result<
         return print_event(event, time, members);
     }
     let what = match (new_value, old_value) {
-        (Some(new), Some(old)) => format!("{} (was {})", value::line(key, new), printable(&value::text(old))),
+        (Some(new), Some(old)) => format!("{} (was {})", value::line(key, new), value::text(old)),
         (Some(value), None) | (None, Some(value)) => value::line(key, value),
         (None, None) => printable(key),
     };

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use corosync_ipc::cmap::{MAX_VALUE_SIZE, Value, ValueType};
 use serde_json::{Number, Value as Json, json};
 
-use crate::output::{base64, printable, quoted};
+use crate::output::{base64, escaped, printable, quoted};
 
 /// Type of a value, as corosync-cmapctl names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -193,11 +193,23 @@ fn checked(value: Value) -> Result<Value, String> {
 
 /// A line as corosync-cmapctl prints it; bytes in base64.
 pub(crate) fn line(key: &str, value: &Value) -> String {
-    format!("{} ({}) = {}", printable(key), value.value_type(), printable(&text(value)))
+    format!("{} ({}) = {}", printable(key), value.value_type(), text(value))
 }
 
-/// The bare value, as [`Type::parse`] takes it.
+/// The value on one line, for people.
 pub(crate) fn text(value: &Value) -> String {
+    escaped(&bare(value))
+}
+
+/// The bare value, as [`Type::parse`] takes it, but for a string that is no UTF-8: that is as it came.
+pub(crate) fn bare(value: &Value) -> Vec<u8> {
+    match value {
+        Value::Other { value_type: ValueType::STRING, data } => data.strip_suffix(&[0]).unwrap_or(data).to_vec(),
+        value => plain(value).into_bytes(),
+    }
+}
+
+fn plain(value: &Value) -> String {
     match value {
         Value::Binary(data) | Value::Other { data, .. } => base64(data),
         // As corosync-cmapctl, unless digits would be lost.
