@@ -145,6 +145,20 @@ fn every_command_explains_itself_with_an_example_and_exit_status() {
     assert_eq!((nothing.status.code(), nothing.stdout.len()), (Some(2), 0));
 }
 
+/// What is not known is neither up nor down.
+#[test]
+fn examples_of_queries_know_that_null_is_not_false() {
+    for words in COMMANDS {
+        let help = String::from_utf8(outside(&[words, &["--help"]].concat()).stdout).unwrap();
+        for line in help.lines().filter(|line| line.contains("jq ")) {
+            let nullable = ["connected", "reachable", "quorate", "enabled"]
+                .iter()
+                .any(|name| line.contains(&format!(".{name} |")));
+            assert!(!nullable || !line.contains("| not"), "{words:?}: {line}");
+        }
+    }
+}
+
 #[test]
 fn completions_and_manual_name_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

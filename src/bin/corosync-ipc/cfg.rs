@@ -54,7 +54,7 @@ enum Command {
     /// that could not be asked for has the error as its state, and the exit status is 1 then, or 4 when the question timed out.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg nodes
-  corosync-ipc --json cfg nodes | jq '.[] | select(.reachable | not) | .name'")]
+  corosync-ipc --json cfg nodes | jq '.[] | select(.reachable == false) | .name'")]
     Nodes,
 
     /// Prints a node's addresses
