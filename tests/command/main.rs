@@ -16,6 +16,7 @@ mod parts;
 mod quorum;
 mod serve;
 mod served;
+mod terminal;
 mod tool;
 
 use std::fs;
