@@ -195,6 +195,22 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
     assert_one_line(&lost.stderr, &["cpg", "gone", "CS_ERR_LIBRARY"]);
 }
 
+/// The second of two signals ends the command while the first one's leaving waits for a daemon that is stopped.
+#[test]
+fn a_second_signal_does_not_wait_for_the_daemon() {
+    let mut served = Served::start();
+    for service in ["cpg", "evs"] {
+        let mut joined = command(&served, &[service, "join", "g", "--timeout", "60m"]).interactive().spawn();
+        joined.wait_stdout("confchg");
+        served.process().signal(Signal::SIGSTOP);
+        let both = [Signal::SIGINT, Signal::SIGTERM];
+        both.into_iter().for_each(|signal| joined.signal(signal));
+        let output = joined.wait();
+        served.process().signal(Signal::SIGCONT);
+        assert!(both.iter().any(|signal| output.code() == -(*signal as i32)), "{output:?}");
+    }
+}
+
 fn several_groups_are_joined_at_once_and_lines_go_to_all(node: &impl Place) {
     let output = command(node, &["cpg", "join", "several-1", "several-2", "several-1", "--count", "2"])
         .arg("--json")
