@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use corosync_ipc::cmap::Value as MapValue;
-use corosync_ipc::server::Corosync;
+use corosync_ipc::server::{Cluster as EmbeddedCluster, Corosync};
 use corosync_ipc::{NodeId, RingId, votequorum};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -116,9 +116,24 @@ fn votes_of_a_device_count_while_it_votes_at_the_embedded_corosync() {
     let corosync =
         device.into_iter().fold(builder, |builder, (key, value)| builder.setting(key, value)).start().unwrap();
     let client = votequorum::Client::connect_to(corosync.endpoint()).unwrap();
-    assert_eq!(json(&corosync, &["quorum", "status"])["qdevice"], json!(null));
+    assert_eq!(json(corosync.endpoint(), &["quorum", "status"])["qdevice"], json!(null));
     client.qdevice_register("device").unwrap();
-    votes_of_a_device_count_while_it_votes(&corosync, &client, |_| ());
+    votes_of_a_device_count_while_it_votes(corosync.endpoint(), &client, |_| ());
+}
+
+/// As corosync-quorumtool: wherever it is registered, and of this node whether it is.
+#[test]
+fn the_device_of_another_node_is_shown() {
+    let builder = EmbeddedCluster::builder().nodes(2).setting("quorum.device.model", "net");
+    let cluster = builder.setting("quorum.device.votes", 1_u32).start().unwrap();
+    let [one, two] = [1, 2].map(|id| cluster.node(id).unwrap().endpoint().clone());
+    let client = votequorum::Client::connect_to(&two).unwrap();
+    client.qdevice_register("device").unwrap();
+    eventually("the device is shown", || json(&one, &["quorum", "nodes"])[1]["qdevice"]["alive"] == json!(false));
+    let text = ok(&one, &["quorum", "nodes"]);
+    let states: Vec<_> = text.lines().map(|line| line.split_whitespace().nth(3).unwrap()).collect();
+    assert_eq!(states, ["QDEVICE", "NR", "NA,NV,NMW"], "{text}");
+    assert_eq!(json(&one, &["quorum", "status"])["qdevice"], json!(null));
 }
 
 /// The client has registered the device. `compare` is told how many votes the device has now.

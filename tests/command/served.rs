@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use corosync_ipc::server::Corosync;
+use corosync_ipc::Endpoint;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -94,10 +94,11 @@ impl Place for Served {
     }
 }
 
-impl Place for Corosync {
+/// Of an embedded corosync of the test.
+impl Place for Endpoint {
     fn at(&self, program: &Path) -> NodeCommand {
         // Its sockets and its rings are in one directory.
-        let folder = self.endpoint().shm_root_path();
+        let folder = self.shm_root_path();
         NodeCommand::here(program).env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder)
     }
 }

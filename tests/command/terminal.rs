@@ -54,7 +54,7 @@ fn tables_fit_the_terminal() {
         })
         .collect();
     for args in [["cpg", "groups"], ["quorum", "nodes"], ["cfg", "links"], ["cfg", "nodes"]] {
-        let wide = ok(&corosync, &args);
+        let wide = ok(corosync.endpoint(), &args);
         assert_eq!(on_terminal(&corosync, 200, &args), wide);
         assert_eq!(on_terminal(&corosync, 0, &args), wide);
         for columns in [40, 32] {
