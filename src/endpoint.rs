@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::env;
+use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -117,19 +118,29 @@ impl Endpoint {
     /// # Errors
     /// [`Error::InvalidArgument`] names a variable with a value that makes no sense.
     pub fn from_env() -> Result<Self> {
+        Self::from_variables(|name| env::var_os(name))
+    }
+
+    /// [`Endpoint::from_env`] with another source of the variables. A program whose options win over them leaves out those that do not
+    /// count, so that these may make no sense.
+    ///
+    /// # Errors
+    /// As [`Endpoint::from_env`].
+    pub fn from_variables(mut variable: impl FnMut(&str) -> Option<OsString>) -> Result<Self> {
+        let mut variable = |name| variable(name).filter(|value| !value.is_empty());
         let mut endpoint = Self::new();
-        if let Some(directory) = env::var_os(ENV_SOCKET_DIR).filter(|value| !value.is_empty()) {
+        if let Some(directory) = variable(ENV_SOCKET_DIR) {
             endpoint = endpoint.socket_dir(directory);
         }
-        if let Some(root) = env::var_os(ENV_SHM_ROOT).filter(|value| !value.is_empty()) {
+        if let Some(root) = variable(ENV_SHM_ROOT) {
             endpoint = endpoint.shm_root(root);
         }
-        if let Some(timeout) = env::var_os(ENV_TIMEOUT).filter(|value| !value.is_empty()) {
+        if let Some(timeout) = variable(ENV_TIMEOUT) {
             let timeout =
                 parse_duration(&timeout.to_string_lossy()).map_err(|reason| Error::invalid(ENV_TIMEOUT, reason))?;
             endpoint = endpoint.timeout(timeout);
         }
-        if let Some(uids) = env::var_os(ENV_SERVER_UID).filter(|value| !value.is_empty()) {
+        if let Some(uids) = variable(ENV_SERVER_UID) {
             let uids = parse_uids(&uids.to_string_lossy()).map_err(|reason| Error::invalid(ENV_SERVER_UID, reason))?;
             endpoint = endpoint.server_uids(uids);
         }
@@ -294,7 +305,8 @@ impl Endpoint {
     }
 }
 
-/// Reads a duration as the command and `COROSYNC_IPC_TIMEOUT` take it: a number and `ms`, `s` or `m`; seconds when there is no unit.
+/// Reads a duration as the command and `COROSYNC_IPC_TIMEOUT` take it: a number and `ms`, `s` or `m`; seconds when there is no unit. It
+/// has at least a nanosecond.
 ///
 /// # Errors
 /// What is wrong with the text.
@@ -308,7 +320,8 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
         _ => return Err(format!("{text:?} is no duration: write it like 500ms, 5s or 2m")),
     };
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration: write it like 500ms, 5s or 2m"))?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))
+    let duration = Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))?;
+    if duration.is_zero() { Err(format!("{text:?} leaves no time: write more than 0")) } else { Ok(duration) }
 }
 
 /// Whether a user id surely is this process's user. In a user namespace the number of all users that it does not map is nobody's own.
@@ -358,9 +371,18 @@ mod tests {
         assert_eq!(parse_duration("2.5s"), Ok(Duration::from_millis(2500)));
         assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for text in ["", "s", "5 parsecs", "-1s", "1e3", "1..2s"] {
+        for text in ["", "s", "5 parsecs", "-1s", "1e3", "1..2s", "0", "0.0000001ms"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn variables_that_do_not_count_may_make_no_sense() {
+        let nonsense = |name: &str| (name != ENV_SERVER_UID).then(|| OsString::from("soon"));
+        let error = Endpoint::from_variables(nonsense).unwrap_err();
+        assert!(error.to_string().contains(ENV_TIMEOUT), "{error}");
+        let endpoint = Endpoint::from_variables(|name| nonsense(name).filter(|_| name != ENV_TIMEOUT)).unwrap();
+        assert_eq!(endpoint, Endpoint::new().socket_dir("soon").shm_root("soon"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::harness::{Cluster, Node, Process, Transport, eventually, shared_one, skip, version};
+use super::served::Served;
 use super::{assert_fails, command, json, lines, ok, outside, run};
 
 /// First version with node status and shutdown tracking.
@@ -98,6 +99,7 @@ fn links_and_nodes_are_those_cfgtool_shows() {
     assert_eq!(ours(&status["links"]), ours(&links));
     let text = ok(node, &["cfg", "links"]);
     assert!(text.starts_with("LINK  ADDRESS"), "{text}");
+    assert_eq!(ok(node, &["cfg", "links", "--check"]), text);
     assert!(ok(node, &["status"]).contains(&text));
     if version() < KNET {
         assert_eq!(links[0]["nodes"], Value::Null);
@@ -126,7 +128,10 @@ fn links_and_nodes_are_those_cfgtool_shows() {
 
     cluster.unplug(3);
     let links = agreed(node, |tool| tool.values().all(|said| said.contains(&"3 disconnected".to_owned())));
-    assert!(ok(node, &["cfg", "links"]).contains("connected 2, disconnected 3\n"));
+    let text = ok(node, &["cfg", "links"]);
+    assert!(text.contains("connected 2, disconnected 3\n"), "{text}");
+    let check = run(node, &["cfg", "links", "--check"]);
+    assert_eq!((check.code(), check.stdout, check.stderr.as_str()), (5, text, ""));
     assert_eq!(links[0]["nodes"][1]["connected"], json!(false));
     if version() >= NODE_STATUS {
         assert_eq!(json(node, &["cfg", "nodes"])[2]["reachable"], json!(false));
@@ -207,6 +212,64 @@ fn a_node_tells_its_id_and_addresses() {
     }
 }
 
+/// The daemon sends all of a node's addresses as those of one family: the first link's.
+#[test]
+fn addresses_of_both_families_are_told_as_they_are() {
+    if skip() || version() < KNET {
+        return;
+    }
+    for (first, second) in [("10.77.0", "fd78::"), ("fd78::", "10.77.0")] {
+        let address = |net: &str, id: u32| if net.contains(':') { format!("{net}{id}") } else { format!("{net}.{id}") };
+        let cluster = Cluster::builder().nodes(2).transport(Transport::Knet).create();
+        for node in cluster.nodes() {
+            let own = format!("{}/64", address("fd78::", node.id()));
+            node.tool("ip", ["addr", "add", &own, "dev", "eth0", "nodad"]).success();
+            let mut config = fs::read_to_string(node.config_path()).unwrap();
+            for one in cluster.nodes() {
+                let (first, second) = (address(first, one.id()), address(second, one.id()));
+                let links = format!("ring0_addr: {first}\nring2_addr: {second}\n");
+                config = config.replace(&format!("ring0_addr: {}\n", one.address()), &links);
+            }
+            fs::write(node.config_path(), config).unwrap();
+            node.start_unready();
+        }
+        cluster.wait_members(&[1, 2], 2);
+        for id in [1, 2] {
+            let expected = json!([address(first, id), address(second, id)]);
+            let document = json(cluster.node(1), &["cfg", "addresses", &id.to_string()]);
+            assert_eq!(document, json!({ "node_id": id, "addresses": expected }));
+        }
+    }
+}
+
+/// The daemon keeps the id it started with, and the address, whatever the list says later.
+#[test]
+fn links_of_a_node_that_left_the_list_are_still_there() {
+    if skip() || version() < NODE_STATUS {
+        return;
+    }
+    for transport in [Transport::Udpu, Transport::Knet] {
+        let cluster = Cluster::builder().nodes(2).transport(transport).start();
+        let node = cluster.node(1);
+        let address = node.address();
+        let config = fs::read_to_string(node.config_path()).unwrap();
+        let (before, behind) = config.split_once("nodeid: 1\n").unwrap();
+        for changed in [
+            // Another id at the same address.
+            format!("{before}nodeid: 7\n{behind}"),
+            // Not there.
+            before.rsplit_once("node {").unwrap().0.to_owned() + behind.trim_start().strip_prefix("}").unwrap(),
+        ] {
+            fs::write(node.config_path(), changed).unwrap();
+            ok(node, &["cfg", "reload"]);
+            let links = json(node, &["cfg", "links"]);
+            assert_eq!(links[0]["address"], json!(address), "{transport:?}: {links}");
+            assert_eq!(links[0]["link"], json!(0));
+            assert_eq!(ok(node, &["cfg", "addresses", "1"]), format!("{address}\n"));
+        }
+    }
+}
+
 #[test]
 fn the_configuration_is_read_again_and_what_is_wrong_in_it_told() {
     if skip() {
@@ -233,6 +296,17 @@ fn the_configuration_is_read_again_and_what_is_wrong_in_it_told() {
     assert!(node.is_running());
 }
 
+/// A corosync newer than 3.1.8 leaves this key when it cannot apply what it read, and answers as if all were well.
+#[test]
+fn a_reload_that_could_not_be_applied_fails() {
+    let served = Served::start();
+    let reload = || run(&served, &["cfg", "reload"]);
+    ok(&served, &["cmap", "set", "config.reload_error_message", "str", "Failed to set knet crypto"]);
+    assert_fails(&reload(), 1, &["could not apply", "Failed to set knet crypto", "log"]);
+    ok(&served, &["cmap", "delete", "config.reload_error_message"]);
+    assert_eq!((reload().code(), reload().stdout.as_str()), (0, ""));
+}
+
 #[test]
 fn a_killed_node_logs_all_words() {
     if skip() {
@@ -244,6 +318,7 @@ fn a_killed_node_logs_all_words() {
     let long = "x".repeat(256);
     assert_fails(&run(node, &["cfg", "kill", "2", &long]), 2, &["256", "255"]);
     assert_fails(&run(node, &["cfg", "kill", "2"]), 2, &["<REASON>"]);
+    assert_fails(&run(node, &["cfg", "kill", "2", "--reason", "twice", "broken"]), 2, &["--reason", "cannot be used"]);
     assert_fails(&run(node, &["cfg", "kill", "0", "because"]), 2, &["0", "NODE"]);
     assert!(other.is_running());
     assert_eq!(ok(node, &["cfg", "kill", "2", "disk", "is  broken"]), "");
@@ -328,6 +403,19 @@ fn a_shutdown_is_waited_for_as_long_as_the_daemon_waits() {
     let output = run(node, &["cfg", "shutdown", "--timeout", "500ms"]);
     assert_fails(&output, 1, &["CS_ERR_BUSY", "did not answer in time"]);
     assert!(node.is_running());
+}
+
+#[test]
+fn the_reason_to_kill_can_be_an_option() {
+    let served = Served::with(&["--nodes", "1,2"]);
+    let long = "x".repeat(256);
+    assert_fails(&run(&served, &["cfg", "kill", "2", "--reason", &long]), 2, &["256", "255"]);
+    assert_eq!(ok(&served, &["cfg", "kill", "2", "--reason", "disk is broken"]), "");
+    eventually("the node is gone", || json(&served, &["quorum", "status"])["members"].as_array().unwrap().len() == 1);
+    assert_fails(&run(&served, &["cfg", "kill", "2", "again"]), 1, &["CS_ERR_NOT_EXIST", "node 2 is not a member"]);
+    let help = String::from_utf8(outside(&["cfg", "kill", "--help"]).stdout).unwrap();
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("corosync before 3.1 does not look whether it is"), "{help}");
 }
 
 /// What needs a daemon, and ends nobody.

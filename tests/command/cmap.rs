@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,13 +12,15 @@ use serde_json::{Value, json};
 
 use super::harness::{Cluster, eventually, shared_one, skip};
 use super::served::{Place, against_both};
-use super::{assert_fails, command, json, lines, ok, program, run};
+use super::{assert_fails, assert_one_line, command, json, lines, ok, program, run};
 
 against_both! {
     files_are_loaded_as_a_whole_or_not_at_all
     changes_are_told_with_old_and_new_value
     a_reader_that_goes_ends_watching_quietly
     the_stats_map_is_read
+    changes_of_the_stats_map_are_told
+    keys_to_delete_that_are_not_there_are_complained_about
 }
 
 /// Key, type and value of every line of corosync-cmapctl, or of ours for people.
@@ -128,7 +132,17 @@ fn what_the_tool_sets_is_read_and_the_other_way_round() {
     assert_eq!(ok(node, &["cmap", "get", "both.long"]).trim_end(), longest);
     ok(node, &["cmap", "set", "both.lines", "str", "one\ntwo\u{1b}[2J"]);
     assert_eq!(ok(node, &["cmap", "get", "both.lines"]), "one\ntwo\u{1b}[2J\n");
-    assert_eq!(ok(node, &["cmap", "list", "both.lines"]), "both.lines (str) = one\\ntwo\\u{1b}[2J\n");
+    assert_eq!(ok(node, &["cmap", "list", "both.lines"]), "both.lines (str) = one\\x0atwo\\x1b[2J\n");
+
+    // A string that is no UTF-8.
+    let latin = OsStr::from_bytes(b"caf\xe9 \x01");
+    node.tool("corosync-cmapctl", [OsStr::new("-s"), OsStr::new("both.latin"), OsStr::new("str"), latin]).success();
+    let shell = format!("{} cmap get both.latin | od -An -tx1", program().display());
+    let bytes = node.command("/bin/sh").args(["-c", &shell]).run().success();
+    assert_eq!(bytes.trim(), "63 61 66 e9 20 01 0a");
+    assert_eq!(ok(node, &["cmap", "list", "both.latin"]), "both.latin (str) = caf\\xe9 \\x01\n");
+    let entry = json!({ "key": "both.latin", "type": "str", "value": null, "raw": "Y2Fm6SABAA==" });
+    assert_eq!(json(node, &["cmap", "get", "both.latin"]), entry);
 }
 
 #[test]
@@ -264,4 +278,39 @@ fn the_stats_map_is_read(node: &impl Place) {
     assert!(parse(&output.success()).contains_key("stats.ipcs.global.active"));
     let refused = run(node, &["cmap", "set", "stats.ipcs.global.active", "u64", "1", "--map", "stats"]);
     assert_fails(&refused, 1, &["CS_ERR_", "stats.ipcs.global.active"]);
+}
+
+/// That map tells changes of a value to whoever tracks just its key.
+fn changes_of_the_stats_map_are_told(node: &impl Place) {
+    if !run(node, &["cmap", "list", "--map", "stats"]).is_success() {
+        // An old daemon.
+        return;
+    }
+    let key = "stats.ipcs.global.closed";
+    let watching = watch(node, &["--json", "--map", "stats", key, "--count", "1"]);
+    // Each of these closes a connection.
+    eventually("a change is told", || {
+        ok(node, &["cmap", "get", "totem.version"]);
+        !watching.stdout().is_empty()
+    });
+    let event = lines(&watching.wait().success()).remove(0);
+    assert_eq!((&event["event"], &event["key"], &event["type"]), (&json!("modify"), &json!(key), &json!("u64")));
+    // Corosync sends no other value than the new one.
+    assert!(event["value"].as_u64() > Some(0) && event["old_value"].is_null(), "{event}");
+
+    // Below a key, those that come and go.
+    let watching = watch(node, &["--json", "--map", "stats", "stats.ipcs.service0"]);
+    ok(node, &["cmap", "get", "totem.version"]);
+    watching.wait_stdout("\"event\":\"set\"");
+    let below = |event: &Value| event["key"].as_str().is_some_and(|key| key.starts_with("stats.ipcs.service0."));
+    assert!(lines(&watching.stdout()).iter().all(below), "{}", watching.stdout());
+}
+
+/// As corosync-cmapctl does.
+fn keys_to_delete_that_are_not_there_are_complained_about(node: &impl Place) {
+    let load = |text: &str| command(node, &["cmap", "load", "-"]).input(text).run();
+    let output = load("absent.one u8 1\n^absent.none\n^^absent.nothing\nabsent.two u8 2\n");
+    assert_eq!((output.code(), output.stdout.as_str()), (0, ""));
+    assert_one_line(&output.stderr, &["line 2", "CS_ERR_NOT_EXIST", "there is no key absent.none"]);
+    assert_eq!(ok(node, &["cmap", "list", "absent."]), "absent.one (u8) = 1\nabsent.two (u8) = 2\n");
 }

@@ -16,6 +16,7 @@ against_both! {
     several_groups_are_joined_at_once_and_lines_go_to_all
     a_reader_that_goes_ends_it_quietly
     wrong_groups_are_told_before_anything_is_sent
+    a_name_that_only_lacks_its_nul_is_told
 }
 
 /// First version that takes messages larger than the largest atomic one.
@@ -152,6 +153,21 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
         });
     }
 
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let mut interrupted = join(cluster.node(2), &["g"]);
+        wait_members(&stays, 2);
+        let gone = with(address(2, &interrupted), "leave");
+        interrupted.signal(signal);
+        eventually("it leaves", || last()["left"] == json!([gone]));
+        let interrupted = interrupted.wait();
+        assert_eq!((interrupted.code(), interrupted.stderr.as_str()), (-(signal as i32), ""));
+    }
+    // A reader that goes.
+    let script = format!("{} cpg join g | head -n 1", program().display());
+    let output = cluster.node(2).at(Path::new("/bin/sh")).args(["-c", &script]).interactive().run();
+    assert_eq!(output.code(), 0);
+    eventually("it leaves", || last()["left"][0]["reason"] == json!("leave") && last()["joined"] == json!([]));
+
     let mut killed = join(cluster.node(2), &["g"]);
     wait_members(&stays, 2);
     let gone = address(2, &killed);
@@ -179,6 +195,22 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
     assert_one_line(&lost.stderr, &["cpg", "gone", "CS_ERR_LIBRARY"]);
 }
 
+/// The second of two signals ends the command while the first one's leaving waits for a daemon that is stopped.
+#[test]
+fn a_second_signal_does_not_wait_for_the_daemon() {
+    let mut served = Served::start();
+    for service in ["cpg", "evs"] {
+        let mut joined = command(&served, &[service, "join", "g", "--timeout", "60m"]).interactive().spawn();
+        joined.wait_stdout("confchg");
+        served.process().signal(Signal::SIGSTOP);
+        let both = [Signal::SIGINT, Signal::SIGTERM];
+        both.into_iter().for_each(|signal| joined.signal(signal));
+        let output = joined.wait();
+        served.process().signal(Signal::SIGCONT);
+        assert!(both.iter().any(|signal| output.code() == -(*signal as i32)), "{output:?}");
+    }
+}
+
 fn several_groups_are_joined_at_once_and_lines_go_to_all(node: &impl Place) {
     let output = command(node, &["cpg", "join", "several-1", "several-2", "several-1", "--count", "2"])
         .arg("--json")
@@ -199,7 +231,7 @@ fn several_groups_are_joined_at_once_and_lines_go_to_all(node: &impl Place) {
     let text = command(node, &["cpg", "join", "several-1", "--count", "1"]).input(&b"caf\xc3\xa9 \xff\x1b[2J\n"[..]);
     let text = text.run().success();
     let last = text.lines().last().unwrap();
-    assert!(last.contains("Z deliver: several-1 1/") && last.ends_with(r": café \xff\u{1b}[2J"), "{text}");
+    assert!(last.contains("Z deliver: several-1 1/") && last.ends_with(r": café \xff\x1b[2J"), "{text}");
     assert!(text.contains("Z confchg: several-1 members 1/") && text.contains("(join)\n"), "{text}");
     assert_eq!(json(node, &["cpg", "members", "several-1"]), json!([]));
 }
@@ -289,6 +321,28 @@ fn wrong_groups_are_told_before_anything_is_sent(node: &impl Place) {
     assert!(deliveries(&first).is_empty());
 }
 
+/// Pacemaker counts the NUL behind a name as part of it.
+fn a_name_that_only_lacks_its_nul_is_told(node: &impl Place) {
+    let members = |group: &str, options: &[&str]| command(node, &["cpg", "members", group]).args(options).run();
+    let with = join(node, &[r"pacemaker\x00"]);
+    let without = join(node, &["other"]);
+    [&with, &without].into_iter().for_each(|member| wait_members(member, 1));
+    for (asked, there) in [("pacemaker", r"pacemaker\x00"), (r"other\x00", "other")] {
+        for (options, nothing) in [(&[][..], ""), (&["--json"], "[]\n")] {
+            let output = members(asked, options);
+            assert_eq!((output.code(), output.stdout.as_str()), (0, nothing), "{asked}");
+            assert_one_line(&output.stderr, &["no group", there]);
+        }
+        let output = members(there, &[]);
+        assert_eq!((output.code(), output.stderr.as_str()), (0, ""));
+        assert_eq!(output.stdout.lines().count(), 2, "{}", output.stdout);
+    }
+    let longest = "x".repeat(128);
+    for nobody in ["nobody", &longest] {
+        assert_eq!(ok(node, &["cpg", "members", nobody]), "");
+    }
+}
+
 #[test]
 fn evs_is_there_or_said_not_to_be() {
     if skip() {
@@ -309,7 +363,7 @@ fn evs_is_there_or_said_not_to_be() {
     assert_eq!((seen, &doctor["ok"]), (has_evs, &json!(true)));
     if !has_evs {
         for args in [&["evs", "join", "g"][..], &["evs", "send", "g", "text"], &["evs", "members"]] {
-            assert_fails(&run(one, args), 3, &["evs", "CS_ERR_NOT_EXIST", "1.99.7", "cpg"]);
+            assert_fails(&run(one, args), 1, &["evs", "CS_ERR_NOT_SUPPORTED", "1.99.7", "cpg"]);
         }
         return;
     }

@@ -36,8 +36,15 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (&["cmap", "get", "white space"], 2, &["' ' is not allowed in a key"]),
         (&["cmap", "get", "ab"], 2, &["3 to 255"]),
         (&["cmap", "frobnicate"], 2, &["frobnicate", "--help"]),
+        (&["cmap", "get", "wrong.text", "--foo"], 2, &["'--foo' found; try --help"]),
+        (&["cmap", "get", "wrong.text", "--reason"], 2, &["'--reason' found; try --help"]),
+        (&["cmap", "get", "wrong.text", "--jsn"], 2, &["'--jsn' found tip: ", "'--json'; try --help"]),
         (&["cmap", "list", "--map", "attic"], 2, &["attic", "icmap"]),
         (&["status", "--timeout", "soon"], 2, &["soon", "500ms"]),
+        (&["status", "--timeout", "0s"], 2, &["--timeout", "more than 0"]),
+        (&["status", "--timeout", "0.0000001ms", "--server-uid", "0"], 2, &["--timeout", "more than 0"]),
+        (&["status", "--server-uid", "nobody"], 2, &["--server-uid", "a user's number"]),
+        (&["cmap", "set", "wrong.number", "u8", "\x1b[2J\u{85}"], 2, &[r"\x1b[2J\xc2\x85"]),
         (&["status", "--ring-size", "1"], 2, &["1", "4096"]),
         (&["status", "--abstract", "--socket-dir", "/run"], 2, &["--abstract", "--socket-dir"]),
         (&["quorum", "votes", "many"], 2, &["many"]),
@@ -46,6 +53,12 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
     }
     let nonsense = command(node, &["status"]).env("COROSYNC_IPC_TIMEOUT", "soon").run();
     assert_fails(&nonsense, 2, &["COROSYNC_IPC_TIMEOUT", "soon"]);
+    let none = command(node, &["status"]).env("COROSYNC_IPC_TIMEOUT", "0").run();
+    assert_fails(&none, 2, &["COROSYNC_IPC_TIMEOUT", "more than 0"]);
+    // Options win.
+    let overridden = command(node, &["cmap", "get", "wrong.text", "--timeout", "60s", "--server-uid", "0"]);
+    let overridden = overridden.env("COROSYNC_IPC_TIMEOUT", "soon").env("COROSYNC_IPC_SERVER_UID", "me").run();
+    assert_eq!((overridden.stdout.as_str(), overridden.stderr.as_str()), ("text\n", ""));
 
     // Two mebibytes fit on no command line, so they come from a file or a pipe.
     let big = vec![b'x'; 2 << 20];
@@ -85,6 +98,12 @@ fn without_a_daemon_everything_ends_with_3() {
     let doctor = outside(&["--socket-dir", directory, "doctor"]);
     assert_eq!(doctor.status.code(), Some(3));
     assert!(String::from_utf8(doctor.stdout).unwrap().contains("failed at the socket"));
+    let verbose = outside(&["-v", "--socket-dir", directory, "cmap", "get", "totem.version"]);
+    let stderr = String::from_utf8(verbose.stderr).unwrap();
+    for word in ["connecting service=cmap", "cannot connect service=cmap", directory] {
+        assert!(stderr.lines().any(|line| line.contains("Z DEBUG ") && line.contains(word)), "{stderr}");
+    }
+    assert_one_line(&(stderr.lines().last().unwrap().to_owned() + "\n"), &["no cmap socket"]);
     // What is wrong by itself is so without a daemon.
     let wrong = outside(&["--socket-dir", directory, "cmap", "set", "my.key", "u8", "300"]);
     assert_eq!(wrong.status.code(), Some(2));

@@ -16,6 +16,7 @@ mod parts;
 mod quorum;
 mod serve;
 mod served;
+mod terminal;
 mod tool;
 
 use std::fs;
@@ -145,6 +146,20 @@ fn every_command_explains_itself_with_an_example_and_exit_status() {
     assert_eq!((nothing.status.code(), nothing.stdout.len()), (Some(2), 0));
 }
 
+/// What is not known is neither up nor down.
+#[test]
+fn examples_of_queries_know_that_null_is_not_false() {
+    for words in COMMANDS {
+        let help = String::from_utf8(outside(&[words, &["--help"]].concat()).stdout).unwrap();
+        for line in help.lines().filter(|line| line.contains("jq ")) {
+            let nullable = ["connected", "reachable", "quorate", "enabled"]
+                .iter()
+                .any(|name| line.contains(&format!(".{name} |")));
+            assert!(!nullable || !line.contains("| not"), "{words:?}: {line}");
+        }
+    }
+}
+
 #[test]
 fn completions_and_manual_name_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
@@ -160,13 +175,54 @@ fn completions_and_manual_name_every_command() {
         let name = format!("corosync-ipc-{}", words.join("-"));
         assert!(manual.contains(&format!(".TH {name} 1")), "{name}");
         let page = fs::read_to_string(folder.path().join(format!("{name}.1"))).unwrap();
-        assert!(manual.contains(&page) && page.contains("Exit status"), "{name}");
+        assert!(manual.contains(&page) && page.contains(".SH \"EXIT STATUS\"\n.nf\n"), "{name}");
+        let help = String::from_utf8(outside(&[words, &["--help"]].concat()).stdout).unwrap();
+        let example = help.lines().skip_while(|line| !line.starts_with("Example")).nth(1);
+        assert_eq!(page.contains(".SH EXAMPLES\n.nf\n"), example.is_some(), "{name}");
+        // As it is written in roff.
+        let example =
+            example.map(|line| line.trim_start().replace('\\', "\\\\").replace('-', "\\-").replace('\'', "\\*(Aq"));
+        assert!(example.is_none_or(|example| page.contains(&example)), "{name}");
     }
+    for section in [".SH ENVIRONMENT", ".SH \"GLOBAL OPTIONS\""] {
+        assert!(manual.contains(section), "{section}");
+    }
+    assert!(!manual.contains(".SH EXTRA"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), COMMANDS.len() + 1);
 
     let missing = outside(&["man", "--dir", "/no/such/directory"]);
     assert_eq!(missing.status.code(), Some(1));
     assert_one_line(&String::from_utf8(missing.stderr).unwrap(), &["/no/such/directory"]);
+}
+
+/// What a bash would offer for the last of these words.
+fn completed(script: &Path, words: &[&str]) -> Vec<String> {
+    const BASH: &str = "source \"$0\" && COMP_WORDS=(\"$@\") && COMP_CWORD=$(($# - 1)) && name=$(complete -p \"$1\") &&
+        name=${name#* -F } && ${name%% *} \"$1\" \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"
+        printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "--noprofile", "-c", BASH]).arg(script).arg("corosync-ipc").args(words);
+    let output = bash.output().expect("cannot run bash");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_every_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    fs::write(&script, outside(&["completions", "bash"]).stdout).unwrap();
+    for words in COMMANDS {
+        let (last, before) = words.split_last().unwrap();
+        let half = &last[..last.len() - 1];
+        let half = [before, &[half]].concat();
+        assert!(completed(&script, &half).iter().any(|word| word == last), "{words:?}");
+        let options = completed(&script, &[words, &["--he"]].concat());
+        assert_eq!(options, ["--help"], "{words:?}");
+    }
+    assert_eq!(completed(&script, &["cmap", "list", "--map", "s"]), ["stats"]);
+    assert_eq!(completed(&script, &["cfg", "shutdown", "--reg"]), ["--regardless"]);
+    assert_eq!(completed(&script, &["completions", "el"]), ["elvish"]);
 }
 
 #[test]

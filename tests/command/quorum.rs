@@ -3,10 +3,14 @@
 use std::fs;
 use std::time::Duration;
 
+use corosync_ipc::cmap::Value as MapValue;
+use corosync_ipc::embedded::{Cluster as EmbeddedCluster, Corosync};
+use corosync_ipc::{NodeId, RingId, votequorum};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::harness::{Cluster, Node, Process, eventually, shared_one, skip};
+use super::served::Place;
 use super::tool::{comparable, quorumtool};
 use super::{assert_fails, assert_one_line, command, json, lines, ok, run};
 
@@ -69,10 +73,97 @@ fn status_agrees_with_corosync_quorumtool() {
     let (minority, majority) = (cluster.node(1), cluster.node(2));
     assert!(ok(minority, &["quorum", "status"]).contains("Quorate:          no"));
     let check = run(minority, &["quorum", "status", "--check"]);
-    assert_eq!((check.code(), check.stderr.as_str()), (1, ""));
+    assert_eq!((check.code(), check.stderr.as_str()), (5, ""));
     assert!(check.stdout.contains("activity blocked"), "{}", check.stdout);
     assert!(ok(majority, &["quorum", "status", "--check"]).contains("Quorate:          yes"));
     assert!(ok(majority, &["quorum", "nodes"]).lines().any(|line| line.contains("n3") && line.contains("member")));
+}
+
+/// One vote of the node, one of the quorum device, and quorum is two.
+fn with_device() -> Cluster {
+    let device = "quorum {\ndevice {\nmodel: net\nvotes: 1\n}\n}";
+    Cluster::builder().setting("quorum", "expected_votes: 3").extra_config(device).start()
+}
+
+#[test]
+fn votes_of_a_device_are_those_quorumtool_shows() {
+    if skip() {
+        return;
+    }
+    let cluster = with_device();
+    let node = cluster.node(1);
+    // What the tool shows of the device, as [node, votes, ...].
+    let tool = || {
+        let text = node.tool("corosync-quorumtool", ["-s"]).stdout;
+        let row = text.lines().find(|line| line.split_whitespace().next() == Some("0"));
+        row.unwrap_or_else(|| panic!("{text}")).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let client = node.run(|| {
+        let client = votequorum::Client::connect().unwrap();
+        client.qdevice_register("device").unwrap();
+        client
+    });
+    votes_of_a_device_count_while_it_votes(node, &client, |votes| {
+        let shown = tool();
+        assert_eq!((shown[1].parse(), shown[2].as_str()), (Ok(votes), "device"), "{shown:?}");
+    });
+}
+
+#[test]
+fn votes_of_a_device_count_while_it_votes_at_the_embedded_corosync() {
+    let device = [("quorum.expected_votes", MapValue::from(3_u32)), ("quorum.device.votes", MapValue::from(1_u32))];
+    let builder = Corosync::builder().setting("quorum.device.model", "net");
+    let corosync =
+        device.into_iter().fold(builder, |builder, (key, value)| builder.setting(key, value)).start().unwrap();
+    let client = votequorum::Client::connect_to(corosync.endpoint()).unwrap();
+    assert_eq!(json(corosync.endpoint(), &["quorum", "status"])["qdevice"], json!(null));
+    client.qdevice_register("device").unwrap();
+    votes_of_a_device_count_while_it_votes(corosync.endpoint(), &client, |_| ());
+}
+
+/// As corosync-quorumtool: wherever it is registered, and of this node whether it is.
+#[test]
+fn the_device_of_another_node_is_shown() {
+    let builder = EmbeddedCluster::builder().nodes(2).setting("quorum.device.model", "net");
+    let cluster = builder.setting("quorum.device.votes", 1_u32).start().unwrap();
+    let [one, two] = [1, 2].map(|id| cluster.node(id).unwrap().endpoint().clone());
+    let client = votequorum::Client::connect_to(&two).unwrap();
+    client.qdevice_register("device").unwrap();
+    eventually("the device is shown", || json(&one, &["quorum", "nodes"])[1]["qdevice"]["alive"] == json!(false));
+    let text = ok(&one, &["quorum", "nodes"]);
+    let states: Vec<_> = text.lines().map(|line| line.split_whitespace().nth(3).unwrap()).collect();
+    assert_eq!(states, ["QDEVICE", "NR", "NA,NV,NMW"], "{text}");
+    assert_eq!(json(&one, &["quorum", "status"])["qdevice"], json!(null));
+}
+
+/// The client has registered the device. `compare` is told how many votes the device has now.
+fn votes_of_a_device_count_while_it_votes(place: &impl Place, client: &votequorum::Client, compare: impl Fn(u32)) {
+    let status = || json(place, &["quorum", "status"]);
+    let shows = |votes: u32| {
+        let document = eventually("the device is shown", || {
+            let document = status();
+            (document["qdevice"]["votes"] == json!(votes)).then_some(document)
+        });
+        assert_eq!(document["qdevice"], json!({ "name": "device", "votes": votes, "configured_votes": 1 }));
+        assert_eq!(document["total_votes"], json!(1 + votes));
+        compare(votes);
+        document
+    };
+    let ring = shows(0)["ring_id"].clone();
+    let text = ok(place, &["quorum", "status"]);
+    assert!(text.contains("Quorum device:    device, votes 0 (1 when it votes)\n"), "{text}");
+
+    // The daemon keeps no state of the device.
+    let watch = command(place, &["quorum", "watch"]).spawn();
+    watch.wait_stdout("votequorum: not quorate, nodes 1=member qdevice\n");
+    let watch = command(place, &["--json", "quorum", "watch"]).spawn();
+    watch.wait_stdout("{\"node_id\":0,\"state\":null}");
+
+    let ring_id = RingId { node_id: NodeId(1), seq: ring["seq"].as_u64().unwrap() };
+    client.qdevice_poll("device", true, ring_id).unwrap();
+    shows(1);
+    let text = ok(place, &["quorum", "status"]);
+    assert!(text.contains("Quorum device:    device, votes 1\n"), "{text}");
 }
 
 /// A node without a quorum provider: every partition is quorate, and there is no votequorum.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use corosync_ipc::Endpoint;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -89,6 +90,15 @@ pub(super) fn serve(folder: &Path) -> NodeCommand {
 impl Place for Served {
     fn at(&self, program: &Path) -> NodeCommand {
         let folder = self.folder.path();
+        NodeCommand::here(program).env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder)
+    }
+}
+
+/// Of an embedded corosync of the test.
+impl Place for Endpoint {
+    fn at(&self, program: &Path) -> NodeCommand {
+        // Its sockets and its rings are in one directory.
+        let folder = self.shm_root_path();
         NodeCommand::here(program).env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder)
     }
 }

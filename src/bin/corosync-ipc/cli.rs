@@ -1,11 +1,14 @@
 //! The command line.
 
+use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use corosync_ipc::{Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation, parse_duration};
+use corosync_ipc::{
+    ENV_SERVER_UID, ENV_TIMEOUT, Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation, parse_duration,
+};
 
 use crate::commands::{cfg, cmap, cpg, doctor, evs, generate, quorum, serve, status};
 use crate::context::Context;
@@ -21,6 +24,7 @@ Exit status:
   2  wrong usage; nothing was sent
   3  no daemon reachable
   4  timed out, be it for a part of the answer: the daemon is stopped or busy
+  5  what --check asks for is not so
 
 An error is one line on standard error: what failed, the cs_error name if there is one, what to look at.";
 
@@ -101,7 +105,7 @@ struct Global {
     ///
     /// Any user can take a service's name while corosync is down, so other users are refused before any request is sent. In a user
     /// namespace, such as a rootless container's, the host's root is usually 65534, as are all users who are not mapped.
-    #[arg(long, global = true, value_name = "UID", value_delimiter = ',')]
+    #[arg(long, global = true, value_name = "UID", value_delimiter = ',', value_parser = parse_uid)]
     server_uid: Vec<u32>,
 
     /// How long connecting may take, and each call to the daemon, whatever requests it makes: 500ms, 5s, 2m [default: 5s]. A command that
@@ -142,7 +146,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let Cli { global, command } = match parsed {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(error),
     };
     match command {
         Command::Completions(generate) => return generate.run(self::command()),
@@ -156,7 +160,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         log::start();
     }
     if !global.embedded {
-        return run_command(command, &Context { json, endpoint: global.endpoint()? });
+        return run_command(command, &Context { json, endpoint: global.endpoint()?, is_embedded: false });
     }
     if let Command::Serve(_) = command {
         return Err(Failure::usage("serve is the embedded corosync itself: --embedded is for the other commands"));
@@ -170,7 +174,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     // Its sockets and its rings are in one directory.
     let directory = embedded.endpoint().shm_root_path();
     let endpoint = endpoint.socket_dir(directory).shm_root(directory);
-    let result = run_command(command, &Context { json, endpoint });
+    let result = run_command(command, &Context { json, endpoint, is_embedded: true });
     embedded.end();
     result
 }
@@ -212,10 +216,22 @@ fn command() -> clap::Command {
     })
 }
 
+fn parse_uid(text: &str) -> Result<u32, String> {
+    // Names are others in the container or on the host that the daemon runs in.
+    text.parse().map_err(|_| "it takes a user's number, as `id -u` prints it".to_owned())
+}
+
 impl Global {
     /// What the environment says, unless an option says otherwise.
     fn endpoint(self) -> Result<Endpoint, Failure> {
-        let mut endpoint = Endpoint::from_env()?;
+        let mut endpoint = Endpoint::from_variables(|name| {
+            let is_overridden = match name {
+                ENV_TIMEOUT => self.timeout.is_some(),
+                ENV_SERVER_UID => !self.server_uid.is_empty(),
+                _ => false,
+            };
+            if is_overridden { None } else { env::var_os(name) }
+        })?;
         if let Some(directory) = self.socket_dir {
             endpoint = endpoint.socket_dir(directory);
         }
@@ -239,7 +255,15 @@ impl Global {
 }
 
 /// Help goes where it belongs; an error becomes one line.
-fn usage(error: &clap::Error) -> Result<(), Failure> {
+fn usage(mut error: clap::Error) -> Result<(), Failure> {
+    // These two resemble nearly everything, and that a value can begin with a dash is in the help of the commands that take such ones.
+    let similar = error.get(ContextKind::SuggestedArg).map(ToString::to_string);
+    if similar.is_some_and(|name| ["--help", "--version"].contains(&name.as_str())) {
+        error.remove(ContextKind::SuggestedArg);
+    }
+    if error.kind() == ErrorKind::UnknownArgument {
+        error.remove(ContextKind::Suggested);
+    }
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();

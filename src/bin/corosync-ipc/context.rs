@@ -9,4 +9,6 @@ pub(crate) struct Context {
     pub(crate) endpoint: Endpoint,
     /// Whether to answer in JSON.
     pub(crate) json: bool,
+    /// Whether the daemon is in this process, where nobody else sees it, and ends with it.
+    pub(crate) is_embedded: bool,
 }

@@ -32,12 +32,7 @@ impl Embedded {
         let endpoint = corosync.endpoint().clone();
         let corosync = Arc::new(Mutex::new(Some(corosync)));
         let held = Arc::clone(&corosync);
-        thread::spawn(move || {
-            if let Ok(Some(signal)) = signals.wait(None) {
-                drop(take(&held));
-                Signals::die_of(signal);
-            }
-        });
+        signals.die_after(move |_| drop(take(&held)));
         Ok(Self { endpoint, corosync })
     }
 
@@ -61,7 +56,10 @@ fn take(held: &Mutex<Option<Corosync>>) -> Option<Corosync> {
 
 /// The signals by which people end programs. They wait here instead of ending this one at once, so that it can clear away.
 #[derive(Debug)]
-pub(crate) struct Signals(SignalFd);
+pub(crate) struct Signals {
+    set: SigSet,
+    fd: SignalFd,
+}
 
 impl Signals {
     /// Blocks them in this thread, and in those it starts from now on.
@@ -73,16 +71,32 @@ impl Signals {
             signals.add(Signal::SIGHUP);
         }
         signals.thread_block().map_err(failed)?;
-        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Self).map_err(failed)
+        let fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)?;
+        Ok(Self { set: signals, fd })
+    }
+
+    /// Ends the process by the first of them, after something was done.
+    pub(crate) fn die_after(self, last: impl FnOnce(&Self) + Send + 'static) {
+        thread::spawn(move || {
+            if let Ok(Some(signal)) = self.wait(None) {
+                last(&self);
+                Self::die_of(signal);
+            }
+        });
+    }
+
+    /// Has the next one end the process at once.
+    pub(crate) fn let_through(&self) {
+        let _ = self.set.thread_unblock();
     }
 
     /// Waits for one of them, or until a descriptor is readable, which is `None`.
     pub(crate) fn wait(&self, or: Option<BorrowedFd<'_>>) -> Result<Option<Signal>, Failure> {
-        let mut watched = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let mut watched = vec![PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         watched.extend(or.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         loop {
             watch::poll_any(&mut watched, "waiting for signals")?;
-            let signal = self.0.read_signal().ok().flatten();
+            let signal = self.fd.read_signal().ok().flatten();
             let signal = signal.and_then(|info| Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok());
             let is_over = watched.get(1).and_then(PollFd::any).unwrap_or(false);
             if signal.is_some() || is_over {

@@ -22,13 +22,20 @@ pub(crate) enum Failure {
 }
 
 /// The daemon or a service refused or failed.
-pub(crate) const REFUSED: u8 = 1;
+const REFUSED: u8 = 1;
 /// The command was called wrongly.
 pub(crate) const USAGE: u8 = 2;
 /// No daemon can be reached.
-pub(crate) const UNREACHABLE: u8 = 3;
+const UNREACHABLE: u8 = 3;
 /// The daemon did not answer in time.
 pub(crate) const TIMED_OUT: u8 = 4;
+/// The state that `--check` asks for is not so.
+const NOT_SO: u8 = 5;
+
+/// How `--check` ends.
+pub(crate) fn check(is_so: bool) -> Result<(), Failure> {
+    if is_so { Ok(()) } else { Err(Failure::Answer(NOT_SO)) }
+}
 
 impl Failure {
     /// The user asked for what makes no sense.
@@ -39,6 +46,11 @@ impl Failure {
     /// The daemon, a service or the system refused or failed.
     pub(crate) fn refused(text: impl Into<String>) -> Self {
         Self::Failed { status: REFUSED, text: text.into() }
+    }
+
+    /// Whether the daemon did not answer in time, so that asking again would cost as much.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Failed { status: TIMED_OUT, .. })
     }
 
     /// Puts in front what was being done.

@@ -50,6 +50,7 @@ pub(super) fn connect(
     let name = Cow::Owned(endpoint.name(service).to_owned());
     let (timeout, deadline) = (patience.timeout, Some(patience.deadline));
     let connecting = Connecting { endpoint, service: name, timeout, deadline };
+    crate::log::debug!(service = %connecting.service, address = %endpoint.address(service), "connecting");
     let mut pause = QUEUE_RETRY;
     let (socket, peer, reply) = loop {
         let socket = connecting.socket(&endpoint.address(service))?;

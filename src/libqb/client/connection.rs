@@ -181,7 +181,9 @@ impl Connection {
             request,
             response,
             event,
-        } = connect::connect(target.name, endpoint, target.ring_size, patience)?;
+        } = connect::connect(target.name, endpoint, target.ring_size, patience).inspect_err(|_error| {
+            crate::log::debug!(service = %endpoint.name(target.name), error = %_error, "cannot connect");
+        })?;
         let service: Cow<'static, str> = Cow::Owned(endpoint.name(target.name).to_owned());
         let room =
             socket::send_buffer(&socket).map_err(|source| Error::system("looking at the setup socket", source))?;

@@ -7,10 +7,11 @@ use corosync_ipc::cfg::{Client, Event, MAX_REASON, ShutdownAnswer, ShutdownKind}
 use corosync_ipc::{CsError, Error, NodeId, cmap};
 use serde_json::json;
 
+use crate::commands::cmap::value;
 use crate::context::Context;
-use crate::failure::{Explain, Failure};
+use crate::failure::{self, Explain, Failure};
 use crate::output::{print, print_document};
-use crate::snapshot::links;
+use crate::snapshot::links::{self, Link};
 use crate::watch::{self, Line};
 
 /// Shows links and nodes, reloads the configuration, ends daemons
@@ -39,8 +40,13 @@ enum Command {
     /// is failed, and the exit status is 1 then, or 4 when the question timed out.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg links
-  corosync-ipc --json cfg links | jq '.[].nodes[] | select(.connected | not)'")]
-    Links,
+  corosync-ipc cfg links --check >/dev/null || echo 'a link is down'
+  corosync-ipc --json cfg links | jq '.[].nodes[]? | select(.connected == false)'")]
+    Links {
+        /// End with 5 when a node is disconnected on a link, or a link is faulty. A node that is not known counts as neither.
+        #[arg(long)]
+        check: bool,
+    },
 
     /// Prints whether each node can be reached, and by which links (corosync 3.1.1 and later)
     ///
@@ -48,7 +54,7 @@ enum Command {
     /// that could not be asked for has the error as its state, and the exit status is 1 then, or 4 when the question timed out.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg nodes
-  corosync-ipc --json cfg nodes | jq '.[] | select(.reachable | not) | .name'")]
+  corosync-ipc --json cfg nodes | jq '.[] | select(.reachable == false) | .name'")]
     Nodes,
 
     /// Prints a node's addresses
@@ -64,7 +70,8 @@ enum Command {
 
     /// Makes all nodes read corosync.conf again
     ///
-    /// Prints nothing. Ends with 1 when this node's file is not valid.
+    /// Prints nothing. Ends with 1 when this node's file is not valid, or, with corosync after 3.1.8, when this node could not apply it.
+    /// Whether other nodes could is in their logs.
     #[command(after_long_help = "Example:
   corosync-ipc cfg reload")]
     Reload,
@@ -79,16 +86,20 @@ enum Command {
     /// Ends a node's corosync at once
     ///
     /// It logs the reason, and does not ask those who take part in decisions about shutdown. Prints nothing. Ends with 1 when the node is
-    /// not a member.
-    #[command(after_long_help = "Example:
-  corosync-ipc cfg kill 3 disk is broken")]
+    /// not a member; corosync before 3.1 does not look whether it is, and this ends with 0 then too.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cfg kill 3 disk is broken
+  corosync-ipc cfg kill 3 --reason 'disk is broken'")]
     Kill {
         /// The node's id.
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         node: u32,
         /// Why, in words.
-        #[arg(required = true)]
-        reason: Vec<String>,
+        #[arg(value_name = "REASON", required_unless_present = "reason")]
+        words: Vec<String>,
+        /// The same as an option.
+        #[arg(long, conflicts_with = "words")]
+        reason: Option<String>,
     },
 
     /// Ends this node's corosync in good order
@@ -129,14 +140,15 @@ impl Cfg {
         let connect = || Client::connect_to(&context.endpoint);
         match self.command {
             Command::Local => local(context),
-            Command::Links => {
+            Command::Links { check } => {
                 let (links, faults) = links::links(&context.endpoint)?;
                 if context.json {
                     print_document(&links::links_json(&links))?;
                 } else {
                     print(links::links_text(&links))?;
                 }
-                faults.judge(true)
+                faults.judge(true)?;
+                failure::check(!check || !links.iter().any(Link::is_down))
             }
             Command::Nodes => {
                 let (nodes, faults) = links::nodes(&context.endpoint)?;
@@ -150,7 +162,9 @@ impl Cfg {
             Command::Addresses { node } => addresses(context, NodeId(node)),
             Command::Reload => reload(context),
             Command::ReopenLogs => Ok(connect()?.reopen_log_files()?),
-            Command::Kill { node, reason } => kill(context, NodeId(node), &reason.join(" ")),
+            Command::Kill { node, words, reason } => {
+                kill(context, NodeId(node), &reason.unwrap_or_else(|| words.join(" ")))
+            }
             Command::Shutdown { regardless, immediate } => {
                 let kind = match (regardless, immediate) {
                     (true, _) => ShutdownKind::REGARDLESS,
@@ -172,26 +186,30 @@ fn local(context: &Context) -> Result<(), Failure> {
 }
 
 fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
-    let client = Client::connect_to(&context.endpoint)?;
-    let addresses = client.node_addresses(node).explain(|error| {
+    let addresses = links::addresses(&context.endpoint, node).explain(|error| {
         (error == CsError::NotExist).then(|| format!("there is no node {node}, or its addresses are not known"))
     })?;
-    let mut addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    // A daemon with udp or udpu takes its address for two when its entry in the nodelist has nothing else.
-    addresses.dedup();
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if context.json {
         return print_document(&json!({ "node_id": node.0, "addresses": addresses }));
     }
     print(addresses.iter().map(|address| format!("{address}\n")).collect::<String>())
 }
 
+/// As corosync-cfgtool, but for its exit status where the reload itself fails: 0 from those that look for the reason.
 fn reload(context: &Context) -> Result<(), Failure> {
     Client::connect_to(&context.endpoint)?.reload_config().explain(|error| {
-        // Later versions say why, and all of them log it.
-        let said = || cmap::Client::connect_to(&context.endpoint)?.get_as::<String>("config.reload_error_message");
         let invalid = matches!(error, CsError::InvalidParam | CsError::Library);
-        invalid
-            .then(|| said().ok().flatten().unwrap_or_else(|| "corosync.conf is not valid: see the daemon's log".into()))
+        invalid.then(|| "corosync.conf is not valid: see the daemon's log".to_owned())
+    })?;
+    // Corosync after 3.1.8 deletes this key when a reload begins, and sets it before it answers when it cannot apply what it read.
+    let client = cmap::Client::connect_to(&context.endpoint);
+    let said = client.and_then(|client| client.get("config.reload_error_message"));
+    let said = said.map_err(|error| Failure::from(error).while_at("corosync.conf was read, but was it applied?"))?;
+    said.map_or(Ok(()), |reason| {
+        let reason = value::text(&reason);
+        let what = "cfg reload: the daemon read corosync.conf, but could not apply all of it";
+        Err(Failure::refused(format!("{what}: {reason}: see its log")))
     })
 }
 

@@ -8,10 +8,10 @@ use corosync_ipc::CsError;
 use corosync_ipc::cpg::{Address, Client, Discard, Event, GroupName, Guarantee, Iteration, Options};
 use serde_json::{Value as Json, json};
 
-use crate::commands::group::{self, add_name, parse_name};
+use crate::commands::group::{self, add_name, end, parse_name};
 use crate::context::Context;
 use crate::failure::{Explain, Failure};
-use crate::output::{print, print_document, table, words};
+use crate::output::{self, print, print_document, table, words};
 use crate::snapshot::report::{ring_json, ring_text};
 use crate::watch::{Line, ids};
 
@@ -38,7 +38,8 @@ enum Command {
 
     /// Prints the members of a group
     ///
-    /// Node and pid of each; with --json an array of objects. No such group: prints nothing, or an empty array.
+    /// Node and pid of each; with --json an array of objects. No such group: prints nothing, or an empty array. Where there is one whose name
+    /// only has a byte 0 more at its end, or less, standard error says so: Pacemaker's names have one, those of most others have none.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg members my-group
   corosync-ipc cpg members 'crmd\\x00'")]
@@ -52,7 +53,7 @@ enum Command {
     ///
     /// Each event is one line, written at once: messages, changes of the groups' membership, changes of the cluster's membership. Each line
     /// of standard input becomes a message, without its line feed, to every group that was joined. The end of standard input ends nothing:
-    /// this goes on until it is interrupted, and ends with 3 when the daemon ends.
+    /// this goes on until it is interrupted, whereupon it leaves the groups, and ends with 3 when the daemon ends.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg join my-group
   corosync-ipc --json cpg join my-group other-group </dev/null | jq --unbuffered 'select(.event == \"deliver\") | .text'
@@ -149,6 +150,12 @@ fn groups(context: &Context) -> Result<(), Failure> {
 fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
     let client = Client::connect_to(&context.endpoint)?;
     let members = client.list(Iteration::Group(group))?;
+    let other = nul_toggled(&group).filter(|_| members.is_empty());
+    if let Some(other) = other {
+        if !client.list(Iteration::Group(other))?.is_empty() {
+            output::complain(&format!("there is no group '{group}', but there is '{other}'"));
+        }
+    }
     let members: Vec<(u32, u32)> = members.iter().map(|entry| (entry.node_id.0, entry.pid)).collect();
     if context.json {
         return print_document(&members.iter().map(member_json).collect());
@@ -161,6 +168,15 @@ fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
     print(table(&[true, true], &[head].into_iter().chain(members.iter().map(row)).collect::<Vec<_>>()))
 }
 
+/// The name that a program has for this group which counts the NUL of C strings, or does not.
+fn nul_toggled(group: &GroupName) -> Option<GroupName> {
+    let name = match group.as_bytes() {
+        [name @ .., 0] => GroupName::new(name),
+        name => GroupName::new([name, &[0]].concat()),
+    };
+    name.ok().filter(|name| !name.is_empty())
+}
+
 fn join_all(context: &Context, names: &[GroupName], count: Option<u64>, options: &Options) -> Result<(), Failure> {
     let mut groups: Vec<GroupName> = Vec::new();
     let mut clients = Vec::new();
@@ -168,47 +184,57 @@ fn join_all(context: &Context, names: &[GroupName], count: Option<u64>, options:
         // Named twice is as good as once.
         if !groups.contains(group) {
             groups.push(*group);
-            clients.push(Arc::new(join(context, group, options.clone())?));
+            clients.push(Arc::new(Client::connect_with(&context.endpoint, options.clone())?));
         }
     }
-    let (senders, named) = (clients.clone(), groups.clone());
+    let joined: Vec<_> = clients.iter().cloned().zip(groups.iter().copied()).collect();
+    let members = joined.clone();
+    group::leave_at_signals(context, move || leave_all(&members))?;
+    let result = joined.iter().try_for_each(|(client, group)| join(client, group));
+    let (senders, named) = (clients.clone(), groups);
     let line = move |number: usize, event| event_line(named.get(number).copied().unwrap_or_default(), event);
     let multicast =
         move |message: &[u8]| senders.iter().try_for_each(|client| client.multicast(Guarantee::AGREED, message));
-    group::take_part(context, &clients, count, line, multicast)?;
-    clients.iter().zip(&groups).for_each(|(client, group)| leave(client, group));
-    Ok(())
+    let result = result.and_then(|()| group::take_part(context, &clients, count, line, multicast));
+    end(result, || leave_all(&joined))
 }
 
-fn join(context: &Context, group: &GroupName, options: Options) -> Result<Client, Failure> {
-    let client = Client::connect_with(&context.endpoint, options)?;
+fn join(client: &Client, group: &GroupName) -> Result<(), Failure> {
     client.join(group).explain(|error| {
         (error == CsError::Exist)
             .then(|| format!("a process {} of this node is in the group already: see --pid", client.pid()))
-    })?;
-    Ok(client)
+    })
 }
 
 /// Tells the members that it is on purpose.
-fn leave(client: &Client, group: &GroupName) {
-    // What was to be done is done, and the end of the connection leaves as well.
-    if let Err(error) = client.leave(group) {
-        tracing::debug!("leaving {group}: {error}");
+fn leave_all(joined: &[(Arc<Client>, GroupName)]) {
+    for (client, group) in joined {
+        // What was to be done is done, and the end of the connection leaves as well.
+        if let Err(error) = client.leave(group) {
+            tracing::debug!("leaving {group}: {error}");
+        }
     }
 }
 
 fn send(context: &Context, group: GroupName, message: Option<OsString>, options: Options) -> Result<(), Failure> {
     let message = group::message(message)?;
-    let client = join(context, &group, options)?;
+    let client = Arc::new(Client::connect_with(&context.endpoint, options)?);
+    let joined = [(Arc::clone(&client), group)];
+    let member = joined.clone();
+    group::leave_at_signals(context, move || leave_all(&member))?;
+    join(&client, &group)?;
+    end(deliver(&client, &message), || leave_all(&joined))
+}
+
+/// Sends a message to the group that was joined, and waits until it is back.
+fn deliver(client: &Client, message: &[u8]) -> Result<(), Failure> {
     let me = (client.local_node_id()?, client.pid());
-    client.multicast(Guarantee::AGREED, &message)?;
-    let whole =
-        group::await_event(&client, "cpg send: the message was sent, but not delivered", |event| match event {
-            Event::Deliver { node_id, pid, .. } => ((node_id, pid) == me).then_some(true),
-            Event::Discarded { node_id, pid, .. } => ((node_id, pid) == me).then_some(false),
-            _ => None,
-        })?;
-    leave(&client, &group);
+    client.multicast(Guarantee::AGREED, message)?;
+    let whole = group::await_event(client, "cpg send: the message was sent, but not delivered", |event| match event {
+        Event::Deliver { node_id, pid, .. } => ((node_id, pid) == me).then_some(true),
+        Event::Discarded { node_id, pid, .. } => ((node_id, pid) == me).then_some(false),
+        _ => None,
+    })?;
     if whole { Ok(()) } else { Err(Failure::refused("cpg send: the message was sent, but did not come back whole")) }
 }
 

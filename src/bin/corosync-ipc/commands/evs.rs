@@ -8,15 +8,15 @@ use corosync_ipc::evs::{Client, Event, GroupName, Guarantee};
 use corosync_ipc::{Error, cmap, cpg};
 use serde_json::json;
 
-use crate::commands::group::{self, add_name};
+use crate::commands::group::{self, add_name, end};
 use crate::context::Context;
-use crate::failure::{Failure, UNREACHABLE};
+use crate::failure::Failure;
 use crate::output::{print, print_document, words};
 use crate::watch::{Line, ids};
 
 /// Joins groups of evs and sends messages to them (corosync 1.99.0 to 1.99.7 only)
 ///
-/// Later ones have no evs, and this ends with 3; cpg does the same and more. A group's name has up to 32 bytes, written as for cpg.
+/// Later ones have no evs, and this ends with 1; cpg does the same and more. A group's name has up to 32 bytes, written as for cpg.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Evs {
@@ -91,40 +91,60 @@ impl Evs {
 fn connect(context: &Context) -> Result<Client, Failure> {
     match Client::connect_to(&context.endpoint) {
         Err(error @ Error::NoSocket { .. }) => Err(match cmap::Client::connect_to(&context.endpoint) {
-            Ok(_) => Failure::Failed {
-                status: UNREACHABLE,
-                text: "evs (CS_ERR_NOT_EXIST): this corosync has none, only 1.99.0 to 1.99.7 have; cpg does the same"
-                    .to_owned(),
-            },
+            Ok(_) => Failure::refused(
+                "evs (CS_ERR_NOT_SUPPORTED): this corosync has none, only 1.99.0 to 1.99.7 have; cpg does the same",
+            ),
             Err(_) => error.into(),
         }),
         client => Ok(client?),
     }
 }
 
-fn join(context: &Context, name: Name, count: Option<u64>) -> Result<(), Failure> {
+/// Joins the group for as long as something is done in it. Its members are told that it is left, however that ends.
+fn inside<T>(
+    context: &Context,
+    name: Name,
+    inside: impl FnOnce(&Arc<Client>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let client = Arc::new(connect(context)?);
-    client.join(&[name.group])?;
-    let sender = Arc::clone(&client);
-    group::take_part(
-        context,
-        &[client],
-        count,
-        move |_, event| event_line(&name.printed, event),
-        move |message| sender.multicast_joined(Guarantee::AGREED, message),
-    )
+    let groups = [name.group];
+    let member = Arc::clone(&client);
+    group::leave_at_signals(context, move || leave(&member, &groups))?;
+    client.join(&groups)?;
+    end(inside(&client), || leave(&client, &groups))
+}
+
+/// Tells the members that it is on purpose.
+fn leave(client: &Client, groups: &[GroupName]) {
+    // What was to be done is done, and the end of the connection leaves as well.
+    if let Err(error) = client.leave(groups) {
+        tracing::debug!("leaving: {error}");
+    }
+}
+
+fn join(context: &Context, name: Name, count: Option<u64>) -> Result<(), Failure> {
+    inside(context, name, |client| {
+        let sender = Arc::clone(client);
+        group::take_part(
+            context,
+            &[Arc::clone(client)],
+            count,
+            move |_, event| event_line(&name.printed, event),
+            move |message| sender.multicast_joined(Guarantee::AGREED, message),
+        )
+    })
 }
 
 fn send(context: &Context, name: Name, message: Option<OsString>) -> Result<(), Failure> {
     let message = group::message(message)?;
-    let client = connect(context)?;
-    let me = client.membership()?.local_node_id;
-    client.join(&[name.group])?;
-    client.multicast_joined(Guarantee::AGREED, &message)?;
-    group::await_event(&client, "evs send: the message was sent, but not delivered", |event| match event {
-        // The process is not told, but the same from another process of this node is as good.
-        Event::Deliver { node_id, payload } => (node_id == me && payload == message).then_some(()),
-        _ => None,
+    inside(context, name, |client| {
+        let me = client.membership()?.local_node_id;
+        client.multicast_joined(Guarantee::AGREED, &message)?;
+        group::await_event(client, "evs send: the message was sent, but not delivered", |event| match event {
+            // The process is not told, but the same from another process of this node is as good.
+            Event::Deliver { node_id, payload } => (node_id == me && payload == message).then_some(()),
+            _ => None,
+        })
     })
 }
 

@@ -2,14 +2,19 @@
 
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::PathBuf;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man as Page;
+use clap_mangen::roff::{Roff, roman};
 
 use crate::failure::Failure;
 use crate::output::print;
+
+/// The name of this command.
+const NAME: &str = "corosync-ipc";
 
 /// Prints a completion script for a shell
 ///
@@ -40,8 +45,9 @@ impl Completions {
     /// `cli` is the whole command line.
     pub(crate) fn run(self, mut cli: Command) -> Result<(), Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut cli, "corosync-ipc", &mut script);
-        print(script)
+        clap_complete::generate(self.shell, &mut cli, NAME, &mut script);
+        // clap_complete (4.6.11) names the states of a bash function in two ways when the program's name has a hyphen.
+        print(String::from_utf8_lossy(&script).replace("corosync__subcmd__ipc", "corosync__ipc"))
     }
 }
 
@@ -64,9 +70,51 @@ impl Man {
 /// The page of a command and those of its commands, each with its file's name.
 fn collect(command: Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
     let below: Vec<Command> = command.get_subcommands().filter(|one| one.get_name() != "help").cloned().collect();
-    let page = Page::new(command).source(concat!("corosync-ipc ", env!("CARGO_PKG_VERSION"))).manual("corosync-ipc");
+    let sections = sections(&command.get_after_long_help().map(ToString::to_string).unwrap_or_default());
+    let has_options = command.get_arguments().next().is_some();
+    let page = Page::new(command).source(concat!("corosync-ipc ", env!("CARGO_PKG_VERSION"))).manual(NAME);
     let mut text = Vec::new();
-    page.render(&mut text)?;
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    page.render_description_section(&mut text)?;
+    if has_options {
+        page.render_options_section(&mut text)?;
+    }
+    if !below.is_empty() {
+        page.render_subcommands_section(&mut text)?;
+    }
+    sections.to_writer(&mut text)?;
+    page.render_version_section(&mut text)?;
     pages.push((page.get_filename(), text));
     below.into_iter().try_for_each(|command| collect(command, pages))
+}
+
+/// What stands at the end of a help: a section for each of the headings it has, line by line. What comes before them is notes.
+fn sections(help: &str) -> Roff {
+    const HEADINGS: [(&str, &str); 4] = [
+        ("Example:", "EXAMPLES"),
+        ("Examples:", "EXAMPLES"),
+        ("Environment:", "ENVIRONMENT"),
+        ("Exit status:", "EXIT STATUS"),
+    ];
+    let mut roff = Roff::new();
+    let mut heading = "NOTES";
+    let mut lines = Vec::new();
+    let mut finish = |heading: &str, lines: &mut Vec<&str>| {
+        let text = mem::take(lines).join("\n");
+        if !text.trim().is_empty() {
+            roff.control("SH", [heading]).control("nf", []).text([roman(text.trim_matches('\n'))]).control("fi", []);
+        }
+    };
+    for line in help.lines() {
+        if let Some((_, name)) = HEADINGS.iter().find(|(found, _)| *found == line) {
+            finish(heading, &mut lines);
+            heading = name;
+        } else {
+            lines.push(line);
+        }
+    }
+    finish(heading, &mut lines);
+    roff
 }

@@ -14,6 +14,7 @@ use corosync_ipc::{Client, Deadline, Dispatcher, Error, Service};
 use serde_json::{Value as Json, json};
 
 use crate::context::Context;
+use crate::embedded::Signals;
 use crate::failure::{Failure, TIMED_OUT};
 use crate::output::{add_payload, escaped};
 use crate::watch::{self, Line};
@@ -85,6 +86,28 @@ pub(crate) fn await_event<S: Service, T>(
         }
     }
     Err(Failure::Failed { status: TIMED_OUT, text: format!("{what} within {timeout:?} (CS_ERR_TIMEOUT)") })
+}
+
+/// Leaves when one of the signals ends the process by which people end programs. Otherwise members would be told that it died.
+///
+/// To be called before joining, and once: from here on no signal but this ends the process.
+pub(crate) fn leave_at_signals(context: &Context, leave: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    if !context.is_embedded {
+        Signals::block()?.die_after(|signals| {
+            // The daemon may take its time.
+            signals.let_through();
+            leave();
+        });
+    }
+    Ok(())
+}
+
+/// Leaves, whatever became of what was done in a group, unless the daemon answers nothing anyway.
+pub(crate) fn end<T>(result: Result<T, Failure>, leave: impl FnOnce()) -> Result<T, Failure> {
+    if !result.as_ref().is_err_and(Failure::is_timeout) {
+        leave();
+    }
+    result
 }
 
 /// What goes on while a command takes part in groups.

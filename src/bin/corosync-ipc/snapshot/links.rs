@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use crate::failure::{Fault, Faults};
 use crate::output::{printable, table, words};
-use crate::snapshot::{known_nodes, local_addresses};
+use crate::snapshot::{all_addresses, known_nodes, local_addresses};
 
 /// A node that is configured or joined.
 #[derive(Debug)]
@@ -121,6 +121,56 @@ pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
     Ok((numbers.into_iter().map(link).collect(), faults(&states)))
 }
 
+/// A node's addresses, by link.
+///
+/// The daemon sends all of them as those of one family, the first link's. Those of links of the other one are known by what came of them.
+pub(crate) fn addresses(endpoint: &Endpoint, node: NodeId) -> Result<Vec<IpAddr>, Error> {
+    let client = Client::connect_to(endpoint)?;
+    let sent = client.node_addresses(node);
+    if sent.as_ref().is_ok_and(|sent| sent.len() == 1) {
+        return sent;
+    }
+    let cmap = cmap::Client::connect_to(endpoint)?;
+    let mut known = all_addresses(&cmap, node)?;
+    match client.node_status(node) {
+        Ok(status) => {
+            let us = client.local_node_id()? == node;
+            known.extend(status.links.into_iter().map(|link| if us { link.source } else { link.destination }));
+        }
+        Err(Error::Unsupported { .. } | Error::Cs { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let known: Vec<IpAddr> = known.iter().filter_map(|address| address.parse().ok()).collect();
+    let addresses = match sent {
+        // A reload may have taken the node out of the list that the daemon looks at.
+        Err(Error::Cs { error: CsError::NotExist, .. }) if !known.is_empty() => known,
+        sent => told_apart(&sent?, &known),
+    };
+    // A daemon with udp or udpu takes its address for two when its entry in the nodelist has nothing else.
+    let mut unique = Vec::new();
+    for address in addresses {
+        if !unique.contains(&address) {
+            unique.push(address);
+        }
+    }
+    Ok(unique)
+}
+
+/// Finds the addresses that came as those of another family: an IPv4 one with zeros behind it, or the first bytes of an IPv6 one.
+fn told_apart(sent: &[IpAddr], known: &[IpAddr]) -> Vec<IpAddr> {
+    let came_as = |address: &IpAddr, sent: &IpAddr| match (address, sent) {
+        (IpAddr::V4(address), IpAddr::V6(sent)) => sent.octets().starts_with(&address.octets()),
+        (IpAddr::V6(address), IpAddr::V4(sent)) => address.octets().starts_with(&sent.octets()),
+        _ => false,
+    };
+    let mut told: Vec<IpAddr> = Vec::new();
+    for address in sent {
+        let found = known.iter().find(|other| came_as(other, address) && !told.contains(other));
+        told.push(*found.filter(|_| !known.contains(address)).unwrap_or(address));
+    }
+    told
+}
+
 /// Asks for the state of each node. Fails where there is no node status.
 fn states(client: &Client, known: &Known) -> Result<BTreeMap<NodeId, State>, Error> {
     let mut states = BTreeMap::new();
@@ -205,6 +255,15 @@ fn ends(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId, known: &Kno
 }
 
 impl Link {
+    /// Whether it is known to be down, or a node on it to be disconnected.
+    pub(crate) fn is_down(&self) -> bool {
+        match &self.ends {
+            Some(ends) => ends.iter().filter_map(|end| end.up).any(|up| !up.connected),
+            // The sentence of a corosync before 2.99; see [`RingStatus::status`].
+            None => self.status.contains("FAULTY"),
+        }
+    }
+
     /// What a corosync without node status tells.
     fn of_ring(ring: RingStatus, known: &Known) -> Self {
         Self { ends: ends_of(&ring.status, known), number: ring.link, address: ring.address, status: ring.status }
@@ -424,6 +483,21 @@ mod tests {
         assert_eq!(on(0), "connected 2, unknown 4, failed 5");
         assert_eq!(on(3), "disconnected 2, unknown 4, failed 5");
         assert_eq!(on(7), "unknown 4, failed 5");
+    }
+
+    #[test]
+    fn an_address_that_came_as_one_of_the_other_family_is_found() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        for (sent, known, told) in [
+            (&["10.0.0.1", "253.0.0.0"][..], &["10.0.0.1", "fd00::2"][..], &["10.0.0.1", "fd00::2"][..]),
+            (&["fd00::2", "a00:1::"], &["fd00::2", "10.0.0.1"], &["fd00::2", "10.0.0.1"]),
+            (&["10.0.0.1", "253.0.0.0", "253.0.0.0"], &["fd00::2", "fd00::3"], &["10.0.0.1", "fd00::2", "fd00::3"]),
+            // Both are right, or nothing is known.
+            (&["fd00::2", "a00:1::"], &["a00:1::", "10.0.0.1", "fd00::2"], &["fd00::2", "a00:1::"]),
+            (&["fd00::2", "a00:1::"], &[], &["fd00::2", "a00:1::"]),
+        ] {
+            assert_eq!(told_apart(&parse(sent), &parse(known)), parse(told), "{sent:?}");
+        }
     }
 
     #[test]

@@ -262,7 +262,8 @@ impl Sources {
             let mut addresses: Vec<_> =
                 found.map(|node| node.addresses.values().cloned().collect()).unwrap_or_default();
             if addresses.is_empty() {
-                addresses = self.cmap.ask(|cmap| joined_addresses(cmap, *id)).unwrap_or_default();
+                let joined = self.cmap.ask(|cmap| joined_addresses(cmap, *id)).unwrap_or_default();
+                addresses = joined.into_values().collect();
             }
             let votes = self.votequorum.ask(|client| info(client, *id)).flatten();
             let name = found.and_then(|node| node.name.clone());
@@ -370,7 +371,15 @@ pub(crate) fn local_addresses(cmap: &cmap::Client, local: NodeId) -> Result<BTre
     let position = cmap.get_as::<u32>("nodelist.local_node_pos")?;
     let node = position.and_then(|position| configured.remove(&position));
     let node = node.or_else(|| configured.into_values().find(|node| node.node_id == Some(local)));
-    Ok(node.map(|node| node.addresses).unwrap_or_default())
+    // A daemon goes on as it started, whatever became of the list.
+    node.map_or_else(|| joined_addresses(cmap, local), |node| Ok(node.addresses))
+}
+
+/// All addresses of a node that the map has, the configured ones first.
+pub(crate) fn all_addresses(cmap: &cmap::Client, node: NodeId) -> Result<Vec<String>, Error> {
+    let configured = configured_nodes(cmap)?.into_values().filter(|one| one.node_id == Some(node));
+    let configured: Vec<String> = configured.flat_map(|one| one.addresses.into_values()).collect();
+    Ok(configured.into_iter().chain(joined_addresses(cmap, node)?.into_values()).collect())
 }
 
 /// The nodes of `nodelist.node.POSITION.*`, by position.
@@ -416,19 +425,24 @@ fn joined_members(cmap: &cmap::Client) -> Result<Vec<NodeId>, Error> {
     Ok(Vec::new())
 }
 
-/// The addresses with which a node joined, for one that is not in the list of nodes.
-fn joined_addresses(cmap: &cmap::Client, node: NodeId) -> Result<Vec<String>, Error> {
+/// The addresses with which a node joined, by link, for one that is not in the list of nodes.
+fn joined_addresses(cmap: &cmap::Client, node: NodeId) -> Result<BTreeMap<u8, String>, Error> {
     for members in JOINED {
         if let Some(ip) = text(cmap, &format!("{members}.{node}.ip"))? {
             return Ok(parse_joined(&ip));
         }
     }
-    Ok(Vec::new())
+    Ok(BTreeMap::new())
 }
 
 /// `r(0) ip(10.0.0.1) r(1) ip(10.0.1.1) `
-fn parse_joined(text: &str) -> Vec<String> {
-    text.split("ip(").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
+fn parse_joined(text: &str) -> BTreeMap<u8, String> {
+    let link = |link: &str| {
+        let (number, rest) = link.split_once(')')?;
+        let (address, _) = rest.trim_start().strip_prefix("ip(")?.split_once(')')?;
+        Some((number.parse().ok()?, address.to_owned()))
+    };
+    text.split("r(").filter_map(link).collect()
 }
 
 fn text(cmap: &cmap::Client, key: &str) -> Result<Option<String>, Error> {
@@ -444,7 +458,10 @@ mod tests {
 
     #[test]
     fn addresses_of_a_joined_node_are_found() {
-        assert_eq!(parse_joined("r(0) ip(10.0.0.1) r(1) ip(fd00::1) "), ["10.0.0.1", "fd00::1"]);
-        assert!(parse_joined("").is_empty() && parse_joined("r(0) ip(").is_empty());
+        let links = [(0, "10.0.0.1".to_owned()), (3, "fd00::1".to_owned())];
+        assert_eq!(parse_joined("r(0) ip(10.0.0.1) r(3) ip(fd00::1) "), links.into());
+        for text in ["", "r(0) ip(", "r(256) ip(10.0.0.1)", "ip(10.0.0.1)"] {
+            assert!(parse_joined(text).is_empty(), "{text}");
+        }
     }
 }

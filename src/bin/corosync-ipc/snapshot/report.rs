@@ -43,7 +43,7 @@ pub(crate) fn ring_json(ring: Ring) -> Json {
 
 fn node_json(snapshot: &Snapshot, node: &Node, member: bool) -> Json {
     let flag = |info: &Info, flag| info.flags.contains(flag);
-    let registered = node.votes.as_ref().filter(|info| flag(info, InfoFlags::QDEVICE_REGISTERED));
+    let registered = node.votes.as_ref().filter(|info| is_registered(info));
     json!({
         "node_id": node.node_id.0,
         "name": node.name,
@@ -68,7 +68,12 @@ fn state(node: &Node) -> Option<String> {
 
 fn qdevice_json(snapshot: &Snapshot) -> Option<Json> {
     let info = snapshot.votes.as_ref().filter(|_| snapshot.has_qdevice())?;
-    Some(json!({ "name": info.qdevice_name, "votes": info.qdevice_votes }))
+    Some(json!({ "name": info.qdevice_name, "votes": qdevice_votes(info), "configured_votes": info.qdevice_votes }))
+}
+
+/// The votes of the quorum device that count.
+fn qdevice_votes(info: &Info) -> u32 {
+    if info.flags.contains(InfoFlags::QDEVICE_CAST_VOTE) { info.qdevice_votes } else { 0 }
 }
 
 fn flag_names(flags: InfoFlags) -> Vec<String> {
@@ -107,7 +112,9 @@ pub(crate) fn text(snapshot: &Snapshot) -> String {
             ("Flags", words(flag_names(info.flags))),
         ]);
         if snapshot.has_qdevice() {
-            lines.push(("Quorum device", format!("{}, votes {}", info.qdevice_name, info.qdevice_votes)));
+            let (votes, configured) = (qdevice_votes(info), info.qdevice_votes);
+            let later = if votes == configured { String::new() } else { format!(" ({configured} when it votes)") };
+            lines.push(("Quorum device", format!("{}, votes {votes}{later}", info.qdevice_name)));
         }
     }
     let lines = lines.iter().map(|(name, value)| format!("{:<18}{}\n", format!("{name}:"), printable(value)));
@@ -120,12 +127,14 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
     // What there is no word for, or why there is none.
     let no = |part: &str| if snapshot.faults.get(part).is_some() { "failed" } else { "-" };
     let has_votes = snapshot.votes.is_some() || snapshot.faults.get("votequorum").is_some();
+    let has_device = |node: &Node| node.votes.as_ref().is_some_and(is_registered);
+    let has_devices = snapshot.members.iter().any(has_device);
     let mut head = vec!["ID"];
     if has_votes {
         head.push("VOTES");
     }
     head.push("STATE");
-    if snapshot.has_qdevice() {
+    if has_devices {
         head.push("QDEVICE");
     }
     head.extend(["NAME", "ADDRESS"]);
@@ -137,7 +146,7 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
             row.push(node.votes.as_ref().map_or(no("votequorum").to_owned(), |info| info.votes.to_string()));
         }
         row.push(state(node).unwrap_or_else(|| default_state.to_owned()));
-        if snapshot.has_qdevice() {
+        if has_devices {
             row.push(node.votes.as_ref().map_or("-".to_owned(), qdevice_text));
         }
         row.push(printable(node.name.as_deref().unwrap_or(no("cmap"))));
@@ -149,9 +158,13 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
     table(&right, &rows)
 }
 
+fn is_registered(info: &Info) -> bool {
+    info.flags.contains(InfoFlags::QDEVICE_REGISTERED)
+}
+
 /// As corosync-quorumtool: alive, votes, master wins, each preceded by N if not; NR when no device is registered.
 fn qdevice_text(info: &Info) -> String {
-    if !info.flags.contains(InfoFlags::QDEVICE_REGISTERED) {
+    if !is_registered(info) {
         return "NR".to_owned();
     }
     let letter = |flag, yes: &str| if info.flags.contains(flag) { yes.to_owned() } else { format!("N{yes}") };

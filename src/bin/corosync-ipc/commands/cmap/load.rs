@@ -6,11 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use corosync_ipc::cmap::{self, Client, Value};
+use corosync_ipc::{CsError, Error};
 use serde_json::{Deserializer, Value as Json};
 
 use crate::commands::cmap::hint;
 use crate::commands::cmap::value::Type;
-use crate::failure::{Explain, Failure};
+use crate::failure::{Explain, Failure, describe};
+use crate::output::complain;
 
 /// How often the progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -74,7 +76,10 @@ fn parse_json(text: &str) -> Result<Vec<Step>, String> {
 fn json_change(entry: &Json) -> Result<Change, String> {
     let members = entry.as_object().ok_or("this is no object with \"key\", \"type\" and \"value\"")?;
     if let Some(name) = members.keys().find(|name| !["key", "type", "value"].contains(&name.as_str())) {
-        return Err(format!("there is no member {name:?} in an entry, only \"key\", \"type\" and \"value\""));
+        return Err(format!(
+            "there is no member {} in an entry, only \"key\", \"type\" and \"value\"",
+            crate::output::quoted(name)
+        ));
     }
     let text = |name: &str| {
         let text = members.get(name).and_then(Json::as_str);
@@ -129,14 +134,22 @@ fn checked(key: &str) -> Result<String, String> {
     Ok(key.to_owned())
 }
 
-/// Makes the changes one after the other, until the daemon refuses one.
+/// Makes the changes one after the other, until the daemon refuses one. That a key to delete is not there is a complaint, as
+/// corosync-cmapctl makes it, and no more.
 pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
     let mut progress = Progress::new(steps.len());
     for (done, step) in steps.iter().enumerate() {
         progress.show(done);
         let result = match &step.change {
             Change::Set(key, value) => client.set(key, value.clone()).explain(hint(key)),
-            Change::Delete(key) => client.delete(key).explain(hint(key)),
+            Change::Delete(key) => match client.delete(key) {
+                Err(error) if is_absent(&error) => {
+                    progress.clear();
+                    complain(&format!("{}: {}: there is no key {key}", step.place, describe(&error)));
+                    Ok(())
+                }
+                deleted => deleted.explain(hint(key)),
+            },
             Change::DeletePrefix(prefix) => delete_prefix(client, prefix),
         };
         if let Err(failure) = result {
@@ -150,7 +163,15 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
 
 fn delete_prefix(client: &Client, prefix: &str) -> Result<(), Failure> {
     // All names first: deleting moves what an iterator finds.
-    client.list(prefix)?.iter().try_for_each(|(key, _)| client.delete(key).explain(hint(key)))
+    client.list(prefix)?.iter().try_for_each(|(key, _)| match client.delete(key) {
+        // Somebody else did it.
+        Err(error) if is_absent(&error) => Ok(()),
+        deleted => deleted.explain(hint(key)),
+    })
+}
+
+fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::Cs { error: CsError::NotExist, .. })
 }
 
 /// A counter on one line of the terminal, if standard error is one.

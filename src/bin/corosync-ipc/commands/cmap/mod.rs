@@ -1,7 +1,7 @@
 //! `corosync-ipc cmap`: the map of configuration and state.
 
 mod load;
-mod value;
+pub(crate) mod value;
 
 use std::io::{IsTerminal, stdout};
 use std::os::fd::AsFd;
@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use clap::{Args, Subcommand, ValueEnum};
 use corosync_ipc::CsError;
-use corosync_ipc::cmap::{Client, Event, Map, Notification, TrackEvents, Tracker, Value};
+use corosync_ipc::cmap::{Client, Event, MAX_KEY, Map, Notification, TrackEvents, Tracker, Value};
 use serde_json::{Value as Json, json};
 
 use self::value::Type;
@@ -60,8 +60,8 @@ enum Command {
 
     /// Prints one value
     ///
-    /// Makes one request (two for a value above 1 KiB). Prints the bare value, bytes in base64; with --json {"key", "type", "value"}.
-    /// Ends with 1 when there is no such key.
+    /// Makes one request (two for a value above 1 KiB). Prints the bare value, bytes in base64; with --json {"key", "type", "value"}. A string
+    /// is printed as it is, whatever its bytes, but for those that would steer a terminal, on one. Ends with 1 when there is no such key.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap get totem.cluster_name
   corosync-ipc --json cmap get runtime.config.totem.token")]
@@ -128,8 +128,8 @@ Examples:
 
     /// Sets and deletes the keys that a file names
     ///
-    /// All lines are checked before the first is sent; when the daemon refuses one, the line says how many were done. Prints
-    /// nothing; shows the progress on a terminal.
+    /// All lines are checked before the first is sent. The first that the daemon refuses ends it, and the error says how many were done;
+    /// what was done stays. A key to delete that is not there is only complained about. Prints nothing; shows the progress on a terminal.
     #[command(after_long_help = "The file has lines as corosync-cmapctl -p takes them:
 
   # a comment
@@ -159,12 +159,14 @@ Examples:
   totem.token*     all keys that begin so (totem.token_retransmit too)
   *                all keys
 
-The old value is missing where the daemon counts in place (most of runtime.*).
+The old value is missing where the daemon counts in place (most of runtime.*) and in the map stats. There a
+changed value is told of a key that is named, and looked for every few seconds; of all others only that they come and go.
 
 Examples:
   corosync-ipc cmap watch runtime.members
   corosync-ipc --json cmap watch 'nodelist.*' quorum.expected_votes
-  corosync-ipc cmap watch my.flag --count 1")]
+  corosync-ipc cmap watch my.flag --count 1
+  corosync-ipc cmap watch --map stats stats.srp.mcast_tx")]
     Watch {
         /// What to watch.
         #[arg(required = true, value_name = "KEY-OR-PREFIX")]
@@ -197,7 +199,7 @@ impl Cmap {
             Command::Delete { key } => client.delete(&key).explain(hint(&key)),
             Command::Increment { key } => client.increment(&key).explain(hint(&key)),
             Command::Decrement { key } => client.decrement(&key).explain(hint(&key)),
-            Command::Watch { patterns, count } => watch_keys(&client, context, &patterns, count),
+            Command::Watch { patterns, count } => watch_keys(&client, self.map, context, &patterns, count),
             Command::Set { .. } | Command::Load { .. } => Ok(()),
         }
     }
@@ -242,8 +244,9 @@ fn get(client: &Client, context: &Context, key: &str) -> Result<(), Failure> {
     if context.json {
         return print_document(&value::entry_json(key, &value));
     }
-    let text = value::text(&value);
-    print(if stdout().is_terminal() { printable(&text) } else { text } + "\n")
+    let mut line = if stdout().is_terminal() { value::text(&value).into_bytes() } else { value::bare(&value) };
+    line.push(b'\n');
+    print(line)
 }
 
 /// Which keys are watched: a key and all below it, or all that begin with some text.
@@ -303,12 +306,30 @@ fn parse_patterns(texts: &[String]) -> Result<Vec<Pattern>, Failure> {
     Ok(patterns)
 }
 
-fn watch_keys(client: &Client, context: &Context, texts: &[String], count: Option<u64>) -> Result<(), Failure> {
+fn watch_keys(
+    client: &Client,
+    map: MapName,
+    context: &Context,
+    texts: &[String],
+    count: Option<u64>,
+) -> Result<(), Failure> {
     let mut trackers: Vec<(Tracker, Pattern)> = Vec::new();
     for pattern in parse_patterns(texts)? {
-        let tracker = client.track_add(pattern.prefix(), TrackEvents::ALL | TrackEvents::PREFIX)?;
+        let mut track = |key: &str, events| -> Result<(), Failure> {
+            trackers.push((client.track_add(key, events)?, pattern.clone()));
+            Ok(())
+        };
+        match (map, &pattern) {
+            // Trackers of a prefix are told there what comes and goes, and only those of a key what changes.
+            (MapName::Stats, Pattern::Subtree(key)) => {
+                track(key, TrackEvents::ALL)?;
+                if key.len() < MAX_KEY {
+                    track(&format!("{key}."), TrackEvents::ALL | TrackEvents::PREFIX)?;
+                }
+            }
+            _ => track(pattern.prefix(), TrackEvents::ALL | TrackEvents::PREFIX)?,
+        }
         tracing::debug!("watching {pattern:?}");
-        trackers.push((tracker, pattern));
     }
     let mut left = count;
     loop {
@@ -318,7 +339,7 @@ fn watch_keys(client: &Client, context: &Context, texts: &[String], count: Optio
                     let watched = trackers.iter().find(|(tracker, _)| *tracker == notification.tracker);
                     let wanted = watched.is_some_and(|(_, pattern)| pattern.matches(&notification.key));
                     if wanted {
-                        tell(context, notification)?;
+                        tell(context, map, notification)?;
                     }
                     wanted
                 }
@@ -333,8 +354,11 @@ fn watch_keys(client: &Client, context: &Context, texts: &[String], count: Optio
     }
 }
 
-fn tell(context: &Context, notification: &Notification) -> Result<(), Failure> {
-    let Notification { event, key, new_value, old_value, .. } = notification;
+fn tell(context: &Context, map: MapName, notification: &Notification) -> Result<(), Failure> {
+    let Notification { event, key, new_value, .. } = notification;
+    // Of a change in the stats map corosync sends the new value twice.
+    let is_new = matches!((map, *event), (MapName::Stats, TrackEvents::MODIFY));
+    let old_value = if is_new { &None } else { &notification.old_value };
     let time = SystemTime::now();
     let event = match *event {
         TrackEvents::ADD => "set",
@@ -361,7 +385,7 @@ fn tell(context: &Context, notification: &Notification) -> Result<(), Failure> {
         return print_event(event, time, members);
     }
     let what = match (new_value, old_value) {
-        (Some(new), Some(old)) => format!("{} (was {})", value::line(key, new), printable(&value::text(old))),
+        (Some(new), Some(old)) => format!("{} (was {})", value::line(key, new), value::text(old)),
         (Some(value), None) | (None, Some(value)) => value::line(key, value),
         (None, None) => printable(key),
     };

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use corosync_ipc::cmap::{MAX_VALUE_SIZE, Value, ValueType};
 use serde_json::{Number, Value as Json, json};
 
-use crate::output::{base64, printable};
+use crate::output::{base64, escaped, printable, quoted};
 
 /// Type of a value, as corosync-cmapctl names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,7 +33,7 @@ impl Type {
     pub(crate) fn of_name(name: &str) -> Result<Self, String> {
         Self::value_variants().iter().copied().find(|one| one.name() == name).ok_or_else(|| {
             let names: Vec<_> = Self::value_variants().iter().map(|one| one.name()).collect();
-            format!("{name:?} is no type: it is one of {}", names.join(" "))
+            format!("{} is no type: it is one of {}", quoted(name), names.join(" "))
         })
     }
 
@@ -79,7 +79,7 @@ impl Type {
             _ => {
                 let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
                 if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-                    return Err(format!("{text:?} is no integer, as {} wants", self.name()));
+                    return Err(format!("{} is no integer, as {} wants", quoted(text), self.name()));
                 }
                 self.integer(text, text.parse().ok())
             }
@@ -145,7 +145,7 @@ impl Type {
     }
 
     fn no_number(self, text: &str) -> String {
-        format!("{text:?} is no number, as {} wants", self.name())
+        format!("{} is no number, as {} wants", quoted(text), self.name())
     }
 
     /// A number that became infinite was too large; one that was written so is meant.
@@ -193,11 +193,23 @@ fn checked(value: Value) -> Result<Value, String> {
 
 /// A line as corosync-cmapctl prints it; bytes in base64.
 pub(crate) fn line(key: &str, value: &Value) -> String {
-    format!("{} ({}) = {}", printable(key), value.value_type(), printable(&text(value)))
+    format!("{} ({}) = {}", printable(key), value.value_type(), text(value))
 }
 
-/// The bare value, as [`Type::parse`] takes it.
+/// The value on one line, for people.
 pub(crate) fn text(value: &Value) -> String {
+    escaped(&bare(value))
+}
+
+/// The bare value, as [`Type::parse`] takes it, but for a string that is no UTF-8: that is as it came.
+pub(crate) fn bare(value: &Value) -> Vec<u8> {
+    match value {
+        Value::Other { value_type: ValueType::STRING, data } => data.strip_suffix(&[0]).unwrap_or(data).to_vec(),
+        value => plain(value).into_bytes(),
+    }
+}
+
+fn plain(value: &Value) -> String {
     match value {
         Value::Binary(data) | Value::Other { data, .. } => base64(data),
         // As corosync-cmapctl, unless digits would be lost.

@@ -7,7 +7,7 @@ use corosync_ipc::votequorum::{self, LOCAL_NODE};
 use corosync_ipc::{CsError, NodeId};
 
 use crate::context::Context;
-use crate::failure::{Explain, Failure, REFUSED};
+use crate::failure::{self, Explain, Failure};
 use crate::output::{print, print_document};
 use crate::snapshot::report;
 use crate::snapshot::{Snapshot, connect_votequorum};
@@ -33,7 +33,7 @@ enum Command {
   corosync-ipc quorum status --check >/dev/null || echo 'no quorum'
   corosync-ipc --json quorum status | jq .quorate")]
     Status {
-        /// End with 1 when this node is not quorate.
+        /// End with 5 when this node is not quorate.
         #[arg(long)]
         check: bool,
     },
@@ -108,7 +108,7 @@ fn status(context: &Context, check: bool) -> Result<(), Failure> {
     }
     snapshot.faults.judge(true)?;
     let quorate = snapshot.view.is_some_and(|view| view.quorate);
-    if check && !quorate { Err(Failure::Answer(REFUSED)) } else { Ok(()) }
+    failure::check(!check || quorate)
 }
 
 fn nodes(context: &Context) -> Result<(), Failure> {

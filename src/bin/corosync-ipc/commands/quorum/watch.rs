@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use corosync_ipc::votequorum::{self, NodeEntry};
+use corosync_ipc::votequorum::{self, NodeEntry, QDEVICE_NODE_ID};
 use corosync_ipc::{NodeId, TrackFlags, quorum};
 use serde_json::{Value as Json, json};
 
@@ -86,11 +86,7 @@ fn votequorum_line(event: votequorum::Event) -> Line {
     match event {
         votequorum::Event::Quorum { quorate, nodes, .. } => Line {
             event: "votequorum",
-            text: format!(
-                "{}, nodes {}",
-                quorate_text(quorate),
-                words(nodes.iter().map(|node| format!("{}={}", node.node_id, node.state)))
-            ),
+            text: format!("{}, nodes {}", quorate_text(quorate), words(nodes.iter().map(node_text))),
             members: json!({
                 "service": SERVICE,
                 "quorate": quorate,
@@ -122,6 +118,15 @@ fn quorate_text(quorate: bool) -> &'static str {
     if quorate { "quorate" } else { "not quorate" }
 }
 
+/// The state of a node. Of the quorum device the daemon keeps none, and sends 0.
+fn state(node: &NodeEntry) -> Option<String> {
+    (node.node_id != QDEVICE_NODE_ID).then(|| node.state.to_string())
+}
+
+fn node_text(node: &NodeEntry) -> String {
+    state(node).map_or_else(|| "qdevice".to_owned(), |state| format!("{}={state}", node.node_id))
+}
+
 fn node_json(node: &NodeEntry) -> Json {
-    json!({ "node_id": node.node_id.0, "state": node.state.to_string() })
+    json!({ "node_id": node.node_id.0, "state": state(node) })
 }
