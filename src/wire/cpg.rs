@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::cpg::{Address, GroupName, Guarantee, MAX_GROUP_NAME, Reason};
 use crate::types::{NodeId, RingId, open_enum};
 use crate::wire::message::{Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, begin_message, message};
-use crate::wire::{Kind, Message, Reader, Request, WireError, Writer};
+use crate::wire::{Kind, Message, Number, Reader, Request, WireError, Writer};
 
 /// Size of [`MembershipReply`]: the daemon always sends room for all the processes it can name. Matches
 /// `sizeof (struct res_lib_cpg_membership_get)`.
@@ -202,8 +202,8 @@ impl Message for Mcast {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let guarantee = reader.slot("guarantee")?;
-        let msglen: u32 = reader.slot("msglen")?;
-        Ok(Self { guarantee, message: counted_bytes(reader, "msglen", msglen)? })
+        let msglen = reader.number_slot::<u32>("msglen")?;
+        Ok(Self { guarantee, message: counted_bytes(reader, msglen)? })
     }
 }
 
@@ -264,9 +264,9 @@ impl Message for PartialMcast {
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let guarantee = reader.slot("guarantee")?;
         let msglen = reader.slot("msglen")?;
-        let fraglen: u32 = reader.slot("fraglen")?;
+        let fraglen = reader.number_slot::<u32>("fraglen")?;
         let fragment_type = reader.slot("type")?;
-        Ok(Self { guarantee, msglen, fragment_type, message: counted_bytes(reader, "fraglen", fraglen)? })
+        Ok(Self { guarantee, msglen, fragment_type, message: counted_bytes(reader, fraglen)? })
     }
 }
 
@@ -295,7 +295,7 @@ impl Message for MembershipReply {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let count: u32 = reader.slot("member_count")?;
+        let count = reader.number_slot::<u32>("member_count")?;
         Ok(Self { member_list: read_addresses("member_list", count, reader)? })
     }
 }
@@ -337,9 +337,9 @@ impl Message for ConfchgCallback {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let group_name = CpgName::read("group_name", reader)?;
-        let members = reader.slot("member_list_entries")?;
-        let joined = reader.slot("joined_list_entries")?;
-        let left = reader.slot("left_list_entries")?;
+        let members = reader.number_slot::<u32>("member_list_entries")?;
+        let joined = reader.number_slot::<u32>("joined_list_entries")?;
+        let left = reader.number_slot::<u32>("left_list_entries")?;
         Ok(Self {
             group_name,
             member_list: read_addresses("member_list", members, reader)?,
@@ -379,10 +379,10 @@ impl Message for DeliverCallback {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let group_name = CpgName::read("group_name", reader)?;
-        let msglen: u32 = reader.slot("msglen")?;
+        let msglen = reader.number_slot::<u32>("msglen")?;
         let nodeid = reader.slot("nodeid")?;
         let pid = reader.slot("pid")?;
-        Ok(Self { group_name, nodeid, pid, message: counted_bytes(reader, "msglen", msglen)? })
+        Ok(Self { group_name, nodeid, pid, message: counted_bytes(reader, msglen)? })
     }
 }
 
@@ -423,11 +423,11 @@ impl Message for PartialDeliverCallback {
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let group_name = CpgName::read("group_name", reader)?;
         let msglen = reader.slot("msglen")?;
-        let fraglen: u32 = reader.slot("fraglen")?;
+        let fraglen = reader.number_slot::<u32>("fraglen")?;
         let nodeid = reader.slot("nodeid")?;
         let pid = reader.slot("pid")?;
         let fragment_type = reader.slot("type")?;
-        let message = counted_bytes(reader, "fraglen", fraglen)?;
+        let message = counted_bytes(reader, fraglen)?;
         Ok(Self { group_name, msglen, nodeid, pid, fragment_type, message })
     }
 }
@@ -464,17 +464,10 @@ impl Encoding<GroupName> for CpgName {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<GroupName, WireError> {
-        let length: u32 = reader.slot(field)?;
-        let offset = reader.offset();
+        let length = reader.number_slot::<u32>(field)?;
         let value = reader.take(field, MAX_GROUP_NAME)?;
-        let name = usize::try_from(length).ok().and_then(|length| value.get(..length)).and_then(GroupName::from_wire);
-        name.ok_or(WireError::TooLarge {
-            message: reader.message(),
-            field,
-            offset,
-            value: length.into(),
-            limit: MAX_GROUP_NAME as u64,
-        })
+        let length = reader.bounded(length, MAX_GROUP_NAME)?;
+        Ok(value.get(..length).and_then(GroupName::from_wire).unwrap_or_default())
     }
 }
 
@@ -514,8 +507,8 @@ impl Encoding<Description> for DescriptionFields {
     }
 }
 
-fn counted_bytes(reader: &mut Reader<'_>, field: &'static str, count: u32) -> Result<Bytes, WireError> {
-    let length = reader.counted(field, count.into(), 1)?;
+fn counted_bytes(reader: &mut Reader<'_>, count: Number) -> Result<Bytes, WireError> {
+    let length = reader.counted(count, 1)?;
     reader.bytes("message", length)
 }
 
@@ -527,8 +520,8 @@ fn write_addresses(field: &'static str, list: &[Address], writer: &mut Writer) {
     }
 }
 
-fn read_addresses(field: &'static str, count: u32, reader: &mut Reader<'_>) -> Result<Vec<Address>, WireError> {
-    let count = reader.counted(field, count.into(), ADDRESS_SIZE)?;
+fn read_addresses(field: &'static str, count: Number, reader: &mut Reader<'_>) -> Result<Vec<Address>, WireError> {
+    let count = reader.counted(count, ADDRESS_SIZE)?;
     let mut list = Vec::with_capacity(count);
     for _ in 0..count {
         let node_id = reader.slot(field)?;

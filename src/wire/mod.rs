@@ -23,5 +23,5 @@ pub mod votequorum;
 #[cfg(test)]
 pub(crate) mod tables;
 
-pub use codec::{Plain, Reader, WireError, Writer};
+pub use codec::{Number, Plain, Reader, WireError, Writer};
 pub use message::{Header, Kind, Message, Request, decode_reply, encode_refusal};

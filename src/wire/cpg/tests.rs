@@ -128,6 +128,6 @@ fn a_name_longer_than_its_room_is_refused() {
     let mut bytes = Leave { group_name: GroupName::new("g").unwrap(), pid: 1 }.encode().unwrap();
     bytes[16] = 129;
     let error =
-        WireError::TooLarge { message: "req_lib_cpg_leave", field: "group_name", offset: 24, value: 129, limit: 128 };
+        WireError::TooLarge { message: "req_lib_cpg_leave", field: "group_name", offset: 16, value: 129, limit: 128 };
     assert_eq!(Leave::decode(&bytes), Err(error));
 }
