@@ -63,9 +63,8 @@ pub type Client = client::Client<Cpg>;
 pub struct Cpg {
     options: Options,
     probe: Probe,
-    /// The process the group sees.
-    pid: u32,
-    joined: Mutex<Option<GroupName>>,
+    /// With the process that the group sees.
+    joined: Mutex<Option<(GroupName, u32)>>,
     reassembly: Mutex<Reassembly>,
 }
 
@@ -226,7 +225,7 @@ impl Options {
         self
     }
 
-    /// The process id the group sees. Default: that of this process.
+    /// The process id the group sees. Default: that of the process that [joins](Client::join), as in C.
     ///
     /// A group has one member of a pid on each node, so clients that join the same group on the same node need different ones: several
     /// in one process, or processes in containers, which may have the same pid there. The daemon takes any number.
@@ -264,7 +263,6 @@ impl Client {
     pub fn connect_with(endpoint: &Endpoint, options: Options) -> Result<Self> {
         let service = Cpg {
             probe: Probe::new(endpoint),
-            pid: options.pid.unwrap_or_else(process::id),
             joined: Mutex::default(),
             reassembly: Mutex::new(Reassembly::new(options.reassembly_limit)),
             options,
@@ -301,9 +299,11 @@ impl Client {
             return Err(Error::invalid("group", reason));
         }
         let flags = if self.service.options.initial_totem_confchg { DELIVER_INITIAL_TOTEM_CONF } else { 0 };
-        let request = wire::Join { group_name: *group, pid: self.service.pid, flags };
+        // Of now: the process may have forked since it connected.
+        let pid = self.service.own_pid();
+        let request = wire::Join { group_name: *group, pid, flags };
         self.connection.call_while(BUSY, &patience, &request)?;
-        *self.service.joined() = Some(*group);
+        *self.service.joined() = Some((*group, pid));
         // While it is surely possible: a process may drop its privileges or go into a sandbox later. If the time is not enough, or
         // something else is wrong, it is asked again when it matters.
         let _ = self.service.probe.require(&daemon::CPG_FRAGMENTS, &patience);
@@ -320,13 +320,13 @@ impl Client {
     pub fn leave(&self, group: &GroupName) -> Result<()> {
         const CALL: &str = "cpg leave";
         // Before anything is sent, so that no multicast comes behind: the daemon would drop it without a word.
-        let left = self.service.joined().take_if(|joined| joined == group);
-        left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
-        let request = wire::Leave { group_name: *group, pid: self.service.pid };
+        let left = self.service.joined().take_if(|(joined, _)| joined == group);
+        let (_, pid) = left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
+        let request = wire::Leave { group_name: *group, pid };
         let reply = self.connection.call_while(BUSY, &self.patience(CALL), &request);
         if let Err(Error::Cs { error: CsError::TryAgain | CsError::Busy, .. }) = reply {
             // It was certainly not carried out.
-            self.service.joined().get_or_insert(*group);
+            self.service.joined().get_or_insert((*group, pid));
         }
         reply.map(|_| ())
     }
@@ -360,14 +360,14 @@ impl Client {
         Ok(self.call("cpg local get", &wire::LocalGet {})?.local_nodeid)
     }
 
-    /// The process id by which members know this client: see [`Options::pid`].
+    /// The process id by which members know this client, or would if it joined now: see [`Options::pid`].
     pub fn pid(&self) -> u32 {
-        self.service.pid
+        self.service.joined().map_or_else(|| self.service.own_pid(), |(_, pid)| pid)
     }
 
     /// The group that was joined and not left.
     pub fn joined(&self) -> Option<GroupName> {
-        *self.service.joined()
+        self.service.joined().map(|(group, _)| group)
     }
 }
 
@@ -375,8 +375,12 @@ impl Client {
 const BUSY: &[CsError] = &[CsError::TryAgain, CsError::Busy];
 
 impl Cpg {
-    fn joined(&self) -> MutexGuard<'_, Option<GroupName>> {
+    fn joined(&self) -> MutexGuard<'_, Option<(GroupName, u32)>> {
         self.joined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own_pid(&self) -> u32 {
+        self.options.pid.unwrap_or_else(process::id)
     }
 
     fn fragment(&self, reassembly: &mut Reassembly, fragment: wire::PartialDeliverCallback) -> Option<Event> {

@@ -91,4 +91,6 @@
 //! A client belongs to the process that opened it. After fork(2) both processes have the same rings and the same socket, and two that take
 //! from one ring corrupt it. The child must neither use the client nor drop it: dropping shuts the socket down for the parent too. A child
 //! that calls exec(3) at once is safe, as every descriptor is closed then; so is `std::process::Command`. A program that forks and goes on,
-//! such as a daemon, forks first and connects afterwards. cpg in particular knows a member by its pid.
+//! such as a daemon, forks first and connects afterwards. One that connects first, to tell errors before it forks, may go on with the client
+//! in the child if the parent ends by `_exit` without using or dropping it. cpg knows a member by its pid, which is that of the process that
+//! joins.

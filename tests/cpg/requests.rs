@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use corosync_ipc::cpg::{Client, Discard, Event, GroupName, Guarantee, Iteration, MAX_MEMBERS, Options, Reason};
 use corosync_ipc::{CsError, Dispatch, Endpoint, Error};
+use nix::libc;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 
 use crate::harness::{eventually, patiently, shared_one, skip};
 use crate::support::{
@@ -36,6 +39,7 @@ macro_rules! on_a_node {
 
 on_a_node!(
     a_member_sees_itself_join_and_leave,
+    a_join_carries_the_pid_of_the_process_that_joins,
     the_initial_totem_membership_comes_when_asked_for,
     every_guarantee_and_every_size_is_delivered,
     a_message_of_64_mib_is_delivered_whole,
@@ -72,6 +76,23 @@ mod bodies {
         let left = Change { members: vec![], left: vec![(1, me.1, Reason::LEAVE)], joined: vec![] };
         assert_eq!((next_change(&client), client.joined()), (left, None));
         assert_eq!(client.poll_event().unwrap(), None);
+    }
+
+    pub(super) fn a_join_carries_the_pid_of_the_process_that_joins(endpoint: &Endpoint) {
+        let group = group("forked");
+        let client = Client::connect_to(endpoint).unwrap();
+        assert_eq!(client.pid(), std::process::id());
+        // SAFETY: the child uses nothing of other threads' but the allocator, which is made for that.
+        let ForkResult::Parent { child } = (unsafe { fork() }).unwrap() else {
+            let joined = client.join(&group).is_ok() && client.pid() == std::process::id();
+            // SAFETY: nothing is left to be done in this process.
+            unsafe { libc::_exit(i32::from(!joined)) }
+        };
+        assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+        // By another client: what the child did is unknown to this one.
+        let members = connect(endpoint).membership(&group).unwrap();
+        let pids: Vec<_> = members.iter().map(|member| i32::try_from(member.pid).unwrap()).collect();
+        assert_eq!(pids, [child.as_raw()]);
     }
 
     pub(super) fn the_initial_totem_membership_comes_when_asked_for(endpoint: &Endpoint) {
