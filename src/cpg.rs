@@ -38,6 +38,8 @@ mod iter;
 mod multicast;
 mod name;
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 use std::process;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -101,7 +103,10 @@ open_enum! {
 }
 
 /// A member of a group. Matches `struct cpg_address`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// Equal to another if both are the same process on the same node, whatever the reasons are: `members.contains(&joined[0])` is true, and
+/// a set of addresses has each member once. The order is that of nodes and processes.
+#[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Address {
     /// Its node.
@@ -110,6 +115,38 @@ pub struct Address {
     pub pid: u32,
     /// Why it joined or left; [`Reason::UNDEFINED`] in lists of members.
     pub reason: Reason,
+}
+
+impl Address {
+    fn identity(&self) -> (NodeId, u32) {
+        (self.node_id, self.pid)
+    }
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Address {}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
+impl Ord for Address {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.identity().cmp(&other.identity())
+    }
+}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// What the cpg service tells.
@@ -346,7 +383,7 @@ impl Client {
         let member = |Entry { node_id, pid, .. }| Address { node_id, pid, reason: Reason::UNDEFINED };
         let entries = self.list_within(Iteration::Group(*group), patience)?;
         let mut members: Vec<_> = entries.into_iter().map(member).collect();
-        members.sort_unstable_by_key(|member| (member.node_id, member.pid));
+        members.sort_unstable();
         Ok(members)
     }
 

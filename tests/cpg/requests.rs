@@ -1,6 +1,7 @@
 //! What one client or a few can do on one node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow::Continue;
 use std::thread;
 use std::time::Duration;
 
@@ -72,6 +73,9 @@ mod bodies {
             (1, me.0, me.1, Reason::UNDEFINED)
         );
         assert_eq!((left.len(), joined.len(), joined[0].pid, joined[0].reason), (0, 1, me.1, Reason::JOIN));
+        // The same member, though only one of the lists says why it is there.
+        assert!(members.contains(&joined[0]) && HashSet::from([members[0]]).contains(&joined[0]));
+        assert_eq!(client.membership(&group).unwrap(), joined);
         client.leave(&group).unwrap();
         let left = Change { members: vec![], left: vec![(1, me.1, Reason::LEAVE)], joined: vec![] };
         assert_eq!((next_change(&client), client.joined()), (left, None));

@@ -98,8 +98,10 @@ proptest! {
     #[test]
     fn events_come_back_as_they_went_copied_or_shared(message in events()) {
         let bytes = Bytes::from(message.encode().unwrap());
-        prop_assert_eq!(&AnyEvent::decode(&bytes).unwrap(), &message);
-        prop_assert_eq!(&AnyEvent::decode_shared(&bytes).unwrap(), &message);
+        // Addresses are equal whatever their reasons are.
+        let expected = format!("{message:?}");
+        prop_assert_eq!(format!("{:?}", AnyEvent::decode(&bytes).unwrap()), expected.clone());
+        prop_assert_eq!(format!("{:?}", AnyEvent::decode_shared(&bytes).unwrap()), expected);
     }
 }
 
