@@ -22,7 +22,8 @@
 //! # Large messages
 //! A message up to [`Client::max_atomic_message_size`] travels in one piece. A longer one is cut into fragments, which members put
 //! together again; a member sees either the whole message or nothing of it. How much memory unfinished messages may take is set by
-//! [`Options::reassembly_limit`].
+//! [`Options::reassembly_limit`]. [`Client::dispatch`](crate::Client::dispatch) with [`One`](crate::Dispatch::One) is done with each
+//! fragment, as in C.
 //!
 //! # Flow control
 //! When the cluster cannot keep up, or while its nodes synchronize after a change of membership, the daemon takes no multicasts.

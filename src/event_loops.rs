@@ -22,6 +22,7 @@
 //! | the daemon is gone | `Disconnected` | `Disconnected` ¹ | `Disconnected` | `Disconnected` ¹ |
 //! | the daemon is stopped | waits | `Ok` | waits | `Cs(TryAgain)` |
 //! | a signal | goes on | goes on | goes on | goes on |
+//! | a message waits that is no event ³ | `Ok` | goes on | goes on | `Ok` |
 //! | the handler breaks | `Ok` | `Ok` | `Ok` | `Ok` |
 //! | the handler finalizes the client | `Ok` | `Finalized` | `Finalized` | `Ok` |
 //! | finalized before, or by another thread | `Finalized` | `Finalized` | `Finalized` | `Finalized` |
@@ -30,6 +31,9 @@
 //! ¹ At the latest a millisecond after it went: these modes make no system call when nothing waits, but for one about every millisecond.
 //!
 //! ² These modes do not wait, so there is nothing to end. The wake stays for the next wait.
+//!
+//! ³ A piece of a cpg message that is not complete yet, or a notification of a cmap tracker that was deleted meanwhile. The C libraries
+//! count it too.
 //!
 //! # Readiness is not availability
 //! Events travel through a ring in shared memory, which nothing can poll. For each event the daemon also sends one byte through the

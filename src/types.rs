@@ -62,13 +62,13 @@ pub struct Credentials {
 /// How [`dispatch`](crate::Client::dispatch) goes about the events that wait. Matches `cs_dispatch_flags_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dispatch {
-    /// Hands over one event, and waits for it. `CS_DISPATCH_ONE`
+    /// Waits for one message, and hands over the event that it is, if it is one. `CS_DISPATCH_ONE`
     One = 1,
     /// Hands over every event that waits and does not wait for any. `CS_DISPATCH_ALL`
     All = 2,
     /// Hands over events until the handler breaks or the connection ends. `CS_DISPATCH_BLOCKING`
     Blocking = 3,
-    /// Hands over at most one event; when none waits the result is [`CsError::TryAgain`](crate::CsError::TryAgain).
+    /// As [`Dispatch::One`], but does not wait: when no message waits the result is [`CsError::TryAgain`](crate::CsError::TryAgain).
     /// `CS_DISPATCH_ONE_NONBLOCKING`
     OneNonblocking = 4,
 }

@@ -419,19 +419,28 @@ impl Connection {
         make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
     ) -> Result<Option<E>> {
         for _ in 0..self.most_silent {
-            let event = {
-                let mut events = lock(&self.events);
-                let message = self.poll_message(&mut events, look)?;
-                message.map(&make).transpose().map_err(|source| self.broken(source.into()))?
-            };
-            self.send_wanted_nudge();
-            match event {
+            match self.poll_one(look, &make)? {
                 Some(None) => {}
                 Some(event) => return Ok(event),
                 None => return Ok(None),
             }
         }
         Ok(None)
+    }
+
+    /// Takes one message, and makes an event of it if there is one to make. `None`: no message waits.
+    pub(crate) fn poll_one<E>(
+        &self,
+        look: Look,
+        make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
+    ) -> Result<Option<Option<E>>> {
+        let event = {
+            let mut events = lock(&self.events);
+            let message = self.poll_message(&mut events, look)?;
+            message.map(make).transpose().map_err(|source| self.broken(source.into()))?
+        };
+        self.send_wanted_nudge();
+        Ok(event)
     }
 
     /// Sends the nudge that is wanted, if one is. Never blocks: while it cannot be sent it stays wanted.

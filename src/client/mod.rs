@@ -127,6 +127,15 @@ impl<S: Service> Client<S> {
         self.connection.poll_event(look, |message| self.service.event(message))
     }
 
+    /// Takes what counts as one in this mode: an event, or a message that need not become one.
+    fn look_for_one(&self, mode: Dispatch) -> Result<Option<Option<S::Event>>> {
+        if mode.counts_messages() {
+            self.connection.poll_one(Look::Glance, |message| self.service.event(message))
+        } else {
+            Ok(self.look(Look::Glance)?.map(Some))
+        }
+    }
+
     /// Waits for the next event until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`]. `None` when it passed, or when the
     /// [`Waker`] was used.
     ///
@@ -158,7 +167,10 @@ impl<S: Service> Client<S> {
     /// Hands events to `handler` in the way `mode` says, until the handler breaks, the [`Waker`] is used or the mode is done. What is
     /// returned when is in [the table](crate::event_loops#what-dispatch-returns).
     ///
-    /// Matches `cmap_dispatch`, `quorum_dispatch`, `votequorum_dispatch` and their siblings. A signal does not end it. Other than in C,
+    /// Matches `cmap_dispatch`, `quorum_dispatch`, `votequorum_dispatch` and their siblings. As there, `One` and `OneNonblocking` are done
+    /// with one message of the daemon, and not every message is an event: the pieces of a long cpg message are one when the last has come,
+    /// and what was on its way when its cmap tracker was deleted is none. Then the handler is not called. Use [`Client::next_event`] to
+    /// wait for an event. A signal does not end it. Unlike in C,
     /// [`Client::finalize`] called meanwhile ends it, from the handler or from another thread. When nothing waits and the mode does
     /// not, that takes no system call, but for a look about every millisecond whether the daemon is still there.
     ///
@@ -175,9 +187,9 @@ impl<S: Service> Client<S> {
                 Next::Done => return Ok(()),
                 Next::TryAgain => return Err(Error::Cs { call: "dispatch".into(), error: CsError::TryAgain }),
             };
-            next = match self.look(Look::Glance)? {
-                Some(event) => match handler(event) {
-                    ControlFlow::Continue(()) => mode.handed_over(),
+            next = match self.look_for_one(mode)? {
+                Some(event) => match event.map_or(ControlFlow::Continue(()), &mut handler) {
+                    ControlFlow::Continue(()) => mode.taken(),
                     ControlFlow::Break(()) => Next::Done,
                 },
                 None if wait => {

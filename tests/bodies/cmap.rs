@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use corosync_ipc::cmap::{Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType};
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
-use corosync_ipc::{CsError, Endpoint, TrackFlags, quorum, votequorum};
+use corosync_ipc::{CsError, Dispatch, Endpoint, TrackFlags, quorum, votequorum};
 
 use super::{cs, invalid, next, waiting};
 use crate::harness::Patience;
@@ -369,6 +369,21 @@ pub fn a_tracker_is_told_what_it_asked_for(endpoint: &Endpoint) {
     }
     // Bits that the daemon does not know are its to refuse.
     assert_eq!(cs(setter.track_add(key, TrackEvents::from_bits(1 << 20))), CsError::InvalidParam);
+}
+
+pub fn a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let key = "a_dispatch_of_one_is_done";
+    let tracker = client.track_add(key, TrackEvents::ALL).unwrap();
+    for mode in [Dispatch::One, Dispatch::OneNonblocking] {
+        client.set(key, mode as u8).unwrap();
+    }
+    client.track_delete(tracker).unwrap();
+    let dispatch = |mode| client.dispatch(mode, |event| panic!("{event:?}"));
+    // As cmap_dispatch, which takes the message and finds that nobody wants it.
+    dispatch(Dispatch::One).unwrap();
+    dispatch(Dispatch::OneNonblocking).unwrap();
+    assert_eq!(cs(dispatch(Dispatch::OneNonblocking)), CsError::TryAgain);
 }
 
 pub fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {

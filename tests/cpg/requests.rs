@@ -44,6 +44,7 @@ on_a_node!(
     the_initial_totem_membership_comes_when_asked_for,
     every_guarantee_and_every_size_is_delivered,
     a_message_of_64_mib_is_delivered_whole,
+    a_dispatch_of_one_is_done_with_a_fragment,
     a_message_beyond_the_limit_is_told_and_the_next_one_delivered,
     groups_and_members_are_found,
     a_group_has_no_more_members_than_corosync_survives,
@@ -151,6 +152,30 @@ mod bodies {
         }
         client.multicast_slices(Guarantee::AGREED, &[]).unwrap();
         assert_eq!(next_message(&client), "");
+    }
+
+    pub(super) fn a_dispatch_of_one_is_done_with_a_fragment(endpoint: &Endpoint) {
+        if !has_fragments(endpoint) {
+            return;
+        }
+        let group = group("fragments count");
+        let client = join(endpoint, &group);
+        let message = pattern(3, 2 * client.max_atomic_message_size() + 1);
+        // As cpg_dispatch, which takes a message each time, and calls back at the last fragment.
+        for mode in [Dispatch::One, Dispatch::OneNonblocking] {
+            send(&client, &message);
+            let mut handed_over = Vec::new();
+            for expected in [0, 0, 1] {
+                let mut take = |event| {
+                    handed_over.push(event);
+                    Continue(())
+                };
+                eventually("a message waits", || client.dispatch(mode, &mut take).is_ok());
+                assert_eq!(handed_over.len(), expected);
+            }
+            let [Event::Deliver { payload, .. }] = &*handed_over else { panic!("{handed_over:?}") };
+            assert!(*payload == message);
+        }
     }
 
     pub(super) fn a_message_of_64_mib_is_delivered_whole(endpoint: &Endpoint) {

@@ -325,6 +325,7 @@ mod the_same_as_the_real_one {
         cmap::keys_can_be_changed_while_they_are_iterated_over
         cmap::a_tracker_tells_old_and_new
         cmap::a_tracker_is_told_what_it_asked_for
+        cmap::a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker
         cmap::two_trackers_of_one_client_are_told_apart
         cmap::statistics_are_read
         cmap::statistics_tell_connections_that_come_and_go
