@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cmap::ValueType;
 pub use crate::wire::WireError;
 
 /// Shorthand for results of this crate.
@@ -22,6 +23,17 @@ pub enum Error {
         argument: &'static str,
         /// What is wrong with it.
         reason: Cow<'static, str>,
+    },
+
+    /// The value of a key of cmap has another type than was asked for.
+    #[error("the value of {key} has the type {found}, not {asked}")]
+    WrongType {
+        /// The key.
+        key: String,
+        /// The type of its value.
+        found: ValueType,
+        /// The Rust type that was asked for.
+        asked: &'static str,
     },
 
     /// Nobody listens at the service's socket.
@@ -359,7 +371,7 @@ impl Error {
     /// The number a C program would have seen, for those who come from there. See [`CsError`].
     pub fn cs_error(&self) -> Option<CsError> {
         Some(match self {
-            Self::InvalidArgument { .. } => CsError::InvalidParam,
+            Self::InvalidArgument { .. } | Self::WrongType { .. } => CsError::InvalidParam,
             Self::NotReady { .. } => CsError::TryAgain,
             Self::NotAllowed { .. } => CsError::Access,
             Self::UntrustedServer { .. } | Self::RingFile { .. } => CsError::Security,

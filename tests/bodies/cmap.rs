@@ -49,7 +49,18 @@ pub fn every_type_comes_back(endpoint: &Endpoint) {
     }
     let key = "every_type_comes_back.u32";
     assert_eq!(client.get_as::<u32>(key).unwrap(), Some(u32::MAX));
-    assert_eq!(invalid(client.get_as::<u16>(key)), "type");
+    assert_eq!(client.get_as::<u64>(key).unwrap(), Some(u32::MAX.into()));
+    assert_eq!(client.get_as::<i64>("every_type_comes_back.u8").unwrap(), Some(u8::MAX.into()));
+    for (asked, result) in [
+        ("u16", client.get_as::<u16>(key).map(drop)),
+        ("i32", client.get_as::<i32>(key).map(drop)),
+        ("String", client.get_as::<String>(key).map(drop)),
+        ("Bytes", client.get_as::<Bytes>(key).map(drop)),
+    ] {
+        let error = result.unwrap_err();
+        assert_eq!(error.to_string(), format!("the value of {key} has the type u32, not {asked}"));
+        assert_eq!(error.cs_error(), Some(CsError::InvalidParam));
+    }
     assert_eq!(client.get_as::<u16>("every_type_comes_back.none").unwrap(), None);
 }
 
