@@ -85,6 +85,8 @@ pub(crate) struct Connection {
     releases: Mutex<Vec<Vec<u8>>>,
     events: Mutex<Events>,
     timeout: AtomicU64,
+    /// See [`Endpoint::wait_while_busy`].
+    waits_while_busy: bool,
     /// One of the states below; only ever grows.
     state: AtomicU8,
     /// Made for the first wait or the first who asks for it.
@@ -210,6 +212,7 @@ impl Connection {
                 looked: Instant::now(),
             }),
             timeout: AtomicU64::new(0),
+            waits_while_busy: endpoint.waits_while_busy(),
             state: AtomicU8::new(OPEN),
             waker: OnceLock::new(),
             is_before_libqb_015,
@@ -257,7 +260,7 @@ impl Connection {
     }
 
     /// Sends a request and waits for its answer. While the daemon answers that it is busy, the request is sent again, until the
-    /// deadline; such an answer says that it was not carried out.
+    /// deadline, unless the endpoint says otherwise; such an answer says that it was not carried out.
     pub(crate) fn call<R: Request>(&self, patience: &Patience, request: &R) -> Result<R::Reply> {
         self.call_while(&[CsError::TryAgain], patience, request)
     }
@@ -270,8 +273,10 @@ impl Connection {
         request: &R,
     ) -> Result<R::Reply> {
         let message = request.encode().map_err(|source| Error::invalid(patience.call, source.to_string()))?;
+        let waits = |busy: &CsError| self.waits_while_busy || *busy != CsError::TryAgain;
+        let busy: Vec<_> = busy.iter().copied().filter(waits).collect();
         // Others have their turn while this one waits.
-        self.retry(busy, patience, || {
+        self.retry(&busy, patience, || {
             self.patient_turn(patience)?.exchange(&[&message], FlowControl::Request, patience)
         })
     }
@@ -350,7 +355,7 @@ impl Connection {
                 ring.ring().check().map_err(|source| self.broken(source.into()))?;
                 return Err(self.hung_up());
             }
-            let refused = (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire));
+            let refused = is_refused(ring, flow);
             // First the byte's room, since it must follow the request at once.
             let room = !refused && ring.backlog() < MOST_BACKLOG && self.has_wake_room(requests)?;
             if room && requests.request.try_send(parts).map_err(|source| self.broken(source.into()))? {
@@ -655,6 +660,10 @@ impl Turn<'_> {
     /// Sends a message in parts and waits for its answer, whatever that is.
     fn exchange(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<Bytes> {
         let connection = self.connection;
+        let waits = connection.waits_while_busy || flow == FlowControl::Multicast;
+        if !waits && is_refused(&self.requests.request, flow) {
+            return Err(Error::Cs { call: patience.call.into(), error: CsError::TryAgain });
+        }
         let ready = self.send_releases(patience.deadline)? && self.drain(patience.deadline)?;
         // When the time is over nothing is sent: nobody would wait for the answer.
         if !ready || patience.is_over() || !self.send(parts, flow, patience.deadline)? {
@@ -759,6 +768,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether the daemon takes no such requests now.
+fn is_refused(ring: &Producer<Mapping>, flow: FlowControl) -> bool {
+    (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire))
 }
 
 /// Locks; a panic of another thread inside the lock would be a bug here, and leaves nothing half done.

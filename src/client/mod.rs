@@ -79,6 +79,9 @@ pub trait Service: sealed::Sealed + Send + Sync + 'static {
 /// A client can be shared between threads. Requests are served one at a time in the order they came; one thread can wait for events
 /// meanwhile. No lock is held while a handler runs, so a handler may call the same client.
 ///
+/// A request that the daemon is too busy for (`CS_ERR_TRY_AGAIN`) is sent again until the request timeout, unless
+/// [`Endpoint::wait_while_busy`] says otherwise.
+///
 /// Dropping a client ends the connection. The daemon then forgets its trackers and iterators.
 pub struct Client<S: Service> {
     pub(crate) connection: Connection,
