@@ -211,7 +211,8 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Discard {
-    /// With the other messages that are not complete yet it would go beyond [`Options::reassembly_limit`].
+    /// With the other messages that are not complete yet it would go beyond [`Options::reassembly_limit`], and more of it has come than of
+    /// any other. Or it is longer than the limit by itself.
     TooLong,
     /// Its fragments are more or less than the length that was announced.
     Malformed,
@@ -256,8 +257,13 @@ impl Options {
         self
     }
 
-    /// How many bytes messages may take together that come in fragments and are not complete yet. As much is reserved for one as its
-    /// sender announces. A message beyond the limit becomes [`Event::Discarded`]. C has no limit.
+    /// How many bytes messages may take together that come in fragments and are not complete yet. Default: 256 MiB
+    /// ([`DEFAULT_REASSEMBLY_LIMIT`]). C has no limit.
+    ///
+    /// A message counts for what has come of it, up to twice that, and 256 bytes, whatever length its sender announces. Where that goes
+    /// beyond the limit, the message of which most has come is given up and becomes [`Event::Discarded`], which is told with its sender's
+    /// next fragment. So a member that sends without end takes no room from messages that are shorter than its own. A message that is
+    /// longer than the limit less 256 bytes is discarded at its first fragment.
     pub fn reassembly_limit(mut self, bytes: usize) -> Self {
         self.reassembly_limit = bytes;
         self
