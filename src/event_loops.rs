@@ -47,7 +47,8 @@
 //!
 //! What holds is this, whatever mixture of calls came before: while an event waits, the descriptor is readable, or becomes so when the
 //! event's byte comes. So a loop that polls, then takes at least one event or finds none, misses nothing. Bytes that come after their
-//! events do not pile up: a `poll_event` that finds no event takes up to 64 of them.
+//! events do not pile up: a `poll_event` that finds no event takes up to 64 of them. Bytes for which there never was an event, which no
+//! libqb sends, end the connection with [`Error::Protocol`](crate::Error::Protocol) when 1024 of them come between two events.
 //!
 //! # Draining
 //! With level-triggered readiness (poll(2), epoll by default, glib) one call of `poll_event` for each wake-up is enough; taking a few is

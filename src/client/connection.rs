@@ -20,7 +20,7 @@ use crate::endpoint::Endpoint;
 use crate::engine::exchange::{Before, Exchange, may_be_answered_again};
 use crate::engine::handshake::{RING_NAMES, RingName};
 use crate::engine::refill::Refill;
-use crate::engine::wake::{BATCH, WakeBytes};
+use crate::engine::wake::{BATCH, MOST_STRAY, WakeBytes};
 use crate::error::{CsError, Error, ProtocolError, Result, RingError};
 use crate::shm::{Consumer, Mapping, Producer};
 use crate::sys::wait::{Interest, Ready, wait_for, wait_or_rung};
@@ -508,7 +508,10 @@ impl Connection {
         let hung_up = self.take_bytes(events, wanted)?;
         let event = self.take_event(events)?;
         if event.is_none() {
-            events.wake.forget_stray();
+            if !events.wake.forget_stray() {
+                let what = "wake bytes without an event";
+                return Err(self.broken(ProtocolError::Endless { what, limit: MOST_STRAY as u64 }));
+            }
             if hung_up {
                 return Err(self.hung_up());
             }
