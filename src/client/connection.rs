@@ -28,9 +28,11 @@ use crate::sys::{file, socket};
 use crate::types::Credentials;
 use crate::wire::{Message, Request, WireError, decode_reply};
 
-/// How long to sleep on the reply's semaphore before looking whether the daemon is still there. Also what a wake-up costs that the
-/// daemon's libc fails to send, as musl's does to a waiter that glibc's layout announces.
-const REPLY_SLICE: Duration = Duration::from_millis(20);
+/// How long to sleep on the reply's semaphore, at first and at most, before looking whether the daemon is still there. Also what a wake-up
+/// costs that the daemon's libc fails to send, as musl's does to a waiter that glibc's layout announces: about as long as was waited
+/// already. libqb sleeps 2 s each time.
+const REPLY_SLICE_FIRST: Duration = Duration::from_millis(20);
+const REPLY_SLICE_MOST: Duration = Duration::from_millis(250);
 
 /// How long to sleep, at first and at most, before sending again what the daemon was too busy for.
 const RETRY_FIRST: Duration = Duration::from_millis(1);
@@ -398,9 +400,13 @@ impl Connection {
     /// Waits for the next answer. `None`: the deadline passed first.
     fn receive(&self, requests: &mut Requests, deadline: Instant) -> Result<Option<Bytes>> {
         let broken = |source: crate::error::RingError| self.broken(source.into());
+        // Awake for a moment, then asleep.
+        requests.response.spin(deadline.saturating_duration_since(Instant::now()));
+        let mut slice = REPLY_SLICE_FIRST;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let reply = requests.response.receive(left.min(REPLY_SLICE)).map_err(broken)?;
+            let reply = requests.response.receive(left.min(slice)).map_err(broken)?;
+            slice = (slice * 2).min(REPLY_SLICE_MOST);
             let hung_up = reply.is_none() && self.is_hung_up()?;
             let reply = if hung_up { requests.response.try_receive().map_err(broken)? } else { reply };
             if let Some(reply) = reply {
