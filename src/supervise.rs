@@ -98,7 +98,8 @@ pub enum Notice<E, T> {
         error: Error,
         /// How many attempts failed since the connection was lost.
         attempts: u32,
-        /// How long until the next one.
+        /// How long until the next one. While nobody listens at the service's socket and no other [pause](Supervised::backoff) is set, how
+        /// long until the next that is told: meanwhile there are more, see [`default_backoff`].
         pause: Duration,
     },
     /// There is a connection, for the first time or again.
@@ -129,6 +130,10 @@ pub struct Restored<T> {
 pub type NoticeOf<S> = Notice<<S as Service>::Event, <S as Supervise>::Setup>;
 
 /// The pause before the second, third and later attempts if nothing else is said: 100 ms, then twice as long each time, at most 5 s.
+///
+/// While nobody listens at the service's socket, an attempt costs a system call and disturbs no daemon. So meanwhile there is one every
+/// 50 ms, and the pauses say only how often that is told. When somebody listens again, they begin anew. So a client is connected some
+/// ten milliseconds after a daemon takes connections again.
 pub fn default_backoff(attempts: u32) -> Duration {
     const MOST: Duration = Duration::from_secs(5);
     Duration::from_millis(100)
@@ -155,9 +160,9 @@ impl<S: Supervise> Supervised<S> {
     }
 
     /// Sets how long to wait after an attempt, by the number of attempts that failed since the connection was lost, but 1 at least.
-    /// Default: [`default_backoff`]. The first attempt follows a loss at once, unless the one before was less than a pause ago.
+    /// Default: [`default_backoff`], with more attempts while nobody listens. The first attempt follows a loss at once, unless the one before was less than a pause ago.
     pub fn backoff(mut self, pause: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
-        self.plan.backoff = Box::new(pause);
+        self.plan.backoff = Some(Box::new(pause));
         self
     }
 
@@ -185,7 +190,11 @@ impl<S: Supervise> Supervised<S> {
                         .map_err(|source| Error::system("waiting for the next attempt", source))?;
                         waker.bell().silence();
                     }
-                    _ => return self.attempt().map(Some),
+                    _ => {
+                        if let Some(notice) = self.attempt()? {
+                            return Ok(Some(notice));
+                        }
+                    }
                 }
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     return Ok(None);
@@ -266,12 +275,13 @@ impl<S: Supervise> Supervised<S> {
         }
     }
 
-    fn attempt(&mut self) -> Result<NoticeOf<S>> {
+    /// Attempts to connect. `None`: nobody listens still, which was told before.
+    fn attempt(&mut self) -> Result<Option<NoticeOf<S>>> {
         self.plan.begin(Instant::now());
         match attempt(&*self.plan.connect, &self.plan.setups) {
             Ok((client, restored)) => {
                 self.client = Some(Arc::new(client));
-                Ok(self.plan.up(restored, Instant::now()))
+                Ok(Some(self.plan.up(restored, Instant::now())))
             }
             Err(error) => self.plan.failed(error, Instant::now()),
         }
@@ -287,6 +297,9 @@ impl<S: Supervise> fmt::Debug for Supervised<S> {
     }
 }
 
+/// How often to look whether somebody listens again where nobody did.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 type Connect<S> = dyn Fn() -> Result<Client<S>> + Send + Sync;
 
 /// What an attempt that succeeds comes to.
@@ -295,13 +308,18 @@ type Attempt<S> = (Client<S>, Vec<Restored<<S as Supervise>::Setup>>);
 /// What is to be set up, and when to attempt it. Without I/O and clock: time comes in as an argument.
 struct Plan<S: Supervise> {
     connect: Arc<Connect<S>>,
-    backoff: Box<dyn Fn(u32) -> Duration + Send + Sync>,
+    /// `None`: the default.
+    backoff: Option<Box<dyn Fn(u32) -> Duration + Send + Sync>>,
     setups: Vec<S::Setup>,
     /// When the connection was lost, if there ever was one and there is none now.
     lost: Option<Instant>,
     /// When the last attempt began, and how many failed since the last success.
     begun: Option<Instant>,
     failed: u32,
+    /// Whether nobody listened at the last attempt, how many failures of the same kind were told, and when the next is told.
+    nobody_listens: bool,
+    told: u32,
+    tell_at: Option<Instant>,
     /// When the next attempt may begin. `None`: at once.
     attempt_at: Option<Instant>,
 }
@@ -310,11 +328,14 @@ impl<S: Supervise> Plan<S> {
     fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
         Self {
             connect: Arc::new(connect),
-            backoff: Box::new(default_backoff),
+            backoff: None,
             setups: Vec::new(),
             lost: None,
             begun: None,
             failed: 0,
+            nobody_listens: false,
+            told: 0,
+            tell_at: None,
             attempt_at: None,
         }
     }
@@ -323,14 +344,36 @@ impl<S: Supervise> Plan<S> {
         self.begun = Some(now);
     }
 
-    fn failed(&mut self, error: Error, now: Instant) -> Result<NoticeOf<S>> {
+    /// An attempt failed. `None`: that is not told.
+    fn failed(&mut self, error: Error, now: Instant) -> Result<Option<NoticeOf<S>>> {
         if matches!(error, Error::InvalidArgument { .. }) {
             return Err(error);
         }
         self.failed = self.failed.saturating_add(1);
-        let pause = (self.backoff)(self.failed);
-        self.attempt_at = now.checked_add(pause);
-        Ok(Notice::Retry { error, attempts: self.failed, pause })
+        if let Some(backoff) = &self.backoff {
+            let pause = backoff(self.failed);
+            self.attempt_at = now.checked_add(pause);
+            return Ok(Some(Notice::Retry { error, attempts: self.failed, pause }));
+        }
+        let nobody_listens = matches!(error, Error::NoSocket { .. });
+        if nobody_listens != self.nobody_listens {
+            (self.nobody_listens, self.told, self.tell_at) = (nobody_listens, 0, None);
+        }
+        let look_again = now + LOOK_AGAIN;
+        if let Some(tell_at) = self.tell_at.filter(|tell_at| nobody_listens && now < *tell_at) {
+            self.attempt_at = Some(look_again.min(tell_at));
+            return Ok(None);
+        }
+        self.told = self.told.saturating_add(1);
+        let pause = default_backoff(self.told);
+        self.tell_at = Some(now + pause);
+        self.attempt_at = Some(if nobody_listens { look_again } else { now + pause });
+        Ok(Some(Notice::Retry { error, attempts: self.failed, pause }))
+    }
+
+    /// The pause after one failure.
+    fn first_pause(&self) -> Duration {
+        self.backoff.as_ref().map_or_else(|| default_backoff(1), |backoff| backoff(1))
     }
 
     fn up(&mut self, mut restored: Vec<Restored<S::Setup>>, now: Instant) -> NoticeOf<S> {
@@ -338,14 +381,14 @@ impl<S: Supervise> Plan<S> {
         if gap.is_none() {
             restored.iter_mut().for_each(|restored| restored.missed = Missed::Nothing);
         }
-        self.failed = 0;
+        (self.failed, self.told, self.tell_at) = (0, 0, None);
         Notice::Up(Up { gap, restored })
     }
 
     fn lost(&mut self, error: Error, now: Instant) -> NoticeOf<S> {
         self.lost = Some(now);
         // At once, but not all the time with a daemon that accepts connections only to close them.
-        self.attempt_at = self.begun.and_then(|begun| begun.checked_add((self.backoff)(1)));
+        self.attempt_at = self.begun.and_then(|begun| begun.checked_add(self.first_pause()));
         Notice::Lost { error }
     }
 
@@ -433,12 +476,49 @@ mod tests {
         for failed in 1..=3 {
             plan.begin(now);
             let notice = plan.failed(gone(), now).unwrap();
-            assert!(matches!(notice, Notice::Retry { attempts, pause, .. }
+            assert!(matches!(notice, Some(Notice::Retry { attempts, pause, .. })
                 if attempts == failed && pause == default_backoff(failed)));
             assert_eq!(plan.attempt_at, Some(now + default_backoff(failed)));
         }
         assert!(matches!(plan.up(Vec::new(), now), Notice::Up(Up { gap: None, .. })));
-        assert!(matches!(plan.failed(gone(), now).unwrap(), Notice::Retry { attempts: 1, .. }));
+        assert!(matches!(plan.failed(gone(), now).unwrap(), Some(Notice::Retry { attempts: 1, .. })));
+    }
+
+    /// What a plan tells of attempts that fail until `end`: when, and after how many.
+    fn failures(
+        plan: &mut Plan<Quorum>,
+        start: Instant,
+        end: Duration,
+        error: impl Fn() -> Error,
+    ) -> Vec<(Duration, u32)> {
+        let (mut now, mut told) = (start, Vec::new());
+        while now < start + end {
+            plan.begin(now);
+            if let Some(Notice::Retry { attempts, .. }) = plan.failed(error(), now).unwrap() {
+                told.push((now - start, attempts));
+            }
+            now = plan.attempt_at.unwrap();
+        }
+        told
+    }
+
+    #[test]
+    fn where_nobody_listens_it_is_looked_often_and_told_seldom() {
+        let nobody = || {
+            let source = std::io::ErrorKind::ConnectionRefused.into();
+            Error::NoSocket { service: "quorum".into(), address: "here".into(), source }
+        };
+        let (mut plan, start) = (plan(), Instant::now());
+        let told = failures(&mut plan, start, Duration::from_secs(60), nobody);
+        let first: Vec<_> = told.iter().take(4).map(|(at, attempts)| (at.as_millis(), *attempts)).collect();
+        assert_eq!(first, [(0, 1), (100, 3), (300, 7), (700, 15)]);
+        assert!(told.len() < 20 && plan.failed >= 1100, "{told:?}");
+        // Whoever listens is left alone for a while when something is wrong, but not for long at first.
+        let told = failures(&mut plan, start, Duration::from_secs(1), gone);
+        assert_eq!(told.iter().map(|(at, _)| at.as_millis()).collect::<Vec<_>>(), [0, 100, 300, 700]);
+        // What the caller says is what is done.
+        plan.backoff = Some(Box::new(|_| Duration::from_secs(1)));
+        assert_eq!(failures(&mut plan, start, Duration::from_secs(3), nobody).len(), 3);
     }
 
     #[test]

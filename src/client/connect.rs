@@ -24,7 +24,7 @@ use crate::wire::setup::{ConnectReply, ConnectRequest, Generation, TransportType
 const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
 /// How long to wait at most before asking again whether a daemon is ready.
-const READY_RETRY_MOST: Duration = Duration::from_millis(100);
+const READY_RETRY_MOST: Duration = Duration::from_millis(50);
 
 /// What a connection is made of.
 pub(super) struct Parts {
