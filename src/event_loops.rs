@@ -7,7 +7,7 @@
 //! | has several clients on one thread | [`Dispatcher`](crate::Dispatcher) |
 //! | has an event loop of its own: poll(2), epoll, mio, glib | the descriptor and [`Client::poll_event`](crate::Client::poll_event) |
 //! | is built on tokio | `AsyncClient`, with the feature `tokio` |
-//! | is to go on when the daemon restarts | [`Supervised`](crate::supervise::Supervised), or `AsyncSupervised` |
+//! | is to go on when the daemon restarts | [`Supervised`](crate::supervise::Supervised), in a `Dispatcher` by [`add_supervised`](crate::Dispatcher::add_supervised), in a loop of its own by its [`descriptor`](crate::supervise::Supervised::descriptor); or `AsyncSupervised` |
 //!
 //! All of them stand on `poll_event`, which takes the next event if one waits and never blocks. The directory `examples` has a whole
 //! program for each.

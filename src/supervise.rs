@@ -26,9 +26,11 @@
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
+mod dispatched;
 mod services;
 
 use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +41,7 @@ pub use services::{CfgTracker, CmapTracker, VotequorumTracker};
 use crate::client::{Client, Limit, Service, Waker};
 use crate::endpoint::Deadline;
 use crate::error::{CsError, Error, Result};
+use crate::sys::event::{Alarm, Poller};
 use crate::sys::wait::{Interest, wait_for};
 
 /// A service whose clients can be supervised. Only this crate implements it.
@@ -150,13 +153,23 @@ pub struct Supervised<S: Supervise> {
     /// What made the client useless. The events it has left are handed over before.
     ending: Option<Error>,
     waker: Option<Waker>,
+    watch: Option<Watch<S>>,
+}
+
+/// What [`Supervised::descriptor`] is made of.
+struct Watch<S: Supervise> {
+    poller: Poller,
+    /// Goes off when an attempt is due, or when a client has ended that its socket tells nothing of.
+    alarm: Alarm,
+    /// The client whose socket the poller knows.
+    client: Option<Arc<Client<S>>>,
 }
 
 impl<S: Supervise> Supervised<S> {
     /// A client that connects by the function given, such as `quorum::Client::connect`. It does so in [`Supervised::next`], not now, so
     /// a program can start before the daemon.
     pub fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
-        Self { plan: Plan::new(connect), client: None, ending: None, waker: None }
+        Self { plan: Plan::new(connect), client: None, ending: None, waker: None, watch: None }
     }
 
     /// Sets how long to wait after an attempt, by the number of attempts that failed since the connection was lost, but 1 at least.
@@ -176,7 +189,12 @@ impl<S: Supervise> Supervised<S> {
     /// [`Error::Finalized`] when the client was finalized; [`Error::InvalidArgument`] when connecting fails with it, as it would always;
     /// [`Error::System`] when there is no file descriptor for a waker. What else happens is told by notices.
     pub fn next(&mut self, deadline: impl Into<Deadline>) -> Result<Option<NoticeOf<S>>> {
-        let deadline = deadline.into().instant();
+        let notice = self.next_notice(deadline.into().instant());
+        self.update_watch();
+        notice
+    }
+
+    fn next_notice(&mut self, deadline: Option<Instant>) -> Result<Option<NoticeOf<S>>> {
         let waker = self.waker()?;
         while !waker.take() {
             let Some(client) = &self.client else {
@@ -233,6 +251,7 @@ impl<S: Supervise> Supervised<S> {
         let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else { return Ok(()) };
         let result = S::set_up(client, &setup);
         self.ending = self.plan.settle(&setup, result)?;
+        self.update_watch();
         Ok(())
     }
 
@@ -248,6 +267,7 @@ impl<S: Supervise> Supervised<S> {
             Err(error) if loses_connection(&error) => self.ending = Some(error),
             result => result?,
         }
+        self.update_watch();
         Ok(())
     }
 
@@ -273,6 +293,61 @@ impl<S: Supervise> Supervised<S> {
             Some(waker) => Ok(waker.clone()),
             None => Ok(self.waker.insert(Waker::new()?).clone()),
         }
+    }
+
+    /// A descriptor for an event loop of one's own. It polls readable while [`Supervised::next`] has something to do: there is an event,
+    /// the connection has ended, an attempt to connect is due, or the [`Supervised::waker`] was used. Then call `next` with a deadline in the
+    /// past, such as [`Duration::ZERO`], at least once; that there is no notice is nothing wrong.
+    ///
+    /// It is the same thing over all connections, and outlives them: register it once, for reading and level-triggered. Only poll it.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there are no file descriptors left: the first call takes four, later ones take one.
+    pub fn descriptor(&mut self) -> Result<OwnedFd> {
+        let waker = self.waker()?;
+        let new = || {
+            let (poller, alarm) = (Poller::new()?, Alarm::new()?);
+            poller.add(&alarm, 0)?;
+            poller.add(waker.bell(), 0)?;
+            Ok(Watch { poller, alarm, client: None })
+        };
+        let failed = |source| Error::system("making a descriptor of a supervised client", source);
+        let watch = match self.watch.take() {
+            Some(watch) => watch,
+            None => new().map_err(failed)?,
+        };
+        let descriptor = self.watch.insert(watch).poller.as_fd().try_clone_to_owned();
+        self.update_watch();
+        descriptor.map_err(failed)
+    }
+
+    /// When the next attempt to connect is due, for event loops with timers of their own; in the past: at once. `None` while there is a
+    /// connection. The [`Supervised::descriptor`] becomes readable then.
+    pub fn next_attempt_at(&self) -> Option<Instant> {
+        self.client.is_none().then(|| self.plan.attempt_at.unwrap_or_else(Instant::now))
+    }
+
+    /// Makes the descriptor readable when [`Supervised::next`] has something to do.
+    fn update_watch(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        let as_pointer = |client: &Option<Arc<Client<S>>>| client.as_ref().map(Arc::as_ptr);
+        if as_pointer(&watch.client) != as_pointer(&self.client) {
+            if let Some(old) = watch.client.take() {
+                watch.poller.remove(&*old);
+            }
+            if let Some(new) = &self.client {
+                match watch.poller.add(&**new, 0) {
+                    Ok(()) => watch.client = Some(Arc::clone(new)),
+                    // Without it nobody would hear of its events.
+                    Err(source) => self.ending = Some(Error::system("watching a supervised client", source)),
+                }
+            }
+        }
+        let due = if self.ending.is_some() { Some(Instant::now()) } else { None };
+        watch.alarm.set(match &self.client {
+            Some(_) => due,
+            None => Some(self.plan.attempt_at.unwrap_or_else(Instant::now)),
+        });
     }
 
     /// Attempts to connect. `None`: nobody listens still, which was told before.
