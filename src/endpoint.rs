@@ -222,12 +222,13 @@ impl Endpoint {
     /// queue is full. Default: yes, until the [request timeout](Endpoint::request_timeout), with pauses of 1 to 50 ms; only the last
     /// refusal is told, as [`Error::Cs`](crate::Error::Cs) with [`CsError::TryAgain`](crate::CsError::TryAgain). With `false` the first
     /// refusal is told at once, as the C libraries do, and whoever calls decides when to call again. In either case a call that was
-    /// refused was not carried out.
+    /// refused was not carried out by corosync 2.1 or later.
     ///
     /// Calls of several requests, such as [`cmap::Client::list`](crate::cmap::Client::list), end with the first of them that is refused.
-    /// Three things wait all the same, as they do in C: connecting, a [multicast](crate::cpg::Client::multicast) in fragments, and a cpg
-    /// join or leave for the leave or join before it ([`CsError::Busy`](crate::CsError::Busy)). Other multicasts of cpg wait by name:
-    /// [`multicast`](crate::cpg::Client::multicast) does, [`try_multicast`](crate::cpg::Client::try_multicast) does not.
+    /// Some things wait all the same: a [multicast](crate::cpg::Client::multicast) in fragments, and a cpg join or leave for the leave or
+    /// join before it ([`CsError::Busy`](crate::CsError::Busy)), as in C; and connecting, unlike in C, for a daemon that is starting. Other
+    /// multicasts of cpg wait by name: [`multicast`](crate::cpg::Client::multicast) does,
+    /// [`try_multicast`](crate::cpg::Client::try_multicast) does not.
     pub fn wait_while_busy(mut self, wait: bool) -> Self {
         self.wait_while_busy = wait;
         self
