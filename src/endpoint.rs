@@ -64,6 +64,7 @@ pub struct Endpoint {
     ring_size: Option<u32>,
     connect_timeout: Duration,
     request_timeout: Duration,
+    wait_while_busy: bool,
 }
 
 /// Which kind of socket the daemon listens at.
@@ -108,6 +109,7 @@ impl Endpoint {
             ring_size: None,
             connect_timeout: DEFAULT_TIMEOUT,
             request_timeout: DEFAULT_TIMEOUT,
+            wait_while_busy: true,
         }
     }
 
@@ -227,6 +229,22 @@ impl Endpoint {
         self
     }
 
+    /// Whether a call goes on trying when the daemon is too busy for it, which it is while the cluster's nodes synchronize, or while a
+    /// queue is full. Default: yes, until the [request timeout](Endpoint::request_timeout), with pauses of 1 to 50 ms; only the last
+    /// refusal is told, as [`Error::Cs`](crate::Error::Cs) with [`CsError::TryAgain`](crate::CsError::TryAgain). With `false` the first
+    /// refusal is told at once, as the C libraries do, and whoever calls decides when to call again. In either case a call that was
+    /// refused was not carried out by corosync 2.1 or later.
+    ///
+    /// Calls of several requests, such as [`cmap::Client::list`](crate::cmap::Client::list), end with the first of them that is refused.
+    /// Some things wait all the same: a [multicast](crate::cpg::Client::multicast) in fragments, and a cpg join or leave for the leave or
+    /// join before it ([`CsError::Busy`](crate::CsError::Busy)), as in C; and connecting, unlike in C, for a daemon that is starting. Other
+    /// multicasts of cpg wait by name: [`multicast`](crate::cpg::Client::multicast) does,
+    /// [`try_multicast`](crate::cpg::Client::try_multicast) does not.
+    pub fn wait_while_busy(mut self, wait: bool) -> Self {
+        self.wait_while_busy = wait;
+        self
+    }
+
     pub(crate) fn address(&self, service: &str) -> SocketAddress {
         let name = self.name(service);
         match &self.sockets {
@@ -302,6 +320,10 @@ impl Endpoint {
 
     pub(crate) fn request_timeout_value(&self) -> Duration {
         self.request_timeout
+    }
+
+    pub(crate) fn waits_while_busy(&self) -> bool {
+        self.wait_while_busy
     }
 }
 

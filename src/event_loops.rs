@@ -7,7 +7,7 @@
 //! | has several clients on one thread | [`Dispatcher`](crate::Dispatcher) |
 //! | has an event loop of its own: poll(2), epoll, mio, glib | the descriptor and [`Client::poll_event`](crate::Client::poll_event) |
 //! | is built on tokio | `AsyncClient`, with the feature `tokio` |
-//! | is to go on when the daemon restarts | [`Supervised`](crate::supervise::Supervised), or `AsyncSupervised` |
+//! | is to go on when the daemon restarts | [`Supervised`](crate::supervise::Supervised), in a `Dispatcher` by [`add_supervised`](crate::Dispatcher::add_supervised), in a loop of its own by its [`descriptor`](crate::supervise::Supervised::descriptor); or `AsyncSupervised` |
 //!
 //! All of them stand on `poll_event`, which takes the next event if one waits and never blocks. The directory `examples` has a whole
 //! program for each.
@@ -22,6 +22,7 @@
 //! | the daemon is gone | `Disconnected` | `Disconnected` ¹ | `Disconnected` | `Disconnected` ¹ |
 //! | the daemon is stopped | waits | `Ok` | waits | `Cs(TryAgain)` |
 //! | a signal | goes on | goes on | goes on | goes on |
+//! | a message waits that is no event ³ | `Ok` | goes on | goes on | `Ok` |
 //! | the handler breaks | `Ok` | `Ok` | `Ok` | `Ok` |
 //! | the handler finalizes the client | `Ok` | `Finalized` | `Finalized` | `Ok` |
 //! | finalized before, or by another thread | `Finalized` | `Finalized` | `Finalized` | `Finalized` |
@@ -30,6 +31,9 @@
 //! ¹ At the latest a millisecond after it went: these modes make no system call when nothing waits, but for one about every millisecond.
 //!
 //! ² These modes do not wait, so there is nothing to end. The wake stays for the next wait.
+//!
+//! ³ A piece of a cpg message that is not complete yet, or a notification of a cmap tracker that was deleted meanwhile. The C libraries
+//! count it too.
 //!
 //! # Readiness is not availability
 //! Events travel through a ring in shared memory, which nothing can poll. For each event the daemon also sends one byte through the
@@ -43,7 +47,8 @@
 //!
 //! What holds is this, whatever mixture of calls came before: while an event waits, the descriptor is readable, or becomes so when the
 //! event's byte comes. So a loop that polls, then takes at least one event or finds none, misses nothing. Bytes that come after their
-//! events do not pile up: a `poll_event` that finds no event takes up to 64 of them.
+//! events do not pile up: a `poll_event` that finds no event takes up to 64 of them. Bytes for which there never was an event, which no
+//! libqb sends, end the connection with [`Error::Protocol`](crate::Error::Protocol) when 1024 of them come between two events.
 //!
 //! # Draining
 //! With level-triggered readiness (poll(2), epoll by default, glib) one call of `poll_event` for each wake-up is enough; taking a few is
@@ -91,4 +96,6 @@
 //! A client belongs to the process that opened it. After fork(2) both processes have the same rings and the same socket, and two that take
 //! from one ring corrupt it. The child must neither use the client nor drop it: dropping shuts the socket down for the parent too. A child
 //! that calls exec(3) at once is safe, as every descriptor is closed then; so is `std::process::Command`. A program that forks and goes on,
-//! such as a daemon, forks first and connects afterwards. cpg in particular knows a member by its pid.
+//! such as a daemon, forks first and connects afterwards. One that connects first, to tell errors before it forks, may go on with the client
+//! in the child if the parent ends by `_exit` without using or dropping it. cpg knows a member by its pid, which is that of the process that
+//! joins.

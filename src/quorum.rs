@@ -17,13 +17,15 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use bytes::Bytes;
 
 use crate::client::{self, Service, Tracking, sealed};
 use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
-use crate::error::Result;
 use crate::error::WireError;
+use crate::error::{CsError, Error, Result};
 use crate::features::QUORUM_MODEL_V1;
 use crate::libqb::client::Patience;
 use crate::wire::Message;
@@ -37,7 +39,17 @@ pub type Client = client::Client<Quorum>;
 #[derive(Debug)]
 pub struct Quorum {
     quorum_type: QuorumType,
+    model: Model,
     tracking: Tracking,
+    present: Mutex<Present>,
+}
+
+/// Model v1: the present state comes in two messages, the list of nodes first. It is held until the other one is there.
+#[derive(Debug, Default)]
+struct Present {
+    /// How often the state was asked for and has not come.
+    asked: u32,
+    nodelist: Option<NodelistNotification>,
 }
 
 open_enum! {
@@ -68,7 +80,7 @@ pub enum Event {
     Notification(Notification),
     /// Model v1: quorum changed. `quorum_v1_quorum_notification_fn_t`
     Quorum(QuorumNotification),
-    /// Model v1: membership changed. `quorum_v1_nodelist_notification_fn_t`
+    /// Model v1: membership changed. What it is at first is told with the first [`Event::Quorum`]. `quorum_v1_nodelist_notification_fn_t`
     Nodelist(NodelistNotification),
     /// A notification that this version does not know, as it came.
     Unknown {
@@ -101,6 +113,9 @@ pub struct QuorumNotification {
     pub ring_id: RingId,
     /// Its members.
     pub members: Vec<NodeId>,
+    /// The list of nodes that belongs to it, when this is the present state that [`Client::track_start`] asked for. Afterwards it comes as
+    /// [`Event::Nodelist`] of its own. Without a quorum provider this alone has the ring and its members.
+    pub nodelist: Option<NodelistNotification>,
 }
 
 pub use wire::NodelistNotification;
@@ -111,7 +126,7 @@ impl Client {
     /// Matches `quorum_initialize`.
     ///
     /// # Errors
-    /// What stands in the way: see the first variants of [`Error`](crate::Error).
+    /// What stands in the way: see the first variants of [`Error`].
     pub fn connect() -> Result<Self> {
         Self::connect_to(&Endpoint::from_env()?)
     }
@@ -130,13 +145,14 @@ impl Client {
     /// own, since daemons before 2.99 die of that request.
     ///
     /// # Errors
-    /// As [`Client::connect`]; [`Error::Unsupported`](crate::Error::Unsupported) when the daemon does not have the model.
+    /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon does not have the model.
     pub fn connect_model(endpoint: &Endpoint, model: Model) -> Result<Self> {
         let patience = Patience::connecting(endpoint);
         if model == Model::V1 {
             Probe::new(endpoint).require(&QUORUM_MODEL_V1, &patience)?;
         }
-        let service = Quorum { quorum_type: QuorumType::FREE, tracking: Tracking::default() };
+        let service =
+            Quorum { quorum_type: QuorumType::FREE, model, tracking: Tracking::default(), present: Mutex::default() };
         let mut client = Self::open(endpoint, service, &patience)?;
         let quorum_type = match model {
             Model::V0 => client.call_within(&patience, "quorum gettype", &wire::GetType {})?.quorum_type,
@@ -160,7 +176,7 @@ impl Client {
     /// Matches `quorum_getquorate`.
     ///
     /// # Errors
-    /// [`Error::TimedOut`](crate::Error::TimedOut), [`Error::Disconnected`](crate::Error::Disconnected), [`Error::Cs`](crate::Error::Cs) as the daemon says.
+    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`] as the daemon says.
     pub fn is_quorate(&self) -> Result<bool> {
         Ok(self.call("quorum getquorate", &wire::GetQuorate {})?.quorate != 0)
     }
@@ -168,14 +184,29 @@ impl Client {
     /// Starts notifications. With `CURRENT` or `CHANGES` the present state comes first, before this returns; with `CHANGES` or
     /// `CHANGES_ONLY` every change follows. The flags combine freely.
     ///
-    /// Matches `quorum_trackstart`.
+    /// Matches `quorum_trackstart`. Unlike in C, the present state is one event in model v1 too, an [`Event::Quorum`] with its
+    /// [`nodelist`](QuorumNotification::nodelist), so that nobody acts on the list of nodes before it is known whether they are quorate.
     ///
     /// # Errors
-    /// [`Error::Cs`](crate::Error::Cs) with [`CsError::Exist`](crate::CsError::Exist) when notifications are on already (the present state is sent all
+    /// [`Error::Cs`] with [`CsError::Exist`] when notifications are on already (the present state is sent all
     /// the same, if asked for), or may be because a start timed out; as [`Client::is_quorate`].
     pub fn track_start(&self, flags: TrackFlags) -> Result<()> {
         const CALL: &str = "quorum trackstart";
-        let send = |track_flags| self.call(CALL, &wire::TrackStart { track_flags }).map(drop);
+        let send = |track_flags: TrackFlags| {
+            let present = track_flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES);
+            if self.service.model == Model::V0 || !present {
+                return self.call(CALL, &wire::TrackStart { track_flags }).map(drop);
+            }
+            // Before the request: the state is here before the answer.
+            self.service.present().asked += 1;
+            let started = self.call(CALL, &wire::TrackStart { track_flags }).map(drop);
+            if !matches!(started, Ok(()) | Err(Error::Cs { error: CsError::Exist, .. } | Error::TimedOut { .. })) {
+                // It is not told.
+                let mut present = self.service.present();
+                present.asked = present.asked.saturating_sub(1);
+            }
+            started
+        };
         self.service.tracking.start(CALL, flags, send)
     }
 
@@ -187,6 +218,28 @@ impl Client {
     /// As [`Client::is_quorate`]. That notifications were off is none.
     pub fn track_stop(&self) -> Result<()> {
         self.service.tracking.stop(|| self.call("quorum trackstop", &wire::TrackStop {}).map(drop))
+    }
+}
+
+impl Quorum {
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Present {
+    /// A list of nodes came. Returns what is to be told now.
+    fn nodelist_came(&mut self, nodelist: NodelistNotification) -> Option<NodelistNotification> {
+        // That of the present state tells no changes.
+        let is_present = self.asked > 0 && nodelist.joined_list.is_empty() && nodelist.left_list.is_empty();
+        if is_present { self.nodelist.replace(nodelist) } else { Some(nodelist) }
+    }
+
+    /// The state of quorum came. Returns the list of nodes that belongs to it.
+    fn quorum_came(&mut self) -> Option<NodelistNotification> {
+        let nodelist = self.nodelist.take()?;
+        self.asked = self.asked.saturating_sub(1);
+        Some(nodelist)
     }
 }
 
@@ -213,8 +266,11 @@ impl Service for Quorum {
                 quorate: event.quorate != 0,
                 ring_id: event.ring_id,
                 members: event.view_list,
+                nodelist: self.present().quorum_came(),
             }),
-            Ok(wire::AnyEvent::NodelistNotification(event)) => Event::Nodelist(event),
+            Ok(wire::AnyEvent::NodelistNotification(event)) => {
+                return Ok(self.present().nodelist_came(event).map(Event::Nodelist));
+            }
             Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
             Err(error) => return Err(error),
         }))

@@ -25,6 +25,7 @@ against_corosync! { shared_one().node(1);
     body::keys_can_be_changed_while_they_are_iterated_over as keys_can_be_changed_while_they_are_iterated_over;
     body::a_tracker_tells_old_and_new as a_tracker_tells_old_and_new;
     body::a_tracker_is_told_what_it_asked_for as a_tracker_is_told_what_it_asked_for;
+    body::a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker as a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker;
     body::two_trackers_of_one_client_are_told_apart as two_trackers_of_one_client_are_told_apart;
     body::small_rings_do_for_small_values as small_rings_do_for_small_values;
     body::what_does_not_fit_the_ring_is_said_so as what_does_not_fit_the_ring_is_said_so;

@@ -66,7 +66,12 @@ impl<'a> Watch<'a> {
         }
         while let Some(event) = self.v1.as_ref().and_then(|v1| v1.poll_event().unwrap()) {
             match event {
-                quorum::Event::Quorum(told) => self.told.v1 = Some((told.quorate, told.ring_id, set(&told.members))),
+                quorum::Event::Quorum(told) => {
+                    self.told.v1 = Some((told.quorate, told.ring_id, set(&told.members)));
+                    if let Some(nodelist) = &told.nodelist {
+                        self.told.nodelist = Some(self.changed(nodelist));
+                    }
+                }
                 quorum::Event::Nodelist(told) => self.told.nodelist = Some(self.changed(&told)),
                 other => panic!("{other:?}"),
             }

@@ -36,8 +36,13 @@ impl Dispatch {
         }
     }
 
-    /// An event was handed over.
-    pub(crate) fn handed_over(self) -> Next {
+    /// Whether a message counts that becomes no event: as in C, where `CS_DISPATCH_ONE` is done with a fragment.
+    pub(crate) fn counts_messages(self) -> bool {
+        matches!(self, Self::One | Self::OneNonblocking)
+    }
+
+    /// An event was handed over, or a message that counts was taken.
+    pub(crate) fn taken(self) -> Next {
         match self {
             Self::One | Self::OneNonblocking => Next::Done,
             Self::All => Next::Look,

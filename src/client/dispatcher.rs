@@ -16,7 +16,7 @@ use crate::libqb::client::Look;
 use crate::sys::event::{Bell, Poller};
 
 /// A client gets its next turn after so many events, when others have events too.
-const EVENTS_PER_TURN: usize = 16;
+pub(crate) const EVENTS_PER_TURN: usize = 16;
 
 /// What the poller calls the bell. Clients are numbered from 1.
 const BELL: u64 = 0;
@@ -112,6 +112,11 @@ impl<S> Dispatcher<S> {
         F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
     {
         self.registry.add(client.into(), handler)
+    }
+
+    /// The dispatcher as its handlers see it.
+    pub(crate) fn control(&mut self) -> Control<'_, S> {
+        Control { registry: &mut self.registry, queue: &self.queue }
     }
 
     /// Removes a client and drops its handler. `false`: it had been removed before.
@@ -243,6 +248,20 @@ impl<S> Control<'_, S> {
     pub fn stop(&mut self) {
         self.queue.stop.store(true, Ordering::Release);
     }
+
+    /// Adds what hands over something else than a client's events, whenever the descriptor is readable.
+    pub(crate) fn add_pump(
+        &mut self,
+        descriptor: impl AsFd + Send + Sync + 'static,
+        pump: impl Pump<S> + 'static,
+    ) -> Result<ClientId> {
+        self.registry.add_pump(Arc::new(descriptor), Box::new(pump))
+    }
+
+    /// Whether a pump may go on: it was neither stopped nor removed.
+    pub(crate) fn goes_on(&self, number: u64) -> bool {
+        !self.queue.is_stopped() && self.registry.entries.contains_key(&number)
+    }
 }
 
 impl<S> fmt::Debug for Control<'_, S> {
@@ -259,7 +278,7 @@ struct Registry<S> {
 
 struct Entry<S> {
     /// Keeps the descriptor open for as long as the poller knows it.
-    client: Arc<dyn AsFd + Send + Sync>,
+    descriptor: Arc<dyn AsFd + Send + Sync>,
     /// `None` while its handler runs.
     pump: Option<Box<dyn Pump<S>>>,
 }
@@ -270,28 +289,32 @@ impl<S> Registry<S> {
         T: Service,
         F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
     {
+        let pump = ClientPump { client: Arc::clone(&client), handler };
+        self.add_pump(client, Box::new(pump))
+    }
+
+    fn add_pump(&mut self, descriptor: Arc<dyn AsFd + Send + Sync>, pump: Box<dyn Pump<S>>) -> Result<ClientId> {
         let number = self.last + 1;
-        self.poller.add(&*client, number).map_err(|source| match source.kind() {
+        self.poller.add(&descriptor, number).map_err(|source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => Error::invalid("client", "it is in this dispatcher already"),
             _ => Error::system("adding a client to a dispatcher", source),
         })?;
         self.last = number;
-        let pump: Box<dyn Pump<S>> = Box::new(ClientPump { client: Arc::clone(&client), handler });
-        self.entries.insert(number, Entry { client, pump: Some(pump) });
+        self.entries.insert(number, Entry { descriptor, pump: Some(pump) });
         Ok(ClientId(number))
     }
 
     fn remove(&mut self, number: u64) -> bool {
         let entry = self.entries.remove(&number);
         entry.is_some_and(|entry| {
-            self.poller.remove(&entry.client);
+            self.poller.remove(&entry.descriptor);
             true
         })
     }
 }
 
 /// A client and its handler, whatever their types.
-trait Pump<S>: Send {
+pub(crate) trait Pump<S>: Send {
     /// Hands over a few events. Breaks when the client is to be removed.
     fn pump(&mut self, number: u64, state: &mut S, control: &mut Control<'_, S>) -> ControlFlow<()>;
 }
@@ -317,7 +340,7 @@ where
             if ended {
                 return ControlFlow::Break(());
             }
-            if control.queue.is_stopped() || !control.registry.entries.contains_key(&number) {
+            if !control.goes_on(number) {
                 break;
             }
         }

@@ -20,6 +20,7 @@ pub(crate) use asynchronous::Blocking;
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncClient, AsyncEvents};
 pub use dispatcher::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
+pub(crate) use dispatcher::{EVENTS_PER_TURN, Pump};
 pub(crate) use tracking::Tracking;
 
 use crate::endpoint::{Deadline, Endpoint};
@@ -64,6 +65,9 @@ pub trait Service: sealed::Sealed + Send + Sync + 'static {
 ///
 /// A client can be shared between threads. Requests are served one at a time in the order they came; one thread can wait for events
 /// meanwhile. No lock is held while a handler runs, so a handler may call the same client.
+///
+/// A request that the daemon is too busy for (`CS_ERR_TRY_AGAIN`) is sent again until the request timeout, unless
+/// [`Endpoint::wait_while_busy`] says otherwise.
 ///
 /// Dropping a client ends the connection. The daemon then forgets its trackers and iterators.
 pub struct Client<S: Service> {
@@ -140,6 +144,15 @@ impl<S: Service> Client<S> {
         self.connection.poll_event(look, |message| self.service.event(message))
     }
 
+    /// Takes what counts as one in this mode: an event, or a message that need not become one.
+    fn look_for_one(&self, mode: Dispatch) -> Result<Option<Option<S::Event>>> {
+        if mode.counts_messages() {
+            self.connection.poll_one(Look::Glance, |message| self.service.event(message))
+        } else {
+            Ok(self.look(Look::Glance)?.map(Some))
+        }
+    }
+
     /// Waits for the next event until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`]. `None` when it passed, or when the
     /// [`Waker`] was used.
     ///
@@ -171,7 +184,10 @@ impl<S: Service> Client<S> {
     /// Hands events to `handler` in the way `mode` says, until the handler breaks, the [`Waker`] is used or the mode is done. What is
     /// returned when is in [the table](crate::event_loops#what-dispatch-returns).
     ///
-    /// Matches `cmap_dispatch`, `quorum_dispatch`, `votequorum_dispatch` and their siblings. A signal does not end it. Other than in C,
+    /// Matches `cmap_dispatch`, `quorum_dispatch`, `votequorum_dispatch` and their siblings. As there, `One` and `OneNonblocking` are done
+    /// with one message of the daemon, and not every message is an event: the pieces of a long cpg message are one when the last has come,
+    /// and what was on its way when its cmap tracker was deleted is none. Then the handler is not called. Use [`Client::next_event`] to
+    /// wait for an event. A signal does not end it. Unlike in C,
     /// [`Client::finalize`] called meanwhile ends it, from the handler or from another thread. When nothing waits and the mode does
     /// not, that takes no system call, but for a look about every millisecond whether the daemon is still there.
     ///
@@ -188,9 +204,9 @@ impl<S: Service> Client<S> {
                 Next::Done => return Ok(()),
                 Next::TryAgain => return Err(Error::Cs { call: "dispatch".into(), error: CsError::TryAgain }),
             };
-            next = match self.look(Look::Glance)? {
-                Some(event) => match handler(event) {
-                    ControlFlow::Continue(()) => mode.handed_over(),
+            next = match self.look_for_one(mode)? {
+                Some(event) => match event.map_or(ControlFlow::Continue(()), &mut handler) {
+                    ControlFlow::Continue(()) => mode.taken(),
                     ControlFlow::Break(()) => Next::Done,
                 },
                 None if wait => {

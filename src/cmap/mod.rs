@@ -236,12 +236,17 @@ impl Client {
 
     /// The value of a key as a Rust type: `client.get_as::<u32>("totem.token")?`. `None` when there is no such key.
     ///
+    /// A number whose type is narrower is widened: a `u8` can be had as `u32` or `i64`, an `flt` as `f64`. Nothing is lost by that; no
+    /// type is narrowed, whatever the value is.
+    ///
     /// # Errors
-    /// As [`Client::get`]; [`Error::InvalidArgument`] when the value has another type.
+    /// As [`Client::get`]; [`Error::WrongType`] when the value has a type that is not `T` and does not fit in it.
     pub fn get_as<T: TryFrom<Value, Error = Value>>(&self, key: &str) -> Result<Option<T>> {
-        let value = self.get(key)?.map(T::try_from).transpose();
+        let value = self.get(key)?.map(Value::widened_to).transpose();
         value.map_err(|found| {
-            Error::invalid("type", format!("the value of {key} is {found} of type {}", found.value_type()))
+            let asked = std::any::type_name::<T>();
+            let asked = asked.rsplit_once("::").map_or(asked, |(_, name)| name);
+            Error::WrongType { key: key.to_owned(), found: found.value_type().to_string().into(), asked }
         })
     }
 

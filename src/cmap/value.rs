@@ -128,6 +128,28 @@ values! {
 }
 
 impl Value {
+    /// The value as a Rust type of the same kind of number or a wider one, else the value back.
+    pub(crate) fn widened_to<T: TryFrom<Self, Error = Self>>(self) -> std::result::Result<T, Self> {
+        T::try_from(self).or_else(|value| {
+            let wider = value.next_wider().into_iter().flatten();
+            wider.filter_map(|wider| wider.widened_to().ok()).next().ok_or(value)
+        })
+    }
+
+    /// The same number in the next wider types that hold all of its type.
+    fn next_wider(&self) -> [Option<Self>; 2] {
+        match *self {
+            Self::U8(value) => [Some(Self::U16(value.into())), Some(Self::I16(value.into()))],
+            Self::U16(value) => [Some(Self::U32(value.into())), Some(Self::I32(value.into()))],
+            Self::U32(value) => [Some(Self::U64(value.into())), Some(Self::I64(value.into()))],
+            Self::I8(value) => [Some(Self::I16(value.into())), None],
+            Self::I16(value) => [Some(Self::I32(value.into())), None],
+            Self::I32(value) => [Some(Self::I64(value.into())), None],
+            Self::F32(value) => [Some(Self::F64(value.into())), None],
+            _ => [None, None],
+        }
+    }
+
     /// Makes sure that the daemon would neither refuse the value nor cut it short: for whoever wants to know before anything is sent.
     ///
     /// # Errors
@@ -226,6 +248,23 @@ mod tests {
         ] {
             assert_eq!(Value::from_wire(wire(value.clone())), value);
         }
+    }
+
+    #[test]
+    fn numbers_become_wider_but_never_narrower_nor_another_kind() {
+        fn to<T: TryFrom<Value, Error = Value>>(value: impl Into<Value>) -> std::result::Result<T, Value> {
+            value.into().widened_to()
+        }
+        assert_eq!((to::<u8>(200_u8), to::<u16>(200_u8), to::<u32>(200_u8)), (Ok(200), Ok(200), Ok(200)));
+        assert_eq!((to::<u64>(200_u8), to::<i16>(200_u8), to::<i64>(200_u8)), (Ok(200), Ok(200), Ok(200)));
+        assert_eq!((to::<i64>(-5_i8), to::<i32>(-5_i16), to::<f64>(1.5_f32)), (Ok(-5), Ok(-5), Ok(1.5)));
+        assert_eq!((to::<i64>(u32::MAX), to::<i32>(u16::MAX)), (Ok(0xffff_ffff), Ok(0xffff)));
+        assert_eq!(to::<u8>(5_u16), Err(Value::U16(5)));
+        assert_eq!(to::<i8>(5_u8), Err(Value::U8(5)));
+        assert_eq!(to::<u64>(5_i8), Err(Value::I8(5)));
+        assert_eq!(to::<i64>(5_u64), Err(Value::U64(5)));
+        assert_eq!(to::<f64>(5_u8), Err(Value::U8(5)));
+        assert_eq!(to::<String>(5_u8), Err(Value::U8(5)));
     }
 
     #[test]

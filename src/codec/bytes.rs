@@ -19,6 +19,15 @@ pub(crate) const SLOT: usize = 8;
 #[cfg(test)]
 pub(crate) type Trace = Vec<(&'static str, usize, usize)>;
 
+/// A count or length of the peer's, and where it stood, for the error if it is not to be believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Number {
+    field: &'static str,
+    offset: usize,
+    /// As it came.
+    pub value: u64,
+}
+
 /// Takes a message apart, front to back.
 #[derive(Debug)]
 pub struct Reader<'a> {
@@ -77,10 +86,26 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
+    /// Reads a count or length that is not in a slot, to be checked by [`Reader::counted`] or [`Reader::bounded`].
+    pub fn number<T: Plain + Into<u64>>(&mut self, field: &'static str) -> Result<Number, WireError> {
+        let offset = self.offset;
+        Ok(Number { field, offset, value: self.get::<T>(field)?.into() })
+    }
+
+    /// As [`Reader::number`], of one in a slot.
+    pub fn number_slot<T: Plain + Into<u64>>(&mut self, field: &'static str) -> Result<Number, WireError> {
+        let offset = self.offset;
+        Ok(Number { field, offset, value: self.slot::<T>(field)?.into() })
+    }
+
     /// Reads `length` bytes.
     pub fn take(&mut self, field: &'static str, length: usize) -> Result<&'a [u8], WireError> {
         let have = self.remaining();
-        let taken = self.offset.checked_add(length).and_then(|end| self.bytes.get(self.offset..end));
+        let taken = match length {
+            // Also behind a slot that is cut short.
+            0 => Some(&[][..]),
+            _ => self.offset.checked_add(length).and_then(|end| self.bytes.get(self.offset..end)),
+        };
         let taken = taken.ok_or_else(|| self.truncated(field, length, have))?;
         #[cfg(test)]
         self.trace.push((field, self.offset, length));
@@ -104,21 +129,15 @@ impl<'a> Reader<'a> {
 
     /// Checks a count or length from the peer: everything it announces must fit in what is left of the message,
     /// at `element` bytes each. So nothing is allocated that was not sent.
-    pub fn counted(&self, field: &'static str, count: u64, element: usize) -> Result<usize, WireError> {
-        self.bounded(field, count, self.remaining() / element.max(1))
+    pub fn counted(&self, count: Number, element: usize) -> Result<usize, WireError> {
+        self.bounded(count, self.remaining() / element.max(1))
     }
 
-    /// Checks a count or length from the peer, which was just read, against what the protocol allows.
-    pub fn bounded(&self, field: &'static str, value: u64, limit: usize) -> Result<usize, WireError> {
+    /// Checks a count or length from the peer against what the protocol allows.
+    pub fn bounded(&self, Number { field, offset, value }: Number, limit: usize) -> Result<usize, WireError> {
         match usize::try_from(value) {
             Ok(bounded) if bounded <= limit => Ok(bounded),
-            _ => Err(WireError::TooLarge {
-                message: self.message,
-                field,
-                offset: self.offset,
-                value,
-                limit: limit as u64,
-            }),
+            _ => Err(WireError::TooLarge { message: self.message, field, offset, value, limit: limit as u64 }),
         }
     }
 
@@ -129,7 +148,7 @@ impl<'a> Reader<'a> {
 
     /// Passes over padding; at the end of the message there may be less of it.
     pub fn skip(&mut self, length: usize) {
-        self.offset = self.offset.saturating_add(length).min(self.bytes.len());
+        self.offset = self.offset.saturating_add(length);
     }
 
     /// Passes over padding up to the next multiple of 8.
@@ -137,9 +156,9 @@ impl<'a> Reader<'a> {
         self.skip(self.offset.next_multiple_of(SLOT) - self.offset);
     }
 
-    /// The error for a value that has no meaning in `field`, which was just read.
-    pub fn invalid(&self, field: &'static str, value: i64) -> WireError {
-        WireError::Invalid { message: self.message, field, offset: self.offset, value }
+    /// The error for a value that has no meaning in `field`, which begins at `offset`.
+    pub fn invalid(&self, field: &'static str, offset: usize, value: i64) -> WireError {
+        WireError::Invalid { message: self.message, field, offset, value }
     }
 
     fn truncated(&self, field: &'static str, need: usize, have: usize) -> WireError {

@@ -14,6 +14,6 @@ pub mod setup;
 pub(crate) use self::bytes::SLOT;
 #[cfg(test)]
 pub(crate) use self::bytes::Trace;
-pub use self::bytes::{Plain, Reader, Writer};
+pub use self::bytes::{Number, Plain, Reader, Writer};
 pub(crate) use self::header::{CS_OK, reply_status};
 pub use self::header::{Header, Kind, encode_refusal};

@@ -110,12 +110,13 @@ impl ConnectReply {
         if id != AUTHENTICATE {
             return Err(WireError::UnknownId { message: Self::NAME, id });
         }
+        let offset = reader.offset();
         let size: i32 = reader.slot("header.size")?;
         let known = [Generation::Libqb013, Generation::Libqb010];
         known
             .into_iter()
             .find(|generation| usize::try_from(size) == Ok(generation.reply_size()))
-            .ok_or_else(|| reader.invalid("header.size", i64::from(size)))
+            .ok_or_else(|| reader.invalid("header.size", offset, i64::from(size)))
     }
 
     /// Reads the whole message.
@@ -221,7 +222,7 @@ mod tests {
         let error = ConnectReply::decode(&bytes).unwrap_err();
         assert_eq!(
             error,
-            WireError::Invalid { message: ConnectReply::NAME, field: "header.size", offset: 16, value: 12295 }
+            WireError::Invalid { message: ConnectReply::NAME, field: "header.size", offset: 8, value: 12295 }
         );
         bytes[0] = 0;
         assert!(matches!(ConnectReply::decode(&bytes), Err(WireError::UnknownId { .. })));

@@ -22,7 +22,8 @@
 //! # Large messages
 //! A message up to [`Client::max_atomic_message_size`] travels in one piece. A longer one is cut into fragments, which members put
 //! together again; a member sees either the whole message or nothing of it. How much memory unfinished messages may take is set by
-//! [`Options::reassembly_limit`].
+//! [`Options::reassembly_limit`]. [`Client::dispatch`](crate::Client::dispatch) with [`One`](crate::Dispatch::One) is done with each
+//! fragment, as in C.
 //!
 //! # Flow control
 //! When the cluster cannot keep up, or while its nodes synchronize after a change of membership, the daemon takes no multicasts.
@@ -67,9 +68,8 @@ pub type Client = client::Client<Cpg>;
 pub struct Cpg {
     options: Options,
     probe: Probe,
-    /// The process the group sees.
-    pid: u32,
-    joined: Mutex<Option<GroupName>>,
+    /// With the process that the group sees.
+    joined: Mutex<Option<(GroupName, u32)>>,
     reassembly: Mutex<Reassembly>,
 }
 
@@ -134,7 +134,8 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Discard {
-    /// With the other messages that are not complete yet it would go beyond [`Options::reassembly_limit`].
+    /// With the other messages that are not complete yet it would go beyond [`Options::reassembly_limit`], and more of it has come than of
+    /// any other. Or it is longer than the limit by itself.
     TooLong,
     /// Its fragments are more or less than the length that was announced.
     Malformed,
@@ -179,14 +180,19 @@ impl Options {
         self
     }
 
-    /// How many bytes messages may take together that come in fragments and are not complete yet. As much is reserved for one as its
-    /// sender announces. A message beyond the limit becomes [`Event::Discarded`]. C has no limit.
+    /// How many bytes messages may take together that come in fragments and are not complete yet. Default: 256 MiB
+    /// ([`DEFAULT_REASSEMBLY_LIMIT`]). C has no limit.
+    ///
+    /// A message counts for what has come of it, up to twice that, and 256 bytes, whatever length its sender announces. Where that goes
+    /// beyond the limit, the message of which most has come is given up and becomes [`Event::Discarded`], which is told with its sender's
+    /// next fragment. So a member that sends without end takes no room from messages that are shorter than its own. A message that is
+    /// longer than the limit less 256 bytes is discarded at its first fragment.
     pub fn reassembly_limit(mut self, bytes: usize) -> Self {
         self.reassembly_limit = bytes;
         self
     }
 
-    /// The process id the group sees. Default: that of this process.
+    /// The process id the group sees. Default: that of the process that [joins](Client::join), as in C.
     ///
     /// A group has one member of a pid on each node, so clients that join the same group on the same node need different ones: several
     /// in one process, or processes in containers, which may have the same pid there. The daemon takes any number.
@@ -224,7 +230,6 @@ impl Client {
     pub fn connect_with(endpoint: &Endpoint, options: Options) -> Result<Self> {
         let service = Cpg {
             probe: Probe::new(endpoint),
-            pid: options.pid.unwrap_or_else(process::id),
             joined: Mutex::default(),
             reassembly: Mutex::new(Reassembly::new(options.reassembly_limit)),
             options,
@@ -261,9 +266,11 @@ impl Client {
             return Err(Error::invalid("group", reason));
         }
         let flags = if self.service.options.initial_totem_confchg { DELIVER_INITIAL_TOTEM_CONF } else { 0 };
-        let request = wire::Join { group_name: *group, pid: self.service.pid, flags };
+        // Of now: the process may have forked since it connected.
+        let pid = self.service.own_pid();
+        let request = wire::Join { group_name: *group, pid, flags };
         self.call_while(BUSY, &patience, &request)?;
-        *self.service.joined() = Some(*group);
+        *self.service.joined() = Some((*group, pid));
         // While it is surely possible: a process may drop its privileges or go into a sandbox later. If the time is not enough, or
         // something else is wrong, it is asked again when it matters.
         let _ = self.service.probe.require(&features::CPG_FRAGMENTS, &patience);
@@ -280,13 +287,13 @@ impl Client {
     pub fn leave(&self, group: &GroupName) -> Result<()> {
         const CALL: &str = "cpg leave";
         // Before anything is sent, so that no multicast comes behind: the daemon would drop it without a word.
-        let left = self.service.joined().take_if(|joined| joined == group);
-        left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
-        let request = wire::Leave { group_name: *group, pid: self.service.pid };
+        let left = self.service.joined().take_if(|(joined, _)| joined == group);
+        let (_, pid) = left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
+        let request = wire::Leave { group_name: *group, pid };
         let reply = self.call_while(BUSY, &self.patience(CALL), &request);
         if let Err(Error::Cs { error: CsError::TryAgain | CsError::Busy, .. }) = reply {
             // It was certainly not carried out.
-            self.service.joined().get_or_insert(*group);
+            self.service.joined().get_or_insert((*group, pid));
         }
         reply.map(|_| ())
     }
@@ -306,7 +313,7 @@ impl Client {
         let member = |Entry { node_id, pid, .. }| Address { node_id, pid, reason: Reason::UNDEFINED };
         let entries = self.list_within(Iteration::Group(*group), patience)?;
         let mut members: Vec<_> = entries.into_iter().map(member).collect();
-        members.sort_unstable_by_key(|member| (member.node_id, member.pid));
+        members.sort_unstable();
         Ok(members)
     }
 
@@ -320,14 +327,14 @@ impl Client {
         Ok(self.call("cpg local get", &wire::LocalGet {})?.local_nodeid)
     }
 
-    /// The process id by which members know this client: see [`Options::pid`].
+    /// The process id by which members know this client, or would if it joined now: see [`Options::pid`].
     pub fn pid(&self) -> u32 {
-        self.service.pid
+        self.service.joined().map_or_else(|| self.service.own_pid(), |(_, pid)| pid)
     }
 
     /// The group that was joined and not left.
     pub fn joined(&self) -> Option<GroupName> {
-        *self.service.joined()
+        self.service.joined().map(|(group, _)| group)
     }
 }
 
@@ -335,8 +342,12 @@ impl Client {
 const BUSY: &[CsError] = &[CsError::TryAgain, CsError::Busy];
 
 impl Cpg {
-    fn joined(&self) -> MutexGuard<'_, Option<GroupName>> {
+    fn joined(&self) -> MutexGuard<'_, Option<(GroupName, u32)>> {
         self.joined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own_pid(&self) -> u32 {
+        self.options.pid.unwrap_or_else(process::id)
     }
 
     fn fragment(&self, reassembly: &mut Reassembly, fragment: wire::PartialDeliverCallback) -> Option<Event> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::wire::cpg::{FragmentType, PartialDeliverCallback};
 use crate::wire::values::NodeId;
 
-/// What an unfinished message counts for besides its length, so that a great many short ones are bounded too.
+/// What an unfinished message counts for besides what came of it, so that a great many short ones are bounded too.
 const OVERHEAD: usize = 256;
 
 /// What became of a fragment.
@@ -17,13 +17,16 @@ pub(crate) enum Progress {
     Nothing,
     /// It was the last, and this is the message.
     Whole(Bytes),
-    /// It begins a message for which there is no room. The rest of it will be passed over.
+    /// There is no room for its message. The rest of that will be passed over.
     NoRoom,
     /// It does not fit the message that its sender began, which is dropped.
     Malformed,
 }
 
 /// The messages that are not complete yet, at most one of each sender.
+///
+/// Memory is taken as fragments come, whatever length was announced. When there is too little, the message goes of which most has come:
+/// so a sender that never comes to an end loses its own, not those of others.
 ///
 /// Matches what `cpg_dispatch` does, but for its trust: there a message's length is allocated whatever it is, and copied into whatever
 /// comes.
@@ -38,14 +41,16 @@ pub(crate) struct Reassembly {
 /// A message that is not complete yet.
 #[derive(Debug)]
 struct Unfinished {
-    /// The length its sender announced. As much is reserved.
+    /// The length its sender announced.
     length: usize,
     received: Vec<u8>,
+    /// Another message got its room. Its sender's next fragment tells.
+    gave_way: bool,
 }
 
 impl Unfinished {
     fn cost(&self) -> usize {
-        self.length + OVERHEAD
+        self.received.capacity() + OVERHEAD
     }
 }
 
@@ -60,27 +65,33 @@ impl Reassembly {
         let sender = (fragment.nodeid, fragment.pid);
         if fragment.fragment_type == FragmentType::FIRST {
             // What its sender began before was given up.
-            self.drop_member(sender.0, sender.1);
+            self.remove(sender);
             if !self.begin(sender, fragment.msglen) {
                 return Progress::NoRoom;
             }
         }
-        let Some(unfinished) = self.unfinished.get_mut(&sender) else {
+        let Some(unfinished) = self.unfinished.get(&sender) else {
             // It began before this process joined the group, or there was no room for it.
             return Progress::Nothing;
         };
+        if unfinished.gave_way {
+            self.remove(sender);
+            return Progress::NoRoom;
+        }
         let room = unfinished.length.saturating_sub(unfinished.received.len());
-        let complete = fragment.message.len() == room;
         let fits = match fragment.fragment_type {
             FragmentType::FIRST | FragmentType::CONTINUED => fragment.message.len() <= room,
-            FragmentType::LAST => complete,
+            FragmentType::LAST => fragment.message.len() == room,
             _ => false,
         };
         if !fits {
-            self.drop_member(sender.0, sender.1);
+            self.remove(sender);
             return Progress::Malformed;
         }
-        unfinished.received.extend_from_slice(&fragment.message);
+        if !self.append(sender, &fragment.message) {
+            self.remove(sender);
+            return Progress::NoRoom;
+        }
         if fragment.fragment_type != FragmentType::LAST {
             return Progress::Nothing;
         }
@@ -102,19 +113,52 @@ impl Reassembly {
         });
     }
 
-    /// Makes room for a message. Whether there is some.
+    /// Begins a message, unless it could never be held.
     fn begin(&mut self, sender: (NodeId, u32), length: u32) -> bool {
-        let Ok(length) = usize::try_from(length) else {
-            return false;
-        };
-        let mut unfinished = Unfinished { length, received: Vec::new() };
-        let room = self.limit.saturating_sub(self.held);
-        let fits = length.checked_add(OVERHEAD).is_some_and(|cost| cost <= room);
-        if !fits || unfinished.received.try_reserve_exact(length).is_err() {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let fits = length.checked_add(OVERHEAD).is_some_and(|cost| cost <= self.limit);
+        if !fits || !self.make_room(OVERHEAD, 0) {
             return false;
         }
-        self.held += unfinished.cost();
-        self.unfinished.insert(sender, unfinished);
+        self.held += OVERHEAD;
+        self.unfinished.insert(sender, Unfinished { length, received: Vec::new(), gave_way: false });
+        true
+    }
+
+    /// Adds to a message what came of it. `false`: there is no room.
+    fn append(&mut self, sender: (NodeId, u32), piece: &[u8]) -> bool {
+        let Some(Unfinished { length, received, .. }) = self.unfinished.get(&sender) else { return false };
+        let (have, need) = (received.capacity(), received.len() + piece.len());
+        if need > have {
+            // More than is needed, so that a message in many pieces is not copied for each.
+            let wanted = (2 * have).clamp(need, *length);
+            let capacity = if wanted - have <= self.limit - self.held { wanted } else { need };
+            if !self.make_room(capacity - have, need) {
+                return false;
+            }
+            let Some(unfinished) = self.unfinished.get_mut(&sender) else { return false };
+            let more = capacity - unfinished.received.len();
+            if unfinished.received.try_reserve_exact(more).is_err() {
+                return false;
+            }
+            self.held += unfinished.received.capacity() - have;
+        }
+        self.unfinished.get_mut(&sender).is_some_and(|unfinished| {
+            unfinished.received.extend_from_slice(piece);
+            true
+        })
+    }
+
+    /// Makes room for `more` bytes by dropping what came of messages of which more than `than` bytes came, those with most first. Whether
+    /// there is room now.
+    fn make_room(&mut self, more: usize, than: usize) -> bool {
+        while more > self.limit - self.held {
+            let largest = self.unfinished.values_mut().max_by_key(|unfinished| unfinished.received.len());
+            let Some(largest) = largest.filter(|largest| largest.received.len() > than) else { return false };
+            self.held -= largest.received.capacity();
+            largest.received = Vec::new();
+            largest.gave_way = true;
+        }
         true
     }
 
@@ -222,10 +266,40 @@ mod tests {
         assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 101, b"a")), Progress::NoRoom);
         assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 101, &[0; 100])), Progress::Nothing);
         assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, u32::MAX, b"a")), Progress::NoRoom);
-        reassembly.feed(&fragment(1, FragmentType::FIRST, 100, &[1; 50]));
+        reassembly.feed(&fragment(1, FragmentType::FIRST, 100, b""));
         assert_eq!(reassembly.feed(&fragment(2, FragmentType::FIRST, 0, b"")), Progress::NoRoom);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 100, &[1; 50])), whole(&[1; 100]));
+        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 100, &[1; 100])), whole(&[1; 100]));
         assert_eq!(reassembly.feed(&fragment(2, FragmentType::FIRST, 0, b"")), Progress::Nothing);
+    }
+
+    #[test]
+    fn what_is_announced_takes_no_room_from_others() {
+        let mut reassembly = Reassembly::new(10_000);
+        for hostile in 10..20 {
+            let announced = 10_000 - u32::try_from(OVERHEAD).unwrap();
+            assert_eq!(reassembly.feed(&fragment(hostile, FragmentType::FIRST, announced, b"x")), Progress::Nothing);
+        }
+        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 6000, &[1; 3000])), Progress::Nothing);
+        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 6000, &[1; 3000])), whole(&[1; 6000]));
+    }
+
+    #[test]
+    fn a_sender_that_comes_to_no_end_loses_its_own_message_and_not_those_of_others() {
+        let mut reassembly = Reassembly::new(10_000);
+        let hostile = |kind, length| fragment(9, kind, 9000, &vec![9; length]);
+        assert_eq!(reassembly.feed(&hostile(FragmentType::FIRST, 8000)), Progress::Nothing);
+        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 4000, &[1; 2000])), Progress::Nothing);
+        assert_eq!(reassembly.feed(&fragment(2, FragmentType::FIRST, 4000, &[2; 2000])), Progress::Nothing);
+        assert_eq!(reassembly.feed(&hostile(FragmentType::CONTINUED, 10)), Progress::NoRoom);
+        assert_eq!(reassembly.feed(&hostile(FragmentType::CONTINUED, 10)), Progress::Nothing);
+        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 4000, &[1; 2000])), whole(&[1; 4000]));
+        assert_eq!(reassembly.feed(&fragment(2, FragmentType::LAST, 4000, &[2; 2000])), whole(&[2; 4000]));
+        // One that would be the longest does not drive away shorter ones.
+        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 5000, &[1; 4000])), Progress::Nothing);
+        assert_eq!(reassembly.feed(&hostile(FragmentType::FIRST, 3000)), Progress::Nothing);
+        assert_eq!(reassembly.feed(&hostile(FragmentType::CONTINUED, 3000)), Progress::NoRoom);
+        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 5000, &[1; 1000])), whole(&[1; 5000]));
+        assert_eq!((reassembly.held, reassembly.unfinished.len()), (0, 0));
     }
 
     proptest! {

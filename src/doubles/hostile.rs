@@ -1,15 +1,21 @@
 //! A daemon that lies: whatever it answers, every call returns, and nothing panics.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::codec::Kind;
+use crate::doubles::Flood;
 use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal};
+use crate::libqb::wake::MOST_STRAY;
 use crate::wire::tables;
-use crate::{Client, Dispatch, Endpoint, NodeId, Result, RingId, Service, TrackFlags};
+use crate::{
+    Client, Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError, Result, RingId, Service,
+    TrackFlags,
+};
 use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
 
 /// Answers with captured messages of the same id, damaged or not, or with nothing; and sends events that nobody asked for.
@@ -197,6 +203,38 @@ fn lie(seed: u64, bear: fn(&Endpoint) -> usize) -> usize {
     let builder = fuzzing::SERVICES.iter().fold(builder, |builder, service| builder.service(*service));
     let _listener = builder.start(Liar::new(seed)).unwrap();
     bear(&endpoint)
+}
+
+#[test]
+fn a_flood_of_wake_bytes_ends_the_connection_instead_of_spinning() {
+    let connect = || {
+        let (endpoint, flood) = Flood::start();
+        (cpg::Client::connect_to(&endpoint).unwrap(), flood)
+    };
+    let is_endless = |error: &Error| {
+        matches!(
+            error,
+            Error::Protocol { source: ProtocolError::Endless { what: "wake bytes without an event", .. }, .. }
+        )
+    };
+    let (client, _flood) = connect();
+    let mut dispatcher = Dispatcher::new().unwrap();
+    let note = |ends: &mut Vec<Error>, event: Result<cpg::Event>, _: &mut Control<'_, _>| {
+        ends.push(event.unwrap_err());
+        ControlFlow::Continue(())
+    };
+    dispatcher.add(client, note).unwrap();
+    let (mut ends, mut rounds) = (Vec::new(), 0);
+    while !dispatcher.is_empty() {
+        dispatcher.round(&mut ends, Deadline::NEVER).unwrap();
+        rounds += 1;
+        assert!(rounds <= 2 * MOST_STRAY, "it spins");
+    }
+    assert!(matches!(&*ends, [end] if is_endless(end)), "{ends:?}");
+
+    let (client, _flood) = connect();
+    let end = client.next_event(Deadline::NEVER).unwrap_err();
+    assert!(is_endless(&end), "{end}");
 }
 
 #[test]

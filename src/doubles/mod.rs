@@ -173,14 +173,9 @@ pub(crate) struct Deaf {
 
 impl Deaf {
     pub(crate) fn start() -> (Endpoint, Self) {
-        let (endpoint, directory) = private_endpoint();
-        let path = endpoint.socket_path("cpg").unwrap();
-        let listener = serve::listen_stream(&socket::path_address(&path).unwrap()).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, root) = (Arc::clone(&stop), directory.path().to_owned());
-        let thread = thread::spawn(move || {
-            wait_for(&listener, Interest::Readable, None).unwrap();
-            let (_client, mut rings) = accept(serve::accept_stream(&listener).unwrap(), &root);
+        let stopped = Arc::clone(&stop);
+        let (endpoint, thread, directory) = serve_one(move |_client, mut rings| {
             while !stopped.load(Ordering::SeqCst) {
                 let Some(request) = rings.request.receive(Duration::from_millis(1)).unwrap() else { continue };
                 let id = Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
@@ -203,6 +198,43 @@ impl Drop for Deaf {
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(thread::panicking() || ended.is_some_and(|ended| ended.is_ok()), "the deaf daemon panicked");
     }
+}
+
+/// A cpg daemon that sends wake bytes for no events, as fast as they are taken, until the client closes.
+pub(crate) struct Flood {
+    _thread: JoinHandle<()>,
+    _directory: TempDir,
+}
+
+impl Flood {
+    pub(crate) fn start() -> (Endpoint, Self) {
+        let (endpoint, thread, directory) = serve_one(|client, _rings| {
+            loop {
+                match socket::send_now(&client, &[0; 64]) {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        wait_for(&client, Interest::Writable, None).unwrap();
+                    }
+                    Err(_) => break,
+                    Ok(_) => {}
+                }
+            }
+        });
+        (endpoint, Self { _thread: thread, _directory: directory })
+    }
+}
+
+/// Serves one client of cpg on a thread.
+fn serve_one(serve: impl FnOnce(OwnedFd, Rings) + Send + 'static) -> (Endpoint, JoinHandle<()>, TempDir) {
+    let (endpoint, directory) = private_endpoint();
+    let path = endpoint.socket_path("cpg").unwrap();
+    let listener = serve::listen_stream(&socket::path_address(&path).unwrap()).unwrap();
+    let root = directory.path().to_owned();
+    let thread = thread::spawn(move || {
+        wait_for(&listener, Interest::Readable, None).unwrap();
+        let (client, rings) = accept(serve::accept_stream(&listener).unwrap(), &root);
+        serve(client, rings);
+    });
+    (endpoint, thread, directory)
 }
 
 /// Sets a connection up.

@@ -26,6 +26,17 @@ pub enum Error {
         reason: Cow<'static, str>,
     },
 
+    /// The value of a key of cmap has another type than was asked for.
+    #[error("the value of {key} has the type {found}, not {asked}")]
+    WrongType {
+        /// The key.
+        key: String,
+        /// The type of its value, as [`ValueType`](crate::cmap::ValueType) prints it.
+        found: Cow<'static, str>,
+        /// The Rust type that was asked for.
+        asked: &'static str,
+    },
+
     /// Nobody listens at the service's socket.
     #[error(
         "no {service} socket at {address}: is corosync running in this network namespace, \
@@ -361,7 +372,7 @@ impl Error {
     /// The number a C program would have seen, for those who come from there. See [`CsError`].
     pub fn cs_error(&self) -> Option<CsError> {
         Some(match self {
-            Self::InvalidArgument { .. } => CsError::InvalidParam,
+            Self::InvalidArgument { .. } | Self::WrongType { .. } => CsError::InvalidParam,
             Self::NotReady { .. } => CsError::TryAgain,
             Self::NotAllowed { .. } => CsError::Access,
             Self::UntrustedServer { .. } | Self::RingFile { .. } => CsError::Security,

@@ -64,7 +64,7 @@ impl<S: Supervise> AsyncSupervised<S> {
 
     /// As [`Supervised::backoff`](super::Supervised::backoff).
     pub fn backoff(mut self, pause: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
-        self.plan.backoff = Box::new(pause);
+        self.plan.backoff = Some(Box::new(pause));
         self
     }
 
@@ -106,12 +106,15 @@ impl<S: Supervise> AsyncSupervised<S> {
                     });
                     let (link, notice) = match up {
                         Ok((events, client, restored)) => {
-                            (Link::Up { client, events, ending: None }, Ok(self.plan.up(restored, now)))
+                            (Link::Up { client, events, ending: None }, Ok(Some(self.plan.up(restored, now))))
                         }
                         Err(error) => (Link::Down, self.plan.failed(error, now)),
                     };
-                    self.link = link;
-                    return Poll::Ready(notice);
+                    if let Some(notice) = notice.transpose() {
+                        self.link = link;
+                        return Poll::Ready(notice);
+                    }
+                    link
                 }
                 Link::Up { events, ending, .. } => {
                     let next = match ending {

@@ -26,9 +26,11 @@
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
+mod dispatched;
 mod services;
 
 use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,7 @@ use crate::client::{Client, Service};
 use crate::endpoint::Deadline;
 use crate::error::{CsError, Error, Result};
 use crate::libqb::client::{Limit, Waker};
+use crate::sys::event::{Alarm, Poller};
 use crate::sys::wait::{Interest, wait_for};
 
 /// A service whose clients can be supervised. Only this crate implements it.
@@ -99,7 +102,8 @@ pub enum Notice<E, T> {
         error: Error,
         /// How many attempts failed since the connection was lost.
         attempts: u32,
-        /// How long until the next one.
+        /// How long until the next one. While nobody listens at the service's socket and no other [pause](Supervised::backoff) is set, how
+        /// long until the next that is told: meanwhile there are more, see [`default_backoff`].
         pause: Duration,
     },
     /// There is a connection, for the first time or again.
@@ -130,6 +134,10 @@ pub struct Restored<T> {
 pub type NoticeOf<S> = Notice<<S as Service>::Event, <S as Supervise>::Setup>;
 
 /// The pause before the second, third and later attempts if nothing else is said: 100 ms, then twice as long each time, at most 5 s.
+///
+/// While nobody listens at the service's socket, an attempt costs a system call and disturbs no daemon. So meanwhile there is one every
+/// 50 ms, and the pauses say only how often that is told. When somebody listens again, they begin anew. So a client is connected some
+/// ten milliseconds after a daemon takes connections again.
 pub fn default_backoff(attempts: u32) -> Duration {
     const MOST: Duration = Duration::from_secs(5);
     Duration::from_millis(100)
@@ -146,19 +154,29 @@ pub struct Supervised<S: Supervise> {
     /// What made the client useless. The events it has left are handed over before.
     ending: Option<Error>,
     waker: Option<Waker>,
+    watch: Option<Watch<S>>,
+}
+
+/// What [`Supervised::descriptor`] is made of.
+struct Watch<S: Supervise> {
+    poller: Poller,
+    /// Goes off when an attempt is due, or when a client has ended that its socket tells nothing of.
+    alarm: Alarm,
+    /// The client whose socket the poller knows.
+    client: Option<Arc<Client<S>>>,
 }
 
 impl<S: Supervise> Supervised<S> {
     /// A client that connects by the function given, such as `quorum::Client::connect`. It does so in [`Supervised::next`], not now, so
     /// a program can start before the daemon.
     pub fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
-        Self { plan: Plan::new(connect), client: None, ending: None, waker: None }
+        Self { plan: Plan::new(connect), client: None, ending: None, waker: None, watch: None }
     }
 
     /// Sets how long to wait after an attempt, by the number of attempts that failed since the connection was lost, but 1 at least.
-    /// Default: [`default_backoff`]. The first attempt follows a loss at once, unless the one before was less than a pause ago.
+    /// Default: [`default_backoff`], with more attempts while nobody listens. The first attempt follows a loss at once, unless the one before was less than a pause ago.
     pub fn backoff(mut self, pause: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
-        self.plan.backoff = Box::new(pause);
+        self.plan.backoff = Some(Box::new(pause));
         self
     }
 
@@ -172,7 +190,12 @@ impl<S: Supervise> Supervised<S> {
     /// [`Error::Finalized`] when the client was finalized; [`Error::InvalidArgument`] when connecting fails with it, as it would always;
     /// [`Error::System`] when there is no file descriptor for a waker. What else happens is told by notices.
     pub fn next(&mut self, deadline: impl Into<Deadline>) -> Result<Option<NoticeOf<S>>> {
-        let deadline = deadline.into().instant();
+        let notice = self.next_notice(deadline.into().instant());
+        self.update_watch();
+        notice
+    }
+
+    fn next_notice(&mut self, deadline: Option<Instant>) -> Result<Option<NoticeOf<S>>> {
         let waker = self.waker()?;
         while !waker.take() {
             let Some(client) = &self.client else {
@@ -186,7 +209,11 @@ impl<S: Supervise> Supervised<S> {
                         .map_err(|source| Error::system("waiting for the next attempt", source))?;
                         waker.bell().silence();
                     }
-                    _ => return self.attempt().map(Some),
+                    _ => {
+                        if let Some(notice) = self.attempt()? {
+                            return Ok(Some(notice));
+                        }
+                    }
                 }
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     return Ok(None);
@@ -225,6 +252,7 @@ impl<S: Supervise> Supervised<S> {
         let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else { return Ok(()) };
         let result = S::set_up(client, &setup);
         self.ending = self.plan.settle(&setup, result)?;
+        self.update_watch();
         Ok(())
     }
 
@@ -240,6 +268,7 @@ impl<S: Supervise> Supervised<S> {
             Err(error) if loses_connection(&error) => self.ending = Some(error),
             result => result?,
         }
+        self.update_watch();
         Ok(())
     }
 
@@ -267,12 +296,68 @@ impl<S: Supervise> Supervised<S> {
         }
     }
 
-    fn attempt(&mut self) -> Result<NoticeOf<S>> {
+    /// A descriptor for an event loop of one's own. It polls readable while [`Supervised::next`] has something to do: there is an event,
+    /// the connection has ended, an attempt to connect is due, or the [`Supervised::waker`] was used. Then call `next` with a deadline in the
+    /// past, such as [`Duration::ZERO`], at least once; that there is no notice is nothing wrong.
+    ///
+    /// It is the same thing over all connections, and outlives them: register it once, for reading and level-triggered. Only poll it.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there are no file descriptors left: the first call takes four, later ones take one.
+    pub fn descriptor(&mut self) -> Result<OwnedFd> {
+        let waker = self.waker()?;
+        let new = || {
+            let (poller, alarm) = (Poller::new()?, Alarm::new()?);
+            poller.add(&alarm, 0)?;
+            poller.add(waker.bell(), 0)?;
+            Ok(Watch { poller, alarm, client: None })
+        };
+        let failed = |source| Error::system("making a descriptor of a supervised client", source);
+        let watch = match self.watch.take() {
+            Some(watch) => watch,
+            None => new().map_err(failed)?,
+        };
+        let descriptor = self.watch.insert(watch).poller.as_fd().try_clone_to_owned();
+        self.update_watch();
+        descriptor.map_err(failed)
+    }
+
+    /// When the next attempt to connect is due, for event loops with timers of their own; in the past: at once. `None` while there is a
+    /// connection. The [`Supervised::descriptor`] becomes readable then.
+    pub fn next_attempt_at(&self) -> Option<Instant> {
+        self.client.is_none().then(|| self.plan.attempt_at.unwrap_or_else(Instant::now))
+    }
+
+    /// Makes the descriptor readable when [`Supervised::next`] has something to do.
+    fn update_watch(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        let as_pointer = |client: &Option<Arc<Client<S>>>| client.as_ref().map(Arc::as_ptr);
+        if as_pointer(&watch.client) != as_pointer(&self.client) {
+            if let Some(old) = watch.client.take() {
+                watch.poller.remove(&*old);
+            }
+            if let Some(new) = &self.client {
+                match watch.poller.add(&**new, 0) {
+                    Ok(()) => watch.client = Some(Arc::clone(new)),
+                    // Without it nobody would hear of its events.
+                    Err(source) => self.ending = Some(Error::system("watching a supervised client", source)),
+                }
+            }
+        }
+        let due = if self.ending.is_some() { Some(Instant::now()) } else { None };
+        watch.alarm.set(match &self.client {
+            Some(_) => due,
+            None => Some(self.plan.attempt_at.unwrap_or_else(Instant::now)),
+        });
+    }
+
+    /// Attempts to connect. `None`: nobody listens still, which was told before.
+    fn attempt(&mut self) -> Result<Option<NoticeOf<S>>> {
         self.plan.begin(Instant::now());
         match attempt(&*self.plan.connect, &self.plan.setups) {
             Ok((client, restored)) => {
                 self.client = Some(Arc::new(client));
-                Ok(self.plan.up(restored, Instant::now()))
+                Ok(Some(self.plan.up(restored, Instant::now())))
             }
             Err(error) => self.plan.failed(error, Instant::now()),
         }
@@ -288,6 +373,9 @@ impl<S: Supervise> fmt::Debug for Supervised<S> {
     }
 }
 
+/// How often to look whether somebody listens again where nobody did.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 type Connect<S> = dyn Fn() -> Result<Client<S>> + Send + Sync;
 
 /// What an attempt that succeeds comes to.
@@ -296,13 +384,18 @@ type Attempt<S> = (Client<S>, Vec<Restored<<S as Supervise>::Setup>>);
 /// What is to be set up, and when to attempt it. Without I/O and clock: time comes in as an argument.
 struct Plan<S: Supervise> {
     connect: Arc<Connect<S>>,
-    backoff: Box<dyn Fn(u32) -> Duration + Send + Sync>,
+    /// `None`: the default.
+    backoff: Option<Box<dyn Fn(u32) -> Duration + Send + Sync>>,
     setups: Vec<S::Setup>,
     /// When the connection was lost, if there ever was one and there is none now.
     lost: Option<Instant>,
     /// When the last attempt began, and how many failed since the last success.
     begun: Option<Instant>,
     failed: u32,
+    /// Whether nobody listened at the last attempt, how many failures of the same kind were told, and when the next is told.
+    nobody_listens: bool,
+    told: u32,
+    tell_at: Option<Instant>,
     /// When the next attempt may begin. `None`: at once.
     attempt_at: Option<Instant>,
 }
@@ -311,11 +404,14 @@ impl<S: Supervise> Plan<S> {
     fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
         Self {
             connect: Arc::new(connect),
-            backoff: Box::new(default_backoff),
+            backoff: None,
             setups: Vec::new(),
             lost: None,
             begun: None,
             failed: 0,
+            nobody_listens: false,
+            told: 0,
+            tell_at: None,
             attempt_at: None,
         }
     }
@@ -324,14 +420,36 @@ impl<S: Supervise> Plan<S> {
         self.begun = Some(now);
     }
 
-    fn failed(&mut self, error: Error, now: Instant) -> Result<NoticeOf<S>> {
+    /// An attempt failed. `None`: that is not told.
+    fn failed(&mut self, error: Error, now: Instant) -> Result<Option<NoticeOf<S>>> {
         if matches!(error, Error::InvalidArgument { .. }) {
             return Err(error);
         }
         self.failed = self.failed.saturating_add(1);
-        let pause = (self.backoff)(self.failed);
-        self.attempt_at = now.checked_add(pause);
-        Ok(Notice::Retry { error, attempts: self.failed, pause })
+        if let Some(backoff) = &self.backoff {
+            let pause = backoff(self.failed);
+            self.attempt_at = now.checked_add(pause);
+            return Ok(Some(Notice::Retry { error, attempts: self.failed, pause }));
+        }
+        let nobody_listens = matches!(error, Error::NoSocket { .. });
+        if nobody_listens != self.nobody_listens {
+            (self.nobody_listens, self.told, self.tell_at) = (nobody_listens, 0, None);
+        }
+        let look_again = now + LOOK_AGAIN;
+        if let Some(tell_at) = self.tell_at.filter(|tell_at| nobody_listens && now < *tell_at) {
+            self.attempt_at = Some(look_again.min(tell_at));
+            return Ok(None);
+        }
+        self.told = self.told.saturating_add(1);
+        let pause = default_backoff(self.told);
+        self.tell_at = Some(now + pause);
+        self.attempt_at = Some(if nobody_listens { look_again } else { now + pause });
+        Ok(Some(Notice::Retry { error, attempts: self.failed, pause }))
+    }
+
+    /// The pause after one failure.
+    fn first_pause(&self) -> Duration {
+        self.backoff.as_ref().map_or_else(|| default_backoff(1), |backoff| backoff(1))
     }
 
     fn up(&mut self, mut restored: Vec<Restored<S::Setup>>, now: Instant) -> NoticeOf<S> {
@@ -339,14 +457,14 @@ impl<S: Supervise> Plan<S> {
         if gap.is_none() {
             restored.iter_mut().for_each(|restored| restored.missed = Missed::Nothing);
         }
-        self.failed = 0;
+        (self.failed, self.told, self.tell_at) = (0, 0, None);
         Notice::Up(Up { gap, restored })
     }
 
     fn lost(&mut self, error: Error, now: Instant) -> NoticeOf<S> {
         self.lost = Some(now);
         // At once, but not all the time with a daemon that accepts connections only to close them.
-        self.attempt_at = self.begun.and_then(|begun| begun.checked_add((self.backoff)(1)));
+        self.attempt_at = self.begun.and_then(|begun| begun.checked_add(self.first_pause()));
         Notice::Lost { error }
     }
 
@@ -434,12 +552,49 @@ mod tests {
         for failed in 1..=3 {
             plan.begin(now);
             let notice = plan.failed(gone(), now).unwrap();
-            assert!(matches!(notice, Notice::Retry { attempts, pause, .. }
+            assert!(matches!(notice, Some(Notice::Retry { attempts, pause, .. })
                 if attempts == failed && pause == default_backoff(failed)));
             assert_eq!(plan.attempt_at, Some(now + default_backoff(failed)));
         }
         assert!(matches!(plan.up(Vec::new(), now), Notice::Up(Up { gap: None, .. })));
-        assert!(matches!(plan.failed(gone(), now).unwrap(), Notice::Retry { attempts: 1, .. }));
+        assert!(matches!(plan.failed(gone(), now).unwrap(), Some(Notice::Retry { attempts: 1, .. })));
+    }
+
+    /// What a plan tells of attempts that fail until `end`: when, and after how many.
+    fn failures(
+        plan: &mut Plan<Quorum>,
+        start: Instant,
+        end: Duration,
+        error: impl Fn() -> Error,
+    ) -> Vec<(Duration, u32)> {
+        let (mut now, mut told) = (start, Vec::new());
+        while now < start + end {
+            plan.begin(now);
+            if let Some(Notice::Retry { attempts, .. }) = plan.failed(error(), now).unwrap() {
+                told.push((now - start, attempts));
+            }
+            now = plan.attempt_at.unwrap();
+        }
+        told
+    }
+
+    #[test]
+    fn where_nobody_listens_it_is_looked_often_and_told_seldom() {
+        let nobody = || {
+            let source = std::io::ErrorKind::ConnectionRefused.into();
+            Error::NoSocket { service: "quorum".into(), address: "here".into(), source }
+        };
+        let (mut plan, start) = (plan(), Instant::now());
+        let told = failures(&mut plan, start, Duration::from_secs(60), nobody);
+        let first: Vec<_> = told.iter().take(4).map(|(at, attempts)| (at.as_millis(), *attempts)).collect();
+        assert_eq!(first, [(0, 1), (100, 3), (300, 7), (700, 15)]);
+        assert!(told.len() < 20 && plan.failed >= 1100, "{told:?}");
+        // Whoever listens is left alone for a while when something is wrong, but not for long at first.
+        let told = failures(&mut plan, start, Duration::from_secs(1), gone);
+        assert_eq!(told.iter().map(|(at, _)| at.as_millis()).collect::<Vec<_>>(), [0, 100, 300, 700]);
+        // What the caller says is what is done.
+        plan.backoff = Some(Box::new(|_| Duration::from_secs(1)));
+        assert_eq!(failures(&mut plan, start, Duration::from_secs(3), nobody).len(), 3);
     }
 
     #[test]

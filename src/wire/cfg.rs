@@ -170,9 +170,9 @@ impl Message for RingStatusReply {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let count: u32 = reader.slot("interface_count")?;
+        let count = reader.number_slot::<u32>("interface_count")?;
         // Entries from the count on hold what was on the daemon's stack.
-        let count = reader.bounded("interface_count", count.into(), MAX_INTERFACES)?;
+        let count = reader.bounded(count, MAX_INTERFACES)?;
         let names = texts::<INTERFACE_NAME_SIZE>("interface_name", reader)?;
         let statuses = texts::<INTERFACE_STATUS_SIZE>("interface_status", reader)?;
         let interfaces = names.into_iter().zip(statuses).map(|(name, status)| Interface { name, status });
@@ -252,9 +252,9 @@ impl Message for NodeAddressesReply {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let family = reader.get("family")?;
-        let count: u32 = reader.get("num_addrs")?;
+        let count = reader.number::<u32>("num_addrs")?;
         // Entries for interfaces without an address may follow.
-        let count = reader.counted("addrs", u64::from(count), ADDRESS_SIZE)?;
+        let count = reader.counted(count, ADDRESS_SIZE)?;
         Ok(Self { family, addrs: reader.list("addrs", count)? })
     }
 }
@@ -328,9 +328,10 @@ impl Message for NodeStatusReply {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let offset = reader.offset();
         let version: u32 = reader.get("node_status.version")?;
         if version != NODE_STATUS_V1 {
-            return Err(reader.invalid("node_status.version", i64::from(version)));
+            return Err(reader.invalid("node_status.version", offset, i64::from(version)));
         }
         let nodeid = reader.get("node_status.nodeid")?;
         let reachable = reader.get("node_status.reachable")?;
@@ -432,9 +433,9 @@ impl Encoding<Bytes> for Reason {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
-        let length: u16 = reader.get(field)?;
+        let length = reader.number::<u16>(field)?;
         let text = Chars::<MAR_NAME_SIZE>::read(field, reader)?;
-        let length = reader.bounded(field, length.into(), MAR_NAME_SIZE)?;
+        let length = reader.bounded(length, MAR_NAME_SIZE)?;
         Ok(text.slice(..text.len().min(length).min(MAR_NAME_SIZE - 1)))
     }
 }
@@ -551,7 +552,7 @@ mod tests {
         let limit = MAX_INTERFACES as u64;
         assert_eq!(
             RingStatusReply::decode(&rings),
-            Err(WireError::TooLarge { message, field, offset: 32, value: limit + 1, limit })
+            Err(WireError::TooLarge { message, field, offset: 24, value: limit + 1, limit })
         );
         let mut addresses = NodeAddressesReply { family: 2, addrs: vec![[0; 16]; 2] }.encode().unwrap();
         addresses[28] = 3;

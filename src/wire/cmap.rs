@@ -241,11 +241,11 @@ impl Message for GetReply {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let value_len: u64 = reader.slot("value_len")?;
+        let value_len = reader.number_slot::<u64>("value_len")?;
         let value_type = reader.slot("type")?;
-        let sent = if reader.remaining() == 0 { 0 } else { reader.counted("value_len", value_len, 1)? };
+        let sent = if reader.remaining() == 0 { 0 } else { reader.counted(value_len, 1)? };
         let data = reader.bytes("value", sent)?;
-        Ok(Self { value_len, value: RawValue { value_type, data } })
+        Ok(Self { value_len: value_len.value, value: RawValue { value_type, data } })
     }
 }
 
@@ -288,10 +288,10 @@ impl Message for NotifyCallback {
         let event = reader.slot("event")?;
         let new_type = reader.slot("new_value_type")?;
         let old_type = reader.slot("old_value_type")?;
-        let new_length: u64 = reader.slot("new_value_len")?;
-        let old_length: u64 = reader.slot("old_value_len")?;
+        let new_length = reader.number_slot::<u64>("new_value_len")?;
+        let old_length = reader.number_slot::<u64>("old_value_len")?;
         let mut value = |field, value_type, length| {
-            let length = reader.counted(field, length, 1)?;
+            let length = reader.counted(length, 1)?;
             Ok(RawValue { value_type, data: reader.bytes(field, length)? })
         };
         Ok(Self {
@@ -340,9 +340,9 @@ impl Encoding<RawValue> for LengthTypeBytes {
     }
 
     fn read(_: &'static str, reader: &mut Reader<'_>) -> Result<RawValue, WireError> {
-        let length: u64 = reader.slot("value_len")?;
+        let length = reader.number_slot::<u64>("value_len")?;
         let value_type = reader.slot("type")?;
-        let length = reader.counted("value_len", length, 1)?;
+        let length = reader.counted(length, 1)?;
         Ok(RawValue { value_type, data: reader.bytes("value", length)? })
     }
 }

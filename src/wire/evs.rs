@@ -7,7 +7,7 @@ use std::fmt;
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::codec::{Kind, Reader, Writer};
+use crate::codec::{Kind, Number, Reader, Writer};
 use crate::error::WireError;
 use crate::error::{Error, Result};
 use crate::wire::Message;
@@ -108,7 +108,7 @@ macro_rules! groups_request {
             }
 
             fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-                let count = reader.get("group_entries")?;
+                let count = reader.number::<u64>("group_entries")?;
                 Ok(Self { groups: groups(reader, count)? })
             }
         }
@@ -146,8 +146,8 @@ impl Message for McastJoined {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let guarantee = reader.slot("guarantee")?;
-        let length = reader.get("msg_len")?;
-        Ok(Self { guarantee, msg: message(reader, "msg", length)? })
+        let length = reader.number::<u64>("msg_len")?;
+        Ok(Self { guarantee, msg: message(reader, length)? })
     }
 }
 
@@ -183,9 +183,9 @@ impl Message for McastGroups {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let guarantee = reader.slot("guarantee")?;
-        let length = reader.get("msg_len")?;
-        let count = reader.get("group_entries")?;
-        Ok(Self { guarantee, groups: groups(reader, count)?, msg: message(reader, "msg", length)? })
+        let length = reader.number::<u64>("msg_len")?;
+        let count = reader.number::<u64>("group_entries")?;
+        Ok(Self { guarantee, groups: groups(reader, count)?, msg: message(reader, length)? })
     }
 }
 
@@ -244,8 +244,8 @@ impl Message for MembershipReply {
         let local_nodeid = reader.get("local_nodeid")?;
         let mut member_list = reader.list("member_list", MAX_NODES)?;
         reader.align();
-        let count = reader.get("member_list_entries")?;
-        member_list.truncate(reader.bounded("member_list_entries", count, MAX_NODES)?);
+        let count = reader.number::<u64>("member_list_entries")?;
+        member_list.truncate(reader.bounded(count, MAX_NODES)?);
         Ok(Self { local_nodeid, member_list })
     }
 }
@@ -273,8 +273,8 @@ impl Message for Deliver {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let local_nodeid = reader.slot("local_nodeid")?;
-        let length = reader.get("msglen")?;
-        Ok(Self { local_nodeid, msg: message(reader, "msg", length)? })
+        let length = reader.number::<u64>("msglen")?;
+        Ok(Self { local_nodeid, msg: message(reader, length)? })
     }
 }
 
@@ -305,7 +305,7 @@ impl Message for Confchg {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let mut count = |field| reader.get(field).and_then(|count| reader.bounded(field, count, MAX_NODES));
+        let mut count = |field| reader.number::<u64>(field).and_then(|count| reader.bounded(count, MAX_NODES));
         let members = count("member_list_entries")?;
         let left = count("left_list_entries")?;
         let joined = count("joined_list_entries")?;
@@ -337,14 +337,14 @@ any_message! {
     pub enum AnyEvent { Deliver, Confchg }
 }
 
-fn groups(reader: &mut Reader<'_>, count: u64) -> Result<Vec<GroupName>, WireError> {
-    let count = reader.counted("groups", count, size_of::<GroupName>())?;
+fn groups(reader: &mut Reader<'_>, count: Number) -> Result<Vec<GroupName>, WireError> {
+    let count = reader.counted(count, size_of::<GroupName>())?;
     reader.list("groups", count)
 }
 
-fn message(reader: &mut Reader<'_>, field: &'static str, length: u64) -> Result<Bytes, WireError> {
-    let length = reader.counted(field, length, 1)?;
-    reader.bytes(field, length)
+fn message(reader: &mut Reader<'_>, length: Number) -> Result<Bytes, WireError> {
+    let length = reader.counted(length, 1)?;
+    reader.bytes("msg", length)
 }
 
 /// Writes an array with room for all nodes there can be, and returns the count that belongs to it.
@@ -423,7 +423,7 @@ mod tests {
         let message = "res_evs_deliver_callback";
         assert_eq!(
             Deliver::decode(&deliver),
-            Err(WireError::TooLarge { message, field: "msg", offset: 40, value: u64::MAX, limit: 5 })
+            Err(WireError::TooLarge { message, field: "msglen", offset: 32, value: u64::MAX, limit: 5 })
         );
         let mut join = Join { groups: vec![GroupName::from_bytes([1; 32]); 2] }.encode().unwrap();
         join[24..32].copy_from_slice(&(1u64 << 60).to_ne_bytes());

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::codec::{CS_OK, Header, Kind, Plain, Reader, SLOT, Writer};
+use crate::codec::{CS_OK, Header, Kind, Number, Plain, Reader, SLOT, Writer};
 use crate::error::WireError;
 use crate::wire::values::RingId;
 
@@ -155,9 +155,9 @@ impl Encoding<Bytes> for MarName {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
-        let length: u16 = reader.slot(field)?;
+        let length = reader.number_slot::<u16>(field)?;
         let value = reader.bytes(field, MAR_NAME_SIZE)?;
-        let length = reader.bounded(field, length.into(), value.len())?;
+        let length = reader.bounded(length, value.len())?;
         Ok(value.slice(..length))
     }
 }
@@ -178,7 +178,7 @@ impl<const N: usize> Encoding<Bytes> for Chars<N> {
 pub(crate) trait Elements: Sized {
     fn count(&self) -> usize;
     fn append(&self, field: &'static str, writer: &mut Writer);
-    fn take(field: &'static str, count: u32, reader: &mut Reader<'_>) -> Result<Self, WireError>;
+    fn take(field: &'static str, count: Number, reader: &mut Reader<'_>) -> Result<Self, WireError>;
 }
 
 impl<T: Plain> Elements for Vec<T> {
@@ -190,8 +190,8 @@ impl<T: Plain> Elements for Vec<T> {
         writer.list(field, self);
     }
 
-    fn take(field: &'static str, count: u32, reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let count = reader.counted(field, u64::from(count), size_of::<T>())?;
+    fn take(field: &'static str, count: Number, reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let count = reader.counted(count, size_of::<T>())?;
         reader.list(field, count)
     }
 }
@@ -205,8 +205,8 @@ impl Elements for Bytes {
         writer.bytes(field, self);
     }
 
-    fn take(field: &'static str, count: u32, reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let count = reader.counted(field, u64::from(count), 1)?;
+    fn take(field: &'static str, count: Number, reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let count = reader.counted(count, 1)?;
         reader.bytes(field, count)
     }
 }
@@ -222,7 +222,7 @@ impl<E: Elements> Encoding<E> for Counted {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<E, WireError> {
-        let count = reader.slot(field)?;
+        let count = reader.number_slot::<u32>(field)?;
         E::take(field, count, reader)
     }
 }
@@ -239,7 +239,7 @@ impl<E: Elements> Encoding<E> for InSlotCounted {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<E, WireError> {
-        let count = reader.get(field)?;
+        let count = reader.number::<u32>(field)?;
         E::take(field, count, reader)
     }
 }

@@ -97,6 +97,7 @@ message! {
 
 /// Model v1: membership changed.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodelistNotification {
     /// The ring.
     pub ring_id: RingId,
@@ -132,11 +133,11 @@ impl Message for NodelistNotification {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let ring_id = RingIdSlots::read("ring_id", reader)?;
-        let members: u32 = reader.slot("member_list_entries")?;
-        let joined: u32 = reader.slot("joined_list_entries")?;
-        let left: u32 = reader.get("left_list_entries")?;
-        let mut list = |field, count: u32| {
-            let count = reader.counted(field, u64::from(count), size_of::<NodeId>())?;
+        let members = reader.number_slot::<u32>("member_list_entries")?;
+        let joined = reader.number_slot::<u32>("joined_list_entries")?;
+        let left = reader.number::<u32>("left_list_entries")?;
+        let mut list = |field, count| {
+            let count = reader.counted(count, size_of::<NodeId>())?;
             reader.list(field, count)
         };
         Ok(Self {

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::message::{Message, write_message};
 use crate::codec::Trace;
 use crate::codec::{Header, Kind, Reader};
+use crate::error::WireError;
 use crate::fuzzing;
 
 /// A service's table and vectors.
@@ -144,9 +145,65 @@ fn check<M: Message + Debug + PartialEq>(service: &Service, alias: &str) {
     let blank = [("blank".to_owned(), table.blank())];
     let vectors = service.vectors.iter().filter(|vector| vector.name == alias);
     let vectors = vectors.map(|vector| (vector.title.clone(), vector.bytes.clone()));
+    let mut refused = 0;
     for (title, bytes) in blank.into_iter().chain(vectors) {
         check_message::<M>(&format!("{alias}: {title}"), &bytes, table);
+        refused += check_errors::<M>(&format!("{alias}: {title}"), &bytes, table);
     }
+    assert!(refused > 0 || table.tail.is_none(), "{alias}: no count is too large");
+}
+
+/// Name of the field that an error names, and where it says that it begins.
+fn place(error: WireError) -> (&'static str, usize) {
+    match error {
+        WireError::Truncated { field, offset, .. }
+        | WireError::TooLarge { field, offset, .. }
+        | WireError::Invalid { field, offset, .. } => (field, offset),
+        WireError::UnknownId { .. } => panic!("{error}"),
+    }
+}
+
+/// Cuts a message short around each field, and gives each number the largest value: the error says where a field begins, and which.
+/// How many numbers were refused.
+fn check_errors<M: Message>(what: &str, bytes: &[u8], table: &Table) -> usize {
+    let read = |bytes: &[u8]| M::decode(bytes).err().map(|error| (error, place(error)));
+    let mut reader = Reader::new(M::NAME, bytes);
+    let header = Header::read(&mut reader, M::HEADER).unwrap();
+    if M::HEADER != Kind::Request && header.error > 1 {
+        return 0;
+    }
+    M::read(&mut reader).unwrap();
+    let fields: Vec<_> = reader.trace.iter().filter(|(_, _, size)| *size > 0).collect();
+    for (_, offset, size) in &fields {
+        for end in [*offset, offset + 1, offset + size - 1, offset + size] {
+            let Some((error, place)) = read(&bytes[..end.min(bytes.len())]) else { continue };
+            let right = match error {
+                WireError::Truncated { field: "words", offset, .. } => {
+                    // Too short to tell which layout it is, and so what the words are called.
+                    fields.iter().find(|(_, offset, size)| offset + size > end).is_some_and(|cut| cut.1 == offset)
+                }
+                WireError::Truncated { .. } => {
+                    let cut = fields.iter().find(|(_, offset, size)| offset + size > end);
+                    cut.is_some_and(|cut| (cut.0, cut.1) == place)
+                }
+                // A count, which stands in front of what it counts.
+                _ => fields.iter().any(|(name, offset, size)| (*name, *offset) == place && offset + size <= end),
+            };
+            assert!(right, "{what} cut at {end}: {error}");
+        }
+    }
+    let mut refused = 0;
+    let has_room_behind = read(&[bytes, &[0; 8]].concat()).is_none();
+    for (name, offset, size) in table.fields.iter().filter(|(name, _, size)| *size <= 8 && !name.starts_with("header"))
+    {
+        // With a tail, where there may be one.
+        let mut bytes = [bytes, if has_room_behind { &[0; 8][..] } else { &[] }].concat();
+        bytes[*offset..offset + size].fill(0xff);
+        let Some((error, place)) = read(&bytes) else { continue };
+        refused += 1;
+        assert_eq!(place.1, *offset, "{what}: {error}, for {name}");
+    }
+    refused
 }
 
 fn check_message<M: Message + Debug + PartialEq>(what: &str, bytes: &[u8], table: &Table) {

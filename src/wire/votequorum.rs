@@ -274,7 +274,11 @@ impl Message for GetInfoReply {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         if reader.remaining() <= size_of::<ShortNodeInfo>() {
-            return Ok(Self::Short(ShortNodeInfo(reader.get("words")?)));
+            let mut words = [0; 8];
+            for word in &mut words {
+                *word = reader.get("words")?;
+            }
+            return Ok(Self::Short(ShortNodeInfo(words)));
         }
         Ok(Self::Full(NodeInfo {
             nodeid: reader.get("nodeid")?,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use corosync_ipc::cmap::{Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType};
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
-use corosync_ipc::{CsError, Endpoint, TrackFlags, quorum, votequorum};
+use corosync_ipc::{CsError, Dispatch, Endpoint, TrackFlags, quorum, votequorum};
 
 use super::{cs, invalid, next, waiting};
 use crate::harness::Patience;
@@ -49,7 +49,18 @@ pub fn every_type_comes_back(endpoint: &Endpoint) {
     }
     let key = "every_type_comes_back.u32";
     assert_eq!(client.get_as::<u32>(key).unwrap(), Some(u32::MAX));
-    assert_eq!(invalid(client.get_as::<u16>(key)), "type");
+    assert_eq!(client.get_as::<u64>(key).unwrap(), Some(u32::MAX.into()));
+    assert_eq!(client.get_as::<i64>("every_type_comes_back.u8").unwrap(), Some(u8::MAX.into()));
+    for (asked, result) in [
+        ("u16", client.get_as::<u16>(key).map(drop)),
+        ("i32", client.get_as::<i32>(key).map(drop)),
+        ("String", client.get_as::<String>(key).map(drop)),
+        ("Bytes", client.get_as::<Bytes>(key).map(drop)),
+    ] {
+        let error = result.unwrap_err();
+        assert_eq!(error.to_string(), format!("the value of {key} has the type u32, not {asked}"));
+        assert_eq!(error.cs_error(), Some(CsError::InvalidParam));
+    }
     assert_eq!(client.get_as::<u16>("every_type_comes_back.none").unwrap(), None);
 }
 
@@ -369,6 +380,21 @@ pub fn a_tracker_is_told_what_it_asked_for(endpoint: &Endpoint) {
     }
     // Bits that the daemon does not know are its to refuse.
     assert_eq!(cs(setter.track_add(key, TrackEvents::from_bits(1 << 20))), CsError::InvalidParam);
+}
+
+pub fn a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let key = "a_dispatch_of_one_is_done";
+    let tracker = client.track_add(key, TrackEvents::ALL).unwrap();
+    for mode in [Dispatch::One, Dispatch::OneNonblocking] {
+        client.set(key, mode as u8).unwrap();
+    }
+    client.track_delete(tracker).unwrap();
+    let dispatch = |mode| client.dispatch(mode, |event| panic!("{event:?}"));
+    // As cmap_dispatch, which takes the message and finds that nobody wants it.
+    dispatch(Dispatch::One).unwrap();
+    dispatch(Dispatch::OneNonblocking).unwrap();
+    assert_eq!(cs(dispatch(Dispatch::OneNonblocking)), CsError::TryAgain);
 }
 
 pub fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {

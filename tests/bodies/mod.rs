@@ -110,7 +110,8 @@ pub fn is_fd_readable(fd: &impl AsFd) -> bool {
     is_fd_readable_within(fd, Duration::ZERO)
 }
 
-fn is_fd_readable_within(fd: &impl AsFd, time: Duration) -> bool {
+/// Whether a descriptor polls readable within a time.
+pub fn is_fd_readable_within(fd: &impl AsFd, time: Duration) -> bool {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(time).unwrap();
     poll(&mut fds, timeout).unwrap() == 1

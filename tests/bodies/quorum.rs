@@ -63,20 +63,28 @@ pub fn model_v1_tells_rings(endpoint: &Endpoint) {
         assert!(client.is_quorate().unwrap());
         client.track_start(flags).unwrap();
         if tells_present(flags) {
-            let Event::Nodelist(nodelist) = next(&client) else { panic!("not the list of nodes first") };
-            let Event::Quorum(quorum) = next(&client) else { panic!("not quorum second") };
+            let Event::Quorum(quorum) = next(&client) else { panic!("not the whole state first") };
             let ring_id = quorum.ring_id;
             assert_eq!(ring_id.node_id, NodeId(1));
             assert!(ring_id.seq > 0);
             let (members, none) = (vec![NodeId(1)], Vec::new());
-            assert_eq!(quorum, QuorumNotification { quorate: true, ring_id, members: members.clone() });
-            let expected =
-                NodelistNotification { ring_id, member_list: members, joined_list: none.clone(), left_list: none };
-            assert_eq!(nodelist, expected);
+            let nodelist = NodelistNotification {
+                ring_id,
+                member_list: members.clone(),
+                joined_list: none.clone(),
+                left_list: none,
+            };
+            let expected = QuorumNotification { quorate: true, ring_id, members, nodelist: Some(nodelist) };
+            assert_eq!(quorum, expected);
         }
         assert_eq!(waiting(&client), [], "{flags:?}");
         if tells_changes(flags) {
             assert_eq!(cs(client.track_start(TrackFlags::empty())), CsError::Exist);
+            assert_eq!(waiting(&client), [], "{flags:?}");
+            // Once more while notifications are on.
+            assert_eq!(cs(client.track_start(TrackFlags::CHANGES)), CsError::Exist);
+            let now = waiting(&client);
+            assert!(matches!(&*now, [Event::Quorum(now)] if now.nodelist.is_some()), "{now:?}");
         }
         client.track_stop().unwrap();
     }

@@ -197,6 +197,24 @@ fn requests_are_held_and_refused() {
 }
 
 #[test]
+fn a_client_that_does_not_wait_is_told_of_the_first_refusal() {
+    let cluster = Cluster::start(1).unwrap();
+    let endpoint = endpoint(&cluster, 1).wait_while_busy(false);
+    let client = quorum::Client::connect_to(&endpoint).unwrap();
+    for _ in 0..2 {
+        cluster.refuse(1, "quorum", Refuse::Next(1)).unwrap();
+        assert_eq!(cs(client.is_quorate()), CsError::TryAgain);
+        // It was sent once.
+        assert!(client.is_quorate().unwrap());
+    }
+    let member = cpg::Client::connect_to(&endpoint).unwrap();
+    let group = GroupName::new("impatient").unwrap();
+    cluster.refuse(1, "cpg", Refuse::Next(1)).unwrap();
+    assert_eq!(cs(member.join(&group)), CsError::TryAgain);
+    member.join(&group).unwrap();
+}
+
+#[test]
 fn time_passes_only_when_it_is_told_to() {
     let cluster = Cluster::builder().nodes(2).setting("cfg.shutdown_timeout", 3000_u32).start().unwrap();
     assert_eq!(cluster.now().unwrap(), Duration::ZERO);

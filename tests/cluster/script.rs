@@ -231,7 +231,8 @@ fn of_quorum(event: quorum::Event) -> Event {
             Event(Some(ring_id), format!("quorate {} {:?}", told.quorate, told.members))
         }
         quorum::Event::Quorum(told) => {
-            Event(Some(told.ring_id), format!("quorate {} {:?}", told.quorate, told.members))
+            let nodelist = told.nodelist.map(|nodelist| nodelist.member_list);
+            Event(Some(told.ring_id), format!("quorate {} {:?} {nodelist:?}", told.quorate, told.members))
         }
         quorum::Event::Nodelist(told) => Event(
             Some(told.ring_id),

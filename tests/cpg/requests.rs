@@ -1,11 +1,15 @@
 //! What one client or a few can do on one node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow::Continue;
 use std::thread;
 use std::time::Duration;
 
 use corosync_ipc::cpg::{Client, Discard, Event, GroupName, Guarantee, Iteration, MAX_MEMBERS, Options, Reason};
 use corosync_ipc::{CsError, Dispatch, Endpoint, Error};
+use nix::libc;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 
 use crate::harness::{eventually, patiently, shared_one, skip};
 use crate::support::{
@@ -36,9 +40,11 @@ macro_rules! on_a_node {
 
 on_a_node!(
     a_member_sees_itself_join_and_leave,
+    a_join_carries_the_pid_of_the_process_that_joins,
     the_initial_totem_membership_comes_when_asked_for,
     every_guarantee_and_every_size_is_delivered,
     a_message_of_64_mib_is_delivered_whole,
+    a_dispatch_of_one_is_done_with_a_fragment,
     a_message_beyond_the_limit_is_told_and_the_next_one_delivered,
     groups_and_members_are_found,
     a_group_has_no_more_members_than_corosync_survives,
@@ -68,10 +74,30 @@ mod bodies {
             (1, me.0, me.1, Reason::UNDEFINED)
         );
         assert_eq!((left.len(), joined.len(), joined[0].pid, joined[0].reason), (0, 1, me.1, Reason::JOIN));
+        // The same member, though only one of the lists says why it is there.
+        assert!(members.contains(&joined[0]) && HashSet::from([members[0]]).contains(&joined[0]));
+        assert_eq!(client.membership(&group).unwrap(), joined);
         client.leave(&group).unwrap();
         let left = Change { members: vec![], left: vec![(1, me.1, Reason::LEAVE)], joined: vec![] };
         assert_eq!((next_change(&client), client.joined()), (left, None));
         assert_eq!(client.poll_event().unwrap(), None);
+    }
+
+    pub(super) fn a_join_carries_the_pid_of_the_process_that_joins(endpoint: &Endpoint) {
+        let group = group("forked");
+        let client = Client::connect_to(endpoint).unwrap();
+        assert_eq!(client.pid(), std::process::id());
+        // SAFETY: the child uses nothing of other threads' but the allocator, which is made for that.
+        let ForkResult::Parent { child } = (unsafe { fork() }).unwrap() else {
+            let joined = client.join(&group).is_ok() && client.pid() == std::process::id();
+            // SAFETY: nothing is left to be done in this process.
+            unsafe { libc::_exit(i32::from(!joined)) }
+        };
+        assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+        // By another client: what the child did is unknown to this one.
+        let members = connect(endpoint).membership(&group).unwrap();
+        let pids: Vec<_> = members.iter().map(|member| i32::try_from(member.pid).unwrap()).collect();
+        assert_eq!(pids, [child.as_raw()]);
     }
 
     pub(super) fn the_initial_totem_membership_comes_when_asked_for(endpoint: &Endpoint) {
@@ -126,6 +152,30 @@ mod bodies {
         }
         client.multicast_slices(Guarantee::AGREED, &[]).unwrap();
         assert_eq!(next_message(&client), "");
+    }
+
+    pub(super) fn a_dispatch_of_one_is_done_with_a_fragment(endpoint: &Endpoint) {
+        if !has_fragments(endpoint) {
+            return;
+        }
+        let group = group("fragments count");
+        let client = join(endpoint, &group);
+        let message = pattern(3, 2 * client.max_atomic_message_size() + 1);
+        // As cpg_dispatch, which takes a message each time, and calls back at the last fragment.
+        for mode in [Dispatch::One, Dispatch::OneNonblocking] {
+            send(&client, &message);
+            let mut handed_over = Vec::new();
+            for expected in [0, 0, 1] {
+                let mut take = |event| {
+                    handed_over.push(event);
+                    Continue(())
+                };
+                eventually("a message waits", || client.dispatch(mode, &mut take).is_ok());
+                assert_eq!(handed_over.len(), expected);
+            }
+            let [Event::Deliver { payload, .. }] = &*handed_over else { panic!("{handed_over:?}") };
+            assert!(*payload == message);
+        }
     }
 
     pub(super) fn a_message_of_64_mib_is_delivered_whole(endpoint: &Endpoint) {

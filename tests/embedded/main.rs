@@ -7,11 +7,18 @@ mod harness;
 mod interop;
 mod transcripts;
 
+use std::env;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+
 use corosync_ipc::embedded;
 use corosync_ipc::embedded::{Corosync, CorosyncBuilder};
 use corosync_ipc::libqb::server::Generation;
-use corosync_ipc::{Endpoint, cmap, evs, quorum, votequorum};
+use corosync_ipc::{ENV_SHM_ROOT, ENV_SOCKET_DIR, Endpoint, Error, cmap, evs, quorum, votequorum};
 use harness::{Cluster, Node, Transport, eventually, nothing_to_compare};
+use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A node without a daemon, with an embedded one inside.
 struct Embedded {
@@ -261,6 +268,35 @@ fn configurations_that_corosync_refuses_are_refused() {
     assert!(refused(Corosync::builder().node(2, "n2", "127.0.0.2", None)).contains("node 1 is not among them"));
 }
 
+/// Connects with one descriptor more each time, until it succeeds.
+#[test]
+#[ignore = "run by another test, in a process of its own"]
+fn connect_with_few_descriptors() {
+    let endpoint = Endpoint::from_env().unwrap();
+    let next_free = u64::try_from(File::open("/dev/null").unwrap().as_raw_fd()).unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    for limit in next_free.. {
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        match cmap::Client::connect_to(&endpoint) {
+            Ok(_) => return assert!(limit > next_free + 2, "it takes a socket, a directory and files"),
+            Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::EMFILE) => {}
+            Err(error) => panic!("{}: {error}", limit - next_free),
+        }
+    }
+}
+
+#[test]
+fn a_lack_of_descriptors_is_told_as_that_at_each_step_of_connecting() {
+    let corosync = Corosync::start().unwrap();
+    let path = corosync.endpoint().socket_path("cmap").unwrap();
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "connect_with_few_descriptors", "--ignored", "--nocapture"]);
+    command.env(ENV_SOCKET_DIR, path.parent().unwrap()).env(ENV_SHM_ROOT, corosync.endpoint().shm_root_path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Makes tests of bodies that also run against the real daemon.
 macro_rules! against_embedded {
     ($builder:expr; $($module:ident::$body:ident)*) => {$(
@@ -291,6 +327,7 @@ mod the_same_as_the_real_one {
         cmap::keys_can_be_changed_while_they_are_iterated_over
         cmap::a_tracker_tells_old_and_new
         cmap::a_tracker_is_told_what_it_asked_for
+        cmap::a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker
         cmap::two_trackers_of_one_client_are_told_apart
         cmap::statistics_are_read
         cmap::statistics_tell_connections_that_come_and_go

@@ -1,9 +1,11 @@
 //! Clients that connect again.
 
 use std::fmt::Debug;
+use std::ops::ControlFlow::{Break, Continue};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corosync_ipc::cfg::Cfg;
 use corosync_ipc::cmap::{self, Cmap, TrackEvents};
@@ -14,17 +16,21 @@ use corosync_ipc::supervise::{
     CfgTracker, CmapTracker, Missed, Notice, NoticeOf, Restored, Supervise, Supervised, Up, VotequorumTracker,
 };
 use corosync_ipc::votequorum::Votequorum;
-use corosync_ipc::{Client, CsError, Endpoint, Error, TrackFlags, cfg, quorum, votequorum};
+use corosync_ipc::{Client, Control, CsError, Dispatcher, Endpoint, Error, TrackFlags, cfg, quorum, votequorum};
 
-use crate::bodies::spawn_until_asleep;
+use crate::bodies::{is_fd_readable, is_fd_readable_within, spawn_until_asleep};
 use crate::harness::{self, Cluster, Patience, WATCHDOG, patiently};
 use crate::host::{Host, for_each_host};
+use crate::report;
 use crate::source::{self, Source, for_each_service};
 
 for_each_service! { own what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told; }
 
 for_each_host! {
     own trackers_of_cmap_outlive_the_daemon_and_keep_their_names;
+    own the_descriptor_outlives_the_daemon_and_tells_when_there_is_something_to_do;
+    own a_waker_and_a_request_that_loses_the_connection_make_the_descriptor_readable;
+    own a_supervised_client_fits_a_dispatcher;
     own a_program_can_start_before_the_daemon_and_paces_itself_as_told;
     own a_deadline_and_a_waker_end_the_wait_with_a_connection_and_without;
     own a_set_up_that_times_out_loses_the_connection_after_its_events;
@@ -74,6 +80,118 @@ where
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The next notice, got as an event loop gets it: only when the descriptor is readable.
+fn next_when_readable<S: Supervise>(client: &mut Supervised<S>, descriptor: &OwnedFd) -> NoticeOf<S> {
+    let notice = patiently(|limit| {
+        let is_readable = is_fd_readable_within(descriptor, limit);
+        is_readable.then(|| client.next(Duration::ZERO).unwrap()).flatten()
+    });
+    notice.expect("no notice came")
+}
+
+fn the_descriptor_outlives_the_daemon_and_tells_when_there_is_something_to_do(host: &Host) {
+    let endpoint = host.endpoint();
+    let mut client = Supervised::new(move || cmap::Client::connect_to(&endpoint));
+    client.set_up(CmapTracker::new("polled.", TrackEvents::ALL | TrackEvents::PREFIX)).unwrap();
+    let descriptor = client.descriptor().unwrap();
+    let other = client.descriptor().unwrap();
+    assert!(client.next_attempt_at().is_some_and(|at| at <= Instant::now()));
+    assert!(matches!(next_when_readable(&mut client, &descriptor), Notice::Up(Up { gap: None, .. })));
+    for round in 0..2_u8 {
+        assert_eq!(client.next_attempt_at(), None);
+        assert!(client.next(Duration::ZERO).unwrap().is_none());
+        assert!(!is_fd_readable(&descriptor) && !is_fd_readable(&other));
+        client.client().unwrap().set("polled.key", round).unwrap();
+        assert!(matches!(next_when_readable(&mut client, &descriptor), Notice::Event(_)));
+
+        host.kill();
+        assert!(matches!(next_when_readable(&mut client, &descriptor), Notice::Lost { .. }));
+        for _ in 0..3 {
+            let Notice::Retry { error: Error::NoSocket { .. }, .. } = next_when_readable(&mut client, &descriptor)
+            else {
+                panic!("somebody listens")
+            };
+            assert!(client.next_attempt_at().is_some());
+        }
+        host.start();
+        // Clients can connect now. So what follows is how late this one does.
+        let started = Instant::now();
+        let up = loop {
+            match next_when_readable(&mut client, &descriptor) {
+                Notice::Up(up) => break up,
+                Notice::Retry { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        report("from a daemon that is back to a client that is up", vec![started.elapsed()]);
+        assert!(up.gap.is_some() && up.restored[0].result.is_ok());
+    }
+}
+
+fn a_waker_and_a_request_that_loses_the_connection_make_the_descriptor_readable(host: &Host) {
+    let endpoint = host.endpoint();
+    let mut client = Supervised::new(move || cmap::Client::connect_to(&endpoint));
+    let descriptor = client.descriptor().unwrap();
+    up(&mut client);
+    let waker = client.waker().unwrap();
+    assert!(!is_fd_readable(&descriptor));
+    waker.wake();
+    assert!(is_fd_readable(&descriptor));
+    assert!(client.next(Duration::ZERO).unwrap().is_none());
+    assert!(client.next(Duration::ZERO).unwrap().is_none());
+    assert!(!is_fd_readable(&descriptor));
+
+    let paused = host.pause();
+    client.client().unwrap().set_request_timeout(Duration::from_millis(20));
+    client.set_up(CmapTracker::new("late.", TrackEvents::ALL | TrackEvents::PREFIX)).unwrap();
+    let lost = next_when_readable(&mut client, &descriptor);
+    assert!(matches!(lost, Notice::Lost { error: Error::TimedOut { .. } }), "{lost:?}");
+    drop(paused);
+    assert!(matches!(next_when_readable(&mut client, &descriptor), Notice::Up(_) | Notice::Retry { .. }));
+}
+
+fn a_supervised_client_fits_a_dispatcher(host: &Host) {
+    let endpoint = host.endpoint();
+    let mut client = Supervised::new(move || cmap::Client::connect_to(&endpoint));
+    client.set_up(CmapTracker::new("dispatched.", TrackEvents::ALL | TrackEvents::PREFIX)).unwrap();
+    let mut dispatcher = Dispatcher::new().unwrap();
+    let handler = |seen: &mut Vec<&str>,
+                   notice: Result<NoticeOf<Cmap>, Error>,
+                   client: &mut Supervised<Cmap>,
+                   _: &mut Control<'_, _>| {
+        match notice.unwrap() {
+            Notice::Up(_) => {
+                seen.push("up");
+                // The client of the moment is at hand, also for requests.
+                client.client().unwrap().set("dispatched.key", 1_u8).unwrap();
+            }
+            Notice::Event(_) => seen.push("event"),
+            Notice::Lost { .. } => seen.push("lost"),
+            // How many of these come depends on how long the daemon takes.
+            Notice::Retry { .. } if seen.last() != Some(&"retry") => seen.push("retry"),
+            _ => {}
+        }
+        if seen.iter().filter(|what| **what == "event").count() == 2 { Break(()) } else { Continue(()) }
+    };
+    dispatcher.add_supervised(client, handler).unwrap();
+    let mut seen = Vec::new();
+    let mut until = |seen: &mut Vec<&'static str>, last: &str| {
+        let came = patiently(|limit| {
+            dispatcher.round(seen, limit).unwrap();
+            (seen.last() == Some(&last)).then_some(())
+        });
+        assert!(came.is_some(), "{last} did not come after {seen:?}");
+    };
+    until(&mut seen, "event");
+    host.kill();
+    until(&mut seen, "retry");
+    host.start();
+    // The key is set a second time, or anew.
+    until(&mut seen, "event");
+    assert_eq!(seen, ["up", "event", "lost", "retry", "up", "event"]);
+    assert!(dispatcher.is_empty(), "its handler broke");
 }
 
 fn quickly(_: u32) -> Duration {

@@ -1,16 +1,33 @@
-//! Dispatching when nothing waits makes no system calls, as strace sees it.
+//! Dispatching when nothing waits makes no system calls, as strace sees it, and waiting for an answer few.
 
 use std::env;
 use std::ops::ControlFlow::Continue;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use corosync_ipc::{CsError, Dispatch, Endpoint};
+use corosync_ipc::cmap::Cmap;
+use corosync_ipc::{CsError, Dispatch, Endpoint, Error};
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::getppid;
 
 use crate::harness;
-use crate::host::{Host, embedded};
+use crate::host::{self, Host, for_each_host};
 use crate::source::Source;
+
+for_each_host! { own a_slow_answer_is_waited_for_asleep; }
+
+fn a_slow_answer_is_waited_for_asleep(host: &Host) {
+    let client = Cmap::client(&host.endpoint());
+    client.set_request_timeout(Duration::from_secs(3));
+    let _paused = host.pause();
+    let sleeps = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();
+    let (before, begun) = (sleeps(), Instant::now());
+    let result = client.get("some.key");
+    assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
+    let (slept, seconds) = (sleeps() - before, begun.elapsed().as_secs_f64());
+    // Some short ones at first, then four a second; libqb has one every other second.
+    assert!(slept as f64 <= 10.0 + 6.0 * seconds, "{slept} times in {seconds} s");
+}
 
 const ROUNDS: u32 = 50_000;
 
@@ -49,7 +66,7 @@ fn a_dispatch_with_nothing_waiting_makes_no_system_call() {
     if harness::skip() {
         return;
     }
-    embedded::own(|host| {
+    host::embedded::own(|host| {
         let Host::Embedded(embedded) = host else { unreachable!("asked for") };
         let mut traced = Command::new("strace");
         traced.arg("-f").arg(env::current_exe().unwrap()).args(["--ignored", "--nocapture", "--exact"]);

@@ -24,7 +24,7 @@ use crate::sys::{file, socket};
 const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
 /// How long to wait at most before asking again whether a daemon is ready.
-const READY_RETRY_MOST: Duration = Duration::from_millis(100);
+const READY_RETRY_MOST: Duration = Duration::from_millis(50);
 
 /// What a connection is made of.
 pub(super) struct Parts {
@@ -180,8 +180,16 @@ impl Connecting<'_> {
     fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply) -> Result<Parts> {
         let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
         let names = ring_names(reply, self.endpoint.shm_root_path()).map_err(|source| self.protocol(source))?;
-        let [request_files, response_files, event_files] =
-            ring_files::open(&self.service, self.endpoint, peer.uid, &names)?;
+        let files = ring_files::open(&self.service, self.endpoint, peer.uid, &names);
+        let [request_files, response_files, event_files] = files.map_err(|error| match error {
+            // A limit of this process or machine, which says nothing about where the rings are.
+            Error::RingsNotVisible { path, source }
+                if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) =>
+            {
+                Error::system(format!("opening the ring {}", path.display()), source)
+            }
+            error => error,
+        })?;
         let [request, response, event] = RING_NAMES;
         let request = self.ring(request, format, &request_files, REQUEST_HEADER_SIZE)?.producer();
         let response = self.ring(response, format, &response_files, HEADER_SIZE)?.consumer();

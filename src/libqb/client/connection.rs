@@ -23,14 +23,16 @@ use crate::libqb::exchange::{Before, Exchange, may_be_answered_again};
 use crate::libqb::handshake::{RING_NAMES, RingName};
 use crate::libqb::refill::Refill;
 use crate::libqb::ring::{Consumer, Mapping, Producer};
-use crate::libqb::wake::{BATCH, WakeBytes};
+use crate::libqb::wake::{BATCH, MOST_STRAY, WakeBytes};
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for, wait_or_rung};
 use crate::sys::{file, socket};
 
-/// How long to sleep on the reply's semaphore before looking whether the daemon is still there. Also what a wake-up costs that the
-/// daemon's libc fails to send, as musl's does to a waiter that glibc's layout announces.
-const REPLY_SLICE: Duration = Duration::from_millis(20);
+/// How long to sleep on the reply's semaphore, at first and at most, before looking whether the daemon is still there. Also what a wake-up
+/// costs that the daemon's libc fails to send, as musl's does to a waiter that glibc's layout announces: about as long as was waited
+/// already. libqb sleeps 2 s each time.
+const REPLY_SLICE_FIRST: Duration = Duration::from_millis(20);
+const REPLY_SLICE_MOST: Duration = Duration::from_millis(250);
 
 /// How long to sleep, at first and at most, before sending again what the daemon was too busy for.
 const RETRY_FIRST: Duration = Duration::from_millis(1);
@@ -85,6 +87,8 @@ pub(crate) struct Connection {
     releases: Mutex<Vec<Vec<u8>>>,
     events: Mutex<Events>,
     timeout: AtomicU64,
+    /// See [`Endpoint::wait_while_busy`].
+    waits_while_busy: bool,
     /// One of the states below; only ever grows.
     state: AtomicU8,
     /// Made for the first wait or the first who asks for it.
@@ -223,6 +227,7 @@ impl Connection {
                 looked: Instant::now(),
             }),
             timeout: AtomicU64::new(0),
+            waits_while_busy: endpoint.waits_while_busy(),
             state: AtomicU8::new(OPEN),
             waker: OnceLock::new(),
             is_before_libqb_015,
@@ -270,10 +275,15 @@ impl Connection {
     }
 
     /// Sends a request and waits for its answer, which says that it was carried out. While the daemon answers that it is busy, in one of
-    /// these ways, the request is sent again, until the deadline; such an answer says that it was not carried out.
+    /// these ways, the request is sent again, until the deadline, unless the endpoint says otherwise; such an answer says that it was not
+    /// carried out.
     pub(crate) fn call(&self, busy: &[CsError], patience: &Patience, request: &[u8]) -> Result<Bytes> {
+        let waits = |busy: &CsError| self.waits_while_busy || *busy != CsError::TryAgain;
+        let busy: Vec<_> = busy.iter().copied().filter(waits).collect();
         // Others have their turn while this one waits.
-        self.retry(busy, patience, || self.patient_turn(patience)?.exchange(&[request], FlowControl::Request, patience))
+        self.retry(&busy, patience, || {
+            self.patient_turn(patience)?.exchange(&[request], FlowControl::Request, patience)
+        })
     }
 
     /// Sends a request that makes the daemon forget something, and waits neither to send it nor for the answer: if it cannot be sent
@@ -350,7 +360,7 @@ impl Connection {
                 ring.ring().check().map_err(|source| self.broken(source.into()))?;
                 return Err(self.hung_up());
             }
-            let refused = (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire));
+            let refused = is_refused(ring, flow);
             // First the byte's room, since it must follow the request at once.
             let room = !refused && ring.backlog() < MOST_BACKLOG && self.has_wake_room(requests)?;
             if room && requests.request.try_send(parts).map_err(|source| self.broken(source.into()))? {
@@ -393,9 +403,13 @@ impl Connection {
     /// Waits for the next answer. `None`: the deadline passed first.
     fn receive(&self, requests: &mut Requests, deadline: Instant) -> Result<Option<Bytes>> {
         let broken = |source: crate::error::RingError| self.broken(source.into());
+        // Awake for a moment, then asleep.
+        requests.response.spin(deadline.saturating_duration_since(Instant::now()));
+        let mut slice = REPLY_SLICE_FIRST;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let reply = requests.response.receive(left.min(REPLY_SLICE)).map_err(broken)?;
+            let reply = requests.response.receive(left.min(slice)).map_err(broken)?;
+            slice = (slice * 2).min(REPLY_SLICE_MOST);
             let hung_up = reply.is_none() && self.is_hung_up()?;
             let reply = if hung_up { requests.response.try_receive().map_err(broken)? } else { reply };
             if let Some(reply) = reply {
@@ -419,19 +433,28 @@ impl Connection {
         make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
     ) -> Result<Option<E>> {
         for _ in 0..self.most_silent {
-            let event = {
-                let mut events = lock(&self.events);
-                let message = self.poll_message(&mut events, look)?;
-                message.map(&make).transpose().map_err(|source| self.broken(source.into()))?
-            };
-            self.send_wanted_nudge();
-            match event {
+            match self.poll_one(look, &make)? {
                 Some(None) => {}
                 Some(event) => return Ok(event),
                 None => return Ok(None),
             }
         }
         Ok(None)
+    }
+
+    /// Takes one message, and makes an event of it if there is one to make. `None`: no message waits.
+    pub(crate) fn poll_one<E>(
+        &self,
+        look: Look,
+        make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
+    ) -> Result<Option<Option<E>>> {
+        let event = {
+            let mut events = lock(&self.events);
+            let message = self.poll_message(&mut events, look)?;
+            message.map(make).transpose().map_err(|source| self.broken(source.into()))?
+        };
+        self.send_wanted_nudge();
+        Ok(event)
     }
 
     /// Sends the nudge that is wanted, if one is. Never blocks: while it cannot be sent it stays wanted.
@@ -494,7 +517,10 @@ impl Connection {
         let hung_up = self.take_bytes(events, wanted)?;
         let event = self.take_event(events)?;
         if event.is_none() {
-            events.wake.forget_stray();
+            if !events.wake.forget_stray() {
+                let what = "wake bytes without an event";
+                return Err(self.broken(ProtocolError::Endless { what, limit: MOST_STRAY as u64 }));
+            }
             if hung_up {
                 return Err(self.hung_up());
             }
@@ -646,6 +672,10 @@ impl Turn<'_> {
     /// Sends a message in parts and waits for its answer, whatever that is.
     fn exchange(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<Bytes> {
         let connection = self.connection;
+        let waits = connection.waits_while_busy || flow == FlowControl::Multicast;
+        if !waits && is_refused(&self.requests.request, flow) {
+            return Err(Error::Cs { call: patience.call.into(), error: CsError::TryAgain });
+        }
         let ready = self.send_releases(patience.deadline)? && self.drain(patience.deadline)?;
         // When the time is over nothing is sent: nobody would wait for the answer.
         if !ready || patience.is_over() || !self.send(parts, flow, patience.deadline)? {
@@ -750,6 +780,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether the daemon takes no such requests now.
+fn is_refused(ring: &Producer<Mapping>, flow: FlowControl) -> bool {
+    (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire))
 }
 
 /// Locks; a panic of another thread inside the lock would be a bug here, and leaves nothing half done.

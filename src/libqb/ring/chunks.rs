@@ -295,10 +295,15 @@ impl<R: Region> Consumer<R> {
         self.take_if(is_there)
     }
 
-    /// Takes the next chunk, waiting up to `timeout` for it: for a moment awake, then asleep.
-    pub(crate) fn receive(&mut self, timeout: Duration) -> Result<Option<Bytes>, RingError> {
+    /// Waits for a chunk without sleeping, for as long as that has paid of late, and at most for `timeout`.
+    pub(crate) fn spin(&mut self, timeout: Duration) {
         let semaphore = self.ring.semaphore();
-        let taken = self.spin.until(timeout, || sem::try_wait(semaphore)) || sem::wait(semaphore, timeout);
+        self.spin.until(timeout, || sem::count(semaphore) > 0);
+    }
+
+    /// Takes the next chunk, sleeping up to `timeout` for it.
+    pub(crate) fn receive(&mut self, timeout: Duration) -> Result<Option<Bytes>, RingError> {
+        let taken = sem::wait(self.ring.semaphore(), timeout);
         self.take_if(taken)
     }
 

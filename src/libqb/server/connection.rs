@@ -179,7 +179,9 @@ impl Connection {
                 if taken == 0 && seen.readable {
                     // A byte without a request: one that was owed, or the client is mad and the byte must go.
                     self.take_bytes(self.wake.wanted().max(1));
-                    self.wake.forget_stray();
+                    if !self.wake.forget_stray() {
+                        self.close();
+                    }
                 }
                 None
             }

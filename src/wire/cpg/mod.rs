@@ -2,11 +2,14 @@
 
 mod name;
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
+
 use bytes::Bytes;
 
 pub use self::name::{GroupName, MAX_GROUP_NAME};
 
-use crate::codec::{Kind, Reader, Writer};
+use crate::codec::{Kind, Number, Reader, Writer};
 use crate::error::WireError;
 use crate::wire::message::{Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, begin_message, message};
 use crate::wire::values::{NodeId, RingId, open_enum};
@@ -52,7 +55,10 @@ open_enum! {
 }
 
 /// A member of a group. Matches `struct cpg_address`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// Equal to another if both are the same process on the same node, whatever the reasons are: `members.contains(&joined[0])` is true, and
+/// a set of addresses has each member once. The order is that of nodes and processes.
+#[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Address {
     /// Its node.
@@ -61,6 +67,38 @@ pub struct Address {
     pub pid: u32,
     /// Why it joined or left; [`Reason::UNDEFINED`] in lists of members.
     pub reason: Reason,
+}
+
+impl Address {
+    fn identity(&self) -> (NodeId, u32) {
+        (self.node_id, self.pid)
+    }
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Address {}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
+impl Ord for Address {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.identity().cmp(&other.identity())
+    }
+}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 open_enum! {
@@ -251,8 +289,8 @@ impl Message for Mcast {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let guarantee = reader.slot("guarantee")?;
-        let msglen: u32 = reader.slot("msglen")?;
-        Ok(Self { guarantee, message: counted_bytes(reader, "msglen", msglen)? })
+        let msglen = reader.number_slot::<u32>("msglen")?;
+        Ok(Self { guarantee, message: counted_bytes(reader, msglen)? })
     }
 }
 
@@ -313,9 +351,9 @@ impl Message for PartialMcast {
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let guarantee = reader.slot("guarantee")?;
         let msglen = reader.slot("msglen")?;
-        let fraglen: u32 = reader.slot("fraglen")?;
+        let fraglen = reader.number_slot::<u32>("fraglen")?;
         let fragment_type = reader.slot("type")?;
-        Ok(Self { guarantee, msglen, fragment_type, message: counted_bytes(reader, "fraglen", fraglen)? })
+        Ok(Self { guarantee, msglen, fragment_type, message: counted_bytes(reader, fraglen)? })
     }
 }
 
@@ -344,7 +382,7 @@ impl Message for MembershipReply {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let count: u32 = reader.slot("member_count")?;
+        let count = reader.number_slot::<u32>("member_count")?;
         Ok(Self { member_list: read_addresses("member_list", count, reader)? })
     }
 }
@@ -386,9 +424,9 @@ impl Message for ConfchgCallback {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let group_name = CpgName::read("group_name", reader)?;
-        let members = reader.slot("member_list_entries")?;
-        let joined = reader.slot("joined_list_entries")?;
-        let left = reader.slot("left_list_entries")?;
+        let members = reader.number_slot::<u32>("member_list_entries")?;
+        let joined = reader.number_slot::<u32>("joined_list_entries")?;
+        let left = reader.number_slot::<u32>("left_list_entries")?;
         Ok(Self {
             group_name,
             member_list: read_addresses("member_list", members, reader)?,
@@ -428,10 +466,10 @@ impl Message for DeliverCallback {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let group_name = CpgName::read("group_name", reader)?;
-        let msglen: u32 = reader.slot("msglen")?;
+        let msglen = reader.number_slot::<u32>("msglen")?;
         let nodeid = reader.slot("nodeid")?;
         let pid = reader.slot("pid")?;
-        Ok(Self { group_name, nodeid, pid, message: counted_bytes(reader, "msglen", msglen)? })
+        Ok(Self { group_name, nodeid, pid, message: counted_bytes(reader, msglen)? })
     }
 }
 
@@ -472,11 +510,11 @@ impl Message for PartialDeliverCallback {
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let group_name = CpgName::read("group_name", reader)?;
         let msglen = reader.slot("msglen")?;
-        let fraglen: u32 = reader.slot("fraglen")?;
+        let fraglen = reader.number_slot::<u32>("fraglen")?;
         let nodeid = reader.slot("nodeid")?;
         let pid = reader.slot("pid")?;
         let fragment_type = reader.slot("type")?;
-        let message = counted_bytes(reader, "fraglen", fraglen)?;
+        let message = counted_bytes(reader, fraglen)?;
         Ok(Self { group_name, msglen, nodeid, pid, fragment_type, message })
     }
 }
@@ -513,17 +551,10 @@ impl Encoding<GroupName> for CpgName {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<GroupName, WireError> {
-        let length: u32 = reader.slot(field)?;
-        let offset = reader.offset();
+        let length = reader.number_slot::<u32>(field)?;
         let value = reader.take(field, MAX_GROUP_NAME)?;
-        let name = usize::try_from(length).ok().and_then(|length| value.get(..length)).and_then(GroupName::from_wire);
-        name.ok_or(WireError::TooLarge {
-            message: reader.message(),
-            field,
-            offset,
-            value: length.into(),
-            limit: MAX_GROUP_NAME as u64,
-        })
+        let length = reader.bounded(length, MAX_GROUP_NAME)?;
+        Ok(value.get(..length).and_then(GroupName::from_wire).unwrap_or_default())
     }
 }
 
@@ -563,8 +594,8 @@ impl Encoding<Description> for DescriptionFields {
     }
 }
 
-fn counted_bytes(reader: &mut Reader<'_>, field: &'static str, count: u32) -> Result<Bytes, WireError> {
-    let length = reader.counted(field, count.into(), 1)?;
+fn counted_bytes(reader: &mut Reader<'_>, count: Number) -> Result<Bytes, WireError> {
+    let length = reader.counted(count, 1)?;
     reader.bytes("message", length)
 }
 
@@ -576,8 +607,8 @@ fn write_addresses(field: &'static str, list: &[Address], writer: &mut Writer) {
     }
 }
 
-fn read_addresses(field: &'static str, count: u32, reader: &mut Reader<'_>) -> Result<Vec<Address>, WireError> {
-    let count = reader.counted(field, count.into(), ADDRESS_SIZE)?;
+fn read_addresses(field: &'static str, count: Number, reader: &mut Reader<'_>) -> Result<Vec<Address>, WireError> {
+    let count = reader.counted(count, ADDRESS_SIZE)?;
     let mut list = Vec::with_capacity(count);
     for _ in 0..count {
         let node_id = reader.slot(field)?;

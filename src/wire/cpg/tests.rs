@@ -98,8 +98,10 @@ proptest! {
     #[test]
     fn events_come_back_as_they_went_copied_or_shared(message in events()) {
         let bytes = Bytes::from(message.encode().unwrap());
-        prop_assert_eq!(&AnyEvent::decode(&bytes).unwrap(), &message);
-        prop_assert_eq!(&AnyEvent::decode_shared(&bytes).unwrap(), &message);
+        // Addresses are equal whatever their reasons are.
+        let expected = format!("{message:?}");
+        prop_assert_eq!(format!("{:?}", AnyEvent::decode(&bytes).unwrap()), expected.clone());
+        prop_assert_eq!(format!("{:?}", AnyEvent::decode_shared(&bytes).unwrap()), expected);
     }
 }
 
@@ -128,6 +130,6 @@ fn a_name_longer_than_its_room_is_refused() {
     let mut bytes = Leave { group_name: GroupName::new("g").unwrap(), pid: 1 }.encode().unwrap();
     bytes[16] = 129;
     let error =
-        WireError::TooLarge { message: "req_lib_cpg_leave", field: "group_name", offset: 24, value: 129, limit: 128 };
+        WireError::TooLarge { message: "req_lib_cpg_leave", field: "group_name", offset: 16, value: 129, limit: 128 };
     assert_eq!(Leave::decode(&bytes), Err(error));
 }

@@ -283,19 +283,17 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 /// The present state, as the quorum service tells it, and the list of nodes where it comes by itself.
 fn present_state(quorum: &quorum::Client) -> Result<(View, Option<quorum::NodelistNotification>), Error> {
     quorum.track_start(TrackFlags::CURRENT)?;
-    let mut nodelist = None;
     let timeout = quorum.request_timeout();
     loop {
         match quorum.next_event(timeout)? {
             Some(quorum::Event::Quorum(event)) => {
                 let ring = Some(event.ring_id.into());
-                return Ok((View { quorate: event.quorate, ring, members: event.members }, nodelist));
+                return Ok((View { quorate: event.quorate, ring, members: event.members }, event.nodelist));
             }
             Some(quorum::Event::Notification(event)) => {
                 let ring = Some(Ring { node_id: None, seq: event.ring_seq });
-                return Ok((View { quorate: event.quorate, ring, members: event.members }, nodelist));
+                return Ok((View { quorate: event.quorate, ring, members: event.members }, None));
             }
-            Some(quorum::Event::Nodelist(event)) => nodelist = Some(event),
             Some(_) => {}
             None => {
                 return Err(Error::TimedOut { operation: "waiting for the state of quorum".into(), after: timeout });

@@ -26,22 +26,27 @@ pub(crate) fn run(context: &Context, count: Option<u64>) -> Result<(), Failure> 
     let mut left = count;
     loop {
         loop {
-            let mut line = quorum.poll_event()?.map(quorum_line);
-            if line.is_none() {
+            let mut lines: Vec<_> = quorum.poll_event()?.into_iter().flat_map(quorum_lines).collect();
+            if lines.is_empty() {
                 let event = votequorum.as_ref().map(votequorum::Client::poll_event).transpose()?.flatten();
-                line = event.map(votequorum_line);
+                lines.extend(event.map(votequorum_line));
             }
-            let Some(line) = line else { break };
-            line.write(context.json)?;
-            if watch::is_last(&mut left) {
-                return Ok(());
+            if lines.is_empty() {
+                break;
+            }
+            for line in lines {
+                line.write(context.json)?;
+                if watch::is_last(&mut left) {
+                    return Ok(());
+                }
             }
         }
         watch::wait(&descriptors)?;
     }
 }
 
-fn quorum_line(event: quorum::Event) -> Line {
+/// One line; two for the present state, which comes with its list of nodes.
+fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
     const SERVICE: &str = "quorum";
     let quorum = |quorate: bool, ring: Ring, members: &[NodeId]| Line {
         event: "quorum",
@@ -53,32 +58,38 @@ fn quorum_line(event: quorum::Event) -> Line {
             "members": ids(members),
         }),
     };
-    match event {
+    let nodelist = |event: quorum::NodelistNotification| Line {
+        event: "nodelist",
+        text: format!(
+            "ring {}, members {}, joined {}, left {}",
+            ring_text(event.ring_id.into()),
+            words(&event.member_list),
+            words(&event.joined_list),
+            words(&event.left_list)
+        ),
+        members: json!({
+            "service": SERVICE,
+            "ring_id": ring_json(event.ring_id.into()),
+            "members": ids(&event.member_list),
+            "joined": ids(&event.joined_list),
+            "left": ids(&event.left_list),
+        }),
+    };
+    let mut second = None;
+    let first = match event {
         quorum::Event::Notification(event) => {
             quorum(event.quorate, Ring { node_id: None, seq: event.ring_seq }, &event.members)
         }
-        quorum::Event::Quorum(event) => quorum(event.quorate, event.ring_id.into(), &event.members),
-        quorum::Event::Nodelist(event) => Line {
-            event: "nodelist",
-            text: format!(
-                "ring {}, members {}, joined {}, left {}",
-                ring_text(event.ring_id.into()),
-                words(&event.member_list),
-                words(&event.joined_list),
-                words(&event.left_list)
-            ),
-            members: json!({
-                "service": SERVICE,
-                "ring_id": ring_json(event.ring_id.into()),
-                "members": ids(&event.member_list),
-                "joined": ids(&event.joined_list),
-                "left": ids(&event.left_list),
-            }),
-        },
+        quorum::Event::Quorum(event) => {
+            second = event.nodelist.map(nodelist);
+            quorum(event.quorate, event.ring_id.into(), &event.members)
+        }
+        quorum::Event::Nodelist(event) => nodelist(event),
         quorum::Event::Unknown { id, message } => Line::unknown(SERVICE, id, &message),
         // Events that this command does not know yet.
         _ => Line::unknown(SERVICE, 0, &[]),
-    }
+    };
+    std::iter::once(first).chain(second)
 }
 
 fn votequorum_line(event: votequorum::Event) -> Line {
