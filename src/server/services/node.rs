@@ -127,8 +127,9 @@ impl Node {
             services.quorum.start(true);
             services.votequorum.start(context, &mut services.quorum)
         });
-        if let Some(mtu) = node.services.cfg.knet_mtu() {
-            node.services.stats.add_links(node.config.nodes.iter().map(|node| node.id), mtu);
+        let Services { cfg, stats, .. } = &mut node.services;
+        if cfg.is_knet() {
+            stats.add_links(node.config.nodes.iter().map(|node| (node.id, cfg.knet_mtu(node.id))));
         }
         Config::fill_counters(&mut node.icmap);
         started.map(|()| node)

@@ -162,10 +162,11 @@ impl Stats {
         }
     }
 
-    /// The node talks with these, itself among them, over knet.
-    pub(crate) fn add_links(&mut self, nodes: impl Iterator<Item = NodeId>, mtu: u32) {
-        self.links = nodes.map(|node| (node, false)).collect();
-        let links = self.links.keys().flat_map(|node| knet::link(*node, mtu));
+    /// The node talks with these, itself among them, over knet, in packets of so many bytes at most.
+    pub(crate) fn add_links(&mut self, nodes: impl Iterator<Item = (NodeId, u32)>) {
+        let nodes: BTreeMap<NodeId, u32> = nodes.collect();
+        self.links = nodes.keys().map(|node| (*node, false)).collect();
+        let links = nodes.into_iter().flat_map(|(node, mtu)| knet::link(node, mtu));
         self.keys.extend(knet::handle().chain(links).map(|(name, value)| (name.into(), Source::Own(value))));
     }
 
