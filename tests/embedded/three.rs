@@ -3,6 +3,7 @@
 use corosync_ipc::server::{self, ClusterBuilder};
 use corosync_ipc::{Endpoint, NodeId, cfg};
 
+use crate::bodies::interop;
 use crate::harness::{Cluster, Node, Transport, eventually};
 use crate::{TOKEN, nothing_to_compare};
 
@@ -57,4 +58,34 @@ fn nodes_have_the_same_status() {
         links == 2
     });
     assert_eq!(status(embedded.node()), status(real.node(1)));
+}
+
+/// Without a connection's address and process.
+fn without_process(line: &str) -> String {
+    let part = |(at, part): (usize, &str)| if (3..5).contains(&at) { "-".to_owned() } else { part.to_owned() };
+    match line.contains(" stats.ipcs.service") {
+        true => line.splitn(6, '.').enumerate().map(part).collect::<Vec<_>>().join("."),
+        false => line.to_owned(),
+    }
+}
+
+#[test]
+fn libcmap_finds_statistics_of_the_same_types_and_lengths() {
+    let Some(program) = (if nothing_to_compare() { None } else { interop::statistics_program() }) else { return };
+    let listed = |node: &Node| {
+        let output = node.command(&program).run().success();
+        let lines = output.lines().filter(|line| !line.contains(" stats.schedmiss."));
+        lines.map(without_process).collect::<Vec<_>>()
+    };
+    let (real, embedded) = (real(), Embedded::start(server::Cluster::builder()));
+    let alone = |node: &Node| {
+        let lines = listed(node);
+        // The harness's tools may not have gone when the members had come.
+        let connections = lines.iter().filter(|line| line.starts_with("key ") && line.contains(".procname"));
+        (connections.count() == 1).then_some(lines)
+    };
+    let theirs = eventually("the program is alone", || alone(real.node(1)));
+    let ours = eventually("the program is alone", || alone(embedded.node()));
+    assert!(theirs.iter().any(|line| line.starts_with("delete") && line.contains("procname 11:")), "{theirs:#?}");
+    assert_eq!(ours, theirs);
 }

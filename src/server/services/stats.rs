@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::ClientId;
-use super::icmap::raw;
+use super::icmap::stored;
 use super::trackers::{Notice, TrackerId, Trackers, Watcher};
 use crate::cmap::{TrackEvents, Value, ValueType};
 use crate::error::CsError;
@@ -180,7 +180,7 @@ impl Stats {
         let connection = Connection { prefix, name, counted: Counted::default() };
         let mut notices = Vec::new();
         for (name, value) in OF_A_CONNECTION {
-            let (key, now) = (connection.key(name), raw(value(&connection)));
+            let (key, now) = (connection.key(name), stored(value(&connection)));
             notices.extend(self.trackers.notices(TrackEvents::ADD, &key, &now, &now));
             self.keys.insert(key, Source::Of(client, value));
         }
@@ -196,7 +196,7 @@ impl Stats {
         };
         let mut notices = Vec::new();
         for (name, value) in OF_A_CONNECTION {
-            let (key, last) = (connection.key(name), raw(value(&connection)));
+            let (key, last) = (connection.key(name), stored(value(&connection)));
             notices.extend(self.trackers.notices(TrackEvents::DELETE, &key, &last, &last));
             self.keys.remove(&key);
         }
@@ -293,7 +293,7 @@ impl Stats {
     }
 
     fn value(&self, source: &Source) -> Option<RawValue> {
-        Some(raw(match source {
+        Some(stored(match source {
             Source::Own(value) => value.clone(),
             Source::Of(client, value) => value(self.connections.get(client)?),
         }))
