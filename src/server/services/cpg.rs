@@ -11,7 +11,7 @@ use crate::types::{NodeId, RingId};
 use crate::wire::cpg::{
     AnyRequest, ConfchgCallback, DeliverCallback, Description, FinalizeReply, FragmentType, IterationFinalizeReply,
     IterationInitialize, IterationInitializeReply, IterationNextReply, Join, JoinReply, Leave, LeaveReply,
-    LocalGetReply, Mcast, MembershipReply, PartialDeliverCallback, PartialMcast, PartialSendReply,
+    LocalGetReply, MAX_MEMBERS, Mcast, MembershipReply, PartialDeliverCallback, PartialMcast, PartialSendReply,
     TotemConfchgCallback,
 };
 
@@ -311,8 +311,9 @@ impl Cpg {
         self.sessions.iter().rev().filter(|(_, session)| is_wanted(session)).map(|(client, _)| *client).collect()
     }
 
+    /// The members of a group; the first of them where nodes that had large groups have met.
     fn members_of(&self, group: &GroupName) -> impl Iterator<Item = &Process> {
-        self.processes.iter().filter(move |process| process.group == *group)
+        self.processes.iter().filter(move |process| process.group == *group).take(MAX_MEMBERS)
     }
 
     /// Matches `notify_lib_joinlist`.
@@ -334,6 +335,9 @@ impl Cpg {
                 }
             }
         }
+        let (mut left_list, mut joined_list) = (left_list, joined_list);
+        left_list.truncate(MAX_MEMBERS);
+        joined_list.truncate(MAX_MEMBERS);
         let event = ConfchgCallback { group_name: group, member_list, left_list, joined_list };
         for client in self.newest_first(|session| session.hears(&group)) {
             context.event(client, &event);
@@ -419,6 +423,10 @@ impl Cpg {
         // The process may have left, and the message that says so may still be on its way.
         if self.processes.contains(&Process { node: self.us, pid, group }) {
             return Err(CsError::TryAgain);
+        }
+        // The daemon does not count: it writes its answer about a larger group beyond the answer's end.
+        if self.members_of(&group).count() == MAX_MEMBERS {
+            return Err(CsError::NoResources);
         }
         let session = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
         match session.state {

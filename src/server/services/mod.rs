@@ -113,7 +113,9 @@ impl Context<'_> {
 
     /// Answers with a message whose last field is filled with zeros.
     fn reply_padded<M: Message>(&mut self, client: ClientId, message: &M, status: Result<(), CsError>, zeros: u64) {
-        let mut message = encode(message);
+        let Some(mut message) = encode(message) else {
+            return self.refuse(client, M::ID, CsError::Library);
+        };
         let status = status.map_or_else(|error| error as i32, |()| CS_OK);
         if let Some(field) = message.get_mut(16..20) {
             field.copy_from_slice(&status.to_ne_bytes());
@@ -134,7 +136,7 @@ impl Context<'_> {
     }
 
     fn event<M: Message>(&mut self, client: ClientId, message: &M) {
-        self.outputs.push(Output::Event { client, message: encode(message) });
+        self.outputs.extend(encode(message).map(|message| Output::Event { client, message }));
     }
 
     /// Sends to all members, and counts it.
@@ -183,11 +185,11 @@ impl Context<'_> {
     }
 }
 
-/// Messages of the server's own always fit their layout.
-fn encode<M: Message>(message: &M) -> Vec<u8> {
+/// Messages of the server's own always fit their layout; one that did not would not be sent.
+fn encode<M: Message>(message: &M) -> Option<Vec<u8>> {
     let encoded = message.encode();
     debug_assert!(encoded.is_ok(), "{}: {encoded:?}", M::NAME);
-    encoded.unwrap_or_default()
+    encoded.ok()
 }
 
 /// Text as C reads it: up to the first NUL.
