@@ -99,8 +99,8 @@ pub(crate) struct Stats {
     /// To whom knet has links, and whether they are here.
     links: BTreeMap<NodeId, bool>,
     trackers: Trackers,
-    /// Those of a key, which the timer looks at, in the order in which they were added.
-    watched: Vec<Watched>,
+    /// Those of a key, which the timer looks at.
+    watched: BTreeMap<TrackerId, Watched>,
     /// When the daemon started, from which on the timer runs.
     started: Instant,
     /// When the timer ends; nothing while none is watched.
@@ -134,7 +134,6 @@ pub(crate) struct Counted {
 
 #[derive(Debug)]
 struct Watched {
-    id: TrackerId,
     watcher: Watcher,
     key: Bytes,
     /// The value that was told last. What was not there was 0.
@@ -156,7 +155,7 @@ impl Stats {
             connections: BTreeMap::new(),
             links: BTreeMap::new(),
             trackers: Trackers::default(),
-            watched: Vec::new(),
+            watched: BTreeMap::new(),
             started: now,
             due: now,
         }
@@ -336,14 +335,14 @@ impl Stats {
                 self.due = now + PERIOD - Duration::from_nanos(passed as u64);
             }
             let told = self.get(&key).map_or(Bytes::from_static(&[0; 8]), |value| value.data);
-            self.watched.push(Watched { id, watcher, key, told });
+            self.watched.insert(id, Watched { watcher, key, told });
         }
         Ok(id)
     }
 
     pub(crate) fn untrack(&mut self, id: TrackerId) {
         self.trackers.remove(id);
-        self.watched.retain(|watched| watched.id != id);
+        self.watched.remove(&id);
     }
 
     /// When [`Stats::timer`] is to be called: not before somebody tracks a key.
@@ -360,7 +359,7 @@ impl Stats {
         self.due = now + PERIOD;
         let mut watched = std::mem::take(&mut self.watched);
         let mut notices = Vec::new();
-        for Watched { watcher, key, told, .. } in watched.iter_mut().rev() {
+        for Watched { watcher, key, told } in watched.values_mut().rev() {
             // Only so many bytes are compared as the value has.
             if let Some(value) = self.get(key).filter(|value| !told.starts_with(&value.data)) {
                 told.clone_from(&value.data);
