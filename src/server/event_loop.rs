@@ -70,6 +70,8 @@ pub(super) struct EventLoop<H: Handler> {
     accept_after: Option<Instant>,
     /// How many jobs of [`Job::Drive`] there were.
     drives: u64,
+    /// The clients of paced services wait for one that is behind.
+    do_wait: bool,
 }
 
 impl<H: Handler> EventLoop<H> {
@@ -89,6 +91,7 @@ impl<H: Handler> EventLoop<H> {
             inbox,
             accept_after: None,
             drives: 0,
+            do_wait: false,
         }
     }
 
@@ -154,6 +157,8 @@ impl<H: Handler> EventLoop<H> {
                 match job {
                     Job::Run(body) => body(&mut self.handler, &mut self.connections),
                     Job::Drive(body, _done) => {
+                        // What clients have sent comes before it, whoever is behind.
+                        self.hold(false);
                         self.catch_up();
                         body(&mut self.handler, &mut self.connections);
                         self.clear_away();
@@ -181,7 +186,25 @@ impl<H: Handler> EventLoop<H> {
             }
         }
         self.clear_away();
+        self.pace();
         false
+    }
+
+    /// Makes the clients of paced services wait while one of them is behind.
+    fn pace(&mut self) {
+        if self.settings.paced.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut clients = self.connections.all.values().map(|client| &client.connection);
+        let do_wait = clients.any(|it| self.settings.paced.contains(&it.service) && it.is_behind(now, self.do_wait));
+        self.hold(do_wait);
+    }
+
+    fn hold(&mut self, do_wait: bool) {
+        self.do_wait = do_wait;
+        let clients = self.connections.all.values_mut().map(|client| &mut client.connection);
+        clients.filter(|it| self.settings.paced.contains(&it.service)).for_each(|it| it.hold(do_wait));
     }
 
     /// Serves all that clients have sent, and the end of those that are gone, in the order that the seed decides on.

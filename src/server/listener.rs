@@ -1,5 +1,6 @@
 //! The listener: what it listens at, what a user makes of it, and its thread.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -130,6 +131,7 @@ impl<H: Handler> Listener<H> {
                 event_queue: 16 << 20,
                 overflow: Overflow::Disconnect,
                 seed: 0,
+                paced: BTreeSet::new(),
             },
         }
     }
@@ -223,13 +225,15 @@ pub(super) struct Place {
 }
 
 /// What the event loop must know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) generation: Generation,
     pub(super) max_msg_size: u32,
     pub(super) event_queue: usize,
     pub(super) overflow: Overflow,
     pub(super) seed: u64,
+    /// Services whose clients cause each other's events, and are not to send faster than the slowest takes them in.
+    pub(super) paced: BTreeSet<usize>,
 }
 
 impl Builder {
@@ -264,6 +268,13 @@ impl Builder {
     pub fn event_queue(mut self, bytes: usize, overflow: Overflow) -> Self {
         self.settings.event_queue = bytes;
         self.settings.overflow = overflow;
+        self
+    }
+
+    /// Makes the clients of these services wait, as by [`FlowControl::Sync`](super::FlowControl::Sync), while one of them is behind with its events and takes them.
+    /// What the daemon's totem queue does, by which a client that floods its group is told to try again.
+    pub(super) fn paced(mut self, services: impl IntoIterator<Item = usize>) -> Self {
+        self.settings.paced = services.into_iter().collect();
         self
     }
 

@@ -12,6 +12,7 @@ mod credentials;
 mod crowd;
 mod embedded;
 mod failures;
+mod flood;
 mod parts;
 mod quorum;
 mod serve;

@@ -107,6 +107,11 @@ pub fn shared_one() -> &'static Cluster {
     SHARED.get_or_init(Cluster::one)
 }
 
+/// How long a test goes on that could go on for ever: `COROSYNC_IPC_TEST_SECONDS`, by default 2.
+pub fn test_seconds() -> u64 {
+    env::var("COROSYNC_IPC_TEST_SECONDS").map_or(2, |seconds| seconds.parse().expect("a number of seconds"))
+}
+
 /// The version of the corosync that clusters run by default; a very high one if it cannot be told.
 ///
 /// Known since [`skip`] was asked, outside of every node: corosync 1.99 that is asked inside one for its version ends the corosync that

@@ -164,6 +164,9 @@ impl ClusterBuilder {
             .seed(self.seed)
             .event_queue(EVENT_QUEUE, Overflow::Disconnect);
         let services = ServiceId::all(self.has_evs);
+        let is_paced = |service: &ServiceId| matches!(service, ServiceId::Cpg | ServiceId::Evs);
+        let places = nodes.iter().flat_map(|_| services).enumerate();
+        let builder = builder.paced(places.filter(|(_, service)| is_paced(service)).map(|(place, _)| place));
         let builder = nodes.iter().fold(builder, |builder, node| {
             let builder = builder.endpoint(&node.endpoint);
             services.iter().fold(builder, |builder, service| builder.service(service.name()))
