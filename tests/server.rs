@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use corosync_ipc::Endpoint;
 use corosync_ipc::server::{
-    Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer, Refusal, SendError,
+    Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer, Refusal,
+    RingAccess, SendError,
 };
 use corosync_ipc::wire::setup::{ConnectReply, ConnectRequest};
+use corosync_ipc::{Credentials, Endpoint};
 use harness::{cc, eventually, watchdog};
 
 /// Requests that are not just echoed.
@@ -102,6 +103,7 @@ struct Echo {
     disconnects: Vec<ConnectionId>,
     refuse: Option<Refusal>,
     late: Vec<ConnectionId>,
+    access: Option<RingAccess>,
 }
 
 fn response(id: i32, body: &[u8]) -> Vec<u8> {
@@ -119,6 +121,11 @@ impl Handler for Echo {
     fn authorize(&mut self, peer: &Peer<'_>) -> Result<u32, Refusal> {
         assert_eq!(peer.credentials.uid, nix::unistd::geteuid().as_raw());
         self.refuse.map_or(Ok(0), Err)
+    }
+
+    fn ring_access(&mut self, peer: &Peer<'_>, _: &u32) -> RingAccess {
+        let Credentials { uid, gid, .. } = peer.credentials;
+        self.access.unwrap_or(RingAccess { uid, gid, mode: 0o600 })
     }
 
     fn on_connect(&mut self, conn: &mut Conn<'_, u32>) {
@@ -356,6 +363,63 @@ fn rings_are_as_libqb_makes_them() {
         assert_eq!((text(12), text(4108)), (format!("{ring_name}-header"), format!("{ring_name}-data")));
         assert_eq!((number(&header, 8), number(&header, 8204), number(&header, 8216)), (3072, 1, 0x80));
     }
+}
+
+#[test]
+fn the_handler_says_who_may_use_the_rings() {
+    let place = Place::new();
+    let root = nix::unistd::geteuid().is_root();
+    // Only root gives files away.
+    let (uid, gid) =
+        if root { (1234, 4321) } else { (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()) };
+    let echo = Echo { access: Some(RingAccess { uid, gid, mode: 0o7660 }), ..Echo::default() };
+    let listener = place.builder().start(echo).unwrap();
+    let raw = place.raw();
+    let path = std::str::from_utf8(&raw.reply.request).unwrap();
+    let seen = |path: &Path| {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
+    };
+    for suffix in ["header", "data"] {
+        assert_eq!(seen(Path::new(&format!("{path}-{suffix}"))), (uid, gid, 0o660));
+    }
+    assert_eq!(seen(Path::new(path).parent().unwrap()), (uid, gid, 0o770));
+    drop(raw);
+    eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+    assert_eq!(place.left(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_a_client_puts_into_its_directory_goes_with_it() {
+    let place = Place::new();
+    let listener = place.echo();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let kept = elsewhere.path().join("kept");
+    fs::write(&kept, "kept").unwrap();
+    let raw = place.raw();
+    let directory = Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
+    fs::write(directory.join("file"), "rubbish").unwrap();
+    fs::create_dir(directory.join("directory")).unwrap();
+    fs::remove_file(directory.join(format!("qb-event-{}-data", place.name))).unwrap();
+    for (name, target) in
+        [("link", kept.as_path()), ("directory link", elsewhere.path()), ("nowhere", Path::new("/no/such"))]
+    {
+        std::os::unix::fs::symlink(target, directory.join(name)).unwrap();
+    }
+    drop(std::os::unix::net::UnixListener::bind(directory.join("socket")).unwrap());
+    (0..1000).for_each(|number| fs::write(directory.join(format!("{number}")), "").unwrap());
+    drop(raw);
+    eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+    assert_eq!(place.left(), Vec::<PathBuf>::new());
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "kept");
+
+    // What is not empty is not gone through.
+    let raw = place.raw();
+    let directory = Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
+    fs::create_dir_all(directory.join("one/two")).unwrap();
+    drop(raw);
+    eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
 }
 
 #[test]

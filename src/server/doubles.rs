@@ -14,7 +14,7 @@ use super::daemon::{Clock, Daemon};
 use super::rings::{Request, Rings};
 use super::services::{Config, NodeConfig, ServiceId};
 use super::world::World;
-use super::{Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal};
+use super::{Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal, RingAccess};
 use crate::endpoint::Endpoint;
 use crate::error::CsError;
 use crate::sys::event::Bell;
@@ -206,7 +206,8 @@ fn accept(client: OwnedFd, root: &Path) -> (OwnedFd, Rings) {
     let ConnectRequest { max_msg_size } = ConnectRequest::decode(&request).unwrap();
     let generation = Generation::default();
     let credentials: Credentials = socket::peer_credentials(&client).unwrap();
-    let rings = Request { generation, root, service: "cpg", client: credentials, fd: 1, max_msg_size };
+    let access = RingAccess { uid: credentials.uid, gid: credentials.gid, mode: 0o600 };
+    let rings = Request { generation, root, service: "cpg", client: credentials, access, fd: 1, max_msg_size };
     let rings = Rings::create(&rings).unwrap();
     let [request, response, event] = rings.told.clone();
     let reply = ConnectReply {

@@ -325,11 +325,13 @@ impl<H: Handler> EventLoop<H> {
             Ok(session) => session,
             Err(refusal) => return self.refuse(&socket, refusal.errno()),
         };
+        let access = self.handler.ring_access(&peer, &session);
         let request = Request {
             generation: self.settings.generation,
             root: &bound.shm_root,
             service: &bound.name,
             client: credentials,
+            access,
             fd: socket.as_raw_fd(),
             max_msg_size,
         };

@@ -38,6 +38,14 @@ pub trait Handler: Send + 'static {
     /// What the client is told.
     fn authorize(&mut self, peer: &Peer<'_>) -> std::result::Result<Self::Session, Refusal>;
 
+    /// Who may use the files of a client's rings. Without it, the client's user, and nobody else.
+    ///
+    /// Matches what `qb_ipcs_connection_auth_set` is told in `connection_accept`.
+    fn ring_access(&mut self, peer: &Peer<'_>, session: &Self::Session) -> RingAccess {
+        let _ = session;
+        RingAccess { uid: peer.credentials.uid, gid: peer.credentials.gid, mode: 0o600 }
+    }
+
     /// A client is connected. Matches `connection_created`.
     fn on_connect(&mut self, conn: &mut Conn<'_, Self::Session>) {
         let _ = conn;
@@ -69,6 +77,19 @@ pub struct Peer<'a> {
     pub credentials: Credentials,
     /// The largest message it will get, in bytes.
     pub max_message_size: u32,
+}
+
+/// To whom the files of a connection's rings are given, and their directory, whose mode is 0770.
+///
+/// Whoever may write to them is whom the server hears, and can read all that it says. A server that may not give files away keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingAccess {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The files' permissions, such as 0660; other bits are ignored.
+    pub mode: u32,
 }
 
 /// What is left of a client.

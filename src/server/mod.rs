@@ -58,7 +58,7 @@ pub use cluster::{Cluster, ClusterBuilder, ClusterNode, Refuse};
 pub use connections::{Conn, ConnectionId, Connections};
 pub use corosync::{Corosync, CorosyncBuilder};
 pub use generation::Generation;
-pub use listener::{Builder, Gone, Handler, Listener, Peer, Refusal};
+pub use listener::{Builder, Gone, Handler, Listener, Peer, Refusal, RingAccess};
 #[cfg(test)]
 pub(crate) use random::Random;
 

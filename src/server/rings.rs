@@ -1,18 +1,18 @@
 //! A connection's rings: their directory, their files, their end.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::fchown;
+use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use bytes::Bytes;
 use nix::unistd::geteuid;
 
-use super::Generation;
+use super::{Generation, RingAccess};
 use crate::shm::{Consumer, Mapping, Producer, Ring};
 use crate::sys::{file, serve};
 use crate::types::Credentials;
@@ -48,6 +48,7 @@ pub(super) struct Request<'a> {
     pub(super) root: &'a Path,
     pub(super) service: &'a str,
     pub(super) client: Credentials,
+    pub(super) access: RingAccess,
     /// The setup socket's descriptor, which is part of names.
     pub(super) fd: i32,
     pub(super) max_msg_size: u32,
@@ -80,7 +81,7 @@ impl Rings {
         let requests = requests.consumer().map_err(io::Error::other)?;
         let response = response.producer().map_err(io::Error::other)?;
         let event = event.producer().map_err(io::Error::other)?;
-        files.give_away(request.client)?;
+        files.give_away(request.access)?;
         Ok(Self { request: requests, response, event, told, _files: files })
     }
 
@@ -139,18 +140,19 @@ impl Files {
     }
 
     /// Makes everything the client's own.
-    fn give_away(&mut self, client: Credentials) -> io::Result<()> {
+    fn give_away(&mut self, to: RingAccess) -> io::Result<()> {
         for file in self.open.drain(..) {
-            match fchown(file, Some(client.uid), Some(client.gid)) {
+            file.set_permissions(Permissions::from_mode(to.mode & 0o777))?;
+            match fchown(file, Some(to.uid), Some(to.gid)) {
                 // As in C, whoever cannot give it away, not being root, keeps it: a client that is root can use it all the same. For a client
                 // of the same user it is the client's already, whatever its group.
-                Err(error) if client.uid == geteuid().as_raw() || error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) if to.uid == geteuid().as_raw() || error.kind() == io::ErrorKind::PermissionDenied => {}
                 result => result?,
             }
         }
         if let Some((_, directory)) = &self.directory {
             // As with the files.
-            let _ = fchown(directory, Some(client.uid), Some(client.gid));
+            let _ = fchown(directory, Some(to.uid), Some(to.gid));
         }
         Ok(())
     }
@@ -162,8 +164,11 @@ impl Drop for Files {
         for name in &self.names {
             file::remove_file(directory, name);
         }
-        if let Some((name, _)) = &self.directory {
-            file::remove_directory(&self.root, name);
+        if let Some((name, directory)) = &self.directory {
+            if !file::remove_directory(&self.root, name) {
+                serve::empty_directory(directory);
+                file::remove_directory(&self.root, name);
+            }
         }
     }
 }

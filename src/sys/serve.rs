@@ -6,17 +6,20 @@ use std::fs::{self, File, Permissions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, posix_fallocate};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::unistd::{UnlinkatFlags, fchown, getegid, geteuid, unlinkat};
 
 use super::socket::{connect_stream, retry};
 use super::wait::poll_until;
@@ -114,6 +117,31 @@ pub(crate) fn create_directory(parent: &impl AsFd, prefix: &str, mode: u32) -> i
         }
     }
     Err(Errno::EEXIST.into())
+}
+
+/// The most files that are removed from a directory that was given away. Whoever made more keeps them.
+const MAX_LEFT: usize = 4096;
+
+/// Empties a directory that was given away to somebody who may have put whatever they like into it. Links are removed, not followed;
+/// directories in it are removed if they are empty.
+pub(crate) fn empty_directory(directory: &impl AsFd) {
+    // Taken back, nobody else adds to it; and it takes no privilege but that of changing owners to remove what is in it.
+    let _ = fchown(directory, Some(geteuid()), Some(getegid()));
+    let _ = fchmod(directory, Mode::S_IRWXU);
+    let names = names_in(directory, MAX_LEFT).unwrap_or_default();
+    for name in names {
+        let is_gone = unlinkat(directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir).is_ok();
+        let _ = is_gone || unlinkat(directory, name.as_os_str(), UnlinkatFlags::RemoveDir).is_ok();
+    }
+}
+
+/// The names of what is in a directory, up to so many of them.
+fn names_in(directory: &impl AsFd, limit: usize) -> io::Result<Vec<OsString>> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+    let mut listed = Dir::from_fd(retry(|| openat(directory, ".", flags, Mode::empty()))?)?;
+    let names =
+        listed.iter().filter_map(|entry| Some(OsStr::from_bytes(entry.ok()?.file_name().to_bytes()).to_owned()));
+    Ok(names.filter(|name| name != "." && name != "..").take(limit).collect())
 }
 
 /// Makes a file of zeros that only its owner may use, with all of its room set aside: writing to it later cannot fail.

@@ -1,6 +1,7 @@
 //! `corosync-ipc serve`, the process.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
@@ -129,6 +130,36 @@ fn a_place_that_cannot_be_used_is_said_so() {
         assert_fails(&output, status, words);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
+}
+
+#[test]
+fn a_server_that_may_only_give_files_away_takes_them_back() {
+    if skip() {
+        return;
+    }
+    let starter = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=-all,+chown,+fowner",
+        "--ambient-caps=-all,+chown,+fowner",
+    ];
+    let served = Served::by(&starter, &[]);
+    let mut joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534"]).interactive().spawn();
+    joined.wait_stdout("confchg");
+    assert!(joined.is_running());
+    for name in served.rings() {
+        assert_eq!(fs::metadata(served.folder().join(name)).unwrap().uid(), 0);
+    }
+    joined.signal(Signal::SIGKILL);
+    eventually("its rings are gone", || served.rings().is_empty());
+    // Nor is anything left of one that is there at the end.
+    let joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534"]).interactive().spawn();
+    joined.wait_stdout("confchg");
+    let mut served = served;
+    served.process().signal(Signal::SIGTERM);
+    assert_eq!(served.ended().code(), 0);
 }
 
 /// Cuts files of the rings between a process and the server to nothing. Their directory has both pids in its name.
