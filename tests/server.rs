@@ -20,6 +20,7 @@ use corosync_ipc::server::{
 use corosync_ipc::wire::setup::{ConnectReply, ConnectRequest};
 use corosync_ipc::{Credentials, Endpoint};
 use harness::{cc, eventually, watchdog};
+use nix::libc;
 
 /// Requests that are not just echoed.
 const EVENTS: i32 = 1;
@@ -420,6 +421,52 @@ fn what_a_client_puts_into_its_directory_goes_with_it() {
     drop(raw);
     eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+}
+
+#[test]
+fn clients_and_their_rings_are_limited() {
+    // Three rings of 8 KiB take 49 KiB.
+    for (builder, errno) in [
+        (Place::builder as fn(&Place) -> Builder, 0),
+        (|place| place.builder().max_connections(3), libc::EMFILE),
+        (|place| place.builder().shared_memory(200_000), libc::ENOSPC),
+    ] {
+        let place = Place::new();
+        let listener = builder(&place).start(Echo::default()).unwrap();
+        let mut clients: Vec<Raw> = (0..3).map(|_| place.raw()).collect();
+        assert!(clients.iter().all(|raw| raw.reply.error == 0));
+        let fourth = place.raw();
+        assert_eq!(fourth.reply.error, -errno);
+        if errno != 0 {
+            assert_eq!(place.left().len(), 3);
+            // Whoever goes makes room.
+            clients.pop();
+            eventually("one is gone", || listener.with(|_, all| all.ids().len() == 2).unwrap());
+            assert_eq!(place.raw().reply.error, 0);
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_all_clients_ends_the_one_that_has_most() {
+    let place = Place::new();
+    let builder = place.builder().event_queue(100_000, Overflow::Disconnect).event_memory(120_000);
+    let listener = builder.start(Echo::default()).unwrap();
+    let _clients: Vec<Raw> = (0..4).map(|_| place.raw()).collect();
+    let results = listener
+        .with(|_, all| {
+            let ids = all.ids();
+            let event = response(9, &[7; 1000]);
+            let mut send = |client: usize, count: usize| -> Vec<_> {
+                (0..count).filter_map(|_| all.get(ids[client]).map(|mut conn| conn.send_event(&event))).collect()
+            };
+            // The rings take some ten of them.
+            let sent = [send(0, 40), send(1, 90), send(2, 60), send(3, 40)];
+            (sent.map(|results| results.iter().all(Result::is_ok)), [0, 1, 2, 3].map(|at| all.get(ids[at]).is_some()))
+        })
+        .unwrap();
+    // The second has most when the third needs room; the last finds room.
+    assert_eq!(results, ([true; 4], [true, false, true, true]));
 }
 
 #[test]

@@ -104,6 +104,8 @@ impl Connection {
     /// Ends the connection: nothing is sent or received any more.
     pub(super) fn close(&mut self) {
         self.closed = true;
+        self.events.clear();
+        self.event_bytes = 0;
     }
 
     /// What to wait for.
@@ -252,8 +254,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends an event, now or as soon as there is room.
-    pub(super) fn send_event(&mut self, message: &[u8]) -> Result<(), SendError> {
+    /// Sends an event, now or as soon as there is room. What waits takes at most `memory` bytes more than it does.
+    pub(super) fn send_event(&mut self, message: &[u8], memory: usize) -> Result<(), SendError> {
         if self.closed {
             return Err(SendError::Closed);
         }
@@ -264,14 +266,25 @@ impl Connection {
         if self.events.is_empty() && self.put_event(message)? {
             return Ok(());
         }
-        if self.event_bytes + message.len() <= self.limit {
+        if self.event_bytes + message.len() > self.limit {
+            self.no_room(message)
+        } else if message.len() <= memory {
             if self.events.is_empty() {
                 self.took = Instant::now();
             }
             self.event_bytes += message.len();
             self.events.push_back(Bytes::copy_from_slice(message));
-            return Ok(());
+            Ok(())
+        } else if self.overflow == Overflow::Disconnect {
+            // It need not be this client's fault.
+            Err(SendError::QueueFull)
+        } else {
+            self.no_room(message)
         }
+    }
+
+    /// What happens to an event that cannot wait.
+    fn no_room(&mut self, message: &[u8]) -> Result<(), SendError> {
         match self.overflow {
             Overflow::DropNewest => Err(SendError::QueueFull),
             Overflow::Disconnect => {
@@ -335,6 +348,15 @@ impl Connection {
 
     pub(super) fn queued_events(&self) -> usize {
         self.events.len()
+    }
+
+    /// How many bytes of events wait.
+    pub(super) fn event_bytes(&self) -> usize {
+        self.event_bytes
+    }
+
+    pub(super) fn ends_on_overflow(&self) -> bool {
+        self.overflow == Overflow::Disconnect
     }
 
     /// The client broke the protocol: nothing it says can be believed any more.

@@ -149,7 +149,10 @@ impl<H: Handler> Listener<H> {
             settings: Settings {
                 generation: Generation::default(),
                 max_msg_size: MAX_RING_SIZE,
+                max_connections: 4096,
+                shared_memory: 4 << 30,
                 event_queue: 16 << 20,
+                event_memory: 1 << 30,
                 overflow: Overflow::Disconnect,
                 seed: 0,
                 paced: BTreeSet::new(),
@@ -250,7 +253,10 @@ pub(super) struct Place {
 pub(super) struct Settings {
     pub(super) generation: Generation,
     pub(super) max_msg_size: u32,
+    pub(super) max_connections: usize,
+    pub(super) shared_memory: u64,
     pub(super) event_queue: usize,
+    pub(super) event_memory: usize,
     pub(super) overflow: Overflow,
     pub(super) seed: u64,
     /// Services whose clients cause each other's events, and are not to send faster than the slowest takes them in.
@@ -296,6 +302,27 @@ impl Builder {
     /// What the daemon's totem queue does, by which a client that floods its group is told to try again.
     pub(super) fn paced(mut self, services: impl IntoIterator<Item = usize>) -> Self {
         self.settings.paced = services.into_iter().collect();
+        self
+    }
+
+    /// How many clients there may be. One more is refused with `EMFILE`. Default: 4096. The process's own limit of descriptors counts
+    /// too: a client takes three, and eight more while it connects.
+    pub fn max_connections(mut self, count: usize) -> Self {
+        self.settings.max_connections = count;
+        self
+    }
+
+    /// How many bytes of shared memory the rings of all clients may take. A client whose rings do not fit is refused with `ENOSPC`
+    /// (`CS_ERR_NO_SPACE` in corosync's libraries). Default: 4 GiB, which is what some 1300 clients of corosync's libraries take.
+    pub fn shared_memory(mut self, bytes: u64) -> Self {
+        self.settings.shared_memory = bytes;
+        self
+    }
+
+    /// How many bytes of events wait for all clients together. With [`Overflow::Disconnect`] the client for which the most wait is
+    /// disconnected then, and otherwise the event is one that finds no room. Default: 1 GiB.
+    pub fn event_memory(mut self, bytes: usize) -> Self {
+        self.settings.event_memory = bytes;
         self
     }
 

@@ -18,7 +18,7 @@ use crate::sys::{file, serve};
 use crate::types::Credentials;
 
 /// The names of the rings, in the order in which the reply has them.
-const RING_NAMES: [&str; 3] = ["request", "response", "event"];
+pub(super) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
 
 /// The files of a connection. Dropping them removes them.
 #[derive(Debug)]

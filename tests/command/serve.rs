@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
@@ -160,6 +161,16 @@ fn a_server_that_may_only_give_files_away_takes_them_back() {
     let mut served = served;
     served.process().signal(Signal::SIGTERM);
     assert_eq!(served.ended().code(), 0);
+}
+
+#[test]
+fn handshakes_that_go_no_further_keep_nobody_out() {
+    let served = Served::by(&["prlimit", "--nofile=64"], &[]);
+    let path = served.folder().join("cmap");
+    let half: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    assert_eq!(ok(&served, &["cfg", "local"]), "1\n");
+    assert_eq!(ok(&served, &["cmap", "get", "totem.cluster_name"]), "embedded\n");
+    drop(half);
 }
 
 /// Cuts files of the rings between a process and the server to nothing. Their directory has both pids in its name.
