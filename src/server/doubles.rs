@@ -207,7 +207,16 @@ fn accept(client: OwnedFd, root: &Path) -> (OwnedFd, Rings) {
     let generation = Generation::default();
     let credentials: Credentials = socket::peer_credentials(&client).unwrap();
     let access = RingAccess { uid: credentials.uid, gid: credentials.gid, mode: 0o600 };
-    let rings = Request { generation, root, service: "cpg", client: credentials, access, fd: 1, max_msg_size };
+    let rings = Request {
+        generation,
+        root,
+        marker: None,
+        service: "cpg",
+        client: credentials,
+        access,
+        fd: 1,
+        max_msg_size,
+    };
     let rings = Rings::create(&rings).unwrap();
     let [request, response, event] = rings.told.clone();
     let reply = ConnectReply {

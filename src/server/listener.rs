@@ -14,6 +14,7 @@ use nix::libc;
 
 use super::connections::{Conn, ConnectionId, Connections};
 use super::event_loop::{EventLoop, Job};
+use super::marker::{Marker, Marking};
 use super::{Generation, Overflow};
 use crate::endpoint::{Endpoint, MAX_RING_SIZE, SocketAddress};
 use crate::error::{Error, Result};
@@ -145,6 +146,7 @@ impl<H: Handler> Listener<H> {
     pub fn builder() -> Builder {
         Builder {
             endpoint: Endpoint::new(),
+            marking: None,
             services: Vec::new(),
             settings: Settings {
                 generation: Generation::default(),
@@ -237,6 +239,7 @@ impl<H: Handler> fmt::Debug for Listener<H> {
 #[derive(Clone, Debug)]
 pub struct Builder {
     endpoint: Endpoint,
+    marking: Option<Arc<Marking>>,
     services: Vec<Place>,
     settings: Settings,
 }
@@ -245,6 +248,7 @@ pub struct Builder {
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     endpoint: Endpoint,
+    marking: Option<Arc<Marking>>,
     pub(super) name: String,
 }
 
@@ -273,7 +277,8 @@ impl Builder {
 
     /// Adds a service. The handler tells services apart by their number, counted from 0.
     pub fn service(mut self, name: impl Into<String>) -> Self {
-        self.services.push(Place { endpoint: self.endpoint.clone(), name: name.into() });
+        let (endpoint, marking) = (self.endpoint.clone(), self.marking.clone());
+        self.services.push(Place { endpoint, marking, name: name.into() });
         self
     }
 
@@ -298,8 +303,14 @@ impl Builder {
         self
     }
 
-    /// Makes the clients of these services wait, as by [`FlowControl::Sync`](super::FlowControl::Sync), while one of them is behind with its events and takes them.
-    /// What the daemon's totem queue does, by which a client that floods its group is told to try again.
+    /// With what the directories of the connections to the services given from now on are marked.
+    pub(super) fn marking(mut self, marking: Option<Arc<Marking>>) -> Self {
+        self.marking = marking;
+        self
+    }
+
+    /// Makes the clients of these services wait, as by [`FlowControl::Sync`](super::FlowControl::Sync), while one of them is behind with
+    /// its events and takes them. What the daemon's totem queue does, by which a client that floods its group is told to try again.
     pub(super) fn paced(mut self, services: impl IntoIterator<Item = usize>) -> Self {
         self.settings.paced = services.into_iter().collect();
         self
@@ -357,6 +368,7 @@ impl Builder {
 pub(super) struct Bound {
     pub(super) name: String,
     pub(super) shm_root: PathBuf,
+    pub(super) marker: Option<Arc<Marker>>,
     pub(super) socket: UnixListener,
     path: Option<PathBuf>,
 }
@@ -366,7 +378,7 @@ const MAX_SERVICE_NAME: usize = 200;
 
 impl Place {
     pub(super) fn bind(&self) -> Result<Bound> {
-        let Self { endpoint, name } = self;
+        let Self { endpoint, marking, name } = self;
         if name.is_empty() || name.len() > MAX_SERVICE_NAME || name.contains(['/', '\0']) {
             let reason = format!("a name has 1 to {MAX_SERVICE_NAME} bytes, without slash and NUL");
             return Err(Error::invalid("service", reason));
@@ -377,6 +389,7 @@ impl Place {
         }
         file::open_directory(shm_root, [])
             .map_err(|source| Error::system(format!("opening {}", shm_root.display()), source))?;
+        let marker = marking.as_ref().map(|marking| marking.get()).transpose()?;
         let address = endpoint.address(name);
         let (resolved, path) = match &address {
             SocketAddress::Abstract(name) => (socket::abstract_address(name), None),
@@ -386,7 +399,8 @@ impl Place {
             .map_err(|_| Error::invalid("endpoint", format!("{address} is too long for a socket's address")))?;
         let socket = serve::listen_stream(&resolved)
             .map_err(|source| Error::system(format!("listening at {address}"), source))?;
-        Ok(Bound { name: name.clone(), shm_root: shm_root.to_path_buf(), socket, path })
+        let shm_root = shm_root.to_path_buf();
+        Ok(Bound { name: name.clone(), shm_root, marker, socket, path })
     }
 }
 

@@ -60,6 +60,7 @@ pub(crate) mod doubles;
 mod event_loop;
 mod generation;
 mod listener;
+mod marker;
 mod random;
 mod rings;
 mod services;

@@ -8,10 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nix::unistd::geteuid;
 
+use super::marker::Marker;
 use super::{Generation, RingAccess};
 use crate::shm::{Consumer, Mapping, Producer, Ring};
 use crate::sys::{file, serve};
@@ -30,6 +32,8 @@ pub(super) struct Files {
     names: Vec<OsString>,
     /// Open until the client is given them.
     open: Vec<File>,
+    /// There as long as something is marked by it.
+    _marker: Option<Arc<Marker>>,
 }
 
 /// A connection's rings, seen from the server.
@@ -46,6 +50,7 @@ pub(super) struct Rings {
 pub(super) struct Request<'a> {
     pub(super) generation: Generation,
     pub(super) root: &'a Path,
+    pub(super) marker: Option<&'a Arc<Marker>>,
     pub(super) service: &'a str,
     pub(super) client: Credentials,
     pub(super) access: RingAccess,
@@ -65,7 +70,12 @@ impl Rings {
         };
         let mut path = request.root.to_path_buf();
         path.extend(directory.as_ref().map(|(name, _)| name));
-        let mut files = Files { root, directory, names: Vec::new(), open: Vec::new() };
+        let mut files =
+            Files { root, directory, names: Vec::new(), open: Vec::new(), _marker: request.marker.cloned() };
+        if let (Some(marker), Some((_, directory))) = (request.marker, &files.directory) {
+            marker.mark(directory)?;
+            files.names.push(marker.name().to_owned());
+        }
         let mut told = [const { Bytes::new() }; 3];
         let mut rings = Vec::with_capacity(RING_NAMES.len());
         for (ring, told) in RING_NAMES.into_iter().zip(&mut told) {

@@ -1,14 +1,15 @@
 //! `corosync-ipc serve`, the process.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::harness::{Cluster, Node, eventually, skip, version};
+use super::harness::{Cluster, Node, NodeCommand, eventually, skip, version};
 use super::served::{Served, serve};
 use super::{assert_fails, command, json, lines, ok, outside, program, run};
 
@@ -171,6 +172,62 @@ fn handshakes_that_go_no_further_keep_nobody_out() {
     assert_eq!(ok(&served, &["cfg", "local"]), "1\n");
     assert_eq!(ok(&served, &["cmap", "get", "totem.cluster_name"]), "embedded\n");
     drop(half);
+}
+
+#[test]
+fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
+    let names = |folder: &Path| -> BTreeSet<String> {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    // Another that runs has its rings in the same directory.
+    let running = Served::start();
+    let sockets = tempfile::tempdir().unwrap();
+    let args =
+        ["serve", "--socket-dir", sockets.path().to_str().unwrap(), "--shm-root", running.folder().to_str().unwrap()];
+    let start = || {
+        let process = NodeCommand::here(program()).args(args).args(["--nodes", "1,2,3"]).spawn();
+        process.wait_stdout("serving node 1");
+        process
+    };
+    let join = |folder: &Path| {
+        let joined = NodeCommand::here(program()).args(["cpg", "join", "g"]).env("COROSYNC_IPC_SOCKET_DIR", folder);
+        let joined = joined.env("COROSYNC_IPC_SHM_ROOT", running.folder()).interactive().spawn();
+        joined.wait_stdout("confchg");
+        joined
+    };
+    let private = |pid: u32| -> Vec<String> {
+        names(Path::new("/dev/shm"))
+            .into_iter()
+            .filter(|name| name.starts_with(&format!("corosync-ipc-{pid}-")))
+            .collect()
+    };
+    let _others = join(running.folder());
+    // What looks like it, and what another left.
+    fs::create_dir(running.folder().join("qb-1-2-3-abcdef")).unwrap();
+    fs::write(running.folder().join("qb-1-2-3-abcdef/qb-request-cpg-data"), "").unwrap();
+    let foreign = tempfile::Builder::new().prefix("corosync-ipc-1-").tempdir_in("/dev/shm").unwrap();
+    let before = names(running.folder());
+
+    let mut killed = start();
+    let pid = killed.pid();
+    let mut joined = join(sockets.path());
+    assert_eq!(private(pid).len(), 2);
+    let during = names(running.folder());
+    assert!(during.len() >= before.len() + 2, "{before:?}, then {during:?}");
+    killed.signal(Signal::SIGSTOP);
+    joined.signal(Signal::SIGKILL);
+    killed.signal(Signal::SIGKILL);
+    eventually("it is gone", || !killed.is_running());
+    assert_eq!(names(running.folder()), during);
+
+    let mut again = start();
+    assert_eq!(private(pid), Vec::<String>::new());
+    assert!(names(running.folder()).is_superset(&before));
+    assert!(foreign.path().exists() && again.is_running());
+    again.signal(Signal::SIGTERM);
+    assert_eq!(again.wait().code(), 0);
+    assert_eq!(names(running.folder()), before);
+    fs::remove_dir_all(running.folder().join("qb-1-2-3-abcdef")).unwrap();
 }
 
 /// Cuts files of the rings between a process and the server to nothing. Their directory has both pids in its name.

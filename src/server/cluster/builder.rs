@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::daemon::{Clock, Daemon};
+use super::super::marker::{Marker, Marking};
 use super::super::services::{Config, NodeConfig, ServiceId};
 use super::super::world::{ClientOutput, World};
 use super::super::{Generation, Listener, Overflow};
@@ -141,17 +142,21 @@ impl ClusterBuilder {
     /// As [`ClusterBuilder::start`]; nodes of the nodelist but these never run.
     pub(in crate::server) fn start_only(self, ids: &[NodeId]) -> Result<Cluster> {
         self.check(ids)?;
+        let mut markings: BTreeMap<PathBuf, Arc<Marking>> = BTreeMap::new();
+        let mut marking = |root: &Path| -> Arc<Marking> {
+            Arc::clone(markings.entry(root.to_path_buf()).or_insert_with_key(|root| Arc::new(Marking::new(root))))
+        };
         let mut nodes = Vec::new();
         for id in ids {
             let (endpoint, directory) = match self.endpoints.get(id) {
                 Some(endpoint) => (endpoint.clone(), None),
                 None => {
-                    let directory = PrivateDirectory::create()?;
+                    let directory = PrivateDirectory::create(marking(Path::new(SHARED_MEMORY)).get()?)?;
                     (Endpoint::new().socket_dir(&directory.path).shm_root(&directory.path), Some(directory))
                 }
             };
             let ended = Arc::new(Bell::new().map_err(|source| Error::system("starting a server", source))?);
-            nodes.push(Seat { id: *id, endpoint, ended, _directory: directory });
+            nodes.push(Seat { id: *id, endpoint, ended, directory });
         }
         let beginning = Instant::now();
         let mut world = World::new(ids.iter().map(|id| (*id, self.config.clone())).collect(), self.seed);
@@ -168,7 +173,9 @@ impl ClusterBuilder {
         let places = nodes.iter().flat_map(|_| services).enumerate();
         let builder = builder.paced(places.filter(|(_, service)| is_paced(service)).map(|(place, _)| place));
         let builder = nodes.iter().fold(builder, |builder, node| {
-            let builder = builder.endpoint(&node.endpoint);
+            // What is in a private directory goes with it.
+            let marking = node.directory.is_none().then(|| marking(node.endpoint.shm_root_path()));
+            let builder = builder.endpoint(&node.endpoint).marking(marking);
             services.iter().fold(builder, |builder, service| builder.service(service.name()))
         });
         let clock = if self.is_real_time { Clock::Real } else { Clock::Driven(beginning, Duration::ZERO) };
@@ -217,21 +224,26 @@ pub(super) struct PrivateDirectory {
     parent: OwnedFd,
     name: OsString,
     path: PathBuf,
+    directory: OwnedFd,
+    marker: Arc<Marker>,
 }
 
 impl PrivateDirectory {
-    fn create() -> Result<Self> {
+    fn create(marker: Arc<Marker>) -> Result<Self> {
         let failed = |source: std::io::Error| Error::system(format!("making a directory in {SHARED_MEMORY}"), source);
         let parent = file::open_directory(Path::new(SHARED_MEMORY), []).map_err(failed)?;
         let prefix = format!("corosync-ipc-{}-", std::process::id());
-        let (name, _) = serve::create_directory(&parent, &prefix, 0o700).map_err(failed)?;
+        let (name, directory) = serve::create_directory(&parent, &prefix, 0o700).map_err(failed)?;
         let path = Path::new(SHARED_MEMORY).join(&name);
-        Ok(Self { parent, name, path })
+        let created = Self { parent, name, path, directory, marker };
+        created.marker.mark(&created.directory).map_err(failed)?;
+        Ok(created)
     }
 }
 
 impl Drop for PrivateDirectory {
     fn drop(&mut self) {
+        file::remove_file(&self.directory, self.marker.name());
         file::remove_directory(&self.parent, &self.name);
     }
 }
