@@ -470,6 +470,33 @@ fn what_waits_for_all_clients_ends_the_one_that_has_most() {
 }
 
 #[test]
+fn clients_are_told_the_directory_as_they_see_it() {
+    let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
+    let place = Place::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    // A mount, but for whoever is not root.
+    let seen = elsewhere.path().join("seen");
+    std::os::unix::fs::symlink(place.shm.path(), &seen).unwrap();
+    let endpoint = Endpoint::new().abstract_sockets().shm_root(place.shm.path()).told_shm_root(&seen);
+    let start = |endpoint: &Endpoint| {
+        Listener::<Echo>::builder().endpoint(endpoint).service(&place.name).start(Echo::default())
+    };
+    assert!(start(&endpoint.clone().told_shm_root("seen")).unwrap_err().to_string().contains("absolute path"));
+    let listener = start(&endpoint).unwrap();
+    let raw = place.raw();
+    for ring in [&raw.reply.request, &raw.reply.response, &raw.reply.event] {
+        assert!(std::str::from_utf8(ring).unwrap().starts_with(seen.to_str().unwrap()));
+        let header = fs::read(format!("{}-header", std::str::from_utf8(ring).unwrap())).unwrap();
+        assert!(header[12..].starts_with(seen.to_str().unwrap().as_bytes()));
+    }
+    let output = place.c_client(&program, 12328, 100).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("done\n"), "{output:?}");
+    drop(raw);
+    eventually("all are gone", || listener.with(|_, connections| connections.ids().is_empty()).unwrap());
+    assert_eq!(place.left(), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn clients_that_lie_are_dropped_without_harm_to_others() {
     const LIVE: u32 = 0xA1A1_A1A1;
     type Lie = fn(&mut Raw);

@@ -210,6 +210,7 @@ fn accept(client: OwnedFd, root: &Path) -> (OwnedFd, Rings) {
     let rings = Request {
         generation,
         root,
+        told_root: root,
         marker: None,
         service: "cpg",
         client: credentials,

@@ -357,6 +357,7 @@ impl<H: Handler> EventLoop<H> {
         let request = Request {
             generation: self.settings.generation,
             root: &bound.shm_root,
+            told_root: &bound.told_root,
             marker: bound.marker.as_ref(),
             service: &bound.name,
             client: credentials,

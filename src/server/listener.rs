@@ -269,7 +269,7 @@ pub(super) struct Settings {
 
 impl Builder {
     /// Where the services given from now on are: the kind of socket, and the directory the rings are made in. The directory must be
-    /// absolute, and it is told to the clients. Timeouts and ring sizes are the clients' affair.
+    /// absolute; [`Endpoint::told_shm_root`] says what of it is told to the clients. Timeouts and ring sizes are the clients' affair.
     pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
         self.endpoint = endpoint.clone();
         self
@@ -368,6 +368,7 @@ impl Builder {
 pub(super) struct Bound {
     pub(super) name: String,
     pub(super) shm_root: PathBuf,
+    pub(super) told_root: PathBuf,
     pub(super) marker: Option<Arc<Marker>>,
     pub(super) socket: UnixListener,
     path: Option<PathBuf>,
@@ -384,7 +385,8 @@ impl Place {
             return Err(Error::invalid("service", reason));
         }
         let shm_root = endpoint.shm_root_path();
-        if !shm_root.is_absolute() {
+        let told_root = endpoint.told_shm_root_path();
+        if !shm_root.is_absolute() || !told_root.is_absolute() {
             return Err(Error::invalid("endpoint", "the shared memory root of a server is an absolute path"));
         }
         file::open_directory(shm_root, [])
@@ -399,8 +401,8 @@ impl Place {
             .map_err(|_| Error::invalid("endpoint", format!("{address} is too long for a socket's address")))?;
         let socket = serve::listen_stream(&resolved)
             .map_err(|source| Error::system(format!("listening at {address}"), source))?;
-        let shm_root = shm_root.to_path_buf();
-        Ok(Bound { name: name.clone(), shm_root, marker, socket, path })
+        let (shm_root, told_root) = (shm_root.to_path_buf(), told_root.to_path_buf());
+        Ok(Bound { name: name.clone(), shm_root, told_root, marker, socket, path })
     }
 }
 

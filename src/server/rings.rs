@@ -50,6 +50,8 @@ pub(super) struct Rings {
 pub(super) struct Request<'a> {
     pub(super) generation: Generation,
     pub(super) root: &'a Path,
+    /// The same as clients see it.
+    pub(super) told_root: &'a Path,
     pub(super) marker: Option<&'a Arc<Marker>>,
     pub(super) service: &'a str,
     pub(super) client: Credentials,
@@ -68,7 +70,7 @@ impl Rings {
             Some(prefix) => Some(serve::create_directory(&root, &prefix, 0o770)?),
             None => None,
         };
-        let mut path = request.root.to_path_buf();
+        let mut path = request.told_root.to_path_buf();
         path.extend(directory.as_ref().map(|(name, _)| name));
         let mut files =
             Files { root, directory, names: Vec::new(), open: Vec::new(), _marker: request.marker.cloned() };

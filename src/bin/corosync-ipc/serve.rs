@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process;
 use std::time::SystemTime;
 
@@ -44,6 +45,10 @@ pub(crate) struct Serve {
     /// The cluster's name.
     #[arg(long, value_name = "NAME", default_value = "embedded", value_parser = parse_cluster_name)]
     cluster_name: String,
+
+    /// Clients see the directory of --shm-root as this one: what C programs in a container are told, where it is mounted.
+    #[arg(long, value_name = "DIR")]
+    told_shm_root: Option<PathBuf>,
 
     /// What messages travel through.
     #[arg(long, value_enum, default_value_t)]
@@ -93,7 +98,9 @@ impl Serve {
         }
         // Before there are other threads.
         let signals = Signals::block()?;
-        let cluster = start(builder(&nodes, &self.cluster_name, &context.endpoint))?;
+        let endpoint = context.endpoint.clone();
+        let endpoint = self.told_shm_root.into_iter().fold(endpoint, Endpoint::told_shm_root);
+        let cluster = start(builder(&nodes, &self.cluster_name, &endpoint))?;
         announce(context, &nodes, &self.cluster_name)?;
         signals.wait(Some(cluster.node(nodes.served)?.as_fd())).map(drop)
     }
