@@ -299,7 +299,7 @@ impl Cfg {
 
     fn node_addresses(&self, context: &mut Context<'_>, client: ClientId, id: NodeId) {
         let id = if id == NodeId(0) { self.us } else { id };
-        let address = self.addresses.get(&id).filter(|_| self.members.contains(&id));
+        let address = self.addresses.get(&id);
         let mut bytes = [0; ADDRESS_SIZE];
         let family = match address.map(|address| address.parse::<IpAddr>()) {
             Some(Ok(IpAddr::V4(address))) => {
