@@ -18,6 +18,7 @@ mod quorum;
 mod serve;
 mod served;
 mod tool;
+mod tools;
 
 use std::fs;
 use std::path::{Path, PathBuf};

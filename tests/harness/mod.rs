@@ -98,6 +98,20 @@ pub fn nothing_to_compare() -> bool {
     is_other
 }
 
+/// Whether a program is not installed; prints which.
+///
+/// # Panics
+/// As [`skip`].
+#[must_use]
+#[track_caller]
+pub fn lacks(program: &str) -> bool {
+    let is_missing = find_program(program).is_none();
+    if is_missing {
+        skip_because(&format!("no {program}"));
+    }
+    is_missing
+}
+
 /// One node with the default settings, shared by the tests of this binary. It lives until the end
 /// of the process, so tests that use it leave its daemon and its network alone.
 #[track_caller]
