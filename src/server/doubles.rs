@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::daemon::{Clock, Daemon};
 use super::rings::{Request, Rings};
-use super::services::{Config, NodeConfig, ServiceId};
+use super::services::{Age, Config, NodeConfig, ServiceId};
 use super::world::World;
 use super::{Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal, RingAccess};
 use crate::endpoint::Endpoint;
@@ -37,7 +37,8 @@ impl SlowDaemon {
     /// One that is not slow yet.
     pub(crate) fn start() -> Self {
         let node = NodeConfig { id: NodeId(1), name: "n1".into(), address: "127.0.0.1".into(), votes: None };
-        let config = Config { cluster_name: "slow".into(), nodes: vec![node], settings: Vec::new() };
+        let config =
+            Config { age: Age::default(), cluster_name: "slow".into(), nodes: vec![node], settings: Vec::new() };
         let mut world = World::new(vec![(NodeId(1), config)], 0);
         world.start(Instant::now(), &[0]).unwrap();
         let services = ServiceId::all(true);

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::rings::RING_NAMES;
+use super::services::Age;
 use crate::shm::{CHUNK_MARGIN, Format, HEADER_FILE_SIZE, REQUEST_HEADER_FILE_SIZE};
 use crate::types::Credentials;
 use crate::wire::setup;
@@ -29,6 +30,15 @@ pub enum Generation {
 const PAGE: usize = 4096;
 
 impl Generation {
+    /// Which corosync was its user.
+    pub(super) fn age(self) -> Age {
+        match self {
+            Self::Libqb010 => Age::V1_99,
+            Self::Libqb013 | Self::Libqb014 | Self::Libqb015 => Age::V2_4,
+            Self::Libqb104 => Age::V3_1,
+        }
+    }
+
     /// Layout of the connection reply.
     pub(super) fn reply(self) -> setup::Generation {
         match self {

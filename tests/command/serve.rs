@@ -124,6 +124,7 @@ fn a_place_that_cannot_be_used_is_said_so() {
         (&["--nodes", "2,1,2"], 2, &["nodes", "2 is there twice"]),
         (&["--nodes", "2,3", "--node", "1"], 2, &["1 is not among --nodes 2 3"]),
         (&["--cluster-name", ""], 2, &["--cluster-name", "1 to 255"]),
+        (&["--generation", "libqb-9"], 2, &["libqb-9", "libqb-0.10"]),
         (&["--transport", "pigeon"], 2, &["pigeon", "shm", "socket"]),
         (&["--transport", "socket"], 1, &["datagram", "not there yet"]),
     ] {
@@ -228,6 +229,22 @@ fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
     assert_eq!(again.wait().code(), 0);
     assert_eq!(names(running.folder()), before);
     fs::remove_dir_all(running.folder().join("qb-1-2-3-abcdef")).unwrap();
+}
+
+#[test]
+fn an_old_one_is_old_in_all_it_says() {
+    for (generation, is_old) in [("libqb-0.10", true), ("libqb-0.14", true), ("libqb-1.0.4", false)] {
+        let served = Served::with(&["--nodes", "1,2,3", "--generation", generation]);
+        let status = json(&served, &["quorum", "status"]);
+        assert_eq!((&status["quorate"], &status["total_votes"]), (&json!(true), &json!(3)), "{generation}");
+        let watched = command(&served, &["--json", "quorum", "watch", "--count", "1"]).run().success();
+        assert_eq!(lines(&watched).len(), 1, "{generation}");
+        let stats = run(&served, &["cmap", "list", "--map", "stats"]);
+        let counted = run(&served, &["cmap", "get", "runtime.connections.active"]);
+        assert_eq!((stats.code() == 0, counted.code() == 0), (!is_old, is_old), "{generation}: {stats:?} {counted:?}");
+        // Nothing killed it.
+        assert_eq!(ok(&served, &["cfg", "local"]), "1\n");
+    }
 }
 
 /// Cuts files of the rings between a process and the server to nothing. Their directory has both pids in its name.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::super::daemon::{Clock, Daemon};
 use super::super::marker::{Marker, Marking};
-use super::super::services::{Config, NodeConfig, ServiceId};
+use super::super::services::{Age, Config, NodeConfig, ServiceId};
 use super::super::world::{ClientOutput, World};
 use super::super::{Generation, Listener, Overflow};
 use super::{Cluster, Seat, start_daemons};
@@ -52,7 +52,12 @@ impl ClusterBuilder {
             is_real_time: false,
             has_evs: false,
             down: Vec::new(),
-            config: Config { cluster_name: "embedded".to_owned(), nodes: Vec::new(), settings: Vec::new() },
+            config: Config {
+                age: Age::default(),
+                cluster_name: "embedded".to_owned(),
+                nodes: Vec::new(),
+                settings: Vec::new(),
+            },
         }
     }
 
@@ -102,9 +107,11 @@ impl ClusterBuilder {
         self
     }
 
-    /// Which libqb the nodes speak as. The messages are those of corosync 3.1.7 in any case.
+    /// Which libqb the nodes speak as, and the messages of which corosync: 1.99.9 with [`Generation::Libqb010`], 3.1.7 with
+    /// [`Generation::Libqb104`], 2.4.6 with those between. As these do, a node before 3.1.7 ends when it is asked what it does not know.
     pub fn generation(mut self, generation: Generation) -> Self {
         self.generation = generation;
+        self.config.age = generation.age();
         self
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::{ClientId, Context, Membership};
+use super::{Age, ClientId, Context, Membership};
 use crate::cpg::{Address, GroupName, Reason};
 use crate::error::CsError;
 use crate::types::{NodeId, RingId};
@@ -17,6 +17,9 @@ use crate::wire::cpg::{
 
 /// Asks for the totem membership. Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
 const INITIAL_TOTEM: u32 = 1;
+
+/// What corosync 1.99 says that its answer about members has, in bytes. Matches `sizeof (struct req_lib_cpg_membership_get)`.
+const MEMBERSHIP_REQUEST_SIZE: u32 = 152;
 
 /// What nodes tell each other. The numbers are those of the daemon.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +118,7 @@ struct Iteration {
 #[derive(Debug)]
 pub(crate) struct Cpg {
     us: NodeId,
+    age: Age,
     sessions: BTreeMap<ClientId, Session>,
     /// Sorted by node and process; those who came later behind those who are equal.
     processes: Vec<Process>,
@@ -130,9 +134,10 @@ pub(crate) struct Cpg {
 }
 
 impl Cpg {
-    pub(crate) fn new(us: NodeId) -> Self {
+    pub(crate) fn new(us: NodeId, age: Age) -> Self {
         Self {
             us,
+            age,
             sessions: BTreeMap::new(),
             processes: Vec::new(),
             iterations: BTreeMap::new(),
@@ -385,6 +390,9 @@ impl Cpg {
                 let members = self.members_of(&request.group_name);
                 let member_list = members.map(|process| process.address(Reason::UNDEFINED)).collect();
                 context.reply(client, &MembershipReply { member_list });
+                if self.age == Age::V1_99 {
+                    context.claim_size(MEMBERSHIP_REQUEST_SIZE);
+                }
             }
             AnyRequest::LocalGet(_) => context.reply(client, &LocalGetReply { local_nodeid: self.us }),
             AnyRequest::IterationInitialize(request) => {

@@ -15,7 +15,7 @@ mod stats;
 mod trackers;
 mod votequorum;
 
-pub(crate) use config::{Config, NodeConfig};
+pub(crate) use config::{Age, Config, NodeConfig};
 pub(crate) use node::{Node, ServiceId, SyncStep};
 
 use std::collections::VecDeque;
@@ -122,11 +122,16 @@ impl Context<'_> {
         }
         if zeros > 0 {
             let size = (message.len() as u64).saturating_add(zeros) as u32;
-            if let Some(field) = message.get_mut(8..12) {
-                field.copy_from_slice(&size.to_ne_bytes());
-            }
+            set_size(&mut message, size);
         }
         self.outputs.push(Output::Reply { client, message, zeros });
+    }
+
+    /// Makes the last answer say that it has another size than it has.
+    fn claim_size(&mut self, size: u32) {
+        if let Some(Output::Reply { message, .. }) = self.outputs.last_mut() {
+            set_size(message, size);
+        }
     }
 
     /// Answers with a bare header.
@@ -190,6 +195,13 @@ fn encode<M: Message>(message: &M) -> Option<Vec<u8>> {
     let encoded = message.encode();
     debug_assert!(encoded.is_ok(), "{}: {encoded:?}", M::NAME);
     encoded.ok()
+}
+
+/// Changes the size in a header.
+fn set_size(message: &mut [u8], size: u32) {
+    if let Some(field) = message.get_mut(8..12) {
+        field.copy_from_slice(&size.to_ne_bytes());
+    }
 }
 
 /// Text as C reads it: up to the first NUL.

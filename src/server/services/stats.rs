@@ -212,6 +212,11 @@ impl Stats {
         }
     }
 
+    /// How many there are.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.len() as u64
+    }
+
     pub(crate) fn count_sent(&mut self) {
         self.add(SENT, 1);
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cpg::{GroupName, Guarantee};
 use crate::error::CsError;
-use crate::server::services::{NodeConfig, ServiceId};
+use crate::server::services::{Age, NodeConfig, ServiceId};
 use crate::types::RingId;
 use crate::wire::cpg::{AnyEvent, Finalize, Join, Leave, Mcast, MembershipGet, MembershipReply};
 use crate::wire::quorum::{GetQuorate, GetQuorateReply};
@@ -76,7 +76,12 @@ impl Run {
             address: format!("10.0.0.{id}"),
             votes: None,
         });
-        let config = Config { cluster_name: "test".to_owned(), nodes: nodes.collect(), settings: Vec::new() };
+        let config = Config {
+            age: Age::default(),
+            cluster_name: "test".to_owned(),
+            nodes: nodes.collect(),
+            settings: Vec::new(),
+        };
         let mut world = World::new((1..=NODES).map(|id| (NodeId(id), config.clone())).collect(), seed);
         let now = Instant::now();
         world.start(now, &[0, 1, 2, 3, 4]).unwrap();
