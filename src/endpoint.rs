@@ -59,6 +59,7 @@ pub const MAX_RING_SIZE: u32 = 32 << 20;
 pub struct Endpoint {
     sockets: Sockets,
     shm_root: PathBuf,
+    told_shm_root: Option<PathBuf>,
     server_uids: Vec<u32>,
     service_name: Option<Cow<'static, str>>,
     ring_size: Option<u32>,
@@ -104,6 +105,7 @@ impl Endpoint {
         Self {
             sockets: Sockets::Default,
             shm_root: PathBuf::from(DEFAULT_SHM_ROOT),
+            told_shm_root: None,
             server_uids: Vec::new(),
             service_name: None,
             ring_size: None,
@@ -164,6 +166,14 @@ impl Endpoint {
     /// The daemon's `/dev/shm` is seen here as this directory. Default: `/dev/shm`.
     pub fn shm_root(mut self, directory: impl Into<PathBuf>) -> Self {
         self.shm_root = directory.into();
+        self
+    }
+
+    /// A server's clients see [`Endpoint::shm_root`] as this directory, in whose terms they are told where their rings are. Default: the
+    /// same. For C programs in containers that have the directory mounted elsewhere. Clients of this crate take `/dev/shm`, if told so, for
+    /// their own [`Endpoint::shm_root`].
+    pub fn told_shm_root(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.told_shm_root = Some(directory.into());
         self
     }
 
@@ -288,6 +298,12 @@ impl Endpoint {
     /// Where the rings are looked for; see [`Endpoint::shm_root`].
     pub fn shm_root_path(&self) -> &Path {
         &self.shm_root
+    }
+
+    /// Where a server tells its clients that their rings are.
+    #[cfg(feature = "server")]
+    pub(crate) fn told_shm_root_path(&self) -> &Path {
+        self.told_shm_root.as_deref().unwrap_or(&self.shm_root)
     }
 
     /// Where the socket of a service is looked for, in words: a path or an abstract address.

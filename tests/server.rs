@@ -13,12 +13,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use corosync_ipc::Endpoint;
 use corosync_ipc::codec::setup::{ConnectReply, ConnectRequest};
 use corosync_ipc::libqb::server::{
-    Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer, Refusal, SendError,
+    Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer, Refusal,
+    RingAccess, SendError,
 };
+use corosync_ipc::{Credentials, Endpoint};
 use harness::{cc, eventually, watchdog};
+use nix::libc;
 
 /// Requests that are not just echoed.
 const EVENTS: i32 = 1;
@@ -102,6 +104,7 @@ struct Echo {
     disconnects: Vec<ConnectionId>,
     refuse: Option<Refusal>,
     late: Vec<ConnectionId>,
+    access: Option<RingAccess>,
 }
 
 fn response(id: i32, body: &[u8]) -> Vec<u8> {
@@ -119,6 +122,11 @@ impl Handler for Echo {
     fn authorize(&mut self, peer: &Peer<'_>) -> Result<u32, Refusal> {
         assert_eq!(peer.credentials.uid, nix::unistd::geteuid().as_raw());
         self.refuse.map_or(Ok(0), Err)
+    }
+
+    fn ring_access(&mut self, peer: &Peer<'_>, _: &u32) -> RingAccess {
+        let Credentials { uid, gid, .. } = peer.credentials;
+        self.access.unwrap_or(RingAccess { uid, gid, mode: 0o600 })
     }
 
     fn on_connect(&mut self, conn: &mut Conn<'_, u32>) {
@@ -356,6 +364,136 @@ fn rings_are_as_libqb_makes_them() {
         assert_eq!((text(12), text(4108)), (format!("{ring_name}-header"), format!("{ring_name}-data")));
         assert_eq!((number(&header, 8), number(&header, 8204), number(&header, 8216)), (3072, 1, 0x80));
     }
+}
+
+#[test]
+fn the_handler_says_who_may_use_the_rings() {
+    let place = Place::new();
+    let root = nix::unistd::geteuid().is_root();
+    // Only root gives files away.
+    let (uid, gid) =
+        if root { (1234, 4321) } else { (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()) };
+    let echo = Echo { access: Some(RingAccess { uid, gid, mode: 0o7660 }), ..Echo::default() };
+    let listener = place.builder().start(echo).unwrap();
+    let raw = place.raw();
+    let path = std::str::from_utf8(&raw.reply.request).unwrap();
+    let seen = |path: &Path| {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
+    };
+    for suffix in ["header", "data"] {
+        assert_eq!(seen(Path::new(&format!("{path}-{suffix}"))), (uid, gid, 0o660));
+    }
+    assert_eq!(seen(Path::new(path).parent().unwrap()), (uid, gid, 0o770));
+    drop(raw);
+    eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+    assert_eq!(place.left(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_a_client_puts_into_its_directory_goes_with_it() {
+    let place = Place::new();
+    let listener = place.echo();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let kept = elsewhere.path().join("kept");
+    fs::write(&kept, "kept").unwrap();
+    let raw = place.raw();
+    let directory = Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
+    fs::write(directory.join("file"), "rubbish").unwrap();
+    fs::create_dir(directory.join("directory")).unwrap();
+    fs::remove_file(directory.join(format!("qb-event-{}-data", place.name))).unwrap();
+    for (name, target) in
+        [("link", kept.as_path()), ("directory link", elsewhere.path()), ("nowhere", Path::new("/no/such"))]
+    {
+        std::os::unix::fs::symlink(target, directory.join(name)).unwrap();
+    }
+    drop(std::os::unix::net::UnixListener::bind(directory.join("socket")).unwrap());
+    (0..1000).for_each(|number| fs::write(directory.join(format!("{number}")), "").unwrap());
+    drop(raw);
+    eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+    assert_eq!(place.left(), Vec::<PathBuf>::new());
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "kept");
+
+    // What is not empty is not gone through.
+    let raw = place.raw();
+    let directory = Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
+    fs::create_dir_all(directory.join("one/two")).unwrap();
+    drop(raw);
+    eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+}
+
+#[test]
+fn clients_and_their_rings_are_limited() {
+    // Three rings of 8 KiB take 49 KiB.
+    for (builder, errno) in [
+        (Place::builder as fn(&Place) -> Builder, 0),
+        (|place| place.builder().max_connections(3), libc::EMFILE),
+        (|place| place.builder().shared_memory(200_000), libc::ENOSPC),
+    ] {
+        let place = Place::new();
+        let listener = builder(&place).start(Echo::default()).unwrap();
+        let mut clients: Vec<Raw> = (0..3).map(|_| place.raw()).collect();
+        assert!(clients.iter().all(|raw| raw.reply.error == 0));
+        let fourth = place.raw();
+        assert_eq!(fourth.reply.error, -errno);
+        if errno != 0 {
+            assert_eq!(place.left().len(), 3);
+            // Whoever goes makes room.
+            clients.pop();
+            eventually("one is gone", || listener.with(|_, all| all.ids().len() == 2).unwrap());
+            assert_eq!(place.raw().reply.error, 0);
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_all_clients_ends_the_one_that_has_most() {
+    let place = Place::new();
+    let builder = place.builder().event_queue(100_000, Overflow::Disconnect).event_memory(120_000);
+    let listener = builder.start(Echo::default()).unwrap();
+    let _clients: Vec<Raw> = (0..4).map(|_| place.raw()).collect();
+    let results = listener
+        .with(|_, all| {
+            let ids = all.ids();
+            let event = response(9, &[7; 1000]);
+            let mut send = |client: usize, count: usize| -> Vec<_> {
+                (0..count).filter_map(|_| all.get(ids[client]).map(|mut conn| conn.send_event(&event))).collect()
+            };
+            // The rings take some ten of them.
+            let sent = [send(0, 40), send(1, 90), send(2, 60), send(3, 40)];
+            (sent.map(|results| results.iter().all(Result::is_ok)), [0, 1, 2, 3].map(|at| all.get(ids[at]).is_some()))
+        })
+        .unwrap();
+    // The second has most when the third needs room; the last finds room.
+    assert_eq!(results, ([true; 4], [true, false, true, true]));
+}
+
+#[test]
+fn clients_are_told_the_directory_as_they_see_it() {
+    let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
+    let place = Place::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    // A mount, but for whoever is not root.
+    let seen = elsewhere.path().join("seen");
+    std::os::unix::fs::symlink(place.shm.path(), &seen).unwrap();
+    let endpoint = Endpoint::new().abstract_sockets().shm_root(place.shm.path()).told_shm_root(&seen);
+    let start = |endpoint: &Endpoint| {
+        Listener::<Echo>::builder().endpoint(endpoint).service(&place.name).start(Echo::default())
+    };
+    assert!(start(&endpoint.clone().told_shm_root("seen")).unwrap_err().to_string().contains("absolute path"));
+    let listener = start(&endpoint).unwrap();
+    let raw = place.raw();
+    for ring in [&raw.reply.request, &raw.reply.response, &raw.reply.event] {
+        assert!(std::str::from_utf8(ring).unwrap().starts_with(seen.to_str().unwrap()));
+        let header = fs::read(format!("{}-header", std::str::from_utf8(ring).unwrap())).unwrap();
+        assert!(header[12..].starts_with(seen.to_str().unwrap().as_bytes()));
+    }
+    let output = place.c_client(&program, 12328, 100).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("done\n"), "{output:?}");
+    drop(raw);
+    eventually("all are gone", || listener.with(|_, connections| connections.ids().is_empty()).unwrap());
+    assert_eq!(place.left(), Vec::<PathBuf>::new());
 }
 
 #[test]

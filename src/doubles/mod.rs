@@ -18,12 +18,12 @@ use tempfile::TempDir;
 use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, TransportType};
 use crate::codec::{Header, Kind, Reader, encode_refusal};
 use crate::embedded::daemon::{Clock, Daemon};
-use crate::embedded::node::{Config, NodeConfig, ServiceId};
+use crate::embedded::node::{Age, Config, NodeConfig, ServiceId};
 use crate::embedded::world::World;
 use crate::endpoint::Endpoint;
 use crate::error::CsError;
 use crate::libqb::server::rings::{Request, Rings};
-use crate::libqb::server::{Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal};
+use crate::libqb::server::{Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal, RingAccess};
 use crate::sys::event::Bell;
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
@@ -44,7 +44,8 @@ impl SlowDaemon {
     /// One that is not slow yet.
     pub(crate) fn start() -> Self {
         let node = NodeConfig { id: NodeId(1), name: "n1".into(), address: "127.0.0.1".into(), votes: None };
-        let config = Config { cluster_name: "slow".into(), nodes: vec![node], settings: Vec::new() };
+        let config =
+            Config { age: Age::default(), cluster_name: "slow".into(), nodes: vec![node], settings: Vec::new() };
         let mut world = World::new(vec![(NodeId(1), config)], 0);
         world.start(Instant::now(), &[0]).unwrap();
         let services = ServiceId::all(true);
@@ -245,7 +246,18 @@ fn accept(client: OwnedFd, root: &Path) -> (OwnedFd, Rings) {
     let ConnectRequest { max_msg_size } = ConnectRequest::decode(&request).unwrap();
     let generation = Generation::default();
     let credentials: Credentials = socket::peer_credentials(&client).unwrap();
-    let rings = Request { generation, root, service: "cpg", client: credentials, fd: 1, max_msg_size };
+    let access = RingAccess { uid: credentials.uid, gid: credentials.gid, mode: 0o600 };
+    let rings = Request {
+        generation,
+        root,
+        told_root: root,
+        marker: None,
+        service: "cpg",
+        client: credentials,
+        access,
+        fd: 1,
+        max_msg_size,
+    };
     let rings = Rings::create(&rings).unwrap();
     let [request, response, event] = rings.told.clone();
     let reply = ConnectReply {

@@ -74,7 +74,7 @@ impl CorosyncBuilder {
         self
     }
 
-    /// Which libqb it speaks as. The messages are those of corosync 3.1.7 in any case.
+    /// Which libqb and which corosync it speaks as, as [`ClusterBuilder::generation`].
     pub fn generation(mut self, generation: Generation) -> Self {
         self.cluster = self.cluster.generation(generation);
         self

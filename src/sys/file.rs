@@ -56,9 +56,9 @@ pub(crate) fn remove_file(directory: &impl AsFd, name: &OsStr) {
     let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
 }
 
-/// Removes an empty directory.
-pub(crate) fn remove_directory(parent: &impl AsFd, name: &OsStr) {
-    let _ = unlinkat(parent, name, UnlinkatFlags::RemoveDir);
+/// Removes an empty directory. Whether it was removed.
+pub(crate) fn remove_directory(parent: &impl AsFd, name: &OsStr) -> bool {
+    unlinkat(parent, name, UnlinkatFlags::RemoveDir).is_ok()
 }
 
 /// Whether the process has certainly ended, waited for by its parent or not. Unknown processes (pid 0: another pid namespace) have not.

@@ -6,18 +6,22 @@ use std::fs::{self, File, Permissions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, posix_fallocate};
+use nix::fcntl::{Flock, FlockArg, OFlag, openat, posix_fallocate};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::unistd::{UnlinkatFlags, fchown, getegid, geteuid, unlinkat};
 
+use super::file;
 use super::socket::{connect_stream, retry};
 use super::wait::poll_until;
 
@@ -87,25 +91,30 @@ pub(crate) fn wait_for_any(watched: &[(BorrowedFd<'_>, Watch)], deadline: Option
     Ok(fds.iter().map(seen).collect())
 }
 
-/// Makes a directory with a name of its own: `prefix` and six characters. Its mode does not depend on the umask.
-pub(crate) fn create_directory(parent: &impl AsFd, prefix: &str, mode: u32) -> io::Result<(OsString, OwnedFd)> {
+/// Names that nobody else thinks of: six characters between `prefix` and `suffix`. There is an end to them, since only somebody who takes
+/// names on purpose makes so many attempts fail.
+fn names(prefix: &str, suffix: &str) -> impl Iterator<Item = OsString> {
     const CHARACTERS: [char; 32] = [
         'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r', 's', 't', 'u', 'v',
         'w', 'x', 'y', 'z', '2', '3', '4', '5', '6', '7',
     ];
-    /// Only somebody who takes names on purpose makes this many attempts fail.
     const ATTEMPTS: usize = 100;
 
-    for _ in 0..ATTEMPTS {
-        // Another value each time. That it could be guessed harms nobody: a directory that exists is not used.
+    (0..ATTEMPTS).map(move |_| {
+        // Another value each time. That it could be guessed harms nobody: what exists is not used.
         let random = RandomState::new().build_hasher().finish();
-        let suffix: String =
+        let middle: String =
             (0..6).filter_map(|at| CHARACTERS.get((random >> (at * 5)) as usize % CHARACTERS.len())).collect();
-        let name = OsString::from(format!("{prefix}{suffix}"));
+        OsString::from(format!("{prefix}{middle}{suffix}"))
+    })
+}
+
+/// Makes a directory with a name of its own: `prefix` and six characters. Its mode does not depend on the umask.
+pub(crate) fn create_directory(parent: &impl AsFd, prefix: &str, mode: u32) -> io::Result<(OsString, OwnedFd)> {
+    for name in names(prefix, "") {
         match retry(|| mkdirat(parent, name.as_os_str(), Mode::S_IRWXU)) {
             Ok(()) => {
-                let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-                let directory = retry(|| openat(parent, name.as_os_str(), flags, Mode::empty()))?;
+                let directory = open_subdirectory(parent, &name)?;
                 retry(|| fchmod(&directory, Mode::from_bits_truncate(mode)))?;
                 return Ok((name, directory));
             }
@@ -116,6 +125,89 @@ pub(crate) fn create_directory(parent: &impl AsFd, prefix: &str, mode: u32) -> i
     Err(Errno::EEXIST.into())
 }
 
+/// The most files that are removed from a directory that was given away. Whoever made more keeps them.
+const MAX_LEFT: usize = 4096;
+
+/// Empties a directory that was given away to somebody who may have put whatever they like into it. Links are removed, not followed;
+/// directories in it are removed if they are empty.
+pub(crate) fn empty_directory(directory: &impl AsFd) {
+    // Taken back, nobody else adds to it; and it takes no privilege but that of changing owners to remove what is in it.
+    let _ = fchown(directory, Some(geteuid()), Some(getegid()));
+    let _ = fchmod(directory, Mode::S_IRWXU);
+    let names = names_in(directory, MAX_LEFT).unwrap_or_default();
+    for name in names {
+        let is_gone = unlinkat(directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir).is_ok();
+        let _ = is_gone || unlinkat(directory, name.as_os_str(), UnlinkatFlags::RemoveDir).is_ok();
+    }
+}
+
+/// Opens a directory in another, and no link to one.
+pub(crate) fn open_subdirectory(parent: &impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_RDONLY;
+    Ok(retry(|| openat(parent, name, flags, Mode::empty()))?)
+}
+
+/// Whether there is a regular file of this process's user.
+pub(crate) fn is_own_file(directory: &impl AsFd, name: &OsStr) -> bool {
+    file::look_at(directory, name).is_ok_and(|file| file.is_file() && file.uid() == geteuid().as_raw())
+}
+
+/// A file that is locked until its process ends, however it does.
+#[derive(Debug)]
+pub(crate) struct LockedFile {
+    name: OsString,
+    _lock: Flock<File>,
+}
+
+impl LockedFile {
+    /// Locks a file of this process's user that nobody has locked.
+    pub(crate) fn open(directory: &impl AsFd, name: &OsStr) -> Option<Self> {
+        let is_own = is_own_file(directory, name);
+        let file = file::open_regular(directory, name).ok().filter(|_| is_own)?;
+        Self::lock(file, name)
+    }
+
+    /// Makes a file with a name of its own.
+    pub(crate) fn create(directory: &impl AsFd, prefix: &str, suffix: &str) -> io::Result<Self> {
+        for name in names(prefix, suffix) {
+            match create_file(directory, &name, 0) {
+                Ok(file) => {
+                    // Another process may have taken it for one that is left over, and be about to remove it.
+                    if let Some(locked) = Self::lock(file, &name) {
+                        return Ok(locked);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Errno::EEXIST.into())
+    }
+
+    fn lock(file: File, name: &OsStr) -> Option<Self> {
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+        let is_there = lock.metadata().is_ok_and(|file| file.nlink() > 0);
+        is_there.then(|| Self { name: name.to_owned(), _lock: lock })
+    }
+
+    pub(crate) fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    pub(crate) fn remove(&self, directory: &impl AsFd) {
+        file::remove_file(directory, &self.name);
+    }
+}
+
+/// The names of what is in a directory, up to so many of them.
+pub(crate) fn names_in(directory: &impl AsFd, limit: usize) -> io::Result<Vec<OsString>> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+    let mut listed = Dir::from_fd(retry(|| openat(directory, ".", flags, Mode::empty()))?)?;
+    let names =
+        listed.iter().filter_map(|entry| Some(OsStr::from_bytes(entry.ok()?.file_name().to_bytes()).to_owned()));
+    Ok(names.filter(|name| name != "." && name != "..").take(limit).collect())
+}
+
 /// Makes a file of zeros that only its owner may use, with all of its room set aside: writing to it later cannot fail.
 pub(crate) fn create_file(directory: &impl AsFd, name: &OsStr, size: usize) -> io::Result<File> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -123,6 +215,8 @@ pub(crate) fn create_file(directory: &impl AsFd, name: &OsStr, size: usize) -> i
     let file = File::from(retry(|| openat(directory, name, flags, mode))?);
     retry(|| fchmod(&file, mode))?;
     let size = libc::off_t::try_from(size).map_err(|_| Errno::EFBIG)?;
-    retry(|| posix_fallocate(&file, 0, size))?;
+    if size > 0 {
+        retry(|| posix_fallocate(&file, 0, size))?;
+    }
     Ok(file)
 }

@@ -20,6 +20,11 @@ pub fn cmap_program() -> Option<std::path::PathBuf> {
     Some(copy_for_all(&cc(include_str!("tracker.c"), &["cmap"])?))
 }
 
+/// The program over libcmap that prints the statistics.
+pub fn statistics_program() -> Option<std::path::PathBuf> {
+    Some(copy_for_all(&cc(include_str!("stats.c"), &["cmap"])?))
+}
+
 /// The lengths of messages: mostly short, some long, a few in fragments.
 fn length(random: &mut Random) -> usize {
     let kind = random.next() % 10_000;

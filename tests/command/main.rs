@@ -12,12 +12,14 @@ mod credentials;
 mod crowd;
 mod embedded;
 mod failures;
+mod flood;
 mod parts;
 mod quorum;
 mod serve;
 mod served;
 mod terminal;
 mod tool;
+mod tools;
 
 use std::fs;
 use std::path::{Path, PathBuf};

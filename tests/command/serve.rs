@@ -1,12 +1,15 @@
 //! `corosync-ipc serve`, the process.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::harness::{Cluster, Node, eventually, skip, version};
+use super::harness::{Cluster, Node, NodeCommand, eventually, skip, version};
 use super::served::{Served, serve};
 use super::{assert_fails, command, json, lines, ok, outside, program, run};
 
@@ -121,6 +124,7 @@ fn a_place_that_cannot_be_used_is_said_so() {
         (&["--nodes", "2,1,2"], 2, &["nodes", "2 is there twice"]),
         (&["--nodes", "2,3", "--node", "1"], 2, &["1 is not among --nodes 2 3"]),
         (&["--cluster-name", ""], 2, &["--cluster-name", "1 to 255"]),
+        (&["--generation", "libqb-9"], 2, &["libqb-9", "libqb-0.10"]),
         (&["--transport", "pigeon"], 2, &["pigeon", "shm", "socket"]),
         (&["--transport", "socket"], 1, &["datagram", "not there yet"]),
     ] {
@@ -128,6 +132,118 @@ fn a_place_that_cannot_be_used_is_said_so() {
         let output = run_serve(folder.path().to_str().unwrap(), args);
         assert_fails(&output, status, words);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_server_that_may_only_give_files_away_takes_them_back() {
+    if skip() {
+        return;
+    }
+    let starter = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=-all,+chown,+fowner",
+        "--ambient-caps=-all,+chown,+fowner",
+    ];
+    let served = Served::by(&starter, &[]);
+    let mut joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534"]).interactive().spawn();
+    joined.wait_stdout("confchg");
+    assert!(joined.is_running());
+    for name in served.rings() {
+        assert_eq!(fs::metadata(served.folder().join(name)).unwrap().uid(), 0);
+    }
+    joined.signal(Signal::SIGKILL);
+    eventually("its rings are gone", || served.rings().is_empty());
+    // Nor is anything left of one that is there at the end.
+    let joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534"]).interactive().spawn();
+    joined.wait_stdout("confchg");
+    let mut served = served;
+    served.process().signal(Signal::SIGTERM);
+    assert_eq!(served.ended().code(), 0);
+}
+
+#[test]
+fn handshakes_that_go_no_further_keep_nobody_out() {
+    let served = Served::by(&["prlimit", "--nofile=64"], &[]);
+    let path = served.folder().join("cmap");
+    let half: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    assert_eq!(ok(&served, &["cfg", "local"]), "1\n");
+    assert_eq!(ok(&served, &["cmap", "get", "totem.cluster_name"]), "embedded\n");
+    drop(half);
+}
+
+#[test]
+fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
+    let names = |folder: &Path| -> BTreeSet<String> {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    // Another that runs has its rings in the same directory.
+    let running = Served::start();
+    let sockets = tempfile::tempdir().unwrap();
+    let args =
+        ["serve", "--socket-dir", sockets.path().to_str().unwrap(), "--shm-root", running.folder().to_str().unwrap()];
+    let start = || {
+        let process = NodeCommand::here(program()).args(args).args(["--nodes", "1,2,3"]).spawn();
+        process.wait_stdout("serving node 1");
+        process
+    };
+    let join = |folder: &Path| {
+        let joined = NodeCommand::here(program()).args(["cpg", "join", "g"]).env("COROSYNC_IPC_SOCKET_DIR", folder);
+        let joined = joined.env("COROSYNC_IPC_SHM_ROOT", running.folder()).interactive().spawn();
+        joined.wait_stdout("confchg");
+        joined
+    };
+    let private = |pid: u32| -> Vec<String> {
+        names(Path::new("/dev/shm"))
+            .into_iter()
+            .filter(|name| name.starts_with(&format!("corosync-ipc-{pid}-")))
+            .collect()
+    };
+    let _others = join(running.folder());
+    // What looks like it, and what another left.
+    fs::create_dir(running.folder().join("qb-1-2-3-abcdef")).unwrap();
+    fs::write(running.folder().join("qb-1-2-3-abcdef/qb-request-cpg-data"), "").unwrap();
+    let foreign = tempfile::Builder::new().prefix("corosync-ipc-1-").tempdir_in("/dev/shm").unwrap();
+    let before = names(running.folder());
+
+    let mut killed = start();
+    let pid = killed.pid();
+    let mut joined = join(sockets.path());
+    assert_eq!(private(pid).len(), 2);
+    let during = names(running.folder());
+    assert!(during.len() >= before.len() + 2, "{before:?}, then {during:?}");
+    killed.signal(Signal::SIGSTOP);
+    joined.signal(Signal::SIGKILL);
+    killed.signal(Signal::SIGKILL);
+    eventually("it is gone", || !killed.is_running());
+    assert_eq!(names(running.folder()), during);
+
+    let mut again = start();
+    assert_eq!(private(pid), Vec::<String>::new());
+    assert!(names(running.folder()).is_superset(&before));
+    assert!(foreign.path().exists() && again.is_running());
+    again.signal(Signal::SIGTERM);
+    assert_eq!(again.wait().code(), 0);
+    assert_eq!(names(running.folder()), before);
+    fs::remove_dir_all(running.folder().join("qb-1-2-3-abcdef")).unwrap();
+}
+
+#[test]
+fn an_old_one_is_old_in_all_it_says() {
+    for (generation, is_old) in [("libqb-0.10", true), ("libqb-0.14", true), ("libqb-1.0.4", false)] {
+        let served = Served::with(&["--nodes", "1,2,3", "--generation", generation]);
+        let status = json(&served, &["quorum", "status"]);
+        assert_eq!((&status["quorate"], &status["total_votes"]), (&json!(true), &json!(3)), "{generation}");
+        let watched = command(&served, &["--json", "quorum", "watch", "--count", "1"]).run().success();
+        assert_eq!(lines(&watched).len(), 1, "{generation}");
+        let stats = run(&served, &["cmap", "list", "--map", "stats"]);
+        let counted = run(&served, &["cmap", "get", "runtime.connections.active"]);
+        assert_eq!((stats.code() == 0, counted.code() == 0), (!is_old, is_old), "{generation}: {stats:?} {counted:?}");
+        // Nothing killed it.
+        assert_eq!(ok(&served, &["cfg", "local"]), "1\n");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where the command finds a daemon: in a node of a real cluster, or at a `corosync-ipc serve`.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use corosync_ipc::Endpoint;
@@ -35,8 +36,21 @@ impl Served {
     }
 
     pub(super) fn with(args: &[&str]) -> Self {
+        Self::by(&[], args)
+    }
+
+    /// Started by another program, with arguments of its own, as a user who may write to the directory.
+    pub(super) fn by(starter: &[&str], args: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("corosync-ipc-serve-").tempdir_in("/dev/shm").unwrap();
-        let process = serve(folder.path()).args(args).arg("--json").spawn();
+        let process = match starter {
+            [] => serve(folder.path()),
+            [starter, starter_args @ ..] => {
+                fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).unwrap();
+                let command = NodeCommand::here(starter).args(starter_args).arg(program());
+                command.args(serve_args(folder.path()))
+            }
+        };
+        let process = process.args(args).arg("--json").spawn();
         process.wait_stdout("\n");
         Self { process: Some(process), folder }
     }
@@ -83,8 +97,12 @@ impl Drop for Served {
 
 /// The command that serves in a directory.
 pub(super) fn serve(folder: &Path) -> NodeCommand {
+    NodeCommand::here(program()).args(serve_args(folder))
+}
+
+fn serve_args(folder: &Path) -> [&str; 5] {
     let folder = folder.to_str().unwrap();
-    NodeCommand::here(program()).args(["serve", "--socket-dir", folder, "--shm-root", folder])
+    ["serve", "--socket-dir", folder, "--shm-root", folder]
 }
 
 impl Place for Served {

@@ -5,6 +5,7 @@ mod bodies;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod interop;
+mod three;
 mod transcripts;
 
 use std::env;

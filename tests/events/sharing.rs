@@ -1,7 +1,6 @@
 //! One client and many threads, for a while; and small threads.
 
 use std::collections::HashMap;
-use std::env;
 use std::ops::ControlFlow::Continue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +15,7 @@ use corosync_ipc::{cfg, evs, quorum, votequorum};
 
 use crate::bodies::{next, waiting};
 use crate::harness::eventually;
-use crate::harness::patiently;
+use crate::harness::{patiently, test_seconds};
 use crate::host::for_each_host;
 use crate::source::Source;
 
@@ -27,18 +26,13 @@ for_each_host! {
 
 const THREADS: u64 = 8;
 
-/// How long: `COROSYNC_IPC_TEST_SECONDS`, by default 2 s.
-fn duration() -> Duration {
-    Duration::from_secs(env::var("COROSYNC_IPC_TEST_SECONDS").map_or(2, |seconds| seconds.parse().unwrap()))
-}
-
 /// A value of this thread's that no other request is answered with, of a length that varies.
 fn value(thread: u64, round: u64) -> String {
     format!("{thread}:{round}:{}", "x".repeat(usize::try_from((round * 131 + thread * 17) % 900).unwrap()))
 }
 
 fn threads_share_a_client_while_one_dispatches(endpoint: &Endpoint) {
-    let duration = duration();
+    let duration = Duration::from_secs(test_seconds());
     let client = Client::connect_to(endpoint).unwrap();
     client.track_add("sharing.", TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
     let (events, end) = (AtomicU64::new(0), Instant::now() + duration);

@@ -98,6 +98,20 @@ pub fn nothing_to_compare() -> bool {
     is_other
 }
 
+/// Whether a program is not installed; prints which.
+///
+/// # Panics
+/// As [`skip`].
+#[must_use]
+#[track_caller]
+pub fn lacks(program: &str) -> bool {
+    let is_missing = find_program(program).is_none();
+    if is_missing {
+        skip_because(&format!("no {program}"));
+    }
+    is_missing
+}
+
 /// One node with the default settings, shared by the tests of this binary. It lives until the end
 /// of the process, so tests that use it leave its daemon and its network alone.
 #[track_caller]
@@ -105,6 +119,11 @@ pub fn shared_one() -> &'static Cluster {
     // Never dropped: the cleaner of `state` ends it after the process.
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(Cluster::one)
+}
+
+/// How long a test goes on that could go on for ever: `COROSYNC_IPC_TEST_SECONDS`, by default 2.
+pub fn test_seconds() -> u64 {
+    env::var("COROSYNC_IPC_TEST_SECONDS").map_or(2, |seconds| seconds.parse().expect("a number of seconds"))
 }
 
 /// The version of the corosync that clusters run by default; a very high one if it cannot be told.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::daemon::{Clock, Daemon};
-use super::super::node::{Config, NodeConfig, ServiceId};
+use super::super::node::{Age, Config, NodeConfig, ServiceId};
 use super::super::world::{ClientOutput, World};
 use super::{Cluster, Seat, start_daemons};
 use crate::cmap::Value;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::libqb::server::{Generation, Listener, Overflow};
+use crate::libqb::server::{Marker, Marking};
 use crate::sys::event::Bell;
 use crate::sys::{file, serve};
 use crate::wire::values::NodeId;
@@ -51,7 +52,12 @@ impl ClusterBuilder {
             is_real_time: false,
             has_evs: false,
             down: Vec::new(),
-            config: Config { cluster_name: "embedded".to_owned(), nodes: Vec::new(), settings: Vec::new() },
+            config: Config {
+                age: Age::default(),
+                cluster_name: "embedded".to_owned(),
+                nodes: Vec::new(),
+                settings: Vec::new(),
+            },
         }
     }
 
@@ -101,9 +107,11 @@ impl ClusterBuilder {
         self
     }
 
-    /// Which libqb the nodes speak as. The messages are those of corosync 3.1.7 in any case.
+    /// Which libqb the nodes speak as, and the messages of which corosync: 1.99.9 with [`Generation::Libqb010`], 3.1.7 with
+    /// [`Generation::Libqb104`], 2.4.6 with those between. As these do, a node before 3.1.7 ends when it is asked what it does not know.
     pub fn generation(mut self, generation: Generation) -> Self {
         self.generation = generation;
+        self.config.age = age(generation);
         self
     }
 
@@ -141,17 +149,21 @@ impl ClusterBuilder {
     /// As [`ClusterBuilder::start`]; nodes of the nodelist but these never run.
     pub(in crate::embedded) fn start_only(self, ids: &[NodeId]) -> Result<Cluster> {
         self.check(ids)?;
+        let mut markings: BTreeMap<PathBuf, Arc<Marking>> = BTreeMap::new();
+        let mut marking = |root: &Path| -> Arc<Marking> {
+            Arc::clone(markings.entry(root.to_path_buf()).or_insert_with_key(|root| Arc::new(Marking::new(root))))
+        };
         let mut nodes = Vec::new();
         for id in ids {
             let (endpoint, directory) = match self.endpoints.get(id) {
                 Some(endpoint) => (endpoint.clone(), None),
                 None => {
-                    let directory = PrivateDirectory::create()?;
+                    let directory = PrivateDirectory::create(marking(Path::new(SHARED_MEMORY)).get()?)?;
                     (Endpoint::new().socket_dir(&directory.path).shm_root(&directory.path), Some(directory))
                 }
             };
             let ended = Arc::new(Bell::new().map_err(|source| Error::system("starting a server", source))?);
-            nodes.push(Seat { id: *id, endpoint, ended, _directory: directory });
+            nodes.push(Seat { id: *id, endpoint, ended, directory });
         }
         let beginning = Instant::now();
         let mut world = World::new(ids.iter().map(|id| (*id, self.config.clone())).collect(), self.seed);
@@ -164,8 +176,13 @@ impl ClusterBuilder {
             .seed(self.seed)
             .event_queue(EVENT_QUEUE, Overflow::Disconnect);
         let services = ServiceId::all(self.has_evs);
+        let is_paced = |service: &ServiceId| matches!(service, ServiceId::Cpg | ServiceId::Evs);
+        let places = nodes.iter().flat_map(|_| services).enumerate();
+        let builder = builder.paced(places.filter(|(_, service)| is_paced(service)).map(|(place, _)| place));
         let builder = nodes.iter().fold(builder, |builder, node| {
-            let builder = builder.endpoint(&node.endpoint);
+            // What is in a private directory goes with it.
+            let marking = node.directory.is_none().then(|| marking(node.endpoint.shm_root_path()));
+            let builder = builder.endpoint(&node.endpoint).marking(marking);
             services.iter().fold(builder, |builder, service| builder.service(service.name()))
         });
         let clock = if self.is_real_time { Clock::Real } else { Clock::Driven(beginning, Duration::ZERO) };
@@ -214,21 +231,35 @@ pub(super) struct PrivateDirectory {
     parent: OwnedFd,
     name: OsString,
     path: PathBuf,
+    directory: OwnedFd,
+    marker: Arc<Marker>,
 }
 
 impl PrivateDirectory {
-    fn create() -> Result<Self> {
+    fn create(marker: Arc<Marker>) -> Result<Self> {
         let failed = |source: std::io::Error| Error::system(format!("making a directory in {SHARED_MEMORY}"), source);
         let parent = file::open_directory(Path::new(SHARED_MEMORY), []).map_err(failed)?;
         let prefix = format!("corosync-ipc-{}-", std::process::id());
-        let (name, _) = serve::create_directory(&parent, &prefix, 0o700).map_err(failed)?;
+        let (name, directory) = serve::create_directory(&parent, &prefix, 0o700).map_err(failed)?;
         let path = Path::new(SHARED_MEMORY).join(&name);
-        Ok(Self { parent, name, path })
+        let created = Self { parent, name, path, directory, marker };
+        created.marker.mark(&created.directory).map_err(failed)?;
+        Ok(created)
     }
 }
 
 impl Drop for PrivateDirectory {
     fn drop(&mut self) {
+        file::remove_file(&self.directory, self.marker.name());
         file::remove_directory(&self.parent, &self.name);
+    }
+}
+
+/// Which corosync was the user of a libqb.
+fn age(generation: Generation) -> Age {
+    match generation {
+        Generation::Libqb010 => Age::V1_99,
+        Generation::Libqb013 | Generation::Libqb014 | Generation::Libqb015 => Age::V2_4,
+        Generation::Libqb104 => Age::V3_1,
     }
 }

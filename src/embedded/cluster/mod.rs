@@ -57,7 +57,8 @@ struct Seat {
     endpoint: Endpoint,
     /// Rings while its daemon does not run.
     ended: Arc<Bell>,
-    _directory: Option<PrivateDirectory>,
+    /// Removed with it.
+    directory: Option<PrivateDirectory>,
 }
 
 /// A node of a [`Cluster`].

@@ -20,8 +20,10 @@ use crate::wire::cfg::{
 };
 use crate::wire::values::NodeId;
 
-/// The largest packet of each transport, in bytes: knet's to the node itself, udpu's of what Ethernet leaves behind totem's headers.
-const KNET_MTU: u32 = 65535;
+/// The largest packet of each transport, in bytes: knet's to the node itself, and what Ethernet leaves of one behind knet's headers and
+/// behind totem's.
+const KNET_OWN_MTU: u32 = 65535;
+const KNET_MTU: u32 = 1446;
 const UDPU_MTU: u32 = 1410;
 
 /// How long a decision about shutdown takes at most, in milliseconds.
@@ -96,9 +98,14 @@ impl Cfg {
         self.is_knet = context.icmap.get_as::<String>("totem.transport").is_none_or(|transport| transport == "knet");
     }
 
-    /// The largest packet of knet, if that is the transport.
-    pub(crate) fn knet_mtu(&self) -> Option<u32> {
-        self.is_knet.then_some(KNET_MTU)
+    /// Whether knet is the transport.
+    pub(crate) fn is_knet(&self) -> bool {
+        self.is_knet
+    }
+
+    /// The largest packet to a node over knet, in bytes.
+    pub(crate) fn knet_mtu(&self, id: NodeId) -> u32 {
+        if id == self.us { KNET_OWN_MTU } else { KNET_MTU }
     }
 
     pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, client: ClientId) {
@@ -292,7 +299,7 @@ impl Cfg {
 
     fn node_addresses(&self, context: &mut Context<'_>, client: ClientId, id: NodeId) {
         let id = if id == NodeId(0) { self.us } else { id };
-        let address = self.addresses.get(&id).filter(|_| self.members.contains(&id));
+        let address = self.addresses.get(&id);
         let mut bytes = [0; ADDRESS_SIZE];
         let family = match address.map(|address| address.parse::<IpAddr>()) {
             Some(Ok(IpAddr::V4(address))) => {
@@ -325,19 +332,25 @@ impl Cfg {
         let mut links: [Link; MAX_LINKS] = Default::default();
         if let (Some(link), Some(address)) = (links.first_mut(), address) {
             let text = |address: &str| Bytes::copy_from_slice(address.as_bytes());
-            let (mtu, dst_ipaddr) = if self.is_knet { (KNET_MTU, text(address)) } else { (UDPU_MTU, Bytes::new()) };
-            *link =
-                Link { enabled: 1, connected: is_here, dynconnected: 0, mtu, src_ipaddr: text(address), dst_ipaddr };
+            let our_address = self.addresses.get(&self.us).map_or("", String::as_str);
+            // udpu tells the node's address for its own.
+            let (mtu, source, destination) = if self.is_knet {
+                (self.knet_mtu(id), our_address, address.as_str())
+            } else {
+                (UDPU_MTU, address.as_str(), "")
+            };
+            let (src_ipaddr, dst_ipaddr) = (text(source), text(destination));
+            *link = Link { enabled: 1, connected: is_here, dynconnected: 0, mtu, src_ipaddr, dst_ipaddr };
         }
-        let onwire = u8::from(self.is_knet);
+        // The versions are those of a knet that does not know of versions, as Debian's.
         let status = NodeStatusReply {
             nodeid: id,
             reachable: is_here,
             remote: 0,
             external: 0,
-            onwire_min: onwire,
-            onwire_max: onwire,
-            onwire_ver: onwire,
+            onwire_min: 0,
+            onwire_max: 0,
+            onwire_ver: 0,
             links,
         };
         context.reply(client, &status);

@@ -1,9 +1,60 @@
 //! What a node is configured with, and the keys a daemon's map has at the start.
 
+use super::ServiceId;
 use super::cmap::preset;
 use super::icmap::Icmap;
 use crate::cmap::Value;
 use crate::wire::values::NodeId;
+
+/// Whose messages a daemon speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Age {
+    /// corosync 1.99.9.
+    V1_99,
+    /// corosync 2.4.6.
+    V2_4,
+    /// corosync 3.1.7.
+    #[default]
+    V3_1,
+}
+
+impl Age {
+    /// The services the daemon loads, by their numbers: short name, and how many messages their nodes exchange.
+    fn services(self) -> [(&'static str, u32); 8] {
+        let [cmap, cfg, cpg] = match self {
+            Self::V1_99 => [0, 3, 6],
+            Self::V2_4 => [1, 4, 7],
+            Self::V3_1 => [1, 5, 7],
+        };
+        [
+            ("cmap", cmap),
+            ("cfg", cfg),
+            ("cpg", cpg),
+            ("quorum", 0),
+            ("pload", 2),
+            ("votequorum", 4),
+            ("mon", 0),
+            ("wd", 0),
+        ]
+    }
+
+    /// Whether the daemon dies of a request, which before 2.99 it does of all that are not in its tables.
+    pub(super) fn dies_of(self, service: ServiceId, message: &[u8]) -> bool {
+        let known: u32 = match service {
+            _ if self == Self::V3_1 => return false,
+            ServiceId::Cmap => 9,
+            ServiceId::Cfg if self == Self::V1_99 => 7,
+            ServiceId::Cfg => 8,
+            ServiceId::Cpg if self == Self::V1_99 => 12,
+            ServiceId::Cpg => 13,
+            ServiceId::Quorum => 4,
+            ServiceId::Votequorum => 10,
+            // These have none.
+            ServiceId::Evs => return false,
+        };
+        message.first_chunk().is_some_and(|id| u32::from_ne_bytes(*id) >= known)
+    }
+}
 
 /// A node of the nodelist.
 #[derive(Clone, Debug)]
@@ -15,18 +66,15 @@ pub(crate) struct NodeConfig {
     pub(crate) votes: Option<u32>,
 }
 
-/// What corosync.conf says.
+/// What corosync.conf says, and who reads it.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
+    pub(crate) age: Age,
     pub(crate) cluster_name: String,
     pub(crate) nodes: Vec<NodeConfig>,
     /// Further keys, with the types the daemon's parser gives them.
     pub(crate) settings: Vec<(String, Value)>,
 }
-
-/// The services the daemon loads, by their numbers: short name, and how many messages their nodes exchange.
-const SERVICES: [(&str, u32); 8] =
-    [("cmap", 1), ("cfg", 5), ("cpg", 7), ("quorum", 0), ("pload", 2), ("votequorum", 4), ("mon", 0), ("wd", 0)];
 
 /// Keys that clients may not change: the key, and whether it is a prefix. Matches `set_icmap_ro_keys_flag`.
 const READ_ONLY: [(&str, bool); 25] = [
@@ -154,7 +202,7 @@ impl Config {
             preset(icmap, key, value.clone());
         }
         self.fill_timeouts(icmap);
-        for (number, (name, _)) in SERVICES.into_iter().enumerate() {
+        for (number, (name, _)) in self.age.services().into_iter().enumerate() {
             preset(icmap, &format!("internal_configuration.service.{number}.name"), format!("corosync_{name}"));
             preset(icmap, &format!("internal_configuration.service.{number}.ver"), 0u32);
         }
@@ -164,8 +212,8 @@ impl Config {
     }
 
     /// Adds the counters of messages, which start when the services have.
-    pub(super) fn fill_counters(icmap: &mut Icmap) {
-        for (name, messages) in SERVICES {
+    pub(super) fn fill_counters(&self, icmap: &mut Icmap) {
+        for (name, messages) in self.age.services() {
             for message in 0..messages {
                 for way in ["rx", "tx"] {
                     preset(icmap, &format!("runtime.services.{name}.{message}.{way}"), 0u64);
@@ -195,5 +243,46 @@ impl Config {
 
     pub(super) fn address(&self, id: NodeId) -> &str {
         self.nodes.iter().find(|node| node.id == id).map_or("", |node| &node.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use bytes::Bytes;
+
+    use super::super::{ClientId, Ending, Node, Output};
+    use super::*;
+    use crate::cpg::GroupName;
+    use crate::wire::{Message, cmap, cpg, votequorum};
+
+    #[test]
+    fn each_age_has_layouts_of_its_own_and_dies_of_later_requests() {
+        for (age, info, said) in [(Age::V1_99, 56, 152), (Age::V2_4, 320, 9248), (Age::V3_1, 320, 9248)] {
+            let node = NodeConfig { id: NodeId(1), name: "n1".to_owned(), address: "10.0.0.1".to_owned(), votes: None };
+            let config = Config { age, cluster_name: "old".to_owned(), nodes: vec![node], settings: Vec::new() };
+            let now = Instant::now();
+            let mut node = Node::start(now, NodeId(1), config).unwrap();
+            let mut ask = |service, request: Bytes| {
+                let client = ClientId(service as u64);
+                node.connect(now, service, client, 1, String::new());
+                node.request(now, service, client, &request);
+                node.take_outputs().pop().unwrap()
+            };
+            let mut reply = |service, request| match ask(service, request) {
+                Output::Reply { message, .. } => {
+                    (message.len(), u32::from_ne_bytes(message[8..12].try_into().unwrap()))
+                }
+                other => panic!("{other:?}"),
+            };
+            let get_info = votequorum::GetInfo { nodeid: NodeId(1) };
+            assert_eq!(reply(ServiceId::Votequorum, get_info.encode().unwrap().into()), (info, info as u32));
+            let members = cpg::MembershipGet { group_name: GroupName::default() };
+            assert_eq!(reply(ServiceId::Cpg, members.encode().unwrap().into()), (9248, said));
+            let map = Bytes::from(cmap::SetCurrentMap { map: 1 }.encode().unwrap());
+            let dies = matches!(ask(ServiceId::Cmap, map), Output::Exit(Ending::Killed));
+            assert_eq!(dies, age != Age::V3_1);
+        }
     }
 }

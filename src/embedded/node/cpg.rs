@@ -4,19 +4,22 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::{ClientId, Context, Membership};
+use super::{Age, ClientId, Context, Membership};
 use crate::cpg::{Address, GroupName, Reason};
 use crate::error::CsError;
 use crate::wire::cpg::{
     AnyRequest, ConfchgCallback, DeliverCallback, Description, FinalizeReply, FragmentType, IterationFinalizeReply,
     IterationInitialize, IterationInitializeReply, IterationNextReply, Join, JoinReply, Leave, LeaveReply,
-    LocalGetReply, Mcast, MembershipReply, PartialDeliverCallback, PartialMcast, PartialSendReply,
+    LocalGetReply, MAX_MEMBERS, Mcast, MembershipReply, PartialDeliverCallback, PartialMcast, PartialSendReply,
     TotemConfchgCallback,
 };
 use crate::wire::values::{NodeId, RingId};
 
 /// Asks for the totem membership. Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
 const INITIAL_TOTEM: u32 = 1;
+
+/// What corosync 1.99 says that its answer about members has, in bytes. Matches `sizeof (struct req_lib_cpg_membership_get)`.
+const MEMBERSHIP_REQUEST_SIZE: u32 = 152;
 
 /// What nodes tell each other. The numbers are those of the daemon.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +118,7 @@ struct Iteration {
 #[derive(Debug)]
 pub(crate) struct Cpg {
     us: NodeId,
+    age: Age,
     sessions: BTreeMap<ClientId, Session>,
     /// Sorted by node and process; those who came later behind those who are equal.
     processes: Vec<Process>,
@@ -130,9 +134,10 @@ pub(crate) struct Cpg {
 }
 
 impl Cpg {
-    pub(crate) fn new(us: NodeId) -> Self {
+    pub(crate) fn new(us: NodeId, age: Age) -> Self {
         Self {
             us,
+            age,
             sessions: BTreeMap::new(),
             processes: Vec::new(),
             iterations: BTreeMap::new(),
@@ -311,8 +316,9 @@ impl Cpg {
         self.sessions.iter().rev().filter(|(_, session)| is_wanted(session)).map(|(client, _)| *client).collect()
     }
 
+    /// The members of a group; the first of them where nodes that had large groups have met.
     fn members_of(&self, group: &GroupName) -> impl Iterator<Item = &Process> {
-        self.processes.iter().filter(move |process| process.group == *group)
+        self.processes.iter().filter(move |process| process.group == *group).take(MAX_MEMBERS)
     }
 
     /// Matches `notify_lib_joinlist`.
@@ -334,6 +340,9 @@ impl Cpg {
                 }
             }
         }
+        let (mut left_list, mut joined_list) = (left_list, joined_list);
+        left_list.truncate(MAX_MEMBERS);
+        joined_list.truncate(MAX_MEMBERS);
         let event = ConfchgCallback { group_name: group, member_list, left_list, joined_list };
         for client in self.newest_first(|session| session.hears(&group)) {
             context.event(client, &event);
@@ -381,6 +390,9 @@ impl Cpg {
                 let members = self.members_of(&request.group_name);
                 let member_list = members.map(|process| process.address(Reason::UNDEFINED)).collect();
                 context.reply(client, &MembershipReply { member_list });
+                if self.age == Age::V1_99 {
+                    context.claim_size(MEMBERSHIP_REQUEST_SIZE);
+                }
             }
             AnyRequest::LocalGet(_) => context.reply(client, &LocalGetReply { local_nodeid: self.us }),
             AnyRequest::IterationInitialize(request) => {
@@ -419,6 +431,10 @@ impl Cpg {
         // The process may have left, and the message that says so may still be on its way.
         if self.processes.contains(&Process { node: self.us, pid, group }) {
             return Err(CsError::TryAgain);
+        }
+        // The daemon does not count: it writes its answer about a larger group beyond the answer's end.
+        if self.members_of(&group).count() == MAX_MEMBERS {
+            return Err(CsError::NoResources);
         }
         let session = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
         match session.state {

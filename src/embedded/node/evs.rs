@@ -135,7 +135,7 @@ impl Evs {
 mod tests {
     use std::time::Instant;
 
-    use super::super::{Config, Node, NodeConfig, Output, ServiceId};
+    use super::super::{Age, Config, Node, NodeConfig, Output, ServiceId};
     use super::*;
     use crate::codec::encode_refusal;
     use crate::wire::Message;
@@ -152,7 +152,8 @@ mod tests {
             address: format!("10.0.0.{id}"),
             votes: None,
         });
-        let config = Config { cluster_name: "evs".to_owned(), nodes: nodes.into(), settings: Vec::new() };
+        let config =
+            Config { age: Age::default(), cluster_name: "evs".to_owned(), nodes: nodes.into(), settings: Vec::new() };
         let mut node = Node::start(Instant::now(), NodeId(1), config).unwrap();
         configure(&mut node, &[1], &[1], &[], &[]);
         node

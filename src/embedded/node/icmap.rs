@@ -43,11 +43,17 @@ pub(crate) struct Icmap {
     read_only: Vec<(&'static str, bool)>,
 }
 
-/// A value as the map holds it.
+/// A value as clients set it.
 pub(crate) fn raw(value: impl Into<Value>) -> RawValue {
     let value: Value = value.into();
     // A value of the server's own is never too long.
     value.into_wire().unwrap_or_default()
+}
+
+/// A value as clients are told it: text has its NUL.
+pub(crate) fn stored(value: impl Into<Value>) -> RawValue {
+    let value = raw(value);
+    RawValue { data: check(&value).unwrap_or_default(), ..value }
 }
 
 impl Icmap {

@@ -15,7 +15,7 @@ mod stats;
 mod trackers;
 mod votequorum;
 
-pub(crate) use config::{Config, NodeConfig};
+pub(crate) use config::{Age, Config, NodeConfig};
 pub(crate) use services::{Node, ServiceId, SyncStep};
 
 use std::collections::VecDeque;
@@ -114,18 +114,25 @@ impl Context<'_> {
 
     /// Answers with a message whose last field is filled with zeros.
     fn reply_padded<M: Message>(&mut self, client: ClientId, message: &M, status: Result<(), CsError>, zeros: u64) {
-        let mut message = encode(message);
+        let Some(mut message) = encode(message) else {
+            return self.refuse(client, M::ID, CsError::Library);
+        };
         let status = status.map_or_else(|error| error as i32, |()| CS_OK);
         if let Some(field) = message.get_mut(16..20) {
             field.copy_from_slice(&status.to_ne_bytes());
         }
         if zeros > 0 {
             let size = (message.len() as u64).saturating_add(zeros) as u32;
-            if let Some(field) = message.get_mut(8..12) {
-                field.copy_from_slice(&size.to_ne_bytes());
-            }
+            set_size(&mut message, size);
         }
         self.outputs.push(Output::Reply { client, message, zeros });
+    }
+
+    /// Makes the last answer say that it has another size than it has.
+    fn claim_size(&mut self, size: u32) {
+        if let Some(Output::Reply { message, .. }) = self.outputs.last_mut() {
+            set_size(message, size);
+        }
     }
 
     /// Answers with a bare header.
@@ -135,7 +142,7 @@ impl Context<'_> {
     }
 
     fn event<M: Message>(&mut self, client: ClientId, message: &M) {
-        self.outputs.push(Output::Event { client, message: encode(message) });
+        self.outputs.extend(encode(message).map(|message| Output::Event { client, message }));
     }
 
     /// Sends to all members, and counts it.
@@ -184,11 +191,18 @@ impl Context<'_> {
     }
 }
 
-/// Messages of the server's own always fit their layout.
-fn encode<M: Message>(message: &M) -> Vec<u8> {
+/// Messages of the server's own always fit their layout; one that did not would not be sent.
+fn encode<M: Message>(message: &M) -> Option<Vec<u8>> {
     let encoded = message.encode();
     debug_assert!(encoded.is_ok(), "{}: {encoded:?}", M::NAME);
-    encoded.unwrap_or_default()
+    encoded.ok()
+}
+
+/// Changes the size in a header.
+fn set_size(message: &mut [u8], size: u32) {
+    if let Some(field) = message.get_mut(8..12) {
+        field.copy_from_slice(&size.to_ne_bytes());
+    }
 }
 
 /// Text as C reads it: up to the first NUL.

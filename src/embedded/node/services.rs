@@ -14,7 +14,7 @@ use super::quorum::Quorum;
 use super::stats::Stats;
 use super::trackers::{Notice, Watcher};
 use super::votequorum::Votequorum;
-use super::{ClientId, Config, Context, Exec, Membership, Output};
+use super::{Age, ClientId, Config, Context, Ending, Exec, Membership, Output};
 use crate::error::CsError;
 use crate::sys::socket::Credentials;
 use crate::wire::values::NodeId;
@@ -108,9 +108,9 @@ impl Node {
         let services = Services {
             cmap: Cmap::default(),
             cfg: Cfg::new(id, &config),
-            cpg: Cpg::new(id),
+            cpg: Cpg::new(id, config.age),
             quorum: Quorum::default(),
-            votequorum: Votequorum::new(id),
+            votequorum: Votequorum::new(id, config.age),
             evs: Evs::new(id),
             stats: Stats::new(now),
         };
@@ -128,10 +128,11 @@ impl Node {
             services.quorum.start(true);
             services.votequorum.start(context, &mut services.quorum)
         });
-        if let Some(mtu) = node.services.cfg.knet_mtu() {
-            node.services.stats.add_links(node.config.nodes.iter().map(|node| node.id), mtu);
+        let Services { cfg, stats, .. } = &mut node.services;
+        if cfg.is_knet() {
+            stats.add_links(node.config.nodes.iter().map(|node| (node.id, cfg.knet_mtu(node.id))));
         }
-        Config::fill_counters(&mut node.icmap);
+        node.config.fill_counters(&mut node.icmap);
         started.map(|()| node)
     }
 
@@ -171,6 +172,7 @@ impl Node {
             }
             context.tell(services.stats.connect(client, service.number(), pid, name));
         });
+        self.count_connections(now);
     }
 
     pub(crate) fn disconnect(&mut self, now: Instant, service: ServiceId, client: ClientId) {
@@ -185,12 +187,26 @@ impl Node {
             }
             context.tell(services.stats.disconnect(client));
         });
+        self.count_connections(now);
+    }
+
+    /// Until 2.4 connections are counted in the map, by which clients tell that the daemon dies of later requests.
+    fn count_connections(&mut self, now: Instant) {
+        if self.config.age < Age::V3_1 {
+            self.step(now, |services, context| {
+                context.set("runtime.connections.active", services.stats.connections());
+            });
+        }
     }
 
     /// A client sent a request. One that cannot be read is answered as the daemon answers ids it does not know; the daemon itself
     /// believes that every message has its size.
     pub(crate) fn request(&mut self, now: Instant, service: ServiceId, client: ClientId, message: &Bytes) {
         self.services.stats.count(client, |counted| &mut counted.requests);
+        if self.config.age.dies_of(service, message) {
+            self.outputs.push(Output::Exit(Ending::Killed));
+            return;
+        }
         self.step(now, |services, context| {
             let served =
                 match service {

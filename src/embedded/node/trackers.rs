@@ -1,5 +1,7 @@
 //! Who wants to know of changes of a map, in the order of libqb's trie.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::ClientId;
@@ -27,13 +29,12 @@ pub(crate) struct Notice {
     pub(crate) old: RawValue,
 }
 
-/// Names a tracker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Names a tracker. A later one has a greater name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TrackerId(u64);
 
 #[derive(Debug)]
 struct Tracker {
-    id: TrackerId,
     key: Bytes,
     events: TrackEvents,
     watcher: Watcher,
@@ -43,7 +44,7 @@ struct Tracker {
 #[derive(Debug, Default)]
 pub(crate) struct Trackers {
     /// In the order in which they were added.
-    all: Vec<Tracker>,
+    all: BTreeMap<TrackerId, Tracker>,
     next: u64,
 }
 
@@ -52,20 +53,20 @@ impl Trackers {
     pub(crate) fn add(&mut self, key: Bytes, events: TrackEvents, watcher: Watcher) -> TrackerId {
         let id = TrackerId(self.next);
         self.next += 1;
-        self.all.push(Tracker { id, key, events, watcher });
+        self.all.insert(id, Tracker { key, events, watcher });
         id
     }
 
     pub(crate) fn remove(&mut self, id: TrackerId) {
-        self.all.retain(|tracker| tracker.id != id);
+        self.all.remove(&id);
     }
 
     /// Who is told, in the trie's order: the key's own node first, then upwards; on a node trackers of the key itself, the newest
     /// first, then those of the prefix, the oldest first; trackers of everything at last, the newest first.
     pub(crate) fn notices(&self, event: TrackEvents, key: &[u8], new: &RawValue, old: &RawValue) -> Vec<Notice> {
-        let mut told: Vec<&Tracker> = self.all.iter().filter(|tracker| tracker.is_told(event, key)).collect();
-        told.sort_by_key(|tracker| {
-            let age = tracker.id.0 as i64;
+        let mut told: Vec<_> = self.all.iter().filter(|(_, tracker)| tracker.is_told(event, key)).collect();
+        told.sort_by_key(|(id, tracker)| {
+            let age = id.0 as i64;
             let is_prefix = tracker.events.contains(TrackEvents::PREFIX) && !tracker.key.is_empty();
             (std::cmp::Reverse(tracker.key.len()), is_prefix, if is_prefix { age } else { -age })
         });
@@ -76,7 +77,7 @@ impl Trackers {
             new: new.clone(),
             old: old.clone(),
         };
-        told.into_iter().map(notice).collect()
+        told.into_iter().map(|(_, tracker)| notice(tracker)).collect()
     }
 }
 
@@ -84,5 +85,33 @@ impl Tracker {
     fn is_told(&self, event: TrackEvents, key: &[u8]) -> bool {
         let prefix = self.events.contains(TrackEvents::PREFIX);
         self.events.contains(event) && if prefix { key.starts_with(&self.key) } else { key == self.key }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Removing one at a cost that grows with their number would take hours.
+    #[test]
+    fn many_trackers_go_as_fast_as_few() {
+        const MANY: u64 = 1_000_000;
+        const WATCHDOG: Duration = Duration::from_secs(300);
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let mut trackers = Trackers::default();
+            let watcher = |instance| Watcher::Client { client: ClientId(1), instance };
+            let key = Bytes::from_static(b"a.key");
+            let ids: Vec<_> = (0..MANY).map(|at| trackers.add(key.clone(), TrackEvents::ALL, watcher(at))).collect();
+            // The newest is the last to be found by whoever looks from the beginning.
+            ids.into_iter().rev().for_each(|id| trackers.remove(id));
+            let value = RawValue::default();
+            let _ = done.send(trackers.notices(TrackEvents::ADD, &key, &value, &value));
+        });
+        assert_eq!(is_done.recv_timeout(WATCHDOG), Ok(Vec::new()));
     }
 }

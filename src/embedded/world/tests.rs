@@ -8,8 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cpg::{GroupName, Guarantee};
-use crate::embedded::node::{NodeConfig, ServiceId};
-use crate::wire::cpg::{AnyEvent, Join, Leave, Mcast};
+use crate::embedded::node::{Age, NodeConfig, ServiceId};
+use crate::error::CsError;
+use crate::wire::cpg::{AnyEvent, Finalize, Join, Leave, Mcast, MembershipGet, MembershipReply};
 use crate::wire::quorum::{GetQuorate, GetQuorateReply};
 use crate::wire::values::RingId;
 use crate::wire::{Message, cpg};
@@ -75,7 +76,12 @@ impl Run {
             address: format!("10.0.0.{id}"),
             votes: None,
         });
-        let config = Config { cluster_name: "test".to_owned(), nodes: nodes.collect(), settings: Vec::new() };
+        let config = Config {
+            age: Age::default(),
+            cluster_name: "test".to_owned(),
+            nodes: nodes.collect(),
+            settings: Vec::new(),
+        };
         let mut world = World::new((1..=NODES).map(|id| (NodeId(id), config.clone())).collect(), seed);
         let now = Instant::now();
         world.start(now, &[0, 1, 2, 3, 4]).unwrap();
@@ -212,6 +218,60 @@ impl Run {
             }
         }
     }
+}
+
+/// More processes than a message has room for are more than a group has.
+#[test]
+fn a_group_has_as_many_members_as_its_messages_name() {
+    const ROOM: usize = 384;
+    let mut run = Run::new(0);
+    run.act(Action::Partition([0, 1, 1, 1, 1]));
+    let (now, group_name) = (run.now, GroupName::new("group").unwrap());
+    // The longest lists of members, and of those that joined, among events that must all be events.
+    let longest = |outputs: &[ClientOutput]| {
+        let events = outputs.iter().filter_map(|output| match output {
+            ClientOutput::Event { message, .. } => Some(AnyEvent::decode(&Bytes::copy_from_slice(message)).unwrap()),
+            _ => None,
+        });
+        events.fold((0, 0), |longest, event| match event {
+            AnyEvent::ConfchgCallback(event) => {
+                (longest.0.max(event.member_list.len()), longest.1.max(event.joined_list.len()))
+            }
+            _ => longest,
+        })
+    };
+    let mut join = |world: &mut World, node: usize, number: usize| {
+        let (id, pid) = (ClientId(run.next_id), (1000 * node + number) as u32);
+        run.next_id += 1;
+        world.step(now, node, |it| it.connect(now, ServiceId::Cpg, id, pid as i32, String::new()));
+        let request = Bytes::from(Join { group_name, pid, flags: 0 }.encode().unwrap());
+        let outputs = world.step(now, node, |it| it.request(now, ServiceId::Cpg, id, &request));
+        let status = outputs.iter().find_map(|output| match output {
+            ClientOutput::Reply { message, .. } => Some(i32::from_ne_bytes(message[16..20].try_into().unwrap())),
+            _ => None,
+        });
+        if number > 1 {
+            // One of each node hears of the others. Those that said good-bye stay members until they are gone.
+            let request = Bytes::from(Finalize {}.encode().unwrap());
+            world.step(now, node, |it| it.request(now, ServiceId::Cpg, id, &request));
+        }
+        (status, longest(&outputs).0)
+    };
+    for number in 1..=ROOM {
+        assert_eq!(join(&mut run.world, 0, number), (Some(1), number));
+    }
+    assert_eq!(join(&mut run.world, 0, ROOM + 1), (Some(CsError::NoResources as i32), 0));
+    // Two that are as large meet.
+    for number in 1..=ROOM {
+        assert_eq!(join(&mut run.world, 1, number), (Some(1), number));
+    }
+    let outputs = run.world.partition(now, &[(1..=NODES).map(NodeId).collect()]);
+    assert_eq!(longest(&outputs), (ROOM, ROOM));
+    let request = Bytes::from(MembershipGet { group_name }.encode().unwrap());
+    let outputs = run.world.step(now, 0, |it| it.request(now, ServiceId::Cpg, ClientId(1), &request));
+    let [ClientOutput::Reply { message, .. }] = outputs.as_slice() else { panic!("{outputs:?}") };
+    let reply = MembershipReply::decode(&Bytes::copy_from_slice(message)).unwrap();
+    assert_eq!(reply.member_list.len(), ROOM);
 }
 
 proptest! {

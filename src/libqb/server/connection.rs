@@ -24,6 +24,14 @@ const REQUESTS_A_TURN: usize = 5;
 /// At most so many requests are taken that a client left when it closed. Its ring may be written by others still.
 const LAST_REQUESTS: usize = 1 << 16;
 
+/// How many bytes of events may wait for a client before those whose requests cause more of them have to wait, and down to how many they
+/// do. The daemon's totem has room for about as much.
+const BEHIND: usize = 4 << 20;
+const CAUGHT_UP: usize = 2 << 20;
+
+/// How long nobody waits for a client that takes none of its events. The others are not to stand still with one that does.
+const STANDSTILL: Duration = Duration::from_secs(2);
+
 /// How often a blocked producer looks whether there is room.
 const BLOCKED_SLICE: Duration = Duration::from_millis(1);
 
@@ -44,6 +52,10 @@ pub(super) struct Connection {
     notifications_left: Option<usize>,
     wake: WakeBytes,
     flow_control: FlowControl,
+    /// Its requests wait, since others cannot take in what they cause.
+    is_held: bool,
+    /// When it last took an event that made room for one that waited.
+    took: Instant,
     /// Answers that did not fit in the ring. While there are any, no more requests are taken, so there are few.
     answers: VecDeque<Bytes>,
     events: VecDeque<Bytes>,
@@ -74,6 +86,8 @@ impl Connection {
             notifications_left: None,
             wake: WakeBytes::default(),
             flow_control: FlowControl::Off,
+            is_held: false,
+            took: Instant::now(),
             answers: VecDeque::new(),
             events: VecDeque::new(),
             event_bytes: 0,
@@ -90,11 +104,16 @@ impl Connection {
     /// Ends the connection: nothing is sent or received any more.
     pub(super) fn close(&mut self) {
         self.closed = true;
+        self.events.clear();
+        self.event_bytes = 0;
     }
 
     /// What to wait for.
     pub(super) fn watch(&self) -> Watch {
-        Watch { readable: self.takes_requests(), writable: !self.reply.is_empty() || self.notifications_due() > 0 }
+        Watch {
+            readable: self.takes_requests() && !self.is_held,
+            writable: !self.reply.is_empty() || self.notifications_due() > 0,
+        }
     }
 
     /// Whether something waits for room in a ring, of which nothing tells.
@@ -104,6 +123,19 @@ impl Connection {
 
     fn takes_requests(&self) -> bool {
         self.flow_control == FlowControl::Off && self.answers.is_empty() && !self.closed
+    }
+
+    /// Whether those who cause its events are to wait, as they already do or not: there are many, and it takes them.
+    pub(super) fn is_behind(&self, now: Instant, do_wait: bool) -> bool {
+        let limit = if do_wait { CAUGHT_UP } else { BEHIND };
+        self.event_bytes > limit && now.saturating_duration_since(self.took) < STANDSTILL
+    }
+
+    /// Makes its requests wait, or not, beside what [`Connection::set_flow_control`] says.
+    pub(super) fn hold(&mut self, is_held: bool) {
+        if std::mem::replace(&mut self.is_held, is_held) != is_held {
+            self.set_flow_control(self.flow_control);
+        }
     }
 
     /// Whether there is a request to be taken.
@@ -132,6 +164,7 @@ impl Connection {
             self.event_bytes -= event.len();
             self.events.pop_front();
             self.notifications += 1;
+            self.took = Instant::now();
         }
         self.flush_socket();
         Ok(())
@@ -166,7 +199,8 @@ impl Connection {
     /// Takes the next request of a turn in which so many were taken already.
     pub(super) fn take_request(&mut self, seen: Seen, taken: usize) -> Option<Bytes> {
         let limit = if seen.hung_up { LAST_REQUESTS } else { REQUESTS_A_TURN };
-        if taken >= limit || !self.takes_requests() {
+        // Who is gone cannot wait for its last requests to be served.
+        if taken >= limit || !self.takes_requests() || (self.is_held && !seen.hung_up) {
             return None;
         }
         match self.rings.request.try_receive() {
@@ -222,8 +256,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends an event, now or as soon as there is room.
-    pub(super) fn send_event(&mut self, message: &[u8]) -> Result<(), SendError> {
+    /// Sends an event, now or as soon as there is room. What waits takes at most `memory` bytes more than it does.
+    pub(super) fn send_event(&mut self, message: &[u8], memory: usize) -> Result<(), SendError> {
         if self.closed {
             return Err(SendError::Closed);
         }
@@ -234,11 +268,25 @@ impl Connection {
         if self.events.is_empty() && self.put_event(message)? {
             return Ok(());
         }
-        if self.event_bytes + message.len() <= self.limit {
+        if self.event_bytes + message.len() > self.limit {
+            self.no_room(message)
+        } else if message.len() <= memory {
+            if self.events.is_empty() {
+                self.took = Instant::now();
+            }
             self.event_bytes += message.len();
             self.events.push_back(Bytes::copy_from_slice(message));
-            return Ok(());
+            Ok(())
+        } else if self.overflow == Overflow::Disconnect {
+            // It need not be this client's fault.
+            Err(SendError::QueueFull)
+        } else {
+            self.no_room(message)
         }
+    }
+
+    /// What happens to an event that cannot wait.
+    fn no_room(&mut self, message: &[u8]) -> Result<(), SendError> {
         match self.overflow {
             Overflow::DropNewest => Err(SendError::QueueFull),
             Overflow::Disconnect => {
@@ -286,8 +334,9 @@ impl Connection {
 
     pub(super) fn set_flow_control(&mut self, state: FlowControl) {
         self.flow_control = state;
+        let told = if state == FlowControl::Off && self.is_held { FlowControl::Sync } else { state };
         // Release: as qb_ipc_shm_fc_set; the client reads it through a full barrier.
-        self.rings.request.ring().flow_control().store(state as u32, Ordering::Release);
+        self.rings.request.ring().flow_control().store(told as u32, Ordering::Release);
     }
 
     pub(super) fn limit_notifications(&mut self, limit: Option<usize>) {
@@ -301,6 +350,15 @@ impl Connection {
 
     pub(super) fn queued_events(&self) -> usize {
         self.events.len()
+    }
+
+    /// How many bytes of events wait.
+    pub(super) fn event_bytes(&self) -> usize {
+        self.event_bytes
+    }
+
+    pub(super) fn ends_on_overflow(&self) -> bool {
+        self.overflow == Overflow::Disconnect
     }
 
     /// The client broke the protocol: nothing it says can be believed any more.

@@ -36,6 +36,9 @@ pub struct Connections<S> {
     next_id: u64,
     pub(super) timer: Option<Instant>,
     is_shut_down: bool,
+    /// How many bytes of events wait for all clients, and at most; what was sent since it was counted is added.
+    waiting: usize,
+    event_memory: usize,
 }
 
 /// A service, by its place in the builder's list.
@@ -63,10 +66,10 @@ pub(super) struct Client<S> {
 
 impl<S> Connections<S> {
     /// None yet, and services that are open.
-    pub(super) fn new(services: Vec<(Place, Bound)>) -> Self {
+    pub(super) fn new(services: Vec<(Place, Bound)>, event_memory: usize) -> Self {
         let service = |(at, bound)| Service { at, bound: Some(bound), attention: Attention::Full };
         let services = services.into_iter().map(service).collect();
-        Self { all: BTreeMap::new(), services, next_id: 1, timer: None, is_shut_down: false }
+        Self { all: BTreeMap::new(), services, next_id: 1, timer: None, is_shut_down: false, waiting: 0, event_memory }
     }
 
     /// An id for a client to come.
@@ -74,6 +77,21 @@ impl<S> Connections<S> {
         let id = ConnectionId(self.next_id);
         self.next_id += 1;
         id
+    }
+
+    /// Counts the bytes that wait, some of which have been sent.
+    pub(super) fn count_waiting(&mut self) {
+        self.waiting = self.all.values().map(|client| client.connection.event_bytes()).sum();
+    }
+
+    /// Ends the connection for which the most waits. Whether anything waited.
+    fn end_the_longest_queue(&mut self) -> bool {
+        let clients = self.all.values_mut().map(|client| &mut client.connection);
+        let longest = clients.max_by_key(|connection| connection.event_bytes()).filter(|it| it.event_bytes() > 0);
+        let is_some = longest.is_some();
+        longest.into_iter().for_each(Connection::close);
+        self.count_waiting();
+        is_some
     }
 
     /// A client, if it is still there.
@@ -212,7 +230,17 @@ impl<S> Conn<'_, S> {
     /// # Errors
     /// What happened instead.
     pub fn send_event(&mut self, message: &[u8]) -> Result<(), SendError> {
-        self.client_mut().connection.send_event(message)
+        loop {
+            let memory = self.connections.event_memory.saturating_sub(self.connections.waiting);
+            let connection = &mut self.client_mut().connection;
+            let before = connection.event_bytes();
+            let result = connection.send_event(message, memory);
+            let (after, is_full) = (connection.event_bytes(), connection.ends_on_overflow());
+            self.connections.waiting = (self.connections.waiting + after).saturating_sub(before);
+            if result != Err(SendError::QueueFull) || !is_full || !self.connections.end_the_longest_queue() {
+                return result;
+            }
+        }
     }
 
     /// Lets the client send requests, or not. Matches `qb_ipcs_request_rate_limit`, for one client.

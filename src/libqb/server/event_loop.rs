@@ -1,5 +1,6 @@
 //! The server's thread: it waits for all sockets at once, sets connections up, and takes turns with the clients.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -17,13 +18,17 @@ use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, TransportType};
 use crate::libqb::accept::Accept;
 use crate::sys::event::Bell;
 use crate::sys::serve::{self, Seen, Watch};
-use crate::sys::socket;
+use crate::sys::socket::{self, Credentials};
 
 /// How long a client may take to say what it wants. libqb waits for ever.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
-/// How many clients may be about to say what they want. The oldest makes room for the next.
+/// How many clients may be about to say what they want. With more, or without descriptors for more, the oldest of the user who has most of
+/// them makes room for the next, so that nobody keeps other users out.
 const MAX_HANDSHAKES: usize = 256;
+
+/// At most so many clients are taken from a queue before those that are connected have their turn.
+const ACCEPTS_A_TURN: usize = 64;
 
 /// How long to let clients wait when there are no descriptors left to take them.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -55,6 +60,7 @@ struct Look {
 /// A client that has not yet said what it wants.
 struct Handshaking {
     socket: OwnedFd,
+    credentials: Credentials,
     service: usize,
     accept: Accept,
     until: Instant,
@@ -70,6 +76,8 @@ pub(super) struct EventLoop<H: Handler> {
     accept_after: Option<Instant>,
     /// How many jobs of [`Job::Drive`] there were.
     drives: u64,
+    /// The clients of paced services wait for one that is behind.
+    do_wait: bool,
 }
 
 impl<H: Handler> EventLoop<H> {
@@ -82,13 +90,14 @@ impl<H: Handler> EventLoop<H> {
     ) -> Self {
         Self {
             handler,
-            connections: Connections::new(services),
+            connections: Connections::new(services, settings.event_memory),
             settings,
             handshaking: Vec::new(),
             bell,
             inbox,
             accept_after: None,
             drives: 0,
+            do_wait: false,
         }
     }
 
@@ -154,6 +163,8 @@ impl<H: Handler> EventLoop<H> {
                 match job {
                     Job::Run(body) => body(&mut self.handler, &mut self.connections),
                     Job::Drive(body, _done) => {
+                        // What clients have sent comes before it, whoever is behind.
+                        self.hold(false);
                         self.catch_up();
                         body(&mut self.handler, &mut self.connections);
                         self.clear_away();
@@ -181,7 +192,25 @@ impl<H: Handler> EventLoop<H> {
             }
         }
         self.clear_away();
+        self.pace();
         false
+    }
+
+    /// Makes the clients of paced services wait while one of them is behind.
+    fn pace(&mut self) {
+        if self.settings.paced.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut clients = self.connections.all.values().map(|client| &client.connection);
+        let do_wait = clients.any(|it| self.settings.paced.contains(&it.service) && it.is_behind(now, self.do_wait));
+        self.hold(do_wait);
+    }
+
+    fn hold(&mut self, do_wait: bool) {
+        self.do_wait = do_wait;
+        let clients = self.connections.all.values_mut().map(|client| &mut client.connection);
+        clients.filter(|it| self.settings.paced.contains(&it.service)).for_each(|it| it.hold(do_wait));
     }
 
     /// Serves all that clients have sent, and the end of those that are gone, in the order that the seed decides on.
@@ -210,6 +239,7 @@ impl<H: Handler> EventLoop<H> {
 
     fn flush(&mut self) {
         self.connections.all.values_mut().for_each(|client| client.connection.flush());
+        self.connections.count_waiting();
     }
 
     /// Gives a client its turn.
@@ -249,20 +279,26 @@ impl<H: Handler> EventLoop<H> {
 
     /// Takes connections from a service's queue.
     fn accept(&mut self, service: usize) {
-        let Some(bound) = self.connections.services.get(service).and_then(|service| service.bound.as_ref()) else {
-            return;
-        };
-        loop {
+        for _ in 0..ACCEPTS_A_TURN {
+            let Some(bound) = self.connections.services.get(service).and_then(|service| service.bound.as_ref()) else {
+                return;
+            };
             match serve::accept_stream(&bound.socket) {
                 Ok(socket) => {
+                    let Ok(credentials) = socket::peer_credentials(&socket) else {
+                        continue;
+                    };
                     if self.handshaking.len() >= MAX_HANDSHAKES {
-                        self.handshaking.remove(0);
+                        give_up_a_handshake(&mut self.handshaking);
                     }
                     let until = Instant::now() + HANDSHAKE_TIME;
-                    self.handshaking.push(Handshaking { socket, service, accept: Accept::default(), until });
+                    let client = Handshaking { socket, credentials, service, accept: Accept::default(), until };
+                    // Most have said already what they want, and need not stand in line with those who never will.
+                    self.go_on(client);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) if is_out_of_descriptors(&error) && give_up_a_handshake(&mut self.handshaking) => {}
                 Err(_) => {
                     self.accept_after = Some(Instant::now() + ACCEPT_PAUSE);
                     return;
@@ -275,42 +311,64 @@ impl<H: Handler> EventLoop<H> {
     fn shake_hands(&mut self, seen: &[Seen]) {
         let now = Instant::now();
         let mut seen = seen.iter();
-        for mut client in std::mem::take(&mut self.handshaking) {
+        for client in std::mem::take(&mut self.handshaking) {
             let seen = seen.next().copied().unwrap_or_default();
-            let request = if seen.readable || seen.hung_up { client.receive() } else { Ok(None) };
-            match request {
-                Ok(Some(max_msg_size)) => self.connect(client, max_msg_size),
-                Ok(None) if client.until > now => self.handshaking.push(client),
-                Ok(None) | Err(_) => {}
+            if seen.readable || seen.hung_up {
+                self.go_on(client);
+            } else if client.until > now {
+                self.handshaking.push(client);
             }
+        }
+    }
+
+    /// Goes on with a client that may have said something.
+    fn go_on(&mut self, mut client: Handshaking) {
+        match client.receive() {
+            Ok(Some(max_msg_size)) => self.connect(client, max_msg_size),
+            Ok(None) => self.handshaking.push(client),
+            Err(_) => {}
         }
     }
 
     /// Sets a connection up, or tells the client why not.
     fn connect(&mut self, client: Handshaking, max_msg_size: u32) {
-        let Handshaking { socket, service, .. } = client;
-        let Ok(credentials) = socket::peer_credentials(&socket) else {
-            return;
-        };
+        let Handshaking { socket, credentials, service, .. } = client;
         let id = self.connections.next_id();
         let Some(bound) = self.connections.services.get(service).and_then(|service| service.bound.as_ref()) else {
             return;
         };
         let max_msg_size = max_msg_size.min(self.settings.max_msg_size);
+        let size = self.settings.generation.files_size(max_msg_size);
+        let connections = self.connections.all.values().map(|client| &client.connection);
+        let used: u64 = connections.map(|it| self.settings.generation.files_size(it.max_msg_size)).sum();
+        if self.connections.all.len() >= self.settings.max_connections {
+            return self.refuse(&socket, libc::EMFILE);
+        }
+        if used.saturating_add(size) > self.settings.shared_memory {
+            return self.refuse(&socket, libc::ENOSPC);
+        }
         let peer = Peer { service: &bound.name, service_index: service, credentials, max_message_size: max_msg_size };
         let session = match self.handler.authorize(&peer) {
             Ok(session) => session,
             Err(refusal) => return self.refuse(&socket, refusal.errno()),
         };
+        let access = self.handler.ring_access(&peer, &session);
         let request = Request {
             generation: self.settings.generation,
             root: &bound.shm_root,
+            told_root: &bound.told_root,
+            marker: bound.marker.as_ref(),
             service: &bound.name,
             client: credentials,
+            access,
             fd: socket.as_raw_fd(),
             max_msg_size,
         };
-        let created = Rings::create(&request).and_then(|rings| {
+        let mut created = Rings::create(&request);
+        while created.as_ref().is_err_and(is_out_of_descriptors) && give_up_a_handshake(&mut self.handshaking) {
+            created = Rings::create(&request);
+        }
+        let created = created.and_then(|rings| {
             let [request, response, event] = rings.told.clone();
             let reply = ConnectReply {
                 generation: self.settings.generation.reply(),
@@ -374,6 +432,20 @@ impl<H: Handler> EventLoop<H> {
             }
         }
     }
+}
+
+/// Gives up the oldest handshake of the user who has most of them. Whether there was one.
+fn give_up_a_handshake(handshaking: &mut Vec<Handshaking>) -> bool {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    handshaking.iter().for_each(|client| *counts.entry(client.credentials.uid).or_default() += 1);
+    let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(uid, _)| uid);
+    let oldest = handshaking.iter().position(|client| Some(client.credentials.uid) == most);
+    oldest.map(|at| handshaking.remove(at)).is_some()
+}
+
+/// Whether the process, or the system, may open no more files.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 impl Handshaking {

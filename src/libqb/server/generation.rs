@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use super::rings::RING_NAMES;
 use crate::codec::setup;
 use crate::libqb::ring::{CHUNK_MARGIN, Format, HEADER_FILE_SIZE, REQUEST_HEADER_FILE_SIZE};
 use crate::sys::socket::Credentials;
@@ -59,6 +60,12 @@ impl Generation {
             Self::Libqb010 | Self::Libqb013 if ring != "request" => HEADER_FILE_SIZE,
             _ => REQUEST_HEADER_FILE_SIZE,
         }
+    }
+
+    /// Size of all files of a connection.
+    pub(super) fn files_size(self, max_msg_size: u32) -> u64 {
+        let headers: usize = RING_NAMES.into_iter().map(|ring| self.header_size(ring)).sum();
+        (headers + RING_NAMES.len() * self.data_size(max_msg_size)) as u64
     }
 
     /// What the name of a connection's directory begins with, if connections have one.

@@ -1,5 +1,6 @@
 //! The listener: what it listens at, what a user makes of it, and its thread.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -13,6 +14,7 @@ use nix::libc;
 
 use super::connections::{Conn, ConnectionId, Connections};
 use super::event_loop::{EventLoop, Job};
+use super::marker::{Marker, Marking};
 use super::{Generation, Overflow};
 use crate::endpoint::{Endpoint, MAX_RING_SIZE, SocketAddress};
 use crate::error::{Error, Result};
@@ -36,6 +38,14 @@ pub trait Handler: Send + 'static {
     /// # Errors
     /// What the client is told.
     fn authorize(&mut self, peer: &Peer<'_>) -> std::result::Result<Self::Session, Refusal>;
+
+    /// Who may use the files of a client's rings. Without it, the client's user, and nobody else.
+    ///
+    /// Matches what `qb_ipcs_connection_auth_set` is told in `connection_accept`.
+    fn ring_access(&mut self, peer: &Peer<'_>, session: &Self::Session) -> RingAccess {
+        let _ = session;
+        RingAccess { uid: peer.credentials.uid, gid: peer.credentials.gid, mode: 0o600 }
+    }
 
     /// A client is connected. Matches `connection_created`.
     fn on_connect(&mut self, conn: &mut Conn<'_, Self::Session>) {
@@ -68,6 +78,19 @@ pub struct Peer<'a> {
     pub credentials: Credentials,
     /// The largest message it will get, in bytes.
     pub max_message_size: u32,
+}
+
+/// To whom the files of a connection's rings are given, and their directory, whose mode is 0770.
+///
+/// Whoever may write to them is whom the server hears, and can read all that it says. A server that may not give files away keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingAccess {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The files' permissions, such as 0660; other bits are ignored.
+    pub mode: u32,
 }
 
 /// What is left of a client.
@@ -123,13 +146,18 @@ impl<H: Handler> Listener<H> {
     pub fn builder() -> Builder {
         Builder {
             endpoint: Endpoint::new(),
+            marking: None,
             services: Vec::new(),
             settings: Settings {
                 generation: Generation::default(),
                 max_msg_size: MAX_RING_SIZE,
+                max_connections: 4096,
+                shared_memory: 4 << 30,
                 event_queue: 16 << 20,
+                event_memory: 1 << 30,
                 overflow: Overflow::Disconnect,
                 seed: 0,
+                paced: BTreeSet::new(),
             },
         }
     }
@@ -211,6 +239,7 @@ impl<H: Handler> fmt::Debug for Listener<H> {
 #[derive(Clone, Debug)]
 pub struct Builder {
     endpoint: Endpoint,
+    marking: Option<Arc<Marking>>,
     services: Vec<Place>,
     settings: Settings,
 }
@@ -219,22 +248,28 @@ pub struct Builder {
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     endpoint: Endpoint,
+    marking: Option<Arc<Marking>>,
     pub(super) name: String,
 }
 
 /// What the event loop must know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) generation: Generation,
     pub(super) max_msg_size: u32,
+    pub(super) max_connections: usize,
+    pub(super) shared_memory: u64,
     pub(super) event_queue: usize,
+    pub(super) event_memory: usize,
     pub(super) overflow: Overflow,
     pub(super) seed: u64,
+    /// Services whose clients cause each other's events, and are not to send faster than the slowest takes them in.
+    pub(super) paced: BTreeSet<usize>,
 }
 
 impl Builder {
     /// Where the services given from now on are: the kind of socket, and the directory the rings are made in. The directory must be
-    /// absolute, and it is told to the clients. Timeouts and ring sizes are the clients' affair.
+    /// absolute; [`Endpoint::told_shm_root`] says what of it is told to the clients. Timeouts and ring sizes are the clients' affair.
     pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
         self.endpoint = endpoint.clone();
         self
@@ -242,7 +277,8 @@ impl Builder {
 
     /// Adds a service. The handler tells services apart by their number, counted from 0.
     pub fn service(mut self, name: impl Into<String>) -> Self {
-        self.services.push(Place { endpoint: self.endpoint.clone(), name: name.into() });
+        let (endpoint, marking) = (self.endpoint.clone(), self.marking.clone());
+        self.services.push(Place { endpoint, marking, name: name.into() });
         self
     }
 
@@ -264,6 +300,40 @@ impl Builder {
     pub fn event_queue(mut self, bytes: usize, overflow: Overflow) -> Self {
         self.settings.event_queue = bytes;
         self.settings.overflow = overflow;
+        self
+    }
+
+    /// With what the directories of the connections to the services given from now on are marked.
+    pub(crate) fn marking(mut self, marking: Option<Arc<Marking>>) -> Self {
+        self.marking = marking;
+        self
+    }
+
+    /// Makes the clients of these services wait, as by [`FlowControl::Sync`](super::FlowControl::Sync), while one of them is behind with
+    /// its events and takes them. What the daemon's totem queue does, by which a client that floods its group is told to try again.
+    pub(crate) fn paced(mut self, services: impl IntoIterator<Item = usize>) -> Self {
+        self.settings.paced = services.into_iter().collect();
+        self
+    }
+
+    /// How many clients there may be. One more is refused with `EMFILE`. Default: 4096. The process's own limit of descriptors counts
+    /// too: a client takes three, and eight more while it connects.
+    pub fn max_connections(mut self, count: usize) -> Self {
+        self.settings.max_connections = count;
+        self
+    }
+
+    /// How many bytes of shared memory the rings of all clients may take. A client whose rings do not fit is refused with `ENOSPC`
+    /// (`CS_ERR_NO_SPACE` in corosync's libraries). Default: 4 GiB, which is what some 1300 clients of corosync's libraries take.
+    pub fn shared_memory(mut self, bytes: u64) -> Self {
+        self.settings.shared_memory = bytes;
+        self
+    }
+
+    /// How many bytes of events wait for all clients together. With [`Overflow::Disconnect`] the client for which the most wait is
+    /// disconnected then, and otherwise the event is one that finds no room. Default: 1 GiB.
+    pub fn event_memory(mut self, bytes: usize) -> Self {
+        self.settings.event_memory = bytes;
         self
     }
 
@@ -298,6 +368,8 @@ impl Builder {
 pub(super) struct Bound {
     pub(super) name: String,
     pub(super) shm_root: PathBuf,
+    pub(super) told_root: PathBuf,
+    pub(super) marker: Option<Arc<Marker>>,
     pub(super) socket: UnixListener,
     path: Option<PathBuf>,
 }
@@ -307,17 +379,19 @@ const MAX_SERVICE_NAME: usize = 200;
 
 impl Place {
     pub(super) fn bind(&self) -> Result<Bound> {
-        let Self { endpoint, name } = self;
+        let Self { endpoint, marking, name } = self;
         if name.is_empty() || name.len() > MAX_SERVICE_NAME || name.contains(['/', '\0']) {
             let reason = format!("a name has 1 to {MAX_SERVICE_NAME} bytes, without slash and NUL");
             return Err(Error::invalid("service", reason));
         }
         let shm_root = endpoint.shm_root_path();
-        if !shm_root.is_absolute() {
+        let told_root = endpoint.told_shm_root_path();
+        if !shm_root.is_absolute() || !told_root.is_absolute() {
             return Err(Error::invalid("endpoint", "the shared memory root of a server is an absolute path"));
         }
         file::open_directory(shm_root, [])
             .map_err(|source| Error::system(format!("opening {}", shm_root.display()), source))?;
+        let marker = marking.as_ref().map(|marking| marking.get()).transpose()?;
         let address = endpoint.address(name);
         let (resolved, path) = match &address {
             SocketAddress::Abstract(name) => (socket::abstract_address(name), None),
@@ -327,7 +401,8 @@ impl Place {
             .map_err(|_| Error::invalid("endpoint", format!("{address} is too long for a socket's address")))?;
         let socket = serve::listen_stream(&resolved)
             .map_err(|source| Error::system(format!("listening at {address}"), source))?;
-        Ok(Bound { name: name.clone(), shm_root: shm_root.to_path_buf(), socket, path })
+        let (shm_root, told_root) = (shm_root.to_path_buf(), told_root.to_path_buf());
+        Ok(Bound { name: name.clone(), shm_root, told_root, marker, socket, path })
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! use bytes::Bytes;
-//! use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
+//! use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal, RingAccess};
 //!
 //! /// Answers every request with itself.
 //! struct Echo;
@@ -33,6 +33,18 @@
 //! with `SIGBUS`, as it kills one of libqb. [`guard_against_truncation`](crate::guard_against_truncation) makes that, too, the end of one
 //! client. It is not on by itself, since it installs a signal handler for the whole process: a server with clients of other users calls
 //! it first. The `corosync-ipc` command does.
+//!
+//! # Limits
+//! | what | by default | who is over it |
+//! | --- | --- | --- |
+//! | clients | [4096](Builder::max_connections) | is refused with `EMFILE` |
+//! | rings of all clients | [4 GiB](Builder::shared_memory) | is refused with `ENOSPC`, `CS_ERR_NO_SPACE` |
+//! | a client's events that wait | [16 MiB](Builder::event_queue), 256 MiB in an embedded daemon | is disconnected, if [so chosen](Overflow) |
+//! | events of all clients that wait | [1 GiB](Builder::event_memory) | the client for which most wait is disconnected |
+//! | connections that have not said what they want | 256, each for 10 s, and the descriptors | the oldest of the user with most is closed |
+//!
+//! A multicast to a group of an embedded daemon is refused with `CS_ERR_TRY_AGAIN` while 4 MiB of events wait for one of the daemons'
+//! clients which takes them.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -41,13 +53,15 @@ mod connections;
 mod event_loop;
 mod generation;
 mod listener;
+mod marker;
 mod random;
 pub(crate) mod rings;
 
 pub(crate) use connections::Attention;
 pub use connections::{Conn, ConnectionId, Connections};
 pub use generation::Generation;
-pub use listener::{Builder, Gone, Handler, Listener, Peer, Refusal};
+pub use listener::{Builder, Gone, Handler, Listener, Peer, Refusal, RingAccess};
+pub(crate) use marker::{Marker, Marking};
 pub(crate) use random::Random;
 
 use std::time::Duration;

@@ -1,24 +1,26 @@
 //! A connection's rings: their directory, their files, their end.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::fchown;
+use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nix::unistd::geteuid;
 
-use super::Generation;
+use super::marker::Marker;
+use super::{Generation, RingAccess};
 use crate::libqb::ring::{Consumer, Mapping, Producer, Ring};
 use crate::sys::socket::Credentials;
 use crate::sys::{file, serve};
 
 /// The names of the rings, in the order in which the reply has them.
-const RING_NAMES: [&str; 3] = ["request", "response", "event"];
+pub(super) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
 
 /// The files of a connection. Dropping them removes them.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub(crate) struct Files {
     names: Vec<OsString>,
     /// Open until the client is given them.
     open: Vec<File>,
+    /// There as long as something is marked by it.
+    _marker: Option<Arc<Marker>>,
 }
 
 /// A connection's rings, seen from the server.
@@ -46,8 +50,12 @@ pub(crate) struct Rings {
 pub(crate) struct Request<'a> {
     pub(crate) generation: Generation,
     pub(crate) root: &'a Path,
+    /// The same as clients see it.
+    pub(crate) told_root: &'a Path,
+    pub(crate) marker: Option<&'a Arc<Marker>>,
     pub(crate) service: &'a str,
     pub(crate) client: Credentials,
+    pub(crate) access: RingAccess,
     /// The setup socket's descriptor, which is part of names.
     pub(crate) fd: i32,
     pub(crate) max_msg_size: u32,
@@ -62,9 +70,14 @@ impl Rings {
             Some(prefix) => Some(serve::create_directory(&root, &prefix, 0o770)?),
             None => None,
         };
-        let mut path = request.root.to_path_buf();
+        let mut path = request.told_root.to_path_buf();
         path.extend(directory.as_ref().map(|(name, _)| name));
-        let mut files = Files { root, directory, names: Vec::new(), open: Vec::new() };
+        let mut files =
+            Files { root, directory, names: Vec::new(), open: Vec::new(), _marker: request.marker.cloned() };
+        if let (Some(marker), Some((_, directory))) = (request.marker, &files.directory) {
+            marker.mark(directory)?;
+            files.names.push(marker.name().to_owned());
+        }
         let mut told = [const { Bytes::new() }; 3];
         let mut rings = Vec::with_capacity(RING_NAMES.len());
         for (ring, told) in RING_NAMES.into_iter().zip(&mut told) {
@@ -80,7 +93,7 @@ impl Rings {
         let requests = requests.consumer().map_err(io::Error::other)?;
         let response = response.producer().map_err(io::Error::other)?;
         let event = event.producer().map_err(io::Error::other)?;
-        files.give_away(request.client)?;
+        files.give_away(request.access)?;
         Ok(Self { request: requests, response, event, told, _files: files })
     }
 
@@ -139,18 +152,19 @@ impl Files {
     }
 
     /// Makes everything the client's own.
-    fn give_away(&mut self, client: Credentials) -> io::Result<()> {
+    fn give_away(&mut self, to: RingAccess) -> io::Result<()> {
         for file in self.open.drain(..) {
-            match fchown(file, Some(client.uid), Some(client.gid)) {
+            file.set_permissions(Permissions::from_mode(to.mode & 0o777))?;
+            match fchown(file, Some(to.uid), Some(to.gid)) {
                 // As in C, whoever cannot give it away, not being root, keeps it: a client that is root can use it all the same. For a client
                 // of the same user it is the client's already, whatever its group.
-                Err(error) if client.uid == geteuid().as_raw() || error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) if to.uid == geteuid().as_raw() || error.kind() == io::ErrorKind::PermissionDenied => {}
                 result => result?,
             }
         }
         if let Some((_, directory)) = &self.directory {
             // As with the files.
-            let _ = fchown(directory, Some(client.uid), Some(client.gid));
+            let _ = fchown(directory, Some(to.uid), Some(to.gid));
         }
         Ok(())
     }
@@ -162,8 +176,11 @@ impl Drop for Files {
         for name in &self.names {
             file::remove_file(directory, name);
         }
-        if let Some((name, _)) = &self.directory {
-            file::remove_directory(&self.root, name);
+        if let Some((name, directory)) = &self.directory {
+            if !file::remove_directory(&self.root, name) {
+                serve::empty_directory(directory);
+                file::remove_directory(&self.root, name);
+            }
         }
     }
 }

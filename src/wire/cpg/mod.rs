@@ -15,9 +15,12 @@ use crate::wire::message::{Encoding, InSlotCounted, Native, RingIdSlots, Slot, a
 use crate::wire::values::{NodeId, RingId, open_enum};
 use crate::wire::{Message, Request};
 
+/// The most members of a group that [`MembershipReply`] names. Matches `PROCESSOR_COUNT_MAX`.
+pub(crate) const MAX_MEMBERS: usize = 384;
+
 /// Size of [`MembershipReply`]: the daemon always sends room for all the processes it can name. Matches
 /// `sizeof (struct res_lib_cpg_membership_get)`.
-const MEMBERSHIP_REPLY_SIZE: usize = 32 + 384 * ADDRESS_SIZE;
+const MEMBERSHIP_REPLY_SIZE: usize = 32 + MAX_MEMBERS * ADDRESS_SIZE;
 
 /// Size of `mar_cpg_address_t`: three 32-bit numbers in slots.
 const ADDRESS_SIZE: usize = 24;
@@ -374,7 +377,7 @@ impl Message for MembershipReply {
     const KIND: Kind = Kind::Response;
 
     fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
-        let count = writer.length("member_count", self.member_list.len(), 384)?;
+        let count = writer.length("member_count", self.member_list.len(), MAX_MEMBERS)?;
         writer.slot("member_count", count);
         write_addresses("member_list", &self.member_list, writer);
         writer.padding(MEMBERSHIP_REPLY_SIZE.saturating_sub(writer.len()));

@@ -3,11 +3,13 @@
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process;
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 use corosync_ipc::embedded::{Cluster, ClusterBuilder};
+use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::{Endpoint, Error};
 use serde_json::json;
 
@@ -22,8 +24,9 @@ const MAX_CLUSTER_NAME: usize = 255;
 /// Serves an embedded corosync, for tests and development
 ///
 /// It is a test double, not a cluster engine: its nodes are all in this process, nothing is fenced, nothing is highly available. It answers
-/// as corosync 3.1.7 does, to this command, to programs of this library and to C programs with libqb 1.0 or newer, at the place that
-/// --socket-dir or --abstract and --shm-root say; evs is served too. Needs no root and no configuration.
+/// as corosync 3.1.7 does, or as an older one with --generation, to this command, to programs of this library and to C programs with libqb
+/// 1.0 or newer, or of the generation's age. It is at the place that --socket-dir or --abstract and --shm-root say, and serves evs too. It
+/// needs no root and no configuration.
 ///
 /// Prints one line when it is ready; with --json {"event": "ready"} with where it is and what it stands for. Goes on until SIGINT,
 /// SIGTERM or SIGHUP, or until a client shuts the daemon down or kills its node: then it removes its files and ends with 0.
@@ -45,6 +48,14 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "NAME", default_value = "embedded", value_parser = parse_cluster_name)]
     cluster_name: String,
 
+    /// Clients see the directory of --shm-root as this one: what C programs in a container are told, where it is mounted.
+    #[arg(long, value_name = "DIR")]
+    told_shm_root: Option<PathBuf>,
+
+    /// The libqb and the corosync that it speaks as.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t)]
+    generation: Age,
+
     /// What messages travel through.
     #[arg(long, value_enum, default_value_t)]
     transport: Transport,
@@ -58,6 +69,39 @@ enum Transport {
     Shm,
     /// Datagram sockets (not there yet).
     Socket,
+}
+
+/// A libqb and the corosync of its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Age {
+    /// libqb 0.10 to 0.12 and corosync 1.99.9.
+    #[value(name = "libqb-0.10")]
+    Libqb010,
+    /// libqb 0.13 and corosync 2.4.6, as the next two.
+    #[value(name = "libqb-0.13")]
+    Libqb013,
+    /// libqb 0.14.
+    #[value(name = "libqb-0.14")]
+    Libqb014,
+    /// libqb 0.15 to 1.0.3.
+    #[value(name = "libqb-0.15")]
+    Libqb015,
+    /// libqb 1.0.4 and later and corosync 3.1.7.
+    #[default]
+    #[value(name = "libqb-1.0.4")]
+    Libqb104,
+}
+
+impl From<Age> for Generation {
+    fn from(age: Age) -> Self {
+        match age {
+            Age::Libqb010 => Self::Libqb010,
+            Age::Libqb013 => Self::Libqb013,
+            Age::Libqb014 => Self::Libqb014,
+            Age::Libqb015 => Self::Libqb015,
+            Age::Libqb104 => Self::Libqb104,
+        }
+    }
 }
 
 fn parse_cluster_name(name: &str) -> Result<String, String> {
@@ -93,7 +137,10 @@ impl Serve {
         }
         // Before there are other threads.
         let signals = Signals::block()?;
-        let cluster = start(builder(&nodes, &self.cluster_name, &context.endpoint))?;
+        let endpoint = context.endpoint.clone();
+        let endpoint = self.told_shm_root.into_iter().fold(endpoint, Endpoint::told_shm_root);
+        let builder = builder(&nodes, &self.cluster_name, &endpoint).generation(self.generation.into());
+        let cluster = start(builder)?;
         announce(context, &nodes, &self.cluster_name)?;
         signals.wait(Some(cluster.node(nodes.served)?.as_fd())).map(drop)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::ClientId;
-use super::icmap::raw;
+use super::icmap::stored;
 use super::trackers::{Notice, TrackerId, Trackers, Watcher};
 use crate::cmap::{TrackEvents, Value, ValueType};
 use crate::error::CsError;
@@ -99,8 +99,8 @@ pub(crate) struct Stats {
     /// To whom knet has links, and whether they are here.
     links: BTreeMap<NodeId, bool>,
     trackers: Trackers,
-    /// Those of a key, which the timer looks at, in the order in which they were added.
-    watched: Vec<Watched>,
+    /// Those of a key, which the timer looks at.
+    watched: BTreeMap<TrackerId, Watched>,
     /// When the daemon started, from which on the timer runs.
     started: Instant,
     /// When the timer ends; nothing while none is watched.
@@ -134,7 +134,6 @@ pub(crate) struct Counted {
 
 #[derive(Debug)]
 struct Watched {
-    id: TrackerId,
     watcher: Watcher,
     key: Bytes,
     /// The value that was told last. What was not there was 0.
@@ -156,16 +155,17 @@ impl Stats {
             connections: BTreeMap::new(),
             links: BTreeMap::new(),
             trackers: Trackers::default(),
-            watched: Vec::new(),
+            watched: BTreeMap::new(),
             started: now,
             due: now,
         }
     }
 
-    /// The node talks with these, itself among them, over knet.
-    pub(crate) fn add_links(&mut self, nodes: impl Iterator<Item = NodeId>, mtu: u32) {
-        self.links = nodes.map(|node| (node, false)).collect();
-        let links = self.links.keys().flat_map(|node| knet::link(*node, mtu));
+    /// The node talks with these, itself among them, over knet, in packets of so many bytes at most.
+    pub(crate) fn add_links(&mut self, nodes: impl Iterator<Item = (NodeId, u32)>) {
+        let nodes: BTreeMap<NodeId, u32> = nodes.collect();
+        self.links = nodes.keys().map(|node| (*node, false)).collect();
+        let links = nodes.into_iter().flat_map(|(node, mtu)| knet::link(node, mtu));
         self.keys.extend(knet::handle().chain(links).map(|(name, value)| (name.into(), Source::Own(value))));
     }
 
@@ -179,7 +179,7 @@ impl Stats {
         let connection = Connection { prefix, name, counted: Counted::default() };
         let mut notices = Vec::new();
         for (name, value) in OF_A_CONNECTION {
-            let (key, now) = (connection.key(name), raw(value(&connection)));
+            let (key, now) = (connection.key(name), stored(value(&connection)));
             notices.extend(self.trackers.notices(TrackEvents::ADD, &key, &now, &now));
             self.keys.insert(key, Source::Of(client, value));
         }
@@ -195,7 +195,7 @@ impl Stats {
         };
         let mut notices = Vec::new();
         for (name, value) in OF_A_CONNECTION {
-            let (key, last) = (connection.key(name), raw(value(&connection)));
+            let (key, last) = (connection.key(name), stored(value(&connection)));
             notices.extend(self.trackers.notices(TrackEvents::DELETE, &key, &last, &last));
             self.keys.remove(&key);
         }
@@ -210,6 +210,11 @@ impl Stats {
         if let Some(connection) = self.connections.get_mut(&client) {
             *what(&mut connection.counted) += 1;
         }
+    }
+
+    /// How many there are.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.len() as u64
     }
 
     pub(crate) fn count_sent(&mut self) {
@@ -292,7 +297,7 @@ impl Stats {
     }
 
     fn value(&self, source: &Source) -> Option<RawValue> {
-        Some(raw(match source {
+        Some(stored(match source {
             Source::Own(value) => value.clone(),
             Source::Of(client, value) => value(self.connections.get(client)?),
         }))
@@ -335,14 +340,14 @@ impl Stats {
                 self.due = now + PERIOD - Duration::from_nanos(passed as u64);
             }
             let told = self.get(&key).map_or(Bytes::from_static(&[0; 8]), |value| value.data);
-            self.watched.push(Watched { id, watcher, key, told });
+            self.watched.insert(id, Watched { watcher, key, told });
         }
         Ok(id)
     }
 
     pub(crate) fn untrack(&mut self, id: TrackerId) {
         self.trackers.remove(id);
-        self.watched.retain(|watched| watched.id != id);
+        self.watched.remove(&id);
     }
 
     /// When [`Stats::timer`] is to be called: not before somebody tracks a key.
@@ -359,7 +364,7 @@ impl Stats {
         self.due = now + PERIOD;
         let mut watched = std::mem::take(&mut self.watched);
         let mut notices = Vec::new();
-        for Watched { watcher, key, told, .. } in watched.iter_mut().rev() {
+        for Watched { watcher, key, told } in watched.values_mut().rev() {
             // Only so many bytes are compared as the value has.
             if let Some(value) = self.get(key).filter(|value| !told.starts_with(&value.data)) {
                 told.clone_from(&value.data);

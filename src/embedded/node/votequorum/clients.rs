@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::{ClientId, Context, c_string};
+use super::super::{Age, ClientId, Context, c_string};
 use super::{Exec, TieBreaker, Tracker, Votequorum, flag};
 use crate::embedded::node;
 use crate::error::CsError;
 use crate::votequorum::{InfoFlags, NodeEntry, NodeState, QDEVICE_NODE_ID};
 use crate::wire::values::{NodeId, TrackFlags};
 use crate::wire::votequorum::{
-    AnyRequest, ExpectedVotesNotification, GetInfoReply, NodeInfo, NodelistNotification, QdeviceMasterWins,
-    QdevicePoll, QdeviceRegister, QdeviceUnregister, QdeviceUpdate, QuorumNotification, SetVotes, Status, TrackStart,
+    AnyRequest, ExpectedVotesNotification, ExpectedVotesNotification199, GetInfoReply, NodeInfo, NodelistNotification,
+    Notification199, QdeviceMasterWins, QdevicePoll, QdeviceRegister, QdeviceUnregister, QdeviceUpdate,
+    QuorumNotification, SetVotes, ShortNodeInfo, Status, TrackStart,
 };
 
 impl Votequorum {
@@ -26,10 +27,17 @@ impl Votequorum {
             node_list.push(NodeEntry { node_id: QDEVICE_NODE_ID, state: NodeState(0) });
         }
         let quorate = self.is_quorate.into();
+        if self.age == Age::V1_99 {
+            return context.event(client, &Notification199 { quorate, context: tracking, node_list });
+        }
         context.event(client, &QuorumNotification { quorate, context: tracking, node_list });
     }
 
     pub(super) fn notify_nodelist(&self, context: &mut Context<'_>, client: ClientId, tracking: u64) {
+        if self.age == Age::V1_99 {
+            // It has no such notification.
+            return;
+        }
         let (ring_id, node_list) = (self.ring_id, self.members.clone());
         context.event(client, &NodelistNotification { context: tracking, ring_id, node_list });
     }
@@ -37,7 +45,12 @@ impl Votequorum {
     pub(super) fn notify_expected(&self, context: &mut Context<'_>) {
         let expected_votes = self.our_votes().1;
         for tracker in self.trackers.iter().rev() {
-            context.event(tracker.client, &ExpectedVotesNotification { context: tracker.context, expected_votes });
+            let Tracker { client, context: tracking, .. } = *tracker;
+            if self.age == Age::V1_99 {
+                context.event(client, &ExpectedVotesNotification199 { context: tracking, expected_votes });
+            } else {
+                context.event(client, &ExpectedVotesNotification { context: tracking, expected_votes });
+            }
         }
     }
 
@@ -88,7 +101,7 @@ impl Votequorum {
             qdevice_name: Bytes::new(),
         };
         let Some(node) = self.nodes.get(&id) else {
-            return context.reply_with(client, &GetInfoReply::Full(info), Err(CsError::NotExist));
+            return context.reply_with(client, &self.laid_out(info), Err(CsError::NotExist));
         };
         let of = |flag: u32| node.flags & flag != 0;
         let device = if of(flag::QDEVICE_CAST_VOTE) { self.qdevice_votes } else { 0 };
@@ -118,7 +131,17 @@ impl Votequorum {
         info.quorum = self.quorum;
         info.qdevice_votes = self.qdevice_votes;
         info.qdevice_name = self.qdevice_name.clone();
-        context.reply(client, &GetInfoReply::Full(info));
+        context.reply(client, &self.laid_out(info));
+    }
+
+    fn laid_out(&self, info: NodeInfo) -> GetInfoReply {
+        if self.age > Age::V1_99 {
+            return GetInfoReply::Full(info);
+        }
+        let NodeInfo { nodeid, state, votes, expected_votes, highest_expected, total_votes, quorum, flags, .. } = info;
+        let state = state.unwrap_or_default().0;
+        let words = [nodeid.0, state, votes, expected_votes, highest_expected, total_votes, quorum, flags.bits()];
+        GetInfoReply::Short(ShortNodeInfo(words))
     }
 
     fn request_expected(&mut self, context: &mut Context<'_>, votes: u32) -> Result<(), CsError> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::quorum::Quorum;
 use super::trackers::Watcher;
-use super::{ClientId, Context, Membership};
+use super::{Age, ClientId, Context, Membership};
 use crate::cmap::TrackEvents;
 use crate::error::CsError;
 use crate::votequorum::{NodeState, QDEVICE_NODE_ID};
@@ -118,6 +118,7 @@ struct Tracker {
 #[derive(Debug)]
 pub(crate) struct Votequorum {
     us: NodeId,
+    age: Age,
     /// Every node ever known, this one among them.
     nodes: BTreeMap<NodeId, Node>,
     qdevice_votes: u32,
@@ -155,9 +156,10 @@ pub(crate) struct Votequorum {
 }
 
 impl Votequorum {
-    pub(crate) fn new(us: NodeId) -> Self {
+    pub(crate) fn new(us: NodeId, age: Age) -> Self {
         Self {
             us,
+            age,
             nodes: BTreeMap::new(),
             qdevice_votes: 0,
             qdevice_name: Bytes::new(),
