@@ -196,7 +196,7 @@ impl Endpoint {
         self
     }
 
-    /// How long connecting may take and how long each call may.
+    /// How long connecting may take and how long each call may. [`within`](crate::within) gives several calls one deadline.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.connect_timeout(timeout).request_timeout(timeout)
     }
@@ -289,7 +289,8 @@ impl Endpoint {
         self.connect_timeout
     }
 
-    pub(crate) fn request_timeout_value(&self) -> Duration {
+    /// How long a call may take: see [`Endpoint::request_timeout`].
+    pub fn request_timeout_value(&self) -> Duration {
         self.request_timeout
     }
 }

@@ -51,7 +51,7 @@ pub mod wire;
 
 #[cfg(feature = "tokio")]
 pub use client::{AsyncClient, AsyncEvents};
-pub use client::{Client, Events, Service, Waker};
+pub use client::{Client, Events, Service, Waker, within};
 pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
 pub use endpoint::{Deadline, Endpoint, parse_duration};
 pub use endpoint::{ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE};

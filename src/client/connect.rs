@@ -50,6 +50,9 @@ pub(super) fn connect(
     let name = Cow::Owned(endpoint.name(service).to_owned());
     let (timeout, deadline) = (patience.timeout, Some(patience.deadline));
     let connecting = Connecting { endpoint, service: name, timeout, deadline };
+    if patience.is_over() {
+        return Err(connecting.timed_out());
+    }
     let mut pause = QUEUE_RETRY;
     let (socket, peer, reply) = loop {
         let socket = connecting.socket(&endpoint.address(service))?;

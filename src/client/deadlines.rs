@@ -11,7 +11,7 @@ use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::quorum::Model;
 use crate::server::doubles::{Deaf, Endless, SlowDaemon};
 use crate::supervise::{CmapTracker, Notice, Supervised};
-use crate::{Client, Deadline, Endpoint, NodeId, RingId, Service, TrackFlags};
+use crate::{Client, Deadline, Endpoint, NodeId, RingId, Service, TrackFlags, within};
 use crate::{cfg, cmap, cpg, evs, quorum, votequorum};
 
 /// A timeout that no test waits for.
@@ -295,6 +295,15 @@ fn try_all(rows: Vec<Row>) {
 #[test]
 fn every_call_ends_in_one_timeout_with_a_daemon_that_takes_most_of_it_for_each_request() {
     try_all(every_call().0);
+}
+
+#[test]
+fn calls_that_have_one_deadline_end_at_it() {
+    let two_calls = |endpoint: &Endpoint, start: &Start<'_>| {
+        start.now();
+        within(start.timeout, || cmap::Client::connect_to(endpoint)?.get("test.number")).map(drop)
+    };
+    try_all(vec![Row::new("connect and get", TimedOut, two_calls)]);
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub use asynchronous::{AsyncClient, AsyncEvents};
 use connection::Look;
 pub(crate) use connection::{Connection, FlowControl};
 pub use dispatcher::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
+pub use patience::within;
 pub(crate) use patience::{Limit, Patience};
 pub(crate) use tracking::Tracking;
 pub use waker::Waker;
