@@ -307,6 +307,23 @@ fn calls_that_have_one_deadline_end_at_it() {
 }
 
 #[test]
+fn what_begins_after_the_deadline_is_not_sent() {
+    let daemon = SlowDaemon::start();
+    let endpoint = daemon.endpoint().clone().timeout(LONG);
+    let client = cpg::Client::connect_to(&endpoint).unwrap();
+    client.join(&group()).unwrap();
+    let multicast = |message: &[u8]| client.multicast(Guarantee::AGREED, message);
+    let over = within(Instant::now(), || (multicast(b"late"), cmap::Client::connect_to(&endpoint).map(drop)));
+    assert!(matches!(over, (Err(Error::TimedOut { .. }), Err(Error::TimedOut { .. }))), "{over:?}");
+    multicast(b"in time").unwrap();
+    let delivered = client.events().find_map(|event| match event.unwrap() {
+        cpg::Event::Deliver { payload, .. } => Some(payload),
+        _ => None,
+    });
+    assert_eq!(delivered.unwrap(), &b"in time"[..]);
+}
+
+#[test]
 fn an_attempt_of_a_supervised_client_has_two_timeouts_however_much_is_set_up() {
     let row = Row::new("attempt", TimedOut, |endpoint, start| {
         let endpoint = endpoint.clone();
