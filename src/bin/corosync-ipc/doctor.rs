@@ -1,6 +1,7 @@
 //! `corosync-ipc doctor`: which wall stands between here and the daemon.
 
 use std::fmt::Write;
+use std::thread;
 
 use clap::Args;
 use corosync_ipc::cmap::{self, Map};
@@ -10,7 +11,7 @@ use serde_json::{Value as Json, json};
 use crate::cli::Context;
 use crate::failure::{Failure, Fault, describe};
 use crate::output::{print, print_document, printable};
-use crate::services::{self, Probe};
+use crate::services::{self, Probe, ask, join};
 use crate::surroundings::Surroundings;
 
 /// Finds out why a daemon cannot be reached, and says what to do
@@ -72,12 +73,16 @@ impl Doctor {
     #[allow(clippy::unused_self, reason = "as all commands")]
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let surroundings = Surroundings::look(&context.endpoint);
-        let mut probes = services::probe_all(&context.endpoint);
+        let Context { endpoint, deadline, .. } = context;
+        let (mut probes, has_votequorum, is_new) = thread::scope(|scope| {
+            let has_votequorum = ask(scope, *deadline, || services::has_votequorum(endpoint));
+            let is_new = ask(scope, *deadline, || is_2_99(endpoint));
+            (services::probe_all(endpoint, *deadline), join(has_votequorum), join(is_new))
+        });
         probes.retain(|probe| !probe.is_needless());
-        // Not again where it failed: that would cost another timeout.
+        // Without cmap these fail of what cmap fails of.
         let has_cmap = probes.iter().any(|probe| probe.service.name == "cmap" && probe.result.is_ok());
-        let asked = has_cmap.then(|| (services::has_votequorum(&context.endpoint), is_2_99(&context.endpoint)));
-        let (has_votequorum, is_new) = asked.unzip();
+        let (has_votequorum, is_new) = has_cmap.then_some((has_votequorum, is_new)).unzip();
         let mut faults = services::faults(&probes, known(&has_votequorum));
         for (part, error) in [(PROVIDER, failed(&has_votequorum)), (IS_NEW, failed(&is_new))] {
             if let Some(error) = error {

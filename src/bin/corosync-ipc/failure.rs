@@ -1,5 +1,6 @@
 //! How the command ends when something goes wrong: one line on standard error, and an exit status.
 
+use std::collections::HashSet;
 use std::error::Error as _;
 use std::process::ExitCode;
 
@@ -125,11 +126,6 @@ impl Fault {
     pub(crate) fn json(&self) -> Json {
         json!({ "error": self.text, "cs_error": self.cs_error })
     }
-
-    /// Whether other questions to the same service would fail alike, after another timeout perhaps.
-    pub(crate) fn is_of_service(&self) -> bool {
-        [UNREACHABLE, TIMED_OUT].contains(&self.status)
-    }
 }
 
 impl From<&Error> for Fault {
@@ -147,13 +143,11 @@ impl Faults {
         self.0.push((part.into(), fault));
     }
 
-    /// Adds those of parts that have none yet.
+    /// Adds those of parts that have none yet, unless what they failed of is there as that of another part: one cause counts once.
     pub(crate) fn extend(&mut self, faults: Self) {
-        for (part, fault) in faults.0 {
-            if self.get(&part).is_none() {
-                self.add(part, fault);
-            }
-        }
+        let known: HashSet<String> = self.0.iter().flat_map(|(part, fault)| [part, &fault.text]).cloned().collect();
+        let new = |(part, fault): &(String, Fault)| !known.contains(part) && !known.contains(&fault.text);
+        self.0.extend(faults.0.into_iter().filter(new));
     }
 
     pub(crate) fn get(&self, part: &str) -> Option<&Fault> {
@@ -188,6 +182,12 @@ impl Faults {
         let more =
             if answered && self.0.len() > 1 { format!(" (and {} more)", self.0.len() - 1) } else { String::new() };
         Err(Failure::Failed { status, text: format!("{part}{}{more}", fault.text) })
+    }
+}
+
+impl<const N: usize> From<[(&str, Fault); N]> for Faults {
+    fn from(faults: [(&str, Fault); N]) -> Self {
+        Self(faults.map(|(part, fault)| (part.to_owned(), fault)).into())
     }
 }
 
