@@ -29,7 +29,7 @@ use memmap2::MmapRaw;
 use nix::errno::Errno;
 use nix::libc::{self, siginfo_t};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
 use nix::unistd::Pid;
 
 /// Set in a test's own process.
@@ -538,6 +538,17 @@ in_own_process! {
         lose_a_ring();
         so_far_so_good();
         foreign.touch();
+    } => dies_of_sigbus;
+
+    /// Rust's own handler takes itself away.
+    fn the_guard_outlives_a_signal_that_was_sent_to_a_program_of_rust() {
+        guard_against_truncation().unwrap();
+        // To this thread, which has handled it afterwards.
+        raise(Signal::SIGBUS).unwrap();
+        lose_a_ring();
+        so_far_so_good();
+        // The next one kills, as it would without the guard.
+        raise(Signal::SIGBUS).unwrap();
     } => dies_of_sigbus;
 
     fn a_fault_kills_although_the_signal_is_ignored() {

@@ -60,6 +60,7 @@ compile_error!(
 /// - Faults in other memory go to the handler that was there before. Without one they kill, as before.
 /// - Install other handlers for `SIGBUS`, such as a crash reporter's, before this one. A handler that is installed later must call the
 ///   handler that it replaces, or the guard is gone.
+/// - A fault that the system has no memory for kills: the handler maps zeros in the place of what is missing.
 /// - A thread that blocks `SIGBUS` and touches a missing part is killed by the system, and the process with it. Leave it unblocked in
 ///   threads that use clients, and in the one that starts a `server::Listener`.
 /// - A cut is noticed when the missing part is touched. A call that waits for an answer looks every 20 ms. One that waits for events
