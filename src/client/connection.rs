@@ -413,9 +413,12 @@ impl Connection {
 
     /// Takes messages of events, until `make` makes an event of one or none waits. Never blocks. Matches `qb_ipcc_event_recv` with
     /// a timeout of 0, but looks at the ring first: a glance at an empty one takes no system call.
+    ///
+    /// Many messages of which none is an event take no longer than until the deadline.
     pub(crate) fn poll_event<E>(
         &self,
         look: Look,
+        deadline: Option<Instant>,
         make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
     ) -> Result<Option<E>> {
         for _ in 0..self.most_silent {
@@ -426,6 +429,7 @@ impl Connection {
             };
             self.send_wanted_nudge();
             match event {
+                Some(None) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Ok(None),
                 Some(None) => {}
                 Some(event) => return Ok(event),
                 None => return Ok(None),

@@ -1,15 +1,61 @@
 //! A daemon that lies: whatever it answers, every call returns, and nothing panics.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::server::{Conn, Handler, Listener, Peer, Random, Refusal};
-use crate::wire::{Kind, tables};
+use super::{Patience, sealed};
+use crate::server::{Conn, Handler, Listener, Peer, Random, Refusal, doubles};
+use crate::wire::{self, Kind, Message, WireError, tables};
 use crate::{Client, Dispatch, Endpoint, NodeId, Result, RingId, Service, TrackFlags};
+use crate::{Error, ProtocolError, RingError};
 use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
+
+/// A service of whose events nothing is told.
+#[derive(Default)]
+struct Mute {
+    looked_at: AtomicUsize,
+}
+
+impl sealed::Sealed for Mute {}
+
+impl Service for Mute {
+    type Event = ();
+
+    const NAME: &'static str = "mute";
+    const RING_SIZE: u32 = 1 << 20;
+
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        wire::quorum::GetQuorate {}.encode()
+    }
+
+    fn event(&self, _: Bytes) -> Result<Option<()>, WireError> {
+        self.looked_at.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+}
+
+/// Sends events before it answers.
+struct Talker;
+
+/// How many.
+const EVENTS: usize = 1000;
+
+impl Handler for Talker {
+    type Session = ();
+
+    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn on_request(&mut self, conn: &mut Conn<'_, ()>, _: Bytes) {
+        (0..EVENTS).for_each(|_| conn.send_event(b"of which nothing is told").unwrap());
+        conn.reply(&wire::quorum::GetQuorateReply { quorate: 1 }.encode().unwrap()).unwrap();
+    }
+}
 
 /// Answers with captured messages of the same id, damaged or not, or with nothing; and sends events that nobody asked for.
 struct Liar {
@@ -196,6 +242,35 @@ fn lie(seed: u64, bear: fn(&Endpoint) -> usize) -> usize {
     let builder = fuzzing::SERVICES.iter().fold(builder, |builder, service| builder.service(*service));
     let _listener = builder.start(Liar::new(seed)).unwrap();
     bear(&endpoint)
+}
+
+#[test]
+fn messages_that_are_no_events_keep_nobody_beyond_the_deadline() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
+    let _listener = Listener::<Talker>::builder().endpoint(&endpoint).service("mute").start(Talker).unwrap();
+    let client = Client::open(&endpoint, Mute::default(), &Patience::connecting(&endpoint)).unwrap();
+    client.call("talk", &wire::quorum::GetQuorate {}).unwrap();
+    let looked_at = || client.service.looked_at.load(Ordering::Relaxed);
+    assert_eq!((client.next_event(Instant::now()).unwrap(), looked_at()), (None, 1));
+    // Whoever never waits takes what there is, for the sake of edge-triggered loops.
+    assert_eq!((client.poll_event().unwrap(), looked_at()), (None, EVENTS));
+}
+
+#[test]
+fn rings_larger_than_what_was_asked_for_are_refused() {
+    let connect = |size| {
+        let (endpoint, _daemon) = doubles::generous(size);
+        cpg::Client::connect_to(&endpoint.ring_size(8192)).map(drop)
+    };
+    match connect(32 << 20).unwrap_err() {
+        Error::Protocol { source: ProtocolError::Ring(RingError::TooLarge { have, limit, .. }), .. } => {
+            // The size and a page, whatever machine this is.
+            assert_eq!((have, limit), ((32 << 20) + 4096, 64 << 10));
+        }
+        error => panic!("{error}"),
+    }
+    connect(32768).unwrap();
 }
 
 #[test]

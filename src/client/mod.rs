@@ -121,11 +121,11 @@ impl<S: Service> Client<S> {
     /// [`Error::Disconnected`] once the daemon is gone and every event it left was taken; [`Error::Finalized`];
     /// [`Error::Protocol`] when the daemon sent what is no event.
     pub fn poll_event(&self) -> Result<Option<S::Event>> {
-        self.look(Look::Thorough)
+        self.look(Look::Thorough, None)
     }
 
-    fn look(&self, look: Look) -> Result<Option<S::Event>> {
-        self.connection.poll_event(look, |message| self.service.event(message))
+    fn look(&self, look: Look, deadline: Option<Instant>) -> Result<Option<S::Event>> {
+        self.connection.poll_event(look, deadline, |message| self.service.event(message))
     }
 
     /// Waits for the next event until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`]. `None` when it passed, or when the
@@ -139,7 +139,7 @@ impl<S: Service> Client<S> {
             if self.connection.was_woken() {
                 return Ok(None);
             }
-            if let Some(event) = self.look(Look::Glance)? {
+            if let Some(event) = self.look(Look::Glance, deadline)? {
                 return Ok(Some(event));
             }
             // What waits need not become an event, so the deadline is looked at in any case.
@@ -176,7 +176,7 @@ impl<S: Service> Client<S> {
                 Next::Done => return Ok(()),
                 Next::TryAgain => return Err(Error::Cs { call: "dispatch".into(), error: CsError::TryAgain }),
             };
-            next = match self.look(Look::Glance)? {
+            next = match self.look(Look::Glance, None)? {
                 Some(event) => match handler(event) {
                     ControlFlow::Continue(()) => mode.handed_over(),
                     ControlFlow::Break(()) => Next::Done,

@@ -173,7 +173,7 @@ impl Deaf {
         let (stopped, root) = (Arc::clone(&stop), directory.path().to_owned());
         let thread = thread::spawn(move || {
             wait_for(&listener, Interest::Readable, None).unwrap();
-            let (_client, mut rings) = accept(serve::accept_stream(&listener).unwrap(), &root);
+            let (_client, mut rings) = accept(serve::accept_stream(&listener).unwrap(), &root, None);
             while !stopped.load(Ordering::SeqCst) {
                 let Some(request) = rings.request.receive(Duration::from_millis(1)).unwrap() else { continue };
                 let id = Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
@@ -198,12 +198,26 @@ impl Drop for Deaf {
     }
 }
 
-/// Sets a connection up.
-fn accept(client: OwnedFd, root: &Path) -> (OwnedFd, Rings) {
+/// A cpg daemon that makes rings of this size, whatever it is asked for, and no more than one connection.
+pub(crate) fn generous(size: u32) -> (Endpoint, impl Sized) {
+    let (endpoint, directory) = private_endpoint();
+    let path = endpoint.socket_path("cpg").unwrap();
+    let listener = serve::listen_stream(&socket::path_address(&path).unwrap()).unwrap();
+    let root = directory.path().to_owned();
+    let thread = thread::spawn(move || {
+        wait_for(&listener, Interest::Readable, None).unwrap();
+        accept(serve::accept_stream(&listener).unwrap(), &root, Some(size))
+    });
+    (endpoint, (thread, directory))
+}
+
+/// Sets a connection up, with rings as large as asked for unless another size is given.
+fn accept(client: OwnedFd, root: &Path, size: Option<u32>) -> (OwnedFd, Rings) {
     let mut request = [0; CONNECT_REQUEST_SIZE];
     assert_eq!(wait_for(&client, Interest::Readable, None).unwrap(), Ready::Yes);
     assert_eq!(socket::receive_now(&client, &mut request).unwrap(), request.len());
-    let ConnectRequest { max_msg_size } = ConnectRequest::decode(&request).unwrap();
+    let asked = ConnectRequest::decode(&request).unwrap().max_msg_size;
+    let max_msg_size = size.unwrap_or(asked);
     let generation = Generation::default();
     let credentials: Credentials = socket::peer_credentials(&client).unwrap();
     let rings = Request { generation, root, service: "cpg", client: credentials, fd: 1, max_msg_size };
