@@ -139,11 +139,14 @@ pub enum Error {
         after: Duration,
     },
 
-    /// The daemon ended or closed the connection, or the files of its rings were cut short. It does not come back: connect again.
-    #[error("the connection to {service} is gone: the daemon ended or closed it")]
+    /// The daemon ended or closed the connection, or a file of its rings was cut short. It does not come back: connect again.
+    #[error("the connection to {service} is gone: {}", why_gone(*truncated))]
     Disconnected {
         /// The service.
         service: Cow<'static, str>,
+        /// The ring of which a file was cut short, where that is why. Noticed only after
+        /// [`guard_against_truncation`](crate::guard_against_truncation).
+        truncated: Option<&'static str>,
     },
 
     /// The client was finalized by [`Client::finalize`](crate::Client::finalize).
@@ -241,6 +244,13 @@ fn unmapped(uid: u32, is_unmapped: bool) -> String {
         format!("; uid {uid} here stands for all users outside of this user namespace, such as the host's root")
     } else {
         String::new()
+    }
+}
+
+fn why_gone(truncated: Option<&'static str>) -> String {
+    match truncated {
+        Some(ring) => format!("a file of its {ring} ring was cut short, by the daemon or whoever else may write there"),
+        None => "the daemon ended or closed it".to_owned(),
     }
 }
 
@@ -387,6 +397,11 @@ impl Error {
 
     pub(crate) fn invalid(argument: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::InvalidArgument { argument, reason: reason.into() }
+    }
+
+    /// The daemon ended or closed the connection.
+    pub(crate) fn disconnected(service: impl Into<Cow<'static, str>>) -> Self {
+        Self::Disconnected { service: service.into(), truncated: None }
     }
 
     pub(crate) fn system(operation: impl Into<Cow<'static, str>>, source: impl Into<io::Error>) -> Self {

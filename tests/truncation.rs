@@ -592,8 +592,11 @@ fn lose_a_ring() {
     let endpoint = corosync.endpoint();
     let (client, rings) = Rings::of(endpoint, || cmap::Client::connect_to(endpoint).unwrap());
     files().for_each(|file| rings.cut(file, 0));
-    assert_disconnected(client.get("totem.version"), "get");
-    assert_disconnected(client.poll_event(), "poll event");
+    let ended = client.get("totem.version").unwrap_err();
+    assert!(matches!(ended, Error::Disconnected { truncated: Some(_), .. }), "{ended:?}");
+    assert!(ended.to_string().contains(" ring was cut short"), "{ended}");
+    // The first cause stays.
+    assert_eq!(client.poll_event().unwrap_err().to_string(), ended.to_string());
 }
 
 /// A mapping of a file without a byte, which is not a ring.

@@ -149,7 +149,7 @@ impl Connecting<'_> {
             let wants = handshake.wants().map_err(protocol)?.min(buffer.len());
             let room = buffer.get_mut(..wants).unwrap_or_default();
             match socket::receive_from(socket, room) {
-                Ok((0, _)) => return Err(Error::Disconnected { service: self.service.clone() }),
+                Ok((0, _)) => return Err(Error::disconnected(self.service.clone())),
                 Ok((count, sender)) => {
                     // Whoever listened may have dropped privileges since, or passed the socket on. The one who answers will read the
                     // requests, so it must be trusted too; it need not be the same user.
@@ -242,9 +242,7 @@ impl Connecting<'_> {
 
     fn disconnected(&self, error: io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                Error::Disconnected { service: self.service.clone() }
-            }
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::disconnected(self.service.clone()),
             _ => Error::system(format!("connecting to {}", self.service), error),
         }
     }

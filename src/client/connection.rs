@@ -88,6 +88,8 @@ pub(crate) struct Connection {
     timeout: AtomicU64,
     /// One of the states below; only ever grows.
     state: AtomicU8,
+    /// The ring of which a file was cut short. Set before the state says that the connection is broken.
+    truncated: OnceLock<&'static str>,
     /// What is to be logged once the locks are released: whoever gets to see it may use the client.
     notes: Mutex<Vec<Note>>,
     /// Whether there are any. Relaxed: who notes something looks here afterwards.
@@ -224,6 +226,7 @@ impl Connection {
             }),
             timeout: AtomicU64::new(0),
             state: AtomicU8::new(OPEN),
+            truncated: OnceLock::new(),
             notes: Mutex::default(),
             noted: AtomicBool::new(false),
             waker: OnceLock::new(),
@@ -646,7 +649,7 @@ impl Connection {
     fn ended(&self) -> Error {
         match self.state() {
             FINALIZED => Error::Finalized,
-            _ => Error::Disconnected { service: self.service.clone() },
+            _ => Error::Disconnected { service: self.service.clone(), truncated: self.truncated.get().copied() },
         }
     }
 
@@ -683,9 +686,13 @@ impl Connection {
     /// As [`Connection::refuse`], where a lock is held.
     fn broken(&self, source: ProtocolError) -> Error {
         self.note(Note::Broken(source));
+        let truncated = match source {
+            ProtocolError::Ring(RingError::Truncated { ring }) => Some(*self.truncated.get_or_init(|| ring)),
+            _ => None,
+        };
         self.advance(BROKEN);
         socket::shut_down(&self.socket);
-        if let ProtocolError::Ring(RingError::Truncated { .. }) = source {
+        if truncated.is_some() {
             return self.ended();
         }
         Error::Protocol { service: self.service.clone(), source }

@@ -40,7 +40,7 @@ compile_error!(
 /// A connection's messages travel through files in shared memory. Whoever owns the files can truncate them at any time, by mistake or
 /// on purpose. The system then sends `SIGBUS` to the process that touches the missing part, which kills it. This function installs a
 /// handler for `SIGBUS`. With it, a fault in a ring ends that ring's connection and nothing else: every call on the client, also one under
-/// way, fails with [`Error::Disconnected`]; a server disconnects the client and goes on with the others. A call that connects fails with
+/// way, fails with [`Error::Disconnected`], which names the ring; a server disconnects the client and goes on with the others. A call that connects fails with
 /// [`Error::Protocol`].
 ///
 /// The handler covers the whole process, connections made before included, and stays. A second call does nothing. The `corosync-ipc`

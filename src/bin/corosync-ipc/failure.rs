@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn parts_that_fail_decide_how_the_command_ends() {
-        let gone = Error::Disconnected { service: "cfg".into() };
+        let gone = Error::Disconnected { service: "cfg".into(), truncated: None };
         let late = Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
         let refused = Error::Cs { call: "x".into(), error: CsError::Access };
         let ends = |errors: &[&Error], answered| {

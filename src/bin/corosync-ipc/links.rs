@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn node_status_says_what_ring_status_does() {
-        let fault = Fault::from(&Error::Disconnected { service: "cfg".into() });
+        let fault = Fault::from(&Error::Disconnected { service: "cfg".into(), truncated: None });
         let states: BTreeMap<NodeId, State> = [
             told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
             told(2, vec![link(0, true, "10.0.0.1", "10.0.0.2"), link(3, false, "10.0.3.1", "10.0.3.2")]),
