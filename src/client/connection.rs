@@ -51,6 +51,9 @@ const WAKE_BYTE_COST: usize = 2048;
 /// What the smallest message takes in a ring, and every message besides its length: a chunk's header.
 const CHUNK_HEADER: usize = 8;
 
+/// How many answers to nudges are thrown away at a time: twice as many as there are nudges under way.
+const MOST_DRAINED: usize = 4;
+
 /// How often a glance at the events checks that the daemon is still there; in between it makes no system call.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -511,11 +514,11 @@ impl Connection {
         if !requests.exchange.owes_unawaited_only() {
             return Ok(false);
         }
-        while requests.exchange.before() == Before::Drain {
-            if requests.response.try_receive().map_err(|source| self.broken(source.into()))?.is_none() {
-                break;
+        for _ in 0..MOST_DRAINED {
+            match requests.response.try_receive().map_err(|source| self.broken(source.into()))? {
+                Some(reply) => requests.exchange.received_unawaited(&reply),
+                None => break,
             }
-            requests.exchange.received();
         }
         if !requests.exchange.may_nudge() {
             return Ok(false);
@@ -743,6 +746,9 @@ impl Turn<'_> {
             }
         }
         let broken = |source: crate::error::RingError| self.connection.broken(source.into());
+        if self.requests.exchange.take_again() {
+            self.requests.response.receive(RETRY_FIRST).map_err(broken)?;
+        }
         // Second answers that came too late for the request they belong to.
         while self.requests.response.try_receive().map_err(broken)?.is_some() && Instant::now() < deadline {}
         Ok(true)
