@@ -225,6 +225,16 @@ pub enum RingFileFault {
         /// The user who serves.
         server: u32,
     },
+    /// It belongs to this user, and the server to none who could have given it away.
+    #[error(
+        "it belongs to this user (uid {own}), which the server (uid {server}) cannot have arranged: it may be of another connection"
+    )]
+    Ours {
+        /// This process's effective user id.
+        own: u32,
+        /// The user who serves.
+        server: u32,
+    },
     /// It is a link, a device or the like.
     #[error("it is not a regular file")]
     NotAFile,
