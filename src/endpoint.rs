@@ -74,6 +74,9 @@ enum Sockets {
     Directory(PathBuf),
 }
 
+/// What the address of an abstract socket begins with in words.
+pub(crate) const ABSTRACT: &str = "the abstract address @";
+
 /// Where one service listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SocketAddress {
@@ -84,7 +87,7 @@ pub(crate) enum SocketAddress {
 impl fmt::Display for SocketAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Abstract(name) => write!(f, "the abstract address @{name}"),
+            Self::Abstract(name) => write!(f, "{ABSTRACT}{name}"),
             Self::Path(path) => path.display().fmt(f),
         }
     }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::endpoint::ABSTRACT;
 pub use crate::wire::WireError;
 
 /// Shorthand for results of this crate.
@@ -25,10 +26,7 @@ pub enum Error {
     },
 
     /// Nobody listens at the service's socket.
-    #[error(
-        "no {service} socket at {address}: is corosync running in this network namespace, \
-         and does it use the same kind of socket (abstract or a directory)?"
-    )]
+    #[error("no {service} socket at {address}: {}", where_else(address))]
     NoSocket {
         /// The service.
         service: Cow<'static, str>,
@@ -254,6 +252,16 @@ fn unmapped(uid: u32, is_unmapped: bool) -> String {
         format!("; uid {uid} here stands for all users outside of this user namespace, such as the host's root")
     } else {
         String::new()
+    }
+}
+
+/// An abstract socket belongs to a network namespace, one in a directory to whoever sees the directory.
+fn where_else(address: &str) -> &'static str {
+    if address.starts_with(ABSTRACT) {
+        "is corosync running in this network namespace, and does it use abstract sockets, and not a directory?"
+    } else {
+        "is corosync running, and does it keep its sockets in this directory (a container's /run is another), and not at \
+         abstract addresses?"
     }
 }
 

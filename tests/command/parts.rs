@@ -464,6 +464,10 @@ fn a_service_that_is_missing_though_it_should_be_there_is_told() {
         assert_eq!((&missing[0]["service"], &missing[0]["cs_error"]), (&json!(service), &json!("CS_ERR_NOT_EXIST")));
         lying.prints(1, &["status"], &[&format!("{service:<12}failed: no {service} socket")]);
         lying.fails(1, &["doctor"], &[&format!("{service}: no {service} socket")]);
+        // The others answer, so it is not at another place.
+        let advice =
+            if service == "votequorum" { "-> it is there when corosync.conf" } else { "-> this corosync runs without" };
+        lying.prints(1, &["doctor"], &[advice]);
     }
     let lying = Lying::new("votequorum", None);
     assert_fails(&lying.run(&["quorum", "watch"]), 3, &["no votequorum socket"]);

@@ -68,8 +68,14 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Failed { status: status(&error), text: describe(&error) }
+        Self::Failed { status: status(&error), text: describe(&error) + hint(&error).unwrap_or_default() }
     }
+}
+
+/// Where to go when nobody listens.
+fn hint(error: &Error) -> Option<&'static str> {
+    matches!(error, Error::NoSocket { .. })
+        .then_some("; `corosync-ipc doctor` looks for the reason, --embedded needs no corosync")
 }
 
 /// The exit status for an error of the library.
@@ -114,6 +120,8 @@ pub(crate) struct Fault {
     status: u8,
     text: String,
     cs_error: Option<&'static str>,
+    /// For the line on standard error.
+    hint: Option<&'static str>,
 }
 
 impl Fault {
@@ -130,7 +138,8 @@ impl Fault {
 
 impl From<&Error> for Fault {
     fn from(error: &Error) -> Self {
-        Self { status: status(error), text: describe(error), cs_error: error.cs_error().map(CsError::c_name) }
+        let cs_error = error.cs_error().map(CsError::c_name);
+        Self { status: status(error), text: describe(error), cs_error, hint: hint(error) }
     }
 }
 
@@ -163,6 +172,12 @@ impl Faults {
         Json::Object(self.0.iter().map(|(part, fault)| (part.clone(), fault.json())).collect())
     }
 
+    /// For the command that gives hints itself.
+    pub(crate) fn without_hints(mut self) -> Self {
+        self.0.iter_mut().for_each(|(_, fault)| fault.hint = None);
+        self
+    }
+
     /// How the command ends. `answered`: whether there was any answer.
     pub(crate) fn judge(&self, answered: bool) -> Result<(), Failure> {
         let statuses = || self.0.iter().map(|(_, fault)| fault.status);
@@ -181,7 +196,8 @@ impl Faults {
         let part = if answered { format!("{part}: ") } else { String::new() };
         let more =
             if answered && self.0.len() > 1 { format!(" (and {} more)", self.0.len() - 1) } else { String::new() };
-        Err(Failure::Failed { status, text: format!("{part}{}{more}", fault.text) })
+        let hint = fault.hint.filter(|_| !answered).unwrap_or_default();
+        Err(Failure::Failed { status, text: format!("{part}{}{more}{hint}", fault.text) })
     }
 }
 
