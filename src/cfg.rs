@@ -69,6 +69,9 @@ pub const MAX_REASON: usize = 255;
 /// How long a daemon waits for the answers of those who track, unless the map says otherwise.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a call is put off at most because the daemon says so.
+const LONGEST_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// Where the map says otherwise, in milliseconds.
 const SHUTDOWN_TIMEOUT_KEY: &str = "cfg.shutdown_timeout";
 
@@ -386,8 +389,8 @@ impl Client {
     /// soon after.
     ///
     /// Except for [`ShutdownKind::IMMEDIATE`] this waits for the answers: as long as the daemon does, which is 5 seconds or the map's
-    /// `cfg.shutdown_timeout` (in milliseconds), in addition to the request timeout. Other requests of this client wait meanwhile. A
-    /// client that is dropped while it waits takes its request back.
+    /// `cfg.shutdown_timeout` (in milliseconds) up to 10 minutes, in addition to the request timeout. Other requests of this client wait
+    /// meanwhile. A client that is dropped while it waits takes its request back.
     ///
     /// Matches `corosync_cfg_try_shutdown`, which waits for ever.
     ///
@@ -410,11 +413,7 @@ impl Client {
     /// How long the daemon waits for answers.
     fn shutdown_timeout(&self, patience: &Patience) -> Duration {
         let cmap = self.service.probe.cmap(patience);
-        // Whatever is wrong with the map, it is no reason not to shut down.
-        match cmap.and_then(|cmap| cmap.get_within(SHUTDOWN_TIMEOUT_KEY, patience)) {
-            Ok(Some(Value::U32(millis))) => Duration::from_millis(millis.into()),
-            _ => SHUTDOWN_TIMEOUT,
-        }
+        shutdown_timeout(cmap.and_then(|cmap| cmap.get_within(SHUTDOWN_TIMEOUT_KEY, patience)).ok().flatten().as_ref())
     }
 
     /// Answers [`Event::Shutdown`]. The daemon counts answers, not those who give them: answer each event once.
@@ -463,6 +462,14 @@ impl Client {
             return Err(Error::invalid("ring size", reason));
         }
         Ok(())
+    }
+}
+
+/// What the map says, up to [`LONGEST_SHUTDOWN_TIMEOUT`]. Whatever is wrong with the map, it is no reason not to shut down.
+fn shutdown_timeout(told: Option<&Value>) -> Duration {
+    match told {
+        Some(Value::U32(millis)) => Duration::from_millis((*millis).into()).min(LONGEST_SHUTDOWN_TIMEOUT),
+        _ => SHUTDOWN_TIMEOUT,
     }
 }
 
@@ -534,6 +541,17 @@ mod tests {
         let name = Bytes::from_static(name.as_bytes());
         let ring = RingStatus::new(&wire::Interface { name, status: Bytes::new() });
         (ring.link, ring.address.clone(), ring.ip())
+    }
+
+    #[test]
+    fn a_shutdown_is_waited_for_as_long_as_the_map_says_but_not_for_weeks() {
+        let waits = |value| shutdown_timeout(Some(&value)).as_millis();
+        assert_eq!(shutdown_timeout(None), SHUTDOWN_TIMEOUT);
+        assert_eq!(
+            [waits(Value::U32(0)), waits(Value::U32(60_000)), waits(Value::U32(u32::MAX))],
+            [0, 60_000, 600_000]
+        );
+        assert_eq!(waits(Value::U64(60_000)), SHUTDOWN_TIMEOUT.as_millis());
     }
 
     #[test]

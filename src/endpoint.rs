@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
-use crate::error::{Error, Result};
+use crate::error::{ABSTRACT, Error, Result};
 use crate::sys::file::is_unmapped;
 
 /// Overrides [`Endpoint::socket_dir`].
@@ -87,7 +87,7 @@ pub(crate) enum SocketAddress {
 impl fmt::Display for SocketAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Abstract(name) => write!(f, "the abstract address @{name}"),
+            Self::Abstract(name) => write!(f, "{ABSTRACT}{name}"),
             Self::Path(path) => path.display().fmt(f),
         }
     }
@@ -183,7 +183,10 @@ impl Endpoint {
     /// before it opens a file or sends a request, and refuses other users with [`Error::UntrustedServer`](crate::Error::UntrustedServer). corosync runs as root; name
     /// the users of other daemons, such as Pacemaker's `hacluster`. Trust a user named here with all that is sent to the service.
     ///
-    /// The files of the rings must belong to this process's user, to the one who serves, or to one named here.
+    /// The files of the rings must belong to the one who serves, to one named here, or to this process's user; to the last only when root
+    /// serves, or one who may be root of another user namespace, since nobody else can give files away. So a server that is not root cannot
+    /// lead its client to files that another daemon made for a connection of the same user. Root could, and needs no such help; so could,
+    /// where 65534 is allowed, every user that is not mapped, until that connection has taken its files into use.
     ///
     /// In a user namespace (a rootless container), users of the host have other numbers than there, and all those that the namespace does
     /// not map have one number, 65534 as a rule. The host's root is usually one of them: a client in such a container needs
@@ -219,7 +222,7 @@ impl Endpoint {
         self
     }
 
-    /// How long connecting may take and how long each call may.
+    /// How long connecting may take and how long each call may. [`within`](crate::within) gives several calls one deadline.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.connect_timeout(timeout).request_timeout(timeout)
     }
@@ -282,7 +285,8 @@ impl Endpoint {
 
     /// Whether ring files of this user may be used with a server of another; see [`Endpoint::server_uids`].
     pub(crate) fn may_own_rings(&self, uid: u32, server_uid: u32) -> bool {
-        uid == server_uid || is_own(uid) || self.server_uids.contains(&uid)
+        let could_give = server_uid == 0 || is_own(server_uid) || is_unmapped(server_uid);
+        uid == server_uid || (is_own(uid) && could_give) || self.server_uids.contains(&uid)
     }
 
     pub(crate) fn name<'a>(&'a self, service: &'a str) -> &'a str {
@@ -334,7 +338,8 @@ impl Endpoint {
         self.connect_timeout
     }
 
-    pub(crate) fn request_timeout_value(&self) -> Duration {
+    /// How long a call may take: see [`Endpoint::request_timeout`].
+    pub fn request_timeout_value(&self) -> Duration {
         self.request_timeout
     }
 
@@ -444,9 +449,12 @@ mod tests {
     fn ring_files_belong_to_either_end_or_to_who_may_serve() {
         let own = geteuid().as_raw();
         let endpoint = Endpoint::new().server_uids([own + 1]);
-        for (owner, server, is_fine) in [(0, 2, true), (1, 2, true), (2, 2, true), (3, 2, false), (2, 0, false)] {
+        // Only root gives files to this user.
+        for (owner, server, is_fine) in [(0, 2, false), (1, 2, true), (2, 2, true), (3, 2, false), (2, 0, false)] {
             assert_eq!(endpoint.may_own_rings(own + owner, own + server), is_fine, "{owner} {server}");
         }
+        assert!(endpoint.may_own_rings(own, 0) && endpoint.may_own_rings(own, own));
+        assert!(endpoint.server_uids([own]).may_own_rings(own, own + 2));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
 pub use endpoint::{Deadline, Endpoint, parse_duration};
 pub use endpoint::{ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE};
 pub use error::{CsError, Error, ProtocolError, Result, RingError, RingFileFault, WireError};
-pub use libqb::client::Waker;
+pub use libqb::client::{Waker, within};
 pub use libqb::ring::guard_against_truncation;
 pub use sys::socket::Credentials;
 pub use wire::values::{NodeId, RingId, TrackFlags};

@@ -270,6 +270,28 @@ fn ring_status_of_knet_has_every_link() {
     assert_eq!(rings, [(Some(0), node.address().as_str()), (Some(3), "10.78.0.1")]);
 }
 
+/// Small ones would take links down.
+#[test]
+fn timers_of_knet_are_not_taken_from_the_map_of_a_running_daemon() {
+    if skip() || version() < KNET {
+        return;
+    }
+    let cluster = Cluster::builder().transport(Transport::Knet).start();
+    cluster.node(1).run(|| {
+        let map = cmap::Client::connect().unwrap();
+        let timers = ["knet_ping_interval", "knet_ping_timeout"].map(|name| format!("totem.interface.0.{name}"));
+        let used =
+            || timers.each_ref().map(|key| map.get_as::<u32>(&format!("runtime.config.{key}")).unwrap().unwrap());
+        let before = used();
+        timers.iter().for_each(|key| map.set(key, 1_u32).unwrap());
+        // Has the daemon configure its links anew.
+        map.set("totem.join", 60_u32).unwrap();
+        assert_eq!(used(), before);
+        connect().reload_config().unwrap();
+        assert_eq!((timers.each_ref().map(|key| map.get(key).unwrap()), used()), ([None, None], before));
+    });
+}
+
 #[test]
 fn a_node_that_a_udpu_daemon_does_not_know_is_not_down() {
     if skip() || version() < NODE_STATUS {

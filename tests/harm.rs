@@ -7,7 +7,7 @@ use bytes::Bytes;
 use corosync_ipc::cmap::{Map, TrackEvents};
 use corosync_ipc::codec::encode_refusal;
 use corosync_ipc::cpg::{GroupName, Guarantee, MAX_MEMBERS};
-use corosync_ipc::libqb::server::{Conn, Generation, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use corosync_ipc::wire::{Message, cmap as cmap_wire, cpg as cpg_wire};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap, cpg, votequorum};
 
@@ -194,26 +194,6 @@ fn a_message_in_one_piece_leaves_room_for_what_comes_behind_it() {
     assert!(client.multicast(Guarantee::AGREED, &too_long).is_err());
     assert!(matches!(client.try_multicast(Guarantee::AGREED, &too_long), Err(Error::InvalidArgument { .. })));
     assert!(!asked.lock().unwrap().contains(&2));
-}
-
-/// libqb before 0.14.3 finds the key that is being deleted, whatever else is in its section, and corosync deletes it again.
-#[test]
-fn no_key_of_some_sections_is_deleted_from_a_daemon_with_an_old_libqb() {
-    for generation in [Generation::Libqb010, Generation::Libqb013, Generation::Libqb014] {
-        let place = Place::new();
-        let asked = Arc::default();
-        let script = Script { asked: Arc::clone(&asked), answer: |_: &[u8]| ok(cmap_wire::DeleteReply {}) };
-        let builder = Listener::<Script<fn(&[u8]) -> Vec<u8>>>::builder();
-        let builder = builder.endpoint(&place.endpoint).service("cmap").generation(generation);
-        let _listener = builder.start(script).unwrap();
-        let client = cmap::Client::connect_to(&place.endpoint).unwrap();
-        for key in ["logging.logger_subsys.A.debug", "nodelist.node.0.nodeid"] {
-            let refused = client.delete(key).unwrap_err();
-            assert!(matches!(refused, Error::InvalidArgument { argument: "key", .. }), "{refused}");
-        }
-        assert!(asked.lock().unwrap().is_empty());
-        client.delete("other.key").unwrap();
-    }
 }
 
 /// A value is judged by its type and bytes, whatever it is called.

@@ -30,7 +30,7 @@ use memmap2::MmapRaw;
 use nix::errno::Errno;
 use nix::libc::{self, siginfo_t};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
 use nix::unistd::Pid;
 
 /// Set in a test's own process.
@@ -541,6 +541,17 @@ in_own_process! {
         foreign.touch();
     } => dies_of_sigbus;
 
+    /// Rust's own handler takes itself away.
+    fn the_guard_outlives_a_signal_that_was_sent_to_a_program_of_rust() {
+        guard_against_truncation().unwrap();
+        // To this thread, which has handled it afterwards.
+        raise(Signal::SIGBUS).unwrap();
+        lose_a_ring();
+        so_far_so_good();
+        // The next one kills, as it would without the guard.
+        raise(Signal::SIGBUS).unwrap();
+    } => dies_of_sigbus;
+
     fn a_fault_kills_although_the_signal_is_ignored() {
         let foreign = Foreign::new();
         install(SigHandler::SigIgn, SaFlags::empty());
@@ -582,8 +593,11 @@ fn lose_a_ring() {
     let endpoint = corosync.endpoint();
     let (client, rings) = Rings::of(endpoint, || cmap::Client::connect_to(endpoint).unwrap());
     files().for_each(|file| rings.cut(file, 0));
-    assert_disconnected(client.get("totem.version"), "get");
-    assert_disconnected(client.poll_event(), "poll event");
+    let ended = client.get("totem.version").unwrap_err();
+    assert!(matches!(ended, Error::Disconnected { truncated: Some(_), .. }), "{ended:?}");
+    assert!(ended.to_string().contains(" ring was cut short"), "{ended}");
+    // The first cause stays.
+    assert_eq!(client.poll_event().unwrap_err().to_string(), ended.to_string());
 }
 
 /// A mapping of a file without a byte, which is not a ring.

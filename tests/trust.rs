@@ -5,7 +5,7 @@ mod harness;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
@@ -157,11 +157,15 @@ fn a_squatter_gets_no_request_and_leads_no_client_into_anothers_rings() {
         // The handshake's first message, which says how large the rings should be.
         squatter.wait_stdout("received 24, then 0\n");
 
-        // Whoever allows it loses no more than this connection.
+        // Whoever allows it loses no more than this connection, nor who allows the files, too.
         let refused = Client::connect_to(&squatted.clone().server_uids([1, NOBODY]));
+        let ours = RingFileFault::Ours { own: 0, server: NOBODY };
+        assert!(matches!(&refused, Err(Error::RingFile { fault, .. }) if *fault == ours), "{refused:?}");
+        assert_eq!(opens.files(), Vec::<OsString>::new());
+        let refused = Client::connect_to(&squatted.clone().server_uids([0, NOBODY]));
         let in_use = ProtocolError::Ring(RingError::InUse { ring: "request" });
         assert!(matches!(&refused, Err(Error::Protocol { source, .. }) if *source == in_use), "{refused:?}");
-        squatter.wait_stdout("received 24, then 0\nreceived 24, then 0\n");
+        squatter.wait_stdout(&"received 24, then 0\n".repeat(3));
         assert_eq!(users(), [2; 3]);
         victim.set("trust.victim", 7_u8).unwrap();
         assert_eq!(victim.get_as::<u8>("trust.victim").unwrap(), Some(7));
@@ -285,6 +289,34 @@ fn rings_that_nobody_uses_are_taken_once() {
     assert!(matches!(again, Err(Error::Protocol { source: ProtocolError::Ring(RingError::InUse { .. }), .. })));
     drop(first);
     rings.connect(|endpoint| endpoint).unwrap();
+}
+
+/// They may be of a connection that is being made: root gave them to this user, and an unprivileged server could not.
+#[test]
+fn rings_of_this_user_are_refused_from_an_unprivileged_server() {
+    if skip() {
+        return;
+    }
+    let rings = Rings::new();
+    let (_folder, reply) = file_for_all(&rings.reply);
+    let name = format!("trust-{}", std::process::id());
+    let mut command = Command::new(copy_for_all(&env::current_exe().unwrap()));
+    let command = command.args(["--exact", "squat", "--ignored", "--nocapture"]).uid(NOBODY).gid(NOBODY);
+    let mut squatter = command.env("REPLY", reply).env("SQUATTED", &name).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(squatter.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap() == "listening"));
+    let endpoint = Endpoint::new().abstract_sockets().service_name(name).shm_root(rings.root.path());
+    let opens = Opens::of(&rings.directory());
+    let refused = Client::connect_to(&endpoint.clone().server_uids([NOBODY])).map(drop);
+    let opened = opens.files();
+    // In a user namespace whose root is that server this may be right.
+    let allowed = Client::connect_to(&endpoint.server_uids([NOBODY, geteuid().as_raw()])).map(drop);
+    squatter.kill().unwrap();
+    squatter.wait().unwrap();
+    let ours = RingFileFault::Ours { own: 0, server: NOBODY };
+    assert!(matches!(&refused, Err(Error::RingFile { fault, .. }) if *fault == ours), "{refused:?}");
+    assert_eq!(opened, Vec::<OsString>::new());
+    allowed.unwrap();
 }
 
 #[test]

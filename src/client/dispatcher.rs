@@ -334,7 +334,7 @@ where
         // enough, since it is looked at again while it is readable.
         let mut look = Look::Thorough;
         for _ in 0..EVENTS_PER_TURN {
-            let Some(event) = self.client.look(mem::replace(&mut look, Look::Glance)).transpose() else { break };
+            let Some(event) = self.client.look(mem::replace(&mut look, Look::Glance), None).transpose() else { break };
             let ended = event.is_err();
             (self.handler)(state, event, control)?;
             if ended {

@@ -115,7 +115,7 @@ impl<S: Service> Client<S> {
     /// Reads the reply to a request.
     pub(crate) fn decode<M: Message>(&self, call: &'static str, reply: &[u8]) -> Result<M> {
         decode_reply(reply)
-            .map_err(|source| self.connection.broken(source.into()))?
+            .map_err(|source| self.connection.refuse(source.into()))?
             .map_err(|status| Error::from_status(call, status))
     }
 
@@ -137,11 +137,11 @@ impl<S: Service> Client<S> {
     /// [`Error::Disconnected`] once the daemon is gone and every event it left was taken; [`Error::Finalized`];
     /// [`Error::Protocol`] when the daemon sent what is no event.
     pub fn poll_event(&self) -> Result<Option<S::Event>> {
-        self.look(Look::Thorough)
+        self.look(Look::Thorough, None)
     }
 
-    fn look(&self, look: Look) -> Result<Option<S::Event>> {
-        self.connection.poll_event(look, |message| self.service.event(message))
+    fn look(&self, look: Look, deadline: Option<Instant>) -> Result<Option<S::Event>> {
+        self.connection.poll_event(look, deadline, |message| self.service.event(message))
     }
 
     /// Takes what counts as one in this mode: an event, or a message that need not become one.
@@ -149,7 +149,7 @@ impl<S: Service> Client<S> {
         if mode.counts_messages() {
             self.connection.poll_one(Look::Glance, |message| self.service.event(message))
         } else {
-            Ok(self.look(Look::Glance)?.map(Some))
+            Ok(self.look(Look::Glance, None)?.map(Some))
         }
     }
 
@@ -164,7 +164,7 @@ impl<S: Service> Client<S> {
             if self.connection.was_woken() {
                 return Ok(None);
             }
-            if let Some(event) = self.look(Look::Glance)? {
+            if let Some(event) = self.look(Look::Glance, deadline)? {
                 return Ok(Some(event));
             }
             // What waits need not become an event, so the deadline is looked at in any case.

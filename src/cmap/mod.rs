@@ -368,7 +368,7 @@ impl Client {
             if key.starts_with(prefix) && found.insert(key.clone()) {
                 if entries.len() == MOST_KEYS {
                     let endless = ProtocolError::Endless { what: "keys of an iteration", limit: MOST_KEYS as u64 };
-                    return Err(self.connection.broken(endless));
+                    return Err(self.connection.refuse(endless));
                 }
                 size += key.len() as u64 + reply.value_len.min(MOST_ROOM);
                 self.check_size(size)?;
@@ -408,7 +408,7 @@ impl Client {
     fn check_size(&self, bytes: u64) -> Result<()> {
         if bytes > MOST_BYTES {
             let endless = ProtocolError::Endless { what: "bytes of keys and values", limit: MOST_BYTES };
-            return Err(self.connection.broken(endless));
+            return Err(self.connection.refuse(endless));
         }
         Ok(())
     }

@@ -119,7 +119,7 @@ impl Iter<'_> {
             };
         let Some(left) = self.left.checked_sub(1) else {
             let endless = ProtocolError::Endless { what: "entries of an iteration", limit: MOST_ENTRIES as u64 };
-            return Err(self.client.connection.broken(endless));
+            return Err(self.client.connection.refuse(endless));
         };
         self.left = left;
         let (node_id, pid) = if self.names { Default::default() } else { (nodeid, pid) };

@@ -5,8 +5,8 @@ use std::time::Instant;
 use super::{Client, Guarantee};
 use crate::error::{CsError, Error, Result};
 use crate::features;
-use crate::libqb::client::FlowControl;
-use crate::wire::cpg::{FragmentType, Mcast, PartialMcast, PartialSendReply};
+use crate::libqb::client::{FlowControl, Patience};
+use crate::wire::cpg::{FragmentType, Mcast, PartialMcast};
 
 /// The largest request that the daemon can pass on to the other nodes, whatever the ring size: their daemons have as much room for
 /// what they put together. Matches `IPC_REQUEST_SIZE`.
@@ -63,7 +63,7 @@ impl Client {
             return self.multicast_fragments(guarantee, parts, length);
         }
         let patience = self.patience(CALL);
-        if self.multicast_until(guarantee, parts, length, patience.deadline)? {
+        if self.multicast_until(guarantee, parts, length, Some(&patience))? {
             Ok(())
         } else {
             Err(self.connection.timed_out(&patience))
@@ -88,7 +88,7 @@ impl Client {
         if length > limit {
             return Err(Error::invalid("message", format!("{length} bytes do not fit in one piece, {limit} do")));
         }
-        if self.multicast_until(guarantee, parts, length, Instant::now())? {
+        if self.multicast_until(guarantee, parts, length, None)? {
             Ok(())
         } else {
             Err(Error::Cs { call: CALL.into(), error: CsError::TryAgain })
@@ -105,7 +105,15 @@ impl Client {
         self.connection.max_request().min(LARGEST_REQUEST - FRAME).saturating_sub(HEADERS).max(1)
     }
 
-    fn multicast_until(&self, guarantee: Guarantee, parts: &[&[u8]], length: usize, deadline: Instant) -> Result<bool> {
+    /// `None`: at once or not at all. `false`: the time was over before it could be sent.
+    fn multicast_until(
+        &self,
+        guarantee: Guarantee,
+        parts: &[&[u8]],
+        length: usize,
+        patience: Option<&Patience>,
+    ) -> Result<bool> {
+        let deadline = patience.map_or_else(Instant::now, |patience| patience.deadline);
         let head = Mcast::encode_head(guarantee, length).map_err(invalid)?;
         let Some(mut turn) = self.connection.turn(deadline)? else {
             self.check_joined()?;
@@ -113,6 +121,9 @@ impl Client {
         };
         // In the turn: a leave that was not asked for yet will be sent behind this.
         self.check_joined()?;
+        if patience.is_some_and(Patience::is_over) {
+            return Ok(false);
+        }
         turn.send(&behind(&head, parts.iter().copied()), FlowControl::Multicast, deadline)
     }
 
@@ -135,9 +146,8 @@ impl Client {
             };
             let head = PartialMcast::encode_head(guarantee, msglen, kind, size).map_err(invalid)?;
             let fragment = behind(&head, cut(parts, sent, size));
-            let reply = turn.call(&fragment, FlowControl::Multicast, &patience);
-            match reply.and_then(|reply| self.decode(CALL, &reply)) {
-                Ok(PartialSendReply {}) => {
+            match turn.call(&fragment, FlowControl::Multicast, &patience) {
+                Ok(_) => {
                     sent += size;
                     patience.renew();
                 }

@@ -11,7 +11,7 @@ use crate::doubles::{Deaf, Endless, SlowDaemon};
 use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::quorum::Model;
 use crate::supervise::{CmapTracker, Notice, Supervised};
-use crate::{Client, Deadline, Endpoint, NodeId, RingId, Service, TrackFlags};
+use crate::{Client, Deadline, Endpoint, NodeId, RingId, Service, TrackFlags, within};
 use crate::{cfg, cmap, cpg, evs, quorum, votequorum};
 
 /// A timeout that no test waits for.
@@ -295,6 +295,32 @@ fn try_all(rows: Vec<Row>) {
 #[test]
 fn every_call_ends_in_one_timeout_with_a_daemon_that_takes_most_of_it_for_each_request() {
     try_all(every_call().0);
+}
+
+#[test]
+fn calls_that_have_one_deadline_end_at_it() {
+    let two_calls = |endpoint: &Endpoint, start: &Start<'_>| {
+        start.now();
+        within(start.timeout, || cmap::Client::connect_to(endpoint)?.get("test.number")).map(drop)
+    };
+    try_all(vec![Row::new("connect and get", TimedOut, two_calls)]);
+}
+
+#[test]
+fn what_begins_after_the_deadline_is_not_sent() {
+    let daemon = SlowDaemon::start();
+    let endpoint = daemon.endpoint().clone().timeout(LONG);
+    let client = cpg::Client::connect_to(&endpoint).unwrap();
+    client.join(&group()).unwrap();
+    let multicast = |message: &[u8]| client.multicast(Guarantee::AGREED, message);
+    let over = within(Instant::now(), || (multicast(b"late"), cmap::Client::connect_to(&endpoint).map(drop)));
+    assert!(matches!(over, (Err(Error::TimedOut { .. }), Err(Error::TimedOut { .. }))), "{over:?}");
+    multicast(b"in time").unwrap();
+    let delivered = client.events().find_map(|event| match event.unwrap() {
+        cpg::Event::Deliver { payload, .. } => Some(payload),
+        _ => None,
+    });
+    assert_eq!(delivered.unwrap(), &b"in time"[..]);
 }
 
 #[test]

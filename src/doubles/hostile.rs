@@ -2,21 +2,70 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "tracing")]
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::client::sealed;
 use crate::codec::Kind;
-use crate::doubles::Flood;
+use crate::doubles::{self, Flood};
+use crate::error::WireError;
+use crate::libqb::client::Patience;
 use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal};
 use crate::libqb::wake::MOST_STRAY;
-use crate::wire::tables;
+use crate::wire::{self, Message, tables};
 use crate::{
-    Client, Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError, Result, RingId, Service,
-    TrackFlags,
+    Client, Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError, Result, RingError, RingId,
+    Service, TrackFlags,
 };
 use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
+
+/// A service of whose events nothing is told.
+#[derive(Default)]
+struct Mute {
+    looked_at: AtomicUsize,
+}
+
+impl sealed::Sealed for Mute {}
+
+impl Service for Mute {
+    type Event = ();
+
+    const NAME: &'static str = "mute";
+    const RING_SIZE: u32 = 1 << 20;
+
+    fn nudge() -> Result<Vec<u8>, WireError> {
+        wire::quorum::GetQuorate {}.encode()
+    }
+
+    fn event(&self, _: Bytes) -> Result<Option<()>, WireError> {
+        self.looked_at.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+}
+
+/// Sends events before it answers.
+struct Talker;
+
+/// How many.
+const EVENTS: usize = 1000;
+
+impl Handler for Talker {
+    type Session = ();
+
+    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn on_request(&mut self, conn: &mut Conn<'_, ()>, _: Bytes) {
+        (0..EVENTS).for_each(|_| conn.send_event(b"of which nothing is told").unwrap());
+        conn.reply(&wire::quorum::GetQuorateReply { quorate: 1 }.encode().unwrap()).unwrap();
+    }
+}
 
 /// Answers with captured messages of the same id, damaged or not, or with nothing; and sends events that nobody asked for.
 struct Liar {
@@ -235,6 +284,122 @@ fn a_flood_of_wake_bytes_ends_the_connection_instead_of_spinning() {
     let (client, _flood) = connect();
     let end = client.next_event(Deadline::NEVER).unwrap_err();
     assert!(is_endless(&end), "{end}");
+}
+
+#[test]
+fn messages_that_are_no_events_keep_nobody_beyond_the_deadline() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
+    let _listener = Listener::<Talker>::builder().endpoint(&endpoint).service("mute").start(Talker).unwrap();
+    let client = Client::open(&endpoint, Mute::default(), &Patience::connecting(&endpoint)).unwrap();
+    client.call("talk", &wire::quorum::GetQuorate {}).unwrap();
+    let looked_at = || client.service.looked_at.load(Ordering::Relaxed);
+    assert_eq!((client.next_event(Instant::now()).unwrap(), looked_at()), (None, 1));
+    // Whoever never waits takes what there is, for the sake of edge-triggered loops.
+    assert_eq!((client.poll_event().unwrap(), looked_at()), (None, EVENTS));
+}
+
+#[test]
+fn rings_larger_than_what_was_asked_for_are_refused() {
+    let connect = |size| {
+        let (endpoint, _daemon) = doubles::generous(size);
+        cpg::Client::connect_to(&endpoint.ring_size(8192)).map(drop)
+    };
+    match connect(32 << 20).unwrap_err() {
+        Error::Protocol { source: ProtocolError::Ring(RingError::TooLarge { have, limit, .. }), .. } => {
+            // The size and a page, whatever machine this is.
+            assert_eq!((have, limit), ((32 << 20) + 4096, 64 << 10));
+        }
+        error => panic!("{error}"),
+    }
+    connect(32768).unwrap();
+}
+
+/// Uses a client when the library logs something.
+#[cfg(feature = "tracing")]
+struct Curious {
+    client: OnceLock<Arc<cpg::Client>>,
+    ended: mpsc::Sender<String>,
+}
+
+#[cfg(feature = "tracing")]
+impl tracing::Subscriber for Curious {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        if let Some(client) = self.client.get() {
+            let asked = client.local_node_id().map(drop).and_then(|()| client.poll_event().map(drop));
+            let _ = self.ended.send(format!("{asked:?}"));
+        }
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A subscriber of the log is user code.
+#[cfg(feature = "tracing")]
+#[test]
+fn nothing_is_logged_while_a_lock_is_held() {
+    for ends in [Ends::BadAnswer, Ends::BadEvent, Ends::Silence, Ends::Gone] {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
+        let _listener = Listener::<Ends>::builder().endpoint(&endpoint).service("cpg").start(ends).unwrap();
+        let client = Arc::new(cpg::Client::connect_to(&endpoint).unwrap());
+        client.set_request_timeout(Duration::from_millis(10));
+        let (ended, told) = mpsc::channel();
+        // On a thread of its own: one that waits for itself does so for ever.
+        thread::spawn(move || {
+            let curious = Curious { client: OnceLock::from(Arc::clone(&client)), ended };
+            tracing::subscriber::with_default(curious, || {
+                let _ = client.local_node_id();
+                // To the end that the event is.
+                while client.next_event(Duration::from_secs(60)).is_ok_and(|event| event.is_some()) {}
+            });
+        });
+        let asked =
+            told.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("{ends:?}: it waits for itself"));
+        assert!(asked.starts_with("Err("), "{ends:?}: {asked}");
+    }
+}
+
+/// How a daemon answers every request.
+#[cfg(feature = "tracing")]
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    BadAnswer,
+    BadEvent,
+    Silence,
+    Gone,
+}
+
+#[cfg(feature = "tracing")]
+impl Handler for Ends {
+    type Session = ();
+
+    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn on_request(&mut self, conn: &mut Conn<'_, ()>, _: Bytes) {
+        match self {
+            Self::BadAnswer => conn.reply(b"bad").unwrap(),
+            Self::BadEvent => conn.send_event(b"bad").unwrap(),
+            Self::Silence => {}
+            Self::Gone => conn.disconnect(),
+        }
+    }
 }
 
 #[test]

@@ -176,7 +176,7 @@ impl Deaf {
     pub(crate) fn start() -> (Endpoint, Self) {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let (endpoint, thread, directory) = serve_one(move |_client, mut rings| {
+        let (endpoint, thread, directory) = serve_one(None, move |_client, mut rings| {
             while !stopped.load(Ordering::SeqCst) {
                 let Some(request) = rings.request.receive(Duration::from_millis(1)).unwrap() else { continue };
                 let id = Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
@@ -209,7 +209,7 @@ pub(crate) struct Flood {
 
 impl Flood {
     pub(crate) fn start() -> (Endpoint, Self) {
-        let (endpoint, thread, directory) = serve_one(|client, _rings| {
+        let (endpoint, thread, directory) = serve_one(None, |client, _rings| {
             loop {
                 match socket::send_now(&client, &[0; 64]) {
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -224,26 +224,36 @@ impl Flood {
     }
 }
 
-/// Serves one client of cpg on a thread.
-fn serve_one(serve: impl FnOnce(OwnedFd, Rings) + Send + 'static) -> (Endpoint, JoinHandle<()>, TempDir) {
+/// A cpg daemon that makes rings of this size, whatever it is asked for, and no more than one connection.
+pub(crate) fn generous(size: u32) -> (Endpoint, impl Sized) {
+    let (endpoint, thread, directory) = serve_one(Some(size), |client, rings| (client, rings));
+    (endpoint, (thread, directory))
+}
+
+/// Serves one client of cpg on a thread, with rings as large as asked for unless another size is given.
+fn serve_one<T: Send + 'static>(
+    size: Option<u32>,
+    serve: impl FnOnce(OwnedFd, Rings) -> T + Send + 'static,
+) -> (Endpoint, JoinHandle<T>, TempDir) {
     let (endpoint, directory) = private_endpoint();
     let path = endpoint.socket_path("cpg").unwrap();
     let listener = serve::listen_stream(&socket::path_address(&path).unwrap()).unwrap();
     let root = directory.path().to_owned();
     let thread = thread::spawn(move || {
         wait_for(&listener, Interest::Readable, None).unwrap();
-        let (client, rings) = accept(serve::accept_stream(&listener).unwrap(), &root);
-        serve(client, rings);
+        let (client, rings) = accept(serve::accept_stream(&listener).unwrap(), &root, size);
+        serve(client, rings)
     });
     (endpoint, thread, directory)
 }
 
-/// Sets a connection up.
-fn accept(client: OwnedFd, root: &Path) -> (OwnedFd, Rings) {
+/// Sets a connection up, with rings as large as asked for unless another size is given.
+fn accept(client: OwnedFd, root: &Path, size: Option<u32>) -> (OwnedFd, Rings) {
     let mut request = [0; CONNECT_REQUEST_SIZE];
     assert_eq!(wait_for(&client, Interest::Readable, None).unwrap(), Ready::Yes);
     assert_eq!(socket::receive_now(&client, &mut request).unwrap(), request.len());
-    let ConnectRequest { max_msg_size } = ConnectRequest::decode(&request).unwrap();
+    let asked = ConnectRequest::decode(&request).unwrap().max_msg_size;
+    let max_msg_size = size.unwrap_or(asked);
     let generation = Generation::default();
     let credentials: Credentials = socket::peer_credentials(&client).unwrap();
     let access = RingAccess { uid: credentials.uid, gid: credentials.gid, mode: 0o600 };

@@ -38,10 +38,7 @@ pub enum Error {
     },
 
     /// Nobody listens at the service's socket.
-    #[error(
-        "no {service} socket at {address}: is corosync running in this network namespace, \
-         and does it use the same kind of socket (abstract or a directory)?"
-    )]
+    #[error("no {service} socket at {address}: {}", where_else(address))]
     NoSocket {
         /// The service.
         service: Cow<'static, str>,
@@ -152,11 +149,14 @@ pub enum Error {
         after: Duration,
     },
 
-    /// The daemon ended or closed the connection, or the files of its rings were cut short. It does not come back: connect again.
-    #[error("the connection to {service} is gone: the daemon ended or closed it")]
+    /// The daemon ended or closed the connection, or a file of its rings was cut short. It does not come back: connect again.
+    #[error("the connection to {service} is gone: {}", why_gone(*truncated))]
     Disconnected {
         /// The service.
         service: Cow<'static, str>,
+        /// The ring of which a file was cut short, where that is why. Noticed only after
+        /// [`guard_against_truncation`](crate::guard_against_truncation).
+        truncated: Option<&'static str>,
     },
 
     /// The client was finalized by [`Client::finalize`](crate::Client::finalize).
@@ -235,6 +235,16 @@ pub enum RingFileFault {
         /// The user who serves.
         server: u32,
     },
+    /// It belongs to this user, and the server to none who could have given it away.
+    #[error(
+        "it belongs to this user (uid {own}), which the server (uid {server}) cannot have arranged: it may be of another connection"
+    )]
+    Ours {
+        /// This process's effective user id.
+        own: u32,
+        /// The user who serves.
+        server: u32,
+    },
     /// It is a link, a device or the like.
     #[error("it is not a regular file")]
     NotAFile,
@@ -254,6 +264,26 @@ fn unmapped(uid: u32, is_unmapped: bool) -> String {
         format!("; uid {uid} here stands for all users outside of this user namespace, such as the host's root")
     } else {
         String::new()
+    }
+}
+
+/// What the address of an abstract socket begins with in words.
+pub(crate) const ABSTRACT: &str = "the abstract address @";
+
+/// An abstract socket belongs to a network namespace, one in a directory to whoever sees the directory.
+fn where_else(address: &str) -> &'static str {
+    if address.starts_with(ABSTRACT) {
+        "is corosync running in this network namespace, and does it use abstract sockets, and not a directory?"
+    } else {
+        "is corosync running, and does it keep its sockets in this directory (a container's /run is another), and not at \
+         abstract addresses?"
+    }
+}
+
+fn why_gone(truncated: Option<&'static str>) -> String {
+    match truncated {
+        Some(ring) => format!("a file of its {ring} ring was cut short, by the daemon or whoever else may write there"),
+        None => "the daemon ended or closed it".to_owned(),
     }
 }
 
@@ -400,6 +430,11 @@ impl Error {
 
     pub(crate) fn invalid(argument: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::InvalidArgument { argument, reason: reason.into() }
+    }
+
+    /// The daemon ended or closed the connection.
+    pub(crate) fn disconnected(service: impl Into<Cow<'static, str>>) -> Self {
+        Self::Disconnected { service: service.into(), truncated: None }
     }
 
     pub(crate) fn system(operation: impl Into<Cow<'static, str>>, source: impl Into<io::Error>) -> Self {

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
 
+use std::mem;
+
 use crate::codec::{Header, Kind, Reader};
 use crate::error::CsError;
 
@@ -26,6 +28,8 @@ pub(crate) struct Exchange {
     owed: u32,
     /// How many of the answers owed nobody waits for. All or none: a request that is waited for follows no unanswered one.
     unawaited: u32,
+    /// The last answer that nobody waited for may be followed by another one, which is not owed.
+    again: bool,
 }
 
 /// How many nudges may be under way. The second is for a ring that was filled by the first and emptied before the daemon got round to
@@ -48,9 +52,25 @@ impl Exchange {
         self.owed == self.unawaited
     }
 
-    /// Whether a nudge may be sent: no request that is waited for is under way, and not too many others.
+    /// Whether a nudge may be sent: no request that is waited for is under way, and not too many others. Nor while a second answer to
+    /// the last one may come, which would be taken for its own.
     pub(crate) fn may_nudge(&self) -> bool {
-        self.owes_unawaited_only() && self.unawaited < MOST_UNAWAITED
+        self.owes_unawaited_only() && self.unawaited < MOST_UNAWAITED && !self.again
+    }
+
+    /// An answer came that nobody waits for.
+    pub(crate) fn received_unawaited(&mut self, reply: &[u8]) {
+        if may_be_answered_again(reply) {
+            self.received();
+            self.again = true;
+        } else if !mem::take(&mut self.again) {
+            self.received();
+        }
+    }
+
+    /// Whether a second answer may come, asked once by who waits for it.
+    pub(crate) fn take_again(&mut self) -> bool {
+        mem::take(&mut self.again)
     }
 
     /// A request was sent whose answer nobody waits for.
@@ -115,6 +135,27 @@ mod tests {
         assert_eq!(exchange.before(), Before::Drain);
         exchange.received();
         assert_eq!(exchange.before(), Before::Send);
+    }
+
+    /// evs, the first time it is asked in a partition that is not quorate.
+    #[test]
+    fn a_nudge_that_is_answered_twice_takes_no_answer_of_another_request() {
+        let refused = encode_refusal(0, CsError::TryAgain).unwrap();
+        let answer = encode_refusal(4, CsError::NotExist).unwrap();
+        let mut exchange = Exchange::default();
+        exchange.sent_unawaited();
+        exchange.received_unawaited(&refused);
+        assert_eq!(exchange.before(), Before::Send);
+        assert!(!exchange.may_nudge());
+        // Who sends the next request waits for it a moment, once.
+        assert!(exchange.take_again() && !exchange.take_again() && exchange.may_nudge());
+        exchange.sent_unawaited();
+        exchange.sent_unawaited();
+        exchange.received_unawaited(&refused);
+        exchange.received_unawaited(&answer);
+        assert_eq!((exchange.before(), exchange.may_nudge()), (Before::Drain, true));
+        exchange.received_unawaited(&answer);
+        assert_eq!((exchange.before(), exchange.take_again()), (Before::Send, false));
     }
 
     #[test]

@@ -189,7 +189,7 @@ impl<S: Supervise> AsyncSupervised<S> {
     pub fn client(&self) -> Result<&AsyncClient<S>> {
         match &self.link {
             Link::Up { client, .. } => Ok(client),
-            _ => Err(Error::Disconnected { service: S::NAME.into() }),
+            _ => Err(Error::disconnected(S::NAME)),
         }
     }
 

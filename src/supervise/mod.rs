@@ -282,7 +282,7 @@ impl<S: Supervise> Supervised<S> {
     /// # Errors
     /// [`Error::Disconnected`] when there is none.
     pub fn client(&self) -> Result<&Arc<Client<S>>> {
-        self.client.as_ref().ok_or(Error::Disconnected { service: S::NAME.into() })
+        self.client.as_ref().ok_or(Error::disconnected(S::NAME))
     }
 
     /// What ends a [`Supervised::next`] from another thread. The waker of the [client](Self::client) does not.
@@ -537,7 +537,7 @@ mod tests {
     }
 
     fn gone() -> Error {
-        Error::Disconnected { service: "quorum".into() }
+        Error::disconnected("quorum")
     }
 
     #[test]

@@ -227,6 +227,18 @@ fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
         // It wants to be called once.
         PREVIOUS.store(ptr::null_mut(), Ordering::Relaxed);
     }
+    let ours = sigaction(None);
+    call(handler, flags, signal, info, context);
+    // Rust's own handler has the default action follow. A fault then happens again and kills; after a signal that somebody sent, the
+    // process lives on. So the default action becomes the one before ours.
+    if let (Ok(ours), Ok(libc::sigaction { sa_sigaction: libc::SIG_DFL, .. })) = (ours, sigaction(None)) {
+        PREVIOUS.store(ptr::null_mut(), Ordering::Relaxed);
+        let _ = sigaction(Some(&ours));
+    }
+}
+
+/// Calls a handler as the kernel would.
+fn call(handler: usize, flags: c_int, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let handler = ptr::with_exposed_provenance::<()>(handler);
     if flags & libc::SA_SIGINFO != 0 {
         // SAFETY: with SA_SIGINFO whoever installed it gave the kernel a function of this type.

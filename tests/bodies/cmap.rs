@@ -116,6 +116,22 @@ pub fn the_last_key_of_a_section_is_kept(endpoint: &Endpoint) {
     assert_eq!(invalid(client.delete(keys[1])), "key");
 }
 
+/// libqb before 0.14.3 finds the key that is being deleted whatever else is in its section, and corosync deletes it again.
+pub fn no_key_of_some_sections_is_deleted_with_an_old_libqb(endpoint: &Endpoint) {
+    let client = Client::connect_to(endpoint).unwrap();
+    let keys = ["logging.logger_subsys.LAST.debug", "logging.logger_subsys.LAST.subsys"];
+    for (key, value) in keys.into_iter().zip(["off", "LAST"]) {
+        client.set(key, value).unwrap();
+    }
+    for key in keys.into_iter().chain(["nodelist.node.0.nodeid", "nodelist.node.0.none"]) {
+        let before = client.get(key).unwrap();
+        assert_eq!(invalid(client.delete(key)), "key");
+        assert_eq!(client.get(key).unwrap(), before);
+    }
+    client.set("no_key_of_some_sections.key", 1_u8).unwrap();
+    client.delete("no_key_of_some_sections.key").unwrap();
+}
+
 pub fn integers_wrap_around(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let key = "integers_wrap_around";

@@ -1,10 +1,17 @@
 //! Wrong input, and what stands between the command and the daemon.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::thread;
+
+use bytes::Bytes;
+use corosync_ipc::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, Generation, TransportType};
 
 use super::harness::{Cluster, shared_one, skip};
 use super::served::{Place, against_both};
-use super::{NOBODY, assert_fails, assert_one_line, command, json, ok, outside, run};
+use super::{NOBODY, assert_fails, assert_one_line, command, json, ok, outside, program, run};
 
 against_both! { wrong_input_is_one_line_and_changes_nothing }
 
@@ -97,13 +104,23 @@ fn without_a_daemon_everything_ends_with_3() {
     }
     let doctor = outside(&["--socket-dir", directory, "doctor"]);
     assert_eq!(doctor.status.code(), Some(3));
-    assert!(String::from_utf8(doctor.stdout).unwrap().contains("failed at the socket"));
     let verbose = outside(&["-v", "--socket-dir", directory, "cmap", "get", "totem.version"]);
     let stderr = String::from_utf8(verbose.stderr).unwrap();
     for word in ["connecting service=cmap", "cannot connect service=cmap", directory] {
         assert!(stderr.lines().any(|line| line.contains("Z DEBUG ") && line.contains(word)), "{stderr}");
     }
     assert_one_line(&(stderr.lines().last().unwrap().to_owned() + "\n"), &["no cmap socket"]);
+    let told = String::from_utf8(doctor.stdout).unwrap();
+    // What all have in common is told once.
+    assert_eq!(told.matches("failed at the socket").count(), 1, "{told}");
+    assert_eq!(told.matches("->").count(), 1, "{told}");
+    assert!(told.contains("\n            so did cpg, cfg, quorum, votequorum\n"), "{told}");
+    let line = String::from_utf8(doctor.stderr).unwrap();
+    assert!(!line.contains("corosync-ipc doctor"), "{line}");
+    // The question is about what can be wrong.
+    let line = String::from_utf8(outside(&["--socket-dir", directory, "cfg", "local"]).stderr).unwrap();
+    assert!(line.contains("in this directory") && !line.contains("network namespace"), "{line}");
+    assert!(line.contains("`corosync-ipc doctor`") && line.contains("--embedded"), "{line}");
     // What is wrong by itself is so without a daemon.
     let wrong = outside(&["--socket-dir", directory, "cmap", "set", "my.key", "u8", "300"]);
     assert_eq!(wrong.status.code(), Some(2));
@@ -124,9 +141,73 @@ fn other_users_are_refused_and_told_what_to_configure() {
     assert_eq!(doctor.code(), 1);
     assert!(doctor.stdout.contains("failed at the handshake") && doctor.stdout.contains("uidgid"), "{}", doctor.stdout);
 
+    assert!(doctor.stdout.contains("; then `corosync-ipc cfg reload`"), "{}", doctor.stdout);
+    // As root of a user namespace, whose numbers are nothing to the daemon.
+    let inside = |program: &Path| node.command("unshare").args(["-U", "-r"]).arg(program).user(1000, 1001);
+    if inside(Path::new("true")).run().is_success() {
+        let doctor = inside(&program()).args(["--server-uid", "65534", "doctor"]).run();
+        assert!(doctor.stdout.contains("outside of this user namespace 1000 and 1001\n"), "{doctor:?}");
+        assert!(doctor.stdout.contains("`uidgid { uid: 1000 gid: 1001 }`"), "{doctor:?}");
+    }
+
     let allowed = Cluster::builder().extra_config(&format!("uidgid {{\n  uid: {NOBODY}\n}}")).start();
     let output = command(allowed.node(1), &["cmap", "get", "totem.version"]).user(NOBODY, NOBODY).run();
     assert_eq!(output.success(), "2\n");
+}
+
+/// A daemon that chooses another transport.
+#[test]
+fn the_doctor_knows_a_daemon_with_datagram_sockets() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("cmap")).unwrap();
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            socket.read_exact(&mut [0; CONNECT_REQUEST_SIZE]).unwrap();
+            let [request, response, event] = ["control", "qb-base", ""].map(|path| Bytes::from_static(path.as_bytes()));
+            let (generation, transport) = (Generation::Libqb013, TransportType::SOCKET);
+            let reply = ConnectReply {
+                generation,
+                error: 0,
+                transport,
+                max_msg_size: 8192,
+                cookie: 1,
+                request,
+                response,
+                event,
+            };
+            socket.write_all(&reply.encode().unwrap()).unwrap();
+        }
+    });
+    let doctor = outside(&["--socket-dir", folder.path().to_str().unwrap(), "doctor"]);
+    let told = String::from_utf8(doctor.stdout).unwrap();
+    assert!(told.contains("cmap        failed at the handshake: "), "{told}");
+    assert!(
+        told.contains("-> the daemon's corosync.conf has qb_ipc_type: socket") && !told.contains("no corosync listens")
+    );
+}
+
+#[test]
+fn the_doctor_sees_where_it_is() {
+    if skip() {
+        return;
+    }
+    let node = shared_one().node(1);
+    let program = program();
+    let doctor = |script: &str| {
+        let script = format!("{script} && exec \"$0\" doctor \"$@\"");
+        node.command("unshare").args(["-m", "sh", "-c", &script]).arg(&program)
+    };
+    let read_only = doctor("mount -o remount,bind,ro /dev/shm").run();
+    assert_eq!(read_only.code(), 3, "{read_only:?}");
+    assert!(read_only.stdout.contains("KiB free, read-only\n"), "{read_only:?}");
+    assert!(read_only.stdout.contains("-> mount /dev/shm for writing"), "{read_only:?}");
+    assert_eq!(read_only.stdout.matches("->").count(), 1, "{read_only:?}");
+    let without_proc = doctor("mount -t tmpfs none /proc").args(["--socket-dir", "/no/such"]).run();
+    assert_eq!(without_proc.code(), 3, "{without_proc:?}");
+    assert!(without_proc.stdout.contains("-> start corosync, unless it runs: "), "{without_proc:?}");
+    let only_one = run(node, &["doctor"]).success();
+    assert_eq!(only_one.matches("Processes:").count(), 1, "{only_one}");
 }
 
 #[test]

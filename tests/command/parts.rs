@@ -1,12 +1,18 @@
 //! Commands that answer in several parts, of which one fails.
 
 use std::os::unix::fs::symlink;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use corosync_ipc::Endpoint;
 use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -16,6 +22,9 @@ use super::{assert_fails, assert_one_line, command, json, lines, ok, run};
 
 /// First version with node status.
 const NODE_STATUS: [u32; 4] = [3, 1, 1, 0];
+
+/// A timeout that no test waits for.
+const LONG: Duration = Duration::from_secs(120);
 
 /// `CS_ERR_ACCESS`.
 const ACCESS: i32 = 11;
@@ -30,7 +39,9 @@ enum Answer {
 }
 
 /// A service that answers as the function says: request in, answer out.
-struct Liar(fn(&[u8]) -> Answer);
+struct Liar(Answers);
+
+type Answers = Box<dyn FnMut(&[u8]) -> Answer + Send>;
 
 impl Handler for Liar {
     type Session = ();
@@ -52,17 +63,42 @@ impl Handler for Liar {
 struct Lying {
     served: Served,
     folder: TempDir,
-    /// Whether the service never answers.
-    is_silent: bool,
+    timeout: Duration,
     _liar: Option<Listener<Liar>>,
 }
-
-/// How long commands wait for a service that is silent.
-const SILENCE: &str = "4s";
 
 impl Lying {
     fn new(service: &str, answer: Option<fn(&[u8]) -> Answer>) -> Lying {
         let served = Served::with(&["--nodes", "1,2,3"]);
+        Self::beside(served, service, answer.map(|answer| Box::new(answer) as _))
+    }
+
+    /// Whose service answers well, but each request so much later.
+    fn late(service: &str, delay: Duration, answer: fn(&[u8]) -> Answer) -> Lying {
+        let late = move |request: &[u8]| {
+            thread::sleep(delay);
+            answer(request)
+        };
+        Self::beside(Served::with(&["--nodes", "1,2,3"]), service, Some(Box::new(late)))
+    }
+
+    /// Whose service answers so many requests. With the next one the whole daemon stops; the number tells whether it did.
+    fn stopping(service: &str, requests: usize, answer: fn(&[u8]) -> Answer) -> (Lying, Arc<AtomicUsize>) {
+        let mut served = Served::with(&["--nodes", "1,2,3"]);
+        let daemon = served.process().pid();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let stop = move |request: &[u8]| {
+            if counted.fetch_add(1, Ordering::SeqCst) < requests {
+                return answer(request);
+            }
+            kill(Pid::from_raw(daemon.try_into().unwrap()), Signal::SIGSTOP).unwrap();
+            Answer::Silence
+        };
+        (Self::beside(served, service, Some(Box::new(stop))), asked)
+    }
+
+    fn beside(served: Served, service: &str, answer: Option<Answers>) -> Lying {
         let folder = tempfile::tempdir().unwrap();
         for name in ["cmap", "cpg", "cfg", "quorum", "votequorum", "evs"].iter().filter(|name| **name != service) {
             symlink(served.folder().join(name), folder.path().join(name)).unwrap();
@@ -70,17 +106,23 @@ impl Lying {
         let endpoint = Endpoint::new().socket_dir(folder.path()).shm_root(served.folder());
         let listener = Listener::<Liar>::builder().endpoint(&endpoint).service(service);
         let liar = answer.map(|answer| listener.start(Liar(answer)).unwrap());
-        Lying { served, folder, is_silent: false, _liar: liar }
+        Lying { served, folder, timeout: LONG, _liar: liar }
     }
 
-    /// Where one service takes requests and answers none.
-    fn silent(service: &str) -> Lying {
-        Lying { is_silent: true, ..Lying::new(service, Some(|_| Answer::Silence)) }
+    /// With this timeout for each command.
+    fn patient(self, timeout: Duration) -> Lying {
+        Lying { timeout, ..self }
     }
 
-    /// Runs a command. What answers at all has time to on a busy machine; a service that does not costs [`SILENCE`].
+    /// The exit status of a command, and how long it took.
+    fn times(&self, args: &[&str]) -> (i32, Duration) {
+        let begun = Instant::now();
+        let code = self.run(args).code();
+        (code, begun.elapsed())
+    }
+
     fn run(&self, args: &[&str]) -> Output {
-        command(self, args).args(["--timeout", if self.is_silent { SILENCE } else { "60s" }]).run()
+        command(self, args).args(["--timeout", &format!("{}ms", self.timeout.as_millis())]).run()
     }
 
     /// The document of a command that ends with this status, and one line with all of these words.
@@ -205,8 +247,7 @@ fn a_daemon_that_dies_in_between_is_told() {
 fn a_service_that_dies_of_a_request_is_told() {
     // As a cfg that knows nobody and ends with the first question.
     let lying = Lying::new("cfg", Some(|_| Answer::End));
-    let status =
-        lying.fails(1, &["status"], &["links: the connection to cfg is gone", "CS_ERR_LIBRARY", "(and 1 more)"]);
+    let status = lying.fails(1, &["status"], &["links: the connection to cfg is gone", "(CS_ERR_LIBRARY)\n"]);
     assert_eq!(status["links"], json!(null));
     assert_eq!(status["errors"]["links"]["cs_error"], json!("CS_ERR_LIBRARY"));
     assert!(status["errors"]["links"]["error"].as_str().unwrap().contains("is gone"));
@@ -224,18 +265,17 @@ fn a_service_that_dies_of_a_request_is_told() {
 
 #[test]
 fn a_service_that_is_silent_costs_one_timeout_and_is_told() {
-    let services = [("cfg", "links"), ("votequorum", "total_votes"), ("quorum", "quorate"), ("cmap", "cluster_name")];
-    thread::scope(|scope| {
-        for (service, member) in services {
-            scope.spawn(move || tells_of_silence(service, member));
-        }
-    });
+    for (service, member) in
+        [("cfg", "links"), ("votequorum", "total_votes"), ("quorum", "quorate"), ("cmap", "cluster_name")]
+    {
+        with_some_timeout(|timeout| a_silent_service(service, member, timeout));
+    }
 }
 
-fn tells_of_silence(service: &str, member: &str) {
-    let lying = Lying::silent(service);
-    let timed_out = format!("timed out after {SILENCE}");
-    let status = lying.fails(4, &["status"], &[&timed_out, "CS_ERR_TIMEOUT"]);
+fn a_silent_service(service: &str, member: &str, timeout: Duration) {
+    let lying = Lying::new(service, Some(|_| Answer::Silence)).patient(timeout);
+    let late = format!("timed out after {timeout:?}");
+    let status = lying.fails(4, &["status"], &[&late, "CS_ERR_TIMEOUT"]);
     assert_eq!(status[member], json!(null), "{service}");
     let part = if service == "cfg" { "links" } else { service };
     assert_eq!(status["errors"][part]["cs_error"], json!("CS_ERR_TIMEOUT"), "{service}: {status}");
@@ -245,14 +285,131 @@ fn tells_of_silence(service: &str, member: &str) {
         ("votequorum", "total_votes", json!(3)),
         ("quorum", "quorate", json!(true)),
     ] {
-        // What the quorum service has is found out by means of cmap.
-        if other != service && (other, service) != ("quorum", "cmap") {
+        if other != service {
             assert_eq!(status[member], value, "{service}");
         }
     }
-    lying.prints(4, &["status"], &["failed: ", &timed_out]);
-    let doctor = lying.fails(4, &["doctor"], &[&format!("{service}: "), &timed_out]);
+    lying.prints(4, &["status"], &["failed: ", &late]);
+    let doctor = lying.fails(4, &["doctor"], &[&format!("{service}: "), &late]);
     assert_eq!(doctor["ok"], json!(false));
+}
+
+/// For what a busy machine delays, which counts less with longer ones. A fault shows each time.
+const TIMEOUTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(16)];
+
+/// Asserts what a machine that is too busy for a timeout makes fail.
+fn with_some_timeout(assert: impl Fn(Duration)) {
+    let [first @ .., last] = TIMEOUTS;
+    if !first.into_iter().any(|timeout| catch_unwind(AssertUnwindSafe(|| assert(timeout))).is_ok()) {
+        assert(last);
+    }
+}
+
+#[track_caller]
+fn takes_one_timeout(what: &str, mut attempt: impl FnMut(Duration) -> (i32, Duration)) {
+    let mut tried = Vec::new();
+    for timeout in TIMEOUTS {
+        let (status, took) = attempt(timeout);
+        if status == 4 && took <= timeout.mul_f64(1.5) {
+            return;
+        }
+        tried.push((timeout, status, took));
+    }
+    panic!("{what}: {tried:?}");
+}
+
+#[test]
+fn an_answer_takes_one_timeout_when_the_daemon_stops_in_the_middle() {
+    let cfg = |request: &[u8]| cfg(request, 4, Answer::End);
+    let none = |_: &[u8]| -> Answer { unreachable!() };
+    thread::scope(|scope| {
+        for (service, requests, answer, args) in [
+            ("cfg", 1, cfg as fn(&[u8]) -> Answer, &["status"][..]),
+            ("cfg", 3, cfg, &["cfg", "links"]),
+            ("cfg", 2, cfg, &["cfg", "nodes"]),
+            ("cfg", 0, cfg, &["cfg", "addresses", "1"]),
+            ("votequorum", 0, none, &["status"]),
+            ("votequorum", 0, none, &["quorum", "status"]),
+            ("votequorum", 0, none, &["quorum", "watch"]),
+            ("quorum", 0, none, &["quorum", "nodes"]),
+            ("cmap", 0, none, &["status"]),
+            ("cmap", 0, none, &["doctor"]),
+        ] {
+            scope.spawn(move || {
+                takes_one_timeout(&format!("{service} {requests} {args:?}"), |timeout| {
+                    let (lying, asked) = Lying::stopping(service, requests, answer);
+                    let mut lying = lying.patient(timeout);
+                    let timed = lying.times(args);
+                    // Some connections may be asked before.
+                    assert!(asked.load(Ordering::SeqCst) > requests, "{service} {requests} {args:?}: not stopped");
+                    lying.served.process().signal(Signal::SIGCONT);
+                    timed
+                });
+            });
+        }
+    });
+}
+
+#[test]
+fn an_answer_takes_one_timeout_when_each_request_takes_most_of_one() {
+    let cfg = |request: &[u8]| cfg(request, 4, Answer::End);
+    let quorum = |request: &[u8]| match number(request, 0) {
+        // Whether there is a provider.
+        3 => response(4, 1, &[0; 4]),
+        4 => response(5, 1, &[0; 8]),
+        id => response(i32::try_from(id).unwrap(), 1, &[]),
+    };
+    thread::scope(|scope| {
+        for (service, answer, args) in [
+            ("cfg", cfg as fn(&[u8]) -> Answer, &["status"][..]),
+            ("cfg", cfg, &["cfg", "links"]),
+            ("cfg", cfg, &["cfg", "nodes"]),
+            ("quorum", quorum, &["quorum", "status"]),
+            ("quorum", quorum, &["quorum", "watch"]),
+        ] {
+            scope.spawn(move || {
+                takes_one_timeout(&format!("{service} {args:?}"), |timeout| {
+                    Lying::late(service, timeout * 9 / 10, answer).patient(timeout).times(args)
+                });
+            });
+        }
+    });
+}
+
+#[test]
+fn without_cmap_the_others_tell_what_they_know() {
+    let lying = Lying::new("cmap", None);
+    without_cmap(&lying, 1, "no cmap socket");
+    // One cause, told once.
+    let line = lying.run(&["status"]).stderr;
+    assert!(!line.contains("more"), "{line}");
+    with_some_timeout(|timeout| {
+        let lying = Lying::new("cmap", Some(|_| Answer::Silence)).patient(timeout);
+        without_cmap(&lying, 4, &format!("timed out after {timeout:?}"));
+    });
+}
+
+fn without_cmap(lying: &Lying, status: i32, said: &str) {
+    let document = lying.fails(status, &["status"], &["cmap: ", said]);
+    let told = ["node_id", "quorate", "total_votes", "cluster_name", "quorum_provider"].map(|name| &document[name]);
+    assert_eq!(told, [&json!(1), &json!(true), &json!(3), &json!(null), &json!(null)]);
+    assert_eq!(document["ring_id"]["node_id"], json!(1), "{document}");
+    let members = document["members"].as_array().unwrap();
+    let members: Vec<_> = members.iter().map(|member| [&member["node_id"], &member["votes"]]).collect();
+    assert_eq!(members, [1, 2, 3].map(|node| [json!(node), json!(1)]).each_ref().map(|[a, b]| [a, b]));
+    let errors: Vec<_> = document["errors"].as_object().unwrap().keys().collect();
+    assert_eq!(errors, ["cmap"]);
+    let links = lying.fails(status, &["cfg", "links"], &["cmap: ", said]);
+    assert_eq!(document["links"], links);
+    let [link] = links.as_array().unwrap().as_slice() else { panic!("{links}") };
+    assert_eq!(link["address"], json(&lying.served, &["cfg", "addresses", "1"])["addresses"][0]);
+    assert_eq!([&link["link"], &link["status"], &link["nodes"]], [&json!(null); 3]);
+    assert!(link["error"].as_str().unwrap().contains(said), "{link}");
+    lying.prints(status, &["cfg", "links"], &["  failed: ", said]);
+    let nodes = lying.fails(status, &["cfg", "nodes"], &["cmap: ", said]);
+    let [node] = nodes.as_array().unwrap().as_slice() else { panic!("{nodes}") };
+    assert_eq!([&node["node_id"], &node["local"], &node["reachable"]], [&json!(1), &json!(true), &json!(null)]);
+    assert_eq!(node["error"], link["error"]);
 }
 
 #[test]
@@ -307,6 +464,10 @@ fn a_service_that_is_missing_though_it_should_be_there_is_told() {
         assert_eq!((&missing[0]["service"], &missing[0]["cs_error"]), (&json!(service), &json!("CS_ERR_NOT_EXIST")));
         lying.prints(1, &["status"], &[&format!("{service:<12}failed: no {service} socket")]);
         lying.fails(1, &["doctor"], &[&format!("{service}: no {service} socket")]);
+        // The others answer, so it is not at another place.
+        let advice =
+            if service == "votequorum" { "-> it is there when corosync.conf" } else { "-> this corosync runs without" };
+        lying.prints(1, &["doctor"], &[advice]);
     }
     let lying = Lying::new("votequorum", None);
     assert_fails(&lying.run(&["quorum", "watch"]), 3, &["no votequorum socket"]);

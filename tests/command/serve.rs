@@ -263,7 +263,7 @@ fn cut_rings(served: &Served, pid: u32, ring: &str, part: &str) {
 
 #[test]
 fn rings_that_are_cut_short_end_one_client_and_no_process() {
-    let mut served = Served::start();
+    let mut served = Served::with(&["-v"]);
     let mut bystander = command(&served, &["cpg", "join", "g"]).interactive().spawn();
     bystander.wait_stdout("confchg");
     for (ring, part) in ["request", "response", "event"].into_iter().flat_map(|ring| [(ring, "header"), (ring, "data")])
@@ -296,6 +296,8 @@ fn rings_that_are_cut_short_end_one_client_and_no_process() {
         });
     }
     assert!(bystander.is_running() && served.process().is_running());
+    let log = served.process().stderr();
+    assert!(log.contains("a client broke the protocol") && log.contains("ring was cut short"), "{log}");
     bystander.write("still here\n");
     bystander.wait_stdout("still here");
 }

@@ -413,3 +413,11 @@ fn every_generation_of_libqb_is_spoken() {
         bodies::votequorum::votes_are_changed_and_told(corosync.endpoint());
     }
 }
+
+#[test]
+fn no_key_of_some_sections_is_deleted_with_an_old_libqb() {
+    for generation in [Generation::Libqb010, Generation::Libqb013, Generation::Libqb014] {
+        let corosync = Corosync::builder().generation(generation).start().unwrap();
+        bodies::cmap::no_key_of_some_sections_is_deleted_with_an_old_libqb(corosync.endpoint());
+    }
+}

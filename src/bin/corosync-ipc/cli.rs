@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use corosync_ipc::{
-    ENV_SERVER_UID, ENV_TIMEOUT, Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation, parse_duration,
+    Deadline, ENV_SERVER_UID, ENV_TIMEOUT, Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation,
+    parse_duration, within,
 };
 
 use crate::commands::{cfg, cmap, cpg, doctor, evs, generate, quorum, serve, status};
@@ -108,8 +109,8 @@ struct Global {
     #[arg(long, global = true, value_name = "UID", value_delimiter = ',', value_parser = parse_uid)]
     server_uid: Vec<u32>,
 
-    /// How long connecting may take, and each call to the daemon, whatever requests it makes: 500ms, 5s, 2m [default: 5s]. A command that
-    /// makes several calls can take several times that if the daemon stops in between.
+    /// How long a command that gives one answer may take, whatever it asks: 500ms, 5s, 2m [default: 5s]. Parts that were not answered by
+    /// then have timed out. A command that goes on (watch, join, send, load) has this for its start and for each call to the daemon.
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
 
@@ -160,7 +161,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         log::start();
     }
     if !global.embedded {
-        return run_command(command, &Context { json, endpoint: global.endpoint()?, is_embedded: false });
+        return run_command(command, &Context::new(global.endpoint()?, json, false));
     }
     if let Command::Serve(_) = command {
         return Err(Failure::usage("serve is the embedded corosync itself: --embedded is for the other commands"));
@@ -174,13 +175,14 @@ pub(crate) fn run() -> Result<(), Failure> {
     // Its sockets and its rings are in one directory.
     let directory = embedded.endpoint().shm_root_path();
     let endpoint = endpoint.socket_dir(directory).shm_root(directory);
-    let result = run_command(command, &Context { json, endpoint, is_embedded: true });
+    let result = run_command(command, &Context::new(endpoint, json, true));
     embedded.end();
     result
 }
 
 fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
-    match command {
+    let deadline = if command.goes_on() { Deadline::NEVER } else { context.deadline.into() };
+    within(deadline, || match command {
         Command::Status(command) => command.run(context),
         Command::Cmap(command) => command.run(context),
         Command::Quorum(command) => command.run(context),
@@ -190,6 +192,21 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Doctor(command) => command.run(context),
         Command::Serve(command) => command.run(context),
         Command::Completions(_) | Command::Man(_) => Ok(()),
+    })
+}
+
+impl Command {
+    /// Whether it does more than give one answer.
+    fn goes_on(&self) -> bool {
+        match self {
+            Self::Cmap(command) => command.goes_on(),
+            Self::Quorum(command) => command.goes_on(),
+            Self::Cpg(command) => command.goes_on(),
+            Self::Cfg(command) => command.goes_on(),
+            Self::Evs(command) => command.goes_on(),
+            Self::Serve(_) => true,
+            Self::Status(_) | Self::Doctor(_) | Self::Completions(_) | Self::Man(_) => false,
+        }
     }
 }
 

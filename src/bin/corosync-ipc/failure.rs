@@ -1,5 +1,6 @@
 //! How the command ends when something goes wrong: one line on standard error, and an exit status.
 
+use std::collections::HashSet;
 use std::error::Error as _;
 
 use corosync_ipc::{CsError, Error};
@@ -64,8 +65,14 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Failed { status: status(&error), text: describe(&error) }
+        Self::Failed { status: status(&error), text: describe(&error) + hint(&error).unwrap_or_default() }
     }
+}
+
+/// Where to go when nobody listens.
+fn hint(error: &Error) -> Option<&'static str> {
+    matches!(error, Error::NoSocket { .. })
+        .then_some("; `corosync-ipc doctor` looks for the reason, --embedded needs no corosync")
 }
 
 /// The exit status for an error of the library.
@@ -110,6 +117,8 @@ pub(crate) struct Fault {
     status: u8,
     text: String,
     cs_error: Option<&'static str>,
+    /// For the line on standard error.
+    hint: Option<&'static str>,
 }
 
 impl Fault {
@@ -122,16 +131,12 @@ impl Fault {
     pub(crate) fn json(&self) -> Json {
         json!({ "error": self.text, "cs_error": self.cs_error })
     }
-
-    /// Whether other questions to the same service would fail alike, after another timeout perhaps.
-    pub(crate) fn is_of_service(&self) -> bool {
-        [UNREACHABLE, TIMED_OUT].contains(&self.status)
-    }
 }
 
 impl From<&Error> for Fault {
     fn from(error: &Error) -> Self {
-        Self { status: status(error), text: describe(error), cs_error: error.cs_error().map(CsError::c_name) }
+        let cs_error = error.cs_error().map(CsError::c_name);
+        Self { status: status(error), text: describe(error), cs_error, hint: hint(error) }
     }
 }
 
@@ -144,13 +149,11 @@ impl Faults {
         self.0.push((part.into(), fault));
     }
 
-    /// Adds those of parts that have none yet.
+    /// Adds those of parts that have none yet, unless what they failed of is there as that of another part: one cause counts once.
     pub(crate) fn extend(&mut self, faults: Self) {
-        for (part, fault) in faults.0 {
-            if self.get(&part).is_none() {
-                self.add(part, fault);
-            }
-        }
+        let known: HashSet<String> = self.0.iter().flat_map(|(part, fault)| [part, &fault.text]).cloned().collect();
+        let new = |(part, fault): &(String, Fault)| !known.contains(part) && !known.contains(&fault.text);
+        self.0.extend(faults.0.into_iter().filter(new));
     }
 
     pub(crate) fn get(&self, part: &str) -> Option<&Fault> {
@@ -164,6 +167,12 @@ impl Faults {
     /// An object with a member for each part.
     pub(crate) fn json(&self) -> Json {
         Json::Object(self.0.iter().map(|(part, fault)| (part.clone(), fault.json())).collect())
+    }
+
+    /// For the command that gives hints itself.
+    pub(crate) fn without_hints(mut self) -> Self {
+        self.0.iter_mut().for_each(|(_, fault)| fault.hint = None);
+        self
     }
 
     /// How the command ends. `answered`: whether there was any answer.
@@ -184,7 +193,14 @@ impl Faults {
         let part = if answered { format!("{part}: ") } else { String::new() };
         let more =
             if answered && self.0.len() > 1 { format!(" (and {} more)", self.0.len() - 1) } else { String::new() };
-        Err(Failure::Failed { status, text: format!("{part}{}{more}", fault.text) })
+        let hint = fault.hint.filter(|_| !answered).unwrap_or_default();
+        Err(Failure::Failed { status, text: format!("{part}{}{more}{hint}", fault.text) })
+    }
+}
+
+impl<const N: usize> From<[(&str, Fault); N]> for Faults {
+    fn from(faults: [(&str, Fault); N]) -> Self {
+        Self(faults.map(|(part, fault)| (part.to_owned(), fault)).into())
     }
 }
 
@@ -232,7 +248,7 @@ mod tests {
 
     #[test]
     fn parts_that_fail_decide_how_the_command_ends() {
-        let gone = Error::Disconnected { service: "cfg".into() };
+        let gone = Error::Disconnected { service: "cfg".into(), truncated: None };
         let late = Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
         let refused = Error::Cs { call: "x".into(), error: CsError::Access };
         let ends = |errors: &[&Error], answered| {

@@ -26,6 +26,9 @@ const QUEUE_RETRY: Duration = Duration::from_millis(5);
 /// How long to wait at most before asking again whether a daemon is ready.
 const READY_RETRY_MOST: Duration = Duration::from_millis(50);
 
+/// The largest unit that libqb rounds a ring's data up to: a page of arm64 and ppc64. Most have 4 KiB.
+const LARGEST_PAGE: u64 = 64 << 10;
+
 /// What a connection is made of.
 pub(super) struct Parts {
     pub(super) socket: OwnedFd,
@@ -51,6 +54,9 @@ pub(super) fn connect(
     let (timeout, deadline) = (patience.timeout, Some(patience.deadline));
     let connecting = Connecting { endpoint, service: name, timeout, deadline };
     crate::log::debug!(service = %connecting.service, address = %endpoint.address(service), "connecting");
+    if patience.is_over() {
+        return Err(connecting.timed_out());
+    }
     let mut pause = QUEUE_RETRY;
     let (socket, peer, reply) = loop {
         let socket = connecting.socket(&endpoint.address(service))?;
@@ -72,7 +78,7 @@ pub(super) fn connect(
     if let Some(source) = unknown {
         return Err(connecting.protocol(source));
     }
-    connecting.rings(socket, peer, &reply)
+    connecting.rings(socket, peer, &reply, max_msg_size)
 }
 
 struct Connecting<'a> {
@@ -144,7 +150,7 @@ impl Connecting<'_> {
             let wants = handshake.wants().map_err(protocol)?.min(buffer.len());
             let room = buffer.get_mut(..wants).unwrap_or_default();
             match socket::receive_from(socket, room) {
-                Ok((0, _)) => return Err(Error::Disconnected { service: self.service.clone() }),
+                Ok((0, _)) => return Err(Error::disconnected(self.service.clone())),
                 Ok((count, sender)) => {
                     // Whoever listened may have dropped privileges since, or passed the socket on. The one who answers will read the
                     // requests, so it must be trusted too; it need not be the same user.
@@ -177,7 +183,7 @@ impl Connecting<'_> {
         }
     }
 
-    fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply) -> Result<Parts> {
+    fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply, asked: u32) -> Result<Parts> {
         let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
         let names = ring_names(reply, self.endpoint.shm_root_path()).map_err(|source| self.protocol(source))?;
         let files = ring_files::open(&self.service, self.endpoint, peer.uid, &names);
@@ -191,9 +197,9 @@ impl Connecting<'_> {
             error => error,
         })?;
         let [request, response, event] = RING_NAMES;
-        let request = self.ring(request, format, &request_files, REQUEST_HEADER_SIZE)?.producer();
-        let response = self.ring(response, format, &response_files, HEADER_SIZE)?.consumer();
-        let event = self.ring(event, format, &event_files, HEADER_SIZE)?.consumer();
+        let request = self.ring(request, format, &request_files, REQUEST_HEADER_SIZE, asked)?.producer();
+        let response = self.ring(response, format, &response_files, HEADER_SIZE, asked)?.consumer();
+        let event = self.ring(event, format, &event_files, HEADER_SIZE, asked)?.consumer();
         let failed = |source: RingError| self.protocol(source.into());
         let event = event.map_err(failed)?;
         // Its data files have no more room than was asked for, but for the rest of a page, and lie directly below the root; those of libqb
@@ -214,7 +220,14 @@ impl Connecting<'_> {
         })
     }
 
-    fn ring(&self, ring: &'static str, format: Format, files: &RingFiles, header_size: usize) -> Result<Ring<Mapping>> {
+    fn ring(
+        &self,
+        ring: &'static str,
+        format: Format,
+        files: &RingFiles,
+        header_size: usize,
+        asked: u32,
+    ) -> Result<Ring<Mapping>> {
         let failed = |source| Error::system(format!("mapping the {ring} ring of {}", self.service), source);
         let have = files.header.metadata().map_err(failed)?.len();
         if have < header_size as u64 {
@@ -223,6 +236,11 @@ impl Connecting<'_> {
         }
         let header = Mapping::new(&files.header, header_size).map_err(failed)?;
         let size = files.data.metadata().map_err(failed)?.len();
+        // As qb_rb_open. No corosync makes rings larger than it is asked to; what a ring holds bounds the work of looking for an event.
+        let limit = (u64::from(asked) + CHUNK_MARGIN as u64 + 1).next_multiple_of(LARGEST_PAGE);
+        if size > limit {
+            return Err(self.protocol(RingError::TooLarge { ring, have: size, limit }.into()));
+        }
         let data = Mapping::new(&files.data, usize::try_from(size).unwrap_or(usize::MAX)).map_err(failed)?;
         Ring::open(ring, format, header, data).map_err(|source| self.protocol(source.into()))
     }
@@ -233,9 +251,7 @@ impl Connecting<'_> {
 
     fn disconnected(&self, error: io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                Error::Disconnected { service: self.service.clone() }
-            }
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::disconnected(self.service.clone()),
             _ => Error::system(format!("connecting to {}", self.service), error),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -52,6 +53,9 @@ const WAKE_BYTE_COST: usize = 2048;
 /// What the smallest message takes in a ring, and every message besides its length: a chunk's header.
 const CHUNK_HEADER: usize = 8;
 
+/// How many answers to nudges are thrown away at a time: twice as many as there are nudges under way.
+const MOST_DRAINED: usize = 4;
+
 /// How often a glance at the events checks that the daemon is still there; in between it makes no system call.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -69,8 +73,8 @@ pub(crate) enum Look {
 ///
 /// Locking rules: `requests` is taken by whoever has the turn, and held for as long, replies included. `events` is held while an
 /// event is taken from the ring and made of its message, so that messages which belong together are taken apart in their order.
-/// Neither is taken while the other is held, but by `Drop`, when nobody else is left; no user code runs under either. `releases` is
-/// held for a few instructions only.
+/// Neither is taken while the other is held, but by `Drop`, when nobody else is left; no user code runs under either, and logging is user
+/// code. `releases` and `notes` are held for a few instructions only.
 pub(crate) struct Connection {
     service: Cow<'static, str>,
     socket: OwnedFd,
@@ -91,6 +95,12 @@ pub(crate) struct Connection {
     waits_while_busy: bool,
     /// One of the states below; only ever grows.
     state: AtomicU8,
+    /// The ring of which a file was cut short. Set before the state says that the connection is broken.
+    truncated: OnceLock<&'static str>,
+    /// What is to be logged once the locks are released: whoever gets to see it may use the client.
+    notes: Mutex<Vec<Note>>,
+    /// Whether there are any. Relaxed: who notes something looks here afterwards.
+    noted: AtomicBool,
     /// Made for the first wait or the first who asks for it.
     waker: OnceLock<Waker>,
     is_before_libqb_015: bool,
@@ -111,6 +121,13 @@ const GONE: u8 = 1;
 const BROKEN: u8 = 2;
 /// This end closed.
 const FINALIZED: u8 = 3;
+
+/// What is to be logged.
+enum Note {
+    TimedOut(&'static str),
+    Gone,
+    Broken(ProtocolError),
+}
 
 struct Requests {
     request: Producer<Mapping>,
@@ -160,15 +177,16 @@ pub(crate) struct Turn<'a> {
     requests: MutexGuard<'a, Requests>,
     _turn: turnstile::Turn<'a>,
     // Looked after when the turn was passed on.
-    _nudge: LeftNudge<'a>,
+    _left: Left<'a>,
 }
 
-/// Sends the nudge that another thread wanted while the turn was taken.
-struct LeftNudge<'a>(&'a Connection);
+/// Sends the nudge that another thread wanted while the turn was taken, and logs what was noted.
+struct Left<'a>(&'a Connection);
 
-impl Drop for LeftNudge<'_> {
+impl Drop for Left<'_> {
     fn drop(&mut self) {
         self.0.send_wanted_nudge();
+        self.0.log_notes();
     }
 }
 
@@ -229,6 +247,9 @@ impl Connection {
             timeout: AtomicU64::new(0),
             waits_while_busy: endpoint.waits_while_busy(),
             state: AtomicU8::new(OPEN),
+            truncated: OnceLock::new(),
+            notes: Mutex::default(),
+            noted: AtomicBool::new(false),
             waker: OnceLock::new(),
             is_before_libqb_015,
             nudge: target.nudge,
@@ -281,9 +302,11 @@ impl Connection {
         let waits = |busy: &CsError| self.waits_while_busy || *busy != CsError::TryAgain;
         let busy: Vec<_> = busy.iter().copied().filter(waits).collect();
         // Others have their turn while this one waits.
-        self.retry(&busy, patience, || {
+        let reply = self.retry(&busy, patience, || {
             self.patient_turn(patience)?.exchange(&[request], FlowControl::Request, patience)
-        })
+        });
+        self.log_notes();
+        reply
     }
 
     /// Sends a request that makes the daemon forget something, and waits neither to send it nor for the answer: if it cannot be sent
@@ -324,8 +347,7 @@ impl Connection {
     /// Waits for the turn to send. `None`: the deadline passed first. A deadline that has passed already asks without waiting.
     pub(crate) fn turn(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
         self.check()?;
-        let turn =
-            |turn| Turn { connection: self, requests: lock(&self.requests), _turn: turn, _nudge: LeftNudge(self) };
+        let turn = |turn| Turn { connection: self, requests: lock(&self.requests), _turn: turn, _left: Left(self) };
         Ok(self.turnstile.enter(deadline).map(turn))
     }
 
@@ -336,8 +358,41 @@ impl Connection {
 
     /// What a call ends with whose time is over, whatever it waited for: its turn, room for the request, or the answer.
     pub(crate) fn timed_out(&self, patience: &Patience) -> Error {
-        crate::log::debug!(service = %self.service, call = patience.call, "timed out");
+        let error = self.late(patience);
+        self.log_notes();
+        error
+    }
+
+    /// As [`Connection::timed_out`], where a lock is held.
+    fn late(&self, patience: &Patience) -> Error {
+        self.note(Note::TimedOut(patience.call));
         Error::TimedOut { operation: Cow::Borrowed(patience.call), after: patience.timeout }
+    }
+
+    fn note(&self, note: Note) {
+        lock(&self.notes).push(note);
+        self.noted.store(true, Ordering::Relaxed);
+    }
+
+    /// Logs what was noted. Not where a lock is held.
+    fn log_notes(&self) {
+        if !self.noted.load(Ordering::Relaxed) || !self.noted.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let notes = mem::take(&mut *lock(&self.notes));
+        for note in notes {
+            match note {
+                Note::TimedOut(_call) => {
+                    crate::log::debug!(service = %self.service, call = _call, "timed out");
+                }
+                Note::Gone => {
+                    crate::log::debug!(service = %self.service, "disconnected");
+                }
+                Note::Broken(_source) => {
+                    crate::log::warn!(service = %self.service, source = %_source, "the daemon broke the protocol");
+                }
+            }
+        }
     }
 
     /// Puts a request in the ring and tells the daemon. `false`: the deadline passed first, and nothing was sent.
@@ -427,13 +482,17 @@ impl Connection {
 
     /// Takes messages of events, until `make` makes an event of one or none waits. Never blocks. Matches `qb_ipcc_event_recv` with
     /// a timeout of 0, but looks at the ring first: a glance at an empty one takes no system call.
+    ///
+    /// Many messages of which none is an event take no longer than until the deadline.
     pub(crate) fn poll_event<E>(
         &self,
         look: Look,
+        deadline: Option<Instant>,
         make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
     ) -> Result<Option<E>> {
         for _ in 0..self.most_silent {
             match self.poll_one(look, &make)? {
+                Some(None) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Ok(None),
                 Some(None) => {}
                 Some(event) => return Ok(event),
                 None => return Ok(None),
@@ -450,11 +509,12 @@ impl Connection {
     ) -> Result<Option<Option<E>>> {
         let event = {
             let mut events = lock(&self.events);
-            let message = self.poll_message(&mut events, look)?;
-            message.map(make).transpose().map_err(|source| self.broken(source.into()))?
+            let message = self.poll_message(&mut events, look);
+            message.and_then(|it| it.map(make).transpose().map_err(|source| self.broken(source.into())))
         };
         self.send_wanted_nudge();
-        Ok(event)
+        self.log_notes();
+        event
     }
 
     /// Sends the nudge that is wanted, if one is. Never blocks: while it cannot be sent it stays wanted.
@@ -477,11 +537,11 @@ impl Connection {
         if !requests.exchange.owes_unawaited_only() {
             return Ok(false);
         }
-        while requests.exchange.before() == Before::Drain {
-            if requests.response.try_receive().map_err(|source| self.broken(source.into()))?.is_none() {
-                break;
+        for _ in 0..MOST_DRAINED {
+            match requests.response.try_receive().map_err(|source| self.broken(source.into()))? {
+                Some(reply) => requests.exchange.received_unawaited(&reply),
+                None => break,
             }
-            requests.exchange.received();
         }
         if !requests.exchange.may_nudge() {
             return Ok(false);
@@ -618,7 +678,7 @@ impl Connection {
     fn ended(&self) -> Error {
         match self.state() {
             FINALIZED => Error::Finalized,
-            _ => Error::Disconnected { service: self.service.clone() },
+            _ => Error::Disconnected { service: self.service.clone(), truncated: self.truncated.get().copied() },
         }
     }
 
@@ -640,17 +700,28 @@ impl Connection {
 
     fn hung_up(&self) -> Error {
         if self.advance(GONE) == OPEN {
-            crate::log::debug!(service = %self.service, "disconnected");
+            self.note(Note::Gone);
         }
         self.ended()
     }
 
-    /// The peer broke the protocol: nothing it says can be believed any more.
-    pub(crate) fn broken(&self, source: ProtocolError) -> Error {
-        crate::log::warn!(service = %self.service, %source, "the daemon broke the protocol");
+    /// The peer broke the protocol, as its answers show: nothing it says can be believed any more.
+    pub(crate) fn refuse(&self, source: ProtocolError) -> Error {
+        let error = self.broken(source);
+        self.log_notes();
+        error
+    }
+
+    /// As [`Connection::refuse`], where a lock is held.
+    fn broken(&self, source: ProtocolError) -> Error {
+        self.note(Note::Broken(source));
+        let truncated = match source {
+            ProtocolError::Ring(RingError::Truncated { ring }) => Some(*self.truncated.get_or_init(|| ring)),
+            _ => None,
+        };
         self.advance(BROKEN);
         socket::shut_down(&self.socket);
-        if let ProtocolError::Ring(RingError::Truncated { .. }) = source {
+        if truncated.is_some() {
             return self.ended();
         }
         Error::Protocol { service: self.service.clone(), source }
@@ -679,10 +750,10 @@ impl Turn<'_> {
         let ready = self.send_releases(patience.deadline)? && self.drain(patience.deadline)?;
         // When the time is over nothing is sent: nobody would wait for the answer.
         if !ready || patience.is_over() || !self.send(parts, flow, patience.deadline)? {
-            return Err(connection.timed_out(patience));
+            return Err(connection.late(patience));
         }
         self.requests.exchange.sent();
-        self.answer(patience.deadline)?.ok_or_else(|| connection.timed_out(patience))
+        self.answer(patience.deadline)?.ok_or_else(|| connection.late(patience))
     }
 
     /// Sends what is waiting in [`Connection::release`]. `false`: the deadline passed first.
@@ -705,6 +776,9 @@ impl Turn<'_> {
             }
         }
         let broken = |source: crate::error::RingError| self.connection.broken(source.into());
+        if self.requests.exchange.take_again() {
+            self.requests.response.receive(RETRY_FIRST).map_err(broken)?;
+        }
         // Second answers that came too late for the request they belong to.
         while self.requests.response.try_receive().map_err(broken)?.is_some() && Instant::now() < deadline {}
         Ok(true)

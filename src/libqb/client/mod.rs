@@ -10,5 +10,6 @@ mod turnstile;
 mod waker;
 
 pub(crate) use connection::{Connection, FlowControl, Look, Target};
+pub use patience::within;
 pub(crate) use patience::{Limit, Patience};
 pub use waker::Waker;

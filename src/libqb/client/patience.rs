@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Deadline, Endpoint};
 
 /// How long a call of the user may take, and what is said if it takes longer. A call has one, whatever requests it makes.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,32 @@ impl Patience {
     pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.deadline
     }
+}
+
+/// Runs `calls` with one deadline for all calls to clients that it makes on this thread, connecting included. A call then ends at that
+/// deadline or after its own time, whichever comes first, with [`Error::TimedOut`](crate::Error::TimedOut); one that begins later sends
+/// nothing. Inside of another `within` the earlier deadline counts. Threads that are started inside have none: begin with `within` there,
+/// too.
+///
+/// Waiting for events is not limited, since it is given a deadline of its own. What takes longer by nature does here too: a
+/// [multicast](crate::cpg::Client::multicast) in fragments while it makes progress, and a [shutdown](crate::cfg::Client::try_shutdown)
+/// that others are asked about.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use corosync_ipc::{cmap, quorum, within};
+///
+/// // Both, or an error, in two seconds.
+/// let (name, quorate) = within(Duration::from_secs(2), || {
+///     let name = cmap::Client::connect()?.get_as::<String>("totem.cluster_name")?;
+///     Ok::<_, corosync_ipc::Error>((name, quorum::Client::connect()?.is_quorate()?))
+/// })?;
+/// # let _ = (name, quorate);
+/// # Ok::<(), corosync_ipc::Error>(())
+/// ```
+pub fn within<T>(deadline: impl Into<Deadline>, calls: impl FnOnce() -> T) -> T {
+    let _limit = deadline.into().instant().map(Limit::set);
+    calls()
 }
 
 /// A deadline that all calls of this thread have in common while this lives.

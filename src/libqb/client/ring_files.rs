@@ -90,13 +90,15 @@ impl<'a> Opening<'a> {
     }
 
     /// Refuses a file that may be another connection's. Those are private to their user, so what is neither this user's nor the
-    /// server's own is not for this connection; root's client is the one that could open them all the same.
+    /// server's own is not for this connection; root's client is the one that could open them all the same. What is this user's root
+    /// gave away, so from a server that could not do that it is of another connection, which perhaps is being made just now.
     fn check(&self, path: impl Fn() -> PathBuf, found: &Metadata, seen: &mut Vec<(u64, u64)>) -> Result<()> {
         let file = (found.dev(), found.ino());
         let fault = if !found.is_file() {
             RingFileFault::NotAFile
         } else if !self.endpoint.may_own_rings(found.uid(), self.server_uid) {
-            RingFileFault::Owner { own: geteuid().as_raw(), server: self.server_uid }
+            let (own, server) = (geteuid().as_raw(), self.server_uid);
+            if found.uid() == own { RingFileFault::Ours { own, server } } else { RingFileFault::Owner { own, server } }
         } else if seen.contains(&file) {
             RingFileFault::Twice
         } else if found.nlink() != 1 {

@@ -40,7 +40,7 @@ compile_error!(
 /// A connection's messages travel through files in shared memory. Whoever owns the files can truncate them at any time, by mistake or
 /// on purpose. The system then sends `SIGBUS` to the process that touches the missing part, which kills it. This function installs a
 /// handler for `SIGBUS`. With it, a fault in a ring ends that ring's connection and nothing else: every call on the client, also one under
-/// way, fails with [`Error::Disconnected`]; a server disconnects the client and goes on with the others. A call that connects fails with
+/// way, fails with [`Error::Disconnected`], which names the ring; a server disconnects the client and goes on with the others. A call that connects fails with
 /// [`Error::Protocol`].
 ///
 /// The handler covers the whole process, connections made before included, and stays. A second call does nothing. The `corosync-ipc`
@@ -60,6 +60,7 @@ compile_error!(
 /// - Faults in other memory go to the handler that was there before. Without one they kill, as before.
 /// - Install other handlers for `SIGBUS`, such as a crash reporter's, before this one. A handler that is installed later must call the
 ///   handler that it replaces, or the guard is gone.
+/// - A fault that the system has no memory for kills: the handler maps zeros in the place of what is missing.
 /// - A thread that blocks `SIGBUS` and touches a missing part is killed by the system, and the process with it. Leave it unblocked in
 ///   threads that use clients, and in the one that starts a `libqb::server::Listener`.
 /// - A cut is noticed when the missing part is touched. A call that waits for an answer looks every 20 ms. One that waits for events

@@ -37,7 +37,7 @@ enum Command {
     ///
     /// What corosync-cfgtool -s prints; with --json an array of objects. A corosync before 2.99, and one with another transport than knet
     /// before 3.1.1, tells one status for all nodes. A node that the daemon does not know is unknown; one that could not be asked for
-    /// is failed, and the exit status is 1 then, or 4 when the question timed out.
+    /// is failed, and the exit status is 1 then, or 4 when the question timed out. Without cmap only the addresses are known.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg links
   corosync-ipc cfg links --check >/dev/null || echo 'a link is down'
@@ -51,7 +51,8 @@ enum Command {
     /// Prints whether each node can be reached, and by which links (corosync 3.1.1 and later)
     ///
     /// What corosync-cfgtool -n prints, of all nodes; with --json an array of objects. A node that the daemon does not know is unknown; one
-    /// that could not be asked for has the error as its state, and the exit status is 1 then, or 4 when the question timed out.
+    /// that could not be asked for has the error as its state, and the exit status is 1 then, or 4 when the question timed out. Without
+    /// cmap only the local node is known.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg nodes
   corosync-ipc --json cfg nodes | jq '.[] | select(.reachable == false) | .name'")]
@@ -136,6 +137,11 @@ enum Command {
 }
 
 impl Cfg {
+    /// Whether it does more than give one answer.
+    pub(crate) fn goes_on(&self) -> bool {
+        matches!(self.command, Command::Watch { .. })
+    }
+
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let connect = || Client::connect_to(&context.endpoint);
         match self.command {

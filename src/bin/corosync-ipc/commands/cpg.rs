@@ -103,6 +103,11 @@ struct Process {
 }
 
 impl Cpg {
+    /// Whether it does more than give one answer.
+    pub(crate) fn goes_on(&self) -> bool {
+        matches!(self.command, Command::Join { .. } | Command::Send { .. })
+    }
+
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             Command::Groups => groups(context),

@@ -78,6 +78,11 @@ fn parse_name(text: &str) -> Result<Name, String> {
 }
 
 impl Evs {
+    /// Whether it does more than give one answer.
+    pub(crate) fn goes_on(&self) -> bool {
+        !matches!(self.command, Command::Members)
+    }
+
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             Command::Join { group, count } => join(context, group, count),

@@ -1,17 +1,18 @@
 //! `corosync-ipc status`: the cluster at one glance.
 
 use std::fmt::Write;
+use std::thread;
 
 use clap::Args;
 use serde_json::{Value as Json, json};
 
 use crate::context::Context;
-use crate::failure::{Failure, Fault, describe};
+use crate::failure::{Failure, Fault, Faults, describe};
 use crate::output::{print, print_document, printable};
 use crate::snapshot::Snapshot;
 use crate::snapshot::links::{self, Link};
 use crate::snapshot::report;
-use crate::snapshot::services::{self, Probe};
+use crate::snapshot::services::{self, Probe, ask, join};
 
 /// Prints one snapshot of the cluster as this node sees it
 ///
@@ -27,27 +28,22 @@ pub(crate) struct Status {}
 impl Status {
     #[allow(clippy::unused_self, reason = "as all commands")]
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let snapshot = Snapshot::take(&context.endpoint)?;
-        let probes = services::probe_all(&context.endpoint);
-        let has_votequorum = snapshot.has_votequorum();
-        let of_services = services::faults(&probes, has_votequorum);
-        // Where one of those that tell of links does not answer, asking again would cost another timeout.
-        let links = match of_services.get("cfg").or(of_services.get("cmap")) {
-            Some(fault) => Err(fault.clone()),
-            None => links::links(&context.endpoint).map_err(|error| Fault::from(&error)),
-        };
+        let Context { endpoint, deadline, .. } = context;
+        let (snapshot, probes, links) = thread::scope(|scope| {
+            let probes = scope.spawn(|| services::probe_all(endpoint, *deadline));
+            let links = ask(scope, *deadline, || links::links(endpoint));
+            (Snapshot::take(endpoint, *deadline), join(probes), join(links))
+        });
+        let snapshot = snapshot?;
         let mut faults = snapshot.faults.clone();
-        let links = match links {
-            Ok((links, missing)) => {
-                faults.extend(missing);
-                Ok(links)
-            }
-            Err(fault) => {
-                faults.add("links", fault.clone());
-                Err(fault)
-            }
-        };
-        faults.extend(of_services);
+        let links = links.map_err(|error| Fault::from(&error)).map(|(links, missing)| {
+            faults.extend(missing);
+            links
+        });
+        if let Err(fault) = &links {
+            faults.extend(Faults::from([("links", fault.clone())]));
+        }
+        faults.extend(services::faults(&probes, snapshot.has_votequorum()));
         if context.json {
             let mut document = report::json(&snapshot);
             document["links"] = json!(links.as_deref().ok().map(links::links_json));

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use corosync_ipc::cfg::{Client, LinkStatus, NodeStatus, RingStatus};
+use corosync_ipc::cfg::{Client, LOCAL_NODE, LinkStatus, NodeStatus, RingStatus};
 use corosync_ipc::cmap;
 use corosync_ipc::{CsError, Endpoint, Error, NodeId};
 use serde_json::{Value as Json, json};
 
 use crate::failure::{Fault, Faults};
 use crate::output::{printable, table, words};
-use crate::snapshot::{all_addresses, known_nodes, local_addresses};
+use crate::snapshot::{CMAP, all_addresses, known_nodes, local_addresses};
 
 /// A node that is configured or joined.
 #[derive(Debug)]
@@ -33,10 +33,11 @@ enum State {
 /// A link of this node.
 #[derive(Debug)]
 pub(crate) struct Link {
-    /// `None` from corosync before 2.99.
+    /// `None` from corosync before 2.99, and without cmap.
     number: Option<u8>,
     address: String,
-    status: String,
+    /// Or why it is not known.
+    status: Result<String, Fault>,
     /// The other nodes on it; `None` where the daemon tells no more than the status.
     ends: Option<Vec<End>>,
 }
@@ -80,27 +81,64 @@ impl State {
     }
 }
 
-/// All nodes, in the order of their ids, and which of them could not be asked for. Fails with a corosync before 3.1.1.
-pub(crate) fn nodes(endpoint: &Endpoint) -> Result<(Vec<Node>, Faults), Error> {
-    let client = Client::connect_to(endpoint)?;
-    let cmap = cmap::Client::connect_to(endpoint)?;
-    let local = client.local_node_id()?;
-    let mut known = known_nodes(&cmap, local)?;
-    let states = states(&client, &known)?;
-    let faults = faults(&states);
-    let node =
-        |(node_id, state)| Node { node_id, name: known.remove(&node_id).flatten(), local: node_id == local, state };
-    Ok((states.into_iter().map(node).collect(), faults))
+/// What cmap tells of nodes and links.
+struct Map {
+    known: Known,
+    /// This node's, by link, as configured.
+    addresses: BTreeMap<u8, String>,
+    is_knet: bool,
 }
 
-/// The links of this node, and which other nodes could not be asked for.
+impl Map {
+    fn ask(endpoint: &Endpoint, local: NodeId) -> Result<Self, Error> {
+        let cmap = cmap::Client::connect_to(endpoint)?;
+        Ok(Self {
+            known: known_nodes(&cmap, local)?,
+            addresses: local_addresses(&cmap, local)?,
+            is_knet: !matches!(cmap.get_as::<String>("totem.transport")?.as_deref(), Some("udp" | "udpu")),
+        })
+    }
+}
+
+/// All nodes, in the order of their ids, and what could not be asked for. Fails with a corosync before 3.1.1.
+///
+/// Without cmap nobody tells which nodes there are, nor whether the daemon survives being asked for their states.
+pub(crate) fn nodes(endpoint: &Endpoint) -> Result<(Vec<Node>, Faults), Error> {
+    let client = Client::connect_to(endpoint)?;
+    let local = client.local_node_id()?;
+    let node = |(node_id, name, state)| Node { node_id, name, local: node_id == local, state };
+    let mut known = match Map::ask(endpoint, local) {
+        Ok(map) => map.known,
+        Err(error) => {
+            let fault = Fault::from(&error);
+            return Ok((vec![node((local, None, State::Failed(fault.clone())))], Faults::from([(CMAP, fault)])));
+        }
+    };
+    let states = states(&client, &known)?;
+    let faults = faults(&states);
+    let named = states.into_iter().map(|(node_id, state)| (node_id, known.remove(&node_id).flatten(), state));
+    Ok((named.map(node).collect(), faults))
+}
+
+/// The links of this node, and what could not be asked for.
 ///
 /// Where there is node status it says all there is to know, since ring status is deadly to some daemons.
 pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
     let client = Client::connect_to(endpoint)?;
-    let cmap = cmap::Client::connect_to(endpoint)?;
     let local = client.local_node_id()?;
-    let known = known_nodes(&cmap, local)?;
+    // Before cmap, which may take all the time there is.
+    let addresses = client.node_addresses(LOCAL_NODE);
+    let Map { known, addresses: configured, is_knet } = match Map::ask(endpoint, local) {
+        Ok(map) => map,
+        Err(error) => {
+            let fault = Fault::from(&error);
+            let mut addresses = addresses?;
+            // A daemon with udp or udpu may take its one address for two.
+            addresses.dedup();
+            let link = |address: IpAddr| Link::of_address(address, &fault);
+            return Ok((addresses.into_iter().map(link).collect(), Faults::from([(CMAP, fault.clone())])));
+        }
+    };
     let states = match states(&client, &known) {
         Err(Error::Unsupported { .. }) => {
             let rings = client.ring_status()?;
@@ -108,14 +146,12 @@ pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
         }
         states => states?,
     };
-    let configured = local_addresses(&cmap, local)?;
-    let is_knet = !matches!(cmap.get_as::<String>("totem.transport")?.as_deref(), Some("udp" | "udpu"));
     let used = states.values().filter_map(State::told).flat_map(|status| &status.links).map(|link| link.link);
     let numbers: BTreeSet<u8> = configured.keys().copied().chain(used).collect();
     let link = |number: u8| Link {
         number: Some(number),
         address: local_address(number, &states, local, configured.get(&number)),
-        status: if is_knet { characters(number, &states, local) } else { "OK".to_owned() },
+        status: Ok(if is_knet { characters(number, &states, local) } else { "OK".to_owned() }),
         ends: Some(ends(number, &states, local, &known)),
     };
     Ok((numbers.into_iter().map(link).collect(), faults(&states)))
@@ -173,26 +209,13 @@ fn told_apart(sent: &[IpAddr], known: &[IpAddr]) -> Vec<IpAddr> {
 
 /// Asks for the state of each node. Fails where there is no node status.
 fn states(client: &Client, known: &Known) -> Result<BTreeMap<NodeId, State>, Error> {
-    let mut states = BTreeMap::new();
-    // Once the service is gone or silent, the other nodes are not asked for, as each might cost a timeout.
-    let mut lost: Option<Fault> = None;
-    for node_id in known.keys().copied() {
-        let state = match &lost {
-            Some(fault) => State::Failed(fault.clone()),
-            None => match client.node_status(node_id) {
-                Ok(status) if status.is_known() => State::Told(status),
-                Ok(_) | Err(Error::Cs { error: CsError::FailedOperation | CsError::NotExist, .. }) => State::Unknown,
-                Err(error @ (Error::Unsupported { .. } | Error::InvalidArgument { .. })) => return Err(error),
-                Err(error) => {
-                    let fault = Fault::from(&error);
-                    lost = fault.is_of_service().then(|| fault.clone());
-                    State::Failed(fault)
-                }
-            },
-        };
-        states.insert(node_id, state);
-    }
-    Ok(states)
+    let state = |node_id| match client.node_status(node_id) {
+        Ok(status) if status.is_known() => Ok(State::Told(status)),
+        Ok(_) | Err(Error::Cs { error: CsError::FailedOperation | CsError::NotExist, .. }) => Ok(State::Unknown),
+        Err(error @ (Error::Unsupported { .. } | Error::InvalidArgument { .. })) => Err(error),
+        Err(error) => Ok(State::Failed(Fault::from(&error))),
+    };
+    known.keys().map(|node_id| Ok((*node_id, state(*node_id)?))).collect()
 }
 
 fn faults(states: &BTreeMap<NodeId, State>) -> Faults {
@@ -260,13 +283,18 @@ impl Link {
         match &self.ends {
             Some(ends) => ends.iter().filter_map(|end| end.up).any(|up| !up.connected),
             // The sentence of a corosync before 2.99; see [`RingStatus::status`].
-            None => self.status.contains("FAULTY"),
+            None => self.status.as_ref().is_ok_and(|status| status.contains("FAULTY")),
         }
     }
 
     /// What a corosync without node status tells.
     fn of_ring(ring: RingStatus, known: &Known) -> Self {
-        Self { ends: ends_of(&ring.status, known), number: ring.link, address: ring.address, status: ring.status }
+        Self { ends: ends_of(&ring.status, known), number: ring.link, address: ring.address, status: Ok(ring.status) }
+    }
+
+    /// What is known without cmap.
+    fn of_address(address: IpAddr, fault: &Fault) -> Self {
+        Self { number: None, address: address.to_string(), status: Err(fault.clone()), ends: None }
     }
 }
 
@@ -301,12 +329,14 @@ pub(crate) fn links_json(links: &[Link]) -> Json {
         end_json
     };
     let link = |link: &Link| {
-        json!({
+        let mut link_json = json!({
             "link": link.number,
             "address": link.address,
-            "status": link.status,
+            "status": link.status.as_ref().ok(),
             "nodes": link.ends.as_ref().map(|ends| ends.iter().map(end).collect::<Json>()),
-        })
+        });
+        add_error(&mut link_json, link.status.as_ref().err());
+        link_json
     };
     links.iter().map(link).collect()
 }
@@ -330,7 +360,7 @@ pub(crate) fn links_text(links: &[Link]) -> String {
 
 fn link_state(link: &Link) -> String {
     let Some(ends) = &link.ends else {
-        return printable(&link.status);
+        return printable(&link.status.clone().unwrap_or_else(|fault| fault.text()));
     };
     if ends.is_empty() {
         return "no other node".to_owned();
@@ -460,7 +490,7 @@ mod tests {
 
     #[test]
     fn node_status_says_what_ring_status_does() {
-        let fault = Fault::from(&Error::Disconnected { service: "cfg".into() });
+        let fault = Fault::from(&Error::Disconnected { service: "cfg".into(), truncated: None });
         let states: BTreeMap<NodeId, State> = [
             told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
             told(2, vec![link(0, true, "10.0.0.1", "10.0.0.2"), link(3, false, "10.0.3.1", "10.0.3.2")]),
@@ -476,7 +506,7 @@ mod tests {
             link_state(&Link {
                 number: Some(number),
                 address: String::new(),
-                status: String::new(),
+                status: Ok(String::new()),
                 ends: Some(ends(number, &states, local, &known)),
             })
         };

@@ -5,14 +5,17 @@ pub(crate) mod report;
 pub(crate) mod services;
 
 use std::collections::BTreeMap;
-use std::thread::{self, ScopedJoinHandle};
+use std::mem;
+use std::thread;
+use std::time::Instant;
 
 use corosync_ipc::cfg;
 use corosync_ipc::cmap::{self, Value};
 use corosync_ipc::quorum::{self, Model, QuorumType};
 use corosync_ipc::votequorum::{self, Info, InfoFlags, QDEVICE_NODE_ID};
-use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, within};
 
+use self::services::{ask, join};
 use crate::failure::{Failure, Fault, Faults};
 
 /// How often to look again while the membership changes under the questions.
@@ -80,22 +83,27 @@ impl From<RingId> for Ring {
 }
 
 impl Snapshot {
-    /// Asks the services until two answers in a row name the same ring. Fails when none of them answers.
-    pub(crate) fn take(endpoint: &Endpoint) -> Result<Self, Failure> {
-        let mut sources = Sources::connect(endpoint);
-        let node_id = sources.node_id(endpoint);
-        let mut view = sources.view();
-        let mut snapshot = sources.collect(node_id, view.clone());
+    /// Asks the services, all at once and until the deadline, and again until two answers in a row name the same ring. Fails when none of
+    /// them answers.
+    pub(crate) fn take(endpoint: &Endpoint, deadline: Instant) -> Result<Self, Failure> {
+        let mut sources = Sources::default();
+        let mut answers = sources.ask_all(endpoint, deadline);
         for _ in 0..ROUNDS {
-            let now = sources.view();
-            if now == view {
+            if Instant::now() >= deadline {
                 break;
             }
-            view = now;
-            snapshot = sources.collect(node_id, view.clone());
+            let view = within(deadline, || sources.quorum.ask(|quorum| present_state(quorum, deadline)));
+            if view.is_none() || view == answers.view {
+                // Nobody tells whether it still is as it was.
+                answers.view = view;
+                break;
+            }
+            answers = sources.ask_all(endpoint, deadline);
         }
+        let node_id = within(deadline, || sources.node_id(endpoint, &answers));
         let answered = sources.answered();
-        snapshot.faults = sources.faults();
+        let mut snapshot = answers.combine(node_id);
+        snapshot.faults = sources.faults(node_id);
         if snapshot.faults.get(VOTEQUORUM).is_some() {
             snapshot.forget_votes();
         }
@@ -127,17 +135,29 @@ impl Snapshot {
 /// A service that is asked until it fails.
 #[derive(Debug)]
 struct Source<C> {
-    name: &'static str,
-    /// `None` once it failed, and where it is not configured.
+    /// `None` before it was connected to, once it failed, and where it is not configured.
     client: Option<C>,
+    connected: bool,
     answered: bool,
     fault: Option<Fault>,
 }
 
+impl<C> Default for Source<C> {
+    fn default() -> Self {
+        Self { client: None, connected: false, answered: false, fault: None }
+    }
+}
+
 impl<C> Source<C> {
-    fn new(name: &'static str, connected: Result<Option<C>, Error>) -> Self {
-        let fault = connected.as_ref().err().map(Fault::from);
-        Self { name, client: connected.ok().flatten(), answered: false, fault }
+    /// Connects, once. `None`: the service is not configured.
+    fn connect(&mut self, connect: impl FnOnce() -> Result<Option<C>, Error>) {
+        if mem::replace(&mut self.connected, true) {
+            return;
+        }
+        match connect() {
+            Ok(client) => self.client = client,
+            Err(error) => self.fault = Some(Fault::from(&error)),
+        }
     }
 
     /// `None` where there is no answer, which the fault explains unless the service is not configured.
@@ -157,11 +177,11 @@ impl<C> Source<C> {
 }
 
 /// Names of the parts.
-const CMAP: &str = "cmap";
+pub(crate) const CMAP: &str = "cmap";
 const VOTEQUORUM: &str = "votequorum";
 
 /// The services that a snapshot is made from.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Sources {
     cmap: Source<cmap::Client>,
     quorum: Source<quorum::Client>,
@@ -170,19 +190,51 @@ struct Sources {
     cfg: Source<cfg::Client>,
 }
 
+/// What each service said, whatever the others did.
+struct Answers {
+    map: MapAnswer,
+    view: Option<Told>,
+    votes: VotesAnswer,
+}
+
+/// What the quorum service said.
+#[derive(PartialEq)]
+struct Told {
+    view: View,
+    /// Whether there is a quorum provider. Ring and members come from it; without one they stay empty in the view.
+    has_provider: bool,
+    /// Model v1 only.
+    nodelist: Option<quorum::NodelistNotification>,
+}
+
+/// What cmap said.
+#[derive(Default)]
+struct MapAnswer {
+    /// By position.
+    configured: BTreeMap<u32, Configured>,
+    local_position: Option<u32>,
+    joined: BTreeMap<NodeId, Joined>,
+    cluster_name: Option<String>,
+    provider: Option<String>,
+}
+
+/// What votequorum said.
+#[derive(Default)]
+struct VotesAnswer {
+    local: Option<Info>,
+    /// The nodes it knows, this one and those that left included.
+    nodes: BTreeMap<NodeId, Option<Info>>,
+    rings: Vec<RingId>,
+}
+
 impl Sources {
-    /// Connects at once to all, so that a daemon that is stopped costs one timeout.
-    fn connect(endpoint: &Endpoint) -> Self {
+    fn ask_all(&mut self, endpoint: &Endpoint, deadline: Instant) -> Answers {
+        let Self { cmap, quorum, votequorum, .. } = self;
         thread::scope(|scope| {
-            let cmap = scope.spawn(|| cmap::Client::connect_to(endpoint));
-            let quorum = scope.spawn(|| connect_quorum(endpoint));
-            let votequorum = scope.spawn(|| connect_votequorum(endpoint));
-            Self {
-                cmap: Source::new(CMAP, join(cmap).map(Some)),
-                quorum: Source::new("quorum", join(quorum).map(Some)),
-                votequorum: Source::new(VOTEQUORUM, join(votequorum)),
-                cfg: Source::new("cfg", Ok(None)),
-            }
+            let map = ask(scope, deadline, || MapAnswer::of(cmap, endpoint));
+            let view = ask(scope, deadline, || ask_quorum(quorum, endpoint, deadline));
+            let votes = ask(scope, deadline, || VotesAnswer::of(votequorum, endpoint));
+            Answers { map: join(map), view: join(view), votes: join(votes) }
         })
     }
 
@@ -190,13 +242,24 @@ impl Sources {
         self.cmap.answered || self.quorum.answered || self.votequorum.answered || self.cfg.answered
     }
 
-    fn faults(self) -> Faults {
+    fn node_id(&mut self, endpoint: &Endpoint, answers: &Answers) -> Option<NodeId> {
+        if let Some(info) = &answers.votes.local {
+            return Some(info.node_id);
+        }
+        self.cfg.connect(|| cfg::Client::connect_to(endpoint).map(Some));
+        let local = self.cfg.ask(cfg::Client::local_node_id);
+        // Not first, since it is what is configured by now.
+        local.or_else(|| answers.map.configured.get(&answers.map.local_position?)?.node_id)
+    }
+
+    fn faults(self, node_id: Option<NodeId>) -> Faults {
         let mut faults = Faults::default();
         let all = [
-            (self.cmap.name, self.cmap.fault),
-            (self.quorum.name, self.quorum.fault),
-            (self.votequorum.name, self.votequorum.fault),
-            (self.cfg.name, self.cfg.fault),
+            (CMAP, self.cmap.fault),
+            ("quorum", self.quorum.fault),
+            (VOTEQUORUM, self.votequorum.fault),
+            // Nothing else was asked of it.
+            ("cfg", self.cfg.fault.filter(|_| node_id.is_none())),
         ];
         for (name, fault) in all {
             if let Some(fault) = fault {
@@ -205,69 +268,101 @@ impl Sources {
         }
         faults
     }
+}
 
-    fn node_id(&mut self, endpoint: &Endpoint) -> Option<NodeId> {
-        if let Some(info) = self.votequorum.ask(votequorum::Client::local_info) {
-            return Some(info.node_id);
-        }
-        // Where nobody is reached so far cfg would cost another timeout.
-        if self.cmap.client.is_none() && self.quorum.client.is_none() {
-            return None;
-        }
-        self.cfg = Source::new("cfg", cfg::Client::connect_to(endpoint).map(Some));
-        self.cfg.ask(cfg::Client::local_node_id)
+/// The present state in the newest model the daemon is known to have.
+fn ask_quorum(source: &mut Source<quorum::Client>, endpoint: &Endpoint, deadline: Instant) -> Option<Told> {
+    let present_state = |quorum: &_| present_state(quorum, deadline);
+    if source.connected {
+        return source.ask(present_state);
     }
+    // Every daemon has model v0. Whether it has v1 only cmap tells, which may fail or take all the time there is.
+    source.connect(|| quorum::Client::connect_to(endpoint).map(Some));
+    let told = source.ask(present_state)?;
+    let Ok(newer) = quorum::Client::connect_model(endpoint, Model::V1) else { return Some(told) };
+    match present_state(&newer) {
+        Ok(newest) => {
+            source.client = Some(newer);
+            Some(newest)
+        }
+        Err(_) => Some(told),
+    }
+}
 
-    fn view(&mut self) -> Option<View> {
-        let (mut view, nodelist) = self.quorum.ask(present_state)?;
-        if self.quorum.client.as_ref().is_some_and(|quorum| quorum.quorum_type() == QuorumType::FREE) {
-            // Ring and members come from the provider; without one they stay empty there.
+impl MapAnswer {
+    fn of(cmap: &mut Source<cmap::Client>, endpoint: &Endpoint) -> Self {
+        cmap.connect(|| cmap::Client::connect_to(endpoint).map(Some));
+        Self {
+            configured: cmap.ask(configured_nodes).unwrap_or_default(),
+            cluster_name: cmap.ask(|cmap| text(cmap, "totem.cluster_name")).flatten(),
+            provider: cmap.ask(|cmap| text(cmap, "quorum.provider")).flatten(),
+            joined: cmap.ask(joined).unwrap_or_default(),
+            local_position: cmap.ask(|cmap| cmap.get_as("nodelist.local_node_pos")).flatten(),
+        }
+    }
+}
+
+impl VotesAnswer {
+    fn of(votequorum: &mut Source<votequorum::Client>, endpoint: &Endpoint) -> Self {
+        votequorum.connect(|| connect_votequorum(endpoint));
+        let mut answer = Self { local: votequorum.ask(votequorum::Client::local_info), ..Self::default() };
+        for event in votequorum.ask(votequorum_events).unwrap_or_default() {
+            match event {
+                votequorum::Event::Quorum { nodes, .. } => {
+                    answer.nodes.extend(nodes.iter().map(|node| (node.node_id, None)));
+                }
+                votequorum::Event::Nodelist { ring_id, .. } => answer.rings.push(ring_id),
+                _ => {}
+            }
+        }
+        answer.nodes.remove(&QDEVICE_NODE_ID);
+        for (node, votes) in &mut answer.nodes {
+            *votes = votequorum.ask(|client| info(client, *node)).flatten();
+        }
+        answer
+    }
+}
+
+impl Answers {
+    fn combine(self, node_id: Option<NodeId>) -> Snapshot {
+        let Self { map, view, mut votes } = self;
+        let mut snapshot = Snapshot {
+            cluster_name: map.cluster_name,
+            provider: map.provider,
+            node_id,
+            votes: votes.local,
+            ..Snapshot::default()
+        };
+        let Some(Told { mut view, has_provider, nodelist }) = view else { return snapshot };
+        if !has_provider {
             (view.ring, view.members) = match nodelist {
                 Some(nodelist) => (Some(nodelist.ring_id.into()), nodelist.member_list),
-                None => (None, self.cmap.ask(joined_members).unwrap_or_default()),
+                None => (None, map.joined.iter().filter(|(_, it)| it.is_member).map(|(node, _)| *node).collect()),
             };
         }
         // Model v0 tells half of the ring's id; votequorum may know the other.
         if let Some(Ring { node_id: None, seq }) = view.ring {
-            for event in self.votequorum.ask(votequorum_events).unwrap_or_default() {
-                match event {
-                    votequorum::Event::Nodelist { ring_id, .. } if ring_id.seq == seq => {
-                        view.ring = Some(ring_id.into());
-                    }
-                    _ => {}
-                }
+            if let Some(ring) = votes.rings.iter().find(|ring| ring.seq == seq) {
+                view.ring = Some((*ring).into());
             }
         }
-        Some(view)
-    }
-
-    fn collect(&mut self, node_id: Option<NodeId>, view: Option<View>) -> Snapshot {
-        let configured = self.cmap.ask(configured_nodes).unwrap_or_default();
-        let votes = self.votequorum.ask(votequorum::Client::local_info);
-        let mut snapshot = Snapshot {
-            cluster_name: self.cmap.ask(|cmap| text(cmap, "totem.cluster_name")).flatten(),
-            provider: self.cmap.ask(|cmap| text(cmap, "quorum.provider")).flatten(),
-            node_id,
-            votes,
-            ..Snapshot::default()
-        };
-        let Some(view) = view else { return snapshot };
-        let mut known: Vec<NodeId> = configured.values().filter_map(|node| node.node_id).collect();
-        known.extend(self.votequorum.ask(known_to_votequorum).unwrap_or_default());
-        known.retain(|node| !view.members.contains(node) && *node != QDEVICE_NODE_ID);
+        let mut known: Vec<NodeId> = map.configured.values().filter_map(|node| node.node_id).collect();
+        known.extend(votes.nodes.keys());
+        known.retain(|node| !view.members.contains(node));
         known.sort_unstable();
         known.dedup();
         let mut node = |id: &NodeId| {
-            let found = configured.values().find(|node| node.node_id == Some(*id));
-            let mut addresses: Vec<_> =
-                found.map(|node| node.addresses.values().cloned().collect()).unwrap_or_default();
-            if addresses.is_empty() {
-                let joined = self.cmap.ask(|cmap| joined_addresses(cmap, *id)).unwrap_or_default();
-                addresses = joined.into_values().collect();
+            let found = map.configured.values().find(|node| node.node_id == Some(*id));
+            let configured = found.map(|node| node.addresses.values().cloned().collect());
+            let joined = || map.joined.get(id).map(|joined| joined.addresses.values().cloned().collect());
+            let addresses = configured.filter(|addresses: &Vec<_>| !addresses.is_empty()).or_else(joined);
+            Node {
+                node_id: *id,
+                name: found.and_then(|node| node.name.clone()),
+                addresses: addresses.unwrap_or_default(),
+                local: Some(*id) == node_id,
+                votes: votes.nodes.remove(id).flatten(),
             }
-            let votes = self.votequorum.ask(|client| info(client, *id)).flatten();
-            let name = found.and_then(|node| node.name.clone());
-            Node { node_id: *id, name, addresses, local: Some(*id) == node_id, votes }
         };
         snapshot.members = view.members.iter().map(&mut node).collect();
         snapshot.absent = known.iter().map(node).collect();
@@ -276,38 +371,30 @@ impl Sources {
     }
 }
 
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
 /// The present state, as the quorum service tells it, and the list of nodes where it comes by itself.
-fn present_state(quorum: &quorum::Client) -> Result<(View, Option<quorum::NodelistNotification>), Error> {
+fn present_state(quorum: &quorum::Client, deadline: Instant) -> Result<Told, Error> {
     quorum.track_start(TrackFlags::CURRENT)?;
-    let timeout = quorum.request_timeout();
+    let has_provider = quorum.quorum_type() != QuorumType::FREE;
     loop {
-        match quorum.next_event(timeout)? {
-            Some(quorum::Event::Quorum(event)) => {
-                let ring = Some(event.ring_id.into());
-                return Ok((View { quorate: event.quorate, ring, members: event.members }, event.nodelist));
-            }
+        let (quorate, ring, members, nodelist) = match quorum.next_event(deadline)? {
+            Some(quorum::Event::Quorum(event)) => (event.quorate, event.ring_id.into(), event.members, event.nodelist),
             Some(quorum::Event::Notification(event)) => {
-                let ring = Some(Ring { node_id: None, seq: event.ring_seq });
-                return Ok((View { quorate: event.quorate, ring, members: event.members }, None));
+                (event.quorate, Ring { node_id: None, seq: event.ring_seq }, event.members, None)
             }
-            Some(_) => {}
+            Some(_) => continue,
             None => {
-                return Err(Error::TimedOut { operation: "waiting for the state of quorum".into(), after: timeout });
+                let operation = "waiting for the state of quorum".into();
+                return Err(Error::TimedOut { operation, after: quorum.request_timeout() });
             }
-        }
+        };
+        return Ok(Told { view: View { quorate, ring: Some(ring), members }, has_provider, nodelist });
     }
 }
 
-/// Connects with the newest model the daemon has.
+/// Connects with the newest model the daemon is known to have.
 pub(crate) fn connect_quorum(endpoint: &Endpoint) -> Result<quorum::Client, Error> {
-    match quorum::Client::connect_model(endpoint, Model::V1) {
-        Err(Error::Unsupported { .. }) => quorum::Client::connect_model(endpoint, Model::V0),
-        client => client,
-    }
+    // Whatever cmap fails with, that the daemon is asked with care must not keep anybody from it.
+    quorum::Client::connect_model(endpoint, Model::V1).or_else(|_| quorum::Client::connect_to(endpoint))
 }
 
 /// `None` where it is not the configured provider.
@@ -342,22 +429,12 @@ fn votequorum_events(client: &votequorum::Client) -> Result<Vec<votequorum::Even
     Ok(events)
 }
 
-fn known_to_votequorum(client: &votequorum::Client) -> Result<Vec<NodeId>, Error> {
-    let mut known = Vec::new();
-    for event in votequorum_events(client)? {
-        if let votequorum::Event::Quorum { nodes, .. } = event {
-            known.extend(nodes.iter().map(|node| node.node_id));
-        }
-    }
-    Ok(known)
-}
-
 /// The local node, those that are configured, and where the id of one is not (or none is), those that joined, with their names.
 pub(crate) fn known_nodes(cmap: &cmap::Client, local: NodeId) -> Result<BTreeMap<NodeId, Option<String>>, Error> {
     let mut known = BTreeMap::from([(local, None)]);
     let configured = configured_nodes(cmap)?;
     if configured.is_empty() || configured.values().any(|node| node.node_id.is_none()) {
-        known.extend(joined_members(cmap)?.into_iter().map(|node| (node, None)));
+        known.extend(joined(cmap)?.into_iter().filter(|(_, it)| it.is_member).map(|(node, _)| (node, None)));
     }
     known.extend(configured.into_values().filter_map(|node| Some((node.node_id?, node.name))));
     Ok(known)
@@ -408,29 +485,43 @@ fn configured_nodes(cmap: &cmap::Client) -> Result<BTreeMap<u32, Configured>, Er
 /// Where cmap has the nodes that joined, from 2.99 on and before.
 const JOINED: [&str; 2] = ["runtime.members", "runtime.totem.pg.mrp.srp.members"];
 
-/// The members as totem knows them.
-fn joined_members(cmap: &cmap::Client) -> Result<Vec<NodeId>, Error> {
+/// A node that joined, as totem knows it.
+#[derive(Default)]
+struct Joined {
+    /// Not where it left.
+    is_member: bool,
+    /// With which it joined, by link.
+    addresses: BTreeMap<u8, String>,
+}
+
+/// The nodes that joined since the daemon started.
+fn joined(cmap: &cmap::Client) -> Result<BTreeMap<NodeId, Joined>, Error> {
+    let mut joined: BTreeMap<NodeId, Joined> = BTreeMap::new();
     for members in JOINED {
-        let entries = cmap.list(&format!("{members}."))?;
-        let joined = entries.iter().filter(|(_, value)| *value == Value::from("joined"));
-        let id = |key: &str| key.strip_prefix(members)?.strip_prefix('.')?.strip_suffix(".status")?.parse().ok();
-        let mut found: Vec<NodeId> = joined.filter_map(|(key, _)| id(key)).map(NodeId).collect();
-        if !found.is_empty() {
-            found.sort_unstable();
-            return Ok(found);
+        for (key, value) in cmap.list(&format!("{members}."))? {
+            let rest = key.strip_prefix(members).and_then(|rest| rest.strip_prefix('.'));
+            let Some((Ok(node), field)) =
+                rest.and_then(|rest| rest.split_once('.')).map(|(id, field)| (id.parse(), field))
+            else {
+                continue;
+            };
+            let node = joined.entry(NodeId(node)).or_default();
+            match (field, value) {
+                ("status", Value::String(status)) => node.is_member = status == "joined",
+                ("ip", Value::String(ip)) => node.addresses = parse_joined(&ip),
+                _ => {}
+            }
+        }
+        if !joined.is_empty() {
+            break;
         }
     }
-    Ok(Vec::new())
+    Ok(joined)
 }
 
 /// The addresses with which a node joined, by link, for one that is not in the list of nodes.
 fn joined_addresses(cmap: &cmap::Client, node: NodeId) -> Result<BTreeMap<u8, String>, Error> {
-    for members in JOINED {
-        if let Some(ip) = text(cmap, &format!("{members}.{node}.ip"))? {
-            return Ok(parse_joined(&ip));
-        }
-    }
-    Ok(BTreeMap::new())
+    Ok(joined(cmap)?.remove(&node).unwrap_or_default().addresses)
 }
 
 /// `r(0) ip(10.0.0.1) r(1) ip(10.0.1.1) `

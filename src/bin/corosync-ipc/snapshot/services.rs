@@ -1,8 +1,10 @@
 //! The services a daemon has, and whether they answer.
 
-use std::thread;
+use std::panic::resume_unwind;
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::Instant;
 
-use corosync_ipc::{Credentials, Endpoint, Error, cfg, cmap, cpg, evs, quorum, votequorum};
+use corosync_ipc::{Credentials, Endpoint, Error, cfg, cmap, cpg, evs, quorum, votequorum, within};
 
 use crate::failure::{Fault, Faults};
 
@@ -124,15 +126,24 @@ pub(crate) fn faults(probes: &[Probe], has_votequorum: Option<bool>) -> Faults {
     faults
 }
 
-/// Tries all services at once, so that a daemon that is stopped costs one timeout.
-pub(crate) fn probe_all(endpoint: &Endpoint) -> Vec<Probe> {
+/// Tries all services at once.
+pub(crate) fn probe_all(endpoint: &Endpoint, deadline: Instant) -> Vec<Probe> {
     thread::scope(|scope| {
-        let probes: Vec<_> =
-            SERVICES.iter().map(|service| (service, scope.spawn(|| (service.probe)(endpoint)))).collect();
-        let join = |(service, thread): (_, thread::ScopedJoinHandle<'_, _>)| match thread.join() {
-            Ok(result) => Probe { service, result },
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
-        probes.into_iter().map(join).collect()
+        let probes = SERVICES.each_ref().map(|service| (service, ask(scope, deadline, || (service.probe)(endpoint))));
+        probes.map(|(service, asked)| Probe { service, result: join(asked) }).into()
     })
+}
+
+/// Asks something on a thread of its own, until the deadline: several questions at once then take one timeout.
+pub(crate) fn ask<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    deadline: Instant,
+    question: impl FnOnce() -> T + Send + 'scope,
+) -> ScopedJoinHandle<'scope, T> {
+    scope.spawn(move || within(deadline, question))
+}
+
+/// What was answered.
+pub(crate) fn join<T>(asked: ScopedJoinHandle<'_, T>) -> T {
+    asked.join().unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -178,6 +178,15 @@ Examples:
 }
 
 impl Cmap {
+    /// Whether it does more than give one answer, or first waits for what it is given.
+    pub(crate) fn goes_on(&self) -> bool {
+        match &self.command {
+            Command::Load { .. } | Command::Watch { .. } => true,
+            Command::Set { value, .. } => value == "-",
+            _ => false,
+        }
+    }
+
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         // Before connecting: what is wrong by itself needs no daemon.
         let command = match self.command {

@@ -3,17 +3,20 @@
 mod surroundings;
 
 use std::fmt::Write;
+use std::mem::discriminant;
+use std::thread;
 
 use clap::Args;
 use corosync_ipc::cmap::{self, Map};
-use corosync_ipc::{CsError, Endpoint, Error, ProtocolError, RingFileFault};
+use corosync_ipc::{CsError, Endpoint, Error, ProtocolError, RingError, RingFileFault};
+use nix::errno::Errno;
 use serde_json::{Value as Json, json};
 
 use crate::commands::doctor::surroundings::Surroundings;
 use crate::context::Context;
 use crate::failure::{Failure, Fault, describe};
 use crate::output::{print, print_document, printable};
-use crate::snapshot::services::{self, Probe};
+use crate::snapshot::services::{self, Probe, ask, join};
 
 /// Finds out why a daemon cannot be reached, and says what to do
 ///
@@ -47,7 +50,9 @@ impl Wall {
             | Error::NotAllowed { .. }
             | Error::SharedMemoryFull { .. }
             | Error::Refused { .. }
-            | Error::Protocol { source: ProtocolError::Transport(_), .. } => Self::Handshake,
+            | Error::Protocol { source: ProtocolError::Transport(_) | ProtocolError::DatagramTransport, .. } => {
+                Self::Handshake
+            }
             Error::TimedOut { operation, .. } if operation.starts_with("connecting") => Self::Handshake,
             Error::RingsNotVisible { .. }
             | Error::RingFile { .. }
@@ -74,12 +79,16 @@ impl Doctor {
     #[allow(clippy::unused_self, reason = "as all commands")]
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let surroundings = Surroundings::look(&context.endpoint);
-        let mut probes = services::probe_all(&context.endpoint);
+        let Context { endpoint, deadline, .. } = context;
+        let (mut probes, has_votequorum, is_new) = thread::scope(|scope| {
+            let has_votequorum = ask(scope, *deadline, || services::has_votequorum(endpoint));
+            let is_new = ask(scope, *deadline, || is_2_99(endpoint));
+            (services::probe_all(endpoint, *deadline), join(has_votequorum), join(is_new))
+        });
         probes.retain(|probe| !probe.is_needless());
-        // Not again where it failed: that would cost another timeout.
+        // Without cmap these fail of what cmap fails of.
         let has_cmap = probes.iter().any(|probe| probe.service.name == "cmap" && probe.result.is_ok());
-        let asked = has_cmap.then(|| (services::has_votequorum(&context.endpoint), is_2_99(&context.endpoint)));
-        let (has_votequorum, is_new) = asked.unzip();
+        let (has_votequorum, is_new) = has_cmap.then_some((has_votequorum, is_new)).unzip();
         let mut faults = services::faults(&probes, known(&has_votequorum));
         for (part, error) in [(PROVIDER, failed(&has_votequorum)), (IS_NEW, failed(&is_new))] {
             if let Some(error) = error {
@@ -88,6 +97,8 @@ impl Doctor {
         }
         // Without cmap nobody can tell whether votequorum is configured, and cmap itself fails.
         let is_absent = |probe: &Probe| probe.is_absent(known(&has_votequorum));
+        let is_reached = probes.iter().any(|probe| probe.result.is_ok());
+        let seen = Seen { surroundings: &surroundings, is_reached };
         if context.json {
             let mut document = surroundings.json();
             document["ok"] = json!(faults.is_empty());
@@ -97,8 +108,7 @@ impl Doctor {
                     document["errors"][part] = fault.json();
                 }
             }
-            document["services"] =
-                probes.iter().map(|probe| service_json(probe, is_absent(probe), &surroundings)).collect();
+            document["services"] = probes.iter().map(|probe| service_json(probe, is_absent(probe), &seen)).collect();
             print_document(&document)?;
         } else {
             let mut text = surroundings.text();
@@ -114,12 +124,10 @@ impl Doctor {
                 }
             }
             text.push('\n');
-            for probe in &probes {
-                write_service(&mut text, probe, is_absent(probe), &surroundings);
-            }
+            write_services(&mut text, &probes, is_absent, &seen);
             print(text)?;
         }
-        faults.judge(probes.iter().any(|probe| probe.result.is_ok()))
+        faults.without_hints().judge(is_reached)
     }
 }
 
@@ -143,25 +151,44 @@ fn is_2_99(endpoint: &Endpoint) -> Result<bool, Error> {
     }
 }
 
-fn write_service(text: &mut String, probe: &Probe, is_absent: bool, surroundings: &Surroundings) {
-    let name = probe.service.name;
-    let _ = match &probe.result {
-        Ok(daemon) => {
-            writeln!(text, "{name:<12}ok: process {} (uid {}) {}", daemon.pid, daemon.uid, probe.service.asked)
-        }
-        Err(_) if is_absent => writeln!(text, "{name:<12}ok: not configured (quorum.provider)"),
-        Err(error) => writeln!(
-            text,
-            "{name:<12}failed at the {}: {}\n{:<12}-> {}",
-            Wall::of(error).name(),
-            printable(&describe(error)),
-            "",
-            advice(error, surroundings)
-        ),
-    };
+/// What advice is given by.
+struct Seen<'a> {
+    surroundings: &'a Surroundings,
+    /// Whether some service answers.
+    is_reached: bool,
 }
 
-fn service_json(probe: &Probe, is_absent: bool, surroundings: &Surroundings) -> Json {
+/// A line for each service; those that fail alike have theirs together.
+fn write_services(text: &mut String, probes: &[Probe], is_absent: impl Fn(&Probe) -> bool, seen: &Seen<'_>) {
+    let mut failed: Vec<(&str, &Error)> = Vec::new();
+    for probe in probes {
+        let name = probe.service.name;
+        let _ = match &probe.result {
+            Ok(daemon) => {
+                writeln!(text, "{name:<12}ok: process {} (uid {}) {}", daemon.pid, daemon.uid, probe.service.asked)
+            }
+            Err(_) if is_absent(probe) => writeln!(text, "{name:<12}ok: not configured (quorum.provider)"),
+            Err(error) => {
+                failed.push((name, error));
+                continue;
+            }
+        };
+    }
+    // What the errors say differs in names only.
+    let nameless = |(name, error): (&str, &Error)| (discriminant(error), advice(error, seen).replace(name, ""));
+    while let Some(first @ (name, error)) = failed.first().copied() {
+        let (alike, others) = failed.iter().copied().partition::<Vec<_>, _>(|one| nameless(*one) == nameless(first));
+        failed = others;
+        let _ = writeln!(text, "{name:<12}failed at the {}: {}", Wall::of(error).name(), printable(&describe(error)));
+        let alike: Vec<&str> = alike.iter().skip(1).map(|(name, _)| *name).collect();
+        if !alike.is_empty() {
+            let _ = writeln!(text, "{:<12}so did {}", "", alike.join(", "));
+        }
+        let _ = writeln!(text, "{:<12}-> {}", "", advice(error, seen));
+    }
+}
+
+fn service_json(probe: &Probe, is_absent: bool, seen: &Seen<'_>) -> Json {
     let error = probe.result.as_ref().err();
     let daemon = probe.result.as_ref().ok();
     json!({
@@ -173,14 +200,16 @@ fn service_json(probe: &Probe, is_absent: bool, surroundings: &Surroundings) -> 
         "failed_at": error.map(|error| Wall::of(error).name()),
         "error": error.map(describe),
         "cs_error": error.and_then(Error::cs_error).map(CsError::c_name),
-        "advice": error.filter(|_| !is_absent).map(|error| advice(error, surroundings)),
+        "advice": error.filter(|_| !is_absent).map(|error| advice(error, seen)),
     })
 }
 
 /// What to do about an error, seeing what is seen.
-fn advice(error: &Error, surroundings: &Surroundings) -> String {
+fn advice(error: &Error, seen: &Seen<'_>) -> String {
+    let surroundings = seen.surroundings;
     match error {
-        Error::NoSocket { service, .. } => no_socket(service, surroundings),
+        Error::NoSocket { service, .. } if seen.is_reached => missing(service),
+        Error::NoSocket { .. } => no_socket(surroundings),
         Error::UntrustedServer { uid, is_unmapped: true, .. } => format!(
             "this is a user namespace: if it is the host's root who serves, --server-uid {uid} allows it, and with it \
              every other user that is not mapped here"
@@ -193,13 +222,18 @@ fn advice(error: &Error, surroundings: &Surroundings) -> String {
             "the server is hostile, or it runs in a user namespace in which it gave the file to another user than \
              this one: --server-uid {uid} allows that user's files"
         ),
+        Error::RingFile { owner: Some(uid), fault: RingFileFault::Ours { .. }, .. } => format!(
+            "the server is hostile, or it is root of a user namespace in which this user is mapped: --server-uid {uid} \
+             allows this user's files"
+        ),
         Error::RingFile { .. } => "the server is hostile or broken: it named files of others as rings".to_owned(),
         Error::NotReady { .. } => "wait for corosync to finish starting, or raise its limit of open files".to_owned(),
-        Error::NotAllowed { uid, gid, .. } => {
-            format!("run as root, or put `uidgid {{ uid: {uid} gid: {gid} }}` into corosync.conf, each word on a line")
-        }
+        Error::NotAllowed { uid, gid, .. } => not_allowed(*uid, *gid, surroundings),
         Error::SharedMemoryFull { .. } => {
             "make room in the daemon's /dev/shm, make it larger, or ask for less with --ring-size".to_owned()
+        }
+        Error::RingsNotVisible { path, source } if source.raw_os_error() == Some(Errno::EROFS as i32) => {
+            format!("mount {} for writing: both ends of a ring write there", surroundings.mount_of(path))
         }
         Error::RingsNotVisible { .. } => {
             "the daemon's /dev/shm is another one: share it with this container, or name it with --shm-root".to_owned()
@@ -210,8 +244,17 @@ fn advice(error: &Error, surroundings: &Surroundings) -> String {
                 "the daemon hangs or is very busy: look at its log and its load, or try a longer --timeout".to_owned()
             }
         },
+        Error::Protocol { source: ProtocolError::DatagramTransport, .. } => {
+            "the daemon's corosync.conf has qb_ipc_type: socket in its section system, which is not supported yet: with shm, \
+             the default, and a restart it can be reached"
+                .to_owned()
+        }
         Error::Protocol { source: ProtocolError::Transport(_), .. } => {
-            "the daemon wants a transport that is not supported: see qb_ipc_type in its corosync.conf".to_owned()
+            "the daemon wants a transport that is not known: see qb_ipc_type in its corosync.conf".to_owned()
+        }
+        Error::Protocol { source: ProtocolError::Ring(RingError::Truncated { .. }), .. }
+        | Error::Disconnected { truncated: Some(_), .. } => {
+            "who may write the daemon's /dev/shm cut a file short, or it is full: look at both".to_owned()
         }
         Error::Protocol { .. } => "something that is no corosync listens there, or it is broken".to_owned(),
         Error::Disconnected { .. } => "the daemon ended just now: look at its log".to_owned(),
@@ -222,11 +265,34 @@ fn advice(error: &Error, surroundings: &Surroundings) -> String {
     }
 }
 
-fn no_socket(service: &str, surroundings: &Surroundings) -> String {
-    let sockets = &surroundings.sockets;
-    if service == "votequorum" && (sockets.is_abstract || !sockets.files.is_empty()) {
-        return "if the other services answer, votequorum is not configured as quorum.provider".to_owned();
+/// What to do where this user is not allowed.
+fn not_allowed(uid: u32, gid: u32, surroundings: &Surroundings) -> String {
+    let [said, mapped] = match surroundings.outside {
+        Some(_) => [
+            "this is a user namespace, and the numbers are those outside of it: ",
+            ", or what the daemon's own user namespace, if it has one, makes of them",
+        ],
+        None => [""; 2],
+    };
+    let (uid, gid) = surroundings.outside.unwrap_or((uid, gid));
+    format!(
+        "{said}run as root, or put `uidgid {{ uid: {uid} gid: {gid} }}` into corosync.conf, each word on a line{mapped}; then \
+         `corosync-ipc cfg reload`, or a restart before corosync 2.3.2"
+    )
+}
+
+/// Why one service is missing while others answer.
+fn missing(service: &str) -> String {
+    if service == "votequorum" {
+        // Where it is known that it is not configured nothing is missing.
+        return "it is there when corosync.conf has provider: corosync_votequorum in its section quorum: see the daemon's log"
+            .to_owned();
     }
+    format!("this corosync runs without {service}, which every corosync has: look at its log")
+}
+
+fn no_socket(surroundings: &Surroundings) -> String {
+    let sockets = &surroundings.sockets;
     let elsewhere = surroundings.daemons.iter().find(|daemon| daemon.same_network == Some(false));
     match (sockets.is_abstract, sockets.files.first().and_then(|file| file.parent()), elsewhere) {
         (true, ..) => "there is an abstract socket of corosync here: --abstract uses it".to_owned(),
@@ -238,6 +304,11 @@ fn no_socket(service: &str, surroundings: &Surroundings) -> String {
              or let the daemon use filesystem sockets and name them with --socket-dir",
             daemon.pid, daemon.pid
         ),
+        (_, None, None) if !surroundings.sees_processes() => {
+            "start corosync, unless it runs: that cannot be seen here without /proc. In a container or chroot, name the \
+             directory of its sockets with --socket-dir"
+                .to_owned()
+        }
         (_, None, None) if surroundings.daemons.is_empty() => {
             "start corosync; in a container, share the host's network namespace, or its sockets (--socket-dir)"
                 .to_owned()

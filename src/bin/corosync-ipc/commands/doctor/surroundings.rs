@@ -7,11 +7,14 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use corosync_ipc::{ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, Endpoint};
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Map, Value as Json, json};
 
-use crate::output::printable;
+use crate::output::{printable, words};
+
+/// A part that may not be seen.
+const PROCESSES: &str = "processes";
 
 /// Where the system lists Unix sockets.
 const SOCKETS: &str = "/proc/net/unix";
@@ -24,6 +27,8 @@ const SOCKET_DIRECTORIES: [&str; 2] = ["/run", "/tmp"];
 pub(crate) struct Surroundings {
     uid: u32,
     gid: u32,
+    /// The same where they are other numbers outside of this user namespace.
+    pub(crate) outside: Option<(u32, u32)>,
     environment: Vec<(&'static str, String)>,
     address: String,
     shm_root: PathBuf,
@@ -39,6 +44,7 @@ pub(crate) struct Surroundings {
 struct Shm {
     size: u64,
     free: u64,
+    is_read_only: bool,
 }
 
 /// Sockets of cmap in this network namespace and in the usual directories.
@@ -64,16 +70,19 @@ impl Surroundings {
         let value = |name| Some((name, env::var_os(name)?.to_string_lossy().into_owned()));
         let mut unseen = Vec::new();
         let daemons = daemons().unwrap_or_else(|error| {
-            unseen.push(("processes", format!("/proc: {error}")));
+            unseen.push((PROCESSES, format!("/proc: {error}")));
             Vec::new()
         });
         let listed = fs::read_to_string(SOCKETS).unwrap_or_else(|error| {
             unseen.push(("sockets_seen", format!("{SOCKETS}: {error}")));
             String::new()
         });
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        let outside = (outside(UID_MAP, uid).unwrap_or(uid), outside(GID_MAP, gid).unwrap_or(gid));
         Self {
-            uid: geteuid().as_raw(),
-            gid: getegid().as_raw(),
+            uid,
+            gid,
+            outside: Some(outside).filter(|outside| *outside != (uid, gid)),
             environment: names.into_iter().filter_map(value).collect(),
             address: endpoint.socket_address("cmap"),
             shm: Shm::look(&shm_root),
@@ -84,15 +93,29 @@ impl Surroundings {
         }
     }
 
+    /// Whether there being no daemon among the processes means anything.
+    pub(crate) fn sees_processes(&self) -> bool {
+        !self.unseen.iter().any(|(part, _)| *part == PROCESSES)
+    }
+
+    /// Where the file system of a ring's file is mounted, as far as matters.
+    pub(crate) fn mount_of<'a>(&'a self, path: &'a Path) -> std::path::Display<'a> {
+        if path.starts_with(&self.shm_root) { self.shm_root.display() } else { path.display() }
+    }
+
     pub(crate) fn text(&self) -> String {
         let environment: Vec<_> = self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let environment = if environment.is_empty() { "nothing set".to_owned() } else { environment.join(" ") };
         let shm = match &self.shm {
-            Ok(Shm { size, free }) => format!("{} KiB, {} KiB free", size >> 10, free >> 10),
+            Ok(Shm { size, free, is_read_only }) => {
+                let mode = if *is_read_only { ", read-only" } else { "" };
+                format!("{} KiB, {} KiB free{mode}", size >> 10, free >> 10)
+            }
             Err(error) => error.clone(),
         };
+        let outside = self.outside.map(|(uid, gid)| format!("; outside of this user namespace {uid} and {gid}"));
         let mut lines = vec![
-            ("User", format!("uid {}, gid {}", self.uid, self.gid)),
+            ("User", format!("uid {}, gid {}{}", self.uid, self.gid, outside.unwrap_or_default())),
             ("Environment", environment),
             ("Sockets", format!("cmap is looked for at {}", self.address)),
             ("Shared memory", format!("{}: {shm}", self.shm_root.display())),
@@ -100,17 +123,8 @@ impl Surroundings {
         for (_, error) in &self.unseen {
             lines.push(("Not seen", format!("failed: {error}")));
         }
-        if self.daemons.is_empty() && !self.unseen.iter().any(|(part, _)| *part == "processes") {
-            lines.push(("Processes", "no corosync in this process namespace".to_owned()));
-        }
-        for daemon in &self.daemons {
-            let network = match daemon.same_network {
-                Some(true) => "in this network namespace",
-                Some(false) => "in another network namespace",
-                None => "in a network namespace that cannot be told",
-            };
-            let stopped = if daemon.is_stopped { ", stopped" } else { "" };
-            lines.push(("Processes", format!("corosync {} {network}{stopped}", daemon.pid)));
+        if self.sees_processes() {
+            lines.push(("Processes", processes_text(&self.daemons)));
         }
         lines.iter().map(|(name, value)| format!("{:<15}{}\n", format!("{name}:"), printable(value))).collect()
     }
@@ -128,6 +142,8 @@ impl Surroundings {
         json!({
             "uid": self.uid,
             "gid": self.gid,
+            "outside_uid": self.outside.map(|(uid, _)| uid),
+            "outside_gid": self.outside.map(|(_, gid)| gid),
             "environment": environment,
             "cmap_address": self.address,
             "sockets_seen": {
@@ -138,6 +154,7 @@ impl Surroundings {
                 "root": self.shm_root.to_string_lossy(),
                 "size": self.shm.as_ref().ok().map(|shm| shm.size),
                 "free": self.shm.as_ref().ok().map(|shm| shm.free),
+                "read_only": self.shm.as_ref().ok().map(|shm| shm.is_read_only),
                 "error": self.shm.as_ref().err(),
             },
             "processes": self.daemons.iter().map(daemon).collect::<Json>(),
@@ -154,7 +171,8 @@ impl Shm {
         // The types differ between platforms.
         #[allow(clippy::useless_conversion)]
         let bytes = |blocks| u64::from(blocks).saturating_mul(u64::from(found.fragment_size()));
-        Ok(Self { size: bytes(found.blocks()), free: bytes(found.blocks_available()) })
+        let is_read_only = found.flags().contains(FsFlags::ST_RDONLY);
+        Ok(Self { size: bytes(found.blocks()), free: bytes(found.blocks_available()), is_read_only })
     }
 }
 
@@ -171,12 +189,54 @@ impl Sockets {
     }
 }
 
+/// How many daemons there are, and which of them matter.
+fn processes_text(daemons: &[Daemon]) -> String {
+    /// Of a machine full of them.
+    const MOST_NAMED: usize = 8;
+    if daemons.is_empty() {
+        return "no corosync in this process namespace".to_owned();
+    }
+    let told = |of: &str, is: &dyn Fn(&Daemon) -> bool| {
+        let pids: Vec<u32> = daemons.iter().filter(|daemon| is(daemon)).map(|daemon| daemon.pid).collect();
+        let more = if pids.len() > MOST_NAMED { " ..." } else { "" };
+        let named = words(pids.iter().take(MOST_NAMED));
+        (!pids.is_empty()).then(|| format!("{} {of} ({named}{more})", pids.len()))
+    };
+    let parts = [
+        told("in this network namespace", &|daemon| daemon.same_network == Some(true)),
+        told("in others", &|daemon| daemon.same_network == Some(false)),
+        told("in ones that cannot be told", &|daemon| daemon.same_network.is_none()),
+        told("stopped", &|daemon| daemon.is_stopped),
+    ];
+    format!("{} corosync: {}", daemons.len(), parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
+/// How users and groups here are numbered outside of this user namespace.
+const UID_MAP: &str = "/proc/self/uid_map";
+const GID_MAP: &str = "/proc/self/gid_map";
+
+fn outside(map: &str, id: u32) -> Option<u32> {
+    mapped(&fs::read_to_string(map).ok()?, id)
+}
+
+/// Lines of three numbers: the first id here, the first id there, and how many.
+fn mapped(map: &str, id: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map_while(|number| number.parse::<u32>().ok());
+        let (here, there, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        let distance = id.checked_sub(here).filter(|distance| *distance < count)?;
+        there.checked_add(distance)
+    })
+}
+
 fn is_abstract_cmap(name: &str) -> bool {
     name.strip_prefix("@cmap").is_some_and(|rest| rest.bytes().all(|byte| byte == b'@'))
 }
 
 fn daemons() -> io::Result<Vec<Daemon>> {
     let network = fs::read_link("/proc/self/ns/net").ok();
+    // An empty directory shows no processes either.
+    fs::metadata("/proc/self/stat")?;
     let mut daemons: Vec<Daemon> = fs::read_dir("/proc")?
         .flatten()
         .filter_map(|process| {
@@ -198,6 +258,28 @@ fn daemons() -> io::Result<Vec<Daemon>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_full_of_daemons_takes_one_line() {
+        let daemon = |pid, same_network| Daemon { pid, same_network, is_stopped: pid == 5 };
+        let mut daemons: Vec<_> = (2..25).map(|pid| daemon(pid, Some(false))).collect();
+        assert_eq!(processes_text(&[]), "no corosync in this process namespace");
+        assert_eq!(processes_text(&daemons), "23 corosync: 23 in others (2 3 4 5 6 7 8 9 ...), 1 stopped (5)");
+        daemons.truncate(1);
+        daemons.extend([daemon(70, Some(true)), daemon(71, None)]);
+        assert_eq!(
+            processes_text(&daemons),
+            "3 corosync: 1 in this network namespace (70), 1 in others (2), 1 in ones that cannot be told (71)"
+        );
+    }
+
+    #[test]
+    fn a_user_is_found_in_the_map_of_a_namespace() {
+        assert_eq!(mapped("         0          0 4294967295\n", 1000), Some(1000));
+        let map = "0 1000 1\n1 100000 65536\n";
+        assert_eq!([0, 1, 65536, 65537].map(|id| mapped(map, id)), [Some(1000), Some(100_000), Some(165_535), None]);
+        assert_eq!([mapped("", 0), mapped("x", 0), mapped("0 4294967295 2", 1)], [None; 3]);
+    }
 
     #[test]
     fn an_abstract_socket_is_known_by_its_whole_name() {

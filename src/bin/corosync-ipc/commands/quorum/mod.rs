@@ -88,6 +88,11 @@ enum Command {
 }
 
 impl Quorum {
+    /// Whether it does more than give one answer.
+    pub(crate) fn goes_on(&self) -> bool {
+        matches!(self.command, Command::Watch { .. })
+    }
+
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             Command::Status { check } => status(context, check),
@@ -100,7 +105,7 @@ impl Quorum {
 }
 
 fn status(context: &Context, check: bool) -> Result<(), Failure> {
-    let snapshot = Snapshot::take(&context.endpoint)?;
+    let snapshot = Snapshot::take(&context.endpoint, context.deadline)?;
     if context.json {
         print_document(&report::json(&snapshot))?;
     } else {
@@ -112,7 +117,7 @@ fn status(context: &Context, check: bool) -> Result<(), Failure> {
 }
 
 fn nodes(context: &Context) -> Result<(), Failure> {
-    let snapshot = Snapshot::take(&context.endpoint)?;
+    let snapshot = Snapshot::take(&context.endpoint, context.deadline)?;
     if snapshot.view.is_none() {
         // Who the members are is all there is to tell.
         return snapshot.faults.judge(true);

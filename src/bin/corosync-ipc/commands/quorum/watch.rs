@@ -1,9 +1,10 @@
 //! `corosync-ipc quorum watch`: the notifications of quorum and votequorum.
 
+use std::iter;
 use std::os::fd::AsFd;
 
 use corosync_ipc::votequorum::{self, NodeEntry, QDEVICE_NODE_ID};
-use corosync_ipc::{NodeId, TrackFlags, quorum};
+use corosync_ipc::{Endpoint, Error, NodeId, TrackFlags, quorum, within};
 use serde_json::{Value as Json, json};
 
 use crate::context::Context;
@@ -15,14 +16,9 @@ use crate::watch::{self, Line, ids};
 
 /// Writes notifications until `count` of them were written.
 pub(crate) fn run(context: &Context, count: Option<u64>) -> Result<(), Failure> {
-    let quorum = connect_quorum(&context.endpoint)?;
-    let votequorum = connect_votequorum(&context.endpoint)?;
-    quorum.track_start(TrackFlags::CHANGES)?;
-    let mut descriptors = vec![quorum.as_fd()];
-    if let Some(votequorum) = &votequorum {
-        votequorum.track_start(0, TrackFlags::CHANGES)?;
-        descriptors.push(votequorum.as_fd());
-    }
+    let (quorum, votequorum) = within(context.deadline, || start(&context.endpoint))?;
+    let descriptors: Vec<_> =
+        iter::once(quorum.as_fd()).chain(votequorum.as_ref().map(votequorum::Client::as_fd)).collect();
     let mut left = count;
     loop {
         loop {
@@ -43,6 +39,17 @@ pub(crate) fn run(context: &Context, count: Option<u64>) -> Result<(), Failure> 
         }
         watch::wait(&descriptors)?;
     }
+}
+
+/// Starts notifications. No votequorum where it is not configured.
+fn start(endpoint: &Endpoint) -> Result<(quorum::Client, Option<votequorum::Client>), Error> {
+    let quorum = connect_quorum(endpoint)?;
+    let votequorum = connect_votequorum(endpoint)?;
+    quorum.track_start(TrackFlags::CHANGES)?;
+    if let Some(votequorum) = &votequorum {
+        votequorum.track_start(0, TrackFlags::CHANGES)?;
+    }
+    Ok((quorum, votequorum))
 }
 
 /// One line; two for the present state, which comes with its list of nodes.
