@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
+use crate::error::Escaped;
 use crate::error::{ABSTRACT, Error, Result};
 use crate::sys::file::is_unmapped;
 
@@ -354,17 +355,18 @@ impl Endpoint {
 /// # Errors
 /// What is wrong with the text.
 pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
+    let quoted = format!("\"{}\"", Escaped(text.as_bytes()));
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit.trim() {
         "ms" => 0.001,
         "" | "s" => 1.0,
         "m" => 60.0,
-        _ => return Err(format!("{text:?} is no duration: write it like 500ms, 5s or 2m")),
+        _ => return Err(format!("{quoted} is no duration: write it like 500ms, 5s or 2m")),
     };
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration: write it like 500ms, 5s or 2m"))?;
-    let duration = Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))?;
-    if duration.is_zero() { Err(format!("{text:?} leaves no time: write more than 0")) } else { Ok(duration) }
+    let number: f64 = number.parse().map_err(|_| format!("{quoted} is no duration: write it like 500ms, 5s or 2m"))?;
+    let duration = Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{quoted} is too long"))?;
+    if duration.is_zero() { Err(format!("{quoted} leaves no time: write more than 0")) } else { Ok(duration) }
 }
 
 /// Whether a user id surely is this process's user. In a user namespace the number of all users that it does not map is nobody's own.
@@ -374,7 +376,7 @@ fn is_own(uid: u32) -> bool {
 
 /// Reads user ids with commas between them.
 fn parse_uids(text: &str) -> std::result::Result<Vec<u32>, String> {
-    let parse = |uid: &str| uid.trim().parse().map_err(|_| format!("{uid:?} is not a user id"));
+    let parse = |uid: &str| uid.trim().parse().map_err(|_| format!("\"{}\" is not a user id", Escaped(uid.as_bytes())));
     text.split(',').map(parse).collect()
 }
 

@@ -38,6 +38,7 @@ pub use value::{MAX_VALUE_SIZE, Value};
 
 use crate::client::{self, Service, sealed};
 use crate::endpoint::Endpoint;
+use crate::error::Escaped;
 use crate::error::WireError;
 use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::features::{Feature, STATS_COMING_AND_GOING, STATS_MAP};
@@ -569,7 +570,10 @@ fn prefix_bytes(argument: &'static str, prefix: &str) -> Result<Bytes> {
     match prefix.chars().find(|c| !allowed(*c)) {
         Some(c) => Err(Error::invalid(
             argument,
-            format!("{c:?} is not allowed in a key: only letters, digits and . _ - / : are"),
+            format!(
+                "'{}' is not allowed in a key: only letters, digits and . _ - / : are",
+                Escaped(c.encode_utf8(&mut [0; 4]).as_bytes())
+            ),
         )),
         None => Ok(Bytes::copy_from_slice(prefix.as_bytes())),
     }

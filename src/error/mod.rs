@@ -1,5 +1,6 @@
 //! What can go wrong, and what to look at then.
 
+mod escaped;
 mod wire;
 
 use std::borrow::Cow;
@@ -8,6 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use self::escaped::Escaped;
 pub use self::wire::WireError;
 
 /// Shorthand for results of this crate.

@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use corosync_ipc::{
     Deadline, ENV_SERVER_UID, ENV_TIMEOUT, Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation,
@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::embedded::Embedded;
 use crate::failure::{Failure, USAGE};
 use crate::log;
+use crate::output::printable;
 
 /// What the help of every command ends with.
 const EXIT_STATUS: &str = "\
@@ -280,6 +281,13 @@ fn usage(mut error: clap::Error) -> Result<(), Failure> {
     }
     if error.kind() == ErrorKind::UnknownArgument {
         error.remove(ContextKind::Suggested);
+    }
+    // Its own way with control characters is to leave them out.
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(text)) = error.get(kind) {
+            let text = printable(text);
+            error.insert(kind, ContextValue::String(text));
+        }
     }
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {

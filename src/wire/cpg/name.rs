@@ -1,7 +1,8 @@
 //! Names of groups.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
+use crate::error::Escaped;
 use crate::error::{Error, Result};
 
 /// The longest name of a group, in bytes. Matches `CPG_MAX_NAME_LENGTH`.
@@ -72,7 +73,8 @@ impl GroupName {
                 name.push(b'\\');
                 name.extend_from_slice(rest.as_bytes());
             } else {
-                let reason = format!("{text:?} has a backslash that neither another one nor x and two digits follow");
+                let text = Escaped(text.as_bytes());
+                let reason = format!("\"{text}\" has a backslash that neither another one nor x and two digits follow");
                 return Err(Error::invalid("group name", reason));
             }
         }
@@ -148,25 +150,9 @@ impl Ord for GroupName {
 
 impl fmt::Display for GroupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::new();
-        let escape = |text: &mut String, byte: &u8| write!(text, "\\x{byte:02x}");
-        for chunk in self.as_bytes().utf8_chunks() {
-            for character in chunk.valid().chars() {
-                match character {
-                    '\\' => text.push_str("\\\\"),
-                    control if control.is_control() => {
-                        control
-                            .encode_utf8(&mut [0; 4])
-                            .as_bytes()
-                            .iter()
-                            .try_for_each(|byte| escape(&mut text, byte))?;
-                    }
-                    character => text.push(character),
-                }
-            }
-            chunk.invalid().iter().try_for_each(|byte| escape(&mut text, byte))?;
-        }
-        f.pad(&text)
+        // No other character has the byte of a backslash in it.
+        let parts = self.as_bytes().split(|byte| *byte == b'\\').map(|part| Escaped(part).to_string());
+        f.pad(&parts.collect::<Vec<_>>().join("\\\\"))
     }
 }
 

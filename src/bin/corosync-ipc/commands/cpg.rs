@@ -194,8 +194,9 @@ fn join_all(context: &Context, names: &[GroupName], count: Option<u64>, options:
     }
     let joined: Vec<_> = clients.iter().cloned().zip(groups.iter().copied()).collect();
     let members = joined.clone();
-    group::leave_at_signals(context, move || leave_all(&members))?;
+    let joining = group::leave_at_signals(context, move || leave_all(&members))?;
     let result = joined.iter().try_for_each(|(client, group)| join(client, group));
+    drop(joining);
     let (senders, named) = (clients.clone(), groups);
     let line = move |number: usize, event| event_line(named.get(number).copied().unwrap_or_default(), event);
     let multicast =
@@ -226,8 +227,9 @@ fn send(context: &Context, group: GroupName, message: Option<OsString>, options:
     let client = Arc::new(Client::connect_with(&context.endpoint, options)?);
     let joined = [(Arc::clone(&client), group)];
     let member = joined.clone();
-    group::leave_at_signals(context, move || leave_all(&member))?;
+    let joining = group::leave_at_signals(context, move || leave_all(&member))?;
     join(&client, &group)?;
+    drop(joining);
     end(deliver(&client, &message), || leave_all(&joined))
 }
 

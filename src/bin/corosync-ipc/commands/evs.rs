@@ -114,8 +114,9 @@ fn inside<T>(
     let client = Arc::new(connect(context)?);
     let groups = [name.group];
     let member = Arc::clone(&client);
-    group::leave_at_signals(context, move || leave(&member, &groups))?;
+    let joining = group::leave_at_signals(context, move || leave(&member, &groups))?;
     client.join(&groups)?;
+    drop(joining);
     end(inside(&client), || leave(&client, &groups))
 }
 

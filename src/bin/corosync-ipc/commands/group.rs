@@ -1,11 +1,13 @@
 //! What cpg and evs have in common: names of groups, messages, and taking part in a group by standard input and output.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, BufRead, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,16 +92,24 @@ pub(crate) fn await_event<S: Service, T>(
 
 /// Leaves when one of the signals ends the process by which people end programs. Otherwise members would be told that it died.
 ///
-/// To be called before joining, and once: from here on no signal but this ends the process.
-pub(crate) fn leave_at_signals(context: &Context, leave: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+/// To be called before joining, and once: from here on no signal but this ends the process. What it returns is to be dropped when all
+/// is joined, or nothing will be: what is being joined cannot be left yet.
+#[must_use = "it stands for the joining that is under way"]
+pub(crate) fn leave_at_signals(
+    context: &Context,
+    leave: impl FnOnce() + Send + 'static,
+) -> Result<Sender<Infallible>, Failure> {
+    let (joining, joined) = channel();
     if !context.is_embedded {
-        Signals::block()?.die_after(|signals| {
+        Signals::block()?.die_after(move |signals| {
             // The daemon may take its time.
             signals.let_through();
+            // Fails when the other end is dropped.
+            let _ = joined.recv();
             leave();
         });
     }
-    Ok(())
+    Ok(joining)
 }
 
 /// Leaves, whatever became of what was done in a group, unless the daemon answers nothing anyway.
