@@ -18,6 +18,10 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 //!
+//! # In an event loop
+//! [`Supervised::next`] waits. A loop of one's own polls [`Supervised::descriptor`] among others, and calls `next` with no time to wait when
+//! that is readable. [`Dispatcher::add_supervised`](crate::Dispatcher::add_supervised) does so.
+//!
 //! # What is promised
 //! Every event that came is handed over, in order, and a [`Notice::Lost`] stands where the next ones are missing. Nothing is made
 //! up: what happened in a gap is not guessed at. [`Notice::Up`] says for each thing set up what may have been [`Missed`].

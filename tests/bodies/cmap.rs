@@ -400,17 +400,20 @@ pub fn a_tracker_is_told_what_it_asked_for(endpoint: &Endpoint) {
 
 pub fn a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
-    let key = "a_dispatch_of_one_is_done";
+    let [key, later] = ["a_dispatch_of_one.deleted", "a_dispatch_of_one.later"];
     let tracker = client.track_add(key, TrackEvents::ALL).unwrap();
+    client.track_add(later, TrackEvents::ALL).unwrap();
     for mode in [Dispatch::One, Dispatch::OneNonblocking] {
         client.set(key, mode as u8).unwrap();
     }
     client.track_delete(tracker).unwrap();
-    let dispatch = |mode| client.dispatch(mode, |event| panic!("{event:?}"));
+    client.set(later, 1_u8).unwrap();
     // As cmap_dispatch, which takes the message and finds that nobody wants it.
-    dispatch(Dispatch::One).unwrap();
-    dispatch(Dispatch::OneNonblocking).unwrap();
-    assert_eq!(cs(dispatch(Dispatch::OneNonblocking)), CsError::TryAgain);
+    for mode in [Dispatch::One, Dispatch::OneNonblocking] {
+        client.dispatch(mode, |event| panic!("{mode:?}: {event:?}")).unwrap();
+    }
+    assert_eq!(next_notification(&client).key, later);
+    assert_eq!(waiting(&client), []);
 }
 
 pub fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {

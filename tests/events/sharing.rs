@@ -135,7 +135,7 @@ fn call_quorum(endpoint: &Endpoint) {
     client.track_stop().unwrap();
     if let Ok(client) = quorum::Client::connect_model(endpoint, quorum::Model::V1) {
         client.track_start(TrackFlags::CURRENT).unwrap();
-        assert_eq!(waiting(&client).len(), 2);
+        assert_eq!(waiting(&client).len(), 1);
     }
     assert!(client.next_event(Duration::from_millis(1)).unwrap().is_none());
 }
