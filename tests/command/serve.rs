@@ -149,7 +149,8 @@ fn a_server_that_may_only_give_files_away_takes_them_back() {
         "--ambient-caps=-all,+chown,+fowner",
     ];
     let served = Served::by(&starter, &[]);
-    let mut joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534"]).interactive().spawn();
+    // It gives us files that are ours, as only root does otherwise.
+    let mut joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534,0"]).interactive().spawn();
     joined.wait_stdout("confchg");
     assert!(joined.is_running());
     for name in served.rings() {
@@ -158,7 +159,7 @@ fn a_server_that_may_only_give_files_away_takes_them_back() {
     joined.signal(Signal::SIGKILL);
     eventually("its rings are gone", || served.rings().is_empty());
     // Nor is anything left of one that is there at the end.
-    let joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534"]).interactive().spawn();
+    let joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534,0"]).interactive().spawn();
     joined.wait_stdout("confchg");
     let mut served = served;
     served.process().signal(Signal::SIGTERM);
