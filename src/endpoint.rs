@@ -362,9 +362,10 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
         "ms" => 0.001,
         "" | "s" => 1.0,
         "m" => 60.0,
-        _ => return Err(format!("{quoted} is no duration: write it like 500ms, 5s or 2m")),
+        _ => return Err(format!("invalid duration {quoted}: write it like 500ms, 5s or 2m")),
     };
-    let number: f64 = number.parse().map_err(|_| format!("{quoted} is no duration: write it like 500ms, 5s or 2m"))?;
+    let number: f64 =
+        number.parse().map_err(|_| format!("invalid duration {quoted}: write it like 500ms, 5s or 2m"))?;
     let duration = Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{quoted} is too long"))?;
     if duration.is_zero() { Err(format!("{quoted} leaves no time: write more than 0")) } else { Ok(duration) }
 }

@@ -228,14 +228,14 @@ impl Quorum {
 }
 
 impl Present {
-    /// A list of nodes came. Returns what is to be told now.
+    /// Takes a list of nodes that came. Returns it when it is an event of its own.
     fn nodelist_came(&mut self, nodelist: NodelistNotification) -> Option<NodelistNotification> {
         // That of the present state tells no changes.
         let is_present = self.asked > 0 && nodelist.joined_list.is_empty() && nodelist.left_list.is_empty();
         if is_present { self.nodelist.replace(nodelist) } else { Some(nodelist) }
     }
 
-    /// The state of quorum came. Returns the list of nodes that belongs to it.
+    /// Takes note that the state of quorum came. Returns the list of nodes that belongs to it.
     fn quorum_came(&mut self) -> Option<NodelistNotification> {
         let nodelist = self.nodelist.take()?;
         self.asked = self.asked.saturating_sub(1);

@@ -58,7 +58,7 @@ impl Corosync {
     }
 }
 
-/// What an embedded daemon shall be like.
+/// Configures a [`Corosync`].
 #[must_use]
 #[derive(Clone, Debug)]
 pub struct CorosyncBuilder {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::Refuse;
 use super::node::{ClientId, Node, ServiceId};
 use super::world::{ClientOutput, World};
-use crate::libqb::server::Attention;
+use crate::libqb::server::Serving;
 use crate::libqb::server::{Conn, ConnectionId, Connections, Gone, Handler, Peer, Refusal};
 use crate::sys::event::Bell;
 use crate::sys::file;
@@ -100,12 +100,12 @@ impl Daemon {
         } else {
             self.held.remove(&service);
         }
-        self.heed(connections);
+        self.update_serving(connections);
     }
 
     pub(crate) fn release_all(&mut self, connections: &mut Connections<()>) {
         self.held.clear();
-        self.heed(connections);
+        self.update_serving(connections);
     }
 
     pub(crate) fn refuse(&mut self, service: usize, which: Refuse) {
@@ -172,21 +172,21 @@ impl Daemon {
         if let Clock::Real = self.clock {
             connections.set_timer(self.world.next_timer());
         }
-        self.heed(connections);
+        self.update_serving(connections);
     }
 
-    /// Tells whose clients are heeded. While a ring synchronizes, the daemon reads votequorum's requests only.
-    fn heed(&self, connections: &mut Connections<()>) {
+    /// Updates which clients are served. While a ring synchronizes, the daemon reads votequorum's requests only.
+    fn update_serving(&self, connections: &mut Connections<()>) {
         for node in 0..self.nodes() {
             let (is_paused, is_in_sync) = (self.world.is_paused(node), self.world.is_in_sync(node));
             for place in self.places(node) {
                 let waits = is_in_sync && self.place(node, ServiceId::Votequorum) != Some(place);
-                connections.set_attention(
+                connections.set_serving(
                     place,
                     match () {
-                        () if is_paused => Attention::None,
-                        () if waits || self.held.contains(&place) => Attention::NewClients,
-                        () => Attention::Full,
+                        () if is_paused => Serving::Nothing,
+                        () if waits || self.held.contains(&place) => Serving::NewClients,
+                        () => Serving::All,
                     },
                 );
             }

@@ -26,13 +26,13 @@ pub(super) struct Sent<M> {
 ///
 /// Nodes that run, are not paused and reach each other are in one ring, once [`Totem::form`] was called until it forms no more.
 pub(super) struct Totem<M> {
-    nodes: BTreeMap<NodeId, Place<M>>,
+    nodes: BTreeMap<NodeId, TotemNode<M>>,
     rings: BTreeMap<RingId, Ring>,
     random: Random,
 }
 
 /// What a node has of it.
-struct Place<M> {
+struct TotemNode<M> {
     /// Nodes of the same part of the network reach each other.
     part: usize,
     is_up: bool,
@@ -48,7 +48,7 @@ struct Place<M> {
     held_back: VecDeque<M>,
 }
 
-impl<M> Default for Place<M> {
+impl<M> Default for TotemNode<M> {
     fn default() -> Self {
         Self {
             part: 0,
@@ -74,23 +74,23 @@ struct Ring {
 
 impl<M> Totem<M> {
     pub(super) fn new(nodes: impl IntoIterator<Item = NodeId>, seed: u64) -> Self {
-        let nodes = nodes.into_iter().map(|id| (id, Place::default())).collect();
+        let nodes = nodes.into_iter().map(|id| (id, TotemNode::default())).collect();
         Self { nodes, rings: BTreeMap::new(), random: Random::new(seed) }
     }
 
     /// A daemon starts.
     pub(super) fn start(&mut self, id: NodeId) {
         if let Some(place) = self.nodes.get_mut(&id) {
-            let Place { part, seq, .. } = *place;
-            *place = Place { part, is_up: true, seq: seq + START_STEP, ..Place::default() };
+            let TotemNode { part, seq, .. } = *place;
+            *place = TotemNode { part, is_up: true, seq: seq + START_STEP, ..TotemNode::default() };
         }
     }
 
     /// A daemon ends, and with it what it had not sent yet.
     pub(super) fn end(&mut self, id: NodeId) {
         if let Some(place) = self.nodes.get_mut(&id) {
-            let Place { part, seq, .. } = *place;
-            *place = Place { part, seq, ..Place::default() };
+            let TotemNode { part, seq, .. } = *place;
+            *place = TotemNode { part, seq, ..TotemNode::default() };
         }
     }
 

@@ -133,7 +133,7 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// What answers speaks something else, or has gone mad.
+    /// The peer does not follow the protocol.
     #[error("the protocol of {service} is not understood: {source}")]
     Protocol {
         /// The service.

@@ -83,7 +83,7 @@ pub enum Missed {
     Nothing,
     /// States in between. The present one follows as an event.
     States,
-    /// Changes, the last one too. What it is now is to be asked for.
+    /// Changes, the last one too. Query the current state.
     Changes,
     /// Messages. They do not come again. The group's present membership follows as an event.
     Messages,

@@ -44,7 +44,7 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (&["cmap", "get", "ab"], 2, &["3 to 255"]),
         (&["cmap", "get", "a\x01b"], 2, &[r"'\x01' is not allowed in a key"]),
         (&["cpg", "members", "a\x01\\b"], 2, &[r"value 'a\x01\b' for", r#""a\x01\b" has a backslash"#]),
-        (&["status", "--timeout", "1\x1b"], 2, &[r"value '1\x1b' for", r#""1\x1b" is no duration"#]),
+        (&["status", "--timeout", "1\x1b"], 2, &[r"value '1\x1b' for", r#"invalid duration "1\x1b""#]),
         (&["cmap", "frobnicate"], 2, &["frobnicate", "--help"]),
         (&["cmap", "get", "wrong.text", "--foo"], 2, &["'--foo' found; try --help"]),
         (&["cmap", "get", "wrong.text", "--reason"], 2, &["'--reason' found; try --help"]),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::super::daemon::{Clock, Daemon};
 use super::super::node::{Age, Config, NodeConfig, ServiceId};
 use super::super::world::{ClientOutput, World};
-use super::{Cluster, Seat, start_daemons};
+use super::{Cluster, NodeSlot, start_daemons};
 use crate::cmap::Value;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ const MAX_NODES: u32 = 384;
 /// Where the private directories of embedded daemons are made. Rings must lie in memory.
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// What a cluster shall be like.
+/// Configures a [`Cluster`].
 #[must_use]
 #[derive(Clone, Debug)]
 pub struct ClusterBuilder {
@@ -163,7 +163,7 @@ impl ClusterBuilder {
                 }
             };
             let ended = Arc::new(Bell::new().map_err(|source| Error::system("starting a server", source))?);
-            nodes.push(Seat { id: *id, endpoint, ended, directory });
+            nodes.push(NodeSlot { id: *id, endpoint, ended, directory });
         }
         let beginning = Instant::now();
         let mut world = World::new(ids.iter().map(|id| (*id, self.config.clone())).collect(), self.seed);

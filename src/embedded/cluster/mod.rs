@@ -47,12 +47,12 @@ const END_OF_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 pub struct Cluster {
     // Before the directories: its files go first.
     listener: Listener<Daemon>,
-    nodes: Vec<Seat>,
+    nodes: Vec<NodeSlot>,
 }
 
 /// A node's place.
 #[derive(Debug)]
-struct Seat {
+struct NodeSlot {
     id: NodeId,
     endpoint: Endpoint,
     /// Rings while its daemon does not run.
@@ -66,7 +66,7 @@ struct Seat {
 pub struct ClusterNode<'a> {
     cluster: &'a Cluster,
     number: usize,
-    seat: &'a Seat,
+    seat: &'a NodeSlot,
 }
 
 impl ClusterNode<'_> {

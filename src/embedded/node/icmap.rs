@@ -17,11 +17,11 @@ const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 3..=255;
 #[derive(Debug, Default)]
 pub(crate) struct Iter {
     prefix: Bytes,
-    at: Place,
+    at: Position,
 }
 
 #[derive(Debug, Default, PartialEq)]
-enum Place {
+enum Position {
     #[default]
     Start,
     On(Bytes),
@@ -130,15 +130,15 @@ impl Icmap {
 
     /// Starts an iteration.
     pub(crate) fn iter(prefix: Bytes) -> Iter {
-        Iter { prefix, at: Place::Start }
+        Iter { prefix, at: Position::Start }
     }
 
     /// Moves on to the next key. What was deleted while the iterator stood on it is gone now, of which the notices tell.
     pub(crate) fn next(&mut self, iter: &mut Iter) -> (Option<(Bytes, RawValue)>, Vec<Notice>) {
         let from = match &iter.at {
-            Place::Start => Bound::Included(iter.prefix.clone()),
-            Place::On(key) => Bound::Excluded(key.clone()),
-            Place::End => return (None, Vec::new()),
+            Position::Start => Bound::Included(iter.prefix.clone()),
+            Position::On(key) => Bound::Excluded(key.clone()),
+            Position::End => return (None, Vec::new()),
         };
         let next = self.entries.range((from, Bound::Unbounded)).next();
         let next = next.filter(|(key, _)| key.starts_with(&iter.prefix));
@@ -148,7 +148,7 @@ impl Icmap {
                 entry.references += 1;
             }
         }
-        let place = found.as_ref().map_or(Place::End, |(key, _)| Place::On(key.clone()));
+        let place = found.as_ref().map_or(Position::End, |(key, _)| Position::On(key.clone()));
         let left = std::mem::replace(&mut iter.at, place);
         (found, self.leave(left))
     }
@@ -159,10 +159,10 @@ impl Icmap {
     }
 
     /// An iterator stands here no more.
-    fn leave(&mut self, place: Place) -> Vec<Notice> {
+    fn leave(&mut self, place: Position) -> Vec<Notice> {
         match place {
-            Place::On(key) => self.release(&key),
-            Place::Start | Place::End => Vec::new(),
+            Position::On(key) => self.release(&key),
+            Position::Start | Position::End => Vec::new(),
         }
     }
 

@@ -53,7 +53,7 @@ pub(crate) enum Output {
 pub(crate) enum Ending {
     /// At once.
     Killed,
-    /// In good order, so that it tells the other nodes what is to be told.
+    /// In good order: it sends the other nodes its farewell messages.
     Stopped,
 }
 
@@ -97,7 +97,7 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) icmap: &'a mut Icmap,
     outputs: &'a mut Vec<Output>,
-    /// Changes of the map that services want to know, and what is to be told after them.
+    /// Changes of the map for the services, and the notices that follow them.
     internal: &'a mut VecDeque<Notice>,
 }
 

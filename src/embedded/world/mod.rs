@@ -8,7 +8,7 @@ use crate::wire::values::NodeId;
 
 /// All nodes and what joins them. After each call everything that follows from it has happened.
 pub(crate) struct World {
-    seats: Vec<Seat>,
+    seats: Vec<WorldNode>,
     totem: Totem<Exec>,
     syncs: Vec<Sync>,
     /// Daemons that are about to end.
@@ -17,7 +17,7 @@ pub(crate) struct World {
 }
 
 /// Where a daemon runs, or does not.
-struct Seat {
+struct WorldNode {
     id: NodeId,
     config: Config,
     daemon: Option<Node>,
@@ -52,7 +52,7 @@ impl World {
     /// Nodes that are down.
     pub(crate) fn new(nodes: Vec<(NodeId, Config)>, seed: u64) -> Self {
         let totem = Totem::new(nodes.iter().map(|(id, _)| *id), seed);
-        let seat = |(id, config)| Seat { id, config, daemon: None, is_paused: false };
+        let seat = |(id, config)| WorldNode { id, config, daemon: None, is_paused: false };
         let seats = nodes.into_iter().map(seat).collect();
         Self { seats, totem, syncs: Vec::new(), ending: Vec::new(), outputs: Vec::new() }
     }
@@ -224,7 +224,7 @@ impl World {
     fn synchronize(&mut self, now: Instant) -> bool {
         let mut has_moved = false;
         for mut sync in std::mem::take(&mut self.syncs) {
-            let runs = |seat: &&Seat| sync.members.contains(&seat.id) && seat.daemon.is_some() && !seat.is_paused;
+            let runs = |seat: &&WorldNode| sync.members.contains(&seat.id) && seat.daemon.is_some() && !seat.is_paused;
             if self.seats.iter().filter(runs).count() < sync.members.len() {
                 // The others are about to form another ring.
                 continue;

@@ -116,7 +116,7 @@ impl Connection {
         }
     }
 
-    /// Whether something waits for room in a ring, of which nothing tells.
+    /// Whether an event waits for ring space; no descriptor signals it.
     pub(super) fn waits_for_room(&self) -> bool {
         !self.answers.is_empty() || !self.events.is_empty()
     }

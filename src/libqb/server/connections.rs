@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::connection::Connection;
-use super::listener::{Bound, Place};
+use super::listener::{Bound, ServiceAddress};
 use super::{FlowControl, SendError};
 use crate::error::Result;
 use crate::sys::serve::Seen;
@@ -43,20 +43,20 @@ pub struct Connections<S> {
 
 /// A service, by its place in the builder's list.
 pub(super) struct Service {
-    at: Place,
+    at: ServiceAddress,
     /// `None` while it is closed.
     pub(super) bound: Option<Bound>,
-    pub(super) attention: Attention,
+    pub(super) serving: Serving,
 }
 
-/// What a service heeds of its clients.
+/// Which clients a service serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attention {
-    Full,
+pub(crate) enum Serving {
+    All,
     /// New clients only; what the others send, their end included, waits.
     NewClients,
     /// Nothing, as a process that was stopped.
-    None,
+    Nothing,
 }
 
 pub(super) struct Client<S> {
@@ -66,8 +66,8 @@ pub(super) struct Client<S> {
 
 impl<S> Connections<S> {
     /// None yet, and services that are open.
-    pub(super) fn new(services: Vec<(Place, Bound)>, event_memory: usize) -> Self {
-        let service = |(at, bound)| Service { at, bound: Some(bound), attention: Attention::Full };
+    pub(super) fn new(services: Vec<(ServiceAddress, Bound)>, event_memory: usize) -> Self {
+        let service = |(at, bound)| Service { at, bound: Some(bound), serving: Serving::All };
         let services = services.into_iter().map(service).collect();
         Self { all: BTreeMap::new(), services, next_id: 1, timer: None, is_shut_down: false, waiting: 0, event_memory }
     }
@@ -134,17 +134,17 @@ impl<S> Connections<S> {
     /// Opens a service that was closed.
     pub(crate) fn open_service(&mut self, index: usize) -> Result<()> {
         if let Some(service) = self.services.get_mut(index) {
-            (service.bound, service.attention) = (Some(service.at.bind()?), Attention::Full);
+            (service.bound, service.serving) = (Some(service.at.bind()?), Serving::All);
         }
         Ok(())
     }
 
-    pub(crate) fn set_attention(&mut self, index: usize, attention: Attention) {
-        self.services.get_mut(index).into_iter().for_each(|service| service.attention = attention);
+    pub(crate) fn set_serving(&mut self, index: usize, serving: Serving) {
+        self.services.get_mut(index).into_iter().for_each(|service| service.serving = serving);
     }
 
-    pub(super) fn attention(&self, index: usize) -> Attention {
-        self.services.get(index).map_or(Attention::None, |service| service.attention)
+    pub(super) fn serving(&self, index: usize) -> Serving {
+        self.services.get(index).map_or(Serving::Nothing, |service| service.serving)
     }
 
     /// Takes a client's next request of a turn in which so many were taken already.

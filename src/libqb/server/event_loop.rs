@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::libc;
 
 use super::connection::Connection;
-use super::connections::{Attention, Client, Conn, ConnectionId, Connections};
-use super::listener::{Bound, Gone, Handler, Peer, Place, Settings};
+use super::connections::{Client, Conn, ConnectionId, Connections, Serving};
+use super::listener::{Bound, Gone, Handler, Peer, ServiceAddress, Settings};
 use super::random::Random;
 use super::rings::{Request, Rings};
 use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, TransportType};
@@ -83,7 +83,7 @@ pub(super) struct EventLoop<H: Handler> {
 impl<H: Handler> EventLoop<H> {
     pub(super) fn new(
         handler: H,
-        services: Vec<(Place, Bound)>,
+        services: Vec<(ServiceAddress, Bound)>,
         settings: Settings,
         bell: Arc<Bell>,
         inbox: Receiver<Job<H>>,
@@ -133,13 +133,13 @@ impl<H: Handler> EventLoop<H> {
         let read = Watch { readable: true, writable: false };
         let accept = Watch { readable: self.accept_after.is_none(), writable: false };
         let services = self.connections.services.iter().enumerate().filter_map(|(index, service)| {
-            let bound = service.bound.as_ref().filter(|_| service.attention != Attention::None)?;
+            let bound = service.bound.as_ref().filter(|_| service.serving != Serving::Nothing)?;
             Some((index, bound.socket.as_fd()))
         });
         let services: Vec<_> = services.collect();
         let clients = self.connections.all.iter().map(|(id, client)| (*id, &client.connection)).filter(|(_, it)| {
-            // One that nobody heeds is only to be told of its events.
-            self.connections.attention(it.service) == Attention::Full || it.watch().writable
+            // A client that is not served still gets its events.
+            self.connections.serving(it.service) == Serving::All || it.watch().writable
         });
         let clients: Vec<_> = clients.collect();
         let mut watched: Vec<(BorrowedFd<'_>, Watch)> = vec![(self.bell.as_fd(), read)];
@@ -155,7 +155,7 @@ impl<H: Handler> EventLoop<H> {
         })
     }
 
-    /// Does what is to be done. Whether it was to stop.
+    /// Handles one round. Returns true when asked to stop.
     fn step(&mut self, mut look: Look) -> bool {
         if look.rung {
             self.bell.silence();
@@ -167,8 +167,8 @@ impl<H: Handler> EventLoop<H> {
                         self.hold(false);
                         self.catch_up();
                         body(&mut self.handler, &mut self.connections);
-                        self.clear_away();
-                        // It may have made that clients are heeded which were not.
+                        self.remove_closed();
+                        // The job may have changed which clients are served.
                         self.catch_up();
                         // What was seen is served. Its byte is not to be looked for: another request's may have come.
                         look.clients.clear();
@@ -191,7 +191,7 @@ impl<H: Handler> EventLoop<H> {
                 self.accept(service);
             }
         }
-        self.clear_away();
+        self.remove_closed();
         self.pace();
         false
     }
@@ -224,7 +224,7 @@ impl<H: Handler> EventLoop<H> {
             };
             // Bytes alone say nothing: they may be late.
             let waits = |id: &ConnectionId| self.connections.all.get(id).is_some_and(|it| it.connection.has_request());
-            let clients = clients.into_iter().filter(|(id, _)| self.is_heeded(*id));
+            let clients = clients.into_iter().filter(|(id, _)| self.is_served(*id));
             let mut clients: Vec<_> = clients.filter(|(id, seen)| seen.hung_up || waits(id)).collect();
             let Some((id, seen)) = random.take(&mut clients) else {
                 return;
@@ -233,7 +233,7 @@ impl<H: Handler> EventLoop<H> {
             if !self.serve_one(id, seen, 0) {
                 self.hang_up(id, seen);
             }
-            self.clear_away();
+            self.remove_closed();
         }
     }
 
@@ -257,7 +257,7 @@ impl<H: Handler> EventLoop<H> {
     /// Serves a request of a turn in which so many were served already. Whether there was one.
     fn serve_one(&mut self, id: ConnectionId, seen: Seen, taken: usize) -> bool {
         // The handler may have turned away from it meanwhile.
-        let request = if self.is_heeded(id) { self.connections.take_request(id, seen, taken) } else { None };
+        let request = if self.is_served(id) { self.connections.take_request(id, seen, taken) } else { None };
         let is_some = request.is_some();
         if let Some(request) = request {
             self.handler.on_request(&mut Conn { connections: &mut self.connections, id }, request);
@@ -267,14 +267,14 @@ impl<H: Handler> EventLoop<H> {
 
     /// Ends the connection of a client that closed it, and sent nothing before that is not served.
     fn hang_up(&mut self, id: ConnectionId, seen: Seen) {
-        if seen.hung_up && self.is_heeded(id) {
+        if seen.hung_up && self.is_served(id) {
             self.connections.all.get_mut(&id).into_iter().for_each(|client| client.connection.close());
         }
     }
 
-    fn is_heeded(&self, id: ConnectionId) -> bool {
+    fn is_served(&self, id: ConnectionId) -> bool {
         let client = self.connections.all.get(&id);
-        client.is_some_and(|it| self.connections.attention(it.connection.service) == Attention::Full)
+        client.is_some_and(|it| self.connections.serving(it.connection.service) == Serving::All)
     }
 
     /// Takes connections from a service's queue.
@@ -410,8 +410,8 @@ impl<H: Handler> EventLoop<H> {
         let _ = reply.encode().map(|reply| socket::send_now(socket, &reply));
     }
 
-    /// Clears away the clients that are gone. The handler may send more of them away.
-    fn clear_away(&mut self) {
+    /// Removes the clients that are gone. The handler may disconnect more of them.
+    fn remove_closed(&mut self) {
         if self.connections.is_shut_down() {
             (0..self.connections.services.len()).for_each(|index| self.connections.close_service(index));
         }

@@ -234,19 +234,19 @@ impl<H: Handler> fmt::Debug for Listener<H> {
     }
 }
 
-/// What a server shall be like.
+/// Configures a [`Listener`].
 #[must_use]
 #[derive(Clone, Debug)]
 pub struct Builder {
     endpoint: Endpoint,
     marking: Option<Arc<Marking>>,
-    services: Vec<Place>,
+    services: Vec<ServiceAddress>,
     settings: Settings,
 }
 
 /// Where a service is, and its name.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct ServiceAddress {
     endpoint: Endpoint,
     marking: Option<Arc<Marking>>,
     pub(super) name: String,
@@ -278,7 +278,7 @@ impl Builder {
     /// Adds a service. The handler tells services apart by their number, counted from 0.
     pub fn service(mut self, name: impl Into<String>) -> Self {
         let (endpoint, marking) = (self.endpoint.clone(), self.marking.clone());
-        self.services.push(Place { endpoint, marking, name: name.into() });
+        self.services.push(ServiceAddress { endpoint, marking, name: name.into() });
         self
     }
 
@@ -377,7 +377,7 @@ pub(super) struct Bound {
 /// Longest name of a service. With more, a ring's file would have a name that no file system takes.
 const MAX_SERVICE_NAME: usize = 200;
 
-impl Place {
+impl ServiceAddress {
     pub(super) fn bind(&self) -> Result<Bound> {
         let Self { endpoint, marking, name } = self;
         if name.is_empty() || name.len() > MAX_SERVICE_NAME || name.contains(['/', '\0']) {

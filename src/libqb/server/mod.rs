@@ -57,7 +57,7 @@ mod marker;
 mod random;
 pub(crate) mod rings;
 
-pub(crate) use connections::Attention;
+pub(crate) use connections::Serving;
 pub use connections::{Conn, ConnectionId, Connections};
 pub use generation::Generation;
 pub use listener::{Builder, Gone, Handler, Listener, Peer, Refusal, RingAccess};
