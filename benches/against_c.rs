@@ -1,8 +1,9 @@
 //! Our figures beside the C libraries', from the same run against the same real corosync.
 //!
-//! `cargo bench --bench against_c` starts a one-node corosync of its own (root, corosync, a C compiler and the C libraries' headers
-//! are needed), compiles a small C program against libcmap and libquorum, and lets the two take turns. Times are medians over the
-//! rounds; what counts is the ratio.
+//! `cargo bench --bench against_c` starts a one-node corosync of its own (root, corosync, a C
+//! compiler and the C libraries' headers are needed), compiles a small C program against libcmap
+//! and libquorum, and lets the two take turns. Times are medians over the rounds; what counts is
+//! the ratio.
 
 mod compare;
 #[path = "../tests/harness/mod.rs"]
@@ -111,7 +112,13 @@ fn shared_memory() -> u64 {
     fn size(directory: &Path) -> u64 {
         let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
         entries
-            .map(|entry| if entry.path().is_dir() { size(&entry.path()) } else { entry.metadata().unwrap().len() })
+            .map(|entry| {
+                if entry.path().is_dir() {
+                    size(&entry.path())
+                } else {
+                    entry.metadata().unwrap().len()
+                }
+            })
             .sum()
     }
     size(Path::new("/dev/shm"))
@@ -142,6 +149,10 @@ fn main() {
         let theirs = shared_memory() - before - ours;
         drop((client, other));
         let (ours, theirs) = (ours / 1024, theirs / 1024);
-        println!("{:<28} {ours:>8} KiB {theirs:>8} KiB {:>6.2}x", "/dev/shm a connection", theirs as f64 / ours as f64);
+        println!(
+            "{:<28} {ours:>8} KiB {theirs:>8} KiB {:>6.2}x",
+            "/dev/shm a connection",
+            theirs as f64 / ours as f64
+        );
     });
 }

@@ -1,9 +1,10 @@
 //! Bursts of notifications beside libcmap, from the same run against the same real corosync.
 //!
-//! `cargo bench --bench bursts_against_c`; what it needs is what `against_c` needs. One client has up to 1000 trackers of one key,
-//! another sets that key, and the time runs from the first set until the last notification was handed over. Both libraries use the ring
-//! size that they ask for by default. Printed are notifications a second, by the medians over the bursts, and what the daemon counted of
-//! its own delays: how often its loop was late, and how long the token was away.
+//! `cargo bench --bench bursts_against_c`; what it needs is what `against_c` needs. One client has
+//! up to 1000 trackers of one key, another sets that key, and the time runs from the first set
+//! until the last notification was handed over. Both libraries use the ring size that they ask for
+//! by default. Printed are notifications a second, by the medians over the bursts, and what the
+//! daemon counted of its own delays: how often its loop was late, and how long the token was away.
 
 mod compare;
 #[path = "../tests/harness/mod.rs"]
@@ -105,7 +106,8 @@ fn strain() -> String {
 }
 
 fn theirs(program: &Path, node: &harness::Node, count: u32) -> Vec<Duration> {
-    let output = node.command(program).args([count.to_string(), REPEATS.to_string()]).run().success();
+    let output =
+        node.command(program).args([count.to_string(), REPEATS.to_string()]).run().success();
     output.lines().map(|nanos| Duration::from_nanos(nanos.parse().unwrap())).collect()
 }
 

@@ -1,7 +1,9 @@
-//! cpg beside libcpg, from the same run against the same real corosync: one member multicasts to itself as fast as it goes.
+//! cpg beside libcpg, from the same run against the same real corosync: one member multicasts to
+//! itself as fast as it goes.
 //!
-//! `cargo bench --bench cpg_against_c`; what it needs is what `against_c` needs. Printed are the medians over the rounds of what a
-//! message takes and of the processor time the member spends on it.
+//! `cargo bench --bench cpg_against_c`; what it needs is what `against_c` needs. Printed are the
+//! medians over the rounds of what a message takes and of the processor time the member spends on
+//! it.
 
 mod compare;
 #[path = "../tests/harness/mod.rs"]
@@ -16,8 +18,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 const ROUNDS: usize = 7;
 
-/// Multicasts so many messages of a size as a careful program does, which waits for the descriptor when it is to try again, and prints the
-/// nanoseconds of time and of processor time.
+/// Multicasts so many messages of a size as a careful program does, which waits for the descriptor
+/// when it is to try again, and prints the nanoseconds of time and of processor time.
 const C_PROGRAM: &str = r#"
 #include <poll.h>
 #include <stdio.h>
@@ -110,7 +112,8 @@ fn ours(count: u32, size: usize) -> (Duration, Duration) {
             match sent {
                 Ok(()) => break,
                 Err(Error::Cs { error: CsError::TryAgain, .. }) => {
-                    done = take(client.next_event(Duration::from_millis(1)).unwrap()).unwrap_or(done);
+                    done =
+                        take(client.next_event(Duration::from_millis(1)).unwrap()).unwrap_or(done);
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -128,14 +131,18 @@ fn ours(count: u32, size: usize) -> (Duration, Duration) {
 fn processor_time() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
     let time = |time: nix::sys::time::TimeVal| {
-        Duration::new(time.tv_sec().try_into().unwrap(), u32::try_from(time.tv_usec()).unwrap() * 1000)
+        Duration::new(
+            time.tv_sec().try_into().unwrap(),
+            u32::try_from(time.tv_usec()).unwrap() * 1000,
+        )
     };
     time(usage.user_time()) + time(usage.system_time())
 }
 
 fn theirs(program: &Path, node: &harness::Node, count: u32, size: usize) -> (Duration, Duration) {
     let output = node.command(program).args([count.to_string(), size.to_string()]).run().success();
-    let mut times = output.split_whitespace().map(|nanos| Duration::from_nanos(nanos.parse().unwrap()));
+    let mut times =
+        output.split_whitespace().map(|nanos| Duration::from_nanos(nanos.parse().unwrap()));
     (times.next().unwrap(), times.next().unwrap())
 }
 
@@ -152,7 +159,9 @@ fn main() {
         for _ in 0..ROUNDS {
             let (our_time, our_processor) = node.run(|| ours(count, size));
             let (their_time, their_processor) = theirs(&program, node, count, size);
-            for (times, time) in rounds.iter_mut().zip([our_time, their_time, our_processor, their_processor]) {
+            for (times, time) in
+                rounds.iter_mut().zip([our_time, their_time, our_processor, their_processor])
+            {
                 times.push(time / count);
             }
         }

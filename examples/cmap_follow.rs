@@ -1,6 +1,7 @@
 //! Keeps a copy of a part of the configuration, and prints what changes.
 //!
-//! `cmap_follow [PREFIX] [N]` follows the keys that begin with PREFIX, by default all, and ends after N changes.
+//! `cmap_follow [PREFIX] [N]` follows the keys that begin with PREFIX, by default all, and ends
+//! after N changes.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,7 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let Some(notice) = client.next(Deadline::NEVER)? else { break };
         match notice {
             Notice::Event(Event::Notify(change)) => {
-                // A change can be told that the copy has already, if it came while the copy was made.
+                // A change can be told that the copy has already, if it came while the copy was
+                // made.
                 match change.new_value {
                     Some(value) if copy.get(&change.key) == Some(&value) => continue,
                     Some(value) => {
@@ -34,7 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
                 left = left.saturating_sub(1);
             }
-            // The tracker is there already, so that no change falls between the copy and the first notification.
+            // The tracker is there already, so that no change falls between the copy and the first
+            // notification.
             Notice::Up(up) => {
                 match client.client()?.list(&prefix) {
                     Ok(keys) => copy = keys.into_iter().collect(),
@@ -46,7 +49,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
                 match up.gap {
                     None => println!("following {} keys", copy.len()),
-                    Some(gap) => println!("following {} keys, read again after {gap:?} without a daemon", copy.len()),
+                    Some(gap) => println!(
+                        "following {} keys, read again after {gap:?} without a daemon",
+                        copy.len()
+                    ),
                 }
             }
             Notice::Lost { error } | Notice::Retry { error, .. } => eprintln!("{error}"),

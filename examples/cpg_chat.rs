@@ -41,7 +41,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
             }
             Ok(Event::Confchg { members, left, joined, .. }) => {
-                for (them, how) in joined.iter().map(|who| (who, "came")).chain(left.iter().map(|who| (who, "went"))) {
+                for (them, how) in joined
+                    .iter()
+                    .map(|who| (who, "came"))
+                    .chain(left.iter().map(|who| (who, "went")))
+                {
                     println!("* {}/{} {how} ({})", them.node_id, them.pid, them.reason);
                 }
                 println!("* {} here", members.len());
@@ -57,14 +61,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     thread::spawn(move || {
         for line in io::stdin().lines().map_while(Result::ok) {
             let sender = Arc::clone(&client);
-            let sent =
-                waker.run(move |chat: &mut Chat, control| match sender.multicast(Guarantee::AGREED, line.as_bytes()) {
+            let sent = waker.run(move |chat: &mut Chat, control| {
+                match sender.multicast(Guarantee::AGREED, line.as_bytes()) {
                     Ok(()) => chat.sent += 1,
                     Err(error) => {
                         chat.failed = Some(error);
                         control.stop();
                     }
-                });
+                }
+            });
             if !sent {
                 return;
             }

@@ -44,7 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Takes events until there is none: only then there will be another edge.
-fn drain<S: Service<Event: std::fmt::Debug>>(client: &Client<S>, left: &mut u64) -> corosync_ipc::Result<()> {
+fn drain<S: Service<Event: std::fmt::Debug>>(
+    client: &Client<S>,
+    left: &mut u64,
+) -> corosync_ipc::Result<()> {
     while let Some(event) = client.poll_event()? {
         println!("{event:?}");
         *left = left.saturating_sub(1);

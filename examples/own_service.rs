@@ -1,7 +1,9 @@
-//! A libqb service of one's own: a counter that every client may raise, and of which all who ask for it are told.
+//! A libqb service of one's own: a counter that every client may raise, and of which all who ask
+//! for it are told.
 //!
-//! `cargo run --example own_service -- counter` listens at the abstract address `@counter` (or where libqb is told to look for sockets).
-//! C programs connect with `qb_ipcc_connect("counter", 8192)` and send a `struct qb_ipc_request_header` with one of the ids below.
+//! `cargo run --example own_service -- counter` listens at the abstract address `@counter` (or
+//! where libqb is told to look for sockets). C programs connect with `qb_ipcc_connect("counter",
+//! 8192)` and send a `struct qb_ipc_request_header` with one of the ids below.
 
 use std::error::Error;
 
@@ -54,11 +56,15 @@ impl Handler for Counter {
 impl Counter {
     fn tell_watchers(&self, connections: &mut Connections<Session>) {
         let event = message(CHANGED, self.value);
-        let watching: Vec<_> =
-            connections.sessions().filter(|(_, session)| session.watches).map(|(id, _)| id).collect();
+        let watching: Vec<_> = connections
+            .sessions()
+            .filter(|(_, session)| session.watches)
+            .map(|(id, _)| id)
+            .collect();
         for id in watching {
             if let Some(mut conn) = connections.get(id) {
-                // Who does not read is disconnected when too much waits: see `Builder::event_queue`.
+                // Who does not read is disconnected when too much waits: see
+                // `Builder::event_queue`.
                 let _ = conn.send_event(&event);
             }
         }

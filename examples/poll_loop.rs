@@ -1,6 +1,7 @@
 //! Two clients and standard input in one loop around poll(2).
 //!
-//! `poll_loop` prints what cmap and quorum tell. A line `KEY VALUE` on standard input sets a key, and its end ends the program.
+//! `poll_loop` prints what cmap and quorum tell. A line `KEY VALUE` on standard input sets a key,
+//! and its end ends the program.
 
 use std::error::Error;
 use std::io::{self, Read};
@@ -20,14 +21,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut typed = Vec::new();
 
     loop {
-        let mut fds = [cmap.as_fd(), quorum.as_fd(), stdin.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds = [cmap.as_fd(), quorum.as_fd(), stdin.as_fd()]
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             result => result?,
         };
         let [cmap_ready, quorum_ready, stdin_ready] = fds.map(|fd| fd.any().unwrap_or(true));
-        // Some of each, so that none keeps the others waiting. What is left makes the descriptor readable at once. An error is the end,
-        // after all events; readable without an event is nothing special.
+        // Some of each, so that none keeps the others waiting. What is left makes the descriptor
+        // readable at once. An error is the end, after all events; readable without an
+        // event is nothing special.
         if cmap_ready {
             for _ in 0..16 {
                 let Some(event) = cmap.poll_event()? else { break };

@@ -1,7 +1,8 @@
 //! Runs a command whenever this node gains or loses quorum, and goes on when the daemon restarts.
 //!
-//! `quorum_hook [--changes N] COMMAND [ARGUMENT]...` runs the command with `QUORATE` set to `yes`, `no` or, while there is no daemon,
-//! `unknown`, and `MEMBERS` to the ids of the members. With `--changes` it ends after N changes.
+//! `quorum_hook [--changes N] COMMAND [ARGUMENT]...` runs the command with `QUORATE` set to `yes`,
+//! `no` or, while there is no daemon, `unknown`, and `MEMBERS` to the ids of the members. With
+//! `--changes` it ends after N changes.
 
 use std::env;
 use std::error::Error;
@@ -27,8 +28,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     while left > 0 {
         let Some(notice) = client.next(Deadline::NEVER)? else { break };
         let (quorate, members) = match notice {
-            Notice::Event(Event::Notification(now)) => (if now.quorate { "yes" } else { "no" }, now.members),
-            // Without a daemon nobody says that this node is quorate, so it must not be taken for granted.
+            Notice::Event(Event::Notification(now)) => {
+                (if now.quorate { "yes" } else { "no" }, now.members)
+            }
+            // Without a daemon nobody says that this node is quorate, so it must not be taken for
+            // granted.
             Notice::Lost { error } => {
                 eprintln!("{error}");
                 ("unknown", Vec::new())
@@ -45,7 +49,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         known = quorate.to_owned();
         let members = members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let status = Command::new(program).args(arguments).env("QUORATE", quorate).env("MEMBERS", members).status()?;
+        let status = Command::new(program)
+            .args(arguments)
+            .env("QUORATE", quorate)
+            .env("MEMBERS", members)
+            .status()?;
         if !status.success() {
             eprintln!("{program}: {status}");
         }

@@ -1,7 +1,9 @@
-//! A service on tokio that uses cpg, quorum and cmap together, and goes on when the daemon restarts.
+//! A service on tokio that uses cpg, quorum and cmap together, and goes on when the daemon
+//! restarts.
 //!
-//! `tokio_service [GROUP] [N]` sends numbered messages to a group and waits for each to come back, while this node is quorate and the
-//! configuration does not say `example.pause = 1`. It ends after N round trips, or by Ctrl-C.
+//! `tokio_service [GROUP] [N]` sends numbered messages to a group and waits for each to come back,
+//! while this node is quorate and the configuration does not say `example.pause = 1`. It ends after
+//! N round trips, or by Ctrl-C.
 
 use std::env;
 use std::error::Error;
@@ -80,11 +82,14 @@ impl Service {
     fn cpg(&mut self, notice: NoticeOf<cpg::Cpg>) {
         tell("cpg", &notice);
         match notice {
-            Notice::Event(cpg::Event::Deliver { payload, .. }) if payload == self.number.to_be_bytes()[..] => {
+            Notice::Event(cpg::Event::Deliver { payload, .. })
+                if payload == self.number.to_be_bytes()[..] =>
+            {
                 self.number += 1;
                 self.sent = false;
             }
-            // Whether the message under way was delivered is not known. Sending it again does no harm here, as it carries its number.
+            // Whether the message under way was delivered is not known. Sending it again does no
+            // harm here, as it carries its number.
             Notice::Lost { .. } => self.sent = false,
             _ => {}
         }
@@ -112,8 +117,11 @@ fn tell<E, T: Debug>(service: &str, notice: &Notice<E, T>) {
         Notice::Up(up) => match up.gap {
             None => println!("{service} up"),
             Some(gap) => {
-                let missed: Vec<_> =
-                    up.restored.iter().map(|one| (&one.setup, one.missed, one.result.is_ok())).collect();
+                let missed: Vec<_> = up
+                    .restored
+                    .iter()
+                    .map(|one| (&one.setup, one.missed, one.result.is_ok()))
+                    .collect();
                 println!("{service} up after a gap of {gap:?}: {missed:?}");
             }
         },

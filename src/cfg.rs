@@ -1,7 +1,8 @@
 //! The cfg service: the state of nodes and links, reloading the configuration, and ending daemons.
 //!
-//! Matches libcfg. It works with corosync 1.99.3 and later; calls that came later say since when, and fail with
-//! [`Error::Unsupported`] before anything is sent to a daemon that would not survive them.
+//! Matches libcfg. It works with corosync 1.99.3 and later; calls that came later say since when,
+//! and fail with [`Error::Unsupported`] before anything is sent to a daemon that would not survive
+//! them.
 //!
 //! ```no_run
 //! use corosync_ipc::cfg::{Client, LOCAL_NODE};
@@ -83,9 +84,11 @@ pub struct RingStatus {
     pub link: Option<u8>,
     /// This node's address on it. Bytes that are no UTF-8 are replaced, here and in the status.
     pub address: String,
-    /// Its state. Corosync before 2.99 has a sentence, in which `FAULTY` says just that. From then on it is `OK` for udp and udpu, and
-    /// for knet one character for each node, in the order of their ids: `n` this node, `d` the link is not configured there, `?` the state
-    /// could not be found out, or a digit whose bits are 1 enabled, 2 connected, 4 enabled by the other end.
+    /// Its state. Corosync before 2.99 has a sentence, in which `FAULTY` says just that. From then
+    /// on it is `OK` for udp and udpu, and for knet one character for each node, in the order
+    /// of their ids: `n` this node, `d` the link is not configured there, `?` the state
+    /// could not be found out, or a digit whose bits are 1 enabled, 2 connected, 4 enabled by the
+    /// other end.
     pub status: String,
 }
 
@@ -97,16 +100,20 @@ impl RingStatus {
 
     fn new(interface: &wire::Interface) -> Self {
         let name = text(&interface.name);
-        let numbered = name.split_once(' ').and_then(|(link, address)| Some((link.parse().ok()?, address.to_owned())));
-        let (link, address) = numbered.map_or((None, name), |(link, address)| (Some(link), address));
+        let numbered = name
+            .split_once(' ')
+            .and_then(|(link, address)| Some((link.parse().ok()?, address.to_owned())));
+        let (link, address) =
+            numbered.map_or((None, name), |(link, address)| (Some(link), address));
         Self { link, address, status: text(&interface.status) }
     }
 }
 
 /// State of a node as seen from this one. Matches `struct corosync_cfg_node_status_v1`.
 ///
-/// With udp and udpu a daemon also answers for a node it does not know, such as one whose id is not the one it made of the node's address,
-/// or one that was just taken out of the nodelist: not reachable, and no links. That means unknown, not down: see [`NodeStatus::is_known`].
+/// With udp and udpu a daemon also answers for a node it does not know, such as one whose id is not
+/// the one it made of the node's address, or one that was just taken out of the nodelist: not
+/// reachable, and no links. That means unknown, not down: see [`NodeStatus::is_known`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeStatus {
@@ -129,8 +136,8 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
-    /// Whether the daemon knows the node. If not, nothing here says anything: with udp and udpu it answers with zeros then, and with knet
-    /// [`Client::node_status`] fails.
+    /// Whether the daemon knows the node. If not, nothing here says anything: with udp and udpu it
+    /// answers with zeros then, and with knet [`Client::node_status`] fails.
     pub fn is_known(&self) -> bool {
         self.reachable || !self.links.is_empty()
     }
@@ -150,9 +157,11 @@ pub struct LinkStatus {
     pub dynconnected: bool,
     /// Largest packet in bytes, as far as known.
     pub mtu: u32,
-    /// This node's address as the daemon writes it; with udpu, the other node's. Bytes that are no UTF-8 are replaced.
+    /// This node's address as the daemon writes it; with udpu, the other node's. Bytes that are no
+    /// UTF-8 are replaced.
     pub source: String,
-    /// The other node's address as the daemon writes it; empty with udpu, and when it is dynamic and not known yet.
+    /// The other node's address as the daemon writes it; empty with udpu, and when it is dynamic
+    /// and not known yet.
     pub destination: String,
 }
 
@@ -191,10 +200,12 @@ pub enum Event {
         /// Whether the answer can prevent it.
         kind: ShutdownKind,
     },
-    /// Not all answered in time. A shutdown by request is off; a shutdown regardless of answers begins.
+    /// Not all answered in time. A shutdown by request is off; a shutdown regardless of answers
+    /// begins.
     ///
-    /// Do not wait for it: daemons up to 3.1.10 at least, by mistake, tell only trackers that once called [`Client::try_shutdown`]
-    /// themselves. C cannot tell this from [`Event::Shutdown`]: its callback is called once more.
+    /// Do not wait for it: daemons up to 3.1.10 at least, by mistake, tell only trackers that once
+    /// called [`Client::try_shutdown`] themselves. C cannot tell this from [`Event::Shutdown`]:
+    /// its callback is called once more.
     ShutdownTimedOut {
         /// Which it was.
         kind: ShutdownKind,
@@ -239,34 +250,40 @@ impl Client {
 
     /// Addresses of a node, one for each link; [`LOCAL_NODE`] is this one.
     ///
-    /// The daemon sends one family for all of them, that of the first link. Where a node has links of both families, the others'
-    /// addresses come out wrong, as in C; [`Client::ring_status`] and [`Client::node_status`] have them right. A daemon that has taken
-    /// its one address for two, as [`Client::ring_status`] tells, sends it twice.
+    /// The daemon sends one family for all of them, that of the first link. Where a node has links
+    /// of both families, the others' addresses come out wrong, as in C; [`Client::ring_status`]
+    /// and [`Client::node_status`] have them right. A daemon that has taken its one address for
+    /// two, as [`Client::ring_status`] tells, sends it twice.
     ///
     /// Matches `corosync_cfg_get_node_addrs`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`] for a node without addresses or one that is not known; [`Error::Protocol`] for a
-    /// family that is neither IPv4 nor IPv6; as [`Client::local_node_id`].
+    /// [`Error::Cs`] with [`CsError::NotExist`] for a node without addresses or one that is not
+    /// known; [`Error::Protocol`] for a family that is neither IPv4 nor IPv6; as
+    /// [`Client::local_node_id`].
     pub fn node_addresses(&self, node: NodeId) -> Result<Vec<IpAddr>> {
         let reply = self.call("cfg get node addrs", &wire::GetNodeAddresses { nodeid: node })?;
-        addresses(&reply).map_err(|source| Error::Protocol { service: Cfg::NAME.into(), source: source.into() })
+        addresses(&reply)
+            .map_err(|source| Error::Protocol { service: Cfg::NAME.into(), source: source.into() })
     }
 
-    /// State of this node's interfaces, which corosync calls rings or links. From corosync 3.1.1 on prefer [`Client::node_status`], which
-    /// tells more and is safe everywhere.
+    /// State of this node's interfaces, which corosync calls rings or links. From corosync 3.1.1 on
+    /// prefer [`Client::node_status`], which tells more and is safe everywhere.
     ///
-    /// From 2.99 to the main branch of 2026 this request crashes a daemon whose transport is udp or udpu and which has more than one
-    /// address for its own node: from 3.1.5 on it takes its one address for two when its entry in the nodelist has nothing but that
-    /// address, and all of them take a second link that a reload adds. So the daemon is asked for this node's addresses first, and if
-    /// there is not exactly one, the stats map is asked whether the transport is knet. A reload between those questions and this request can
-    /// still make it deadly: do not call this while the configuration is being changed.
+    /// From 2.99 to the main branch of 2026 this request crashes a daemon whose transport is udp or
+    /// udpu and which has more than one address for its own node: from 3.1.5 on it takes its
+    /// one address for two when its entry in the nodelist has nothing but that address, and all
+    /// of them take a second link that a reload adds. So the daemon is asked for this node's
+    /// addresses first, and if there is not exactly one, the stats map is asked whether the
+    /// transport is knet. A reload between those questions and this request can still make it
+    /// deadly: do not call this while the configuration is being changed.
     ///
     /// Matches `corosync_cfg_ring_status_get`, which asks nothing first.
     ///
     /// # Errors
-    /// [`Error::WouldCrash`] when it would; [`Error::InvalidArgument`] when the ring size is too small for the answer of 10272 bytes;
-    /// [`Error::Cs`] with [`CsError::NotExist`] while a daemon that starts has no address yet; as [`Client::local_node_id`].
+    /// [`Error::WouldCrash`] when it would; [`Error::InvalidArgument`] when the ring size is too
+    /// small for the answer of 10272 bytes; [`Error::Cs`] with [`CsError::NotExist`] while a
+    /// daemon that starts has no address yet; as [`Client::local_node_id`].
     pub fn ring_status(&self) -> Result<Vec<RingStatus>> {
         const CALL: &str = "cfg ring status get";
         const REPLY_SIZE: usize = 10272;
@@ -277,9 +294,11 @@ impl Client {
         Ok(reply.interfaces.iter().map(RingStatus::new).collect())
     }
 
-    /// Fails where ring status reads a status that is not there: the daemon takes as many as this node has addresses.
+    /// Fails where ring status reads a status that is not there: the daemon takes as many as this
+    /// node has addresses.
     ///
-    /// Before 2.1 it reads a number that was never set while it has no address. The question fails then.
+    /// Before 2.1 it reads a number that was never set while it has no address. The question fails
+    /// then.
     fn check_rings(&self, call: &'static str, patience: &Patience) -> Result<()> {
         let request = wire::GetNodeAddresses { nodeid: LOCAL_NODE };
         let reply = self.call_within(patience, "cfg get node addrs", &request)?;
@@ -299,24 +318,27 @@ impl Client {
     /// Matches `corosync_cfg_ring_reenable`, which is in libcfg until 2.4.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotSupported`] from corosync 2.99 and later, where links come back by themselves; as
-    /// [`Client::local_node_id`].
+    /// [`Error::Cs`] with [`CsError::NotSupported`] from corosync 2.99 and later, where links come
+    /// back by themselves; as [`Client::local_node_id`].
     pub fn ring_reenable(&self) -> Result<()> {
         self.call("cfg ring reenable", &wire::RingReenable {})?;
         Ok(())
     }
 
-    /// State of a node and of the links to it, as this node sees it. Since corosync 3.1.1; [`Client::ring_status`] is what older ones have.
+    /// State of a node and of the links to it, as this node sees it. Since corosync 3.1.1;
+    /// [`Client::ring_status`] is what older ones have.
     ///
-    /// With udp and udpu it does not fail for a node that the daemon does not know: see [`NodeStatus::is_known`]. knet, whose ids are below
-    /// 65536, looks at the lowest 16 bits of the id only.
+    /// With udp and udpu it does not fail for a node that the daemon does not know: see
+    /// [`NodeStatus::is_known`]. knet, whose ids are below 65536, looks at the lowest 16 bits
+    /// of the id only.
     ///
-    /// Matches `corosync_cfg_node_status_get` with `CFG_NODE_STATUS_V1`. Before the first such call the daemon's map is asked whether it
-    /// survives it.
+    /// Matches `corosync_cfg_node_status_get` with `CFG_NODE_STATUS_V1`. Before the first such call
+    /// the daemon's map is asked whether it survives it.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for node 0, which does not stand for the local node here, and when the ring size is too small for the
-    /// answer of 4200 bytes; [`Error::Cs`] with [`CsError::FailedOperation`] for a node that is not known, where the transport tells;
+    /// [`Error::InvalidArgument`] for node 0, which does not stand for the local node here, and
+    /// when the ring size is too small for the answer of 4200 bytes; [`Error::Cs`] with
+    /// [`CsError::FailedOperation`] for a node that is not known, where the transport tells;
     /// [`Error::Unsupported`]; as [`Client::local_node_id`].
     pub fn node_status(&self, node: NodeId) -> Result<NodeStatus> {
         const REPLY_SIZE: usize = 4200;
@@ -325,7 +347,11 @@ impl Client {
         let request = wire::GetNodeStatus { nodeid: node, version: wire::NODE_STATUS_V1 };
         let reply = self.service.probe.call(self, &NODE_STATUS, "cfg node status get", &request);
         let reply = NODE_STATUS.or_unsupported(reply)?;
-        let links = reply.links.iter().enumerate().filter_map(|(number, link)| LinkStatus::new(number, link));
+        let links = reply
+            .links
+            .iter()
+            .enumerate()
+            .filter_map(|(number, link)| LinkStatus::new(number, link));
         Ok(NodeStatus {
             node_id: reply.nodeid,
             reachable: reply.reachable != 0,
@@ -340,42 +366,57 @@ impl Client {
 
     /// Makes all nodes read corosync.conf again. Returns when this node has. Since corosync 2.3.2.
     ///
-    /// Matches `corosync_cfg_reload_config`. Before the first such call the daemon's map is asked whether it survives it.
+    /// Matches `corosync_cfg_reload_config`. Before the first such call the daemon's map is asked
+    /// whether it survives it.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::InvalidParam`] when this node's file is not valid (the daemon's log says why; so does the map's key
-    /// `config.reload_error_message` in later versions), or with [`CsError::Library`] from corosync 2; [`Error::Unsupported`]; as
+    /// [`Error::Cs`] with [`CsError::InvalidParam`] when this node's file is not valid (the
+    /// daemon's log says why; so does the map's key `config.reload_error_message` in later
+    /// versions), or with [`CsError::Library`] from corosync 2; [`Error::Unsupported`]; as
     /// [`Client::local_node_id`].
     pub fn reload_config(&self) -> Result<()> {
-        self.service.probe.call(self, &RELOAD_CONFIG, "cfg reload config", &wire::ReloadConfig {})?;
+        self.service.probe.call(
+            self,
+            &RELOAD_CONFIG,
+            "cfg reload config",
+            &wire::ReloadConfig {},
+        )?;
         Ok(())
     }
 
-    /// Makes this node's daemon close and open its log files, after they were rotated. Since corosync 2.99.4.
+    /// Makes this node's daemon close and open its log files, after they were rotated. Since
+    /// corosync 2.99.4.
     ///
-    /// Matches `corosync_cfg_reopen_log_files`. Before the first such call the daemon's map is asked whether it survives it.
+    /// Matches `corosync_cfg_reopen_log_files`. Before the first such call the daemon's map is
+    /// asked whether it survives it.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotSupported`] when its libqb cannot; [`Error::Unsupported`]; as [`Client::local_node_id`].
+    /// [`Error::Cs`] with [`CsError::NotSupported`] when its libqb cannot; [`Error::Unsupported`];
+    /// as [`Client::local_node_id`].
     pub fn reopen_log_files(&self) -> Result<()> {
         let probe = &self.service.probe;
-        let reply = probe.call(self, &REOPEN_LOG_FILES, "cfg reopen log files", &wire::ReopenLogFiles {});
+        let reply =
+            probe.call(self, &REOPEN_LOG_FILES, "cfg reopen log files", &wire::ReopenLogFiles {});
         REOPEN_LOG_FILES.or_unsupported(reply)?;
         Ok(())
     }
 
-    /// Makes a node's corosync end at once, which then logs the reason. Returns when the message is on its way. It may be this node's.
+    /// Makes a node's corosync end at once, which then logs the reason. Returns when the message is
+    /// on its way. It may be this node's.
     ///
     /// Matches `corosync_cfg_kill_node`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for node 0, and for a reason longer than [`MAX_REASON`] or with a NUL in it; [`Error::Cs`] with
-    /// [`CsError::NotExist`] for a node that is not a member now, from corosync 3.1 on: earlier ones do not tell; as
-    /// [`Client::local_node_id`].
+    /// [`Error::InvalidArgument`] for node 0, and for a reason longer than [`MAX_REASON`] or with a
+    /// NUL in it; [`Error::Cs`] with [`CsError::NotExist`] for a node that is not a member now,
+    /// from corosync 3.1 on: earlier ones do not tell; as [`Client::local_node_id`].
     pub fn kill_node(&self, node: NodeId, reason: &str) -> Result<()> {
         not_zero(node)?;
         if reason.len() > MAX_REASON {
-            return Err(Error::invalid("reason", format!("{} bytes are more than {MAX_REASON}", reason.len())));
+            return Err(Error::invalid(
+                "reason",
+                format!("{} bytes are more than {MAX_REASON}", reason.len()),
+            ));
         }
         if reason.contains('\0') {
             return Err(Error::invalid("reason", "a reason has no NUL in it"));
@@ -385,18 +426,20 @@ impl Client {
         Ok(())
     }
 
-    /// Ends this node's corosync, after asking those who track, other than this client itself. Returns when it is decided; the daemon ends
-    /// soon after.
+    /// Ends this node's corosync, after asking those who track, other than this client itself.
+    /// Returns when it is decided; the daemon ends soon after.
     ///
-    /// Except for [`ShutdownKind::IMMEDIATE`] this waits for the answers: as long as the daemon does, which is 5 seconds or the map's
-    /// `cfg.shutdown_timeout` (in milliseconds) up to 10 minutes, in addition to the request timeout. Other requests of this client wait
+    /// Except for [`ShutdownKind::IMMEDIATE`] this waits for the answers: as long as the daemon
+    /// does, which is 5 seconds or the map's `cfg.shutdown_timeout` (in milliseconds) up to 10
+    /// minutes, in addition to the request timeout. Other requests of this client wait
     /// meanwhile. A client that is dropped while it waits takes its request back.
     ///
     /// Matches `corosync_cfg_try_shutdown`, which waits for ever.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a kind that has no name; [`Error::Cs`] with [`CsError::Busy`] when one said no or did not answer in
-    /// time, with [`CsError::Exist`] while another shutdown is being decided; as [`Client::local_node_id`].
+    /// [`Error::InvalidArgument`] for a kind that has no name; [`Error::Cs`] with [`CsError::Busy`]
+    /// when one said no or did not answer in time, with [`CsError::Exist`] while another
+    /// shutdown is being decided; as [`Client::local_node_id`].
     pub fn try_shutdown(&self, kind: ShutdownKind) -> Result<()> {
         if kind.name().is_none() {
             return Err(Error::invalid("shutdown kind", format!("{} is none", kind.0)));
@@ -413,25 +456,33 @@ impl Client {
     /// How long the daemon waits for answers.
     fn shutdown_timeout(&self, patience: &Patience) -> Duration {
         let cmap = self.service.probe.cmap(patience);
-        shutdown_timeout(cmap.and_then(|cmap| cmap.get_within(SHUTDOWN_TIMEOUT_KEY, patience)).ok().flatten().as_ref())
+        shutdown_timeout(
+            cmap.and_then(|cmap| cmap.get_within(SHUTDOWN_TIMEOUT_KEY, patience))
+                .ok()
+                .flatten()
+                .as_ref(),
+        )
     }
 
-    /// Answers [`Event::Shutdown`]. The daemon counts answers, not those who give them: answer each event once.
+    /// Answers [`Event::Shutdown`]. The daemon counts answers, not those who give them: answer each
+    /// event once.
     ///
     /// Matches `corosync_cfg_replyto_shutdown`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::Access`] when no shutdown is being decided (any more); as [`Client::local_node_id`].
+    /// [`Error::Cs`] with [`CsError::Access`] when no shutdown is being decided (any more); as
+    /// [`Client::local_node_id`].
     pub fn reply_to_shutdown(&self, answer: ShutdownAnswer) -> Result<()> {
         self.call("cfg reply to shutdown", &wire::ReplyToShutdown { response: answer })?;
         Ok(())
     }
 
-    /// Starts to take part in decisions about shutdown; each comes as [`Event::Shutdown`], the one being made now too. Starting twice is
-    /// the same as once. Since corosync 3.1.1; earlier ones ask nobody.
+    /// Starts to take part in decisions about shutdown; each comes as [`Event::Shutdown`], the one
+    /// being made now too. Starting twice is the same as once. Since corosync 3.1.1; earlier
+    /// ones ask nobody.
     ///
-    /// Matches `corosync_cfg_trackstart`, whose flags have no meaning. Before the first such call the daemon's map is asked whether it
-    /// survives it.
+    /// Matches `corosync_cfg_trackstart`, whose flags have no meaning. Before the first such call
+    /// the daemon's map is asked whether it survives it.
     ///
     /// # Errors
     /// [`Error::Unsupported`]; as [`Client::local_node_id`].
@@ -442,14 +493,16 @@ impl Client {
         Ok(())
     }
 
-    /// Takes part no more. To a shutdown being decided now this, as the end of the connection, is a yes.
+    /// Takes part no more. To a shutdown being decided now this, as the end of the connection, is a
+    /// yes.
     ///
     /// Matches `corosync_cfg_trackstop`.
     ///
     /// # Errors
     /// As [`Client::track_start`].
     pub fn track_stop(&self) -> Result<()> {
-        let reply = self.service.probe.call(self, &SHUTDOWN_TRACKING, "cfg trackstop", &wire::TrackStop {});
+        let reply =
+            self.service.probe.call(self, &SHUTDOWN_TRACKING, "cfg trackstop", &wire::TrackStop {});
         SHUTDOWN_TRACKING.or_unsupported(reply)?;
         Ok(())
     }
@@ -458,23 +511,31 @@ impl Client {
     fn check_room(&self, size: usize) -> Result<()> {
         let room = self.connection.max_reply();
         if room < size {
-            let reason = format!("an answer of {size} bytes does not fit in a ring with room for {room}");
+            let reason =
+                format!("an answer of {size} bytes does not fit in a ring with room for {room}");
             return Err(Error::invalid("ring size", reason));
         }
         Ok(())
     }
 }
 
-/// What the map says, up to [`LONGEST_SHUTDOWN_TIMEOUT`]. Whatever is wrong with the map, it is no reason not to shut down.
+/// What the map says, up to [`LONGEST_SHUTDOWN_TIMEOUT`]. Whatever is wrong with the map, it is no
+/// reason not to shut down.
 fn shutdown_timeout(told: Option<&Value>) -> Duration {
     match told {
-        Some(Value::U32(millis)) => Duration::from_millis((*millis).into()).min(LONGEST_SHUTDOWN_TIMEOUT),
+        Some(Value::U32(millis)) => {
+            Duration::from_millis((*millis).into()).min(LONGEST_SHUTDOWN_TIMEOUT)
+        }
         _ => SHUTDOWN_TIMEOUT,
     }
 }
 
 fn not_zero(node: NodeId) -> Result<()> {
-    if node == LOCAL_NODE { Err(Error::invalid("node", "0 stands for no node here")) } else { Ok(()) }
+    if node == LOCAL_NODE {
+        Err(Error::invalid("node", "0 stands for no node here"))
+    } else {
+        Ok(())
+    }
 }
 
 fn addresses(reply: &wire::NodeAddressesReply) -> Result<Vec<IpAddr>, WireError> {
@@ -573,7 +634,9 @@ mod tests {
         assert_eq!(reply(2).unwrap(), [IpAddr::from([10, 0, 0, 1])]);
         assert_eq!(reply(10).unwrap(), [IpAddr::from(address)]);
         assert!(matches!(reply(7), Err(WireError::Invalid { field: "family", value: 7, .. })));
-        assert!(addresses(&wire::NodeAddressesReply { family: 7, addrs: vec![] }).unwrap().is_empty());
+        assert!(
+            addresses(&wire::NodeAddressesReply { family: 7, addrs: vec![] }).unwrap().is_empty()
+        );
     }
 
     #[test]

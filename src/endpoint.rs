@@ -43,7 +43,8 @@ pub const MIN_RING_SIZE: u32 = 4096;
 /// The largest ring that can be asked for, in bytes.
 pub const MAX_RING_SIZE: u32 = 32 << 20;
 
-/// Where the daemon is and how long to wait for it. The default is what the C libraries use, with deadlines.
+/// Where the daemon is and how long to wait for it. The default is what the C libraries use, with
+/// deadlines.
 ///
 /// ```
 /// use std::time::Duration;
@@ -101,7 +102,8 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
-    /// The daemon that the C libraries would talk to, with 5 seconds to connect and 5 seconds for each call.
+    /// The daemon that the C libraries would talk to, with 5 seconds to connect and 5 seconds for
+    /// each call.
     pub fn new() -> Self {
         Self {
             sockets: Sockets::Default,
@@ -116,9 +118,10 @@ impl Endpoint {
         }
     }
 
-    /// [`Endpoint::new`], changed by the environment variables `COROSYNC_IPC_SOCKET_DIR`, `COROSYNC_IPC_SHM_ROOT`,
-    /// `COROSYNC_IPC_TIMEOUT` (as in [`parse_duration`]) and `COROSYNC_IPC_SERVER_UID` (numbers, with commas between them). What
-    /// `connect()` without an endpoint uses.
+    /// [`Endpoint::new`], changed by the environment variables `COROSYNC_IPC_SOCKET_DIR`,
+    /// `COROSYNC_IPC_SHM_ROOT`, `COROSYNC_IPC_TIMEOUT` (as in [`parse_duration`]) and
+    /// `COROSYNC_IPC_SERVER_UID` (numbers, with commas between them). What `connect()` without
+    /// an endpoint uses.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] names a variable with a value that makes no sense.
@@ -126,8 +129,8 @@ impl Endpoint {
         Self::from_variables(|name| env::var_os(name))
     }
 
-    /// [`Endpoint::from_env`] with another source of the variables. A program whose options win over them leaves out those that do not
-    /// count, so that these may make no sense.
+    /// [`Endpoint::from_env`] with another source of the variables. A program whose options win
+    /// over them leaves out those that do not count, so that these may make no sense.
     ///
     /// # Errors
     /// As [`Endpoint::from_env`].
@@ -141,12 +144,13 @@ impl Endpoint {
             endpoint = endpoint.shm_root(root);
         }
         if let Some(timeout) = variable(ENV_TIMEOUT) {
-            let timeout =
-                parse_duration(&timeout.to_string_lossy()).map_err(|reason| Error::invalid(ENV_TIMEOUT, reason))?;
+            let timeout = parse_duration(&timeout.to_string_lossy())
+                .map_err(|reason| Error::invalid(ENV_TIMEOUT, reason))?;
             endpoint = endpoint.timeout(timeout);
         }
         if let Some(uids) = variable(ENV_SERVER_UID) {
-            let uids = parse_uids(&uids.to_string_lossy()).map_err(|reason| Error::invalid(ENV_SERVER_UID, reason))?;
+            let uids = parse_uids(&uids.to_string_lossy())
+                .map_err(|reason| Error::invalid(ENV_SERVER_UID, reason))?;
             endpoint = endpoint.server_uids(uids);
         }
         Ok(endpoint)
@@ -170,30 +174,38 @@ impl Endpoint {
         self
     }
 
-    /// A server's clients see [`Endpoint::shm_root`] as this directory, in whose terms they are told where their rings are. Default: the
-    /// same. For C programs in containers that have the directory mounted elsewhere. Clients of this crate take `/dev/shm`, if told so, for
+    /// A server's clients see [`Endpoint::shm_root`] as this directory, in whose terms they are
+    /// told where their rings are. Default: the same. For C programs in containers that have
+    /// the directory mounted elsewhere. Clients of this crate take `/dev/shm`, if told so, for
     /// their own [`Endpoint::shm_root`].
     pub fn told_shm_root(mut self, directory: impl Into<PathBuf>) -> Self {
         self.told_shm_root = Some(directory.into());
         self
     }
 
-    /// Which users may serve besides root and this process's own (its effective uid). Default: no others. Replaces those named before.
+    /// Which users may serve besides root and this process's own (its effective uid). Default: no
+    /// others. Replaces those named before.
     ///
-    /// Any user can take a service's abstract name while its daemon is down. So a client asks the kernel who listens, and who answers,
-    /// before it opens a file or sends a request, and refuses other users with [`Error::UntrustedServer`](crate::Error::UntrustedServer). corosync runs as root; name
-    /// the users of other daemons, such as Pacemaker's `hacluster`. Trust a user named here with all that is sent to the service.
+    /// Any user can take a service's abstract name while its daemon is down. So a client asks the
+    /// kernel who listens, and who answers, before it opens a file or sends a request, and
+    /// refuses other users with [`Error::UntrustedServer`](crate::Error::UntrustedServer). corosync
+    /// runs as root; name the users of other daemons, such as Pacemaker's `hacluster`. Trust a
+    /// user named here with all that is sent to the service.
     ///
-    /// The files of the rings must belong to the one who serves, to one named here, or to this process's user; to the last only when root
-    /// serves, or one who may be root of another user namespace, since nobody else can give files away. So a server that is not root cannot
-    /// lead its client to files that another daemon made for a connection of the same user. Root could, and needs no such help; so could,
-    /// where 65534 is allowed, every user that is not mapped, until that connection has taken its files into use.
+    /// The files of the rings must belong to the one who serves, to one named here, or to this
+    /// process's user; to the last only when root serves, or one who may be root of another
+    /// user namespace, since nobody else can give files away. So a server that is not root cannot
+    /// lead its client to files that another daemon made for a connection of the same user. Root
+    /// could, and needs no such help; so could, where 65534 is allowed, every user that is not
+    /// mapped, until that connection has taken its files into use.
     ///
-    /// In a user namespace (a rootless container), users of the host have other numbers than there, and all those that the namespace does
-    /// not map have one number, 65534 as a rule. The host's root is usually one of them: a client in such a container needs
-    /// `server_uids([65534])` to reach the host's corosync, and thereby trusts all users that are not mapped. A client that has that number
-    /// itself is served by root only, until then. A client on the host
-    /// sees a daemon in such a container as the user that its root is mapped to, and may find its ring files with another such user.
+    /// In a user namespace (a rootless container), users of the host have other numbers than there,
+    /// and all those that the namespace does not map have one number, 65534 as a rule. The
+    /// host's root is usually one of them: a client in such a container needs
+    /// `server_uids([65534])` to reach the host's corosync, and thereby trusts all users that are
+    /// not mapped. A client that has that number itself is served by root only, until then. A
+    /// client on the host sees a daemon in such a container as the user that its root is mapped
+    /// to, and may find its ring files with another such user.
     ///
     /// ```
     /// use corosync_ipc::Endpoint;
@@ -212,47 +224,54 @@ impl Endpoint {
         self
     }
 
-    /// Room in each of the three rings, in bytes, from [`MIN_RING_SIZE`] to [`MAX_RING_SIZE`]. A connection takes a bit more than three
-    /// times that in `/dev/shm`.
+    /// Room in each of the three rings, in bytes, from [`MIN_RING_SIZE`] to [`MAX_RING_SIZE`]. A
+    /// connection takes a bit more than three times that in `/dev/shm`.
     ///
-    /// Without it each service has a default that every message fits in: 16 KiB for quorum, votequorum and cfg, 256 KiB for cmap, 1 MiB
-    /// for cpg and evs. An event that does not fit would wait in the daemon for ever, so only make rings smaller when the events are known
+    /// Without it each service has a default that every message fits in: 16 KiB for quorum,
+    /// votequorum and cfg, 256 KiB for cmap, 1 MiB for cpg and evs. An event that does not fit
+    /// would wait in the daemon for ever, so only make rings smaller when the events are known
     /// to be small: a notification of cmap can have 33 KiB. The C libraries always ask for 1 MiB.
     pub fn ring_size(mut self, bytes: u32) -> Self {
         self.ring_size = Some(bytes);
         self
     }
 
-    /// How long connecting may take and how long each call may. [`within`](crate::within) gives several calls one deadline.
+    /// How long connecting may take and how long each call may. [`within`](crate::within) gives
+    /// several calls one deadline.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.connect_timeout(timeout).request_timeout(timeout)
     }
 
-    /// How long connecting may take, with all that belongs to it: the socket, the daemon's answer, the rings, and what a service is asked
-    /// before there is a client.
+    /// How long connecting may take, with all that belongs to it: the socket, the daemon's answer,
+    /// the rings, and what a service is asked before there is a client.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a call may take, whatever requests it makes, to this service or to others, and waiting for other threads' requests
-    /// included. Two calls may take longer: a [multicast](crate::cpg::Client::multicast) in fragments, which may take this long for each,
+    /// How long a call may take, whatever requests it makes, to this service or to others, and
+    /// waiting for other threads' requests included. Two calls may take longer: a
+    /// [multicast](crate::cpg::Client::multicast) in fragments, which may take this long for each,
     /// and a [shutdown](crate::cfg::Client::try_shutdown) that others are asked about.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// Whether a call goes on trying when the daemon is too busy for it, which it is while the cluster's nodes synchronize, or while a
-    /// queue is full. Default: yes, until the [request timeout](Endpoint::request_timeout), with pauses of 1 to 50 ms; only the last
-    /// refusal is told, as [`Error::Cs`](crate::Error::Cs) with [`CsError::TryAgain`](crate::CsError::TryAgain). With `false` the first
-    /// refusal is told at once, as the C libraries do, and whoever calls decides when to call again. In either case a call that was
-    /// refused was not carried out by corosync 2.1 or later.
+    /// Whether a call goes on trying when the daemon is too busy for it, which it is while the
+    /// cluster's nodes synchronize, or while a queue is full. Default: yes, until the [request
+    /// timeout](Endpoint::request_timeout), with pauses of 1 to 50 ms; only the last refusal is
+    /// told, as [`Error::Cs`](crate::Error::Cs) with
+    /// [`CsError::TryAgain`](crate::CsError::TryAgain). With `false` the first refusal is told
+    /// at once, as the C libraries do, and whoever calls decides when to call again. In either case
+    /// a call that was refused was not carried out by corosync 2.1 or later.
     ///
-    /// Calls of several requests, such as [`cmap::Client::list`](crate::cmap::Client::list), end with the first of them that is refused.
-    /// Some things wait all the same: a [multicast](crate::cpg::Client::multicast) in fragments, and a cpg join or leave for the leave or
-    /// join before it ([`CsError::Busy`](crate::CsError::Busy)), as in C; and connecting, unlike in C, for a daemon that is starting. Other
-    /// multicasts of cpg wait by name: [`multicast`](crate::cpg::Client::multicast) does,
+    /// Calls of several requests, such as [`cmap::Client::list`](crate::cmap::Client::list), end
+    /// with the first of them that is refused. Some things wait all the same: a
+    /// [multicast](crate::cpg::Client::multicast) in fragments, and a cpg join or leave for the
+    /// leave or join before it ([`CsError::Busy`](crate::CsError::Busy)), as in C; and
+    /// connecting, unlike in C, for a daemon that is starting. Other multicasts of cpg wait by
+    /// name: [`multicast`](crate::cpg::Client::multicast) does,
     /// [`try_multicast`](crate::cpg::Client::try_multicast) does not.
     pub fn wait_while_busy(mut self, wait: bool) -> Self {
         self.wait_while_busy = wait;
@@ -270,12 +289,13 @@ impl Endpoint {
         }
     }
 
-    /// Where libqb was built to keep filesystem sockets, found by looking. In Debian's directory anybody can make one, so there it
-    /// must belong to a user that may serve.
+    /// Where libqb was built to keep filesystem sockets, found by looking. In Debian's directory
+    /// anybody can make one, so there it must belong to a user that may serve.
     fn default_socket_path(&self, name: &str) -> PathBuf {
         let usual = Path::new(DEFAULT_SOCKET_DIR).join(name);
         let debian = Path::new(DEBIAN_SOCKET_DIR).join(name);
-        let trusted = |path: &Path| path.symlink_metadata().is_ok_and(|file| self.may_serve(file.uid()));
+        let trusted =
+            |path: &Path| path.symlink_metadata().is_ok_and(|file| self.may_serve(file.uid()));
         if !usual.exists() && trusted(&debian) { debian } else { usual }
     }
 
@@ -284,7 +304,8 @@ impl Endpoint {
         uid == 0 || is_own(uid) || self.server_uids.contains(&uid)
     }
 
-    /// Whether ring files of this user may be used with a server of another; see [`Endpoint::server_uids`].
+    /// Whether ring files of this user may be used with a server of another; see
+    /// [`Endpoint::server_uids`].
     pub(crate) fn may_own_rings(&self, uid: u32, server_uid: u32) -> bool {
         let could_give = server_uid == 0 || is_own(server_uid) || is_unmapped(server_uid);
         uid == server_uid || (is_own(uid) && could_give) || self.server_uids.contains(&uid)
@@ -316,7 +337,8 @@ impl Endpoint {
         self.address(service).to_string()
     }
 
-    /// The file that the socket of a service is looked for at; `None`: it is looked for at an abstract address.
+    /// The file that the socket of a service is looked for at; `None`: it is looked for at an
+    /// abstract address.
     pub fn socket_path(&self, service: &str) -> Option<PathBuf> {
         match self.address(service) {
             SocketAddress::Path(path) => Some(path),
@@ -349,8 +371,8 @@ impl Endpoint {
     }
 }
 
-/// Reads a duration as the command and `COROSYNC_IPC_TIMEOUT` take it: a number and `ms`, `s` or `m`; seconds when there is no unit. It
-/// has at least a nanosecond.
+/// Reads a duration as the command and `COROSYNC_IPC_TIMEOUT` take it: a number and `ms`, `s` or
+/// `m`; seconds when there is no unit. It has at least a nanosecond.
 ///
 /// # Errors
 /// What is wrong with the text.
@@ -364,24 +386,34 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
         "m" => 60.0,
         _ => return Err(format!("invalid duration {quoted}: write it like 500ms, 5s or 2m")),
     };
-    let number: f64 =
-        number.parse().map_err(|_| format!("invalid duration {quoted}: write it like 500ms, 5s or 2m"))?;
-    let duration = Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{quoted} is too long"))?;
-    if duration.is_zero() { Err(format!("{quoted} leaves no time: write more than 0")) } else { Ok(duration) }
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("invalid duration {quoted}: write it like 500ms, 5s or 2m"))?;
+    let duration = Duration::try_from_secs_f64(number * seconds)
+        .map_err(|_| format!("{quoted} is too long"))?;
+    if duration.is_zero() {
+        Err(format!("{quoted} leaves no time: write more than 0"))
+    } else {
+        Ok(duration)
+    }
 }
 
-/// Whether a user id surely is this process's user. In a user namespace the number of all users that it does not map is nobody's own.
+/// Whether a user id surely is this process's user. In a user namespace the number of all users
+/// that it does not map is nobody's own.
 fn is_own(uid: u32) -> bool {
     uid == geteuid().as_raw() && !is_unmapped(uid)
 }
 
 /// Reads user ids with commas between them.
 fn parse_uids(text: &str) -> std::result::Result<Vec<u32>, String> {
-    let parse = |uid: &str| uid.trim().parse().map_err(|_| format!("\"{}\" is not a user id", Escaped(uid.as_bytes())));
+    let parse = |uid: &str| {
+        uid.trim().parse().map_err(|_| format!("\"{}\" is not a user id", Escaped(uid.as_bytes())))
+    };
     text.split(',').map(parse).collect()
 }
 
-/// When waiting ends: a point in time, or never. Made from a [`Duration`] from now, an [`Instant`], or [`Deadline::NEVER`].
+/// When waiting ends: a point in time, or never. Made from a [`Duration`] from now, an [`Instant`],
+/// or [`Deadline::NEVER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline(Option<Instant>);
 
@@ -427,7 +459,9 @@ mod tests {
         let nonsense = |name: &str| (name != ENV_SERVER_UID).then(|| OsString::from("soon"));
         let error = Endpoint::from_variables(nonsense).unwrap_err();
         assert!(error.to_string().contains(ENV_TIMEOUT), "{error}");
-        let endpoint = Endpoint::from_variables(|name| nonsense(name).filter(|_| name != ENV_TIMEOUT)).unwrap();
+        let endpoint =
+            Endpoint::from_variables(|name| nonsense(name).filter(|_| name != ENV_TIMEOUT))
+                .unwrap();
         assert_eq!(endpoint, Endpoint::new().socket_dir("soon").shm_root("soon"));
     }
 
@@ -453,8 +487,14 @@ mod tests {
         let own = geteuid().as_raw();
         let endpoint = Endpoint::new().server_uids([own + 1]);
         // Only root gives files to this user.
-        for (owner, server, is_fine) in [(0, 2, false), (1, 2, true), (2, 2, true), (3, 2, false), (2, 0, false)] {
-            assert_eq!(endpoint.may_own_rings(own + owner, own + server), is_fine, "{owner} {server}");
+        for (owner, server, is_fine) in
+            [(0, 2, false), (1, 2, true), (2, 2, true), (3, 2, false), (2, 0, false)]
+        {
+            assert_eq!(
+                endpoint.may_own_rings(own + owner, own + server),
+                is_fine,
+                "{owner} {server}"
+            );
         }
         assert!(endpoint.may_own_rings(own, 0) && endpoint.may_own_rings(own, own));
         assert!(endpoint.server_uids([own]).may_own_rings(own, own + 2));
@@ -471,8 +511,14 @@ mod tests {
     fn addresses_follow_the_kind_of_socket() {
         let address = Endpoint::new().socket_dir("/run/x").service_name("other").address("cmap");
         assert_eq!(address, SocketAddress::Path("/run/x/other".into()));
-        assert_eq!(Endpoint::new().socket_dir("/run/x").socket_path("cmap"), Some("/run/x/cmap".into()));
+        assert_eq!(
+            Endpoint::new().socket_dir("/run/x").socket_path("cmap"),
+            Some("/run/x/cmap".into())
+        );
         assert_eq!(Endpoint::new().abstract_sockets().socket_path("cmap"), None);
-        assert_eq!(Endpoint::new().abstract_sockets().address("cmap"), SocketAddress::Abstract("cmap".into()));
+        assert_eq!(
+            Endpoint::new().abstract_sockets().address("cmap"),
+            SocketAddress::Abstract("cmap".into())
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The evs service: multicast with extended virtual synchrony, straight from totem.
 //!
-//! Only corosync 1.99.0 to 1.99.7 (2012) has it in the wire that this crate speaks; earlier ones speak another wire, and later ones,
-//! so everything that is packaged today, have no evs: connecting fails with [`Error::NoSocket`]. [`cpg`](crate::cpg) does the same and
-//! more, and is there in all of them.
+//! Only corosync 1.99.0 to 1.99.7 (2012) has it in the wire that this crate speaks; earlier ones
+//! speak another wire, and later ones, so everything that is packaged today, have no evs:
+//! connecting fails with [`Error::NoSocket`]. [`cpg`](crate::cpg) does the same and more, and is
+//! there in all of them.
 //!
 //! Matches libevs.
 //!
@@ -34,7 +35,8 @@ use crate::wire::Message;
 use crate::wire::evs as wire;
 use crate::wire::values::NodeId;
 
-/// In which order a message is delivered; `evs_guarantee_t` has the same values as `cpg_guarantee_t`. The daemon takes all for agreed.
+/// In which order a message is delivered; `evs_guarantee_t` has the same values as
+/// `cpg_guarantee_t`. The daemon takes all for agreed.
 #[doc(inline)]
 pub use crate::wire::evs::Guarantee;
 #[doc(inline)]
@@ -58,8 +60,9 @@ pub const MAX_JOINED_GROUPS: usize = 1000;
 
 /// The longest message, in bytes.
 ///
-/// The daemon puts the pieces of a message together in 1 MiB without looking whether they fit: the message itself, headers, the
-/// names of its groups, and up to 10000 bytes of what travelled with the last piece. This leaves room for all of them.
+/// The daemon puts the pieces of a message together in 1 MiB without looking whether they fit: the
+/// message itself, headers, the names of its groups, and up to 10000 bytes of what travelled with
+/// the last piece. This leaves room for all of them.
 pub const MAX_MESSAGE_SIZE: usize = 1_000_000;
 
 /// The cluster's members. Matches what `evs_membership_get` hands out.
@@ -76,14 +79,16 @@ pub struct Membership {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A message to a group this client is in. Which one it was, the daemon does not tell. `evs_deliver_fn_t`
+    /// A message to a group this client is in. Which one it was, the daemon does not tell.
+    /// `evs_deliver_fn_t`
     Deliver {
         /// The node it came from.
         node_id: NodeId,
         /// The message.
         payload: Bytes,
     },
-    /// The membership of the cluster changed; also the first event of each connection, with the last change. `evs_confchg_fn_t`
+    /// The membership of the cluster changed; also the first event of each connection, with the
+    /// last change. `evs_confchg_fn_t`
     Confchg {
         /// Members now.
         members: Vec<NodeId>,
@@ -105,13 +110,14 @@ pub enum Event {
 const LARGEST_CONFCHG: u32 = 4656;
 
 impl Client {
-    /// Connects as [`Endpoint::from_env`] says. Events come at once: the cluster's membership first.
+    /// Connects as [`Endpoint::from_env`] says. Events come at once: the cluster's membership
+    /// first.
     ///
     /// Matches `evs_initialize`.
     ///
     /// # Errors
-    /// [`Error::NoSocket`] from a corosync that has no evs, which is every one since 1.99.8; what else stands in the way: see the first
-    /// variants of [`Error`].
+    /// [`Error::NoSocket`] from a corosync that has no evs, which is every one since 1.99.8; what
+    /// else stands in the way: see the first variants of [`Error`].
     pub fn connect() -> Result<Self> {
         Self::connect_to(&Endpoint::from_env()?)
     }
@@ -119,31 +125,41 @@ impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// As [`Client::connect`]; [`Error::InvalidArgument`] when the [ring size](Endpoint::ring_size) is too small for the first event.
+    /// As [`Client::connect`]; [`Error::InvalidArgument`] when the [ring size](Endpoint::ring_size)
+    /// is too small for the first event.
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
         let room = endpoint.ring_size_or(Evs::RING_SIZE)?;
         if room < LARGEST_CONFCHG {
-            let reason = format!("the first event has {LARGEST_CONFCHG} bytes, there is room for {room}");
+            let reason =
+                format!("the first event has {LARGEST_CONFCHG} bytes, there is room for {room}");
             return Err(Error::invalid("ring size", reason));
         }
         Self::open(endpoint, Evs { joined: AtomicUsize::new(0) }, &Patience::connecting(endpoint))
     }
 
-    /// Joins groups: messages to them are delivered to this client from now on. The daemon does not notice that a group was joined
-    /// before; it must then be left as often.
+    /// Joins groups: messages to them are delivered to this client from now on. The daemon does not
+    /// notice that a group was joined before; it must then be left as often.
     ///
     /// Matches `evs_join`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for no group or more than [`MAX_GROUPS`], and when the client would be in more than
-    /// [`MAX_JOINED_GROUPS`]; [`Error::TimedOut`], also while the partition is not quorate,
-    /// when the service takes no request at all; [`Error::Disconnected`]; [`Error::Cs`] as the daemon says.
+    /// [`Error::InvalidArgument`] for no group or more than [`MAX_GROUPS`], and when the client
+    /// would be in more than [`MAX_JOINED_GROUPS`]; [`Error::TimedOut`], also while the
+    /// partition is not quorate, when the service takes no request at all;
+    /// [`Error::Disconnected`]; [`Error::Cs`] as the daemon says.
     pub fn join(&self, groups: &[GroupName]) -> Result<()> {
         check_groups(groups)?;
         // Relaxed: a count. A join whose answer is not known counts.
-        let joined = self.service.joined.fetch_add(groups.len(), Ordering::Relaxed).saturating_add(groups.len());
+        let joined = self
+            .service
+            .joined
+            .fetch_add(groups.len(), Ordering::Relaxed)
+            .saturating_add(groups.len());
         let result = if joined > MAX_JOINED_GROUPS {
-            Err(Error::invalid("groups", format!("{joined} joined in all are more than {MAX_JOINED_GROUPS}")))
+            Err(Error::invalid(
+                "groups",
+                format!("{joined} joined in all are more than {MAX_JOINED_GROUPS}"),
+            ))
         } else {
             self.call("evs join", &wire::Join { groups: groups.to_vec() }).map(drop)
         };
@@ -158,8 +174,8 @@ impl Client {
     /// Matches `evs_leave`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) at the first group that was not joined: those before it are
-    /// left, those behind it are not; as [`Client::join`].
+    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) at the first group that
+    /// was not joined: those before it are left, those behind it are not; as [`Client::join`].
     pub fn leave(&self, groups: &[GroupName]) -> Result<()> {
         check_groups(groups)?;
         self.call("evs leave", &wire::Leave { groups: groups.to_vec() })?;
@@ -167,26 +183,38 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a message to all groups this client joined. Returns when the daemon has taken it, which is before it is delivered.
+    /// Sends a message to all groups this client joined. Returns when the daemon has taken it,
+    /// which is before it is delivered.
     ///
     /// Matches `evs_mcast_joined`, but waits for a daemon that is busy.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a message longer than [`MAX_MESSAGE_SIZE`] or than the ring has room for; as [`Client::join`].
+    /// [`Error::InvalidArgument`] for a message longer than [`MAX_MESSAGE_SIZE`] or than the ring
+    /// has room for; as [`Client::join`].
     pub fn multicast_joined(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
-        self.call("evs mcast joined", &wire::McastJoined { guarantee, msg: check_message(message)? })?;
+        self.call(
+            "evs mcast joined",
+            &wire::McastJoined { guarantee, msg: check_message(message)? },
+        )?;
         Ok(())
     }
 
-    /// Sends a message to groups, whether this client joined them or not. A member of several of them gets it once.
+    /// Sends a message to groups, whether this client joined them or not. A member of several of
+    /// them gets it once.
     ///
     /// Matches `evs_mcast_groups`, but waits for a daemon that is busy.
     ///
     /// # Errors
     /// As [`Client::multicast_joined`].
-    pub fn multicast_groups(&self, guarantee: Guarantee, groups: &[GroupName], message: &[u8]) -> Result<()> {
+    pub fn multicast_groups(
+        &self,
+        guarantee: Guarantee,
+        groups: &[GroupName],
+        message: &[u8],
+    ) -> Result<()> {
         check_groups(groups)?;
-        let request = wire::McastGroups { guarantee, groups: groups.to_vec(), msg: check_message(message)? };
+        let request =
+            wire::McastGroups { guarantee, groups: groups.to_vec(), msg: check_message(message)? };
         self.call("evs mcast groups", &request)?;
         Ok(())
     }
@@ -206,14 +234,20 @@ impl Client {
 /// An empty list makes the daemon free its list of groups and use it afterwards.
 fn check_groups(groups: &[GroupName]) -> Result<()> {
     if groups.is_empty() || groups.len() > MAX_GROUPS {
-        return Err(Error::invalid("groups", format!("1 to {MAX_GROUPS} at a time, not {}", groups.len())));
+        return Err(Error::invalid(
+            "groups",
+            format!("1 to {MAX_GROUPS} at a time, not {}", groups.len()),
+        ));
     }
     Ok(())
 }
 
 fn check_message(message: &[u8]) -> Result<Bytes> {
     if message.len() > MAX_MESSAGE_SIZE {
-        return Err(Error::invalid("message", format!("{} bytes are more than {MAX_MESSAGE_SIZE}", message.len())));
+        return Err(Error::invalid(
+            "message",
+            format!("{} bytes are more than {MAX_MESSAGE_SIZE}", message.len()),
+        ));
     }
     Ok(Bytes::copy_from_slice(message))
 }
@@ -232,16 +266,21 @@ impl Service for Evs {
     }
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
-        // What a connection that comes before the first membership is greeted with: a membership that is all zeros.
+        // What a connection that comes before the first membership is greeted with: a membership
+        // that is all zeros.
         let header = Header::read(&mut Reader::new("evs event", &message), Kind::Event)?;
         if header.size == 0 {
             return Ok(None);
         }
         Ok(Some(match wire::AnyEvent::decode_shared(&message) {
-            Ok(wire::AnyEvent::Deliver(event)) => Event::Deliver { node_id: event.local_nodeid, payload: event.msg },
-            Ok(wire::AnyEvent::Confchg(event)) => {
-                Event::Confchg { members: event.member_list, left: event.left_list, joined: event.joined_list }
+            Ok(wire::AnyEvent::Deliver(event)) => {
+                Event::Deliver { node_id: event.local_nodeid, payload: event.msg }
             }
+            Ok(wire::AnyEvent::Confchg(event)) => Event::Confchg {
+                members: event.member_list,
+                left: event.left_list,
+                joined: event.joined_list,
+            },
             Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
             Err(error) => return Err(error),
         }))
@@ -255,7 +294,10 @@ mod tests {
     #[test]
     fn a_ring_too_small_for_the_first_event_is_refused() {
         let error = Client::connect_to(&Endpoint::new().ring_size(4096)).unwrap_err();
-        assert_eq!(error.to_string(), "ring size: the first event has 4656 bytes, there is room for 4096");
+        assert_eq!(
+            error.to_string(),
+            "ring size: the first event has 4656 bytes, there is room for 4096"
+        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What the daemon can do, found out without harm.
 //!
-//! A corosync before 2.99 looks a request's handler up with the id unchecked, and dies of ids it does not have. So a request that came
-//! later than corosync 1.99 is sent only to a daemon that was shown to know it, by keys of its map, which are safe to ask for
-//! everywhere: until 2.4 there is a count of connections, which moved elsewhere in 2.99; and every version has counters for each
-//! message that nodes send each other, so that a service's newer messages can be told by their counters' keys.
+//! A corosync before 2.99 looks a request's handler up with the id unchecked, and dies of ids it
+//! does not have. So a request that came later than corosync 1.99 is sent only to a daemon that was
+//! shown to know it, by keys of its map, which are safe to ask for everywhere: until 2.4 there is a
+//! count of connections, which moved elsewhere in 2.99; and every version has counters for each
+//! message that nodes send each other, so that a service's newer messages can be told by their
+//! counters' keys.
 
 use crate::error::{CsError, Error, Result};
 
@@ -19,21 +21,26 @@ pub(crate) struct Feature {
 /// There in 1.99 to 2.4, and not in 2.99 and later, which refuse ids they do not know.
 const UNTIL_2_4: (&str, bool) = ("runtime.connections.active", false);
 
-pub(crate) const STATS_MAP: Feature = Feature { name: "the stats map", since: "2.99", evidence: &[UNTIL_2_4] };
+pub(crate) const STATS_MAP: Feature =
+    Feature { name: "the stats map", since: "2.99", evidence: &[UNTIL_2_4] };
 /// Before 3.0.4 the daemon dies when what was tracked goes; 3.1 is the first to be told by its map.
 pub(crate) const STATS_COMING_AND_GOING: Feature = Feature {
     name: "tracking what comes and goes in the stats map",
     since: "3.1",
     evidence: &[("runtime.services.cfg.4.rx", true)],
 };
-pub(crate) const QUORUM_MODEL_V1: Feature = Feature { name: "quorum model v1", since: "3.1", evidence: &[UNTIL_2_4] };
+pub(crate) const QUORUM_MODEL_V1: Feature =
+    Feature { name: "quorum model v1", since: "3.1", evidence: &[UNTIL_2_4] };
 pub(crate) const CPG_FRAGMENTS: Feature = Feature {
     name: "a message larger than the largest atomic one",
     since: "2.3.5",
     evidence: &[("runtime.services.cpg.6.rx", true)],
 };
-pub(crate) const QDEVICE: Feature =
-    Feature { name: "a quorum device", since: "2.1", evidence: &[("runtime.services.votequorum.2.rx", true)] };
+pub(crate) const QDEVICE: Feature = Feature {
+    name: "a quorum device",
+    since: "2.1",
+    evidence: &[("runtime.services.votequorum.2.rx", true)],
+};
 pub(crate) const QDEVICE_EXTRA_INFO: Feature = Feature {
     name: "quorum device extra info",
     since: "3.2",
@@ -48,12 +55,14 @@ pub(crate) const RELOAD_CONFIG: Feature = Feature {
 };
 pub(crate) const REOPEN_LOG_FILES: Feature =
     Feature { name: "reopening log files", since: "2.99.4", evidence: &[UNTIL_2_4] };
-pub(crate) const NODE_STATUS: Feature = Feature { name: "the status of nodes", since: "3.1.1", evidence: &[UNTIL_2_4] };
+pub(crate) const NODE_STATUS: Feature =
+    Feature { name: "the status of nodes", since: "3.1.1", evidence: &[UNTIL_2_4] };
 pub(crate) const SHUTDOWN_TRACKING: Feature =
     Feature { name: "tracking shutdown", since: "3.1.1", evidence: &[UNTIL_2_4] };
 
 impl Feature {
-    /// Makes sure that the daemon knows the feature's requests, or at least survives them. `has_key` says whether a key is in its map.
+    /// Makes sure that the daemon knows the feature's requests, or at least survives them.
+    /// `has_key` says whether a key is in its map.
     ///
     /// # Errors
     /// [`Error::Unsupported`]; those of `has_key`.

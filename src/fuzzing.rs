@@ -6,10 +6,12 @@ use crate::libqb::handshake::{Handshake, RingName};
 use crate::libqb::ring::heap;
 use crate::wire::{cfg, cmap, cpg, evs, quorum, votequorum};
 
-/// The services in the order in which [`message`] counts them: three kinds of messages each, as [`Kind`](crate::codec::Kind) has them.
+/// The services in the order in which [`message`] counts them: three kinds of messages each, as
+/// [`Kind`](crate::codec::Kind) has them.
 pub const SERVICES: [&str; 6] = ["cmap", "quorum", "votequorum", "cfg", "evs", "cpg"];
 
-/// Takes bytes apart as any message of a service. What can be read can be written, and reads the same again.
+/// Takes bytes apart as any message of a service. What can be read can be written, and reads the
+/// same again.
 ///
 /// The first byte chooses service and kind, the rest is the message.
 pub fn message(data: &[u8]) {
@@ -17,7 +19,8 @@ pub fn message(data: &[u8]) {
         ($any:ty, $bytes:expr) => {
             if let Ok(message) = <$any>::decode($bytes) {
                 let encoded = message.encode().expect("what was read can be written");
-                let again = <$any>::decode_shared(&encoded.into()).expect("what was written can be read");
+                let again =
+                    <$any>::decode_shared(&encoded.into()).expect("what was written can be read");
                 // Not compared as values: a float may be no number.
                 assert_eq!(format!("{again:?}"), format!("{message:?}"));
             }

@@ -1,7 +1,8 @@
 //! corosync's IPC, spoken natively: no C library is linked, loaded or needed.
 //!
-//! Each service of corosync has a module with a `Client`: [`cmap`], [`cpg`], [`quorum`], [`votequorum`], [`cfg`](mod@cfg), [`evs`]. All
-//! clients share the same surface for events, described at [`Client`], and find the daemon by an [`Endpoint`].
+//! Each service of corosync has a module with a `Client`: [`cmap`], [`cpg`], [`quorum`],
+//! [`votequorum`], [`cfg`](mod@cfg), [`evs`]. All clients share the same surface for events,
+//! described at [`Client`], and find the daemon by an [`Endpoint`].
 //!
 //! ```no_run
 //! use corosync_ipc::{cmap, quorum};
@@ -13,13 +14,17 @@
 //! ```
 //!
 //! # How a message travels
-//! The caller's values become bytes in [`wire`], which knows every message's layout and does no I/O. A client of [`libqb`] puts them in a
-//! ring in shared memory, wakes the daemon through a socket, and waits for the answer with a deadline. Events come the other way, through a ring of
-//! their own. Nothing that comes from the daemon is believed before it was checked, and nothing in it that is merely unknown is refused.
+//! The caller's values become bytes in [`wire`], which knows every message's layout and does no
+//! I/O. A client of [`libqb`] puts them in a ring in shared memory, wakes the daemon through a
+//! socket, and waits for the answer with a deadline. Events come the other way, through a ring of
+//! their own. Nothing that comes from the daemon is believed before it was checked, and nothing in
+//! it that is merely unknown is refused.
 //!
 //! # Features
-//! `default-features = false` gives the clients, with five small dependencies. `cli` is the `corosync-ipc` command, `server` the other
-//! end of the wire and the embedded corosync, `tokio` makes streams of events, `tracing` logs connects, disconnects and timeouts, `serde` serializes the values.
+//! `default-features = false` gives the clients, with five small dependencies. `cli` is the
+//! `corosync-ipc` command, `server` the other end of the wire and the embedded corosync, `tokio`
+//! makes streams of events, `tracing` logs connects, disconnects and timeouts, `serde` serializes
+//! the values.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Allowed again in `libqb/ring/` and `sys/` alone.
@@ -58,7 +63,9 @@ pub use client::{AsyncClient, AsyncEvents};
 pub use client::{Client, Dispatch, Events, Service};
 pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
 pub use endpoint::{Deadline, Endpoint, parse_duration};
-pub use endpoint::{ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE};
+pub use endpoint::{
+    ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE,
+};
 pub use error::{CsError, Error, ProtocolError, Result, RingError, RingFileFault, WireError};
 pub use libqb::client::{Waker, within};
 pub use libqb::ring::guard_against_truncation;

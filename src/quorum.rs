@@ -44,7 +44,8 @@ pub struct Quorum {
     present: Mutex<Present>,
 }
 
-/// Model v1: the present state comes in two messages, the list of nodes first. It is held until the other one is there.
+/// Model v1: the present state comes in two messages, the list of nodes first. It is held until the
+/// other one is there.
 #[derive(Debug, Default)]
 struct Present {
     /// How often the state was asked for and has not come.
@@ -80,7 +81,8 @@ pub enum Event {
     Notification(Notification),
     /// Model v1: quorum changed. `quorum_v1_quorum_notification_fn_t`
     Quorum(QuorumNotification),
-    /// Model v1: membership changed. What it is at first is told with the first [`Event::Quorum`]. `quorum_v1_nodelist_notification_fn_t`
+    /// Model v1: membership changed. What it is at first is told with the first [`Event::Quorum`].
+    /// `quorum_v1_nodelist_notification_fn_t`
     Nodelist(NodelistNotification),
     /// A notification that this version does not know, as it came.
     Unknown {
@@ -113,8 +115,9 @@ pub struct QuorumNotification {
     pub ring_id: RingId,
     /// Its members.
     pub members: Vec<NodeId>,
-    /// The list of nodes that belongs to it, when this is the present state that [`Client::track_start`] asked for. Afterwards it comes as
-    /// [`Event::Nodelist`] of its own. Without a quorum provider this alone has the ring and its members.
+    /// The list of nodes that belongs to it, when this is the present state that
+    /// [`Client::track_start`] asked for. Afterwards it comes as [`Event::Nodelist`] of its
+    /// own. Without a quorum provider this alone has the ring and its members.
     pub nodelist: Option<NodelistNotification>,
 }
 
@@ -141,8 +144,8 @@ impl Client {
 
     /// Connects with the model given.
     ///
-    /// Matches `quorum_model_initialize`. Before model v1 is asked for, the daemon's age is looked up in cmap, over a connection of its
-    /// own, since daemons before 2.99 die of that request.
+    /// Matches `quorum_model_initialize`. Before model v1 is asked for, the daemon's age is looked
+    /// up in cmap, over a connection of its own, since daemons before 2.99 die of that request.
     ///
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon does not have the model.
@@ -151,11 +154,17 @@ impl Client {
         if model == Model::V1 {
             Probe::new(endpoint).require(&QUORUM_MODEL_V1, &patience)?;
         }
-        let service =
-            Quorum { quorum_type: QuorumType::FREE, model, tracking: Tracking::default(), present: Mutex::default() };
+        let service = Quorum {
+            quorum_type: QuorumType::FREE,
+            model,
+            tracking: Tracking::default(),
+            present: Mutex::default(),
+        };
         let mut client = Self::open(endpoint, service, &patience)?;
         let quorum_type = match model {
-            Model::V0 => client.call_within(&patience, "quorum gettype", &wire::GetType {})?.quorum_type,
+            Model::V0 => {
+                client.call_within(&patience, "quorum gettype", &wire::GetType {})?.quorum_type
+            }
             Model::V1 => {
                 let request = wire::ModelGetType { model: 1 };
                 let reply = client.call_within(&patience, "quorum model gettype", &request);
@@ -181,15 +190,18 @@ impl Client {
         Ok(self.call("quorum getquorate", &wire::GetQuorate {})?.quorate != 0)
     }
 
-    /// Starts notifications. With `CURRENT` or `CHANGES` the present state comes first, before this returns; with `CHANGES` or
-    /// `CHANGES_ONLY` every change follows. The flags combine freely.
+    /// Starts notifications. With `CURRENT` or `CHANGES` the present state comes first, before this
+    /// returns; with `CHANGES` or `CHANGES_ONLY` every change follows. The flags combine
+    /// freely.
     ///
-    /// Matches `quorum_trackstart`. Unlike in C, the present state is one event in model v1 too, an [`Event::Quorum`] with its
-    /// [`nodelist`](QuorumNotification::nodelist), so that nobody acts on the list of nodes before it is known whether they are quorate.
+    /// Matches `quorum_trackstart`. Unlike in C, the present state is one event in model v1 too, an
+    /// [`Event::Quorum`] with its [`nodelist`](QuorumNotification::nodelist), so that nobody
+    /// acts on the list of nodes before it is known whether they are quorate.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::Exist`] when notifications are on already (the present state is sent all
-    /// the same, if asked for), or may be because a start timed out; as [`Client::is_quorate`].
+    /// [`Error::Cs`] with [`CsError::Exist`] when notifications are on already (the present state
+    /// is sent all the same, if asked for), or may be because a start timed out; as
+    /// [`Client::is_quorate`].
     pub fn track_start(&self, flags: TrackFlags) -> Result<()> {
         const CALL: &str = "quorum trackstart";
         let send = |track_flags: TrackFlags| {
@@ -200,7 +212,10 @@ impl Client {
             // Before the request: the state is here before the answer.
             self.service.present().asked += 1;
             let started = self.call(CALL, &wire::TrackStart { track_flags }).map(drop);
-            if !matches!(started, Ok(()) | Err(Error::Cs { error: CsError::Exist, .. } | Error::TimedOut { .. })) {
+            if !matches!(
+                started,
+                Ok(()) | Err(Error::Cs { error: CsError::Exist, .. } | Error::TimedOut { .. })
+            ) {
                 // It is not told.
                 let mut present = self.service.present();
                 present.asked = present.asked.saturating_sub(1);
@@ -231,7 +246,8 @@ impl Present {
     /// Takes a list of nodes that came. Returns it when it is an event of its own.
     fn nodelist_came(&mut self, nodelist: NodelistNotification) -> Option<NodelistNotification> {
         // That of the present state tells no changes.
-        let is_present = self.asked > 0 && nodelist.joined_list.is_empty() && nodelist.left_list.is_empty();
+        let is_present =
+            self.asked > 0 && nodelist.joined_list.is_empty() && nodelist.left_list.is_empty();
         if is_present { self.nodelist.replace(nodelist) } else { Some(nodelist) }
     }
 

@@ -46,7 +46,8 @@ pub struct Votequorum {
 }
 
 impl Drop for Votequorum {
-    /// The daemon does not survive the end of a connection on which it still has to answer, so that is left to the end of the process.
+    /// The daemon does not survive the end of a connection on which it still has to answer, so that
+    /// is left to the end of the process.
     fn drop(&mut self) {
         mem::forget(self.registrar.get_mut().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -119,7 +120,8 @@ pub enum Event {
         /// The new value.
         expected_votes: u32,
     },
-    /// A node's quorum device published other bytes. Corosync after 3.1.10. `votequorum_qdevice_extra_info_fn_t`
+    /// A node's quorum device published other bytes. Corosync after 3.1.10.
+    /// `votequorum_qdevice_extra_info_fn_t`
     QdeviceExtraInfo {
         /// As given to [`Client::track_start`].
         context: u64,
@@ -140,11 +142,12 @@ pub enum Event {
 impl Client {
     /// Connects as [`Endpoint::from_env`] says.
     ///
-    /// Matches `votequorum_initialize` and `votequorum_model_initialize`: every notification there is arrives as an [`Event`].
+    /// Matches `votequorum_initialize` and `votequorum_model_initialize`: every notification there
+    /// is arrives as an [`Event`].
     ///
     /// # Errors
-    /// What stands in the way: see the first variants of [`Error`]. Without votequorum as the configured provider the daemon has no
-    /// such socket: [`Error::NoSocket`].
+    /// What stands in the way: see the first variants of [`Error`]. Without votequorum as the
+    /// configured provider the daemon has no such socket: [`Error::NoSocket`].
     pub fn connect() -> Result<Self> {
         Self::connect_to(&Endpoint::from_env()?)
     }
@@ -174,21 +177,28 @@ impl Client {
     /// Matches `votequorum_getinfo`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) for a node that was never a member;
-    /// [`Error::TimedOut`], [`Error::Disconnected`].
+    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) for a node that was never
+    /// a member; [`Error::TimedOut`], [`Error::Disconnected`].
     pub fn info(&self, node: NodeId) -> Result<Info> {
         self.info_within(node, &self.patience("votequorum getinfo"))
     }
 
     fn info_within(&self, node: NodeId, patience: &Patience) -> Result<Info> {
-        let reply = match self.call_within(patience, "votequorum getinfo", &wire::GetInfo { nodeid: node })? {
+        let reply = match self.call_within(
+            patience,
+            "votequorum getinfo",
+            &wire::GetInfo { nodeid: node },
+        )? {
             wire::GetInfoReply::Full(reply) => reply,
-            // The two short layouts are equally long; the one with a state came together with quorum devices.
-            wire::GetInfoReply::Short(words) => match self.service.probe.require(&QDEVICE, patience) {
-                Ok(()) => words.with_state(),
-                Err(Error::Unsupported { .. }) => words.without_state(),
-                Err(error) => return Err(error),
-            },
+            // The two short layouts are equally long; the one with a state came together with
+            // quorum devices.
+            wire::GetInfoReply::Short(words) => {
+                match self.service.probe.require(&QDEVICE, patience) {
+                    Ok(()) => words.with_state(),
+                    Err(Error::Unsupported { .. }) => words.without_state(),
+                    Err(error) => return Err(error),
+                }
+            }
         };
         Ok(Info {
             node_id: reply.nodeid,
@@ -217,8 +227,8 @@ impl Client {
     /// Matches `votequorum_setexpected`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::InvalidParam`](crate::CsError::InvalidParam) when the value would make the quorum larger or
-    /// split the cluster; as [`Client::info`].
+    /// [`Error::Cs`] with [`CsError::InvalidParam`](crate::CsError::InvalidParam) when the value
+    /// would make the quorum larger or split the cluster; as [`Client::info`].
     pub fn set_expected(&self, expected_votes: u32) -> Result<()> {
         self.call("votequorum setexpected", &wire::SetExpected { expected_votes })?;
         Ok(())
@@ -226,30 +236,36 @@ impl Client {
 
     /// Sets the votes of a node; [`LOCAL_NODE`] is this one, whose id takes a request to find out.
     ///
-    /// Matches `votequorum_setvotes`, which other than this gives the votes to the quorum device when the node is 0.
+    /// Matches `votequorum_setvotes`, which other than this gives the votes to the quorum device
+    /// when the node is 0.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NameNotFound`](crate::CsError::NameNotFound) for a node that was never a member, with
-    /// [`CsError::InvalidParam`](crate::CsError::InvalidParam) when the node would no longer be quorate; as [`Client::info`].
+    /// [`Error::Cs`] with [`CsError::NameNotFound`](crate::CsError::NameNotFound) for a node that
+    /// was never a member, with [`CsError::InvalidParam`](crate::CsError::InvalidParam) when
+    /// the node would no longer be quorate; as [`Client::info`].
     pub fn set_votes(&self, node: NodeId, votes: u32) -> Result<()> {
         const CALL: &str = "votequorum setvotes";
         let patience = self.patience(CALL);
-        let nodeid = if node == LOCAL_NODE { self.info_within(node, &patience)?.node_id } else { node };
+        let nodeid =
+            if node == LOCAL_NODE { self.info_within(node, &patience)?.node_id } else { node };
         self.call_within(&patience, CALL, &wire::SetVotes { votes, nodeid })?;
         Ok(())
     }
 
-    /// Starts notifications; each carries `context`. With `CURRENT` or `CHANGES` the present state comes first, before this returns;
-    /// with `CHANGES` or `CHANGES_ONLY` every change follows. The flags combine freely.
+    /// Starts notifications; each carries `context`. With `CURRENT` or `CHANGES` the present state
+    /// comes first, before this returns; with `CHANGES` or `CHANGES_ONLY` every change follows.
+    /// The flags combine freely.
     ///
     /// Matches `votequorum_trackstart`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::Exist`](crate::CsError::Exist) when notifications are on already (the present state is sent all the
-    /// same, if asked for), or may be because a start timed out; as [`Client::info`].
+    /// [`Error::Cs`] with [`CsError::Exist`](crate::CsError::Exist) when notifications are on
+    /// already (the present state is sent all the same, if asked for), or may be because a
+    /// start timed out; as [`Client::info`].
     pub fn track_start(&self, context: u64, flags: TrackFlags) -> Result<()> {
         const CALL: &str = "votequorum trackstart";
-        let send = |track_flags| self.call(CALL, &wire::TrackStart { context, track_flags }).map(drop);
+        let send =
+            |track_flags| self.call(CALL, &wire::TrackStart { context, track_flags }).map(drop);
         self.service.tracking.start(CALL, flags, send)
     }
 
@@ -258,22 +274,29 @@ impl Client {
     /// Matches `votequorum_trackstop`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when notifications are off; as [`Client::info`].
+    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when notifications are
+    /// off; as [`Client::info`].
     pub fn track_stop(&self) -> Result<()> {
-        self.service.tracking.stop(|| self.call("votequorum trackstop", &wire::TrackStop {}).map(drop))
+        self.service
+            .tracking
+            .stop(|| self.call("votequorum trackstop", &wire::TrackStop {}).map(drop))
     }
 
-    /// Registers this node's quorum device. It votes once it polls. The daemon answers when all nodes know of it.
+    /// Registers this node's quorum device. It votes once it polls. The daemon answers when all
+    /// nodes know of it.
     ///
-    /// Matches `votequorum_qdevice_register`. Before the first call about a quorum device, the daemon's map is asked whether it knows
-    /// such calls, since corosync before 1.99.6 dies of them.
+    /// Matches `votequorum_qdevice_register`. Before the first call about a quorum device, the
+    /// daemon's map is asked whether it knows such calls, since corosync before 1.99.6 dies of
+    /// them.
     ///
-    /// corosync also dies when a connection ends whose registration it has not answered yet. So this uses a connection of its own, which
-    /// stays open until the process ends when the answer does not come in time. Do not end the process while this waits.
+    /// corosync also dies when a connection ends whose registration it has not answered yet. So
+    /// this uses a connection of its own, which stays open until the process ends when the
+    /// answer does not come in time. Do not end the process while this waits.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a name that is empty, longer than [`MAX_QDEVICE_NAME`] or has a NUL in it; [`Error::Cs`] with
-    /// [`CsError::Exist`](crate::CsError::Exist) when another device is registered; as [`Client::info`].
+    /// [`Error::InvalidArgument`] for a name that is empty, longer than [`MAX_QDEVICE_NAME`] or has
+    /// a NUL in it; [`Error::Cs`] with [`CsError::Exist`](crate::CsError::Exist) when another
+    /// device is registered; as [`Client::info`].
     pub fn qdevice_register(&self, name: &str) -> Result<()> {
         let name = device_name("name", name)?;
         const CALL: &str = "votequorum qdevice register";
@@ -297,10 +320,16 @@ impl Client {
     /// Matches `votequorum_qdevice_unregister`.
     ///
     /// # Errors
-    /// As [`Client::qdevice_register`]; [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when there is none.
+    /// As [`Client::qdevice_register`]; [`Error::Cs`] with
+    /// [`CsError::NotExist`](crate::CsError::NotExist) when there is none.
     pub fn qdevice_unregister(&self, name: &str) -> Result<()> {
         let name = device_name("name", name)?;
-        self.service.probe.call(self, &QDEVICE, "votequorum qdevice unregister", &wire::QdeviceUnregister { name })?;
+        self.service.probe.call(
+            self,
+            &QDEVICE,
+            "votequorum qdevice unregister",
+            &wire::QdeviceUnregister { name },
+        )?;
         Ok(())
     }
 
@@ -319,14 +348,15 @@ impl Client {
         Ok(())
     }
 
-    /// Says that the quorum device is alive, and whether it votes for this partition. To be repeated before
-    /// `quorum.device.timeout` (10 s) is over.
+    /// Says that the quorum device is alive, and whether it votes for this partition. To be
+    /// repeated before `quorum.device.timeout` (10 s) is over.
     ///
     /// Matches `votequorum_qdevice_poll`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::MessageError`](crate::CsError::MessageError) when `ring_id` is not the present ring: the vote was
-    /// for a membership that is over; as [`Client::qdevice_unregister`].
+    /// [`Error::Cs`] with [`CsError::MessageError`](crate::CsError::MessageError) when `ring_id` is
+    /// not the present ring: the vote was for a membership that is over; as
+    /// [`Client::qdevice_unregister`].
     pub fn qdevice_poll(&self, name: &str, cast_vote: bool, ring_id: RingId) -> Result<()> {
         let name = device_name("name", name)?;
         self.service.probe.call(
@@ -357,39 +387,55 @@ impl Client {
 
     /// Publishes bytes of this node's quorum device to all nodes.
     ///
-    /// Matches `votequorum_set_qdevice_extra_info`. The daemon's map is asked first whether it knows this request, since old daemons die of it.
+    /// Matches `votequorum_set_qdevice_extra_info`. The daemon's map is asked first whether it
+    /// knows this request, since old daemons die of it.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for more than [`MAX_QDEVICE_EXTRA_INFO`] bytes; [`Error::Unsupported`] by a corosync up to 3.1.10;
-    /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when no quorum device is registered; as [`Client::info`].
+    /// [`Error::InvalidArgument`] for more than [`MAX_QDEVICE_EXTRA_INFO`] bytes;
+    /// [`Error::Unsupported`] by a corosync up to 3.1.10; [`Error::Cs`] with
+    /// [`CsError::NotExist`](crate::CsError::NotExist) when no quorum device is registered; as
+    /// [`Client::info`].
     pub fn set_qdevice_extra_info(&self, extra_info: impl Into<Bytes>) -> Result<()> {
         let extra_info = extra_info.into();
         if extra_info.len() > MAX_QDEVICE_EXTRA_INFO {
-            let reason = format!("{} bytes are more than {MAX_QDEVICE_EXTRA_INFO}", extra_info.len());
+            let reason =
+                format!("{} bytes are more than {MAX_QDEVICE_EXTRA_INFO}", extra_info.len());
             return Err(Error::invalid("extra info", reason));
         }
         let request = wire::SetQdeviceExtraInfo { extra_info };
-        let reply = self.service.probe.call(self, &QDEVICE_EXTRA_INFO, "votequorum set qdevice extra info", &request);
+        let reply = self.service.probe.call(
+            self,
+            &QDEVICE_EXTRA_INFO,
+            "votequorum set qdevice extra info",
+            &request,
+        );
         QDEVICE_EXTRA_INFO.or_unsupported(reply)?;
         Ok(())
     }
 
     /// The bytes a node's quorum device published; empty when it did not.
     ///
-    /// Matches `votequorum_get_qdevice_extra_info`. The daemon's map is asked first whether it knows this request, since old daemons die of it.
+    /// Matches `votequorum_get_qdevice_extra_info`. The daemon's map is asked first whether it
+    /// knows this request, since old daemons die of it.
     ///
     /// # Errors
     /// [`Error::Unsupported`] by a corosync up to 3.1.10; as [`Client::info`].
     pub fn qdevice_extra_info(&self, node: NodeId) -> Result<Bytes> {
         let request = wire::GetQdeviceExtraInfo { nodeid: node };
-        let reply = self.service.probe.call(self, &QDEVICE_EXTRA_INFO, "votequorum get qdevice extra info", &request);
+        let reply = self.service.probe.call(
+            self,
+            &QDEVICE_EXTRA_INFO,
+            "votequorum get qdevice extra info",
+            &request,
+        );
         Ok(QDEVICE_EXTRA_INFO.or_unsupported(reply)?.extra_info)
     }
 }
 
 fn device_name(argument: &'static str, name: &str) -> Result<Bytes> {
     if name.is_empty() || name.len() > MAX_QDEVICE_NAME {
-        let reason = format!("a quorum device's name has 1 to {MAX_QDEVICE_NAME} bytes, not {}", name.len());
+        let reason =
+            format!("a quorum device's name has 1 to {MAX_QDEVICE_NAME} bytes, not {}", name.len());
         return Err(Error::invalid(argument, reason));
     }
     if name.contains('\0') {
@@ -407,24 +453,32 @@ impl Service for Votequorum {
     const RING_SIZE: u32 = client::SMALL_RING_SIZE;
 
     fn nudge() -> Result<Vec<u8>, WireError> {
-        // Of a node that is not there, or of a quorum device that is not: less work than for any other.
+        // Of a node that is not there, or of a quorum device that is not: less work than for any
+        // other.
         wire::GetInfo { nodeid: NodeId(u32::MAX) }.encode()
     }
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         Ok(Some(match wire::decode_event(&message) {
-            Ok(wire::AnyEvent::QuorumNotification(event)) => {
-                Event::Quorum { context: event.context, quorate: event.quorate != 0, nodes: event.node_list }
-            }
-            Ok(wire::AnyEvent::NodelistNotification(event)) => {
-                Event::Nodelist { context: event.context, ring_id: event.ring_id, members: event.node_list }
-            }
-            Ok(wire::AnyEvent::ExpectedVotesNotification(event)) => {
-                Event::ExpectedVotes { context: event.context, expected_votes: event.expected_votes }
-            }
-            Ok(wire::AnyEvent::QdeviceExtraInfoNotification(event)) => {
-                Event::QdeviceExtraInfo { context: event.context, node_id: event.nodeid, extra_info: event.extra_info }
-            }
+            Ok(wire::AnyEvent::QuorumNotification(event)) => Event::Quorum {
+                context: event.context,
+                quorate: event.quorate != 0,
+                nodes: event.node_list,
+            },
+            Ok(wire::AnyEvent::NodelistNotification(event)) => Event::Nodelist {
+                context: event.context,
+                ring_id: event.ring_id,
+                members: event.node_list,
+            },
+            Ok(wire::AnyEvent::ExpectedVotesNotification(event)) => Event::ExpectedVotes {
+                context: event.context,
+                expected_votes: event.expected_votes,
+            },
+            Ok(wire::AnyEvent::QdeviceExtraInfoNotification(event)) => Event::QdeviceExtraInfo {
+                context: event.context,
+                node_id: event.nodeid,
+                extra_info: event.extra_info,
+            },
             Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
             Err(error) => return Err(error),
         }))

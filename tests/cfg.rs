@@ -10,7 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use bodies::{next, next_or_error};
-use corosync_ipc::cfg::{Client, Event, LOCAL_NODE, LinkStatus, MAX_REASON, NodeStatus, ShutdownAnswer, ShutdownKind};
+use corosync_ipc::cfg::{
+    Client, Event, LOCAL_NODE, LinkStatus, MAX_REASON, NodeStatus, ShutdownAnswer, ShutdownKind,
+};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, Result, cmap};
 use harness::{Cluster, Node, Transport, WATCHDOG, cc, eventually, shared_one, skip, version};
 
@@ -59,7 +61,8 @@ fn wait_ended(node: &Node) {
     eventually("corosync ends", || !node.is_running());
 }
 
-/// Starts a client that answers so to every shutdown, until the connection ends. Returns when it tracks.
+/// Starts a client that answers so to every shutdown, until the connection ends. Returns when it
+/// tracks.
 fn answer_always(node: &Node, answer: ShutdownAnswer) -> thread::JoinHandle<Vec<ShutdownKind>> {
     let client = node.run(|| {
         let client = connect();
@@ -150,7 +153,8 @@ fn nodes_and_links_are_those_cfgtool_shows() {
     }
     cluster.wait_members(&[1, 2, 3], 3);
     let status = |of: u32| node.run(|| connect().node_status(NodeId(of)).unwrap());
-    // Links may still come up, and their mtu grow, so what is compared was the same before and after the tool ran.
+    // Links may still come up, and their mtu grow, so what is compared was the same before and
+    // after the tool ran.
     let tool = eventually("the links rest", || {
         let before: Vec<NodeStatus> = [2, 3].map(status).into();
         let tool = node.tool("corosync-cfgtool", ["-n"]).success();
@@ -162,9 +166,13 @@ fn nodes_and_links_are_those_cfgtool_shows() {
         assert!(status.reachable && !status.remote && !status.external, "{status:?}");
         let [link] = &status.links[..] else { panic!("one link: {status:?}") };
         assert_eq!(link.source_ip(), Some(node.address().parse().unwrap()));
-        assert_eq!(link.destination_ip(), Some(cluster.node(status.node_id.0).address().parse().unwrap()));
+        assert_eq!(
+            link.destination_ip(),
+            Some(cluster.node(status.node_id.0).address().parse().unwrap())
+        );
         let LinkStatus { link, source, destination, mtu, .. } = link;
-        let shown = format!("LINK: {link} udp ({source}->{destination}) enabled connected mtu: {mtu}\n");
+        let shown =
+            format!("LINK: {link} udp ({source}->{destination}) enabled connected mtu: {mtu}\n");
         let (_, node) = tool.split_once(&format!("nodeid: {} reachable", status.node_id)).unwrap();
         assert!(node.contains(&shown), "{shown:?} is not in {tool}");
     }
@@ -209,7 +217,10 @@ fn assert_rings_are_not_asked_for(node: &Node) {
         let refused = client.ring_status();
         let Err(error @ Error::WouldCrash { .. }) = &refused else { panic!("{refused:?}") };
         let text = error.to_string();
-        assert!(text.starts_with("cfg ring status get was not sent") && text.contains("has 2"), "{text}");
+        assert!(
+            text.starts_with("cfg ring status get was not sent") && text.contains("has 2"),
+            "{text}"
+        );
         assert_eq!(error.cs_error(), Some(CsError::NotSupported));
         client.local_node_id().unwrap();
     });
@@ -279,16 +290,23 @@ fn timers_of_knet_are_not_taken_from_the_map_of_a_running_daemon() {
     let cluster = Cluster::builder().transport(Transport::Knet).start();
     cluster.node(1).run(|| {
         let map = cmap::Client::connect().unwrap();
-        let timers = ["knet_ping_interval", "knet_ping_timeout"].map(|name| format!("totem.interface.0.{name}"));
-        let used =
-            || timers.each_ref().map(|key| map.get_as::<u32>(&format!("runtime.config.{key}")).unwrap().unwrap());
+        let timers = ["knet_ping_interval", "knet_ping_timeout"]
+            .map(|name| format!("totem.interface.0.{name}"));
+        let used = || {
+            timers
+                .each_ref()
+                .map(|key| map.get_as::<u32>(&format!("runtime.config.{key}")).unwrap().unwrap())
+        };
         let before = used();
         timers.iter().for_each(|key| map.set(key, 1_u32).unwrap());
         // Has the daemon configure its links anew.
         map.set("totem.join", 60_u32).unwrap();
         assert_eq!(used(), before);
         connect().reload_config().unwrap();
-        assert_eq!((timers.each_ref().map(|key| map.get(key).unwrap()), used()), ([None, None], before));
+        assert_eq!(
+            (timers.each_ref().map(|key| map.get(key).unwrap()), used()),
+            ([None, None], before)
+        );
     });
 }
 
@@ -305,7 +323,10 @@ fn a_node_that_a_udpu_daemon_does_not_know_is_not_down() {
         let [own, down, unknown] = [1, 2, 99].map(|id| client.node_status(NodeId(id)).unwrap());
         assert!(own.is_known() && own.reachable && own.links.len() == 1, "{own:?}");
         assert!(down.is_known() && !down.reachable && !down.links[0].connected, "{down:?}");
-        assert!(!unknown.is_known() && !unknown.reachable && unknown.links.is_empty(), "{unknown:?}");
+        assert!(
+            !unknown.is_known() && !unknown.reachable && unknown.links.is_empty(),
+            "{unknown:?}"
+        );
     });
 }
 
@@ -333,7 +354,8 @@ fn a_reload_changes_the_map() {
         client.reload_config().unwrap();
         assert_eq!(token(), Some(7777));
         edit("totem {", "nonsense");
-        let refused = if version() >= [3, 1, 0, 0] { CsError::InvalidParam } else { CsError::Library };
+        let refused =
+            if version() >= [3, 1, 0, 0] { CsError::InvalidParam } else { CsError::Library };
         assert_cs(client.reload_config(), refused);
         assert_eq!(token(), Some(7777));
         assert_eq!(client.local_node_id().unwrap(), NodeId(1));
@@ -349,7 +371,8 @@ fn rotated_logs_are_opened_again() {
     let node = cluster.node(1);
     let log = node.config_path().with_file_name("rotated.log");
     let config = fs::read_to_string(node.config_path()).unwrap();
-    let with = config.replace("to_logfile: yes", &format!("to_logfile: yes\nlogfile: {}", log.display()));
+    let with =
+        config.replace("to_logfile: yes", &format!("to_logfile: yes\nlogfile: {}", log.display()));
     fs::write(node.config_path(), with).unwrap();
     node.start();
     assert!(log.exists());
@@ -360,7 +383,9 @@ fn rotated_logs_are_opened_again() {
     fs::rename(&log, Path::new(&log).with_extension("old")).unwrap();
     match node.run(|| connect().reopen_log_files()) {
         // Built with a libqb before 1.9.
-        Err(Error::Cs { error: CsError::NotSupported, .. }) if version() < [3, 1, 0, 0] => assert!(!log.exists()),
+        Err(Error::Cs { error: CsError::NotSupported, .. }) if version() < [3, 1, 0, 0] => {
+            assert!(!log.exists())
+        }
         reopened => {
             reopened.unwrap();
             assert!(log.exists());
@@ -502,7 +527,8 @@ fn one_shutdown_is_decided_at_a_time_and_newcomers_are_asked() {
         tracker.track_start().unwrap();
         // One who asks is not asked.
         second.track_start().unwrap();
-        let shutdown = |client: Client| node.spawn(move || client.try_shutdown(ShutdownKind::REQUEST));
+        let shutdown =
+            |client: Client| node.spawn(move || client.try_shutdown(ShutdownKind::REQUEST));
         let waiting = shutdown(first);
         assert_eq!(next(&tracker), asked);
         assert_eq!(next(&second), asked);

@@ -35,8 +35,9 @@ against_corosync! { shared_one().node(1);
     with_statistics::statistics_are_read_only_but_for_what_clears_them as statistics_are_read_only_but_for_what_clears_them;
 }
 
-// Not where the bodies above run: one iterates over all statistics, and this one over all keys. What is deleted under an iterator stays,
-// and is not told or later. The bodies here do not disturb each other.
+// Not where the bodies above run: one iterates over all statistics, and this one over all keys.
+// What is deleted under an iterator stays, and is not told or later. The bodies here do not disturb
+// each other.
 against_corosync! { other_one().node(1);
     body::keys_are_found_by_prefix as keys_are_found_by_prefix;
     with_statistics::statistics_tell_connections_that_come_and_go as statistics_tell_connections_that_come_and_go;
@@ -113,7 +114,8 @@ fn statistics_or_a_refusal(endpoint: &Endpoint) {
     }
 }
 
-/// Runs corosync-cmapctl. That of corosync 1.99 is sometimes refused, since it sends its credentials only if the daemon is quick to ask.
+/// Runs corosync-cmapctl. That of corosync 1.99 is sometimes refused, since it sends its
+/// credentials only if the daemon is quick to ask.
 fn cmapctl(node: &Node, args: &[&str], input: Option<&[u8]>) -> String {
     let run = || {
         let tool = node.command("corosync-cmapctl").args(args);
@@ -123,7 +125,8 @@ fn cmapctl(node: &Node, args: &[&str], input: Option<&[u8]>) -> String {
         }
     };
     let output = eventually("corosync-cmapctl is let in", || {
-        Some(run()).filter(|output| version() >= [2, 0, 0, 0] || !output.stderr.contains("CS_ERR_ACCESS"))
+        Some(run())
+            .filter(|output| version() >= [2, 0, 0, 0] || !output.stderr.contains("CS_ERR_ACCESS"))
     });
     output.success()
 }
@@ -135,7 +138,10 @@ fn printed(key: &str, value: &Value) -> String {
         Value::F32(number) => format!("{key} ({name}) = {number:.6}"),
         Value::F64(number) => format!("{key} ({name}) = {number:.6}"),
         Value::Binary(bytes) => {
-            format!("{key} ({name}) = {}", bytes.iter().map(|byte| format!("\\x{byte:02X}")).collect::<String>())
+            format!(
+                "{key} ({name}) = {}",
+                bytes.iter().map(|byte| format!("\\x{byte:02X}")).collect::<String>()
+            )
         }
         value => format!("{key} ({name}) = {value}"),
     }
@@ -166,7 +172,8 @@ fn every_type_that_cmapctl_sets_is_read_here() {
     let node = shared_one().node(1);
     node.run(|| {
         let client = Client::connect().unwrap();
-        let tracker = client.track_add("cmapctl_sets.", TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
+        let tracker =
+            client.track_add("cmapctl_sets.", TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
         for (name, value) in body::one_of_each() {
             let key = format!("cmapctl_sets.{name}");
             match &value {
@@ -176,7 +183,10 @@ fn every_type_that_cmapctl_sets_is_read_here() {
             assert_eq!(client.get(&key).unwrap(), Some(value.clone()));
             next_that(&client, |event| match event {
                 Event::Notify(told) => {
-                    assert_eq!((told.tracker, told.key, told.new_value), (tracker, key.clone(), Some(value.clone())));
+                    assert_eq!(
+                        (told.tracker, told.key, told.new_value),
+                        (tracker, key.clone(), Some(value.clone()))
+                    );
                     Some(())
                 }
                 other => panic!("{other:?}"),
@@ -184,7 +194,8 @@ fn every_type_that_cmapctl_sets_is_read_here() {
             cmapctl(node, &["-d", &key], None);
             assert_eq!(client.get(&key).unwrap(), None);
             next_that(&client, |event| {
-                matches!(event, Event::Notify(told) if told.event == TrackEvents::DELETE).then_some(())
+                matches!(event, Event::Notify(told) if told.event == TrackEvents::DELETE)
+                    .then_some(())
             });
         }
     });
@@ -212,7 +223,8 @@ fn cmapctl_is_told_of_what_is_set_here() {
         return;
     }
     let node = shared_one().node(1);
-    let tool = node.command("corosync-cmapctl").args(["-T", "cmapctl_is_told."]).interactive().spawn();
+    let tool =
+        node.command("corosync-cmapctl").args(["-T", "cmapctl_is_told."]).interactive().spawn();
     node.run(|| {
         let client = Client::connect().unwrap();
         // The tool does not say when it has begun to track, and writes when it has much to write.
@@ -223,6 +235,10 @@ fn cmapctl_is_told_of_what_is_set_here() {
             client.delete("cmapctl_is_told.text").unwrap();
             tool.stdout().contains("delete> cmapctl_is_told.text")
         });
-        assert!(tool.stdout().contains("create> cmapctl_is_told.text (str) = of this "), "{}", tool.stdout());
+        assert!(
+            tool.stdout().contains("create> cmapctl_is_told.text (str) = of this "),
+            "{}",
+            tool.stdout()
+        );
     });
 }

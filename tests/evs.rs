@@ -1,5 +1,6 @@
-//! The evs client: against a daemon that has the service (corosync 1.99.0 to 1.99.7, by COROSYNC_IPC_TEST_DAEMON), and against any other
-//! one, where it says so. What the daemon need not be real for is in `embedded` too.
+//! The evs client: against a daemon that has the service (corosync 1.99.0 to 1.99.7, by
+//! COROSYNC_IPC_TEST_DAEMON), and against any other one, where it says so. What the daemon need not
+//! be real for is in `embedded` too.
 
 mod bodies;
 mod harness;
@@ -9,7 +10,8 @@ use corosync_ipc::{Deadline, Endpoint, Error, NodeId, TrackFlags};
 use corosync_ipc::{cmap, quorum, votequorum};
 use harness::{Cluster, Node, shared_one, skip, version};
 
-/// A cluster with evs. Where the daemon has none, this asserts that connecting says so, and there is nothing else to test.
+/// A cluster with evs. Where the daemon has none, this asserts that connecting says so, and there
+/// is nothing else to test.
 fn cluster(nodes: u32) -> Option<Cluster> {
     if skip() {
         return None;

@@ -9,18 +9,29 @@ use std::sync::OnceLock;
 
 use harness::{Cluster, NodeCommand};
 
-/// An example's program. `cargo test` has built it together with the tests, but `cargo test --test examples` has not.
+/// An example's program. `cargo test` has built it together with the tests, but `cargo test --test
+/// examples` has not.
 fn example(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
         let tests = env::current_exe().unwrap();
         let profile = tests.ancestors().nth(2).unwrap();
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--offline", "--examples", "--all-features", "--target-dir"]);
+        cargo.args([
+            "build",
+            "--quiet",
+            "--offline",
+            "--examples",
+            "--all-features",
+            "--target-dir",
+        ]);
         cargo
             .arg(profile.parent().unwrap())
             .args(["--profile", if profile.ends_with("release") { "release" } else { "dev" }]);
-        assert!(cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "{cargo:?}");
+        assert!(
+            cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(),
+            "{cargo:?}"
+        );
         profile.join("examples")
     });
     folder.join(name)
@@ -114,8 +125,9 @@ fn cpg_chat_talks_across_nodes() {
         return;
     }
     let cluster = Cluster::builder().nodes(2).start();
-    let [mut first, mut second] =
-        [1, 2].map(|node| cluster.node(node).command(example("cpg_chat")).arg("talk").interactive().spawn());
+    let [mut first, mut second] = [1, 2].map(|node| {
+        cluster.node(node).command(example("cpg_chat")).arg("talk").interactive().spawn()
+    });
     first.wait_stdout("* 2 here");
     second.wait_stdout("* 2 here");
     first.write("hello from one\n");
@@ -169,7 +181,10 @@ fn own_service_serves_c_clients() {
     assert_eq!(output, "answer 1: 0\nanswer 0: 1\nevent 2: 1\n");
     service.write("\n");
     let output = service.wait().success();
-    assert!(output.contains("of user 0 connects") && output.ends_with("the counter was 1\n"), "{output}");
+    assert!(
+        output.contains("of user 0 connects") && output.ends_with("the counter was 1\n"),
+        "{output}"
+    );
 }
 
 /// Thousands of messages there and back, and a daemon that is killed meanwhile.
@@ -181,8 +196,10 @@ fn tokio_service_goes_on_after_the_daemon_was_killed_and_tells_the_gap() {
     }
     let cluster = Cluster::one();
     let node = cluster.node(1);
-    let process =
-        run(&cluster, "tokio_service").args(["service", "4000"]).limit(std::time::Duration::from_secs(300)).spawn();
+    let process = run(&cluster, "tokio_service")
+        .args(["service", "4000"])
+        .limit(std::time::Duration::from_secs(300))
+        .spawn();
     for service in ["cpg", "quorum", "cmap"] {
         process.wait_stdout(&format!("{service} up\n"));
     }
@@ -193,7 +210,8 @@ fn tokio_service_goes_on_after_the_daemon_was_killed_and_tells_the_gap() {
     node.start();
     for (service, missed) in [("cpg", "Messages"), ("quorum", "States"), ("cmap", "Changes")] {
         let output = process.wait_stdout(&format!("{service} up after a gap"));
-        let line = output.lines().rfind(|line| line.starts_with(&format!("{service} up after"))).unwrap();
+        let line =
+            output.lines().rfind(|line| line.starts_with(&format!("{service} up after"))).unwrap();
         assert!(line.contains(missed), "{line}");
     }
     let output = process.wait().success();

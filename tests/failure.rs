@@ -64,7 +64,9 @@ fn death_is_noticed_by_whoever_waits_and_its_rings_are_removed() {
             let get = spawn_until_asleep(scope, || requester.get("totem.version"));
             let queued = spawn_until_asleep(scope, || requester.get("totem.version"));
             let info = spawn_until_asleep(scope, || votes.local_info());
-            let blocking = spawn_until_asleep(scope, || dispatcher.dispatch(Dispatch::Blocking, |_| Continue(())));
+            let blocking = spawn_until_asleep(scope, || {
+                dispatcher.dispatch(Dispatch::Blocking, |_| Continue(()))
+            });
             let next = spawn_until_asleep(scope, || dispatcher.next_event(LONG));
             let one = spawn_until_asleep(scope, || one.dispatch(Dispatch::One, |_| Continue(())));
             assert!(!(get.is_finished() || queued.is_finished() || info.is_finished()));
@@ -144,13 +146,20 @@ fn an_answer_that_comes_late_is_not_taken_for_the_next() {
             }
             // Events are looked for all the same.
             assert!(client.next_event(Duration::from_millis(1)).unwrap().is_none());
-            assert!(client.dispatch(Dispatch::All, |_| panic!("an event of a stopped daemon")).is_ok());
-            assert_eq!(cs(client.dispatch(Dispatch::OneNonblocking, |_| Continue(()))), CsError::TryAgain);
+            assert!(
+                client.dispatch(Dispatch::All, |_| panic!("an event of a stopped daemon")).is_ok()
+            );
+            assert_eq!(
+                cs(client.dispatch(Dispatch::OneNonblocking, |_| Continue(()))),
+                CsError::TryAgain
+            );
             client.set_request_timeout(LONG);
             if round % 3 == 0 {
                 // Asked before the daemon goes on.
                 thread::scope(|scope| {
-                    let get = spawn_until_asleep(scope, || client.get(&format!("{prefix}{round}")).unwrap());
+                    let get = spawn_until_asleep(scope, || {
+                        client.get(&format!("{prefix}{round}")).unwrap()
+                    });
                     assert!(!get.is_finished());
                     drop(paused);
                     assert_eq!(get.join().unwrap(), Some(Value::U32(round)));
@@ -159,7 +168,10 @@ fn an_answer_that_comes_late_is_not_taken_for_the_next() {
                 drop(paused);
             }
             for number in (0..10_u32).rev() {
-                assert_eq!(client.get(&format!("{prefix}{number}")).unwrap(), Some(Value::U32(number)));
+                assert_eq!(
+                    client.get(&format!("{prefix}{number}")).unwrap(),
+                    Some(Value::U32(number))
+                );
             }
             assert_eq!(client.get("late.none").unwrap(), None);
             assert_eq!(client.get(counter).unwrap(), Some(Value::U32(sent)), "round {round}");
@@ -215,7 +227,8 @@ fn connecting_to_a_stopped_daemon_times_out() {
         attempt();
         // When there is room again, a connection that waited for it is made.
         thread::scope(|scope| {
-            let connecting = spawn_until_asleep(scope, || Client::connect_to(&Endpoint::new().timeout(LONG)));
+            let connecting =
+                spawn_until_asleep(scope, || Client::connect_to(&Endpoint::new().timeout(LONG)));
             assert!(!connecting.is_finished());
             drop(waiting);
             drop(paused);
@@ -288,8 +301,11 @@ fn other_users_are_refused_until_they_are_allowed() {
 #[test]
 #[ignore = "run by other_users_are_refused_until_they_are_allowed"]
 fn as_a_user_that_is_not_allowed() {
-    let refused =
-        [Client::connect().map(drop), quorum::Client::connect().map(drop), votequorum::Client::connect().map(drop)];
+    let refused = [
+        Client::connect().map(drop),
+        quorum::Client::connect().map(drop),
+        votequorum::Client::connect().map(drop),
+    ];
     for refused in refused {
         match refused {
             Err(error @ Error::NotAllowed { uid: NOBODY, gid: NOBODY, .. }) => {
@@ -331,7 +347,9 @@ fn full_shared_memory_is_said_so() {
         let tight = node.fill_shm(300 << 10);
         assert_full(Client::connect_to(&Endpoint::new().ring_size(1 << 20)));
         // The daemon gives back a little later what it had for those that it refused.
-        let small = eventually("there is room", || Client::connect_to(&Endpoint::new().ring_size(4096)).ok());
+        let small = eventually("there is room", || {
+            Client::connect_to(&Endpoint::new().ring_size(4096)).ok()
+        });
         assert!(small.get("totem.version").unwrap().is_some());
         drop(tight);
         assert!(Client::connect().unwrap().get("totem.version").unwrap().is_some());
@@ -347,18 +365,25 @@ fn filesystem_sockets_are_found() {
     }
     let cluster = Cluster::builder().filesystem_sockets(true).start();
     cluster.node(1).run(|| {
-        let folder = ["/run", "/tmp"].into_iter().find(|folder| fs::exists(format!("{folder}/cmap")).unwrap());
+        let folder = ["/run", "/tmp"]
+            .into_iter()
+            .find(|folder| fs::exists(format!("{folder}/cmap")).unwrap());
         let folder = folder.expect("corosync has its sockets elsewhere");
         for endpoint in [Endpoint::new(), Endpoint::new().socket_dir(folder)] {
             assert!(Client::connect_to(&endpoint).unwrap().get("totem.version").unwrap().is_some());
             assert!(quorum::Client::connect_to(&endpoint).unwrap().is_quorate().unwrap());
             assert!(votequorum::Client::connect_to(&endpoint).unwrap().local_info().is_ok());
         }
-        for endpoint in [Endpoint::new().abstract_sockets(), Endpoint::new().socket_dir("/none/such")] {
+        for endpoint in
+            [Endpoint::new().abstract_sockets(), Endpoint::new().socket_dir("/none/such")]
+        {
             let refused = Client::connect_to(&endpoint);
             match refused {
                 Err(Error::NoSocket { ref source, .. }) => {
-                    assert!(matches!(source.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound));
+                    assert!(matches!(
+                        source.kind(),
+                        ErrorKind::ConnectionRefused | ErrorKind::NotFound
+                    ));
                 }
                 other => panic!("{other:?}"),
             }

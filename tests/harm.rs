@@ -1,4 +1,5 @@
-//! What is not sent to a daemon that would not survive it, shown by servers that remember what they were asked.
+//! What is not sent to a daemon that would not survive it, shown by servers that remember what they
+//! were asked.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -68,7 +69,8 @@ fn answer_cmap(request: &[u8], has: impl Fn(&str) -> bool) -> Vec<u8> {
     use cmap_wire::{AnyRequest, GetReply, RawValue, SetCurrentMapReply, TrackAddReply};
     match AnyRequest::decode(request).unwrap() {
         AnyRequest::Get(get) if has(std::str::from_utf8(&get.key_name).unwrap()) => {
-            let value = RawValue { value_type: cmap::ValueType::UINT8, data: Bytes::from_static(&[0]) };
+            let value =
+                RawValue { value_type: cmap::ValueType::UINT8, data: Bytes::from_static(&[0]) };
             ok(GetReply { value_len: 1, value })
         }
         AnyRequest::Get(_) => refusal(2, CsError::NotExist),
@@ -78,13 +80,16 @@ fn answer_cmap(request: &[u8], has: impl Fn(&str) -> bool) -> Vec<u8> {
     }
 }
 
-/// In corosync 2.99 to 3.0.3 the tracker of a key that goes is told a value that was never read, of any length.
+/// In corosync 2.99 to 3.0.3 the tracker of a key that goes is told a value that was never read, of
+/// any length.
 #[test]
 fn what_goes_in_the_stats_map_is_not_tracked_before_corosync_3_1() {
     const TRACK_ADD: i32 = 7;
     for (is_3_1, coming) in [(false, 0), (true, 3)] {
         let place = Place::new();
-        let answer = move |request: &[u8]| answer_cmap(request, |key| is_3_1 && key == "runtime.services.cfg.4.rx");
+        let answer = move |request: &[u8]| {
+            answer_cmap(request, |key| is_3_1 && key == "runtime.services.cfg.4.rx")
+        };
         let (_listener, asked) = place.serve("cmap", answer);
         let client = cmap::Client::connect_map(&place.endpoint, Map::Stats).unwrap();
         let all = TrackEvents::ALL;
@@ -95,7 +100,9 @@ fn what_goes_in_the_stats_map_is_not_tracked_before_corosync_3_1() {
         ] {
             match client.track_add(key, events) {
                 Ok(_) => assert!(is_3_1),
-                Err(Error::Unsupported { since, .. }) => assert_eq!((is_3_1, since), (false, "3.1")),
+                Err(Error::Unsupported { since, .. }) => {
+                    assert_eq!((is_3_1, since), (false, "3.1"))
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -105,10 +112,13 @@ fn what_goes_in_the_stats_map_is_not_tracked_before_corosync_3_1() {
     }
 }
 
-/// The stats map writes a string whatever room there is: up to the 32 bytes that the daemon keeps of a process's name.
+/// The stats map writes a string whatever room there is: up to the 32 bytes that the daemon keeps
+/// of a process's name.
 #[test]
 fn strings_of_the_stats_map_are_asked_for_with_room_for_them() {
-    use cmap_wire::{AnyRequest, GetReply, IterFinalizeReply, IterInitReply, IterNextReply, RawValue};
+    use cmap_wire::{
+        AnyRequest, GetReply, IterFinalizeReply, IterInitReply, IterNextReply, RawValue,
+    };
     const KEY: &str = "stats.ipcs.service0.1.0x1.procname";
     let place = Place::new();
     let mut left = 1;
@@ -116,7 +126,11 @@ fn strings_of_the_stats_map_are_asked_for_with_room_for_them() {
         AnyRequest::IterInit(_) => ok(IterInitReply { iter_handle: 1 }),
         AnyRequest::IterNext(_) if left == 1 => {
             left = 0;
-            ok(IterNextReply { key_name: KEY.into(), value_len: 0, value_type: cmap::ValueType::STRING })
+            ok(IterNextReply {
+                key_name: KEY.into(),
+                value_len: 0,
+                value_type: cmap::ValueType::STRING,
+            })
         }
         AnyRequest::IterNext(_) => refusal(5, CsError::NoSections),
         AnyRequest::IterFinalize(_) => ok(IterFinalizeReply {}),
@@ -135,7 +149,8 @@ fn strings_of_the_stats_map_are_asked_for_with_room_for_them() {
 /// A group with as many members. Joining works.
 fn answer_cpg(members: usize) -> impl FnMut(&[u8]) -> Vec<u8> + Send + 'static {
     use cpg_wire::{
-        AnyRequest, Description, IterationFinalizeReply, IterationInitializeReply, IterationNextReply, JoinReply,
+        AnyRequest, Description, IterationFinalizeReply, IterationInitializeReply,
+        IterationNextReply, JoinReply,
     };
     let mut left = 0;
     move |request| match AnyRequest::decode(request).unwrap() {
@@ -147,7 +162,9 @@ fn answer_cpg(members: usize) -> impl FnMut(&[u8]) -> Vec<u8> + Send + 'static {
         AnyRequest::IterationNext(_) => {
             left -= 1;
             let group = GroupName::new("group").unwrap();
-            ok(IterationNextReply { description: Description { group, nodeid: NodeId(1), pid: left as u32 } })
+            ok(IterationNextReply {
+                description: Description { group, nodeid: NodeId(1), pid: left as u32 },
+            })
         }
         AnyRequest::IterationFinalize(_) => ok(IterationFinalizeReply {}),
         AnyRequest::Join(_) => ok(JoinReply {}),
@@ -176,11 +193,15 @@ fn groups_larger_than_corosync_survives_are_not_joined_and_not_asked_for_as_c_do
             other => panic!("{other:?}"),
         }
         let asked = asked.lock().unwrap();
-        assert_eq!((asked.contains(&JOIN), asked.contains(&MEMBERSHIP)), (members < MAX_MEMBERS, false));
+        assert_eq!(
+            (asked.contains(&JOIN), asked.contains(&MEMBERSHIP)),
+            (members < MAX_MEMBERS, false)
+        );
     }
 }
 
-/// corosync until 2.4 puts together in 1 MiB what it receives, with up to a frame of 10000 bytes behind it.
+/// corosync until 2.4 puts together in 1 MiB what it receives, with up to a frame of 10000 bytes
+/// behind it.
 #[test]
 fn a_message_in_one_piece_leaves_room_for_what_comes_behind_it() {
     let place = Place::new();
@@ -192,7 +213,10 @@ fn a_message_in_one_piece_leaves_room_for_what_comes_behind_it() {
     let too_long = vec![0; most + 1];
     // There is no map that would tell that the daemon knows fragments.
     assert!(client.multicast(Guarantee::AGREED, &too_long).is_err());
-    assert!(matches!(client.try_multicast(Guarantee::AGREED, &too_long), Err(Error::InvalidArgument { .. })));
+    assert!(matches!(
+        client.try_multicast(Guarantee::AGREED, &too_long),
+        Err(Error::InvalidArgument { .. })
+    ));
     assert!(!asked.lock().unwrap().contains(&2));
 }
 
@@ -204,20 +228,30 @@ fn numbers_are_refused_under_any_name() {
     let client = cmap::Client::connect_to(&place.endpoint).unwrap();
     let data = Bytes::copy_from_slice(&1_u32.to_ne_bytes());
     let number = cmap::Value::Other { value_type: cmap::ValueType::UINT32, data };
-    assert!(matches!(client.set("totem.token", number).unwrap_err(), Error::InvalidArgument { argument: "value", .. }));
+    assert!(matches!(
+        client.set("totem.token", number).unwrap_err(),
+        Error::InvalidArgument { argument: "value", .. }
+    ));
     assert!(asked.lock().unwrap().is_empty());
 }
 
-/// A registration that is given up keeps its connection, since corosync still answers there. The next one uses it again.
+/// A registration that is given up keeps its connection, since corosync still answers there. The
+/// next one uses it again.
 #[test]
 fn registrations_that_are_given_up_take_one_connection() {
     let place = Place::new();
-    let (_map, _) = place.serve("cmap", |request| answer_cmap(request, |key| key != "runtime.connections.active"));
+    let (_map, _) = place
+        .serve("cmap", |request| answer_cmap(request, |key| key != "runtime.connections.active"));
     let connects: Arc<Mutex<usize>> = Arc::default();
     let silent = Silent { connects: Arc::clone(&connects) };
-    let _votes = Listener::<Silent>::builder().endpoint(&place.endpoint).service("votequorum").start(silent).unwrap();
+    let _votes = Listener::<Silent>::builder()
+        .endpoint(&place.endpoint)
+        .service("votequorum")
+        .start(silent)
+        .unwrap();
     let client = votequorum::Client::connect_to(&place.endpoint).unwrap();
-    let register = || assert!(matches!(client.qdevice_register("device"), Err(Error::TimedOut { .. })));
+    let register =
+        || assert!(matches!(client.qdevice_register("device"), Err(Error::TimedOut { .. })));
     register();
     client.set_request_timeout(Duration::from_millis(20));
     (0..10).for_each(|_| register());

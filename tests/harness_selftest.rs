@@ -157,7 +157,8 @@ fn other_users_are_other_users() {
     let id = node.command("id").arg("-u").user(NOBODY, NOBODY).run();
     assert_eq!(id.success(), format!("{NOBODY}\n"));
     assert!(node.tool("corosync-cmapctl", ["-g", "totem.version"]).is_success());
-    let refused = node.command("corosync-cmapctl").args(["-g", "totem.version"]).user(NOBODY, NOBODY).run();
+    let refused =
+        node.command("corosync-cmapctl").args(["-g", "totem.version"]).user(NOBODY, NOBODY).run();
     assert!(!refused.is_success());
 
     let child = node.ignored_test("prints_its_user").user(NOBODY, NOBODY).run();
@@ -199,9 +200,11 @@ fn both_ipc_transports_and_filesystem_sockets_work() {
     let rings = || fs::read_dir("/dev/shm").unwrap().flatten().any(|e| is_ring_folder(&e.path()));
     let hold = |node: &Node| {
         // Ends when its standard input does.
-        let tool = node.command("corosync-cmapctl").args(["-t", "totem.version"]).interactive().spawn();
+        let tool =
+            node.command("corosync-cmapctl").args(["-t", "totem.version"]).interactive().spawn();
         eventually("a client is connected", || {
-            let connections = node.tool("corosync-cmapctl", ["-m", "stats", "-g", "stats.ipcs.global.active"]);
+            let connections =
+                node.tool("corosync-cmapctl", ["-m", "stats", "-g", "stats.ipcs.global.active"]);
             connections.stdout.trim_end().ends_with("= 2")
         });
         tool
@@ -214,7 +217,8 @@ fn both_ipc_transports_and_filesystem_sockets_work() {
     let files = builder.nodes(2).filesystem_sockets(true).start();
     let client = hold(files.node(1));
     assert!(files.node(1).run(rings));
-    let sockets = |node: &Node| node.run(|| ["/run/cmap", "/tmp/cmap"].map(|path| Path::new(path).exists()));
+    let sockets =
+        |node: &Node| node.run(|| ["/run/cmap", "/tmp/cmap"].map(|path| Path::new(path).exists()));
     assert!(sockets(files.node(1)).contains(&true));
     drop(client);
 }
@@ -372,14 +376,20 @@ impl Holder {
         let words: Vec<&str> = line.split(' ').collect();
         // The process's folder / the cluster's / the node's / corosync.conf
         let folder = Path::new(words[3]).ancestors().nth(3).unwrap().to_owned();
-        let holder = Holder { process, daemon: words[1].parse().unwrap(), stray: words[2].parse().unwrap(), folder };
+        let holder = Holder {
+            process,
+            daemon: words[1].parse().unwrap(),
+            stray: words[2].parse().unwrap(),
+            folder,
+        };
         assert!(is_alive(holder.daemon) && is_alive(holder.stray) && holder.folder.exists());
         holder
     }
 
     fn cleaner(&self) -> u32 {
         let id = self.process.id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let children =
+            fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
         let of_threads = fs::read_dir(format!("/proc/{id}/task"))
             .unwrap()
             .flatten()
@@ -428,12 +438,14 @@ impl Traces {
 
     fn are_left(&self) -> bool {
         // A namespace lives as long as a process, a descriptor or a mount refers to it.
-        let names: Vec<String> = self.networks.iter().map(|inode| format!("net:[{inode}]")).collect();
+        let names: Vec<String> =
+            self.networks.iter().map(|inode| format!("net:[{inode}]")).collect();
         let held = |path: &Path| {
             let target = fs::read_link(path).unwrap_or_default();
             names.iter().any(|name| Path::new(name) == target)
         };
-        let processes = fs::read_dir("/proc").unwrap().flatten().any(|e| held(&e.path().join("ns/net")));
+        let processes =
+            fs::read_dir("/proc").unwrap().flatten().any(|e| held(&e.path().join("ns/net")));
         let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten().any(|e| held(&e.path()));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         processes
@@ -451,7 +463,11 @@ fn net_inode() -> u64 {
 }
 
 fn is_ring_folder(path: &Path) -> bool {
-    path.is_dir() && fs::read_dir(path).unwrap().flatten().any(|e| e.file_name().to_string_lossy().contains("-data"))
+    path.is_dir()
+        && fs::read_dir(path)
+            .unwrap()
+            .flatten()
+            .any(|e| e.file_name().to_string_lossy().contains("-data"))
 }
 
 /// Whether a process exists and is not a zombie.

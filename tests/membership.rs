@@ -1,5 +1,5 @@
-//! Three nodes are parted, killed, stopped and brought together again: what quorum and votequorum tell of it, compared with what
-//! corosync-quorumtool says.
+//! Three nodes are parted, killed, stopped and brought together again: what quorum and votequorum
+//! tell of it, compared with what corosync-quorumtool says.
 
 mod bodies;
 mod harness;
@@ -95,10 +95,14 @@ impl<'a> Watch<'a> {
 
     /// Who joined and who left is the difference to the members told before.
     fn changed(&self, told: &NodelistNotification) -> (RingId, Members) {
-        let (members, joined, left) = (set(&told.member_list), set(&told.joined_list), set(&told.left_list));
+        let (members, joined, left) =
+            (set(&told.member_list), set(&told.joined_list), set(&told.left_list));
         if let Some((ring_id, before)) = &self.told.nodelist {
             assert!(told.ring_id.seq > ring_id.seq, "{told:?} after {ring_id}");
-            assert!(left.is_subset(before) && joined.is_subset(&members), "{told:?} after {before:?}");
+            assert!(
+                left.is_subset(before) && joined.is_subset(&members),
+                "{told:?} after {before:?}"
+            );
             let stayed: Members = before.difference(&left).copied().collect();
             assert_eq!(&stayed | &joined, members, "{told:?} after {before:?}");
         } else {
@@ -134,7 +138,9 @@ impl<'a> Watch<'a> {
             && (info.total_votes, info.quorum, info.highest_expected) == (total, 2, 3)
             && info.flags.contains(InfoFlags::QUORATE) == quorate
             && nodes.iter().all(|(id, info)| {
-                let state = info.state.is_none_or(|state| (state == NodeState::MEMBER) == members.contains(id));
+                let state = info
+                    .state
+                    .is_none_or(|state| (state == NodeState::MEMBER) == members.contains(id));
                 state && (info.node_id, info.votes) == (*id, 1)
             })
     }
@@ -143,7 +149,8 @@ impl<'a> Watch<'a> {
         let Told { v0, v1, nodelist, votes, votes_nodelist } = &self.told;
         v0.as_ref().is_some_and(|(told, _, ids)| (*told, ids) == (quorate, members))
             && votes.as_ref().is_some_and(|(told, ids)| (*told, ids) == (quorate, members))
-            && (version() < [2, 4, 0, 0] || votes_nodelist.as_ref().is_some_and(|(_, ids)| ids == members))
+            && (version() < [2, 4, 0, 0]
+                || votes_nodelist.as_ref().is_some_and(|(_, ids)| ids == members))
             && (self.v1.is_none()
                 || v1.as_ref().is_some_and(|(told, _, ids)| (*told, ids) == (quorate, members))
                     && nodelist.as_ref().is_some_and(|(_, ids)| ids == members))
@@ -154,11 +161,14 @@ impl<'a> Watch<'a> {
         let Some((node_id, seq)) = ring else { return true };
         let Told { v0, v1, nodelist, votes_nodelist, .. } = &self.told;
         let told = v1.iter().map(|(_, ring_id, _)| ring_id);
-        let mut told = told.chain(nodelist.iter().chain(votes_nodelist).map(|(ring_id, _)| ring_id));
-        v0.as_ref().is_some_and(|(_, told, _)| *told == seq) && told.all(|told| *told == RingId { node_id, seq })
+        let mut told =
+            told.chain(nodelist.iter().chain(votes_nodelist).map(|(ring_id, _)| ring_id));
+        v0.as_ref().is_some_and(|(_, told, _)| *told == seq)
+            && told.all(|told| *told == RingId { node_id, seq })
     }
 
-    /// The ring by corosync-quorumtool, once it agrees. `Some(None)` where it does not name the node.
+    /// The ring by corosync-quorumtool, once it agrees. `Some(None)` where it does not name the
+    /// node.
     fn tools_ring(&self, members: &Members, quorate: bool) -> Option<Option<(NodeId, u64)>> {
         let tool = self.node.membership()?;
         let ids: Members = tool.members.iter().copied().map(NodeId).collect();
@@ -167,9 +177,14 @@ impl<'a> Watch<'a> {
         }
         // 3.x prints hexadecimal numbers with a dot between, 2.x decimal ones with a slash.
         Some(if let Some((node, seq)) = tool.ring.split_once('.') {
-            Some((NodeId(u32::from_str_radix(node, 16).unwrap()), u64::from_str_radix(seq, 16).unwrap()))
+            Some((
+                NodeId(u32::from_str_radix(node, 16).unwrap()),
+                u64::from_str_radix(seq, 16).unwrap(),
+            ))
         } else {
-            tool.ring.split_once('/').map(|(node, seq)| (NodeId(node.parse().unwrap()), seq.parse().unwrap()))
+            tool.ring
+                .split_once('/')
+                .map(|(node, seq)| (NodeId(node.parse().unwrap()), seq.parse().unwrap()))
         })
     }
 
@@ -187,7 +202,8 @@ impl<'a> Watch<'a> {
 fn settle_all(watches: &mut [&mut Watch<'_>], members: &[u32], quorate: bool) -> Told {
     let patience = Patience::new();
     loop {
-        let told: Vec<Told> = watches.iter_mut().map(|watch| watch.settle(members, quorate)).collect();
+        let told: Vec<Told> =
+            watches.iter_mut().map(|watch| watch.settle(members, quorate)).collect();
         if told.iter().all(|one| *one == told[0]) {
             return told[0].clone();
         }
@@ -210,7 +226,8 @@ fn members_quorum_and_rings_are_told_as_they_change() {
     let [one, two, three] = [1, 2, 3].map(|id| cluster.node(id));
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        // Requests go through whatever happens: while the nodes agree anew, the daemon puts them off.
+        // Requests go through whatever happens: while the nodes agree anew, the daemon puts them
+        // off.
         let requests = scope.spawn(|| one.run(|| requests_until(&done)));
         let stop = Stop(&done);
         let [mut first, mut second, mut third] = [one, two, three].map(Watch::new);
@@ -260,7 +277,8 @@ fn a_node_that_pauses_is_missed_and_finds_out() {
     settle_all(&mut [&mut first, &mut third], &[1, 2, 3], true);
 }
 
-/// corosync 3.1.7 answers a registration by a pointer to its connection, whether that is still there or not.
+/// corosync 3.1.7 answers a registration by a pointer to its connection, whether that is still
+/// there or not.
 #[test]
 fn a_registration_of_a_quorum_device_that_is_given_up_harms_nobody() {
     if skip() || version() < [2, 1, 0, 0] {
@@ -278,7 +296,8 @@ fn a_registration_of_a_quorum_device_that_is_given_up_harms_nobody() {
         let registered = impatient.qdevice_register("device");
         assert!(matches!(registered, Err(Error::TimedOut { .. })), "{registered:?}");
         drop(impatient);
-        // Nobody connects before the daemon answers, and so takes the place of the connection that is gone.
+        // Nobody connects before the daemon answers, and so takes the place of the connection that
+        // is gone.
         one.wait_log_after(before, "Members[1]: 1");
         let client = votequorum::Client::connect().unwrap();
         eventually("the device is registered", || {

@@ -117,7 +117,8 @@ fn everything_is_given_back() {
     assert!(node.membership().is_some());
 }
 
-/// The daemon counts the requests of a connection: an iteration asks for the release of its iterator.
+/// The daemon counts the requests of a connection: an iteration asks for the release of its
+/// iterator.
 fn iterators_are_released() {
     let statistics = Client::connect_map(&Endpoint::new(), Map::Stats).unwrap();
     let prefix = format!("stats.ipcs.service0.{}.", std::process::id());

@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use corosync_ipc::codec::setup::{ConnectReply, ConnectRequest};
 use corosync_ipc::libqb::server::{
-    Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer, Refusal,
-    RingAccess, SendError,
+    Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer,
+    Refusal, RingAccess, SendError,
 };
 use corosync_ipc::{Credentials, Endpoint};
 use harness::{cc, eventually, watchdog};
@@ -195,7 +195,8 @@ impl Place {
         // As libqb: the whole of sun_path.
         let mut padded = self.name.clone().into_bytes();
         padded.resize(107, 0);
-        let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(padded).unwrap()).unwrap();
+        let stream =
+            UnixStream::connect_addr(&SocketAddr::from_abstract_name(padded).unwrap()).unwrap();
         stream.set_read_timeout(Some(harness::WATCHDOG)).unwrap();
         stream
     }
@@ -210,7 +211,8 @@ impl Place {
     }
 }
 
-/// A client that writes to its rings whatever it likes, through the files: a shared mapping shows the same bytes.
+/// A client that writes to its rings whatever it likes, through the files: a shared mapping shows
+/// the same bytes.
 struct Raw {
     socket: UnixStream,
     reply: ConnectReply,
@@ -229,7 +231,8 @@ impl Raw {
     /// Puts a chunk in the request ring, without announcing it.
     fn chunk(&self, size: u32, magic: u32, payload: &[u8]) {
         let data = self.file(&self.reply.request, "data");
-        data.write_all_at(&[&size.to_ne_bytes()[..], &magic.to_ne_bytes(), payload].concat(), 0).unwrap();
+        data.write_all_at(&[&size.to_ne_bytes()[..], &magic.to_ne_bytes(), payload].concat(), 0)
+            .unwrap();
     }
 
     fn announce(&mut self) {
@@ -268,7 +271,8 @@ fn filesystem_sockets_are_made_and_removed() {
     let directory = tempfile::tempdir().unwrap();
     let place = Place::new();
     let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(place.shm.path());
-    let start = || Listener::<Echo>::builder().endpoint(&endpoint).service("echo").start(Echo::default());
+    let start =
+        || Listener::<Echo>::builder().endpoint(&endpoint).service("echo").start(Echo::default());
     let path = directory.path().join("echo");
     let listener = start().unwrap();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o777);
@@ -300,9 +304,12 @@ fn a_client_that_dies_leaves_nothing() {
     let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
     let place = Place::new();
     let listener = place.echo();
-    let output = place.c_client(&program, 12328, 10).arg("die").stdout(Stdio::piped()).output().unwrap();
+    let output =
+        place.c_client(&program, 12328, 10).arg("die").stdout(Stdio::piped()).output().unwrap();
     assert!(!output.status.success());
-    eventually("the client is cleared away", || listener.with(|echo, _| echo.disconnects.len() == 1).unwrap());
+    eventually("the client is cleared away", || {
+        listener.with(|echo, _| echo.disconnects.len() == 1).unwrap()
+    });
     assert!(place.left().is_empty());
 }
 
@@ -311,7 +318,8 @@ fn stopping_the_listener_disconnects_and_leaves_nothing() {
     let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
     let place = Place::new();
     let listener = place.echo();
-    let child = place.c_client(&program, 12328, 10).arg("stay").stdout(Stdio::piped()).spawn().unwrap();
+    let child =
+        place.c_client(&program, 12328, 10).arg("stay").stdout(Stdio::piped()).spawn().unwrap();
     eventually("client asked for its events", || {
         listener.with(|_, all| all.sessions().any(|(_, n)| *n > 301)).unwrap()
     });
@@ -319,7 +327,10 @@ fn stopping_the_listener_disconnects_and_leaves_nothing() {
     let echo = listener.stop().unwrap();
     assert_eq!(echo.connects.len(), 1);
     let output = child.wait_with_output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).ends_with("disconnected\ndone\n"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).ends_with("disconnected\ndone\n"),
+        "{output:?}"
+    );
     assert!(place.left().is_empty());
 }
 
@@ -333,7 +344,9 @@ fn a_hundred_connections_leave_nothing() {
         let clients: Vec<Raw> = (0..100).map(|_| place.raw()).collect();
         assert_eq!(place.left().len(), 100);
         drop(clients);
-        eventually("all are gone", || listener.with(|_, connections| connections.ids().is_empty()).unwrap());
+        eventually("all are gone", || {
+            listener.with(|_, connections| connections.ids().is_empty()).unwrap()
+        });
         assert!(place.left().is_empty(), "round {round}");
     }
     // Other tests of this process open some of their own.
@@ -361,8 +374,14 @@ fn rings_are_as_libqb_makes_them() {
             let end = header[offset..].iter().position(|byte| *byte == 0).unwrap();
             String::from_utf8(header[offset..offset + end].to_vec()).unwrap()
         };
-        assert_eq!((text(12), text(4108)), (format!("{ring_name}-header"), format!("{ring_name}-data")));
-        assert_eq!((number(&header, 8), number(&header, 8204), number(&header, 8216)), (3072, 1, 0x80));
+        assert_eq!(
+            (text(12), text(4108)),
+            (format!("{ring_name}-header"), format!("{ring_name}-data"))
+        );
+        assert_eq!(
+            (number(&header, 8), number(&header, 8204), number(&header, 8216)),
+            (3072, 1, 0x80)
+        );
     }
 }
 
@@ -371,8 +390,11 @@ fn the_handler_says_who_may_use_the_rings() {
     let place = Place::new();
     let root = nix::unistd::geteuid().is_root();
     // Only root gives files away.
-    let (uid, gid) =
-        if root { (1234, 4321) } else { (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()) };
+    let (uid, gid) = if root {
+        (1234, 4321)
+    } else {
+        (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+    };
     let echo = Echo { access: Some(RingAccess { uid, gid, mode: 0o7660 }), ..Echo::default() };
     let listener = place.builder().start(echo).unwrap();
     let raw = place.raw();
@@ -398,13 +420,16 @@ fn what_a_client_puts_into_its_directory_goes_with_it() {
     let kept = elsewhere.path().join("kept");
     fs::write(&kept, "kept").unwrap();
     let raw = place.raw();
-    let directory = Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
+    let directory =
+        Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
     fs::write(directory.join("file"), "rubbish").unwrap();
     fs::create_dir(directory.join("directory")).unwrap();
     fs::remove_file(directory.join(format!("qb-event-{}-data", place.name))).unwrap();
-    for (name, target) in
-        [("link", kept.as_path()), ("directory link", elsewhere.path()), ("nowhere", Path::new("/no/such"))]
-    {
+    for (name, target) in [
+        ("link", kept.as_path()),
+        ("directory link", elsewhere.path()),
+        ("nowhere", Path::new("/no/such")),
+    ] {
         std::os::unix::fs::symlink(target, directory.join(name)).unwrap();
     }
     drop(std::os::unix::net::UnixListener::bind(directory.join("socket")).unwrap());
@@ -416,7 +441,8 @@ fn what_a_client_puts_into_its_directory_goes_with_it() {
 
     // What is not empty is not gone through.
     let raw = place.raw();
-    let directory = Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
+    let directory =
+        Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
     fs::create_dir_all(directory.join("one/two")).unwrap();
     drop(raw);
     eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
@@ -458,11 +484,16 @@ fn what_waits_for_all_clients_ends_the_one_that_has_most() {
             let ids = all.ids();
             let event = response(9, &[7; 1000]);
             let mut send = |client: usize, count: usize| -> Vec<_> {
-                (0..count).filter_map(|_| all.get(ids[client]).map(|mut conn| conn.send_event(&event))).collect()
+                (0..count)
+                    .filter_map(|_| all.get(ids[client]).map(|mut conn| conn.send_event(&event)))
+                    .collect()
             };
             // The rings take some ten of them.
             let sent = [send(0, 40), send(1, 90), send(2, 60), send(3, 40)];
-            (sent.map(|results| results.iter().all(Result::is_ok)), [0, 1, 2, 3].map(|at| all.get(ids[at]).is_some()))
+            (
+                sent.map(|results| results.iter().all(Result::is_ok)),
+                [0, 1, 2, 3].map(|at| all.get(ids[at]).is_some()),
+            )
         })
         .unwrap();
     // The second has most when the third needs room; the last finds room.
@@ -477,11 +508,17 @@ fn clients_are_told_the_directory_as_they_see_it() {
     // A mount, but for whoever is not root.
     let seen = elsewhere.path().join("seen");
     std::os::unix::fs::symlink(place.shm.path(), &seen).unwrap();
-    let endpoint = Endpoint::new().abstract_sockets().shm_root(place.shm.path()).told_shm_root(&seen);
+    let endpoint =
+        Endpoint::new().abstract_sockets().shm_root(place.shm.path()).told_shm_root(&seen);
     let start = |endpoint: &Endpoint| {
         Listener::<Echo>::builder().endpoint(endpoint).service(&place.name).start(Echo::default())
     };
-    assert!(start(&endpoint.clone().told_shm_root("seen")).unwrap_err().to_string().contains("absolute path"));
+    assert!(
+        start(&endpoint.clone().told_shm_root("seen"))
+            .unwrap_err()
+            .to_string()
+            .contains("absolute path")
+    );
     let listener = start(&endpoint).unwrap();
     let raw = place.raw();
     for ring in [&raw.reply.request, &raw.reply.response, &raw.reply.event] {
@@ -492,7 +529,9 @@ fn clients_are_told_the_directory_as_they_see_it() {
     let output = place.c_client(&program, 12328, 100).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).ends_with("done\n"), "{output:?}");
     drop(raw);
-    eventually("all are gone", || listener.with(|_, connections| connections.ids().is_empty()).unwrap());
+    eventually("all are gone", || {
+        listener.with(|_, connections| connections.ids().is_empty()).unwrap()
+    });
     assert_eq!(place.left(), Vec::<PathBuf>::new());
 }
 
@@ -541,7 +580,11 @@ fn clients_that_lie_are_dropped_without_harm_to_others() {
         lie(&mut liar);
         assert!(liar.is_dropped(), "{what}");
     }
-    honest.chunk(24, LIVE, &[&0i32.to_ne_bytes()[..], &[0; 4], &24u64.to_ne_bytes(), b"honestly"].concat());
+    honest.chunk(
+        24,
+        LIVE,
+        &[&0i32.to_ne_bytes()[..], &[0; 4], &24u64.to_ne_bytes(), b"honestly"].concat(),
+    );
     honest.announce();
     let response = honest.file(&honest.reply.response, "data");
     eventually("the honest client is answered", || {
@@ -549,7 +592,9 @@ fn clients_that_lie_are_dropped_without_harm_to_others() {
         response.read_exact_at(&mut chunk, 0).unwrap();
         number(&chunk, 0) == 32 && &chunk[32..40] == b"honestly"
     });
-    eventually("only the honest client is left", || listener.with(|_, all| all.ids().len() == 1).unwrap());
+    eventually("only the honest client is left", || {
+        listener.with(|_, all| all.ids().len() == 1).unwrap()
+    });
 }
 
 /// As `Echo`, for clients whose rings cannot be answered to.
@@ -590,7 +635,9 @@ fn closing_at_every_point_of_the_handshake_harms_nobody() {
     eager.read_exact(&mut vec![0; 12328]).unwrap();
     let _ = place.raw();
     drop(eager);
-    eventually("all are gone", || listener.with(|_, connections| connections.ids().is_empty()).unwrap());
+    eventually("all are gone", || {
+        listener.with(|_, connections| connections.ids().is_empty()).unwrap()
+    });
     assert!(place.left().is_empty());
 }
 
@@ -610,7 +657,8 @@ fn events_for_a_client_that_does_not_read_are_dropped_or_end_it() {
         (Overflow::Block(Duration::from_millis(1)), Some(Err(SendError::Closed))),
     ] {
         let place = Place::new();
-        let listener = place.builder().event_queue(20_000, overflow).start(Echo::default()).unwrap();
+        let listener =
+            place.builder().event_queue(20_000, overflow).start(Echo::default()).unwrap();
         let mut raw = place.raw();
         let flood = flood.clone();
         let results = listener
@@ -642,7 +690,8 @@ fn a_blocked_producer_goes_on_when_the_client_reads() {
     let place = Place::new();
     let overflow = Overflow::Block(harness::WATCHDOG);
     let _listener = place.builder().event_queue(0, overflow).start(Echo::default()).unwrap();
-    // The events come before the reply the client waits for, so only as many as the ring has room for would do; the rest waits.
+    // The events come before the reply the client waits for, so only as many as the ring has room
+    // for would do; the rest waits.
     let output = place.c_client(&program, 12328, 50).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "buffer 12328\nevents 50\ndone\n");
 }
@@ -666,12 +715,15 @@ fn requests_under_flow_control_wait() {
     // A client that does not care: nothing is taken until the flow goes on.
     raw.chunk(16, LIVE, &[&0i32.to_ne_bytes()[..], &[0; 12]].concat());
     raw.announce();
-    let requests = |all: &mut Connections<u32>| all.sessions().map(|(_, count)| *count).sum::<u32>();
+    let requests =
+        |all: &mut Connections<u32>| all.sessions().map(|(_, count)| *count).sum::<u32>();
     for _ in 0..10 {
         assert_eq!(listener.with(move |_, all| requests(all)).unwrap(), 0);
     }
     listener.with(move |_, all| all.get(id).unwrap().set_flow_control(FlowControl::Off)).unwrap();
-    eventually("the request is served", || listener.with(move |_, all| requests(all) == 1).unwrap());
+    eventually("the request is served", || {
+        listener.with(move |_, all| requests(all) == 1).unwrap()
+    });
 }
 
 #[test]
@@ -683,7 +735,11 @@ fn a_late_reply_is_sent_from_elsewhere() {
     raw.chunk(16, LIVE, &[&LATE_REPLY.to_ne_bytes()[..], &[0; 12]].concat());
     raw.announce();
     eventually("the request is there", || listener.with(|echo, _| echo.late.len() == 1).unwrap());
-    listener.with(|echo, all| all.get(echo.late[0]).unwrap().reply(&response(LATE_REPLY, b"late")).unwrap()).unwrap();
+    listener
+        .with(|echo, all| {
+            all.get(echo.late[0]).unwrap().reply(&response(LATE_REPLY, b"late")).unwrap()
+        })
+        .unwrap();
     let mut count = [0; 4];
     raw.file(&raw.reply.response, "header").read_exact_at(&mut count, 8208).unwrap();
     assert_eq!(u32::from_ne_bytes(count), 1);

@@ -1,6 +1,7 @@
 //! Ring files that somebody cuts short: a connection ends, no process does.
 //!
-//! Each test runs in a process of its own with the guard on, so that a death is a failure of one test.
+//! Each test runs in a process of its own with the guard on, so that a death is a failure of one
+//! test.
 
 mod bodies;
 mod harness;
@@ -23,7 +24,9 @@ use bytes::Bytes;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::cpg::{self, GroupName, Guarantee, Iteration};
 use corosync_ipc::embedded::{Cluster, Corosync};
-use corosync_ipc::libqb::server::{Conn, Connections, FlowControl, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::{
+    Conn, Connections, FlowControl, Handler, Listener, Peer, Refusal,
+};
 use corosync_ipc::{Dispatch, Endpoint, Error, guard_against_truncation};
 use harness::{NodeCommand, Output, WATCHDOG, eventually};
 use memmap2::MmapRaw;
@@ -36,7 +39,8 @@ use nix::unistd::Pid;
 /// Set in a test's own process.
 const OWN_PROCESS: &str = "COROSYNC_IPC_TEST_OWN_PROCESS";
 
-/// How many bytes of a file are left: none, part of a page, a page. Headers have three pages, data more.
+/// How many bytes of a file are left: none, part of a page, a page. Headers have three pages, data
+/// more.
 const CUTS: [u64; 3] = [0, 1, 4096];
 
 const SERVER: u32 = 1;
@@ -46,7 +50,8 @@ fn large_value(byte: u8) -> Value {
     Value::Binary(vec![byte; 4000].into())
 }
 
-/// Makes tests of which each body runs in a process of its own. What follows the body looks at how that ended.
+/// Makes tests of which each body runs in a process of its own. What follows the body looks at how
+/// that ended.
 macro_rules! in_own_process {
     ($($(#[$doc:meta])* fn $name:ident() $body:block => $check:expr;)*) => {$(
         $(#[$doc])*
@@ -93,8 +98,11 @@ struct Rings(PathBuf);
 
 impl Rings {
     fn all(endpoint: &Endpoint) -> HashSet<PathBuf> {
-        let entries = fs::read_dir(endpoint.shm_root_path()).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("qb-")).collect()
+        let entries =
+            fs::read_dir(endpoint.shm_root_path()).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("qb-"))
+            .collect()
     }
 
     /// Those of the connection that a closure makes.
@@ -113,7 +121,11 @@ impl Rings {
             let name = path.file_name().unwrap().to_str().unwrap();
             name.starts_with(&begin) && name.ends_with(&end)
         };
-        OpenOptions::new().read(true).write(true).open(paths.into_iter().find(is_it).unwrap()).unwrap()
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(paths.into_iter().find(is_it).unwrap())
+            .unwrap()
     }
 
     fn cut(&self, file: RingFile, length: u64) {
@@ -145,7 +157,9 @@ const CMAP_REQUESTS: [Call<cmap::Client>; 5] = [
     ("get", |client| client.get("large.key").map(drop)),
     ("set", |client| client.set("large.key", large_value(9))),
     ("list", |client| client.list("large.").map(drop)),
-    ("iterate", |client| client.iter("large.").and_then(|mut iter| iter.try_for_each(|entry| entry.map(drop)))),
+    ("iterate", |client| {
+        client.iter("large.").and_then(|mut iter| iter.try_for_each(|entry| entry.map(drop)))
+    }),
     ("track", |client| client.track_add("other.key", TrackEvents::ALL).map(drop)),
 ];
 
@@ -156,13 +170,14 @@ const CMAP_EVENTS: [Call<cmap::Client>; 4] = [
     ("dispatch", |client| client.dispatch(Dispatch::All, |_| Continue(()))),
 ];
 
-/// A client of a node that is stopped. An event waits for it, and the answer to a request that timed out, and they, like the
-/// next request, lie behind everything that a cut leaves.
+/// A client of a node that is stopped. An event waits for it, and the answer to a request that
+/// timed out, and they, like the next request, lie behind everything that a cut leaves.
 fn waited_for(cluster: &Cluster) -> (cmap::Client, Rings) {
     let node = cluster.node(SERVER).unwrap();
     // An error if it is not stopped.
     let _ = cluster.resume(SERVER);
-    let (client, rings) = Rings::of(node.endpoint(), || cmap::Client::connect_to(node.endpoint()).unwrap());
+    let (client, rings) =
+        Rings::of(node.endpoint(), || cmap::Client::connect_to(node.endpoint()).unwrap());
     client.track_add("large.key", TrackEvents::ALL).unwrap();
     for byte in 1..4 {
         client.set("large.key", large_value(byte)).unwrap();
@@ -334,7 +349,8 @@ in_own_process! {
         };
         let (bystander, _) = connect();
         for (file, cut) in files().flat_map(|file| CUTS.map(|cut| (file, cut))) {
-            // Where a part of a page is left, a chunk that was there is zeros, or the half that was written.
+            // Where a part of a page is left, a chunk that was there is zeros, or the half that was
+            // written.
             let is_end = |result: &Result<(), Error>| {
                 let is_broken = matches!(cause(result), Some(Error::Protocol { .. }));
                 (file.part == "data" && cut == 1 && is_broken) || is_disconnected(result)
@@ -532,7 +548,8 @@ in_own_process! {
         thread::sleep(WATCHDOG);
     } => dies_of_sigbus;
 
-    /// Rust's own handler looks for the end of the stack, and has the default action follow otherwise.
+    /// Rust's own handler looks for the end of the stack, and has the default action follow
+    /// otherwise.
     fn what_a_program_of_rust_begins_with_kills_as_before() {
         let foreign = Foreign::new();
         guard_against_truncation().unwrap();
@@ -617,7 +634,8 @@ impl Foreign {
     }
 
     fn touch(&self) -> u8 {
-        // SAFETY: the byte is in the mapping, which is all that this needs to compile; whether it can be read is what is tested.
+        // SAFETY: the byte is in the mapping, which is all that this needs to compile; whether it
+        // can be read is what is tested.
         unsafe { ptr::read_volatile(self.map.as_ptr()) }
     }
 }

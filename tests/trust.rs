@@ -18,7 +18,9 @@ use std::thread;
 
 use bytes::Bytes;
 use corosync_ipc::cmap::Client;
-use corosync_ipc::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, Generation, TransportType};
+use corosync_ipc::codec::setup::{
+    CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, Generation, TransportType,
+};
 use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use corosync_ipc::{Endpoint, Error, ProtocolError, RingError, RingFileFault};
 use harness::{Cluster, copy_for_all, skip};
@@ -47,7 +49,8 @@ impl Opens {
 
     fn files(&self) -> Vec<OsString> {
         let events = self.0.read_events().unwrap_or_default();
-        let files = events.into_iter().filter(|event| !event.mask.contains(AddWatchFlags::IN_ISDIR));
+        let files =
+            events.into_iter().filter(|event| !event.mask.contains(AddWatchFlags::IN_ISDIR));
         files.filter_map(|event| event.name).collect()
     }
 }
@@ -65,8 +68,9 @@ fn shared_memory_reply([request, response, event]: [Bytes; 3]) -> ConnectReply {
     }
 }
 
-/// Listens as another user in a process of its own, or answers as another user where it was listened before, which standard input
-/// then is. Everybody gets the reply in a file. Tells how much it got.
+/// Listens as another user in a process of its own, or answers as another user where it was
+/// listened before, which standard input then is. Everybody gets the reply in a file. Tells how
+/// much it got.
 #[test]
 #[ignore = "run by other tests, as another user"]
 fn squat() {
@@ -95,9 +99,11 @@ fn abstract_address(name: &str) -> SocketAddr {
     SocketAddr::from_abstract_name(padded).unwrap()
 }
 
-/// The names of the rings that a daemon made for this process, as its reply had them, and the file of each header.
+/// The names of the rings that a daemon made for this process, as its reply had them, and the file
+/// of each header.
 fn own_rings() -> [(Bytes, PathBuf); 3] {
-    let entries = |directory: &Path| fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let entries =
+        |directory: &Path| fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let own = format!("-{}-", std::process::id());
     let files: Vec<PathBuf> = entries(Path::new("/dev/shm"))
         .filter(|path| path.to_str().unwrap().contains(&own))
@@ -108,9 +114,14 @@ fn own_rings() -> [(Bytes, PathBuf); 3] {
             let name = path.file_name().unwrap().to_str().unwrap();
             name.ends_with("-header") && name.contains(ring)
         };
-        let header = files.iter().find(is_header).unwrap_or_else(|| panic!("no {ring} ring in {files:?}")).clone();
+        let header = files
+            .iter()
+            .find(is_header)
+            .unwrap_or_else(|| panic!("no {ring} ring in {files:?}"))
+            .clone();
         let told = header.to_str().unwrap().strip_suffix("-header").unwrap();
-        let told = told.strip_prefix("/dev/shm/qb-").filter(|flat| !flat.contains('/')).unwrap_or(told);
+        let told =
+            told.strip_prefix("/dev/shm/qb-").filter(|flat| !flat.contains('/')).unwrap_or(told);
         (Bytes::copy_from_slice(told.as_bytes()), header)
     })
 }
@@ -126,7 +137,11 @@ fn a_squatter_gets_no_request_and_leads_no_client_into_anothers_rings() {
     let rings = node.run(own_rings);
     let reply = shared_memory_reply(rings.clone().map(|(name, _)| name));
     let (_folder, file) = file_for_all(&reply);
-    let command = node.ignored_test("squat").user(NOBODY, NOBODY).env("SQUATTED", "squatted").env("REPLY", &file);
+    let command = node
+        .ignored_test("squat")
+        .user(NOBODY, NOBODY)
+        .env("SQUATTED", "squatted")
+        .env("REPLY", &file);
     let squatter = command.spawn();
     squatter.wait_stdout("listening");
 
@@ -144,10 +159,17 @@ fn a_squatter_gets_no_request_and_leads_no_client_into_anothers_rings() {
         let opens = Opens::of(headers[0].parent().unwrap());
         let refused = Client::connect_to(&squatted);
         match &refused {
-            Err(error @ Error::UntrustedServer { service, uid: NOBODY, pid, is_unmapped: false }) => {
-                assert_eq!((&**service, *pid), ("squatted", i32::try_from(squatter.pid()).unwrap()));
+            Err(
+                error @ Error::UntrustedServer { service, uid: NOBODY, pid, is_unmapped: false },
+            ) => {
+                assert_eq!(
+                    (&**service, *pid),
+                    ("squatted", i32::try_from(squatter.pid()).unwrap())
+                );
                 let text = error.to_string();
-                for words in ["--server-uid 65534", "COROSYNC_IPC_SERVER_UID=65534", "Endpoint::server_uids"] {
+                for words in
+                    ["--server-uid 65534", "COROSYNC_IPC_SERVER_UID=65534", "Endpoint::server_uids"]
+                {
                     assert!(text.contains(words), "{text}");
                 }
             }
@@ -160,11 +182,17 @@ fn a_squatter_gets_no_request_and_leads_no_client_into_anothers_rings() {
         // Whoever allows it loses no more than this connection, nor who allows the files, too.
         let refused = Client::connect_to(&squatted.clone().server_uids([1, NOBODY]));
         let ours = RingFileFault::Ours { own: 0, server: NOBODY };
-        assert!(matches!(&refused, Err(Error::RingFile { fault, .. }) if *fault == ours), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(Error::RingFile { fault, .. }) if *fault == ours),
+            "{refused:?}"
+        );
         assert_eq!(opens.files(), Vec::<OsString>::new());
         let refused = Client::connect_to(&squatted.clone().server_uids([0, NOBODY]));
         let in_use = ProtocolError::Ring(RingError::InUse { ring: "request" });
-        assert!(matches!(&refused, Err(Error::Protocol { source, .. }) if *source == in_use), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(Error::Protocol { source, .. }) if *source == in_use),
+            "{refused:?}"
+        );
         squatter.wait_stdout(&"received 24, then 0\n".repeat(3));
         assert_eq!(users(), [2; 3]);
         victim.set("trust.victim", 7_u8).unwrap();
@@ -206,7 +234,8 @@ impl Rings {
     fn new() -> Self {
         let root = tempfile::tempdir_in("/dev/shm").unwrap();
         let endpoint = Endpoint::new().socket_dir(root.path()).shm_root(root.path());
-        let listener = Listener::<Open>::builder().endpoint(&endpoint).service("maker").start(Open).unwrap();
+        let listener =
+            Listener::<Open>::builder().endpoint(&endpoint).service("maker").start(Open).unwrap();
         let mut socket = UnixStream::connect(root.path().join("maker")).unwrap();
         socket.write_all(&ConnectRequest { max_msg_size: 8192 }.encode().unwrap()).unwrap();
         let mut reply = vec![0; Generation::Libqb013.reply_size()];
@@ -234,7 +263,8 @@ impl Rings {
     /// Connects to a server that gives this reply.
     fn connect(&self, change: impl FnOnce(Endpoint) -> Endpoint) -> Result<Client, Error> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let directory = self.root.path().join(format!("liar-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let directory =
+            self.root.path().join(format!("liar-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&directory).unwrap();
         let listener = UnixListener::bind(directory.join("cmap")).unwrap();
         let reply = self.reply.encode().unwrap();
@@ -245,17 +275,23 @@ impl Rings {
             // Until the client has closed.
             let _ = socket.read_to_end(&mut Vec::new());
         });
-        Client::connect_to(&change(Endpoint::new().socket_dir(directory).shm_root(self.root.path())))
+        Client::connect_to(&change(
+            Endpoint::new().socket_dir(directory).shm_root(self.root.path()),
+        ))
     }
 
     /// Why connecting fails, which opens no file of any ring.
     #[track_caller]
     fn refused(&self) -> Error {
-        let opens = [self.root.path().to_owned(), self.directory()].map(|directory| Opens::of(&directory));
+        let opens =
+            [self.root.path().to_owned(), self.directory()].map(|directory| Opens::of(&directory));
         let result = self.connect(|endpoint| endpoint);
         for opens in opens {
             let files = opens.files();
-            assert!(!files.iter().any(|file| file.to_str().unwrap().starts_with("qb-")), "{files:?} {result:?}");
+            assert!(
+                !files.iter().any(|file| file.to_str().unwrap().starts_with("qb-")),
+                "{files:?} {result:?}"
+            );
         }
         match result {
             Err(error) => error,
@@ -286,12 +322,16 @@ fn rings_that_nobody_uses_are_taken_once() {
     let rings = Rings::new();
     let first = rings.connect(|endpoint| endpoint).unwrap();
     let again = rings.connect(|endpoint| endpoint);
-    assert!(matches!(again, Err(Error::Protocol { source: ProtocolError::Ring(RingError::InUse { .. }), .. })));
+    assert!(matches!(
+        again,
+        Err(Error::Protocol { source: ProtocolError::Ring(RingError::InUse { .. }), .. })
+    ));
     drop(first);
     rings.connect(|endpoint| endpoint).unwrap();
 }
 
-/// They may be of a connection that is being made: root gave them to this user, and an unprivileged server could not.
+/// They may be of a connection that is being made: root gave them to this user, and an unprivileged
+/// server could not.
 #[test]
 fn rings_of_this_user_are_refused_from_an_unprivileged_server() {
     if skip() {
@@ -301,11 +341,14 @@ fn rings_of_this_user_are_refused_from_an_unprivileged_server() {
     let (_folder, reply) = file_for_all(&rings.reply);
     let name = format!("trust-{}", std::process::id());
     let mut command = Command::new(copy_for_all(&env::current_exe().unwrap()));
-    let command = command.args(["--exact", "squat", "--ignored", "--nocapture"]).uid(NOBODY).gid(NOBODY);
-    let mut squatter = command.env("REPLY", reply).env("SQUATTED", &name).stdout(Stdio::piped()).spawn().unwrap();
+    let command =
+        command.args(["--exact", "squat", "--ignored", "--nocapture"]).uid(NOBODY).gid(NOBODY);
+    let mut squatter =
+        command.env("REPLY", reply).env("SQUATTED", &name).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(squatter.stdout.take().unwrap()).lines();
     assert!(said.any(|line| line.unwrap() == "listening"));
-    let endpoint = Endpoint::new().abstract_sockets().service_name(name).shm_root(rings.root.path());
+    let endpoint =
+        Endpoint::new().abstract_sockets().service_name(name).shm_root(rings.root.path());
     let opens = Opens::of(&rings.directory());
     let refused = Client::connect_to(&endpoint.clone().server_uids([NOBODY])).map(drop);
     let opened = opens.files();
@@ -314,7 +357,10 @@ fn rings_of_this_user_are_refused_from_an_unprivileged_server() {
     squatter.kill().unwrap();
     squatter.wait().unwrap();
     let ours = RingFileFault::Ours { own: 0, server: NOBODY };
-    assert!(matches!(&refused, Err(Error::RingFile { fault, .. }) if *fault == ours), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(Error::RingFile { fault, .. }) if *fault == ours),
+        "{refused:?}"
+    );
     assert_eq!(opened, Vec::<OsString>::new());
     allowed.unwrap();
 }
@@ -330,13 +376,15 @@ fn whoever_answers_must_be_trusted_too() {
     // Listened at by this user, answered at by another.
     let listener = UnixListener::bind(rings.root.path().join("cmap")).unwrap();
     let mut command = Command::new(copy_for_all(&env::current_exe().unwrap()));
-    let command = command.args(["--exact", "squat", "--ignored"]).env("REPLY", reply).uid(NOBODY).gid(NOBODY);
+    let command =
+        command.args(["--exact", "squat", "--ignored"]).env("REPLY", reply).uid(NOBODY).gid(NOBODY);
     command.stdout(Stdio::null());
     let mut answering = command.stdin(OwnedFd::from(listener)).spawn().unwrap();
     let opens = Opens::of(&rings.directory());
     let refused = Client::connect_to(&endpoint).map(drop);
     let opened = opens.files();
-    let allowed = Client::connect_to(&endpoint.server_uids([NOBODY])).map(|client| client.peer_credentials().uid);
+    let allowed = Client::connect_to(&endpoint.server_uids([NOBODY]))
+        .map(|client| client.peer_credentials().uid);
     answering.kill().unwrap();
     answering.wait().unwrap();
     assert!(matches!(refused, Err(Error::UntrustedServer { uid: NOBODY, .. })), "{refused:?}");
@@ -355,7 +403,10 @@ fn ring_files_of_a_third_user_are_refused() {
         let fault = RingFileFault::Owner { own: 0, server: 0 };
         rings.assert_refused(&file, Some(STRANGER), fault);
         let error = rings.refused().to_string();
-        assert!(error.contains("(owner: uid 12345)") && error.contains("server (uid 0)"), "{error}");
+        assert!(
+            error.contains("(owner: uid 12345)") && error.contains("server (uid 0)"),
+            "{error}"
+        );
         drop(rings.connect(|endpoint| endpoint.server_uids([STRANGER])).unwrap());
         chown(&file, Some(0), None).unwrap();
     }
@@ -365,7 +416,8 @@ fn ring_files_of_a_third_user_are_refused() {
 #[test]
 fn a_file_that_is_named_twice_is_refused() {
     let mut rings = Rings::new();
-    let [header, data] = ["request-maker-header", "request-maker-data"].map(|name| rings.file(name));
+    let [header, data] =
+        ["request-maker-header", "request-maker-data"].map(|name| rings.file(name));
     let response = rings.reply.response.clone();
     rings.reply.response = rings.reply.request.clone();
     rings.assert_refused(&header, own(), RingFileFault::Twice);
@@ -431,7 +483,10 @@ fn a_directory_that_is_a_link_is_refused() {
     };
     rings.reply = shared_memory_reply(["request", "response", "event"].map(through));
     let fault = rings.refused();
-    assert!(matches!(fault, Error::RingFile { fault: RingFileFault::NotADirectory, .. }), "{fault}");
+    assert!(
+        matches!(fault, Error::RingFile { fault: RingFileFault::NotADirectory, .. }),
+        "{fault}"
+    );
 }
 
 #[test]
@@ -466,12 +521,16 @@ fn rings_lie_at_any_depth_or_directly_in_shared_memory() {
         let flat = entry.file_name().to_str().unwrap().replace("qb-", "qb-1-2-3-");
         fs::rename(entry.path(), rings.root.path().join(flat)).unwrap();
     }
-    rings.reply =
-        shared_memory_reply(["request", "response", "event"].map(|ring| format!("1-2-3-{ring}-maker").into()));
+    rings.reply = shared_memory_reply(
+        ["request", "response", "event"].map(|ring| format!("1-2-3-{ring}-maker").into()),
+    );
     drop(rings.connect(|endpoint| endpoint).unwrap());
     let file = rings.root.path().join("qb-1-2-3-event-maker-data");
     assert_eq!(fs::metadata(&file).unwrap().nlink(), 1);
     fs::hard_link(&file, rings.root.path().join("again")).unwrap();
     let error = rings.connect(|endpoint| endpoint).err().unwrap();
-    assert!(matches!(&error, Error::RingFile { path, fault: RingFileFault::Links(2), .. } if *path == file), "{error}");
+    assert!(
+        matches!(&error, Error::RingFile { path, fault: RingFileFault::Links(2), .. } if *path == file),
+        "{error}"
+    );
 }

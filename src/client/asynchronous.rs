@@ -22,7 +22,8 @@ use super::{Client, Service};
 use crate::error::{Error, Result};
 use crate::libqb::client::Limit;
 
-/// A client for tokio: every request can be awaited, and events are a [`Stream`]. Clones share the connection.
+/// A client for tokio: every request can be awaited, and events are a [`Stream`]. Clones share the
+/// connection.
 ///
 /// ```no_run
 /// use corosync_ipc::{AsyncClient, TrackFlags, cmap, quorum};
@@ -40,24 +41,27 @@ use crate::libqb::client::Limit;
 /// # }
 /// ```
 ///
-/// The daemon announces answers in shared memory only, which no event loop can wait for. So a request runs on tokio's threads for
-/// blocking work, one request of a client at a time, since the daemon answers no more than one anyway. However many requests wait
-/// for a daemon that is stopped, a client takes one thread from the pool. The runtime's own threads are never blocked.
+/// The daemon announces answers in shared memory only, which no event loop can wait for. So a
+/// request runs on tokio's threads for blocking work, one request of a client at a time, since the
+/// daemon answers no more than one anyway. However many requests wait for a daemon that is stopped,
+/// a client takes one thread from the pool. The runtime's own threads are never blocked.
 pub struct AsyncClient<S: Service> {
     client: Shared<S>,
     turn: Arc<Semaphore>,
 }
 
 impl<S: Service> AsyncClient<S> {
-    /// Connects by the function given, such as `cmap::Client::connect`, on a thread for blocking work. Its time begins when a thread is
-    /// free.
+    /// Connects by the function given, such as `cmap::Client::connect`, on a thread for blocking
+    /// work. Its time begins when a thread is free.
     ///
     /// # Errors
     /// What the function fails with.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub async fn connect(connect: impl FnOnce() -> Result<Client<S>> + Send + 'static) -> Result<Self> {
+    pub async fn connect(
+        connect: impl FnOnce() -> Result<Client<S>> + Send + 'static,
+    ) -> Result<Self> {
         Blocking::start(connect).await.map(Self::new)
     }
 
@@ -66,19 +70,23 @@ impl<S: Service> AsyncClient<S> {
         Self { client: Shared(Some(client.into())), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Runs one or more calls on a thread for blocking work: `client.call(|cmap| cmap.get("totem.token")).await`. The requests of
-    /// clones of this one wait for each other in the order they came.
+    /// Runs one or more calls on a thread for blocking work: `client.call(|cmap|
+    /// cmap.get("totem.token")).await`. The requests of clones of this one wait for each other
+    /// in the order they came.
     ///
-    /// All that the closure calls, the wait for other requests and the wait for a thread have one [`Client::request_timeout`] together,
-    /// as set when this is awaited. Only what takes longer by nature does here too: a cpg multicast in fragments while it makes
+    /// All that the closure calls, the wait for other requests and the wait for a thread have one
+    /// [`Client::request_timeout`] together, as set when this is awaited. Only what takes
+    /// longer by nature does here too: a cpg multicast in fragments while it makes
     /// progress, and a shutdown that others are asked about.
     ///
-    /// It can be cancelled: when the future is dropped before it is this call's turn, nothing is sent. When it is dropped later, what
-    /// the closure does is carried out, its answer is received and thrown away, and the next request gets its own answer.
+    /// It can be cancelled: when the future is dropped before it is this call's turn, nothing is
+    /// sent. When it is dropped later, what the closure does is carried out, its answer is
+    /// received and thrown away, and the next request gets its own answer.
     ///
     /// # Errors
-    /// What the closure fails with; [`Error::TimedOut`] when the requests before this one took the whole time, or no thread was free in
-    /// time: nothing was sent; [`Error::System`] when the runtime shuts down.
+    /// What the closure fails with; [`Error::TimedOut`] when the requests before this one took the
+    /// whole time, or no thread was free in time: nothing was sent; [`Error::System`] when the
+    /// runtime shuts down.
     ///
     /// # Panics
     /// As the closure; outside of a tokio runtime with a timer.
@@ -107,8 +115,8 @@ impl<S: Service> AsyncClient<S> {
         request.await
     }
 
-    /// The events, as a stream with a descriptor of its own. Several streams of one client share its events: each comes to one of
-    /// them.
+    /// The events, as a stream with a descriptor of its own. Several streams of one client share
+    /// its events: each comes to one of them.
     ///
     /// # Errors
     /// [`Error::System`] when there are no file descriptors left.
@@ -120,8 +128,11 @@ impl<S: Service> AsyncClient<S> {
             deprecated,
             reason = "what replaces it is not in older releases of tokio, and an OwnedFd keeps its promise"
         )]
-        let register = || AsyncFd::with_interest(self.client().as_fd().try_clone_to_owned()?, Interest::READABLE);
-        let fd = register().map_err(|source| Error::system("registering a client with tokio", source))?;
+        let register = || {
+            AsyncFd::with_interest(self.client().as_fd().try_clone_to_owned()?, Interest::READABLE)
+        };
+        let fd = register()
+            .map_err(|source| Error::system("registering a client with tokio", source))?;
         Ok(AsyncEvents { fd, client: self.client.clone(), ended: false })
     }
 
@@ -143,9 +154,11 @@ impl<S: Service> fmt::Debug for AsyncClient<S> {
     }
 }
 
-/// A stream of a client's events; made by [`AsyncClient::events`]. Ends with the error that ended the connection.
+/// A stream of a client's events; made by [`AsyncClient::events`]. Ends with the error that ended
+/// the connection.
 pub struct AsyncEvents<S: Service> {
-    /// A descriptor of its own, since tokio knows each only once, and remembers one task that polls it.
+    /// A descriptor of its own, since tokio knows each only once, and remembers one task that
+    /// polls it.
     fd: AsyncFd<OwnedFd>,
     client: Shared<S>,
     ended: bool,
@@ -208,8 +221,8 @@ impl<S: Service> fmt::Debug for AsyncEvents<S> {
     }
 }
 
-/// Keeps a client, and lets it go on a thread for blocking work: the end of a connection whose daemon was killed takes a few dozen
-/// milliseconds.
+/// Keeps a client, and lets it go on a thread for blocking work: the end of a connection whose
+/// daemon was killed takes a few dozen milliseconds.
 struct Shared<S: Service>(Option<Arc<Client<S>>>);
 
 impl<S: Service> Shared<S> {
@@ -234,7 +247,8 @@ impl<S: Service> Drop for Shared<S> {
     }
 }
 
-/// Something that runs on a thread for blocking work. When it is dropped it does not begin; what has begun goes on to its end.
+/// Something that runs on a thread for blocking work. When it is dropped it does not begin; what
+/// has begun goes on to its end.
 pub(crate) struct Blocking<T>(JoinHandle<Result<T>>);
 
 impl<T: Send + 'static> Blocking<T> {
@@ -250,7 +264,9 @@ impl<T> Future for Blocking<T> {
         let joined = ready!(Pin::new(&mut self.0).poll(cx));
         Poll::Ready(joined.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
-            Err(_) => Err(Error::system("running a request", io::Error::other("the runtime shuts down"))),
+            Err(_) => {
+                Err(Error::system("running a request", io::Error::other("the runtime shuts down")))
+            }
         }))
     }
 }

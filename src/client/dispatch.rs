@@ -1,6 +1,8 @@
-//! What the four ways of dispatching do after each look at the events. One implementation for all services.
+//! What the four ways of dispatching do after each look at the events. One implementation for all
+//! services.
 
-/// How [`dispatch`](crate::Client::dispatch) goes about the events that wait. Matches `cs_dispatch_flags_t`.
+/// How [`dispatch`](crate::Client::dispatch) goes about the events that wait. Matches
+/// `cs_dispatch_flags_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dispatch {
     /// Hands over one event, and waits for it. `CS_DISPATCH_ONE`
@@ -9,8 +11,8 @@ pub enum Dispatch {
     All = 2,
     /// Hands over events until the handler breaks or the connection ends. `CS_DISPATCH_BLOCKING`
     Blocking = 3,
-    /// Hands over at most one event; when none waits the result is [`CsError::TryAgain`](crate::CsError::TryAgain).
-    /// `CS_DISPATCH_ONE_NONBLOCKING`
+    /// Hands over at most one event; when none waits the result is
+    /// [`CsError::TryAgain`](crate::CsError::TryAgain). `CS_DISPATCH_ONE_NONBLOCKING`
     OneNonblocking = 4,
 }
 
@@ -36,7 +38,8 @@ impl Dispatch {
         }
     }
 
-    /// Whether a message counts that becomes no event: as in C, where `CS_DISPATCH_ONE` is done with a fragment.
+    /// Whether a message counts that becomes no event: as in C, where `CS_DISPATCH_ONE` is done
+    /// with a fragment.
     pub(crate) fn counts_messages(self) -> bool {
         matches!(self, Self::One | Self::OneNonblocking)
     }

@@ -21,8 +21,8 @@ pub(crate) const EVENTS_PER_TURN: usize = 16;
 /// What the poller calls the bell. Clients are numbered from 1.
 const BELL: u64 = 0;
 
-/// Hands over the events of any number of clients, of any services, on one thread. Each client has a handler, and all handlers are
-/// given the same `&mut S`.
+/// Hands over the events of any number of clients, of any services, on one thread. Each client has
+/// a handler, and all handlers are given the same `&mut S`.
 ///
 /// ```no_run
 /// use std::ops::ControlFlow;
@@ -53,11 +53,13 @@ const BELL: u64 = 0;
 /// # Ok::<(), corosync_ipc::Error>(())
 /// ```
 ///
-/// Clients are served in turn, a few events each, so that a busy one delays the others little. A client can be used by other
-/// threads and by its own handler meanwhile; pass an `Arc` to keep it at hand. Events taken elsewhere are not handed over here.
+/// Clients are served in turn, a few events each, so that a busy one delays the others little. A
+/// client can be used by other threads and by its own handler meanwhile; pass an `Arc` to keep it
+/// at hand. Events taken elsewhere are not handed over here.
 ///
-/// The dispatcher's own descriptor, by [`AsFd`], polls readable while there is something to do, so that one can be put into another
-/// event loop, which then calls [`Dispatcher::round`] with a deadline in the past.
+/// The dispatcher's own descriptor, by [`AsFd`], polls readable while there is something to do, so
+/// that one can be put into another event loop, which then calls [`Dispatcher::round`] with a
+/// deadline in the past.
 pub struct Dispatcher<S> {
     registry: Registry<S>,
     queue: Arc<Queue<S>>,
@@ -101,11 +103,12 @@ impl<S> Dispatcher<S> {
         Ok(Self { registry, queue: Arc::new(queue), ready: Vec::new() })
     }
 
-    /// Adds a client. `handler` is called with every event, and at last with the error that ended the connection; then the client is
-    /// removed. It is removed too when the handler breaks.
+    /// Adds a client. `handler` is called with every event, and at last with the error that ended
+    /// the connection; then the client is removed. It is removed too when the handler breaks.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a client that is in this dispatcher already; [`Error::System`].
+    /// [`Error::InvalidArgument`] for a client that is in this dispatcher already;
+    /// [`Error::System`].
     pub fn add<T, F>(&mut self, client: impl Into<Arc<Client<T>>>, handler: F) -> Result<ClientId>
     where
         T: Service,
@@ -145,7 +148,8 @@ impl<S> Dispatcher<S> {
     /// [`Error::System`]. What ends a connection is told to its handler.
     pub fn run(&mut self, state: &mut S) -> Result<()> {
         loop {
-            // Without clients there is nothing to wait for, but what was sent to this thread is run all the same.
+            // Without clients there is nothing to wait for, but what was sent to this thread is run
+            // all the same.
             let deadline = if self.is_empty() { Duration::ZERO.into() } else { Deadline::NEVER };
             match self.round(state, deadline)? {
                 Round::Busy => {}
@@ -154,7 +158,8 @@ impl<S> Dispatcher<S> {
         }
     }
 
-    /// Waits until there is something to do or the deadline passes, and hands over what waits, a few events of each client.
+    /// Waits until there is something to do or the deadline passes, and hands over what waits, a
+    /// few events of each client.
     ///
     /// # Errors
     /// As [`Dispatcher::run`].
@@ -191,10 +196,13 @@ impl<S> Dispatcher<S> {
             // Removed in this round.
             return;
         };
-        // Taken out, since the handler may change the registry. If it panics it stays out, and the client is removed the next time.
+        // Taken out, since the handler may change the registry. If it panics it stays out, and the
+        // client is removed the next time.
         let pump = entry.pump.take();
         let mut control = Control { registry: &mut self.registry, queue: &self.queue };
-        let goes_on = pump.and_then(|mut pump| pump.pump(number, state, &mut control).is_continue().then_some(pump));
+        let goes_on = pump.and_then(|mut pump| {
+            pump.pump(number, state, &mut control).is_continue().then_some(pump)
+        });
         match (goes_on, self.registry.entries.get_mut(&number)) {
             (Some(pump), Some(entry)) => entry.pump = Some(pump),
             (None, Some(_)) => _ = self.registry.remove(number),
@@ -249,7 +257,8 @@ impl<S> Control<'_, S> {
         self.queue.stop.store(true, Ordering::Release);
     }
 
-    /// Adds what hands over something else than a client's events, whenever the descriptor is readable.
+    /// Adds what hands over something else than a client's events, whenever the descriptor is
+    /// readable.
     pub(crate) fn add_pump(
         &mut self,
         descriptor: impl AsFd + Send + Sync + 'static,
@@ -266,7 +275,9 @@ impl<S> Control<'_, S> {
 
 impl<S> fmt::Debug for Control<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Control").field("clients", &self.registry.entries.len()).finish_non_exhaustive()
+        f.debug_struct("Control")
+            .field("clients", &self.registry.entries.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -293,10 +304,16 @@ impl<S> Registry<S> {
         self.add_pump(client, Box::new(pump))
     }
 
-    fn add_pump(&mut self, descriptor: Arc<dyn AsFd + Send + Sync>, pump: Box<dyn Pump<S>>) -> Result<ClientId> {
+    fn add_pump(
+        &mut self,
+        descriptor: Arc<dyn AsFd + Send + Sync>,
+        pump: Box<dyn Pump<S>>,
+    ) -> Result<ClientId> {
         let number = self.last + 1;
         self.poller.add(&descriptor, number).map_err(|source| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::invalid("client", "it is in this dispatcher already"),
+            std::io::ErrorKind::AlreadyExists => {
+                Error::invalid("client", "it is in this dispatcher already")
+            }
             _ => Error::system("adding a client to a dispatcher", source),
         })?;
         self.last = number;
@@ -316,7 +333,8 @@ impl<S> Registry<S> {
 /// A client and its handler, whatever their types.
 pub(crate) trait Pump<S>: Send {
     /// Hands over a few events. Breaks when the client is to be removed.
-    fn pump(&mut self, number: u64, state: &mut S, control: &mut Control<'_, S>) -> ControlFlow<()>;
+    fn pump(&mut self, number: u64, state: &mut S, control: &mut Control<'_, S>)
+    -> ControlFlow<()>;
 }
 
 struct ClientPump<T: Service, F> {
@@ -329,12 +347,22 @@ where
     T: Service,
     F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send,
 {
-    fn pump(&mut self, number: u64, state: &mut S, control: &mut Control<'_, S>) -> ControlFlow<()> {
-        // The descriptor is readable: if that is for no event, the reason must go, or it is readable for ever. After an event a glance is
-        // enough, since it is looked at again while it is readable.
+    fn pump(
+        &mut self,
+        number: u64,
+        state: &mut S,
+        control: &mut Control<'_, S>,
+    ) -> ControlFlow<()> {
+        // The descriptor is readable: if that is for no event, the reason must go, or it is
+        // readable for ever. After an event a glance is enough, since it is looked at again
+        // while it is readable.
         let mut look = Look::Thorough;
         for _ in 0..EVENTS_PER_TURN {
-            let Some(event) = self.client.look(mem::replace(&mut look, Look::Glance), None).transpose() else { break };
+            let Some(event) =
+                self.client.look(mem::replace(&mut look, Look::Glance), None).transpose()
+            else {
+                break;
+            };
             let ended = event.is_err();
             (self.handler)(state, event, control)?;
             if ended {
@@ -352,7 +380,8 @@ type Task<S> = Box<dyn FnOnce(&mut S, &mut Control<'_, S>) + Send>;
 
 /// What other threads ask of the dispatcher.
 ///
-/// Locking rules: `tasks` is held for a few instructions only; tasks are run and dropped outside of it.
+/// Locking rules: `tasks` is held for a few instructions only; tasks are run and dropped outside of
+/// it.
 struct Queue<S> {
     tasks: Mutex<Tasks<S>>,
     /// Stored with Release and taken with Acquire: what was done before a stop is seen after it.
@@ -385,21 +414,23 @@ impl<S> Queue<S> {
     }
 }
 
-/// Stops a [`Dispatcher`] or runs something on its thread, from any thread; made by [`Dispatcher::waker`].
+/// Stops a [`Dispatcher`] or runs something on its thread, from any thread; made by
+/// [`Dispatcher::waker`].
 pub struct DispatcherWaker<S> {
     queue: Arc<Queue<S>>,
 }
 
 impl<S> DispatcherWaker<S> {
-    /// Makes the dispatcher stop after the handler that runs now. If it does not run, the next [`Dispatcher::run`] or
-    /// [`Dispatcher::round`] returns at once.
+    /// Makes the dispatcher stop after the handler that runs now. If it does not run, the next
+    /// [`Dispatcher::run`] or [`Dispatcher::round`] returns at once.
     pub fn stop(&self) {
         self.queue.stop.store(true, Ordering::Release);
         self.queue.bell.ring();
     }
 
-    /// Runs `task` on the dispatcher's thread, between two handlers. Tasks run in the order they came. `false`: the dispatcher is gone,
-    /// and the task was dropped, as are those that it did not get round to.
+    /// Runs `task` on the dispatcher's thread, between two handlers. Tasks run in the order they
+    /// came. `false`: the dispatcher is gone, and the task was dropped, as are those that it
+    /// did not get round to.
     #[must_use = "the task does not run when the dispatcher is gone"]
     pub fn run(&self, task: impl FnOnce(&mut S, &mut Control<'_, S>) + Send + 'static) -> bool {
         let task: Task<S> = Box::new(task);

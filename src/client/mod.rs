@@ -29,8 +29,8 @@ use crate::libqb::client::{Connection, Look, Patience, Target, Waker};
 use crate::sys::socket::Credentials;
 use crate::wire::{Message, Request, decode_reply};
 
-/// Room that every message of quorum, votequorum and cfg fits in: the state of 16 links, or all nodes there can be in three lists. They
-/// tell little, and seldom.
+/// Room that every message of quorum, votequorum and cfg fits in: the state of 16 links, or all
+/// nodes there can be in three lists. They tell little, and seldom.
 pub(crate) const SMALL_RING_SIZE: u32 = 16 << 10;
 
 pub(crate) mod sealed {
@@ -49,8 +49,9 @@ pub trait Service: sealed::Sealed + Send + Sync + 'static {
     #[doc(hidden)]
     const RING_SIZE: u32;
 
-    /// A request that the daemon answers at once, shortly and exactly once, whatever state it is in, and that changes nothing. It is sent
-    /// when the event ring was full and is empty again: with a request the daemon also looks whether events wait for room.
+    /// A request that the daemon answers at once, shortly and exactly once, whatever state it is
+    /// in, and that changes nothing. It is sent when the event ring was full and is empty
+    /// again: with a request the daemon also looks whether events wait for room.
     #[doc(hidden)]
     fn nudge() -> Result<Vec<u8>, crate::error::WireError>;
 
@@ -59,15 +60,18 @@ pub trait Service: sealed::Sealed + Send + Sync + 'static {
     fn event(&self, message: Bytes) -> Result<Option<Self::Event>, crate::error::WireError>;
 }
 
-/// A connection to the service `S`, and everything the clients of all services have in common: events, waiting, credentials.
+/// A connection to the service `S`, and everything the clients of all services have in common:
+/// events, waiting, credentials.
 ///
-/// Use it by the name each service's module gives it, such as [`cmap::Client`](crate::cmap::Client); the requests are there too.
+/// Use it by the name each service's module gives it, such as
+/// [`cmap::Client`](crate::cmap::Client); the requests are there too.
 ///
-/// A client can be shared between threads. Requests are served one at a time in the order they came; one thread can wait for events
-/// meanwhile. No lock is held while a handler runs, so a handler may call the same client.
+/// A client can be shared between threads. Requests are served one at a time in the order they
+/// came; one thread can wait for events meanwhile. No lock is held while a handler runs, so a
+/// handler may call the same client.
 ///
-/// A request that the daemon is too busy for (`CS_ERR_TRY_AGAIN`) is sent again until the request timeout, unless
-/// [`Endpoint::wait_while_busy`] says otherwise.
+/// A request that the daemon is too busy for (`CS_ERR_TRY_AGAIN`) is sent again until the request
+/// timeout, unless [`Endpoint::wait_while_busy`] says otherwise.
 ///
 /// Dropping a client ends the connection. The daemon then forgets its trackers and iterators.
 pub struct Client<S: Service> {
@@ -108,7 +112,8 @@ impl<S: Service> Client<S> {
         patience: &Patience,
         request: &R,
     ) -> Result<R::Reply> {
-        let message = request.encode().map_err(|source| Error::invalid(patience.call, source.to_string()))?;
+        let message =
+            request.encode().map_err(|source| Error::invalid(patience.call, source.to_string()))?;
         self.decode(patience.call, &self.connection.call(busy, patience, &message)?)
     }
 
@@ -129,13 +134,14 @@ impl<S: Service> Client<S> {
 
     /// Takes the next event, if one waits. Never blocks.
     ///
-    /// The file descriptor polls readable while an event waits that the daemon has announced, which it does at once unless the
-    /// socket is full; the reverse need not hold. After `None` it becomes readable anew when there is an event or the daemon goes, so
-    /// loops with edge-triggered readiness take events until `None`. See [`event_loops`](crate::event_loops).
+    /// The file descriptor polls readable while an event waits that the daemon has announced, which
+    /// it does at once unless the socket is full; the reverse need not hold. After `None` it
+    /// becomes readable anew when there is an event or the daemon goes, so loops with
+    /// edge-triggered readiness take events until `None`. See [`event_loops`](crate::event_loops).
     ///
     /// # Errors
-    /// [`Error::Disconnected`] once the daemon is gone and every event it left was taken; [`Error::Finalized`];
-    /// [`Error::Protocol`] when the daemon sent what is no event.
+    /// [`Error::Disconnected`] once the daemon is gone and every event it left was taken;
+    /// [`Error::Finalized`]; [`Error::Protocol`] when the daemon sent what is no event.
     pub fn poll_event(&self) -> Result<Option<S::Event>> {
         self.look(Look::Thorough, None)
     }
@@ -153,8 +159,8 @@ impl<S: Service> Client<S> {
         }
     }
 
-    /// Waits for the next event until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`]. `None` when it passed, or when the
-    /// [`Waker`] was used.
+    /// Waits for the next event until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`].
+    /// `None` when it passed, or when the [`Waker`] was used.
     ///
     /// # Errors
     /// As [`Client::poll_event`].
@@ -176,25 +182,34 @@ impl<S: Service> Client<S> {
         }
     }
 
-    /// Iterates over events, waiting for each. Ends with the error that ended the connection, or when the [`Waker`] was used.
+    /// Iterates over events, waiting for each. Ends with the error that ended the connection, or
+    /// when the [`Waker`] was used.
     pub fn events(&self) -> Events<'_, S> {
         Events { client: self, ended: false }
     }
 
-    /// Hands events to `handler` in the way `mode` says, until the handler breaks, the [`Waker`] is used or the mode is done. What is
-    /// returned when is in [the table](crate::event_loops#what-dispatch-returns).
+    /// Hands events to `handler` in the way `mode` says, until the handler breaks, the [`Waker`] is
+    /// used or the mode is done. What is returned when is in [the
+    /// table](crate::event_loops#what-dispatch-returns).
     ///
-    /// Matches `cmap_dispatch`, `quorum_dispatch`, `votequorum_dispatch` and their siblings. As there, `One` and `OneNonblocking` are done
-    /// with one message of the daemon, and not every message is an event: the pieces of a long cpg message are one when the last has come,
-    /// and what was on its way when its cmap tracker was deleted is none. Then the handler is not called. Use [`Client::next_event`] to
-    /// wait for an event. A signal does not end it. Unlike in C,
-    /// [`Client::finalize`] called meanwhile ends it, from the handler or from another thread. When nothing waits and the mode does
-    /// not, that takes no system call, but for a look about every millisecond whether the daemon is still there.
+    /// Matches `cmap_dispatch`, `quorum_dispatch`, `votequorum_dispatch` and their siblings. As
+    /// there, `One` and `OneNonblocking` are done with one message of the daemon, and not every
+    /// message is an event: the pieces of a long cpg message are one when the last has come,
+    /// and what was on its way when its cmap tracker was deleted is none. Then the handler is not
+    /// called. Use [`Client::next_event`] to wait for an event. A signal does not end it.
+    /// Unlike in C, [`Client::finalize`] called meanwhile ends it, from the handler or from
+    /// another thread. When nothing waits and the mode does not, that takes no system call, but
+    /// for a look about every millisecond whether the daemon is still there.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::TryAgain`] when no event waits and the mode is [`Dispatch::OneNonblocking`];
-    /// [`Error::Disconnected`] when the daemon is gone, after the events it left; [`Error::Finalized`]; [`Error::Protocol`].
-    pub fn dispatch(&self, mode: Dispatch, mut handler: impl FnMut(S::Event) -> ControlFlow<()>) -> Result<()> {
+    /// [`Error::Cs`] with [`CsError::TryAgain`] when no event waits and the mode is
+    /// [`Dispatch::OneNonblocking`]; [`Error::Disconnected`] when the daemon is gone, after the
+    /// events it left; [`Error::Finalized`]; [`Error::Protocol`].
+    pub fn dispatch(
+        &self,
+        mode: Dispatch,
+        mut handler: impl FnMut(S::Event) -> ControlFlow<()>,
+    ) -> Result<()> {
         let mut next = mode.start();
         loop {
             let wait = match next {
@@ -202,7 +217,9 @@ impl<S: Service> Client<S> {
                 Next::Wait => true,
                 Next::Look => false,
                 Next::Done => return Ok(()),
-                Next::TryAgain => return Err(Error::Cs { call: "dispatch".into(), error: CsError::TryAgain }),
+                Next::TryAgain => {
+                    return Err(Error::Cs { call: "dispatch".into(), error: CsError::TryAgain });
+                }
             };
             next = match self.look_for_one(mode)? {
                 Some(event) => match event.map_or(ControlFlow::Continue(()), &mut handler) {
@@ -218,16 +235,16 @@ impl<S: Service> Client<S> {
         }
     }
 
-    /// Ends the connection for every thread that uses this client: what waits returns, and every later call fails, with
-    /// [`Error::Finalized`]. Dropping the client ends it too.
+    /// Ends the connection for every thread that uses this client: what waits returns, and every
+    /// later call fails, with [`Error::Finalized`]. Dropping the client ends it too.
     ///
     /// Matches `cmap_finalize` and its siblings.
     pub fn finalize(&self) {
         self.connection.finalize();
     }
 
-    /// What ends a wait for events from another thread, without ending the connection. It costs a file descriptor, which the first
-    /// wait makes anyway.
+    /// What ends a wait for events from another thread, without ending the connection. It costs a
+    /// file descriptor, which the first wait makes anyway.
     ///
     /// # Errors
     /// [`Error::System`] when there are no file descriptors left.
@@ -240,7 +257,8 @@ impl<S: Service> Client<S> {
         self.connection.peer()
     }
 
-    /// How long each call may take, waiting for other threads' requests included. See [`Endpoint::request_timeout`].
+    /// How long each call may take, waiting for other threads' requests included. See
+    /// [`Endpoint::request_timeout`].
     pub fn request_timeout(&self) -> Duration {
         self.connection.timeout()
     }
@@ -252,7 +270,8 @@ impl<S: Service> Client<S> {
 }
 
 impl<S: Service> AsFd for Client<S> {
-    /// The descriptor to poll for reading. It is only to be polled: what can be read from it is not the events.
+    /// The descriptor to poll for reading. It is only to be polled: what can be read from it is not
+    /// the events.
     ///
     /// Matches `cmap_fd_get` and its siblings.
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -5,17 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{CsError, Error, Result};
 use crate::wire::values::TrackFlags;
 
-/// Keeps a client from starting notifications twice. The daemon refuses that since 2.3.5; one before puts the connection in its list of
-/// trackers a second time, which makes the list endless, and hangs at the next notification.
+/// Keeps a client from starting notifications twice. The daemon refuses that since 2.3.5; one
+/// before puts the connection in its list of trackers a second time, which makes the list endless,
+/// and hangs at the next notification.
 #[derive(Debug, Default)]
 pub(crate) struct Tracking {
-    /// Relaxed everywhere: the daemon sees requests in their order, and nothing else depends on it.
+    /// Relaxed everywhere: the daemon sees requests in their order, and nothing else depends on
+    /// it.
     on: AtomicBool,
 }
 
 impl Tracking {
-    /// Starts notifications through `send`, which is given the flags to send, unless they are on: then the present state is all that can
-    /// be had, and the result is what later daemons answer.
+    /// Starts notifications through `send`, which is given the flags to send, unless they are on:
+    /// then the present state is all that can be had, and the result is what later daemons
+    /// answer.
     pub(crate) fn start(
         &self,
         call: &'static str,
@@ -23,7 +26,11 @@ impl Tracking {
         send: impl Fn(TrackFlags) -> Result<()>,
     ) -> Result<()> {
         let changes = flags.intersects(TrackFlags::CHANGES | TrackFlags::CHANGES_ONLY);
-        let were_on = if changes { self.on.swap(true, Ordering::Relaxed) } else { self.on.load(Ordering::Relaxed) };
+        let were_on = if changes {
+            self.on.swap(true, Ordering::Relaxed)
+        } else {
+            self.on.load(Ordering::Relaxed)
+        };
         if !were_on {
             let started = send(flags);
             // Without an answer the daemon may have started them, or may yet.

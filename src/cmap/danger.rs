@@ -1,13 +1,15 @@
-//! Changes of the map that corosync takes and does not survive. They are refused before anything is sent. What they do, and from
-//! which version on, stands in `proto/README.md`, "Do no harm".
+//! Changes of the map that corosync takes and does not survive. They are refused before anything is
+//! sent. What they do, and from which version on, stands in `proto/README.md`, "Do no harm".
 
 use super::{Value, ValueType};
 use crate::error::{Error, Result};
 
-/// Numbers that corosync uses whatever they are, and the least and most that it can work with. Milliseconds that it says "may not be
-/// less" are used all the same: nodes then lose the token all the time. 126 for a token are 30 for its retransmission and 14 for
-/// hold, with the 4 retransmissions there are by default; many retransmissions leave it no time at all. A large coefficient wraps
-/// around. The whole daemon sleeps up to `send_join` when nodes come or go, and divides by zero for some larger numbers.
+/// Numbers that corosync uses whatever they are, and the least and most that it can work with.
+/// Milliseconds that it says "may not be less" are used all the same: nodes then lose the token all
+/// the time. 126 for a token are 30 for its retransmission and 14 for hold, with the 4
+/// retransmissions there are by default; many retransmissions leave it no time at all. A large
+/// coefficient wraps around. The whole daemon sleeps up to `send_join` when nodes come or go, and
+/// divides by zero for some larger numbers.
 const NUMBERS: [(&str, u32, u32); 10] = [
     ("totem.token", 126, u32::MAX),
     ("totem.token_retransmit", LEAST_TIMEOUT, u32::MAX),
@@ -24,14 +26,15 @@ const LEAST_TIMEOUT: u32 = 30;
 
 const CANCEL_WAIT_FOR_ALL: &str = "quorum.cancel_wait_for_all";
 
-/// Sections whose last key must stay: to learn what is left of the section, corosync iterates over the key that it is deleting,
-/// which deletes it again, and so on.
+/// Sections whose last key must stay: to learn what is left of the section, corosync iterates over
+/// the key that it is deleting, which deletes it again, and so on.
 const KEPT_SECTIONS: [&str; 2] = ["logging.logger_subsys.", "nodelist.node."];
 
 /// Refuses a value that corosync does not survive.
 pub(super) fn check_set(key: &str, value: &Value) -> Result<()> {
-    let must_be =
-        |value_type: ValueType| (value.value_type() != value_type).then(|| format!("must have the type {value_type}"));
+    let must_be = |value_type: ValueType| {
+        (value.value_type() != value_type).then(|| format!("must have the type {value_type}"))
+    };
     let problem = match (key, value) {
         ("runtime.force_gather", _) => must_be(ValueType::STRING),
         (CANCEL_WAIT_FOR_ALL, _) => must_be(ValueType::UINT8),
@@ -68,8 +71,8 @@ pub(super) fn kept_section(key: &str) -> Option<&'static str> {
     KEPT_SECTIONS.into_iter().find(|section| key.starts_with(section))
 }
 
-/// Refuses to delete any key of a section, for a daemon whose libqb is older than 0.14.3: that iterates over the key it is deleting
-/// whatever else there is.
+/// Refuses to delete any key of a section, for a daemon whose libqb is older than 0.14.3: that
+/// iterates over the key it is deleting whatever else there is.
 pub(super) fn of_kept_section(key: &str) -> Error {
     refused("key", key, "must not be deleted with a libqb as old as the daemon's")
 }
@@ -79,8 +82,8 @@ pub(super) fn last_of_section(key: &str) -> Error {
     refused("key", key, "must not be deleted while it is the last of its section")
 }
 
-/// Refuses addresses of rings beyond the two there are until corosync 2.4, which uses the number in the key unchecked. Later
-/// versions do not let anybody change the list of nodes.
+/// Refuses addresses of rings beyond the two there are until corosync 2.4, which uses the number in
+/// the key unchecked. Later versions do not let anybody change the list of nodes.
 fn check_ring_number(key: &str) -> Result<()> {
     let ring = key
         .strip_prefix("nodelist.node.")
@@ -88,7 +91,9 @@ fn check_ring_number(key: &str) -> Result<()> {
         .and_then(|(_, rest)| rest.strip_suffix("_addr"));
     match ring {
         None | Some("0" | "1") => Ok(()),
-        Some(_) => Err(refused("key", key, "is no ring of a corosync whose list of nodes can be changed")),
+        Some(_) => {
+            Err(refused("key", key, "is no ring of a corosync whose list of nodes can be changed"))
+        }
     }
 }
 
@@ -102,8 +107,15 @@ mod tests {
 
     #[test]
     fn rings_that_are_not_there_are_refused() {
-        for key in ["nodelist.node.0.ring2_addr", "nodelist.node.7.ring-1_addr", "nodelist.node.0.ring99999_addr"] {
-            assert!(check_set(key, &"10.0.0.1".into()).is_err() && check_delete(key).is_err(), "{key}");
+        for key in [
+            "nodelist.node.0.ring2_addr",
+            "nodelist.node.7.ring-1_addr",
+            "nodelist.node.0.ring99999_addr",
+        ] {
+            assert!(
+                check_set(key, &"10.0.0.1".into()).is_err() && check_delete(key).is_err(),
+                "{key}"
+            );
         }
         for key in [
             "nodelist.node.0.ring0_addr",
@@ -111,7 +123,10 @@ mod tests {
             "nodelist.node.0.ring",
             "nodelist.node.0.name",
         ] {
-            assert!(check_set(key, &"10.0.0.1".into()).is_ok() && check_delete(key).is_ok(), "{key}");
+            assert!(
+                check_set(key, &"10.0.0.1".into()).is_ok() && check_delete(key).is_ok(),
+                "{key}"
+            );
         }
     }
 
@@ -124,7 +139,10 @@ mod tests {
             ("totem.token_retransmits_before_loss_const", 100_000),
             ("totem.token_retransmits_before_loss_const", 0),
         ] {
-            assert!(check_set(key, &Value::U32(number)).is_err() && check_adjust(key).is_err(), "{key}");
+            assert!(
+                check_set(key, &Value::U32(number)).is_err() && check_adjust(key).is_err(),
+                "{key}"
+            );
         }
     }
 

@@ -71,8 +71,9 @@ pub const MAX_KEY: usize = 255;
 /// The shortest key, in bytes. Matches `CMAP_KEYNAME_MINLEN`.
 pub const MIN_KEY: usize = 3;
 
-/// How many keys an iteration may find, and how many bytes of keys and values may be listed, so that a daemon without end is noticed
-/// before it has filled the memory. corosync's maps hold some hundred keys, few of which have more than a hundred bytes.
+/// How many keys an iteration may find, and how many bytes of keys and values may be listed, so
+/// that a daemon without end is noticed before it has filled the memory. corosync's maps hold some
+/// hundred keys, few of which have more than a hundred bytes.
 const MOST_KEYS: usize = 1 << 20;
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -82,7 +83,8 @@ pub enum Map {
     /// Configuration and state. `CMAP_MAP_ICMAP`
     #[default]
     Icmap,
-    /// Statistics, read-only but for the keys that clear them. Since corosync 2.99. `CMAP_MAP_STATS`
+    /// Statistics, read-only but for the keys that clear them. Since corosync 2.99.
+    /// `CMAP_MAP_STATS`
     Stats,
 }
 
@@ -116,7 +118,8 @@ pub struct Notification {
     pub key: String,
     /// The value it has now. `None` after a delete.
     pub new_value: Option<Value>,
-    /// The value it had. `None` after an add, and where the daemon changed a counter of its own in place.
+    /// The value it had. `None` after an add, and where the daemon changed a counter of its own in
+    /// place.
     pub old_value: Option<Value>,
 }
 
@@ -131,8 +134,8 @@ pub struct Entry {
     pub value_len: u64,
 }
 
-/// Room for a value that a first request asks for. Few values are longer, and the daemon fills a reply of this size whatever the
-/// value is.
+/// Room for a value that a first request asks for. Few values are longer, and the daemon fills a
+/// reply of this size whatever the value is.
 const FIRST_ROOM: u64 = 1024;
 
 /// Room for any value: the longest string has a NUL behind it.
@@ -164,8 +167,8 @@ impl Client {
 
     /// Connects to one of the maps.
     ///
-    /// Matches `cmap_initialize_map`. Before the stats map is asked for, the daemon is asked for a key that tells its age, since those
-    /// before 2.99 die of that request.
+    /// Matches `cmap_initialize_map`. Before the stats map is asked for, the daemon is asked for a
+    /// key that tells its age, since those before 2.99 die of that request.
     ///
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon has no such map.
@@ -174,15 +177,24 @@ impl Client {
     }
 
     /// As [`Client::connect_map`], as a part of another call.
-    pub(crate) fn connect_map_within(endpoint: &Endpoint, map: Map, patience: &Patience) -> Result<Self> {
+    pub(crate) fn connect_map_within(
+        endpoint: &Endpoint,
+        map: Map,
+        patience: &Patience,
+    ) -> Result<Self> {
         let mut client = Self::open(endpoint, Cmap::new(map), patience)?;
         if map == Map::Stats {
             client.require(&STATS_MAP, patience)?;
-            client.service.stats_come_and_go = match client.require(&STATS_COMING_AND_GOING, patience) {
-                Err(Error::Unsupported { .. }) => false,
-                answer => answer.map(|()| true)?,
-            };
-            let reply = client.call_within(patience, "cmap set current map", &wire::SetCurrentMap { map: 1 });
+            client.service.stats_come_and_go =
+                match client.require(&STATS_COMING_AND_GOING, patience) {
+                    Err(Error::Unsupported { .. }) => false,
+                    answer => answer.map(|()| true)?,
+                };
+            let reply = client.call_within(
+                patience,
+                "cmap set current map",
+                &wire::SetCurrentMap { map: 1 },
+            );
             STATS_MAP.or_unsupported(reply)?;
         }
         Ok(client)
@@ -195,11 +207,12 @@ impl Client {
 
     /// The value of a key. `None` when there is no such key.
     ///
-    /// Matches `cmap_get` and its typed siblings, but in one request for values up to 1 KiB, whatever their type.
+    /// Matches `cmap_get` and its typed siblings, but in one request for values up to 1 KiB,
+    /// whatever their type.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for what cannot be a key, and when the endpoint's ring size is too small for the value;
-    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`].
+    /// [`Error::InvalidArgument`] for what cannot be a key, and when the endpoint's ring size is
+    /// too small for the value; [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`].
     pub fn get(&self, key: &str) -> Result<Option<Value>> {
         self.get_within(key, &self.patience("cmap get"))
     }
@@ -212,7 +225,9 @@ impl Client {
             // Too little room: the daemon does not say so in any other way.
             Err(Error::Cs { error: CsError::InvalidParam, .. }) => match get(MOST_ROOM) {
                 Err(Error::Cs { error: CsError::InvalidParam, .. }) if self.room() < MOST_ROOM => {
-                    let reason = format!("the value of {key} does not fit in an answer: ask for a larger ring size");
+                    let reason = format!(
+                        "the value of {key} does not fit in an answer: ask for a larger ring size"
+                    );
                     Err(Error::invalid("ring size", reason))
                 }
                 reply => reply,
@@ -221,33 +236,49 @@ impl Client {
         }
     }
 
-    fn get_with_room(&self, key_name: &Bytes, room: u64, patience: &Patience) -> Result<Option<Value>> {
+    fn get_with_room(
+        &self,
+        key_name: &Bytes,
+        room: u64,
+        patience: &Patience,
+    ) -> Result<Option<Value>> {
         let value_len = room.min(self.room());
-        match self.call_within(patience, "cmap get", &wire::Get { key_name: key_name.clone(), value_len }) {
+        match self.call_within(
+            patience,
+            "cmap get",
+            &wire::Get { key_name: key_name.clone(), value_len },
+        ) {
             Ok(reply) => Ok(Some(Value::from_wire(reply.value))),
             Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Room for a value that the largest answer has: it is 40 bytes longer. If it did not fit the ring, the daemon could not send it.
+    /// Room for a value that the largest answer has: it is 40 bytes longer. If it did not fit the
+    /// ring, the daemon could not send it.
     fn room(&self) -> u64 {
         self.connection.max_reply().saturating_sub(64) as u64
     }
 
-    /// The value of a key as a Rust type: `client.get_as::<u32>("totem.token")?`. `None` when there is no such key.
+    /// The value of a key as a Rust type: `client.get_as::<u32>("totem.token")?`. `None` when there
+    /// is no such key.
     ///
-    /// A number whose type is narrower is widened: a `u8` can be had as `u32` or `i64`, an `flt` as `f64`. Nothing is lost by that; no
-    /// type is narrowed, whatever the value is.
+    /// A number whose type is narrower is widened: a `u8` can be had as `u32` or `i64`, an `flt` as
+    /// `f64`. Nothing is lost by that; no type is narrowed, whatever the value is.
     ///
     /// # Errors
-    /// As [`Client::get`]; [`Error::WrongType`] when the value has a type that is not `T` and does not fit in it.
+    /// As [`Client::get`]; [`Error::WrongType`] when the value has a type that is not `T` and does
+    /// not fit in it.
     pub fn get_as<T: TryFrom<Value, Error = Value>>(&self, key: &str) -> Result<Option<T>> {
         let value = self.get(key)?.map(Value::widened_to).transpose();
         value.map_err(|found| {
             let asked = std::any::type_name::<T>();
             let asked = asked.rsplit_once("::").map_or(asked, |(_, name)| name);
-            Error::WrongType { key: key.to_owned(), found: found.value_type().to_string().into(), asked }
+            Error::WrongType {
+                key: key.to_owned(),
+                found: found.value_type().to_string().into(),
+                asked,
+            }
         })
     }
 
@@ -256,8 +287,9 @@ impl Client {
     /// Matches `cmap_set` and its typed siblings.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for what cannot be a key or is longer than [`MAX_VALUE_SIZE`], and for values that corosync takes and
-    /// does not survive, such as a `totem.token` of 1 ms; [`Error::Cs`] with [`CsError::Access`] when the key is read-only, with
+    /// [`Error::InvalidArgument`] for what cannot be a key or is longer than [`MAX_VALUE_SIZE`],
+    /// and for values that corosync takes and does not survive, such as a `totem.token` of 1
+    /// ms; [`Error::Cs`] with [`CsError::Access`] when the key is read-only, with
     /// [`CsError::NotSupported`] in the stats map; as [`Client::get`].
     pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<()> {
         let (key_name, value) = (key_bytes(key)?, value.into().into_wire()?);
@@ -272,9 +304,9 @@ impl Client {
     /// Matches `cmap_delete`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`] when there is no such key, with [`CsError::Access`] when it is read-only;
-    /// [`Error::InvalidArgument`] for keys that corosync does not survive the end of: the last below `logging.logger_subsys.` and
-    /// some others; as [`Client::get`].
+    /// [`Error::Cs`] with [`CsError::NotExist`] when there is no such key, with [`CsError::Access`]
+    /// when it is read-only; [`Error::InvalidArgument`] for keys that corosync does not survive
+    /// the end of: the last below `logging.logger_subsys.` and some others; as [`Client::get`].
     pub fn delete(&self, key: &str) -> Result<()> {
         let key_name = key_bytes(key)?;
         danger::check_delete(key)?;
@@ -316,8 +348,9 @@ impl Client {
     /// Adds `step` to an integer of any type, which wraps around.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::InvalidParam`] when the value is no integer, with [`CsError::NotExist`] when there is no such key,
-    /// with [`CsError::Access`] when it is read-only; [`Error::InvalidArgument`] for a key with values that [`Client::set`] refuses; as
+    /// [`Error::Cs`] with [`CsError::InvalidParam`] when the value is no integer, with
+    /// [`CsError::NotExist`] when there is no such key, with [`CsError::Access`] when it is
+    /// read-only; [`Error::InvalidArgument`] for a key with values that [`Client::set`] refuses; as
     /// [`Client::get`].
     pub fn adjust(&self, key: &str, step: i32) -> Result<()> {
         let key_name = key_bytes(key)?;
@@ -326,17 +359,20 @@ impl Client {
         Ok(())
     }
 
-    /// Iterates over the keys that begin with `prefix`; all of them if it is empty. No key is found twice.
+    /// Iterates over the keys that begin with `prefix`; all of them if it is empty. No key is found
+    /// twice.
     ///
-    /// The keys are those of now: this asks for all of them, one request for each. corosync does not survive an iterator of its own that
-    /// stands on a key while keys are set and deleted, so there is none when this returns. All requests together have one
+    /// The keys are those of now: this asks for all of them, one request for each. corosync does
+    /// not survive an iterator of its own that stands on a key while keys are set and deleted,
+    /// so there is none when this returns. All requests together have one
     /// [timeout](Endpoint::request_timeout).
     ///
     /// Matches `cmap_iter_init`, `cmap_iter_next` and `cmap_iter_finalize`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for what no key can begin with; as [`Client::get`]. [`Error::Protocol`] when there is no end to the keys:
-    /// more than a million, or than 64 MiB with their values.
+    /// [`Error::InvalidArgument`] for what no key can begin with; as [`Client::get`].
+    /// [`Error::Protocol`] when there is no end to the keys: more than a million, or than 64
+    /// MiB with their values.
     pub fn iter(&self, prefix: &str) -> Result<Iter<'_>> {
         let entries = self.entries(prefix, &self.patience("cmap iter"))?;
         Ok(Iter { entries: entries.into_iter(), client: PhantomData })
@@ -358,41 +394,58 @@ impl Client {
 
     fn iterate(&self, prefix: &str, iter_handle: u64, patience: &Patience) -> Result<Vec<Entry>> {
         let (mut entries, mut found, mut size) = (Vec::new(), HashSet::new(), 0);
-        // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves the prefix, or finds a key again that
-        // moved below the node it had.
+        // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves
+        // the prefix, or finds a key again that moved below the node it had.
         loop {
-            let reply = match self.call_within(patience, "cmap iter next", &wire::IterNext { iter_handle }) {
-                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(entries),
-                reply => reply?,
-            };
+            let reply =
+                match self.call_within(patience, "cmap iter next", &wire::IterNext { iter_handle })
+                {
+                    Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(entries),
+                    reply => reply?,
+                };
             let key = String::from_utf8_lossy(&reply.key_name).into_owned();
             if key.starts_with(prefix) && found.insert(key.clone()) {
                 if entries.len() == MOST_KEYS {
-                    let endless = ProtocolError::Endless { what: "keys of an iteration", limit: MOST_KEYS as u64 };
+                    let endless = ProtocolError::Endless {
+                        what: "keys of an iteration",
+                        limit: MOST_KEYS as u64,
+                    };
                     return Err(self.connection.refuse(endless));
                 }
                 size += key.len() as u64 + reply.value_len.min(MOST_ROOM);
                 self.check_size(size)?;
-                entries.push(Entry { key, value_type: reply.value_type, value_len: reply.value_len });
+                entries.push(Entry {
+                    key,
+                    value_type: reply.value_type,
+                    value_len: reply.value_len,
+                });
             }
         }
     }
 
-    /// All keys that begin with `prefix`, with their values. A key that is deleted meanwhile is left out.
+    /// All keys that begin with `prefix`, with their values. A key that is deleted meanwhile is
+    /// left out.
     ///
-    /// This takes a request or two for each key, and all of them together have one [timeout](Endpoint::request_timeout).
+    /// This takes a request or two for each key, and all of them together have one
+    /// [timeout](Endpoint::request_timeout).
     ///
     /// # Errors
-    /// As [`Client::iter`] and [`Client::get`]; [`Error::Protocol`] also for more than 64 MiB of keys and values.
+    /// As [`Client::iter`] and [`Client::get`]; [`Error::Protocol`] also for more than 64 MiB of
+    /// keys and values.
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, Value)>> {
         let patience = self.patience("cmap list");
         let mut found = Vec::new();
         let mut size = 0;
         for Entry { key, value_len, .. } in self.entries(prefix, &patience)? {
-            // The length is known, so that one request is enough; a value that grew meanwhile takes the usual way. The stats map does
-            // not tell the length of strings and writes them whatever room there is: up to 32 bytes.
+            // The length is known, so that one request is enough; a value that grew meanwhile takes
+            // the usual way. The stats map does not tell the length of strings and
+            // writes them whatever room there is: up to 32 bytes.
             let room = value_len.clamp(32, MOST_ROOM);
-            let value = match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room, &patience) {
+            let value = match self.get_with_room(
+                &Bytes::copy_from_slice(key.as_bytes()),
+                room,
+                &patience,
+            ) {
                 Err(Error::Cs { error: CsError::InvalidParam, .. }) => {
                     size += MOST_ROOM;
                     self.get_within(&key, &patience)?
@@ -408,24 +461,28 @@ impl Client {
 
     fn check_size(&self, bytes: u64) -> Result<()> {
         if bytes > MOST_BYTES {
-            let endless = ProtocolError::Endless { what: "bytes of keys and values", limit: MOST_BYTES };
+            let endless =
+                ProtocolError::Endless { what: "bytes of keys and values", limit: MOST_BYTES };
             return Err(self.connection.refuse(endless));
         }
         Ok(())
     }
 
-    /// Starts notifications of a key, which need not exist, or with [`TrackEvents::PREFIX`] of all keys that begin with it, which may be
-    /// the empty string.
+    /// Starts notifications of a key, which need not exist, or with [`TrackEvents::PREFIX`] of all
+    /// keys that begin with it, which may be the empty string.
     ///
-    /// In the stats map, the daemon looks every 1.5 s whether the value of a tracked key has changed, and tells so whatever events it was
-    /// asked for, with the new value as the old one too. For a prefix it must be asked for what comes and for what goes, which are
-    /// connections, and tells nothing else. It never tells that a key is gone which an iterator stood on when its connection ended.
+    /// In the stats map, the daemon looks every 1.5 s whether the value of a tracked key has
+    /// changed, and tells so whatever events it was asked for, with the new value as the old
+    /// one too. For a prefix it must be asked for what comes and for what goes, which are
+    /// connections, and tells nothing else. It never tells that a key is gone which an iterator
+    /// stood on when its connection ended.
     ///
     /// Matches `cmap_track_add`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for what cannot be a key or its beginning, and for a string of the stats map, a connection's `procname`,
-    /// of which corosync dies; [`Error::Unsupported`] for what comes and goes in the stats map of corosync before 3.1; [`Error::Cs`] with
+    /// [`Error::InvalidArgument`] for what cannot be a key or its beginning, and for a string of
+    /// the stats map, a connection's `procname`, of which corosync dies; [`Error::Unsupported`]
+    /// for what comes and goes in the stats map of corosync before 3.1; [`Error::Cs`] with
     /// [`CsError::NotSupported`] for other events of a prefix of the stats map; as [`Client::get`].
     pub fn track_add(&self, key: &str, events: TrackEvents) -> Result<Tracker> {
         let tracker = {
@@ -438,11 +495,22 @@ impl Client {
     }
 
     /// As [`Client::track_add`], with a tracker that this client does not have yet.
-    pub(crate) fn track_add_as(&self, tracker: Tracker, key: &str, events: TrackEvents) -> Result<()> {
-        let key_name =
-            if events.contains(TrackEvents::PREFIX) { prefix_bytes("prefix", key)? } else { key_bytes(key)? };
+    pub(crate) fn track_add_as(
+        &self,
+        tracker: Tracker,
+        key: &str,
+        events: TrackEvents,
+    ) -> Result<()> {
+        let key_name = if events.contains(TrackEvents::PREFIX) {
+            prefix_bytes("prefix", key)?
+        } else {
+            key_bytes(key)?
+        };
         // `stats_trigger_trackers` has room for eight bytes, up to the main branch of August 2026.
-        if self.service.map == Map::Stats && !events.contains(TrackEvents::PREFIX) && key.ends_with(".procname") {
+        if self.service.map == Map::Stats
+            && !events.contains(TrackEvents::PREFIX)
+            && key.ends_with(".procname")
+        {
             return Err(Error::invalid("key", format!("corosync would die of tracking {key}")));
         }
         let comes_or_goes = events.intersects(TrackEvents::ADD | TrackEvents::DELETE);
@@ -469,7 +537,8 @@ impl Client {
     /// Matches `cmap_track_delete`.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::BadHandle`] when this client has no such tracker; as [`Client::get`].
+    /// [`Error::Cs`] with [`CsError::BadHandle`] when this client has no such tracker; as
+    /// [`Client::get`].
     pub fn track_delete(&self, tracker: Tracker) -> Result<()> {
         const CALL: &str = "cmap track delete";
         let handle = self.service.trackers().handles.get(&tracker.0).copied();
@@ -513,8 +582,9 @@ impl Service for Cmap {
     type Event = Event;
 
     const NAME: &'static str = "cmap";
-    /// Several times the largest notification, which has two values of 16 KiB. With less, bursts of small ones take longer than they do
-    /// with the C library's 1 MiB; more gains nothing (`cargo bench --bench bursts_against_c`).
+    /// Several times the largest notification, which has two values of 16 KiB. With less, bursts of
+    /// small ones take longer than they do with the C library's 1 MiB; more gains nothing
+    /// (`cargo bench --bench bursts_against_c`).
     const RING_SIZE: u32 = 256 << 10;
 
     fn nudge() -> Result<Vec<u8>, WireError> {
@@ -525,14 +595,18 @@ impl Service for Cmap {
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         let notify = match wire::AnyEvent::decode(&message) {
             Ok(wire::AnyEvent::NotifyCallback(notify)) => notify,
-            Err(WireError::UnknownId { id, .. }) => return Ok(Some(Event::Unknown { id, message })),
+            Err(WireError::UnknownId { id, .. }) => {
+                return Ok(Some(Event::Unknown { id, message }));
+            }
             Err(error) => return Err(error),
         };
         if !self.trackers().handles.contains_key(&notify.track_inst_handle) {
             // Sent before the tracker was deleted.
             return Ok(None);
         }
-        let value = |value: wire::RawValue| (value.value_type != ValueType::default()).then(|| Value::from_wire(value));
+        let value = |value: wire::RawValue| {
+            (value.value_type != ValueType::default()).then(|| Value::from_wire(value))
+        };
         Ok(Some(Event::Notify(Notification {
             tracker: Tracker(notify.track_inst_handle),
             event: notify.event,
@@ -546,7 +620,8 @@ impl Service for Cmap {
 /// Makes sure that a key could be set: for whoever wants to know before anything is sent.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for one that is too short, too long or has a character that no key has.
+/// [`Error::InvalidArgument`] for one that is too short, too long or has a character that no key
+/// has.
 pub fn check_key(key: &str) -> Result<()> {
     key_bytes(key).map(drop)
 }
@@ -586,7 +661,10 @@ mod tests {
     #[test]
     fn keys_that_the_daemon_would_refuse_are_named() {
         assert!(key_bytes("totem.cluster_name").is_ok());
-        assert_eq!(key_bytes("ab").unwrap_err().to_string(), "key: a key has 3 to 255 characters, this one 2");
+        assert_eq!(
+            key_bytes("ab").unwrap_err().to_string(),
+            "key: a key has 3 to 255 characters, this one 2"
+        );
         assert!(key_bytes(&"k".repeat(255)).is_ok());
         assert!(key_bytes(&"k".repeat(256)).is_err());
         assert!(key_bytes("white space").is_err());

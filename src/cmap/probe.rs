@@ -26,7 +26,8 @@ impl Probe {
         Self { endpoint: endpoint.clone().own_service_name(), there: Mutex::default() }
     }
 
-    /// [`Feature::require`] over a connection of its own, unless the answer is known. The daemon behind a client never changes.
+    /// [`Feature::require`] over a connection of its own, unless the answer is known. The daemon
+    /// behind a client never changes.
     pub(crate) fn require(&self, feature: &'static Feature, patience: &Patience) -> Result<()> {
         let there = || self.there.lock().unwrap_or_else(PoisonError::into_inner);
         if !there().contains(&feature) {
@@ -36,11 +37,11 @@ impl Probe {
         Ok(())
     }
 
-    /// Whether the daemon has a status for each address a node can have: before 2.99, and with knet. With udp and udpu later ones have
-    /// one.
+    /// Whether the daemon has a status for each address a node can have: before 2.99, and with
+    /// knet. With udp and udpu later ones have one.
     ///
-    /// The stats map tells, since the transport never changes while a daemon runs. `totem.transport` does not: a reload of a file
-    /// without that line deletes it.
+    /// The stats map tells, since the transport never changes while a daemon runs.
+    /// `totem.transport` does not: a reload of a file without that line deletes it.
     pub(crate) fn has_status_of_every_ring(&self, patience: &Patience) -> Result<bool> {
         match cmap::Client::connect_map_within(&self.endpoint, Map::Stats, patience) {
             Ok(stats) => Ok(stats.get_within(KNET_HANDLE, patience)?.is_some()),

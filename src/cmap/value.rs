@@ -14,7 +14,8 @@ macro_rules! values {
     ($($(#[$doc:meta])* $variant:ident($rust:ty) = $type:ident;)*) => {
         /// A value of the map, with its type.
         ///
-        /// Makes itself of the Rust types it holds, so that `client.set("key", 5_u16)` sets a `u16`.
+        /// Makes itself of the Rust types it holds, so that `client.set("key", 5_u16)` sets a
+        /// `u16`.
         #[derive(Clone, Debug, PartialEq)]
         #[non_exhaustive]
         pub enum Value {
@@ -150,10 +151,12 @@ impl Value {
         }
     }
 
-    /// Makes sure that the daemon would neither refuse the value nor cut it short: for whoever wants to know before anything is sent.
+    /// Makes sure that the daemon would neither refuse the value nor cut it short: for whoever
+    /// wants to know before anything is sent.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for one that is longer than [`MAX_VALUE_SIZE`], and for a string with a NUL in it.
+    /// [`Error::InvalidArgument`] for one that is longer than [`MAX_VALUE_SIZE`], and for a string
+    /// with a NUL in it.
     pub fn check(&self) -> Result<()> {
         let len = match self {
             Self::String(text) if text.contains('\0') => {
@@ -252,12 +255,23 @@ mod tests {
 
     #[test]
     fn numbers_become_wider_but_never_narrower_nor_another_kind() {
-        fn to<T: TryFrom<Value, Error = Value>>(value: impl Into<Value>) -> std::result::Result<T, Value> {
+        fn to<T: TryFrom<Value, Error = Value>>(
+            value: impl Into<Value>,
+        ) -> std::result::Result<T, Value> {
             value.into().widened_to()
         }
-        assert_eq!((to::<u8>(200_u8), to::<u16>(200_u8), to::<u32>(200_u8)), (Ok(200), Ok(200), Ok(200)));
-        assert_eq!((to::<u64>(200_u8), to::<i16>(200_u8), to::<i64>(200_u8)), (Ok(200), Ok(200), Ok(200)));
-        assert_eq!((to::<i64>(-5_i8), to::<i32>(-5_i16), to::<f64>(1.5_f32)), (Ok(-5), Ok(-5), Ok(1.5)));
+        assert_eq!(
+            (to::<u8>(200_u8), to::<u16>(200_u8), to::<u32>(200_u8)),
+            (Ok(200), Ok(200), Ok(200))
+        );
+        assert_eq!(
+            (to::<u64>(200_u8), to::<i16>(200_u8), to::<i64>(200_u8)),
+            (Ok(200), Ok(200), Ok(200))
+        );
+        assert_eq!(
+            (to::<i64>(-5_i8), to::<i32>(-5_i16), to::<f64>(1.5_f32)),
+            (Ok(-5), Ok(-5), Ok(1.5))
+        );
         assert_eq!((to::<i64>(u32::MAX), to::<i32>(u16::MAX)), (Ok(0xffff_ffff), Ok(0xffff)));
         assert_eq!(to::<u8>(5_u16), Err(Value::U16(5)));
         assert_eq!(to::<i8>(5_u8), Err(Value::U8(5)));

@@ -53,7 +53,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::new`], but the byte strings that are read share the memory of `bytes` instead of being copied.
+    /// As [`Reader::new`], but the byte strings that are read share the memory of `bytes` instead
+    /// of being copied.
     pub fn shared(message: &'static str, bytes: &'a Bytes) -> Self {
         Self { shared: Some(bytes), ..Self::new(message, bytes) }
     }
@@ -79,21 +80,29 @@ impl<'a> Reader<'a> {
         T::read_from_bytes(bytes).map_err(|_| self.truncated(field, size_of::<T>(), bytes.len()))
     }
 
-    /// Reads a value and the rest of its 8-byte slot. The last slot of a message may be cut short behind its value.
+    /// Reads a value and the rest of its 8-byte slot. The last slot of a message may be cut short
+    /// behind its value.
     pub fn slot<T: Plain>(&mut self, field: &'static str) -> Result<T, WireError> {
         let value = self.get(field)?;
         self.skip(SLOT.saturating_sub(size_of::<T>()));
         Ok(value)
     }
 
-    /// Reads a count or length that is not in a slot, to be checked by [`Reader::counted`] or [`Reader::bounded`].
-    pub fn number<T: Plain + Into<u64>>(&mut self, field: &'static str) -> Result<Number, WireError> {
+    /// Reads a count or length that is not in a slot, to be checked by [`Reader::counted`] or
+    /// [`Reader::bounded`].
+    pub fn number<T: Plain + Into<u64>>(
+        &mut self,
+        field: &'static str,
+    ) -> Result<Number, WireError> {
         let offset = self.offset;
         Ok(Number { field, offset, value: self.get::<T>(field)?.into() })
     }
 
     /// As [`Reader::number`], of one in a slot.
-    pub fn number_slot<T: Plain + Into<u64>>(&mut self, field: &'static str) -> Result<Number, WireError> {
+    pub fn number_slot<T: Plain + Into<u64>>(
+        &mut self,
+        field: &'static str,
+    ) -> Result<Number, WireError> {
         let offset = self.offset;
         Ok(Number { field, offset, value: self.slot::<T>(field)?.into() })
     }
@@ -116,28 +125,47 @@ impl<'a> Reader<'a> {
     /// Reads `length` bytes into an owned buffer, or shares them: see [`Reader::shared`].
     pub fn bytes(&mut self, field: &'static str, length: usize) -> Result<Bytes, WireError> {
         let taken = self.take(field, length)?;
-        Ok(self.shared.map_or_else(|| Bytes::copy_from_slice(taken), |shared| shared.slice_ref(taken)))
+        Ok(self
+            .shared
+            .map_or_else(|| Bytes::copy_from_slice(taken), |shared| shared.slice_ref(taken)))
     }
 
     /// Reads `count` values that follow each other without padding.
-    pub fn list<T: Plain>(&mut self, field: &'static str, count: usize) -> Result<Vec<T>, WireError> {
+    pub fn list<T: Plain>(
+        &mut self,
+        field: &'static str,
+        count: usize,
+    ) -> Result<Vec<T>, WireError> {
         let length = count.checked_mul(size_of::<T>());
         let length = length.ok_or_else(|| self.truncated(field, usize::MAX, self.remaining()))?;
         let bytes = self.take(field, length)?;
-        Ok(bytes.chunks_exact(size_of::<T>()).filter_map(|chunk| T::read_from_bytes(chunk).ok()).collect())
+        Ok(bytes
+            .chunks_exact(size_of::<T>())
+            .filter_map(|chunk| T::read_from_bytes(chunk).ok())
+            .collect())
     }
 
-    /// Checks a count or length from the peer: everything it announces must fit in what is left of the message,
-    /// at `element` bytes each. So nothing is allocated that was not sent.
+    /// Checks a count or length from the peer: everything it announces must fit in what is left of
+    /// the message, at `element` bytes each. So nothing is allocated that was not sent.
     pub fn counted(&self, count: Number, element: usize) -> Result<usize, WireError> {
         self.bounded(count, self.remaining() / element.max(1))
     }
 
     /// Checks a count or length from the peer against what the protocol allows.
-    pub fn bounded(&self, Number { field, offset, value }: Number, limit: usize) -> Result<usize, WireError> {
+    pub fn bounded(
+        &self,
+        Number { field, offset, value }: Number,
+        limit: usize,
+    ) -> Result<usize, WireError> {
         match usize::try_from(value) {
             Ok(bounded) if bounded <= limit => Ok(bounded),
-            _ => Err(WireError::TooLarge { message: self.message, field, offset, value, limit: limit as u64 }),
+            _ => Err(WireError::TooLarge {
+                message: self.message,
+                field,
+                offset,
+                value,
+                limit: limit as u64,
+            }),
         }
     }
 
@@ -214,7 +242,13 @@ impl Writer {
     ///
     /// # Errors
     /// [`WireError::TooLarge`] when they are more than `limit`, which is at most `size`.
-    pub fn padded(&mut self, field: &'static str, bytes: &[u8], size: usize, limit: usize) -> Result<(), WireError> {
+    pub fn padded(
+        &mut self,
+        field: &'static str,
+        bytes: &[u8],
+        size: usize,
+        limit: usize,
+    ) -> Result<(), WireError> {
         self.length(field, bytes.len(), limit.min(size))?;
         #[cfg(test)]
         self.trace.push((field, self.bytes.len(), size));
@@ -234,8 +268,14 @@ impl Writer {
         self.bytes.resize(self.bytes.len().next_multiple_of(SLOT), 0);
     }
 
-    /// Checks a length that the caller gave against a limit and returns it as it goes into a 32-bit field.
-    pub fn length(&self, field: &'static str, length: usize, limit: usize) -> Result<u32, WireError> {
+    /// Checks a length that the caller gave against a limit and returns it as it goes into a 32-bit
+    /// field.
+    pub fn length(
+        &self,
+        field: &'static str,
+        length: usize,
+        limit: usize,
+    ) -> Result<u32, WireError> {
         match u32::try_from(length) {
             Ok(value) if length <= limit => Ok(value),
             _ => Err(WireError::TooLarge {
@@ -258,9 +298,11 @@ impl Writer {
         self.bytes.is_empty()
     }
 
-    /// Ends the message: writes its length plus `tail` (bytes the caller sends behind it) into the header's size field.
+    /// Ends the message: writes its length plus `tail` (bytes the caller sends behind it) into the
+    /// header's size field.
     pub(crate) fn finish(mut self, tail: usize) -> Result<Vec<u8>, WireError> {
-        let size = self.length("header.size", self.bytes.len().saturating_add(tail), i32::MAX as usize)?;
+        let size =
+            self.length("header.size", self.bytes.len().saturating_add(tail), i32::MAX as usize)?;
         if let Some(field) = self.bytes.get_mut(SLOT..SLOT + size_of::<u32>()) {
             field.copy_from_slice(size.as_bytes());
         }

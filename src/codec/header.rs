@@ -59,5 +59,6 @@ pub fn encode_refusal(id: i32, error: CsError) -> Result<Vec<u8>, WireError> {
 
 /// The status of a reply, whatever its body.
 pub(crate) fn reply_status(reply: &[u8]) -> Result<i32, WireError> {
-    Header::read(&mut Reader::new("qb_ipc_response_header", reply), Kind::Response).map(|header| header.error)
+    Header::read(&mut Reader::new("qb_ipc_response_header", reply), Kind::Response)
+        .map(|header| header.error)
 }

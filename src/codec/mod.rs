@@ -1,10 +1,16 @@
 //! Bytes and headers: what the transport and every message of a service are made of.
 //!
-//! No I/O here and no state: bytes go in and values come out, or the other way round. All integers are in host byte order: both ends
-//! are on one machine.
+//! No I/O here and no state: bytes go in and values come out, or the other way round. All integers
+//! are in host byte order: both ends are on one machine.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable
+)]
 
 mod bytes;
 mod header;

@@ -20,7 +20,8 @@ pub const REPLY_PREFIX_SIZE: usize = 16;
 /// Which libqb the other end was built with; the reply's size tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
-    /// libqb 0.10 to 0.12, of corosync 1.99: another connection reply, another magic, another ring size.
+    /// libqb 0.10 to 0.12, of corosync 1.99: another connection reply, another magic, another ring
+    /// size.
     Libqb010,
     /// libqb 0.13 and later.
     Libqb013,
@@ -81,7 +82,8 @@ impl TransportType {
 pub struct ConnectReply {
     /// Which layout it had, or is to have.
     pub generation: Generation,
-    /// 0, or a negative errno that says why there is no connection; then the other fields mean nothing.
+    /// 0, or a negative errno that says why there is no connection; then the other fields mean
+    /// nothing.
     pub error: i32,
     /// How messages travel.
     pub transport: TransportType,
@@ -163,7 +165,9 @@ impl ConnectReply {
             Generation::Libqb013 => writer.put("max_msg_size", self.max_msg_size),
         }
         writer.put("connection", self.cookie);
-        for (field, path) in [("request", &self.request), ("response", &self.response), ("event", &self.event)] {
+        for (field, path) in
+            [("request", &self.request), ("response", &self.response), ("event", &self.event)]
+        {
             writer.padded(field, path, PATH_SIZE, PATH_SIZE - 1)?;
         }
         writer.finish(0)
@@ -222,7 +226,12 @@ mod tests {
         let error = ConnectReply::decode(&bytes).unwrap_err();
         assert_eq!(
             error,
-            WireError::Invalid { message: ConnectReply::NAME, field: "header.size", offset: 8, value: 12295 }
+            WireError::Invalid {
+                message: ConnectReply::NAME,
+                field: "header.size",
+                offset: 8,
+                value: 12295
+            }
         );
         bytes[0] = 0;
         assert!(matches!(ConnectReply::decode(&bytes), Err(WireError::UnknownId { .. })));

@@ -31,29 +31,33 @@ pub struct Entry {
     pub pid: u32,
 }
 
-/// How many entries an iteration may find, so that a daemon without end is noticed before it has filled the memory: 36 MiB of them. It
-/// is more than any cluster has: each member of a group is a connection with rings of its own.
+/// How many entries an iteration may find, so that a daemon without end is noticed before it has
+/// filled the memory: 36 MiB of them. It is more than any cluster has: each member of a group is a
+/// connection with rings of its own.
 const MOST_ENTRIES: usize = 1 << 18;
 
 impl Client {
-    /// Iterates over groups or members, as they are now: what changes meanwhile does not change what is found.
+    /// Iterates over groups or members, as they are now: what changes meanwhile does not change
+    /// what is found.
     ///
-    /// The daemon keeps a copy of the list for it, which is released at the end, or when the iterator is dropped before; neither waits
-    /// for the daemon.
+    /// The daemon keeps a copy of the list for it, which is released at the end, or when the
+    /// iterator is dropped before; neither waits for the daemon.
     ///
-    /// Each step is a call of its own, with the whole [timeout](crate::Endpoint::request_timeout). [`Client::list`] has one for all.
+    /// Each step is a call of its own, with the whole [timeout](crate::Endpoint::request_timeout).
+    /// [`Client::list`] has one for all.
     ///
     /// Matches `cpg_iteration_initialize`, `cpg_iteration_next` and `cpg_iteration_finalize`.
     ///
     /// # Errors
-    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Finalized`]; [`Error::Cs`] with [`CsError::NoMemory`]. [`Error::Protocol`]
-    /// when there is no end to the entries: more than 262,144.
+    /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Finalized`]; [`Error::Cs`] with
+    /// [`CsError::NoMemory`]. [`Error::Protocol`] when there is no end to the entries: more
+    /// than 262,144.
     pub fn iter(&self, iteration: Iteration) -> Result<Iter<'_>> {
         self.iter_within(iteration, &self.patience("cpg iteration initialize"))
     }
 
-    /// What [`Client::iter`] finds, as a list. This takes a request for each entry, and all of them together have one
-    /// [timeout](crate::Endpoint::request_timeout).
+    /// What [`Client::iter`] finds, as a list. This takes a request for each entry, and all of them
+    /// together have one [timeout](crate::Endpoint::request_timeout).
     ///
     /// # Errors
     /// As [`Client::iter`].
@@ -62,7 +66,11 @@ impl Client {
     }
 
     /// As [`Client::list`], as a part of another call.
-    pub(super) fn list_within(&self, iteration: Iteration, patience: &Patience) -> Result<Vec<Entry>> {
+    pub(super) fn list_within(
+        &self,
+        iteration: Iteration,
+        patience: &Patience,
+    ) -> Result<Vec<Entry>> {
         let mut entries = self.iter_within(iteration, patience)?;
         std::iter::from_fn(|| entries.step(patience)).collect()
     }
@@ -118,7 +126,10 @@ impl Iter<'_> {
                 reply => reply?.description,
             };
         let Some(left) = self.left.checked_sub(1) else {
-            let endless = ProtocolError::Endless { what: "entries of an iteration", limit: MOST_ENTRIES as u64 };
+            let endless = ProtocolError::Endless {
+                what: "entries of an iteration",
+                limit: MOST_ENTRIES as u64,
+            };
             return Err(self.client.connection.refuse(endless));
         };
         self.left = left;
@@ -140,7 +151,8 @@ impl Iterator for Iter<'_> {
 impl FusedIterator for Iter<'_> {}
 
 impl Drop for Iter<'_> {
-    /// Releases the daemon's copy, without waiting: at once, or before the next request if another one is under way.
+    /// Releases the daemon's copy, without waiting: at once, or before the next request if another
+    /// one is under way.
     fn drop(&mut self) {
         self.release();
     }
@@ -167,6 +179,9 @@ mod tests {
         let mut iter = client.iter(Iteration::Names).unwrap();
         iter.left = 0;
         let error = iter.next().unwrap().unwrap_err();
-        assert!(matches!(error, Error::Protocol { source: ProtocolError::Endless { .. }, .. }), "{error}");
+        assert!(
+            matches!(error, Error::Protocol { source: ProtocolError::Endless { .. }, .. }),
+            "{error}"
+        );
     }
 }

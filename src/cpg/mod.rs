@@ -1,5 +1,5 @@
-//! The cpg service: closed process groups. Members of a group get its messages and the changes of its membership, all of them in the
-//! same order on every node.
+//! The cpg service: closed process groups. Members of a group get its messages and the changes of
+//! its membership, all of them in the same order on every node.
 //!
 //! Matches libcpg.
 //!
@@ -20,20 +20,24 @@
 //! ```
 //!
 //! # Large messages
-//! A message up to [`Client::max_atomic_message_size`] travels in one piece. A longer one is cut into fragments, which members put
-//! together again; a member sees either the whole message or nothing of it. How much memory unfinished messages may take is set by
-//! [`Options::reassembly_limit`]. [`Client::dispatch`](crate::Client::dispatch) with [`One`](crate::Dispatch::One) is done with each
-//! fragment, as in C.
+//! A message up to [`Client::max_atomic_message_size`] travels in one piece. A longer one is cut
+//! into fragments, which members put together again; a member sees either the whole message or
+//! nothing of it. How much memory unfinished messages may take is set by
+//! [`Options::reassembly_limit`]. [`Client::dispatch`](crate::Client::dispatch) with
+//! [`One`](crate::Dispatch::One) is done with each fragment, as in C.
 //!
 //! # Flow control
-//! When the cluster cannot keep up, or while its nodes synchronize after a change of membership, the daemon takes no multicasts.
-//! [`Client::multicast`] then waits, without using the processor, until the daemon takes them again or the request timeout has passed;
-//! [`Client::try_multicast`] fails with [`CsError::TryAgain`] at once. Meanwhile another thread can take events from the same client.
-//! What the daemon has for a client that takes no events, it keeps in its own memory, without a limit.
+//! When the cluster cannot keep up, or while its nodes synchronize after a change of membership,
+//! the daemon takes no multicasts. [`Client::multicast`] then waits, without using the processor,
+//! until the daemon takes them again or the request timeout has passed; [`Client::try_multicast`]
+//! fails with [`CsError::TryAgain`] at once. Meanwhile another thread can take events from the same
+//! client. What the daemon has for a client that takes no events, it keeps in its own memory,
+//! without a limit.
 //!
 //! # The end of a connection
-//! When a client is dropped or [finalized](crate::Client::finalize), or its process ends, the daemon makes it leave its group with
-//! [`Reason::PROCDOWN`]; only [`Client::leave`] makes it [`Reason::LEAVE`].
+//! When a client is dropped or [finalized](crate::Client::finalize), or its process ends, the
+//! daemon makes it leave its group with [`Reason::PROCDOWN`]; only [`Client::leave`] makes it
+//! [`Reason::LEAVE`].
 
 mod iter;
 mod multicast;
@@ -85,7 +89,8 @@ pub enum Event {
         node_id: NodeId,
         /// The sender's process.
         pid: u32,
-        /// The message. It shares memory with nothing but its header, unless it was put together from fragments.
+        /// The message. It shares memory with nothing but its header, unless it was put together
+        /// from fragments.
         payload: Bytes,
     },
     /// The membership of the group changed. `cpg_confchg_fn_t`
@@ -99,16 +104,18 @@ pub enum Event {
         /// Those that joined.
         joined: Vec<Address>,
     },
-    /// The membership of the cluster changed; also, if [asked for](Options::initial_totem_confchg), what it is when a group is
-    /// joined. It comes after the changes of groups that follow from it. `cpg_totem_confchg_fn_t`
+    /// The membership of the cluster changed; also, if [asked for](Options::initial_totem_confchg),
+    /// what it is when a group is joined. It comes after the changes of groups that follow from
+    /// it. `cpg_totem_confchg_fn_t`
     TotemConfchg {
         /// The ring.
         ring_id: RingId,
         /// Its members.
         members: Vec<NodeId>,
     },
-    /// A message to the group that this client does not hand over: it comes in fragments and is too long, or they do not fit. It comes
-    /// when that is found out, which may be before the message's end.
+    /// A message to the group that this client does not hand over: it comes in fragments and is too
+    /// long, or they do not fit. It comes when that is found out, which may be before the
+    /// message's end.
     Discarded {
         /// The group.
         group: GroupName,
@@ -134,8 +141,9 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Discard {
-    /// With the other messages that are not complete yet it would go beyond [`Options::reassembly_limit`], and more of it has come than of
-    /// any other. Or it is longer than the limit by itself.
+    /// With the other messages that are not complete yet it would go beyond
+    /// [`Options::reassembly_limit`], and more of it has come than of any other. Or it is
+    /// longer than the limit by itself.
     TooLong,
     /// Its fragments are more or less than the length that was announced.
     Malformed,
@@ -152,8 +160,9 @@ pub struct Options {
 /// [`Options::reassembly_limit`] if nothing else is said: 256 MiB.
 pub const DEFAULT_REASSEMBLY_LIMIT: usize = 256 << 20;
 
-/// The most members a group may have, on all nodes together. Matches `CPG_MEMBERS_MAX`. corosync lets more join, and crashes on every
-/// other node when more than that come or go at once with their node.
+/// The most members a group may have, on all nodes together. Matches `CPG_MEMBERS_MAX`. corosync
+/// lets more join, and crashes on every other node when more than that come or go at once with
+/// their node.
 pub const MAX_MEMBERS: usize = 128;
 
 /// The flag of [`wire::Join`]. Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
@@ -171,8 +180,8 @@ impl Options {
         Self { initial_totem_confchg: false, reassembly_limit: DEFAULT_REASSEMBLY_LIMIT, pid: None }
     }
 
-    /// Whether the membership of the cluster is told when a group is joined, shortly before or after the group's. Otherwise only
-    /// changes are told.
+    /// Whether the membership of the cluster is told when a group is joined, shortly before or
+    /// after the group's. Otherwise only changes are told.
     ///
     /// Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
     pub fn initial_totem_confchg(mut self, on: bool) -> Self {
@@ -180,22 +189,26 @@ impl Options {
         self
     }
 
-    /// How many bytes messages may take together that come in fragments and are not complete yet. Default: 256 MiB
-    /// ([`DEFAULT_REASSEMBLY_LIMIT`]). C has no limit.
+    /// How many bytes messages may take together that come in fragments and are not complete yet.
+    /// Default: 256 MiB ([`DEFAULT_REASSEMBLY_LIMIT`]). C has no limit.
     ///
-    /// A message counts for what has come of it, up to twice that, and 256 bytes, whatever length its sender announces. Where that goes
-    /// beyond the limit, the message of which most has come is given up and becomes [`Event::Discarded`], which is told with its sender's
-    /// next fragment. So a member that sends without end takes no room from messages that are shorter than its own. A message that is
-    /// longer than the limit less 256 bytes is discarded at its first fragment.
+    /// A message counts for what has come of it, up to twice that, and 256 bytes, whatever length
+    /// its sender announces. Where that goes beyond the limit, the message of which most has
+    /// come is given up and becomes [`Event::Discarded`], which is told with its sender's
+    /// next fragment. So a member that sends without end takes no room from messages that are
+    /// shorter than its own. A message that is longer than the limit less 256 bytes is
+    /// discarded at its first fragment.
     pub fn reassembly_limit(mut self, bytes: usize) -> Self {
         self.reassembly_limit = bytes;
         self
     }
 
-    /// The process id the group sees. Default: that of the process that [joins](Client::join), as in C.
+    /// The process id the group sees. Default: that of the process that [joins](Client::join), as
+    /// in C.
     ///
-    /// A group has one member of a pid on each node, so clients that join the same group on the same node need different ones: several
-    /// in one process, or processes in containers, which may have the same pid there. The daemon takes any number.
+    /// A group has one member of a pid on each node, so clients that join the same group on the
+    /// same node need different ones: several in one process, or processes in containers, which
+    /// may have the same pid there. The daemon takes any number.
     pub fn pid(mut self, pid: u32) -> Self {
         self.pid = Some(pid);
         self
@@ -237,42 +250,51 @@ impl Client {
         Self::open(endpoint, service, &Patience::connecting(endpoint))
     }
 
-    /// Joins a group. Its messages and changes of membership come from now on, beginning with the [`Event::Confchg`] of this join. A
-    /// client is in one group at a time.
+    /// Joins a group. Its messages and changes of membership come from now on, beginning with the
+    /// [`Event::Confchg`] of this join. A client is in one group at a time.
     ///
-    /// Matches `cpg_join`. Waits while the nodes synchronize, or while the daemon is still busy with the last leave. The first join
-    /// then uses what is left of the time to ask cmap, over a connection of its own, whether the daemon knows messages in fragments.
+    /// Matches `cpg_join`. Waits while the nodes synchronize, or while the daemon is still busy
+    /// with the last leave. The first join then uses what is left of the time to ask cmap, over
+    /// a connection of its own, whether the daemon knows messages in fragments.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the name is empty: the daemon would never make such a member leave; and when the group has
-    /// [`MAX_MEMBERS`], which is looked up before. [`Error::Cs`] with
-    /// [`CsError::Exist`] when this client has joined already, or another client of the same pid on this node the same group; with
-    /// [`CsError::TryAgain`] when the nodes synchronize for longer than the request timeout.
+    /// [`Error::InvalidArgument`] when the name is empty: the daemon would never make such a member
+    /// leave; and when the group has [`MAX_MEMBERS`], which is looked up before. [`Error::Cs`]
+    /// with [`CsError::Exist`] when this client has joined already, or another client of the
+    /// same pid on this node the same group; with [`CsError::TryAgain`] when the nodes
+    /// synchronize for longer than the request timeout.
     ///
-    /// A client that [left](Client::leave) can join again only with daemons before 3.0. Later ones answer [`CsError::Exist`] to the same
-    /// group, to any client of the pid, until the client that left is gone, and [`CsError::Busy`] to another one (which the C library
-    /// asks again without end): connect anew.
+    /// A client that [left](Client::leave) can join again only with daemons before 3.0. Later ones
+    /// answer [`CsError::Exist`] to the same group, to any client of the pid, until the client
+    /// that left is gone, and [`CsError::Busy`] to another one (which the C library asks again
+    /// without end): connect anew.
     ///
-    /// [`Error::TimedOut`]: the group may have been joined or not, and multicasting is refused; connect anew. As well
-    /// [`Error::Disconnected`], [`Error::Finalized`].
+    /// [`Error::TimedOut`]: the group may have been joined or not, and multicasting is refused;
+    /// connect anew. As well [`Error::Disconnected`], [`Error::Finalized`].
     pub fn join(&self, group: &GroupName) -> Result<()> {
         if group.is_empty() {
-            return Err(Error::invalid("group name", "is empty: the daemon would never make such a member leave"));
+            return Err(Error::invalid(
+                "group name",
+                "is empty: the daemon would never make such a member leave",
+            ));
         }
         let patience = self.patience("cpg join");
         if self.membership_within(group, &patience)?.len() >= MAX_MEMBERS {
-            let reason =
-                format!("{group} has {MAX_MEMBERS} members: corosync would crash of more when their nodes leave");
+            let reason = format!(
+                "{group} has {MAX_MEMBERS} members: corosync would crash of more when their nodes leave"
+            );
             return Err(Error::invalid("group", reason));
         }
-        let flags = if self.service.options.initial_totem_confchg { DELIVER_INITIAL_TOTEM_CONF } else { 0 };
+        let flags =
+            if self.service.options.initial_totem_confchg { DELIVER_INITIAL_TOTEM_CONF } else { 0 };
         // Of now: the process may have forked since it connected.
         let pid = self.service.own_pid();
         let request = wire::Join { group_name: *group, pid, flags };
         self.call_while(BUSY, &patience, &request)?;
         *self.service.joined() = Some((*group, pid));
-        // While it is surely possible: a process may drop its privileges or go into a sandbox later. If the time is not enough, or
-        // something else is wrong, it is asked again when it matters.
+        // While it is surely possible: a process may drop its privileges or go into a sandbox
+        // later. If the time is not enough, or something else is wrong, it is asked again
+        // when it matters.
         let _ = self.service.probe.require(&features::CPG_FRAGMENTS, &patience);
         Ok(())
     }
@@ -282,11 +304,13 @@ impl Client {
     /// Matches `cpg_leave`. Waits while the nodes synchronize or the join is not through yet.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`] when this client is not in this group (C leaves whatever group was joined, and tells its
-    /// members another one); otherwise as [`Client::join`].
+    /// [`Error::Cs`] with [`CsError::NotExist`] when this client is not in this group (C leaves
+    /// whatever group was joined, and tells its members another one); otherwise as
+    /// [`Client::join`].
     pub fn leave(&self, group: &GroupName) -> Result<()> {
         const CALL: &str = "cpg leave";
-        // Before anything is sent, so that no multicast comes behind: the daemon would drop it without a word.
+        // Before anything is sent, so that no multicast comes behind: the daemon would drop it
+        // without a word.
         let left = self.service.joined().take_if(|(joined, _)| joined == group);
         let (_, pid) = left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
         let request = wire::Leave { group_name: *group, pid };
@@ -298,10 +322,11 @@ impl Client {
         reply.map(|_| ())
     }
 
-    /// The members of any group, joined or not, in the order of their nodes and processes. None if there is no such group.
+    /// The members of any group, joined or not, in the order of their nodes and processes. None if
+    /// there is no such group.
     ///
-    /// Answers as `cpg_membership_get`, by way of [`Client::iter`]: corosync crashes of C's request when the group has more than 384
-    /// members.
+    /// Answers as `cpg_membership_get`, by way of [`Client::iter`]: corosync crashes of C's request
+    /// when the group has more than 384 members.
     ///
     /// # Errors
     /// As [`Client::iter`].
@@ -310,7 +335,8 @@ impl Client {
     }
 
     fn membership_within(&self, group: &GroupName, patience: &Patience) -> Result<Vec<Address>> {
-        let member = |Entry { node_id, pid, .. }| Address { node_id, pid, reason: Reason::UNDEFINED };
+        let member =
+            |Entry { node_id, pid, .. }| Address { node_id, pid, reason: Reason::UNDEFINED };
         let entries = self.list_within(Iteration::Group(*group), patience)?;
         let mut members: Vec<_> = entries.into_iter().map(member).collect();
         members.sort_unstable();
@@ -327,7 +353,8 @@ impl Client {
         Ok(self.call("cpg local get", &wire::LocalGet {})?.local_nodeid)
     }
 
-    /// The process id by which members know this client, or would if it joined now: see [`Options::pid`].
+    /// The process id by which members know this client, or would if it joined now: see
+    /// [`Options::pid`].
     pub fn pid(&self) -> u32 {
         self.service.joined().map_or_else(|| self.service.own_pid(), |(_, pid)| pid)
     }
@@ -350,9 +377,19 @@ impl Cpg {
         self.options.pid.unwrap_or_else(process::id)
     }
 
-    fn fragment(&self, reassembly: &mut Reassembly, fragment: wire::PartialDeliverCallback) -> Option<Event> {
+    fn fragment(
+        &self,
+        reassembly: &mut Reassembly,
+        fragment: wire::PartialDeliverCallback,
+    ) -> Option<Event> {
         let progress = reassembly.feed(&fragment);
-        let wire::PartialDeliverCallback { group_name: group, nodeid: node_id, pid, msglen: length, .. } = fragment;
+        let wire::PartialDeliverCallback {
+            group_name: group,
+            nodeid: node_id,
+            pid,
+            msglen: length,
+            ..
+        } = fragment;
         let discarded = |reason| Event::Discarded { group, node_id, pid, length, reason };
         match progress {
             Progress::Nothing => None,
@@ -386,7 +423,9 @@ impl Service for Cpg {
                 pid: event.pid,
                 payload: event.message,
             },
-            Ok(wire::AnyEvent::PartialDeliverCallback(event)) => return Ok(self.fragment(&mut reassembly, event)),
+            Ok(wire::AnyEvent::PartialDeliverCallback(event)) => {
+                return Ok(self.fragment(&mut reassembly, event));
+            }
             Ok(wire::AnyEvent::ConfchgCallback(mut event)) => {
                 for left in &event.left_list {
                     reassembly.drop_member(left.node_id, left.pid);

@@ -8,47 +8,55 @@ use crate::features;
 use crate::libqb::client::{FlowControl, Patience};
 use crate::wire::cpg::{FragmentType, Mcast, PartialMcast};
 
-/// The largest request that the daemon can pass on to the other nodes, whatever the ring size: their daemons have as much room for
-/// what they put together. Matches `IPC_REQUEST_SIZE`.
+/// The largest request that the daemon can pass on to the other nodes, whatever the ring size:
+/// their daemons have as much room for what they put together. Matches `IPC_REQUEST_SIZE`.
 pub(super) const LARGEST_REQUEST: usize = 1 << 20;
 
-/// What is left of a request for headers, those between the nodes included. As `cpg_model_initialize`.
+/// What is left of a request for headers, those between the nodes included. As
+/// `cpg_model_initialize`.
 const HEADERS: usize = 1024;
 
-/// What is left besides for what comes behind a message in the same frame. corosync until 2.4 puts both together in
-/// [`LARGEST_REQUEST`] bytes without looking whether they fit. Matches `FRAME_SIZE_MAX`.
+/// What is left besides for what comes behind a message in the same frame. corosync until 2.4 puts
+/// both together in [`LARGEST_REQUEST`] bytes without looking whether they fit. Matches
+/// `FRAME_SIZE_MAX`.
 const FRAME: usize = 10_000;
 
-/// How often a message in fragments is begun again at most, when changes of the group's membership interrupt it: a group that changes
-/// faster than it takes the message would never let it through.
+/// How often a message in fragments is begun again at most, when changes of the group's membership
+/// interrupt it: a group that changes faster than it takes the message would never let it through.
 const MOST_RESTARTS: usize = 16;
 
 const CALL: &str = "cpg multicast";
 
 impl Client {
-    /// Sends a message to all members of the group that was joined, this client included. Returns when the daemon has it; it is
-    /// delivered later, or never if the daemon dies before. Rarely, when several clients send large messages at once, a daemon finds its
-    /// queue full in spite of flow control and drops a message in one piece, which only its log tells. What proves that a message was
-    /// sent is its delivery to this client.
+    /// Sends a message to all members of the group that was joined, this client included. Returns
+    /// when the daemon has it; it is delivered later, or never if the daemon dies before.
+    /// Rarely, when several clients send large messages at once, a daemon finds its queue full
+    /// in spite of flow control and drops a message in one piece, which only its log tells. What
+    /// proves that a message was sent is its delivery to this client.
     ///
-    /// Matches `cpg_mcast_joined`. Other than that it waits until there is room in the ring and the daemon takes multicasts, as long as
-    /// the [request timeout](crate::Endpoint::request_timeout).
+    /// Matches `cpg_mcast_joined`. Other than that it waits until there is room in the ring and the
+    /// daemon takes multicasts, as long as the [request
+    /// timeout](crate::Endpoint::request_timeout).
     ///
     /// # Messages in fragments
-    /// A message that is longer than [`Client::max_atomic_message_size`] is sent in fragments. This is the one call whose time
-    /// grows with what it does. The timeout is how long it may go without progress, which is a fragment that
-    /// the daemon takes; the first one within the timeout from the beginning. A daemon whose queue is full takes none for a while, longer
-    /// so on a busy machine or a slow network: set a timeout that covers the longest such pause, not the length of the message. Other
-    /// threads' requests wait until all fragments are sent.
+    /// A message that is longer than [`Client::max_atomic_message_size`] is sent in fragments. This
+    /// is the one call whose time grows with what it does. The timeout is how long it may go
+    /// without progress, which is a fragment that the daemon takes; the first one within the
+    /// timeout from the beginning. A daemon whose queue is full takes none for a while, longer
+    /// so on a busy machine or a slow network: set a timeout that covers the longest such pause,
+    /// not the length of the message. Other threads' requests wait until all fragments are
+    /// sent.
     ///
-    /// If the group's membership changes meanwhile, which makes members that come later miss the beginning, the message is sent again
-    /// from the beginning, up to 16 times.
+    /// If the group's membership changes meanwhile, which makes members that come later miss the
+    /// beginning, the message is sent again from the beginning, up to 16 times.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`] when no group is joined; [`Error::TimedOut`], or [`Error::Cs`] with
-    /// [`CsError::TryAgain`], when the daemon takes no multicasts for that long: the message was not sent. [`Error::InvalidArgument`] when
-    /// it has more than `u32::MAX` bytes; [`Error::Unsupported`] when it needs fragments, which the daemon does not know;
-    /// [`Error::PartlySent`] when it could not be sent to its end; [`Error::Disconnected`], [`Error::Finalized`].
+    /// [`Error::Cs`] with [`CsError::NotExist`] when no group is joined; [`Error::TimedOut`], or
+    /// [`Error::Cs`] with [`CsError::TryAgain`], when the daemon takes no multicasts for that
+    /// long: the message was not sent. [`Error::InvalidArgument`] when it has more than
+    /// `u32::MAX` bytes; [`Error::Unsupported`] when it needs fragments, which the daemon does not
+    /// know; [`Error::PartlySent`] when it could not be sent to its end;
+    /// [`Error::Disconnected`], [`Error::Finalized`].
     pub fn multicast(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
         self.multicast_slices(guarantee, &[message])
     }
@@ -70,11 +78,13 @@ impl Client {
         }
     }
 
-    /// As [`Client::multicast`], but never waits: neither for room or flow control nor for other threads' requests.
+    /// As [`Client::multicast`], but never waits: neither for room or flow control nor for other
+    /// threads' requests.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::TryAgain`] when the message cannot be sent at once; [`Error::InvalidArgument`] when it is longer
-    /// than [`Client::max_atomic_message_size`], since fragments need waiting for; otherwise as [`Client::multicast`].
+    /// [`Error::Cs`] with [`CsError::TryAgain`] when the message cannot be sent at once;
+    /// [`Error::InvalidArgument`] when it is longer than [`Client::max_atomic_message_size`],
+    /// since fragments need waiting for; otherwise as [`Client::multicast`].
     pub fn try_multicast(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
         self.try_multicast_slices(guarantee, &[message])
     }
@@ -86,7 +96,10 @@ impl Client {
     pub fn try_multicast_slices(&self, guarantee: Guarantee, parts: &[&[u8]]) -> Result<()> {
         let (length, limit) = (length(parts), self.max_atomic_message_size());
         if length > limit {
-            return Err(Error::invalid("message", format!("{length} bytes do not fit in one piece, {limit} do")));
+            return Err(Error::invalid(
+                "message",
+                format!("{length} bytes do not fit in one piece, {limit} do"),
+            ));
         }
         if self.multicast_until(guarantee, parts, length, None)? {
             Ok(())
@@ -95,11 +108,11 @@ impl Client {
         }
     }
 
-    /// The longest message that is sent in one piece, in bytes: 1037552, or 1 KiB less than a smaller [ring
-    /// size](crate::Endpoint::ring_size).
+    /// The longest message that is sent in one piece, in bytes: 1037552, or 1 KiB less than a
+    /// smaller [ring size](crate::Endpoint::ring_size).
     ///
-    /// Matches `cpg_max_atomic_msgsize_get`, which says 10000 more: corosync until 2.4 does not survive two such messages one behind the
-    /// other.
+    /// Matches `cpg_max_atomic_msgsize_get`, which says 10000 more: corosync until 2.4 does not
+    /// survive two such messages one behind the other.
     pub fn max_atomic_message_size(&self) -> usize {
         // A ring is never that small, but then nothing is to go wrong with pieces of no length.
         self.connection.max_request().min(LARGEST_REQUEST - FRAME).saturating_sub(HEADERS).max(1)
@@ -127,9 +140,15 @@ impl Client {
         turn.send(&behind(&head, parts.iter().copied()), FlowControl::Multicast, deadline)
     }
 
-    fn multicast_fragments(&self, guarantee: Guarantee, parts: &[&[u8]], length: usize) -> Result<()> {
-        let msglen = u32::try_from(length)
-            .map_err(|_| Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX)))?;
+    fn multicast_fragments(
+        &self,
+        guarantee: Guarantee,
+        parts: &[&[u8]],
+        length: usize,
+    ) -> Result<()> {
+        let msglen = u32::try_from(length).map_err(|_| {
+            Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX))
+        })?;
         self.check_joined()?;
         let mut patience = self.patience(CALL);
         self.service.probe.require(&features::CPG_FRAGMENTS, &patience)?;
@@ -151,13 +170,16 @@ impl Client {
                     sent += size;
                     patience.renew();
                 }
-                // The daemon did not send this fragment, and receivers forget the others at the next first one.
+                // The daemon did not send this fragment, and receivers forget the others at the
+                // next first one.
                 Err(Error::Cs { error: CsError::Interrupt, .. }) if restarts < MOST_RESTARTS => {
                     sent = 0;
                     restarts += 1;
                 }
                 Err(error) if sent == 0 => return Err(error),
-                Err(source) => return Err(Error::PartlySent { sent, length, source: Box::new(source) }),
+                Err(source) => {
+                    return Err(Error::PartlySent { sent, length, source: Box::new(source) });
+                }
             }
         }
         Ok(())
@@ -166,7 +188,10 @@ impl Client {
     fn check_joined(&self) -> Result<()> {
         match self.joined() {
             Some(_) => Ok(()),
-            None => Err(Error::Cs { call: "cpg multicast: no group is joined".into(), error: CsError::NotExist }),
+            None => Err(Error::Cs {
+                call: "cpg multicast: no group is joined".into(),
+                error: CsError::NotExist,
+            }),
         }
     }
 }

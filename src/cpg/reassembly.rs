@@ -7,13 +7,15 @@ use bytes::Bytes;
 use crate::wire::cpg::{FragmentType, PartialDeliverCallback};
 use crate::wire::values::NodeId;
 
-/// What an unfinished message counts for besides what came of it, so that a great many short ones are bounded too.
+/// What an unfinished message counts for besides what came of it, so that a great many short ones
+/// are bounded too.
 const OVERHEAD: usize = 256;
 
 /// What became of a fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// Nothing to tell: more fragments must come, or it belongs to a message that is not put together.
+    /// Nothing to tell: more fragments must come, or it belongs to a message that is not put
+    /// together.
     Nothing,
     /// It was the last, and this is the message.
     Whole(Bytes),
@@ -25,11 +27,12 @@ pub(crate) enum Progress {
 
 /// The messages that are not complete yet, at most one of each sender.
 ///
-/// Memory is taken as fragments come, whatever length was announced. When there is too little, the message goes of which most has come:
-/// so a sender that never comes to an end loses its own, not those of others.
+/// Memory is taken as fragments come, whatever length was announced. When there is too little, the
+/// message goes of which most has come: so a sender that never comes to an end loses its own, not
+/// those of others.
 ///
-/// Matches what `cpg_dispatch` does, but for its trust: there a message's length is allocated whatever it is, and copied into whatever
-/// comes.
+/// Matches what `cpg_dispatch` does, but for its trust: there a message's length is allocated
+/// whatever it is, and copied into whatever comes.
 #[derive(Debug)]
 pub(crate) struct Reassembly {
     limit: usize,
@@ -95,7 +98,8 @@ impl Reassembly {
         if fragment.fragment_type != FragmentType::LAST {
             return Progress::Nothing;
         }
-        self.remove(sender).map_or(Progress::Nothing, |whole| Progress::Whole(whole.received.into()))
+        self.remove(sender)
+            .map_or(Progress::Nothing, |whole| Progress::Whole(whole.received.into()))
     }
 
     /// Forgets what a member began: it left the group.
@@ -121,13 +125,16 @@ impl Reassembly {
             return false;
         }
         self.held += OVERHEAD;
-        self.unfinished.insert(sender, Unfinished { length, received: Vec::new(), gave_way: false });
+        self.unfinished
+            .insert(sender, Unfinished { length, received: Vec::new(), gave_way: false });
         true
     }
 
     /// Adds to a message what came of it. `false`: there is no room.
     fn append(&mut self, sender: (NodeId, u32), piece: &[u8]) -> bool {
-        let Some(Unfinished { length, received, .. }) = self.unfinished.get(&sender) else { return false };
+        let Some(Unfinished { length, received, .. }) = self.unfinished.get(&sender) else {
+            return false;
+        };
         let (have, need) = (received.capacity(), received.len() + piece.len());
         if need > have {
             // More than is needed, so that a message in many pieces is not copied for each.
@@ -149,12 +156,15 @@ impl Reassembly {
         })
     }
 
-    /// Makes room for `more` bytes by dropping what came of messages of which more than `than` bytes came, those with most first. Whether
-    /// there is room now.
+    /// Makes room for `more` bytes by dropping what came of messages of which more than `than`
+    /// bytes came, those with most first. Whether there is room now.
     fn make_room(&mut self, more: usize, than: usize) -> bool {
         while more > self.limit - self.held {
-            let largest = self.unfinished.values_mut().max_by_key(|unfinished| unfinished.received.len());
-            let Some(largest) = largest.filter(|largest| largest.received.len() > than) else { return false };
+            let largest =
+                self.unfinished.values_mut().max_by_key(|unfinished| unfinished.received.len());
+            let Some(largest) = largest.filter(|largest| largest.received.len() > than) else {
+                return false;
+            };
             self.held -= largest.received.capacity();
             largest.received = Vec::new();
             largest.gave_way = true;
@@ -178,9 +188,21 @@ mod tests {
 
     const NODE: NodeId = NodeId(1);
 
-    fn fragment(pid: u32, fragment_type: FragmentType, msglen: u32, message: &[u8]) -> PartialDeliverCallback {
+    fn fragment(
+        pid: u32,
+        fragment_type: FragmentType,
+        msglen: u32,
+        message: &[u8],
+    ) -> PartialDeliverCallback {
         let message = Bytes::copy_from_slice(message);
-        PartialDeliverCallback { group_name: GroupName::default(), msglen, nodeid: NODE, pid, fragment_type, message }
+        PartialDeliverCallback {
+            group_name: GroupName::default(),
+            msglen,
+            nodeid: NODE,
+            pid,
+            fragment_type,
+            message,
+        }
     }
 
     /// The fragments of a message, cut at these places.
@@ -196,7 +218,8 @@ mod tests {
                 number if number == last => FragmentType::LAST,
                 _ => FragmentType::CONTINUED,
             };
-            let piece = fragment(pid, kind, u32::try_from(message.len()).unwrap(), &message[start..end]);
+            let piece =
+                fragment(pid, kind, u32::try_from(message.len()).unwrap(), &message[start..end]);
             start = end;
             piece
         });
@@ -209,15 +232,24 @@ mod tests {
 
     impl Reassembly {
         fn reserved(&self) -> usize {
-            self.unfinished.values().map(|unfinished| unfinished.received.capacity() + OVERHEAD).sum()
+            self.unfinished
+                .values()
+                .map(|unfinished| unfinished.received.capacity() + OVERHEAD)
+                .sum()
         }
     }
 
     #[test]
     fn a_sender_that_begins_anew_gives_up_what_it_began() {
         let mut reassembly = Reassembly::new(10_000);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 6, b"old")), Progress::Nothing);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 6, b"new")), Progress::Nothing);
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::FIRST, 6, b"old")),
+            Progress::Nothing
+        );
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::FIRST, 6, b"new")),
+            Progress::Nothing
+        );
         assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 6, b"est")), whole(b"newest"));
         assert_eq!((reassembly.held, reassembly.unfinished.len()), (0, 0));
     }
@@ -225,7 +257,10 @@ mod tests {
     #[test]
     fn a_message_whose_beginning_was_not_seen_is_passed_over() {
         let mut reassembly = Reassembly::new(10_000);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::CONTINUED, 6, b"lo")), Progress::Nothing);
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::CONTINUED, 6, b"lo")),
+            Progress::Nothing
+        );
         assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 6, b"st")), Progress::Nothing);
         assert_eq!(reassembly.held, 0);
     }
@@ -234,11 +269,17 @@ mod tests {
     fn a_message_is_never_longer_nor_shorter_than_announced() {
         let mut reassembly = Reassembly::new(10_000);
         reassembly.feed(&fragment(1, FragmentType::FIRST, 4, b"abc"));
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::CONTINUED, 4, b"de")), Progress::Malformed);
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::CONTINUED, 4, b"de")),
+            Progress::Malformed
+        );
         assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 4, b"d")), Progress::Nothing);
         reassembly.feed(&fragment(1, FragmentType::FIRST, 4, b"ab"));
         assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 4, b"c")), Progress::Malformed);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 2, b"abc")), Progress::Malformed);
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::FIRST, 2, b"abc")),
+            Progress::Malformed
+        );
         reassembly.feed(&fragment(1, FragmentType::FIRST, 4, b"ab"));
         assert_eq!(reassembly.feed(&fragment(1, FragmentType(9), 4, b"c")), Progress::Malformed);
         assert_eq!(reassembly.held, 0);
@@ -264,11 +305,20 @@ mod tests {
     fn a_message_beyond_the_limit_is_refused_once_and_the_next_one_fits_again() {
         let mut reassembly = Reassembly::new(100 + OVERHEAD);
         assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 101, b"a")), Progress::NoRoom);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 101, &[0; 100])), Progress::Nothing);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, u32::MAX, b"a")), Progress::NoRoom);
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::LAST, 101, &[0; 100])),
+            Progress::Nothing
+        );
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::FIRST, u32::MAX, b"a")),
+            Progress::NoRoom
+        );
         reassembly.feed(&fragment(1, FragmentType::FIRST, 100, b""));
         assert_eq!(reassembly.feed(&fragment(2, FragmentType::FIRST, 0, b"")), Progress::NoRoom);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 100, &[1; 100])), whole(&[1; 100]));
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::LAST, 100, &[1; 100])),
+            whole(&[1; 100])
+        );
         assert_eq!(reassembly.feed(&fragment(2, FragmentType::FIRST, 0, b"")), Progress::Nothing);
     }
 
@@ -277,10 +327,19 @@ mod tests {
         let mut reassembly = Reassembly::new(10_000);
         for hostile in 10..20 {
             let announced = 10_000 - u32::try_from(OVERHEAD).unwrap();
-            assert_eq!(reassembly.feed(&fragment(hostile, FragmentType::FIRST, announced, b"x")), Progress::Nothing);
+            assert_eq!(
+                reassembly.feed(&fragment(hostile, FragmentType::FIRST, announced, b"x")),
+                Progress::Nothing
+            );
         }
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 6000, &[1; 3000])), Progress::Nothing);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 6000, &[1; 3000])), whole(&[1; 6000]));
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::FIRST, 6000, &[1; 3000])),
+            Progress::Nothing
+        );
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::LAST, 6000, &[1; 3000])),
+            whole(&[1; 6000])
+        );
     }
 
     #[test]
@@ -288,22 +347,41 @@ mod tests {
         let mut reassembly = Reassembly::new(10_000);
         let hostile = |kind, length| fragment(9, kind, 9000, &vec![9; length]);
         assert_eq!(reassembly.feed(&hostile(FragmentType::FIRST, 8000)), Progress::Nothing);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 4000, &[1; 2000])), Progress::Nothing);
-        assert_eq!(reassembly.feed(&fragment(2, FragmentType::FIRST, 4000, &[2; 2000])), Progress::Nothing);
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::FIRST, 4000, &[1; 2000])),
+            Progress::Nothing
+        );
+        assert_eq!(
+            reassembly.feed(&fragment(2, FragmentType::FIRST, 4000, &[2; 2000])),
+            Progress::Nothing
+        );
         assert_eq!(reassembly.feed(&hostile(FragmentType::CONTINUED, 10)), Progress::NoRoom);
         assert_eq!(reassembly.feed(&hostile(FragmentType::CONTINUED, 10)), Progress::Nothing);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 4000, &[1; 2000])), whole(&[1; 4000]));
-        assert_eq!(reassembly.feed(&fragment(2, FragmentType::LAST, 4000, &[2; 2000])), whole(&[2; 4000]));
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::LAST, 4000, &[1; 2000])),
+            whole(&[1; 4000])
+        );
+        assert_eq!(
+            reassembly.feed(&fragment(2, FragmentType::LAST, 4000, &[2; 2000])),
+            whole(&[2; 4000])
+        );
         // One that would be the longest does not drive away shorter ones.
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::FIRST, 5000, &[1; 4000])), Progress::Nothing);
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::FIRST, 5000, &[1; 4000])),
+            Progress::Nothing
+        );
         assert_eq!(reassembly.feed(&hostile(FragmentType::FIRST, 3000)), Progress::Nothing);
         assert_eq!(reassembly.feed(&hostile(FragmentType::CONTINUED, 3000)), Progress::NoRoom);
-        assert_eq!(reassembly.feed(&fragment(1, FragmentType::LAST, 5000, &[1; 1000])), whole(&[1; 5000]));
+        assert_eq!(
+            reassembly.feed(&fragment(1, FragmentType::LAST, 5000, &[1; 1000])),
+            whole(&[1; 5000])
+        );
         assert_eq!((reassembly.held, reassembly.unfinished.len()), (0, 0));
     }
 
     proptest! {
-        /// Messages of several senders, cut anywhere and interleaved in any order, come out as they were.
+        /// Messages of several senders, cut anywhere and interleaved in any order, come out as they
+        /// were.
         #[test]
         fn any_interleaving_comes_out_as_it_was_sent(
             messages in prop::collection::vec(
@@ -332,7 +410,8 @@ mod tests {
             prop_assert_eq!((delivered, reassembly.held), (messages.len(), 0));
         }
 
-        /// Whatever is announced and sent, no more than the limit is ever reserved, and what comes out is as long as announced.
+        /// Whatever is announced and sent, no more than the limit is ever reserved, and what comes
+        /// out is as long as announced.
         #[test]
         fn hostile_fragments_never_take_more_than_the_limit(
             limit in 0usize..5000,

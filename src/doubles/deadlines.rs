@@ -65,7 +65,8 @@ impl Row {
     fn try_with(&self, timeout: Duration) -> Result<(), String> {
         let daemon = SlowDaemon::start();
         let start = Start { daemon: &daemon, timeout, begun: Cell::new(None) };
-        let result = (self.attempt)(&daemon.endpoint().clone().ring_size(64 << 10).timeout(timeout), &start);
+        let result =
+            (self.attempt)(&daemon.endpoint().clone().ring_size(64 << 10).timeout(timeout), &start);
         let Some(took) = start.begun.get().map(|begun| begun.elapsed()) else {
             return Err(format!("{}: {result:?} before it began", self.name));
         };
@@ -76,7 +77,11 @@ impl Row {
             Err(_) => None,
         };
         let is_right = outcome == Some(self.outcome) && took <= timeout.mul_f64(self.limit);
-        if is_right { Ok(()) } else { Err(format!("{}: {result:?} after {took:?} of {timeout:?}", self.name)) }
+        if is_right {
+            Ok(())
+        } else {
+            Err(format!("{}: {result:?} after {took:?} of {timeout:?}", self.name))
+        }
     }
 }
 
@@ -122,7 +127,8 @@ impl Table {
         call: impl Fn(&Client<S>) -> Result<T> + Clone + Send + Sync + 'static,
     ) {
         self.0.push(Row::new(format!("{name}, awaited"), outcome, move |endpoint, start| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let client = client(&endpoint.clone().timeout(LONG));
             client.set_request_timeout(start.timeout);
             let client = crate::AsyncClient::new(client);
@@ -162,13 +168,17 @@ fn every_call() -> Table {
         client
     };
     t.connect(Answered, "cmap connect", cmap::Client::connect_to);
-    t.connect(TimedOut, "cmap connect to stats", |endpoint| cmap::Client::connect_map(endpoint, Map::Stats));
+    t.connect(TimedOut, "cmap connect to stats", |endpoint| {
+        cmap::Client::connect_map(endpoint, Map::Stats)
+    });
     t.call(cmap, Answered, "get", |c| c.get("test.number"));
     t.call(cmap, TimedOut, "get long", |c| c.get("test.long"));
     t.call(cmap, Answered, "get_as", |c| c.get_as::<u32>("test.number"));
     t.call(cmap, Answered, "set", |c| c.set("test.number", 2_u32));
     t.call(cmap, Answered, "delete", |c| c.delete("test.number"));
-    t.call(cmap, TimedOut, "delete of a section's key", |c| c.delete("logging.logger_subsys.X.debug"));
+    t.call(cmap, TimedOut, "delete of a section's key", |c| {
+        c.delete("logging.logger_subsys.X.debug")
+    });
     t.call(cmap, Answered, "increment", |c| c.increment("test.number"));
     t.call(cmap, Answered, "decrement", |c| c.decrement("test.number"));
     t.call(cmap, Answered, "adjust", |c| c.adjust("test.number", 5));
@@ -188,7 +198,9 @@ fn every_call() -> Table {
         client
     };
     t.connect(Answered, "cpg connect", cpg::Client::connect_to);
-    t.connect(Answered, "cpg connect with", |endpoint| cpg::Client::connect_with(endpoint, cpg::Options::new()));
+    t.connect(Answered, "cpg connect with", |endpoint| {
+        cpg::Client::connect_with(endpoint, cpg::Options::new())
+    });
     t.call(cpg, TimedOut, "join", |c| c.join(&group()));
     t.call(joined, Answered, "leave", |c| c.leave(&group()));
     t.call(joined, TimedOut, "membership", |c| c.membership(&group()));
@@ -196,7 +208,9 @@ fn every_call() -> Table {
     t.call(joined, Answered, "multicast", |c| c.multicast(Guarantee::AGREED, b"message"));
     t.call(joined, Answered, "try_multicast", |c| c.try_multicast(Guarantee::AGREED, b"message"));
     let before = t.0.len();
-    t.call(joined, Answered, "multicast in two fragments", |c| c.multicast(Guarantee::AGREED, &[7; 100_000]));
+    t.call(joined, Answered, "multicast in two fragments", |c| {
+        c.multicast(Guarantee::AGREED, &[7; 100_000])
+    });
     // The one that takes longer: each fragment has the whole time.
     t.0.iter_mut().skip(before).for_each(|row| row.limit = 2.5);
     t.call(joined, Answered, "iter, and its end", |c| c.iter(Iteration::All).map(drop));
@@ -209,7 +223,9 @@ fn every_call() -> Table {
 
     let quorum = |endpoint: &Endpoint| quorum::Client::connect_to(endpoint).unwrap();
     t.connect(TimedOut, "quorum connect", quorum::Client::connect_to);
-    t.connect(TimedOut, "quorum connect with model 1", |endpoint| quorum::Client::connect_model(endpoint, Model::V1));
+    t.connect(TimedOut, "quorum connect with model 1", |endpoint| {
+        quorum::Client::connect_model(endpoint, Model::V1)
+    });
     t.call(quorum, Answered, "is_quorate", quorum::Client::is_quorate);
     t.call(quorum, Answered, "track_start", |c| c.track_start(TrackFlags::CHANGES));
     t.call(quorum, Answered, "track_stop", quorum::Client::track_stop);
@@ -221,7 +237,9 @@ fn every_call() -> Table {
     t.call(votes, Answered, "local_info", votequorum::Client::local_info);
     t.call(votes, Answered, "set_expected", |c| c.set_expected(1));
     t.call(votes, Answered, "set_votes", |c| c.set_votes(NodeId(1), 1));
-    t.call(votes, TimedOut, "set_votes of the local node", |c| c.set_votes(votequorum::LOCAL_NODE, 1));
+    t.call(votes, TimedOut, "set_votes of the local node", |c| {
+        c.set_votes(votequorum::LOCAL_NODE, 1)
+    });
     t.call(votes, Answered, "track_start", |c| c.track_start(1, TrackFlags::CHANGES));
     t.call(votes, Answered, "track_stop", votequorum::Client::track_stop);
     t.call(votes, TimedOut, "qdevice_register", |c| c.qdevice_register("device"));
@@ -252,18 +270,25 @@ fn every_call() -> Table {
     t.connect(Answered, "evs connect", evs::Client::connect_to);
     t.call(evs, Answered, "join", move |c| c.join(&groups));
     t.call(evs, Answered, "leave", move |c| c.leave(&groups));
-    t.call(evs, Answered, "multicast_joined", |c| c.multicast_joined(Guarantee::AGREED, b"message"));
-    t.call(evs, Answered, "multicast_groups", move |c| c.multicast_groups(Guarantee::AGREED, &groups, b"message"));
+    t.call(evs, Answered, "multicast_joined", |c| {
+        c.multicast_joined(Guarantee::AGREED, b"message")
+    });
+    t.call(evs, Answered, "multicast_groups", move |c| {
+        c.multicast_groups(Guarantee::AGREED, &groups, b"message")
+    });
     t.call(evs, Answered, "membership", evs::Client::membership);
 
     #[cfg(feature = "tokio")]
-    t.awaited(cmap, TimedOut, "cmap two calls", |c| c.get("test.number").and_then(|_| c.get("test.number")));
+    t.awaited(cmap, TimedOut, "cmap two calls", |c| {
+        c.get("test.number").and_then(|_| c.get("test.number"))
+    });
     table
 }
 
-/// How many rows are tried at a time, and with which timeout. A machine that is busy delays a call by some time, and a call that makes too
-/// many requests takes too long by a part of its timeout. So what fails is tried again with a longer one, and with less beside it: a
-/// fault shows each time.
+/// How many rows are tried at a time, and with which timeout. A machine that is busy delays a call
+/// by some time, and a call that makes too many requests takes too long by a part of its timeout.
+/// So what fails is tried again with a longer one, and with less beside it: a fault shows each
+/// time.
 const ATTEMPTS: [(usize, Duration); 3] =
     [(24, Duration::from_secs(1)), (8, Duration::from_secs(4)), (2, Duration::from_secs(16))];
 
@@ -313,7 +338,9 @@ fn what_begins_after_the_deadline_is_not_sent() {
     let client = cpg::Client::connect_to(&endpoint).unwrap();
     client.join(&group()).unwrap();
     let multicast = |message: &[u8]| client.multicast(Guarantee::AGREED, message);
-    let over = within(Instant::now(), || (multicast(b"late"), cmap::Client::connect_to(&endpoint).map(drop)));
+    let over = within(Instant::now(), || {
+        (multicast(b"late"), cmap::Client::connect_to(&endpoint).map(drop))
+    });
     assert!(matches!(over, (Err(Error::TimedOut { .. }), Err(Error::TimedOut { .. }))), "{over:?}");
     multicast(b"in time").unwrap();
     let delivered = client.events().find_map(|event| match event.unwrap() {
@@ -362,7 +389,9 @@ fn lists_without_end_do_not_fill_the_memory() {
     let (endpoint, _daemon) = Endless::start(16 << 10);
     let client = cmap::Client::connect_to(&endpoint.timeout(LONG)).unwrap();
     match client.list("key.").unwrap_err() {
-        Error::Protocol { source: ProtocolError::Endless { limit, .. }, .. } => assert_eq!(limit, 64 << 20),
+        Error::Protocol { source: ProtocolError::Endless { limit, .. }, .. } => {
+            assert_eq!(limit, 64 << 20)
+        }
         error => panic!("{error}"),
     }
 }
@@ -416,7 +445,11 @@ fn a_call_that_gets_no_thread_in_time_is_not_made() {
     let daemon = SlowDaemon::start();
     let client = cmap::Client::connect_to(daemon.endpoint()).unwrap();
     client.set_request_timeout(Duration::from_millis(50));
-    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
     let client = crate::AsyncClient::new(client);
     let (free, taken) = mpsc::channel::<()>();
     let ran = Arc::new(AtomicBool::new(false));

@@ -19,8 +19,8 @@ use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal};
 use crate::libqb::wake::MOST_STRAY;
 use crate::wire::{self, Message, tables};
 use crate::{
-    Client, Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError, Result, RingError, RingId,
-    Service, TrackFlags,
+    Client, Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError,
+    Result, RingError, RingId, Service, TrackFlags,
 };
 use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
 
@@ -67,7 +67,8 @@ impl Handler for Talker {
     }
 }
 
-/// Answers with captured messages of the same id, damaged or not, or with nothing; and sends events that nobody asked for.
+/// Answers with captured messages of the same id, damaged or not, or with nothing; and sends events
+/// that nobody asked for.
 struct Liar {
     random: Random,
     /// Answers by service and id, and events by service.
@@ -77,7 +78,8 @@ struct Liar {
 
 impl Liar {
     fn new(seed: u64) -> Self {
-        let mut liar = Self { random: Random::new(seed), answers: BTreeMap::new(), events: BTreeMap::new() };
+        let mut liar =
+            Self { random: Random::new(seed), answers: BTreeMap::new(), events: BTreeMap::new() };
         for (index, service) in fuzzing::SERVICES.iter().enumerate() {
             for (kind, bytes) in tables::vectors(service) {
                 let id = i32::from_ne_bytes(bytes[..4].try_into().unwrap());
@@ -216,7 +218,8 @@ fn call_cfg(client: &cfg::Client) {
     let _ = client.kill_node(NodeId(2), "reason");
     let _ = client.track_start();
     events(client);
-    // Not `try_shutdown`, which waits for the answers of others, longer than the timeout of requests.
+    // Not `try_shutdown`, which waits for the answers of others, longer than the timeout of
+    // requests.
     let _ = client.reply_to_shutdown(cfg::ShutdownAnswer::NO);
     let _ = client.track_stop();
 }
@@ -247,9 +250,13 @@ fn bear<S: Service>(connect: impl Fn() -> Result<Client<S>>, call: impl Fn(&Clie
 fn lie(seed: u64, bear: fn(&Endpoint) -> usize) -> usize {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let short = Duration::from_millis(10);
-    let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path()).request_timeout(short);
+    let endpoint = Endpoint::new()
+        .socket_dir(directory.path())
+        .shm_root(directory.path())
+        .request_timeout(short);
     let builder = Listener::<Liar>::builder().endpoint(&endpoint);
-    let builder = fuzzing::SERVICES.iter().fold(builder, |builder, service| builder.service(*service));
+    let builder =
+        fuzzing::SERVICES.iter().fold(builder, |builder, service| builder.service(*service));
     let _listener = builder.start(Liar::new(seed)).unwrap();
     bear(&endpoint)
 }
@@ -263,7 +270,10 @@ fn a_flood_of_wake_bytes_ends_the_connection_instead_of_spinning() {
     let is_endless = |error: &Error| {
         matches!(
             error,
-            Error::Protocol { source: ProtocolError::Endless { what: "wake bytes without an event", .. }, .. }
+            Error::Protocol {
+                source: ProtocolError::Endless { what: "wake bytes without an event", .. },
+                ..
+            }
         )
     };
     let (client, _flood) = connect();
@@ -290,8 +300,10 @@ fn a_flood_of_wake_bytes_ends_the_connection_instead_of_spinning() {
 fn messages_that_are_no_events_keep_nobody_beyond_the_deadline() {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
-    let _listener = Listener::<Talker>::builder().endpoint(&endpoint).service("mute").start(Talker).unwrap();
-    let client = Client::open(&endpoint, Mute::default(), &Patience::connecting(&endpoint)).unwrap();
+    let _listener =
+        Listener::<Talker>::builder().endpoint(&endpoint).service("mute").start(Talker).unwrap();
+    let client =
+        Client::open(&endpoint, Mute::default(), &Patience::connecting(&endpoint)).unwrap();
     client.call("talk", &wire::quorum::GetQuorate {}).unwrap();
     let looked_at = || client.service.looked_at.load(Ordering::Relaxed);
     assert_eq!((client.next_event(Instant::now()).unwrap(), looked_at()), (None, 1));
@@ -306,7 +318,10 @@ fn rings_larger_than_what_was_asked_for_are_refused() {
         cpg::Client::connect_to(&endpoint.ring_size(8192)).map(drop)
     };
     match connect(32 << 20).unwrap_err() {
-        Error::Protocol { source: ProtocolError::Ring(RingError::TooLarge { have, limit, .. }), .. } => {
+        Error::Protocol {
+            source: ProtocolError::Ring(RingError::TooLarge { have, limit, .. }),
+            ..
+        } => {
             // The size and a page, whatever machine this is.
             assert_eq!((have, limit), ((32 << 20) + 4096, 64 << 10));
         }
@@ -338,7 +353,8 @@ impl tracing::Subscriber for Curious {
 
     fn event(&self, _: &tracing::Event<'_>) {
         if let Some(client) = self.client.get() {
-            let asked = client.local_node_id().map(drop).and_then(|()| client.poll_event().map(drop));
+            let asked =
+                client.local_node_id().map(drop).and_then(|()| client.poll_event().map(drop));
             let _ = self.ended.send(format!("{asked:?}"));
         }
     }
@@ -355,7 +371,8 @@ fn nothing_is_logged_while_a_lock_is_held() {
     for ends in [Ends::BadAnswer, Ends::BadEvent, Ends::Silence, Ends::Gone] {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
-        let _listener = Listener::<Ends>::builder().endpoint(&endpoint).service("cpg").start(ends).unwrap();
+        let _listener =
+            Listener::<Ends>::builder().endpoint(&endpoint).service("cpg").start(ends).unwrap();
         let client = Arc::new(cpg::Client::connect_to(&endpoint).unwrap());
         client.set_request_timeout(Duration::from_millis(10));
         let (ended, told) = mpsc::channel();
@@ -365,11 +382,14 @@ fn nothing_is_logged_while_a_lock_is_held() {
             tracing::subscriber::with_default(curious, || {
                 let _ = client.local_node_id();
                 // To the end that the event is.
-                while client.next_event(Duration::from_secs(60)).is_ok_and(|event| event.is_some()) {}
+                while client.next_event(Duration::from_secs(60)).is_ok_and(|event| event.is_some())
+                {
+                }
             });
         });
-        let asked =
-            told.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("{ends:?}: it waits for itself"));
+        let asked = told
+            .recv_timeout(Duration::from_secs(60))
+            .unwrap_or_else(|_| panic!("{ends:?}: it waits for itself"));
         assert!(asked.starts_with("Err("), "{ends:?}: {asked}");
     }
 }
@@ -404,7 +424,8 @@ impl Handler for Ends {
 
 #[test]
 fn a_daemon_that_lies_harms_nobody() {
-    // Most of the time is spent waiting for answers, so the services are taken side by side, each with daemons of its own.
+    // Most of the time is spent waiting for answers, so the services are taken side by side, each
+    // with daemons of its own.
     let services: [fn(&Endpoint) -> usize; 6] = [
         |endpoint| bear(|| cmap::Client::connect_to(endpoint), call_cmap),
         |endpoint| bear(|| cpg::Client::connect_to(endpoint), call_cpg),
@@ -414,7 +435,8 @@ fn a_daemon_that_lies_harms_nobody() {
         |endpoint| bear(|| evs::Client::connect_to(endpoint), call_evs),
     ];
     let connected = thread::scope(|scope| {
-        let threads = services.map(|bear| scope.spawn(move || (1..=3).map(|seed| lie(seed, bear)).sum::<usize>()));
+        let threads = services
+            .map(|bear| scope.spawn(move || (1..=3).map(|seed| lie(seed, bear)).sum::<usize>()));
         threads.map(|thread| thread.join().unwrap())
     });
     // quorum asks something before there is a client.

@@ -23,7 +23,9 @@ use crate::embedded::world::World;
 use crate::endpoint::Endpoint;
 use crate::error::CsError;
 use crate::libqb::server::rings::{Request, Rings};
-use crate::libqb::server::{Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal, RingAccess};
+use crate::libqb::server::{
+    Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal, RingAccess,
+};
 use crate::sys::event::Bell;
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
@@ -43,18 +45,29 @@ pub(crate) struct SlowDaemon {
 impl SlowDaemon {
     /// One that is not slow yet.
     pub(crate) fn start() -> Self {
-        let node = NodeConfig { id: NodeId(1), name: "n1".into(), address: "127.0.0.1".into(), votes: None };
-        let config =
-            Config { age: Age::default(), cluster_name: "slow".into(), nodes: vec![node], settings: Vec::new() };
+        let node = NodeConfig {
+            id: NodeId(1),
+            name: "n1".into(),
+            address: "127.0.0.1".into(),
+            votes: None,
+        };
+        let config = Config {
+            age: Age::default(),
+            cluster_name: "slow".into(),
+            nodes: vec![node],
+            settings: Vec::new(),
+        };
         let mut world = World::new(vec![(NodeId(1), config)], 0);
         world.start(Instant::now(), &[0]).unwrap();
         let services = ServiceId::all(true);
         let delay = Arc::new(AtomicU64::new(0));
-        let daemon = Daemon::new(world, vec![Arc::new(Bell::new().unwrap())], Clock::Real, services);
+        let daemon =
+            Daemon::new(world, vec![Arc::new(Bell::new().unwrap())], Clock::Real, services);
         let slow = Slow { daemon, delay: Arc::clone(&delay) };
         let (endpoint, directory) = private_endpoint();
         let builder = Listener::<Slow>::builder().endpoint(&endpoint);
-        let builder = services.iter().fold(builder, |builder, service| builder.service(service.name()));
+        let builder =
+            services.iter().fold(builder, |builder, service| builder.service(service.name()));
         Self { delay, endpoint, _listener: builder.start(slow).unwrap(), _directory: directory }
     }
 
@@ -105,8 +118,9 @@ impl Handler for Slow {
     }
 }
 
-/// A daemon whose iterators of cmap and cpg have no end, unless they are for one group: they find keys like `key.00000001` with values of
-/// this many bytes, and entries. Each fragment finds that the membership of its group has changed.
+/// A daemon whose iterators of cmap and cpg have no end, unless they are for one group: they find
+/// keys like `key.00000001` with values of this many bytes, and entries. Each fragment finds that
+/// the membership of its group has changed.
 pub(crate) struct Endless {
     pub(crate) value_len: u64,
     given: u64,
@@ -117,7 +131,8 @@ pub(crate) struct Endless {
 impl Endless {
     pub(crate) fn start(value_len: u64) -> (Endpoint, impl Sized) {
         let (endpoint, directory) = private_endpoint();
-        let builder = Listener::<Self>::builder().endpoint(&endpoint).service("cmap").service("cpg");
+        let builder =
+            Listener::<Self>::builder().endpoint(&endpoint).service("cmap").service("cpg");
         let listener = builder.start(Self { value_len, given: 0, one_group: false }).unwrap();
         (endpoint, (listener, directory))
     }
@@ -136,8 +151,12 @@ impl Handler for Endless {
         let answer = match (conn.service_index(), id) {
             (0, cmap::IterNext::ID) => {
                 let key_name = format!("key.{:08}", self.given).into();
-                cmap::IterNextReply { key_name, value_len: self.value_len, value_type: crate::cmap::ValueType::BINARY }
-                    .encode()
+                cmap::IterNextReply {
+                    key_name,
+                    value_len: self.value_len,
+                    value_type: crate::cmap::ValueType::BINARY,
+                }
+                .encode()
             }
             (0, cmap::Get::ID) => {
                 let data = vec![7; usize::try_from(self.value_len).unwrap()].into();
@@ -155,17 +174,22 @@ impl Handler for Endless {
             }
             (_, cpg::IterationNext::ID) => {
                 let group = crate::cpg::GroupName::new(self.given.to_ne_bytes()).unwrap();
-                cpg::IterationNextReply { description: cpg::Description { group, nodeid: NodeId(1), pid: 1 } }.encode()
+                cpg::IterationNextReply {
+                    description: cpg::Description { group, nodeid: NodeId(1), pid: 1 },
+                }
+                .encode()
             }
-            (_, cpg::PartialMcast::ID) => encode_refusal(cpg::PartialSendReply::ID, CsError::Interrupt),
+            (_, cpg::PartialMcast::ID) => {
+                encode_refusal(cpg::PartialSendReply::ID, CsError::Interrupt)
+            }
             (..) => cpg::JoinReply {}.encode(),
         };
         conn.reply(&answer.unwrap()).unwrap();
     }
 }
 
-/// A cpg daemon that takes requests from the ring, but reads no wake byte until it is dropped. It says yes to all that is answered, and its
-/// groups have no members.
+/// A cpg daemon that takes requests from the ring, but reads no wake byte until it is dropped. It
+/// says yes to all that is answered, and its groups have no members.
 pub(crate) struct Deaf {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -178,12 +202,19 @@ impl Deaf {
         let stopped = Arc::clone(&stop);
         let (endpoint, thread, directory) = serve_one(None, move |_client, mut rings| {
             while !stopped.load(Ordering::SeqCst) {
-                let Some(request) = rings.request.receive(Duration::from_millis(1)).unwrap() else { continue };
-                let id = Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
+                let Some(request) = rings.request.receive(Duration::from_millis(1)).unwrap() else {
+                    continue;
+                };
+                let id =
+                    Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
                 let answer = match id {
                     cpg::Mcast::ID => continue,
-                    cpg::IterationInitialize::ID => cpg::IterationInitializeReply { iteration_handle: 1 }.encode(),
-                    cpg::IterationNext::ID => encode_refusal(cpg::IterationNextReply::ID, CsError::NoSections),
+                    cpg::IterationInitialize::ID => {
+                        cpg::IterationInitializeReply { iteration_handle: 1 }.encode()
+                    }
+                    cpg::IterationNext::ID => {
+                        encode_refusal(cpg::IterationNextReply::ID, CsError::NoSections)
+                    }
                     _ => cpg::JoinReply {}.encode(),
                 };
                 assert!(rings.response.try_send(&[&answer.unwrap()]).unwrap());
@@ -197,11 +228,15 @@ impl Drop for Deaf {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         let ended = self.thread.take().map(JoinHandle::join);
-        assert!(thread::panicking() || ended.is_some_and(|ended| ended.is_ok()), "the deaf daemon panicked");
+        assert!(
+            thread::panicking() || ended.is_some_and(|ended| ended.is_ok()),
+            "the deaf daemon panicked"
+        );
     }
 }
 
-/// A cpg daemon that sends wake bytes for no events, as fast as they are taken, until the client closes.
+/// A cpg daemon that sends wake bytes for no events, as fast as they are taken, until the client
+/// closes.
 pub(crate) struct Flood {
     _thread: JoinHandle<()>,
     _directory: TempDir,
@@ -224,13 +259,15 @@ impl Flood {
     }
 }
 
-/// A cpg daemon that makes rings of this size, whatever it is asked for, and no more than one connection.
+/// A cpg daemon that makes rings of this size, whatever it is asked for, and no more than one
+/// connection.
 pub(crate) fn generous(size: u32) -> (Endpoint, impl Sized) {
     let (endpoint, thread, directory) = serve_one(Some(size), |client, rings| (client, rings));
     (endpoint, (thread, directory))
 }
 
-/// Serves one client of cpg on a thread, with rings as large as asked for unless another size is given.
+/// Serves one client of cpg on a thread, with rings as large as asked for unless another size is
+/// given.
 fn serve_one<T: Send + 'static>(
     size: Option<u32>,
     serve: impl FnOnce(OwnedFd, Rings) -> T + Send + 'static,

@@ -7,11 +7,12 @@ use crate::error::{Error, Result};
 use crate::libqb::server::Generation;
 use crate::wire::values::NodeId;
 
-/// An embedded corosync: one node, alone in its cluster, that answers as corosync 3.1.7 does. See [`Cluster`] for several.
+/// An embedded corosync: one node, alone in its cluster, that answers as corosync 3.1.7 does. See
+/// [`Cluster`] for several.
 ///
-/// It serves cmap, cfg, cpg, quorum and votequorum, and [evs](CorosyncBuilder::evs) if wanted, to the clients of this crate and, at
-/// abstract addresses in a network namespace of their own, to C programs. Dropping it ends it as if the daemon had been stopped, and
-/// leaves no files.
+/// It serves cmap, cfg, cpg, quorum and votequorum, and [evs](CorosyncBuilder::evs) if wanted, to
+/// the clients of this crate and, at abstract addresses in a network namespace of their own, to C
+/// programs. Dropping it ends it as if the daemon had been stopped, and leaves no files.
 ///
 /// ```
 /// use corosync_ipc::{cmap, embedded::Corosync};
@@ -39,7 +40,11 @@ impl Corosync {
 
     /// Describes a node.
     pub fn builder() -> CorosyncBuilder {
-        CorosyncBuilder { endpoint: None, node_id: NodeId(1), cluster: Cluster::builder().real_time() }
+        CorosyncBuilder {
+            endpoint: None,
+            node_id: NodeId(1),
+            cluster: Cluster::builder().real_time(),
+        }
     }
 
     /// Where clients find it.
@@ -68,7 +73,8 @@ pub struct CorosyncBuilder {
 }
 
 impl CorosyncBuilder {
-    /// Where it listens and makes its rings. Default: at sockets in a directory of its own, which is gone with it.
+    /// Where it listens and makes its rings. Default: at sockets in a directory of its own, which
+    /// is gone with it.
     pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
         self.endpoint = Some(endpoint.clone());
         self
@@ -92,8 +98,9 @@ impl CorosyncBuilder {
         self
     }
 
-    /// Adds a node to the nodelist: its id, name, address and, where they are configured, votes. Without this one the nodelist is
-    /// made of this node, named `n` and its id, at 127.0.0.1. Other nodes than this one never run.
+    /// Adds a node to the nodelist: its id, name, address and, where they are configured, votes.
+    /// Without this one the nodelist is made of this node, named `n` and its id, at 127.0.0.1.
+    /// Other nodes than this one never run.
     pub fn node(
         mut self,
         id: impl Into<NodeId>,
@@ -120,7 +127,8 @@ impl CorosyncBuilder {
     /// Starts it. When this returns clients can connect, and the node has formed its ring.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a configuration with which corosync does not start; as [`crate::libqb::server::Builder::start`].
+    /// [`Error::InvalidArgument`] for a configuration with which corosync does not start; as
+    /// [`crate::libqb::server::Builder::start`].
     pub fn start(self) -> Result<Corosync> {
         let Self { endpoint, node_id: id, mut cluster } = self;
         if id == NodeId(0) {

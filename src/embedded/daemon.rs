@@ -49,7 +49,12 @@ impl Clock {
 }
 
 impl Daemon {
-    pub(crate) fn new(world: World, ended: Vec<Arc<Bell>>, clock: Clock, services: &'static [ServiceId]) -> Self {
+    pub(crate) fn new(
+        world: World,
+        ended: Vec<Arc<Bell>>,
+        clock: Clock,
+        services: &'static [ServiceId],
+    ) -> Self {
         Self { world, clock, held: BTreeSet::new(), refused: BTreeMap::new(), ended, services }
     }
 
@@ -94,7 +99,12 @@ impl Daemon {
         self.clock = Clock::Driven(beginning, until);
     }
 
-    pub(crate) fn hold(&mut self, connections: &mut Connections<()>, service: usize, is_held: bool) {
+    pub(crate) fn hold(
+        &mut self,
+        connections: &mut Connections<()>,
+        service: usize,
+        is_held: bool,
+    ) {
         if is_held {
             self.held.insert(service);
         } else {
@@ -136,7 +146,9 @@ impl Daemon {
         body: impl FnOnce(&mut Node, ServiceId, Instant),
     ) {
         if let Some((node, service)) = self.at(place) {
-            self.drive(connections, |world, now| (world.step(now, node, |node| body(node, service, now)), ()));
+            self.drive(connections, |world, now| {
+                (world.step(now, node, |node| body(node, service, now)), ())
+            });
         }
     }
 
@@ -145,7 +157,8 @@ impl Daemon {
             // What does not fit in a client's ring is lost, and the daemon tells nobody either.
             match output {
                 ClientOutput::Reply { client, mut message, zeros } => {
-                    let Some(mut conn) = connections.get(ConnectionId::from_number(client.0)) else {
+                    let Some(mut conn) = connections.get(ConnectionId::from_number(client.0))
+                    else {
                         continue;
                     };
                     let room = u64::from(conn.max_message_size()) + 4096;
@@ -175,7 +188,8 @@ impl Daemon {
         self.update_serving(connections);
     }
 
-    /// Updates which clients are served. While a ring synchronizes, the daemon reads votequorum's requests only.
+    /// Updates which clients are served. While a ring synchronizes, the daemon reads votequorum's
+    /// requests only.
     fn update_serving(&self, connections: &mut Connections<()>) {
         for node in 0..self.nodes() {
             let (is_paused, is_in_sync) = (self.world.is_paused(node), self.world.is_in_sync(node));
@@ -222,21 +236,29 @@ impl Handler for Daemon {
         let (place, client) = (conn.service_index(), client_id(conn.id()));
         let pid = conn.credentials().pid;
         let name = file::process_name(pid).unwrap_or_default();
-        self.step(conn.connections(), place, |node, service, now| node.connect(now, service, client, pid, name));
+        self.step(conn.connections(), place, |node, service, now| {
+            node.connect(now, service, client, pid, name)
+        });
     }
 
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
         let (place, client) = (conn.service_index(), client_id(conn.id()));
         if self.refuses(place) {
-            self.step(conn.connections(), place, |node, service, now| node.refuse(now, service, client, &request));
+            self.step(conn.connections(), place, |node, service, now| {
+                node.refuse(now, service, client, &request)
+            });
             return;
         }
-        self.step(conn.connections(), place, |node, service, now| node.request(now, service, client, &request));
+        self.step(conn.connections(), place, |node, service, now| {
+            node.request(now, service, client, &request)
+        });
     }
 
     fn on_disconnect(&mut self, connections: &mut Connections<()>, gone: Gone<()>) {
         let client = client_id(gone.id);
-        self.step(connections, gone.service_index, |node, service, now| node.disconnect(now, service, client));
+        self.step(connections, gone.service_index, |node, service, now| {
+            node.disconnect(now, service, client)
+        });
     }
 
     fn on_timer(&mut self, connections: &mut Connections<()>) {

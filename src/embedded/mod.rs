@@ -1,7 +1,7 @@
 //! A corosync to be embedded in tests: [`Corosync`] is one daemon, [`Cluster`] several.
 //!
-//! C programs connect to it as to the real one, and so does this crate. The services are state machines; a
-//! [`Listener`](crate::libqb::server::Listener) is their way to clients.
+//! C programs connect to it as to the real one, and so does this crate. The services are state
+//! machines; a [`Listener`](crate::libqb::server::Listener) is their way to clients.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 

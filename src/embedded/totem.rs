@@ -1,4 +1,5 @@
-//! What joins the nodes: rings, and messages in one order for all members of a ring. In memory, without faults but those it is told of.
+//! What joins the nodes: rings, and messages in one order for all members of a ring. In memory,
+//! without faults but those it is told of.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,10 +10,12 @@ use crate::wire::values::{NodeId, RingId};
 /// By how much the numbers of rings grow. Matches what `memb_state_commit_token_create` adds.
 const RING_STEP: u64 = 4;
 
-/// What a daemon adds at its start to the number of the last ring it knows, which it keeps in a file.
+/// What a daemon adds at its start to the number of the last ring it knows, which it keeps in a
+/// file.
 const START_STEP: u64 = 1;
 
-/// At most so many messages of a node are sent before the next node's. As `totem.max_messages` by default.
+/// At most so many messages of a node are sent before the next node's. As `totem.max_messages` by
+/// default.
 const MESSAGES_A_TURN: usize = 17;
 
 /// A message on its way to the members of a ring.
@@ -24,7 +27,8 @@ pub(super) struct Sent<M> {
 
 /// Rings of nodes that send each other messages `M`.
 ///
-/// Nodes that run, are not paused and reach each other are in one ring, once [`Totem::form`] was called until it forms no more.
+/// Nodes that run, are not paused and reach each other are in one ring, once [`Totem::form`] was
+/// called until it forms no more.
 pub(super) struct Totem<M> {
     nodes: BTreeMap<NodeId, TotemNode<M>>,
     rings: BTreeMap<RingId, Ring>,
@@ -123,9 +127,14 @@ impl<M> Totem<M> {
         for ring in self.rings.values_mut() {
             for _ in 0..ring.members.len() {
                 let from = ring.members.get(ring.token).copied();
-                let place = from.and_then(|from| self.nodes.get_mut(&from)).filter(|place| !place.is_paused);
-                let message =
-                    if ring.sent < MESSAGES_A_TURN { place.and_then(|it| it.queue.pop_front()) } else { None };
+                let place = from
+                    .and_then(|from| self.nodes.get_mut(&from))
+                    .filter(|place| !place.is_paused);
+                let message = if ring.sent < MESSAGES_A_TURN {
+                    place.and_then(|it| it.queue.pop_front())
+                } else {
+                    None
+                };
                 if let (Some(from), Some(message)) = (from, message) {
                     ring.sent += 1;
                     ring.is_idle = false;
@@ -164,35 +173,57 @@ impl<M> Totem<M> {
 
     /// Matches `memb_state_recovery_enter` and `memb_state_operational_enter`.
     fn form_ring(&mut self, members: &[NodeId]) -> Vec<(NodeId, Membership)> {
-        let seq = members.iter().filter_map(|id| self.nodes.get(id)).map(|place| place.seq).max().unwrap_or(0);
+        let seq = members
+            .iter()
+            .filter_map(|id| self.nodes.get(id))
+            .map(|place| place.seq)
+            .max()
+            .unwrap_or(0);
         let node_id = members.first().copied().unwrap_or_default();
         let ring_id = RingId { node_id, seq: seq + RING_STEP };
-        let before: BTreeMap<NodeId, Option<(RingId, Vec<NodeId>)>> =
-            members.iter().filter_map(|id| Some((*id, self.nodes.get_mut(id)?.ring.take()))).collect();
-        let old_id = |id: &NodeId| before.get(id).and_then(|ring| ring.as_ref()).map(|(ring_id, _)| *ring_id);
+        let before: BTreeMap<NodeId, Option<(RingId, Vec<NodeId>)>> = members
+            .iter()
+            .filter_map(|id| Some((*id, self.nodes.get_mut(id)?.ring.take())))
+            .collect();
+        let old_id = |id: &NodeId| {
+            before.get(id).and_then(|ring| ring.as_ref()).map(|(ring_id, _)| *ring_id)
+        };
         let mut told = Vec::new();
         for id in members {
-            let old = before.get(id).and_then(|ring| ring.as_ref()).map_or(&[][..], |(_, members)| members);
-            let stays = |other: &&NodeId| old.contains(other) && members.contains(other) && old_id(other) == old_id(id);
+            let old = before
+                .get(id)
+                .and_then(|ring| ring.as_ref())
+                .map_or(&[][..], |(_, members)| members);
+            let stays = |other: &&NodeId| {
+                old.contains(other) && members.contains(other) && old_id(other) == old_id(id)
+            };
             let transitional: Vec<NodeId> = members.iter().filter(stays).copied().collect();
-            let without =
-                |list: &[NodeId]| list.iter().filter(|other| !transitional.contains(other)).copied().collect();
+            let without = |list: &[NodeId]| {
+                list.iter().filter(|other| !transitional.contains(other)).copied().collect()
+            };
             let (joined, left) = (without(members), without(old));
-            told.push((*id, Membership { ring_id, members: members.to_vec(), joined, left, transitional }));
+            told.push((
+                *id,
+                Membership { ring_id, members: members.to_vec(), joined, left, transitional },
+            ));
         }
         for id in members {
             if let Some(place) = self.nodes.get_mut(id) {
-                (place.ring, place.seq, place.has_lost_token) = (Some((ring_id, members.to_vec())), ring_id.seq, false);
+                (place.ring, place.seq, place.has_lost_token) =
+                    (Some((ring_id, members.to_vec())), ring_id.seq, false);
                 place.held_back.append(&mut place.queue);
             }
         }
         let token = self.random.below(members.len());
-        self.rings.insert(ring_id, Ring { members: members.to_vec(), token, sent: 0, is_idle: true });
+        self.rings
+            .insert(ring_id, Ring { members: members.to_vec(), token, sent: 0, is_idle: true });
         // Rings that nobody who runs is in any more.
         let nodes = &self.nodes;
         self.rings.retain(|id, ring| {
             ring.members.iter().all(|node| {
-                nodes.get(node).is_some_and(|place| place.ring.as_ref().is_some_and(|(ring_id, _)| ring_id == id))
+                nodes.get(node).is_some_and(|place| {
+                    place.ring.as_ref().is_some_and(|(ring_id, _)| ring_id == id)
+                })
             })
         });
         told

@@ -51,7 +51,8 @@ pub enum Error {
     },
 
     /// The user who serves may not: it is neither root, nor this process's user, nor one that
-    /// [`Endpoint::server_uids`](crate::Endpoint::server_uids) names. No request was sent and no file was opened.
+    /// [`Endpoint::server_uids`](crate::Endpoint::server_uids) names. No request was sent and no
+    /// file was opened.
     #[error(
         "{service} is served by uid {uid} (process {pid}), which is neither root nor this user: if it is to be trusted, \
          allow it with --server-uid {uid}, COROSYNC_IPC_SERVER_UID={uid} or Endpoint::server_uids{}",
@@ -64,12 +65,13 @@ pub enum Error {
         uid: u32,
         /// The process; 0 when it is in a pid namespace this one cannot see.
         pid: i32,
-        /// Whether this is the number that all users have whom this process's user namespace does not map, such as the host's root in a
-        /// rootless container.
+        /// Whether this is the number that all users have whom this process's user namespace does
+        /// not map, such as the host's root in a rootless container.
         is_unmapped: bool,
     },
 
-    /// The daemon named a file for a ring that may belong to somebody else or to another connection. It was not used.
+    /// The daemon named a file for a ring that may belong to somebody else or to another
+    /// connection. It was not used.
     #[error("the ring file {}{} of {service} is refused: {fault}", path.display(), owned(*owner))]
     RingFile {
         /// The service.
@@ -82,7 +84,8 @@ pub enum Error {
         fault: RingFileFault,
     },
 
-    /// The daemon is there but did not take connections until the deadline: it is starting, or out of file descriptors.
+    /// The daemon is there but did not take connections until the deadline: it is starting, or out
+    /// of file descriptors.
     #[error(
         "the daemon takes no {service} connections yet (CS_ERR_TRY_AGAIN): it is starting, or has no file descriptors left"
     )]
@@ -118,7 +121,9 @@ pub enum Error {
     },
 
     /// The daemon found no room for the rings in /dev/shm.
-    #[error("/dev/shm is full: the daemon has no room for the rings of {service}; a smaller ring size needs less")]
+    #[error(
+        "/dev/shm is full: the daemon has no room for the rings of {service}; a smaller ring size needs less"
+    )]
     SharedMemoryFull {
         /// The service.
         service: Cow<'static, str>,
@@ -151,7 +156,8 @@ pub enum Error {
         after: Duration,
     },
 
-    /// The daemon ended or closed the connection, or a file of its rings was cut short. It does not come back: connect again.
+    /// The daemon ended or closed the connection, or a file of its rings was cut short. It does not
+    /// come back: connect again.
     #[error("the connection to {service} is gone: {}", why_gone(*truncated))]
     Disconnected {
         /// The service.
@@ -183,11 +189,14 @@ pub enum Error {
         code: i32,
     },
 
-    /// A message that is sent in fragments could not be sent to its end. Members throw away what they have of it.
+    /// A message that is sent in fragments could not be sent to its end. Members throw away what
+    /// they have of it.
     ///
-    /// Only when the source does not tell whether the daemon took a fragment ([`Error::TimedOut`], [`Error::Disconnected`]) and that
-    /// was the last one, members may have got all of it.
-    #[error("only {sent} of {length} bytes of a message were sent, so no member gets any of it: {source}")]
+    /// Only when the source does not tell whether the daemon took a fragment ([`Error::TimedOut`],
+    /// [`Error::Disconnected`]) and that was the last one, members may have got all of it.
+    #[error(
+        "only {sent} of {length} bytes of a message were sent, so no member gets any of it: {source}"
+    )]
     PartlySent {
         /// Bytes the daemon took for certain.
         sent: usize,
@@ -197,7 +206,8 @@ pub enum Error {
         source: Box<Error>,
     },
 
-    /// The daemon is too old for this call. Nothing was sent: old daemons die of ids they do not know.
+    /// The daemon is too old for this call. Nothing was sent: old daemons die of ids they do not
+    /// know.
     #[error("{feature} needs corosync {since} or later, which this daemon is not")]
     Unsupported {
         /// What was asked for.
@@ -263,7 +273,9 @@ pub enum RingFileFault {
 
 fn unmapped(uid: u32, is_unmapped: bool) -> String {
     if is_unmapped {
-        format!("; uid {uid} here stands for all users outside of this user namespace, such as the host's root")
+        format!(
+            "; uid {uid} here stands for all users outside of this user namespace, such as the host's root"
+        )
     } else {
         String::new()
     }
@@ -272,7 +284,8 @@ fn unmapped(uid: u32, is_unmapped: bool) -> String {
 /// What the address of an abstract socket begins with in words.
 pub(crate) const ABSTRACT: &str = "the abstract address @";
 
-/// An abstract socket belongs to a network namespace, one in a directory to whoever sees the directory.
+/// An abstract socket belongs to a network namespace, one in a directory to whoever sees the
+/// directory.
 fn where_else(address: &str) -> &'static str {
     if address.starts_with(ABSTRACT) {
         "is corosync running in this network namespace, and does it use abstract sockets, and not a directory?"
@@ -284,7 +297,9 @@ fn where_else(address: &str) -> &'static str {
 
 fn why_gone(truncated: Option<&'static str>) -> String {
     match truncated {
-        Some(ring) => format!("a file of its {ring} ring was cut short, by the daemon or whoever else may write there"),
+        Some(ring) => format!(
+            "a file of its {ring} ring was cut short, by the daemon or whoever else may write there"
+        ),
         None => "the daemon ended or closed it".to_owned(),
     }
 }
@@ -303,8 +318,11 @@ pub enum ProtocolError {
     /// A ring is not what it should be.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A ring's name in the connection reply is not one that libqb gives, or leads out of the shared memory directory.
-    #[error("the name of the {ring} ring leads out of the shared memory directory, or is no ring's name")]
+    /// A ring's name in the connection reply is not one that libqb gives, or leads out of the
+    /// shared memory directory.
+    #[error(
+        "the name of the {ring} ring leads out of the shared memory directory, or is no ring's name"
+    )]
     RingName {
         /// Which ring.
         ring: &'static str,
@@ -316,7 +334,9 @@ pub enum ProtocolError {
         ring: &'static str,
     },
     /// The daemon chose the datagram transport.
-    #[error("the daemon uses the datagram transport (system.qb_ipc_type: socket), which this version does not speak")]
+    #[error(
+        "the daemon uses the datagram transport (system.qb_ipc_type: socket), which this version does not speak"
+    )]
     DatagramTransport,
     /// The daemon chose a transport that is not known.
     #[error("unknown transport {0}")]
@@ -382,7 +402,8 @@ pub enum RingError {
         magic: u32,
     },
     /// A file of the ring was cut short, or its file system is full. Noticed only after
-    /// [`guard_against_truncation`](crate::guard_against_truncation); without that, the process is killed.
+    /// [`guard_against_truncation`](crate::guard_against_truncation); without that, the process is
+    /// killed.
     #[error("a file of the {ring} ring was cut short")]
     Truncated {
         /// Which ring.
@@ -409,11 +430,15 @@ impl Error {
             Self::NotAllowed { .. } => CsError::Access,
             Self::UntrustedServer { .. } | Self::RingFile { .. } => CsError::Security,
             Self::SharedMemoryFull { .. } => CsError::NoSpace,
-            Self::RingsNotVisible { source, .. } | Self::Refused { source, .. } | Self::NoSocket { source, .. } => {
+            Self::RingsNotVisible { source, .. }
+            | Self::Refused { source, .. }
+            | Self::NoSocket { source, .. } => {
                 source.raw_os_error().map_or(CsError::Library, CsError::from_errno)
             }
             Self::TimedOut { .. } => CsError::Timeout,
-            Self::Disconnected { .. } | Self::Protocol { .. } | Self::System { .. } => CsError::Library,
+            Self::Disconnected { .. } | Self::Protocol { .. } | Self::System { .. } => {
+                CsError::Library
+            }
             Self::Finalized => CsError::BadHandle,
             Self::Cs { error, .. } => *error,
             Self::PartlySent { source, .. } => return source.cs_error(),
@@ -426,7 +451,10 @@ impl Error {
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self,
-            Self::NoSocket { .. } | Self::NotReady { .. } | Self::Disconnected { .. } | Self::RingsNotVisible { .. }
+            Self::NoSocket { .. }
+                | Self::NotReady { .. }
+                | Self::Disconnected { .. }
+                | Self::RingsNotVisible { .. }
         )
     }
 
@@ -439,7 +467,10 @@ impl Error {
         Self::Disconnected { service: service.into(), truncated: None }
     }
 
-    pub(crate) fn system(operation: impl Into<Cow<'static, str>>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn system(
+        operation: impl Into<Cow<'static, str>>,
+        source: impl Into<io::Error>,
+    ) -> Self {
         Self::System { operation: operation.into(), source: source.into() }
     }
 
@@ -581,6 +612,9 @@ mod tests {
         assert_eq!(CsError::TryAgain as u32, 6);
         assert_eq!(CsError::TryAgain.to_string(), "CS_ERR_TRY_AGAIN");
         assert_eq!(CsError::from_code(30), Some(CsError::TooManyGroups));
-        assert_eq!((CsError::from_code(1), CsError::from_code(29), CsError::from_code(-6)), (None, None, None));
+        assert_eq!(
+            (CsError::from_code(1), CsError::from_code(29), CsError::from_code(-6)),
+            (None, None, None)
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! What is wrong with a message.
 
-/// Why bytes are not the message they should be. Small and comparable, so that a test can assert it exactly.
+/// Why bytes are not the message they should be. Small and comparable, so that a test can assert it
+/// exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {

@@ -1,13 +1,19 @@
 //! The server's half of setting a connection up: one request in pieces, and what to make of it.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable
+)]
 
 use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectRequest};
 use crate::error::WireError;
 
-/// Collects the connection request. Feed it what arrives until it is whole, and never read more than it wants: what follows are the
-/// bytes that announce requests.
+/// Collects the connection request. Feed it what arrives until it is whole, and never read more
+/// than it wants: what follows are the bytes that announce requests.
 #[derive(Debug, Default)]
 pub(crate) struct Accept {
     received: Vec<u8>,
@@ -45,6 +51,9 @@ mod tests {
     #[test]
     fn another_protocol_is_refused() {
         let mut accept = Accept::default();
-        assert!(matches!(accept.feed(&[7; CONNECT_REQUEST_SIZE]), Err(WireError::UnknownId { .. })));
+        assert!(matches!(
+            accept.feed(&[7; CONNECT_REQUEST_SIZE]),
+            Err(WireError::UnknownId { .. })
+        ));
     }
 }

@@ -1,7 +1,13 @@
 //! Requests and the answers they are owed.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable
+)]
 
 use std::mem;
 
@@ -19,21 +25,23 @@ pub(crate) enum Before {
 
 /// Counts the answers the daemon still owes.
 ///
-/// Replies carry no correlation id, but come in the order of requests, and one request is under way at a time. So after a request
-/// timed out its late answer is the next one to arrive, and it must be thrown away before another request is sent. So must the answers to
-/// requests that nobody waits for: nudges, and releases of iterators. Those are answered exactly once. Other answers may be followed by
-/// a second one, so only who sends the next request throws them away.
+/// Replies carry no correlation id, but come in the order of requests, and one request is under way
+/// at a time. So after a request timed out its late answer is the next one to arrive, and it must
+/// be thrown away before another request is sent. So must the answers to requests that nobody waits
+/// for: nudges, and releases of iterators. Those are answered exactly once. Other answers may be
+/// followed by a second one, so only who sends the next request throws them away.
 #[derive(Debug, Default)]
 pub(crate) struct Exchange {
     owed: u32,
-    /// How many of the answers owed nobody waits for. All or none: a request that is waited for follows no unanswered one.
+    /// How many of the answers owed nobody waits for. All or none: a request that is waited for
+    /// follows no unanswered one.
     unawaited: u32,
     /// The last answer that nobody waited for may be followed by another one, which is not owed.
     again: bool,
 }
 
-/// How many nudges may be under way. The second is for a ring that was filled by the first and emptied before the daemon got round to
-/// the first's answer.
+/// How many nudges may be under way. The second is for a ring that was filled by the first and
+/// emptied before the daemon got round to the first's answer.
 const MOST_UNAWAITED: u32 = 2;
 
 impl Exchange {
@@ -47,13 +55,15 @@ impl Exchange {
         self.owed += 1;
     }
 
-    /// Whether nothing is owed but answers that nobody waits for, which can be thrown away as they come.
+    /// Whether nothing is owed but answers that nobody waits for, which can be thrown away as they
+    /// come.
     pub(crate) fn owes_unawaited_only(&self) -> bool {
         self.owed == self.unawaited
     }
 
-    /// Whether a nudge may be sent: no request that is waited for is under way, and not too many others. Nor while a second answer to
-    /// the last one may come, which would be taken for its own.
+    /// Whether a nudge may be sent: no request that is waited for is under way, and not too many
+    /// others. Nor while a second answer to the last one may come, which would be taken for its
+    /// own.
     pub(crate) fn may_nudge(&self) -> bool {
         self.owes_unawaited_only() && self.unawaited < MOST_UNAWAITED && !self.again
     }
@@ -88,12 +98,15 @@ impl Exchange {
 
 /// Whether another answer to the same request may come, at once.
 ///
-/// A corosync before 2.1 that refuses a request by a bare header, since it is busy or the request too long, carries the request out all
-/// the same, and answers again: that one counts.
+/// A corosync before 2.1 that refuses a request by a bare header, since it is busy or the request
+/// too long, carries the request out all the same, and answers again: that one counts.
 pub(crate) fn may_be_answered_again(reply: &[u8]) -> bool {
     let mut reader = Reader::new("qb_ipc_response_header", reply);
     let refused = |header: Header| {
-        header.id == 0 && [CsError::TryAgain, CsError::InvalidParam].iter().any(|error| header.error == *error as i32)
+        header.id == 0
+            && [CsError::TryAgain, CsError::InvalidParam]
+                .iter()
+                .any(|error| header.error == *error as i32)
     };
     Header::read(&mut reader, Kind::Response).is_ok_and(refused) && reader.remaining() == 0
 }

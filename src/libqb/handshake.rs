@@ -1,7 +1,13 @@
 //! Setting a connection up: one request, one reply in pieces, three ring names to distrust.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable
+)]
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -11,8 +17,8 @@ use crate::codec::setup::{ConnectReply, Generation, REPLY_PREFIX_SIZE};
 use crate::error::ProtocolError;
 use crate::error::WireError;
 
-/// Collects the connection reply. Feed it what arrives until it is whole, and never read more than it wants: what follows the
-/// reply are wake bytes.
+/// Collects the connection reply. Feed it what arrives until it is whole, and never read more than
+/// it wants: what follows the reply are wake bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Handshake {
     received: Vec<u8>,
@@ -40,8 +46,9 @@ const SHM: &[u8] = b"/dev/shm/";
 /// What libqb before 1.0.4 puts in front of a ring's name.
 const RELATIVE_PREFIX: &str = "qb-";
 
-/// Whether the rings have the magic of libqb before 0.14, which the names tell: those of 0.13, whose reply is like later ones', begin
-/// with the service, those of 0.14 with a process id, and later ones are absolute.
+/// Whether the rings have the magic of libqb before 0.14, which the names tell: those of 0.13,
+/// whose reply is like later ones', begin with the service, those of 0.14 with a process id, and
+/// later ones are absolute.
 pub(crate) fn has_old_magic(reply: &ConnectReply) -> bool {
     let first = reply.request.first().copied().unwrap_or_default();
     reply.generation == Generation::Libqb010 || !(first == b'/' || first.is_ascii_digit())
@@ -54,14 +61,25 @@ pub(crate) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
 ///
 /// # Errors
 /// As [`RingName::parse`], and when they lie in several.
-pub(crate) fn ring_names(reply: &ConnectReply, root: &Path) -> Result<[RingName; 3], ProtocolError> {
+pub(crate) fn ring_names(
+    reply: &ConnectReply,
+    root: &Path,
+) -> Result<[RingName; 3], ProtocolError> {
     let [request, response, event] = RING_NAMES;
     let first = RingName::parse(request, &reply.request, root)?;
     let beside = |ring, name: &[u8]| {
         let name = RingName::parse(ring, name, root)?;
-        if name.directories == first.directories { Ok(name) } else { Err(ProtocolError::RingDirectory { ring }) }
+        if name.directories == first.directories {
+            Ok(name)
+        } else {
+            Err(ProtocolError::RingDirectory { ring })
+        }
     };
-    Ok([beside(request, &reply.request)?, beside(response, &reply.response)?, beside(event, &reply.event)?])
+    Ok([
+        beside(request, &reply.request)?,
+        beside(response, &reply.response)?,
+        beside(event, &reply.event)?,
+    ])
 }
 
 /// The files of a ring, below the shared memory directory.
@@ -74,15 +92,22 @@ pub(crate) struct RingName {
 }
 
 impl RingName {
-    /// Takes apart the name from a connection reply. libqb since 1.0.4 gives absolute ones, `/dev/shm/qb-1-2-3-XXXXXX/qb-request-cmap`;
-    /// a server may have another directory than `/dev/shm`: `root`, which stands for it here, or one below either. Older ones are
+    /// Takes apart the name from a connection reply. libqb since 1.0.4 gives absolute ones,
+    /// `/dev/shm/qb-1-2-3-XXXXXX/qb-request-cmap`; a server may have another directory than
+    /// `/dev/shm`: `root`, which stands for it here, or one below either. Older ones are
     /// relative, of files directly in `/dev/shm`.
     ///
     /// # Errors
-    /// A name that leads elsewhere. The daemon may be hostile, and this process writes to what the name names.
-    pub(crate) fn parse(ring: &'static str, name: &[u8], root: &Path) -> Result<Self, ProtocolError> {
+    /// A name that leads elsewhere. The daemon may be hostile, and this process writes to what the
+    /// name names.
+    pub(crate) fn parse(
+        ring: &'static str,
+        name: &[u8],
+        root: &Path,
+    ) -> Result<Self, ProtocolError> {
         // First, since a server may make its rings in a directory below /dev/shm.
-        let below_root = name.strip_prefix(root.as_os_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
+        let below_root =
+            name.strip_prefix(root.as_os_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
         let outside = ProtocolError::RingName { ring };
         let (prefix, below) = match below_root.or_else(|| name.strip_prefix(SHM)) {
             Some(below) => ("", below),
@@ -101,11 +126,15 @@ impl RingName {
         if prefix.is_empty() && !(is_in_own && is_libqb(base.as_bytes())) {
             return Err(outside);
         }
-        Ok(Self { directories: parts.into_iter().map(|part| OsStr::from_bytes(part).to_owned()).collect(), base })
+        Ok(Self {
+            directories: parts.into_iter().map(|part| OsStr::from_bytes(part).to_owned()).collect(),
+            base,
+        })
     }
 
-    /// Whether the name tells that this process made the ring. libqb before 0.14 did not say so, and there a daemon started later makes its
-    /// rings under the very names that a killed one left.
+    /// Whether the name tells that this process made the ring. libqb before 0.14 did not say so,
+    /// and there a daemon started later makes its rings under the very names that a killed one
+    /// left.
     pub(crate) fn is_made_by(&self, pid: i32) -> bool {
         let own = self.directories.last().unwrap_or(&self.base);
         own.as_bytes().starts_with(format!("{RELATIVE_PREFIX}{pid}-").as_bytes())
@@ -159,22 +188,39 @@ mod tests {
     #[test]
     fn names_of_all_generations_are_found() {
         let new = parse("/dev/shm/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
-        assert_eq!((new.directories.len(), new.file("-header")), (1, "qb-request-cmap-header".into()));
+        assert_eq!(
+            (new.directories.len(), new.file("-header")),
+            (1, "qb-request-cmap-header".into())
+        );
         let mapped = parse("/host/shm/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
         assert_eq!(mapped, new);
-        let below =
-            RingName::parse("request", b"/dev/shm/own/qb-1-2-3-abcdef/qb-x", Path::new("/dev/shm/own")).unwrap();
-        assert_eq!((below.directories, below.base), (vec!["qb-1-2-3-abcdef".into()], "qb-x".into()));
+        let below = RingName::parse(
+            "request",
+            b"/dev/shm/own/qb-1-2-3-abcdef/qb-x",
+            Path::new("/dev/shm/own"),
+        )
+        .unwrap();
+        assert_eq!(
+            (below.directories, below.base),
+            (vec!["qb-1-2-3-abcdef".into()], "qb-x".into())
+        );
         let deep = parse("/dev/shm/a/b/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
         assert_eq!(deep.directories, ["a", "b", "qb-10-20-30-abcdef"]);
         let old = parse("cmap-request-10-20-30").unwrap();
-        assert_eq!((old.directories.len(), old.file("-data")), (0, "qb-cmap-request-10-20-30-data".into()));
+        assert_eq!(
+            (old.directories.len(), old.file("-data")),
+            (0, "qb-cmap-request-10-20-30-data".into())
+        );
     }
 
     #[test]
     fn the_magic_follows_the_ring_names() {
         let old = |generation, name: &'static str| {
-            has_old_magic(&ConnectReply { generation, request: name.into(), ..ConnectReply::decode(&reply()).unwrap() })
+            has_old_magic(&ConnectReply {
+                generation,
+                request: name.into(),
+                ..ConnectReply::decode(&reply()).unwrap()
+            })
         };
         assert!(old(Generation::Libqb010, "cpg-request-20-30"));
         assert!(old(Generation::Libqb013, "cpg-request-20-30"));
@@ -184,8 +230,10 @@ mod tests {
 
     #[test]
     fn a_ring_is_told_from_a_later_daemons_by_the_process_in_its_name() {
-        let (new, deep) =
-            ("/dev/shm/qb-10-20-30-abcdef/qb-request-cmap", "/dev/shm/qb-1-2/qb-10-20-30-abcdef/qb-request-cmap");
+        let (new, deep) = (
+            "/dev/shm/qb-10-20-30-abcdef/qb-request-cmap",
+            "/dev/shm/qb-1-2/qb-10-20-30-abcdef/qb-request-cmap",
+        );
         for name in [new, deep, "10-20-30-request-cpg"] {
             let ring = parse(name).unwrap();
             assert!(ring.is_made_by(10) && !ring.is_made_by(1) && !ring.is_made_by(20), "{name}");
@@ -199,13 +247,20 @@ mod tests {
     fn rings_lie_in_one_directory() {
         let names = |[request, response, event]: [&'static str; 3]| {
             let reply = ConnectReply::decode(&reply()).unwrap();
-            let reply =
-                ConnectReply { request: request.into(), response: response.into(), event: event.into(), ..reply };
+            let reply = ConnectReply {
+                request: request.into(),
+                response: response.into(),
+                event: event.into(),
+                ..reply
+            };
             ring_names(&reply, Path::new("/dev/shm")).map(|names| names.map(|name| name.base))
         };
         let (request, response, event) =
             ("/dev/shm/qb-1/qb-request", "/dev/shm/qb-1/qb-response", "/dev/shm/qb-1/qb-event");
-        assert_eq!(names([request, response, event]), Ok(["qb-request", "qb-response", "qb-event"].map(Into::into)));
+        assert_eq!(
+            names([request, response, event]),
+            Ok(["qb-request", "qb-response", "qb-event"].map(Into::into))
+        );
         assert_eq!(names(["a", "b", "c"]), Ok(["qb-a", "qb-b", "qb-c"].map(Into::into)));
         let elsewhere = "/dev/shm/qb-2/qb-event";
         let apart = |ring| Err(ProtocolError::RingDirectory { ring });

@@ -1,7 +1,8 @@
-//! libqb's IPC: the transport of corosync, Pacemaker and others. It knows bytes and their headers, and nothing of corosync's services.
+//! libqb's IPC: the transport of corosync, Pacemaker and others. It knows bytes and their headers,
+//! and nothing of corosync's services.
 //!
-//! The state machines of a connection know no descriptor, no clock and no mapping. `ring` is the shared memory, `client` and
-//! [`server`] are the two ends.
+//! The state machines of a connection know no descriptor, no clock and no mapping. `ring` is the
+//! shared memory, `client` and [`server`] are the two ends.
 
 #[cfg(feature = "server")]
 pub(crate) mod accept;

@@ -1,20 +1,30 @@
-//! A full event ring: what does not fit waits in the daemon, which looks for room only when its loop happens to turn.
+//! A full event ring: what does not fit waits in the daemon, which looks for room only when its
+//! loop happens to turn.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable
+)]
 
-/// Knows when the daemon may hold back events that the ring had no room for. Any request makes its loop turn, and the ring is refilled
-/// in the same turn; without one that takes corosync up to 50 ms.
+/// Knows when the daemon may hold back events that the ring had no room for. Any request makes its
+/// loop turn, and the ring is refilled in the same turn; without one that takes corosync up to 50
+/// ms.
 #[derive(Debug, Default)]
 pub(crate) struct Refill {
-    /// The largest event of late, with its header in the ring: an event counts for less with each that follows.
+    /// The largest event of late, with its header in the ring: an event counts for less with each
+    /// that follows.
     largest: usize,
     was_full: bool,
 }
 
 impl Refill {
-    /// An event of `size` bytes was taken from a ring of `capacity` bytes, in which `left` bytes are used still. Whether to make the
-    /// daemon look for events that it holds back: when a ring that may have been full is nearly empty, so that it is refilled while the
+    /// An event of `size` bytes was taken from a ring of `capacity` bytes, in which `left` bytes
+    /// are used still. Whether to make the daemon look for events that it holds back: when a
+    /// ring that may have been full is nearly empty, so that it is refilled while the
     /// rest is handled.
     pub(crate) fn event_taken(&mut self, size: usize, left: usize, capacity: usize) -> bool {
         let used = left + size;
@@ -31,7 +41,9 @@ mod tests {
 
     /// Takes events of a size until none is left. After how many events a refill was due.
     fn drain(refill: &mut Refill, size: usize, count: usize, capacity: usize) -> Vec<usize> {
-        (1..=count).filter(|taken| refill.event_taken(size, (count - taken) * size, capacity)).collect()
+        (1..=count)
+            .filter(|taken| refill.event_taken(size, (count - taken) * size, capacity))
+            .collect()
     }
 
     #[test]

@@ -1,16 +1,25 @@
-//! Wake bytes: the daemon sends one on the setup socket for every event it puts in the ring, at once or later.
+//! Wake bytes: the daemon sends one on the setup socket for every event it puts in the ring, at
+//! once or later.
 
 #![forbid(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable
+)]
 
 /// At most this many bytes are taken from the socket in one go.
 pub(crate) const BATCH: usize = 64;
 
-/// How many bytes may come for no event between two events. libqb sends none; each costs a look and wakes an event loop.
+/// How many bytes may come for no event between two events. libqb sends none; each costs a look and
+/// wakes an event loop.
 pub(crate) const MOST_STRAY: usize = 1024;
 
-/// Keeps the descriptor honest: it must poll readable while an event waits. So no more bytes are taken than events were, and taking
-/// them is put off while events still wait, which costs one system call for many events.
+/// Keeps the descriptor honest: it must poll readable while an event waits. So no more bytes are
+/// taken than events were, and taking them is put off while events still wait, which costs one
+/// system call for many events.
 #[derive(Debug, Default)]
 pub(crate) struct WakeBytes {
     /// Events taken less bytes taken.
@@ -20,7 +29,8 @@ pub(crate) struct WakeBytes {
 }
 
 impl WakeBytes {
-    /// An event was taken from the ring, in which there are `more`, or not. Returns how many bytes to take now.
+    /// An event was taken from the ring, in which there are `more`, or not. Returns how many bytes
+    /// to take now.
     pub(crate) fn event_taken(&mut self, more: bool) -> usize {
         self.owed += 1;
         self.stray = 0;
@@ -32,13 +42,15 @@ impl WakeBytes {
         usize::try_from(self.owed).unwrap_or(0).min(BATCH)
     }
 
-    /// So many bytes were taken. One more than [`wanted`](Self::wanted) may be, if the ring is looked at again before anything else:
-    /// the daemon puts an event in the ring before it sends the byte.
+    /// So many bytes were taken. One more than [`wanted`](Self::wanted) may be, if the ring is
+    /// looked at again before anything else: the daemon puts an event in the ring before it
+    /// sends the byte.
     pub(crate) fn bytes_taken(&mut self, count: usize) {
         self.owed -= isize::try_from(count).unwrap_or(isize::MAX);
     }
 
-    /// The ring was looked at again and is empty: a byte taken too many never had an event. `false`: there were too many of those.
+    /// The ring was looked at again and is empty: a byte taken too many never had an event.
+    /// `false`: there were too many of those.
     #[must_use]
     pub(crate) fn forget_stray(&mut self) -> bool {
         self.stray += usize::try_from(-self.owed).unwrap_or(0);
@@ -54,7 +66,10 @@ mod tests {
     #[test]
     fn bytes_are_taken_in_batches_while_events_wait() {
         let mut wake = WakeBytes::default();
-        assert_eq!((wake.event_taken(true), wake.event_taken(true), wake.event_taken(false)), (0, 0, 3));
+        assert_eq!(
+            (wake.event_taken(true), wake.event_taken(true), wake.event_taken(false)),
+            (0, 0, 3)
+        );
         wake.bytes_taken(2);
         assert_eq!(wake.wanted(), 1);
         wake.bytes_taken(1);

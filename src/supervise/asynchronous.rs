@@ -15,8 +15,8 @@ use crate::client::{AsyncClient, AsyncEvents, Blocking, Client};
 use crate::error::{Error, Result};
 use crate::supervise::Notice;
 
-/// A client that connects again when it has to: [`Supervised`](super::Supervised) for tokio. Its notices are a [`Stream`], which ends
-/// with the error that the client cannot go on after.
+/// A client that connects again when it has to: [`Supervised`](super::Supervised) for tokio. Its
+/// notices are a [`Stream`], which ends with the error that the client cannot go on after.
 ///
 /// ```no_run
 /// use corosync_ipc::cmap::{self, TrackEvents};
@@ -57,7 +57,8 @@ enum Link<S: Supervise> {
 }
 
 impl<S: Supervise> AsyncSupervised<S> {
-    /// As [`Supervised::new`](super::Supervised::new). The function runs on a thread for blocking work.
+    /// As [`Supervised::new`](super::Supervised::new). The function runs on a thread for blocking
+    /// work.
     pub fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
         Self { plan: Plan::new(connect), link: Link::Down, ended: false }
     }
@@ -68,7 +69,8 @@ impl<S: Supervise> AsyncSupervised<S> {
         self
     }
 
-    /// Waits for the next notice. Nothing is lost when the future is dropped; an attempt under way goes on.
+    /// Waits for the next notice. Nothing is lost when the future is dropped; an attempt under way
+    /// goes on.
     ///
     /// # Errors
     /// As [`Supervised::next`](super::Supervised::next).
@@ -90,7 +92,9 @@ impl<S: Supervise> AsyncSupervised<S> {
         loop {
             self.link = match &mut self.link {
                 Link::Down => match self.plan.attempt_at {
-                    Some(at) if at > Instant::now() => Link::Waiting(Box::pin(sleep_until(at.into()))),
+                    Some(at) if at > Instant::now() => {
+                        Link::Waiting(Box::pin(sleep_until(at.into())))
+                    }
                     _ => self.connect(),
                 },
                 Link::Waiting(sleep) => {
@@ -105,9 +109,10 @@ impl<S: Supervise> AsyncSupervised<S> {
                         Ok((client.events()?, client, restored))
                     });
                     let (link, notice) = match up {
-                        Ok((events, client, restored)) => {
-                            (Link::Up { client, events, ending: None }, Ok(Some(self.plan.up(restored, now))))
-                        }
+                        Ok((events, client, restored)) => (
+                            Link::Up { client, events, ending: None },
+                            Ok(Some(self.plan.up(restored, now))),
+                        ),
                         Err(error) => (Link::Down, self.plan.failed(error, now)),
                     };
                     if let Some(notice) = notice.transpose() {
@@ -138,7 +143,8 @@ impl<S: Supervise> AsyncSupervised<S> {
         }
     }
 
-    /// As [`Supervised::set_up`](super::Supervised::set_up). When the future is dropped, it is noted all the same.
+    /// As [`Supervised::set_up`](super::Supervised::set_up). When the future is dropped, it is
+    /// noted all the same.
     ///
     /// # Errors
     /// As there.

@@ -8,18 +8,25 @@ use crate::client::{ClientId, Control, Dispatcher, EVENTS_PER_TURN, Pump};
 use crate::error::Result;
 
 impl<S> Dispatcher<S> {
-    /// Adds a client that connects again. `handler` is called with every [notice](super::Notice) and the client that has it; at last with
-    /// the error that the client cannot go on after, and then the client is removed. It is removed too when the handler breaks.
+    /// Adds a client that connects again. `handler` is called with every [notice](super::Notice)
+    /// and the client that has it; at last with the error that the client cannot go on after,
+    /// and then the client is removed. It is removed too when the handler breaks.
     ///
-    /// The client connects on the dispatcher's thread. With a daemon that is stopped that takes the endpoint's [connect
-    /// timeout](crate::Endpoint::connect_timeout), during which no other handler runs: set a short one.
+    /// The client connects on the dispatcher's thread. With a daemon that is stopped that takes the
+    /// endpoint's [connect timeout](crate::Endpoint::connect_timeout), during which no other
+    /// handler runs: set a short one.
     ///
     /// # Errors
     /// [`Error::System`](crate::Error::System) when there are no file descriptors left.
     pub fn add_supervised<T, F>(&mut self, client: Supervised<T>, handler: F) -> Result<ClientId>
     where
         T: Supervise,
-        F: FnMut(&mut S, Result<NoticeOf<T>>, &mut Supervised<T>, &mut Control<'_, S>) -> ControlFlow<()>
+        F: FnMut(
+                &mut S,
+                Result<NoticeOf<T>>,
+                &mut Supervised<T>,
+                &mut Control<'_, S>,
+            ) -> ControlFlow<()>
             + Send
             + 'static,
     {
@@ -32,10 +39,19 @@ impl<S> Control<'_, S> {
     ///
     /// # Errors
     /// As there.
-    pub fn add_supervised<T, F>(&mut self, mut client: Supervised<T>, handler: F) -> Result<ClientId>
+    pub fn add_supervised<T, F>(
+        &mut self,
+        mut client: Supervised<T>,
+        handler: F,
+    ) -> Result<ClientId>
     where
         T: Supervise,
-        F: FnMut(&mut S, Result<NoticeOf<T>>, &mut Supervised<T>, &mut Control<'_, S>) -> ControlFlow<()>
+        F: FnMut(
+                &mut S,
+                Result<NoticeOf<T>>,
+                &mut Supervised<T>,
+                &mut Control<'_, S>,
+            ) -> ControlFlow<()>
             + Send
             + 'static,
     {
@@ -51,9 +67,20 @@ struct SupervisedPump<T: Supervise, F> {
 impl<S, T, F> Pump<S> for SupervisedPump<T, F>
 where
     T: Supervise,
-    F: FnMut(&mut S, Result<NoticeOf<T>>, &mut Supervised<T>, &mut Control<'_, S>) -> ControlFlow<()> + Send,
+    F: FnMut(
+            &mut S,
+            Result<NoticeOf<T>>,
+            &mut Supervised<T>,
+            &mut Control<'_, S>,
+        ) -> ControlFlow<()>
+        + Send,
 {
-    fn pump(&mut self, number: u64, state: &mut S, control: &mut Control<'_, S>) -> ControlFlow<()> {
+    fn pump(
+        &mut self,
+        number: u64,
+        state: &mut S,
+        control: &mut Control<'_, S>,
+    ) -> ControlFlow<()> {
         for _ in 0..EVENTS_PER_TURN {
             let Some(notice) = self.client.next(Duration::ZERO).transpose() else { break };
             let ended = notice.is_err();

@@ -1,4 +1,5 @@
-//! Clients that connect again when the daemon comes back, set up again what they had set up, and say what there was in between.
+//! Clients that connect again when the daemon comes back, set up again what they had set up, and
+//! say what there was in between.
 //!
 //! ```no_run
 //! use corosync_ipc::supervise::{Notice, Supervised};
@@ -19,14 +20,16 @@
 //! ```
 //!
 //! # In an event loop
-//! [`Supervised::next`] waits. A loop of one's own polls [`Supervised::descriptor`] among others, and calls `next` with no time to wait when
-//! that is readable. [`Dispatcher::add_supervised`](crate::Dispatcher::add_supervised) does so.
+//! [`Supervised::next`] waits. A loop of one's own polls [`Supervised::descriptor`] among others,
+//! and calls `next` with no time to wait when that is readable.
+//! [`Dispatcher::add_supervised`](crate::Dispatcher::add_supervised) does so.
 //!
 //! # What is promised
-//! Every event that came is handed over, in order, and a [`Notice::Lost`] stands where the next ones are missing. Nothing is made
-//! up: what happened in a gap is not guessed at. [`Notice::Up`] says for each thing set up what may have been [`Missed`].
-//! A request that fails, fails: it is never sent twice. A message multicast shortly before a loss may have been delivered to others
-//! or not, and comes back in neither case.
+//! Every event that came is handed over, in order, and a [`Notice::Lost`] stands where the next
+//! ones are missing. Nothing is made up: what happened in a gap is not guessed at. [`Notice::Up`]
+//! says for each thing set up what may have been [`Missed`]. A request that fails, fails: it is
+//! never sent twice. A message multicast shortly before a loss may have been delivered to others or
+//! not, and comes back in neither case.
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
@@ -51,7 +54,8 @@ use crate::sys::wait::{Interest, wait_for};
 
 /// A service whose clients can be supervised. Only this crate implements it.
 pub trait Supervise: Service {
-    /// What a client sets up, and the daemon forgets when the connection ends: a tracker, a group joined.
+    /// What a client sets up, and the daemon forgets when the connection ends: a tracker, a group
+    /// joined.
     type Setup: Clone + PartialEq + fmt::Debug + Send + Sync + 'static;
 
     /// How many of them a client can have.
@@ -95,7 +99,8 @@ pub enum Missed {
 pub enum Notice<E, T> {
     /// An event.
     Event(E),
-    /// The connection is lost, after every event that came on it was handed over. What happens from now on may be missed.
+    /// The connection is lost, after every event that came on it was handed over. What happens from
+    /// now on may be missed.
     Lost {
         /// Why it ended.
         error: Error,
@@ -106,8 +111,9 @@ pub enum Notice<E, T> {
         error: Error,
         /// How many attempts failed since the connection was lost.
         attempts: u32,
-        /// How long until the next one. While nobody listens at the service's socket and no other [pause](Supervised::backoff) is set, how
-        /// long until the next that is told: meanwhile there are more, see [`default_backoff`].
+        /// How long until the next one. While nobody listens at the service's socket and no other
+        /// [pause](Supervised::backoff) is set, how long until the next that is told:
+        /// meanwhile there are more, see [`default_backoff`].
         pause: Duration,
     },
     /// There is a connection, for the first time or again.
@@ -128,7 +134,8 @@ pub struct Up<T> {
 pub struct Restored<T> {
     /// What.
     pub setup: T,
-    /// What came of it. After an error it is not set up; it will be tried again after the next gap.
+    /// What came of it. After an error it is not set up; it will be tried again after the next
+    /// gap.
     pub result: Result<()>,
     /// What may have been missed of it.
     pub missed: Missed,
@@ -137,11 +144,13 @@ pub struct Restored<T> {
 /// [`Notice`] of a service.
 pub type NoticeOf<S> = Notice<<S as Service>::Event, <S as Supervise>::Setup>;
 
-/// The pause before the second, third and later attempts if nothing else is said: 100 ms, then twice as long each time, at most 5 s.
+/// The pause before the second, third and later attempts if nothing else is said: 100 ms, then
+/// twice as long each time, at most 5 s.
 ///
-/// While nobody listens at the service's socket, an attempt costs a system call and disturbs no daemon. So meanwhile there is one every
-/// 50 ms, and the pauses say only how often that is told. When somebody listens again, they begin anew. So a client is connected some
-/// ten milliseconds after a daemon takes connections again.
+/// While nobody listens at the service's socket, an attempt costs a system call and disturbs no
+/// daemon. So meanwhile there is one every 50 ms, and the pauses say only how often that is told.
+/// When somebody listens again, they begin anew. So a client is connected some ten milliseconds
+/// after a daemon takes connections again.
 pub fn default_backoff(attempts: u32) -> Duration {
     const MOST: Duration = Duration::from_secs(5);
     Duration::from_millis(100)
@@ -149,9 +158,11 @@ pub fn default_backoff(attempts: u32) -> Duration {
         .min(MOST)
 }
 
-/// A client that connects again when it has to: the blocking one. For tokio there is `AsyncSupervised`.
+/// A client that connects again when it has to: the blocking one. For tokio there is
+/// `AsyncSupervised`.
 ///
-/// It sets up again what was set up by [`Supervised::set_up`], and not what was through the [`Supervised::client`] of the moment.
+/// It sets up again what was set up by [`Supervised::set_up`], and not what was through the
+/// [`Supervised::client`] of the moment.
 pub struct Supervised<S: Supervise> {
     plan: Plan<S>,
     client: Option<Arc<Client<S>>>,
@@ -164,35 +175,39 @@ pub struct Supervised<S: Supervise> {
 /// What [`Supervised::descriptor`] is made of.
 struct Watch<S: Supervise> {
     poller: Poller,
-    /// Goes off when an attempt is due, or when a client has ended that its socket tells nothing of.
+    /// Goes off when an attempt is due, or when a client has ended that its socket tells nothing
+    /// of.
     alarm: Alarm,
     /// The client whose socket the poller knows.
     client: Option<Arc<Client<S>>>,
 }
 
 impl<S: Supervise> Supervised<S> {
-    /// A client that connects by the function given, such as `quorum::Client::connect`. It does so in [`Supervised::next`], not now, so
-    /// a program can start before the daemon.
+    /// A client that connects by the function given, such as `quorum::Client::connect`. It does so
+    /// in [`Supervised::next`], not now, so a program can start before the daemon.
     pub fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
         Self { plan: Plan::new(connect), client: None, ending: None, waker: None, watch: None }
     }
 
-    /// Sets how long to wait after an attempt, by the number of attempts that failed since the connection was lost, but 1 at least.
-    /// Default: [`default_backoff`], with more attempts while nobody listens. The first attempt follows a loss at once, unless the one before was less than a pause ago.
+    /// Sets how long to wait after an attempt, by the number of attempts that failed since the
+    /// connection was lost, but 1 at least. Default: [`default_backoff`], with more attempts
+    /// while nobody listens. The first attempt follows a loss at once, unless the one before was
+    /// less than a pause ago.
     pub fn backoff(mut self, pause: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
         self.plan.backoff = Some(Box::new(pause));
         self
     }
 
-    /// Waits for the next notice until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`]. `None` when it passed, or when the
-    /// [`Supervised::waker`] was used.
+    /// Waits for the next notice until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`].
+    /// `None` when it passed, or when the [`Supervised::waker`] was used.
     ///
-    /// An attempt to connect goes on to its end: with a daemon that is stopped, that is the endpoint's connect timeout. What is set up
-    /// again has one request timeout together.
+    /// An attempt to connect goes on to its end: with a daemon that is stopped, that is the
+    /// endpoint's connect timeout. What is set up again has one request timeout together.
     ///
     /// # Errors
-    /// [`Error::Finalized`] when the client was finalized; [`Error::InvalidArgument`] when connecting fails with it, as it would always;
-    /// [`Error::System`] when there is no file descriptor for a waker. What else happens is told by notices.
+    /// [`Error::Finalized`] when the client was finalized; [`Error::InvalidArgument`] when
+    /// connecting fails with it, as it would always; [`Error::System`] when there is no file
+    /// descriptor for a waker. What else happens is told by notices.
     pub fn next(&mut self, deadline: impl Into<Deadline>) -> Result<Option<NoticeOf<S>>> {
         let notice = self.next_notice(deadline.into().instant());
         self.update_watch();
@@ -245,15 +260,17 @@ impl<S: Supervise> Supervised<S> {
         Ok(None)
     }
 
-    /// Sets something up now and after every gap. Without a connection it is noted, and set up when there is one: [`Notice::Up`] tells
-    /// what came of it.
+    /// Sets something up now and after every gap. Without a connection it is noted, and set up when
+    /// there is one: [`Notice::Up`] tells what came of it.
     ///
     /// # Errors
-    /// What the daemon refuses it with; it is not noted then. [`Error::Cs`] with [`CsError::Exist`] when it is noted already, or another
-    /// one where a client can have only one.
+    /// What the daemon refuses it with; it is not noted then. [`Error::Cs`] with [`CsError::Exist`]
+    /// when it is noted already, or another one where a client can have only one.
     pub fn set_up(&mut self, setup: S::Setup) -> Result<()> {
         self.plan.note(&setup)?;
-        let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else { return Ok(()) };
+        let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else {
+            return Ok(());
+        };
         let result = S::set_up(client, &setup);
         self.ending = self.plan.settle(&setup, result)?;
         self.update_watch();
@@ -263,11 +280,13 @@ impl<S: Supervise> Supervised<S> {
     /// Takes something down, and does not set it up again.
     ///
     /// # Errors
-    /// [`Error::Cs`] with [`CsError::NotExist`] when it was not set up, and otherwise what the daemon refuses it with; it is not set up
-    /// again in any case.
+    /// [`Error::Cs`] with [`CsError::NotExist`] when it was not set up, and otherwise what the
+    /// daemon refuses it with; it is not set up again in any case.
     pub fn take_down(&mut self, setup: &S::Setup) -> Result<()> {
         self.plan.forget(setup)?;
-        let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else { return Ok(()) };
+        let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else {
+            return Ok(());
+        };
         match S::take_down(client, setup) {
             Err(error) if loses_connection(&error) => self.ending = Some(error),
             result => result?,
@@ -289,7 +308,8 @@ impl<S: Supervise> Supervised<S> {
         self.client.as_ref().ok_or(Error::disconnected(S::NAME))
     }
 
-    /// What ends a [`Supervised::next`] from another thread. The waker of the [client](Self::client) does not.
+    /// What ends a [`Supervised::next`] from another thread. The waker of the
+    /// [client](Self::client) does not.
     ///
     /// # Errors
     /// [`Error::System`] when there are no file descriptors left.
@@ -300,14 +320,17 @@ impl<S: Supervise> Supervised<S> {
         }
     }
 
-    /// A descriptor for an event loop of one's own. It polls readable while [`Supervised::next`] has something to do: there is an event,
-    /// the connection has ended, an attempt to connect is due, or the [`Supervised::waker`] was used. Then call `next` with a deadline in the
+    /// A descriptor for an event loop of one's own. It polls readable while [`Supervised::next`]
+    /// has something to do: there is an event, the connection has ended, an attempt to connect
+    /// is due, or the [`Supervised::waker`] was used. Then call `next` with a deadline in the
     /// past, such as [`Duration::ZERO`], at least once; that there is no notice is nothing wrong.
     ///
-    /// It is the same thing over all connections, and outlives them: register it once, for reading and level-triggered. Only poll it.
+    /// It is the same thing over all connections, and outlives them: register it once, for reading
+    /// and level-triggered. Only poll it.
     ///
     /// # Errors
-    /// [`Error::System`] when there are no file descriptors left: the first call takes four, later ones take one.
+    /// [`Error::System`] when there are no file descriptors left: the first call takes four, later
+    /// ones take one.
     pub fn descriptor(&mut self) -> Result<OwnedFd> {
         let waker = self.waker()?;
         let new = || {
@@ -326,8 +349,9 @@ impl<S: Supervise> Supervised<S> {
         descriptor.map_err(failed)
     }
 
-    /// When the next attempt to connect is due, for event loops with timers of their own; in the past: at once. `None` while there is a
-    /// connection. The [`Supervised::descriptor`] becomes readable then.
+    /// When the next attempt to connect is due, for event loops with timers of their own; in the
+    /// past: at once. `None` while there is a connection. The [`Supervised::descriptor`]
+    /// becomes readable then.
     pub fn next_attempt_at(&self) -> Option<Instant> {
         self.client.is_none().then(|| self.plan.attempt_at.unwrap_or_else(Instant::now))
     }
@@ -344,7 +368,9 @@ impl<S: Supervise> Supervised<S> {
                 match watch.poller.add(&**new, 0) {
                     Ok(()) => watch.client = Some(Arc::clone(new)),
                     // Without it nobody would hear of its events.
-                    Err(source) => self.ending = Some(Error::system("watching a supervised client", source)),
+                    Err(source) => {
+                        self.ending = Some(Error::system("watching a supervised client", source))
+                    }
                 }
             }
         }
@@ -385,7 +411,8 @@ type Connect<S> = dyn Fn() -> Result<Client<S>> + Send + Sync;
 /// What an attempt that succeeds comes to.
 type Attempt<S> = (Client<S>, Vec<Restored<<S as Supervise>::Setup>>);
 
-/// What is to be set up, and when to attempt it. Without I/O and clock: time comes in as an argument.
+/// What is to be set up, and when to attempt it. Without I/O and clock: time comes in as an
+/// argument.
 struct Plan<S: Supervise> {
     connect: Arc<Connect<S>>,
     /// `None`: the default.
@@ -396,7 +423,8 @@ struct Plan<S: Supervise> {
     /// When the last attempt began, and how many failed since the last success.
     begun: Option<Instant>,
     failed: u32,
-    /// Whether nobody listened at the last attempt, how many failures of the same kind were told, and when the next is told.
+    /// Whether nobody listened at the last attempt, how many failures of the same kind were told,
+    /// and when the next is told.
     nobody_listens: bool,
     told: u32,
     tell_at: Option<Instant>,
@@ -480,7 +508,8 @@ impl<S: Supervise> Plan<S> {
         Ok(())
     }
 
-    /// What was noted is set up now, or was refused and is forgotten, or else the connection is lost, by the error returned.
+    /// What was noted is set up now, or was refused and is forgotten, or else the connection is
+    /// lost, by the error returned.
     fn settle(&mut self, setup: &S::Setup, result: Result<()>) -> Result<Option<Error>> {
         match result {
             Ok(()) => Ok(None),
@@ -494,7 +523,8 @@ impl<S: Supervise> Plan<S> {
 
     fn forget(&mut self, setup: &S::Setup) -> Result<()> {
         let position = self.setups.iter().position(|noted| noted == setup);
-        let position = position.ok_or(Error::Cs { call: "take down".into(), error: CsError::NotExist })?;
+        let position =
+            position.ok_or(Error::Cs { call: "take down".into(), error: CsError::NotExist })?;
         self.setups.remove(position);
         Ok(())
     }
@@ -513,7 +543,8 @@ fn attempt<S: Supervise>(connect: &Connect<S>, setups: &[S::Setup]) -> Result<At
     Ok((client, restored))
 }
 
-/// Whether nothing more is to be expected of a connection after this. After a timeout it is not known what is set up and what not.
+/// Whether nothing more is to be expected of a connection after this. After a timeout it is not
+/// known what is set up and what not.
 fn loses_connection(error: &Error) -> bool {
     matches!(
         error,
@@ -546,7 +577,8 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_five_seconds() {
-        let pauses = [1, 2, 3, 6, 7, 33, u32::MAX].map(|attempts| default_backoff(attempts).as_millis());
+        let pauses =
+            [1, 2, 3, 6, 7, 33, u32::MAX].map(|attempts| default_backoff(attempts).as_millis());
         assert_eq!(pauses, [100, 200, 400, 3200, 5000, 5000, 5000]);
     }
 
@@ -561,7 +593,10 @@ mod tests {
             assert_eq!(plan.attempt_at, Some(now + default_backoff(failed)));
         }
         assert!(matches!(plan.up(Vec::new(), now), Notice::Up(Up { gap: None, .. })));
-        assert!(matches!(plan.failed(gone(), now).unwrap(), Some(Notice::Retry { attempts: 1, .. })));
+        assert!(matches!(
+            plan.failed(gone(), now).unwrap(),
+            Some(Notice::Retry { attempts: 1, .. })
+        ));
     }
 
     /// What a plan tells of attempts that fail until `end`: when, and after how many.
@@ -590,12 +625,17 @@ mod tests {
         };
         let (mut plan, start) = (plan(), Instant::now());
         let told = failures(&mut plan, start, Duration::from_secs(60), nobody);
-        let first: Vec<_> = told.iter().take(4).map(|(at, attempts)| (at.as_millis(), *attempts)).collect();
+        let first: Vec<_> =
+            told.iter().take(4).map(|(at, attempts)| (at.as_millis(), *attempts)).collect();
         assert_eq!(first, [(0, 1), (100, 3), (300, 7), (700, 15)]);
         assert!(told.len() < 20 && plan.failed >= 1100, "{told:?}");
-        // Whoever listens is left alone for a while when something is wrong, but not for long at first.
+        // Whoever listens is left alone for a while when something is wrong, but not for long at
+        // first.
         let told = failures(&mut plan, start, Duration::from_secs(1), gone);
-        assert_eq!(told.iter().map(|(at, _)| at.as_millis()).collect::<Vec<_>>(), [0, 100, 300, 700]);
+        assert_eq!(
+            told.iter().map(|(at, _)| at.as_millis()).collect::<Vec<_>>(),
+            [0, 100, 300, 700]
+        );
         // What the caller says is what is done.
         plan.backoff = Some(Box::new(|_| Duration::from_secs(1)));
         assert_eq!(failures(&mut plan, start, Duration::from_secs(3), nobody).len(), 3);
@@ -610,12 +650,17 @@ mod tests {
         plan.lost(gone(), start + second);
         assert!(plan.attempt_at.unwrap() < start + second, "it was up for longer than a pause");
         plan.begin(start + second);
-        let restored = vec![Restored { setup: TrackFlags::CHANGES, result: Ok(()), missed: Missed::States }];
+        let restored =
+            vec![Restored { setup: TrackFlags::CHANGES, result: Ok(()), missed: Missed::States }];
         let Notice::Up(up) = plan.up(restored, start + 3 * second) else { panic!("it is up") };
         assert_eq!((up.gap, up.restored[0].missed), (Some(2 * second), Missed::States));
         plan.begin(start + 4 * second);
         plan.lost(gone(), start + 4 * second);
-        assert_eq!(plan.attempt_at, Some(start + 4 * second + default_backoff(1)), "it was closed at once");
+        assert_eq!(
+            plan.attempt_at,
+            Some(start + 4 * second + default_backoff(1)),
+            "it was closed at once"
+        );
     }
 
     #[test]
@@ -629,6 +674,9 @@ mod tests {
         let refused = Error::Cs { call: "quorum trackstart".into(), error: CsError::Access };
         assert!(plan.settle(&TrackFlags::CHANGES, Err(refused)).is_err());
         assert!(plan.setups.is_empty());
-        assert_eq!(plan.forget(&TrackFlags::CHANGES).unwrap_err().cs_error(), Some(CsError::NotExist));
+        assert_eq!(
+            plan.forget(&TrackFlags::CHANGES).unwrap_err().cs_error(),
+            Some(CsError::NotExist)
+        );
     }
 }

@@ -22,8 +22,8 @@ pub struct CmapTracker {
 }
 
 impl CmapTracker {
-    /// As [`Client::track_add`](crate::cmap::Client::track_add). The daemon does not say what the keys' values are, now or after a gap:
-    /// [`Missed::Changes`].
+    /// As [`Client::track_add`](crate::cmap::Client::track_add). The daemon does not say what the
+    /// keys' values are, now or after a gap: [`Missed::Changes`].
     pub fn new(key: impl Into<String>, events: TrackEvents) -> Self {
         // Clients count their own from 1.
         static NEXT: AtomicU64 = AtomicU64::new(1 << 63);
@@ -64,8 +64,8 @@ impl Supervise for Cmap {
     }
 }
 
-/// How quorum is tracked, as [`Client::track_start`](crate::quorum::Client::track_start). With `CURRENT` or `CHANGES` the state after a
-/// gap comes as an event: [`Missed::States`].
+/// How quorum is tracked, as [`Client::track_start`](crate::quorum::Client::track_start). With
+/// `CURRENT` or `CHANGES` the state after a gap comes as an event: [`Missed::States`].
 impl Supervise for Quorum {
     type Setup = TrackFlags;
 
@@ -84,8 +84,8 @@ impl Supervise for Quorum {
     }
 }
 
-/// How votequorum is tracked, as [`Client::track_start`](crate::votequorum::Client::track_start). With `CURRENT` or `CHANGES` the state
-/// after a gap comes as an event: [`Missed::States`].
+/// How votequorum is tracked, as [`Client::track_start`](crate::votequorum::Client::track_start).
+/// With `CURRENT` or `CHANGES` the state after a gap comes as an event: [`Missed::States`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VotequorumTracker {
     /// What its notifications carry.
@@ -113,11 +113,15 @@ impl Supervise for Votequorum {
 }
 
 fn missed_states(flags: TrackFlags) -> Missed {
-    if flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES) { Missed::States } else { Missed::Changes }
+    if flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES) {
+        Missed::States
+    } else {
+        Missed::Changes
+    }
 }
 
-/// The group joined, as [`Client::join`](crate::cpg::Client::join). To its other members a gap is a leave and a join. What was sent in
-/// between does not come again: [`Missed::Messages`].
+/// The group joined, as [`Client::join`](crate::cpg::Client::join). To its other members a gap is a
+/// leave and a join. What was sent in between does not come again: [`Missed::Messages`].
 impl Supervise for Cpg {
     type Setup = GroupName;
 

@@ -21,13 +21,15 @@ impl Bell {
         Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
-    /// Makes the descriptor readable. What was done before is seen by whoever [`silence`](Self::silence)s it.
+    /// Makes the descriptor readable. What was done before is seen by whoever
+    /// [`silence`](Self::silence)s it.
     pub(crate) fn ring(&self) {
         // Fails only when the counter is full, and then the descriptor is readable already.
         let _ = retry(|| self.0.write(1));
     }
 
-    /// Makes the descriptor unreadable. Look for the reason of the ringing afterwards, never before.
+    /// Makes the descriptor unreadable. Look for the reason of the ringing afterwards, never
+    /// before.
     pub(crate) fn silence(&self) {
         let _ = retry(|| self.0.read());
     }
@@ -45,7 +47,10 @@ pub(crate) struct Alarm(TimerFd);
 
 impl Alarm {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?))
+        Ok(Self(TimerFd::new(
+            ClockId::CLOCK_MONOTONIC,
+            TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
+        )?))
     }
 
     /// Sets when it becomes readable, which it is not before; `None`: never.
@@ -55,8 +60,12 @@ impl Alarm {
             None => self.0.unset(),
             Some(at) => {
                 // No time at all would unset it.
-                let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
-                self.0.set(Expiration::OneShot(TimeSpec::from_duration(left)), TimerSetTimeFlags::empty())
+                let left =
+                    at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+                self.0.set(
+                    Expiration::OneShot(TimeSpec::from_duration(left)),
+                    TimerSetTimeFlags::empty(),
+                )
             }
         };
     }
@@ -68,7 +77,8 @@ impl AsFd for Alarm {
     }
 }
 
-/// Waits for any number of descriptors to be readable, each known by a number. Reports them again and again while they are.
+/// Waits for any number of descriptors to be readable, each known by a number. Reports them again
+/// and again while they are.
 #[derive(Debug)]
 pub(crate) struct Poller(Epoll);
 
@@ -89,13 +99,15 @@ impl Poller {
         let _ = self.0.delete(fd);
     }
 
-    /// Puts the numbers of readable descriptors into `found`, waiting for one until the deadline; `None` waits for ever.
+    /// Puts the numbers of readable descriptors into `found`, waiting for one until the deadline;
+    /// `None` waits for ever.
     pub(crate) fn wait(&self, found: &mut Vec<u64>, deadline: Option<Instant>) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); REPORTED];
         let count = retry(|| {
             let millis = deadline.map(millis_until);
-            let timeout =
-                millis.map_or(EpollTimeout::NONE, |millis| EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX));
+            let timeout = millis.map_or(EpollTimeout::NONE, |millis| {
+                EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+            });
             self.0.wait(&mut events, timeout)
         })?;
         found.extend(events.iter().take(count).map(EpollEvent::data));

@@ -15,7 +15,10 @@ use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use super::socket::retry;
 
 /// Opens the directory at `root`, then one directory after the other below it.
-pub(crate) fn open_directory<'a>(root: &Path, below: impl IntoIterator<Item = &'a OsStr>) -> io::Result<OwnedFd> {
+pub(crate) fn open_directory<'a>(
+    root: &Path,
+    below: impl IntoIterator<Item = &'a OsStr>,
+) -> io::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
     let mut directory = retry(|| open(root, flags, Mode::empty()))?;
     for name in below {
@@ -35,19 +38,24 @@ pub(crate) fn open_regular(directory: &impl AsFd, name: &OsStr) -> io::Result<Fi
     Ok(file)
 }
 
-/// Looks at a file without opening it, so that neither its user nor a device notices. A link is looked at itself.
+/// Looks at a file without opening it, so that neither its user nor a device notices. A link is
+/// looked at itself.
 pub(crate) fn look_at(directory: &impl AsFd, name: &OsStr) -> io::Result<Metadata> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     File::from(retry(|| openat(directory, name, flags, Mode::empty()))?).metadata()
 }
 
-/// Whether a user id is the one that stands for all users whom this process's user namespace does not map.
+/// Whether a user id is the one that stands for all users whom this process's user namespace does
+/// not map.
 pub(crate) fn is_unmapped(uid: u32) -> bool {
     const DEFAULT_OVERFLOW_UID: u32 = 65534;
     let read = |path| std::fs::read_to_string(path).ok();
     let overflow = read("/proc/sys/kernel/overflowuid").and_then(|uid| uid.trim().parse().ok());
     // Outside of user namespaces all are mapped: 0 0 4294967295.
-    let maps_all = || read("/proc/self/uid_map").is_some_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    let maps_all = || {
+        read("/proc/self/uid_map")
+            .is_some_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+    };
     uid == overflow.unwrap_or(DEFAULT_OVERFLOW_UID) && !maps_all()
 }
 
@@ -61,7 +69,8 @@ pub(crate) fn remove_directory(parent: &impl AsFd, name: &OsStr) -> bool {
     unlinkat(parent, name, UnlinkatFlags::RemoveDir).is_ok()
 }
 
-/// Whether the process has certainly ended, waited for by its parent or not. Unknown processes (pid 0: another pid namespace) have not.
+/// Whether the process has certainly ended, waited for by its parent or not. Unknown processes (pid
+/// 0: another pid namespace) have not.
 pub(crate) fn process_is_gone(pid: i32) -> bool {
     pid > 0
         && (kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)

@@ -13,16 +13,26 @@ fn low_half(word: &AtomicU64) -> *mut u32 {
     word.as_ptr().cast::<u32>().wrapping_add(LOW_HALF)
 }
 
-/// Sleeps while the low half of `word` is `expected`, at most for `timeout`. May return early for no reason.
+/// Sleeps while the low half of `word` is `expected`, at most for `timeout`. May return early for
+/// no reason.
 pub(crate) fn wait_low(word: &AtomicU64, expected: u32, timeout: Duration) {
     let timeout = libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
-    // SAFETY: the address is that of half an atomic that `word` keeps alive, aligned to 4, and the timespec lives on this frame;
-    // the kernel only reads both. Without FUTEX_PRIVATE_FLAG, since the waker is another process. Another process may change
-    // or truncate the memory: the kernel then answers EAGAIN or EFAULT, which like EINTR and ETIMEDOUT mean "look again".
-    unsafe { libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAIT, expected, ptr::from_ref(&timeout)) };
+    // SAFETY: the address is that of half an atomic that `word` keeps alive, aligned to 4, and the
+    // timespec lives on this frame; the kernel only reads both. Without FUTEX_PRIVATE_FLAG,
+    // since the waker is another process. Another process may change or truncate the memory:
+    // the kernel then answers EAGAIN or EFAULT, which like EINTR and ETIMEDOUT mean "look again".
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            low_half(word),
+            libc::FUTEX_WAIT,
+            expected,
+            ptr::from_ref(&timeout),
+        )
+    };
 }
 
 /// Wakes one process or thread that sleeps on the low half of `word`.

@@ -1,4 +1,5 @@
-//! What only a server does: listening, waiting for many descriptors, making directories and files for rings.
+//! What only a server does: listening, waiting for many descriptors, making directories and files
+//! for rings.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
@@ -17,7 +18,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, posix_fallocate};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, fchown, getegid, geteuid, unlinkat};
 
@@ -69,15 +72,20 @@ pub(crate) struct Seen {
     pub(crate) hung_up: bool,
 }
 
-/// Waits until something is to be seen of one descriptor at least, or until `deadline`. Tells what it is of each, in their order.
-pub(crate) fn wait_for_any(watched: &[(BorrowedFd<'_>, Watch)], deadline: Option<Instant>) -> io::Result<Vec<Seen>> {
+/// Waits until something is to be seen of one descriptor at least, or until `deadline`. Tells what
+/// it is of each, in their order.
+pub(crate) fn wait_for_any(
+    watched: &[(BorrowedFd<'_>, Watch)],
+    deadline: Option<Instant>,
+) -> io::Result<Vec<Seen>> {
     let flags = |watch: &Watch| {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, watch.readable);
         flags.set(PollFlags::POLLOUT, watch.writable);
         flags
     };
-    let mut fds: Vec<PollFd<'_>> = watched.iter().map(|(fd, watch)| PollFd::new(*fd, flags(watch))).collect();
+    let mut fds: Vec<PollFd<'_>> =
+        watched.iter().map(|(fd, watch)| PollFd::new(*fd, flags(watch))).collect();
     poll_until(&mut fds, deadline)?;
     let seen = |fd: &PollFd<'_>| {
         // `None`: flags that nix does not know.
@@ -85,32 +93,39 @@ pub(crate) fn wait_for_any(watched: &[(BorrowedFd<'_>, Watch)], deadline: Option
         Seen {
             readable: events.contains(PollFlags::POLLIN),
             writable: events.contains(PollFlags::POLLOUT),
-            hung_up: events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL),
+            hung_up: events
+                .intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL),
         }
     };
     Ok(fds.iter().map(seen).collect())
 }
 
-/// Names that nobody else thinks of: six characters between `prefix` and `suffix`. There is an end to them, since only somebody who takes
-/// names on purpose makes so many attempts fail.
+/// Names that nobody else thinks of: six characters between `prefix` and `suffix`. There is an end
+/// to them, since only somebody who takes names on purpose makes so many attempts fail.
 fn names(prefix: &str, suffix: &str) -> impl Iterator<Item = OsString> {
     const CHARACTERS: [char; 32] = [
-        'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r', 's', 't', 'u', 'v',
-        'w', 'x', 'y', 'z', '2', '3', '4', '5', '6', '7',
+        'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r',
+        's', 't', 'u', 'v', 'w', 'x', 'y', 'z', '2', '3', '4', '5', '6', '7',
     ];
     const ATTEMPTS: usize = 100;
 
     (0..ATTEMPTS).map(move |_| {
         // Another value each time. That it could be guessed harms nobody: what exists is not used.
         let random = RandomState::new().build_hasher().finish();
-        let middle: String =
-            (0..6).filter_map(|at| CHARACTERS.get((random >> (at * 5)) as usize % CHARACTERS.len())).collect();
+        let middle: String = (0..6)
+            .filter_map(|at| CHARACTERS.get((random >> (at * 5)) as usize % CHARACTERS.len()))
+            .collect();
         OsString::from(format!("{prefix}{middle}{suffix}"))
     })
 }
 
-/// Makes a directory with a name of its own: `prefix` and six characters. Its mode does not depend on the umask.
-pub(crate) fn create_directory(parent: &impl AsFd, prefix: &str, mode: u32) -> io::Result<(OsString, OwnedFd)> {
+/// Makes a directory with a name of its own: `prefix` and six characters. Its mode does not depend
+/// on the umask.
+pub(crate) fn create_directory(
+    parent: &impl AsFd,
+    prefix: &str,
+    mode: u32,
+) -> io::Result<(OsString, OwnedFd)> {
     for name in names(prefix, "") {
         match retry(|| mkdirat(parent, name.as_os_str(), Mode::S_IRWXU)) {
             Ok(()) => {
@@ -125,13 +140,15 @@ pub(crate) fn create_directory(parent: &impl AsFd, prefix: &str, mode: u32) -> i
     Err(Errno::EEXIST.into())
 }
 
-/// The most files that are removed from a directory that was given away. Whoever made more keeps them.
+/// The most files that are removed from a directory that was given away. Whoever made more keeps
+/// them.
 const MAX_LEFT: usize = 4096;
 
-/// Empties a directory that was given away to somebody who may have put whatever they like into it. Links are removed, not followed;
-/// directories in it are removed if they are empty.
+/// Empties a directory that was given away to somebody who may have put whatever they like into it.
+/// Links are removed, not followed; directories in it are removed if they are empty.
 pub(crate) fn empty_directory(directory: &impl AsFd) {
-    // Taken back, nobody else adds to it; and it takes no privilege but that of changing owners to remove what is in it.
+    // Taken back, nobody else adds to it; and it takes no privilege but that of changing owners to
+    // remove what is in it.
     let _ = fchown(directory, Some(geteuid()), Some(getegid()));
     let _ = fchmod(directory, Mode::S_IRWXU);
     let names = names_in(directory, MAX_LEFT).unwrap_or_default();
@@ -149,7 +166,8 @@ pub(crate) fn open_subdirectory(parent: &impl AsFd, name: &OsStr) -> io::Result<
 
 /// Whether there is a regular file of this process's user.
 pub(crate) fn is_own_file(directory: &impl AsFd, name: &OsStr) -> bool {
-    file::look_at(directory, name).is_ok_and(|file| file.is_file() && file.uid() == geteuid().as_raw())
+    file::look_at(directory, name)
+        .is_ok_and(|file| file.is_file() && file.uid() == geteuid().as_raw())
 }
 
 /// A file that is locked until its process ends, however it does.
@@ -172,7 +190,8 @@ impl LockedFile {
         for name in names(prefix, suffix) {
             match create_file(directory, &name, 0) {
                 Ok(file) => {
-                    // Another process may have taken it for one that is left over, and be about to remove it.
+                    // Another process may have taken it for one that is left over, and be about to
+                    // remove it.
                     if let Some(locked) = Self::lock(file, &name) {
                         return Ok(locked);
                     }
@@ -203,14 +222,17 @@ impl LockedFile {
 pub(crate) fn names_in(directory: &impl AsFd, limit: usize) -> io::Result<Vec<OsString>> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
     let mut listed = Dir::from_fd(retry(|| openat(directory, ".", flags, Mode::empty()))?)?;
-    let names =
-        listed.iter().filter_map(|entry| Some(OsStr::from_bytes(entry.ok()?.file_name().to_bytes()).to_owned()));
+    let names = listed
+        .iter()
+        .filter_map(|entry| Some(OsStr::from_bytes(entry.ok()?.file_name().to_bytes()).to_owned()));
     Ok(names.filter(|name| name != "." && name != "..").take(limit).collect())
 }
 
-/// Makes a file of zeros that only its owner may use, with all of its room set aside: writing to it later cannot fail.
+/// Makes a file of zeros that only its owner may use, with all of its room set aside: writing to it
+/// later cannot fail.
 pub(crate) fn create_file(directory: &impl AsFd, name: &OsStr, size: usize) -> io::Result<File> {
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let flags =
+        OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     let file = File::from(retry(|| openat(directory, name, flags, mode))?);
     retry(|| fchmod(&file, mode))?;

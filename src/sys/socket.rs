@@ -7,8 +7,12 @@ use std::path::Path;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{PassCred, PeerCredentials, SndBuf};
-use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr};
-use nix::sys::socket::{UnixCredentials, connect, getsockopt, recv, recvmsg, send, setsockopt, shutdown, socket};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
+};
+use nix::sys::socket::{
+    UnixCredentials, connect, getsockopt, recv, recvmsg, send, setsockopt, shutdown, socket,
+};
 
 /// Which process is at the other end of a connection, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +25,8 @@ pub struct Credentials {
     pub gid: u32,
 }
 
-/// Bytes in an abstract name: `sun_path` without its leading NUL. libqb pads the name with NULs to all of them.
+/// Bytes in an abstract name: `sun_path` without its leading NUL. libqb pads the name with NULs to
+/// all of them.
 const ABSTRACT_NAME_SIZE: usize = 107;
 
 /// The abstract address of a service.
@@ -77,16 +82,22 @@ pub(crate) fn receive_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<u
     Ok(retry(|| recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))?)
 }
 
-/// As [`receive_now`], and tells who sent the bytes, provided that [`pass_credentials`] is on. Bytes of two senders never come at
-/// once. There is no room for file descriptors, so the kernel closes those that come along.
+/// As [`receive_now`], and tells who sent the bytes, provided that [`pass_credentials`] is on.
+/// Bytes of two senders never come at once. There is no room for file descriptors, so the kernel
+/// closes those that come along.
 ///
 /// # Errors
 /// Also when something came along, and so it cannot be told who sent the bytes.
-pub(crate) fn receive_from(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<Credentials>)> {
+pub(crate) fn receive_from(
+    socket: &impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<Credentials>)> {
     let mut control = cmsg_space!(UnixCredentials);
     Ok(retry(|| {
-        let (mut parts, flags) = ([IoSliceMut::new(buffer)], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC);
-        let received = recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        let (mut parts, flags) =
+            ([IoSliceMut::new(buffer)], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC);
+        let received =
+            recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut control), flags)?;
         let sender = received.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.into()),
             _ => None,

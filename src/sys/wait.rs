@@ -27,8 +27,13 @@ pub(crate) enum Interest {
     HangUp,
 }
 
-/// Waits until `deadline`; `None` waits for ever. A deadline in the past looks once and does not wait.
-pub(crate) fn wait_for(fd: &impl AsFd, interest: Interest, deadline: Option<Instant>) -> io::Result<Ready> {
+/// Waits until `deadline`; `None` waits for ever. A deadline in the past looks once and does not
+/// wait.
+pub(crate) fn wait_for(
+    fd: &impl AsFd,
+    interest: Interest,
+    deadline: Option<Instant>,
+) -> io::Result<Ready> {
     // A hang-up is always reported, asked for or not.
     let flags = match interest {
         Interest::Readable => PollFlags::POLLIN,
@@ -41,9 +46,15 @@ pub(crate) fn wait_for(fd: &impl AsFd, interest: Interest, deadline: Option<Inst
     Ok(readiness(&fd))
 }
 
-/// As [`wait_for`] something to read, but `bell` ends the wait too. Returns how it is with each; without both the deadline passed.
-pub(crate) fn wait_or_rung(fd: &impl AsFd, bell: &impl AsFd, deadline: Option<Instant>) -> io::Result<(Ready, bool)> {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN), PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+/// As [`wait_for`] something to read, but `bell` ends the wait too. Returns how it is with each;
+/// without both the deadline passed.
+pub(crate) fn wait_or_rung(
+    fd: &impl AsFd,
+    bell: &impl AsFd,
+    deadline: Option<Instant>,
+) -> io::Result<(Ready, bool)> {
+    let mut fds =
+        [PollFd::new(fd.as_fd(), PollFlags::POLLIN), PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
     poll_until(&mut fds, deadline)?;
     let [fd, bell] = fds;
     Ok((readiness(&fd), readiness(&bell) != Ready::TimedOut))
@@ -53,12 +64,18 @@ pub(crate) fn wait_or_rung(fd: &impl AsFd, bell: &impl AsFd, deadline: Option<In
 pub(super) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     loop {
         let millis = deadline.map(millis_until);
-        let timeout =
-            millis.map_or(PollTimeout::NONE, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX));
+        let timeout = millis.map_or(PollTimeout::NONE, |millis| {
+            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+        });
         match poll(fds, timeout) {
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
-            Ok(0) if deadline.is_some_and(|deadline| millis == Some(0) || Instant::now() >= deadline) => return Ok(()),
+            Ok(0)
+                if deadline
+                    .is_some_and(|deadline| millis == Some(0) || Instant::now() >= deadline) =>
+            {
+                return Ok(());
+            }
             Ok(0) => {}
             Ok(_) => return Ok(()),
         }
@@ -77,7 +94,8 @@ fn readiness(fd: &PollFd<'_>) -> Ready {
     }
 }
 
-/// How long until then, in whole milliseconds: rounded up, so that a wait never ends before its deadline and then spins.
+/// How long until then, in whole milliseconds: rounded up, so that a wait never ends before its
+/// deadline and then spins.
 pub(crate) fn millis_until(deadline: Instant) -> i32 {
     let left: Duration = deadline.saturating_duration_since(Instant::now());
     i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)

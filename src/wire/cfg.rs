@@ -8,7 +8,9 @@ use crate::codec::CS_OK;
 use crate::codec::{Header, Kind, Reader, Writer};
 use crate::error::WireError;
 use crate::wire::Message;
-use crate::wire::message::{Chars, Encoding, MAR_NAME_SIZE, Native, Slot, any_message, message, write_message};
+use crate::wire::message::{
+    Chars, Encoding, MAR_NAME_SIZE, Native, Slot, any_message, message, write_message,
+};
 use crate::wire::values::{NodeId, open_enum};
 
 open_enum! {
@@ -16,7 +18,8 @@ open_enum! {
     pub struct ShutdownKind: u32 {
         /// One who says no, or nothing, prevents the shutdown. `COROSYNC_CFG_SHUTDOWN_FLAG_REQUEST`
         const REQUEST = 0, "request";
-        /// They are told and waited for, but cannot prevent it. `COROSYNC_CFG_SHUTDOWN_FLAG_REGARDLESS`
+        /// They are told and waited for, but cannot prevent it.
+        /// `COROSYNC_CFG_SHUTDOWN_FLAG_REGARDLESS`
         const REGARDLESS = 1, "regardless";
         /// They are not told. `COROSYNC_CFG_SHUTDOWN_FLAG_IMMEDIATE`
         const IMMEDIATE = 2, "immediate";
@@ -24,7 +27,8 @@ open_enum! {
 }
 
 open_enum! {
-    /// Answer to [`Event::Shutdown`](crate::cfg::Event::Shutdown). Matches `corosync_cfg_shutdown_reply_flags_t`.
+    /// Answer to [`Event::Shutdown`](crate::cfg::Event::Shutdown). Matches
+    /// `corosync_cfg_shutdown_reply_flags_t`.
     pub struct ShutdownAnswer: u32 {
         /// Stay. `COROSYNC_CFG_SHUTDOWN_FLAG_NO`
         const NO = 0, "no";
@@ -175,7 +179,8 @@ impl Message for RingStatusReply {
         let count = reader.bounded(count, MAX_INTERFACES)?;
         let names = texts::<INTERFACE_NAME_SIZE>("interface_name", reader)?;
         let statuses = texts::<INTERFACE_STATUS_SIZE>("interface_status", reader)?;
-        let interfaces = names.into_iter().zip(statuses).map(|(name, status)| Interface { name, status });
+        let interfaces =
+            names.into_iter().zip(statuses).map(|(name, status)| Interface { name, status });
         Ok(Self { interfaces: interfaces.take(count).collect() })
     }
 }
@@ -355,7 +360,8 @@ impl Message for NodeStatusReply {
     }
 }
 
-/// Asks whoever tracks whether this node's corosync may end, or says that the time to answer is over.
+/// Asks whoever tracks whether this node's corosync may end, or says that the time to answer is
+/// over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TestShutdown {
     /// `CS_OK` asks, `CS_ERR_TIMEOUT` says that the time is over. It is the header's.
@@ -441,7 +447,10 @@ impl Encoding<Bytes> for Reason {
 }
 
 /// Reads an array of texts, each of which ends with a NUL, or loses its last byte to it.
-fn texts<const SIZE: usize>(field: &'static str, reader: &mut Reader<'_>) -> Result<Vec<Bytes>, WireError> {
+fn texts<const SIZE: usize>(
+    field: &'static str,
+    reader: &mut Reader<'_>,
+) -> Result<Vec<Bytes>, WireError> {
     let text = |text: Bytes| text.slice(..text.len().min(SIZE - 1));
     (0..MAX_INTERFACES).map(|_| Chars::<SIZE>::read(field, reader).map(text)).collect()
 }
@@ -475,13 +484,18 @@ mod tests {
 
     fn request() -> impl Strategy<Value = AnyRequest> {
         prop_oneof![
-            (any::<u32>(), text(MAR_NAME_SIZE))
-                .prop_map(|(node, reason)| AnyRequest::KillNode(KillNode { nodeid: NodeId(node), reason })),
-            any::<u32>().prop_map(|flags| AnyRequest::TryShutdown(TryShutdown { flags: ShutdownKind(flags) })),
+            (any::<u32>(), text(MAR_NAME_SIZE)).prop_map(|(node, reason)| AnyRequest::KillNode(
+                KillNode { nodeid: NodeId(node), reason }
+            )),
+            any::<u32>().prop_map(|flags| AnyRequest::TryShutdown(TryShutdown {
+                flags: ShutdownKind(flags)
+            })),
             any::<u32>().prop_map(|answer| {
                 AnyRequest::ReplyToShutdown(ReplyToShutdown { response: ShutdownAnswer(answer) })
             }),
-            any::<u32>().prop_map(|node| AnyRequest::GetNodeAddresses(GetNodeAddresses { nodeid: NodeId(node) })),
+            any::<u32>().prop_map(|node| AnyRequest::GetNodeAddresses(GetNodeAddresses {
+                nodeid: NodeId(node)
+            })),
             any::<(u32, u32)>().prop_map(|(node, version)| {
                 AnyRequest::GetNodeStatus(GetNodeStatus { nodeid: NodeId(node), version })
             }),
@@ -493,11 +507,15 @@ mod tests {
         let interface = (text(INTERFACE_NAME_SIZE), text(INTERFACE_STATUS_SIZE));
         let interface = interface.prop_map(|(name, status)| Interface { name, status });
         prop_oneof![
-            vec(interface, 0..=MAX_INTERFACES)
-                .prop_map(|interfaces| AnyResponse::RingStatusReply(RingStatusReply { interfaces })),
-            any::<(u32, Vec<[u8; ADDRESS_SIZE]>)>()
-                .prop_map(|(family, addrs)| AnyResponse::NodeAddressesReply(NodeAddressesReply { family, addrs })),
-            any::<u32>().prop_map(|node| AnyResponse::LocalGetReply(LocalGetReply { local_nodeid: NodeId(node) })),
+            vec(interface, 0..=MAX_INTERFACES).prop_map(|interfaces| AnyResponse::RingStatusReply(
+                RingStatusReply { interfaces }
+            )),
+            any::<(u32, Vec<[u8; ADDRESS_SIZE]>)>().prop_map(|(family, addrs)| {
+                AnyResponse::NodeAddressesReply(NodeAddressesReply { family, addrs })
+            }),
+            any::<u32>().prop_map(|node| AnyResponse::LocalGetReply(LocalGetReply {
+                local_nodeid: NodeId(node)
+            })),
             (any::<u32>(), any::<[u8; 6]>(), uniform8(link())).prop_map(|(node, bytes, links)| {
                 let [reachable, remote, external, onwire_min, onwire_max, onwire_ver] = bytes;
                 AnyResponse::NodeStatusReply(NodeStatusReply {
@@ -537,8 +555,14 @@ mod tests {
         let reason = Bytes::from(vec![b'x'; MAR_NAME_SIZE]);
         let error = KillNode { nodeid: NodeId(1), reason }.encode().unwrap_err();
         let message = "req_lib_cfg_killnode";
-        assert_eq!(error, WireError::TooLarge { message, field: "reason", offset: 24, value: 256, limit: 255 });
-        let interface = Interface { name: Bytes::new(), status: Bytes::from(vec![b'x'; INTERFACE_STATUS_SIZE]) };
+        assert_eq!(
+            error,
+            WireError::TooLarge { message, field: "reason", offset: 24, value: 256, limit: 255 }
+        );
+        let interface = Interface {
+            name: Bytes::new(),
+            status: Bytes::from(vec![b'x'; INTERFACE_STATUS_SIZE]),
+        };
         assert!(RingStatusReply { interfaces: vec![interface.clone()] }.encode().is_err());
         let interfaces = vec![Interface { status: Bytes::new(), ..interface }; MAX_INTERFACES + 1];
         assert!(RingStatusReply { interfaces }.encode().is_err());
@@ -554,9 +578,13 @@ mod tests {
             RingStatusReply::decode(&rings),
             Err(WireError::TooLarge { message, field, offset: 24, value: limit + 1, limit })
         );
-        let mut addresses = NodeAddressesReply { family: 2, addrs: vec![[0; 16]; 2] }.encode().unwrap();
+        let mut addresses =
+            NodeAddressesReply { family: 2, addrs: vec![[0; 16]; 2] }.encode().unwrap();
         addresses[28] = 3;
-        assert!(matches!(NodeAddressesReply::decode(&addresses), Err(WireError::TooLarge { value: 3, limit: 2, .. })));
+        assert!(matches!(
+            NodeAddressesReply::decode(&addresses),
+            Err(WireError::TooLarge { value: 3, limit: 2, .. })
+        ));
         // Fewer than there is room for: the others have no address.
         addresses[28] = 1;
         assert_eq!(NodeAddressesReply::decode(&addresses).unwrap().addrs.len(), 1);
@@ -572,7 +600,10 @@ mod tests {
         bytes[26..282].fill(b'x');
         assert_eq!(KillNode::decode(&bytes).unwrap().reason.len(), 255);
         bytes[24..26].copy_from_slice(&257u16.to_ne_bytes());
-        assert!(matches!(KillNode::decode(&bytes), Err(WireError::TooLarge { value: 257, limit: 256, .. })));
+        assert!(matches!(
+            KillNode::decode(&bytes),
+            Err(WireError::TooLarge { value: 257, limit: 256, .. })
+        ));
     }
 
     #[test]

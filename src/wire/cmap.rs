@@ -89,9 +89,10 @@ message! {
     request 2 "req_lib_cmap_get" -> GetReply: pub struct Get {
         /// The key.
         key_name: Bytes as MarName,
-        /// Room for the value in bytes; the answer is this much longer than its fixed part whatever the value's length is.
-        /// A longer value is answered with `CS_ERR_INVALID_PARAM`; 0 asks for type and length only, which the stats map's keys of
-        /// missed scheduling do not survive: the daemon writes the value to no buffer.
+        /// Room for the value in bytes; the answer is this much longer than its fixed part whatever
+        /// the value's length is. A longer value is answered with `CS_ERR_INVALID_PARAM`; 0 asks
+        /// for type and length only, which the stats map's keys of missed scheduling do not
+        /// survive: the daemon writes the value to no buffer.
         value_len: u64 as Slot,
     }
 }
@@ -260,7 +261,8 @@ pub struct NotifyCallback {
     pub event: TrackEvents,
     /// The value it has now; type 0 and empty after a delete.
     pub new_value: RawValue,
-    /// The value it had; type 0 and empty after an add, and where the daemon changed a number in place.
+    /// The value it had; type 0 and empty after an add, and where the daemon changed a number in
+    /// place.
     pub old_value: RawValue,
 }
 

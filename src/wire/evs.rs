@@ -1,6 +1,7 @@
 //! Messages of the evs service, which only corosync 1.99.0 to 1.99.7 has. Table: `proto/evs.json`.
 //!
-//! Counts are C's `size_t` and node ids `unsigned int`, not slots, and most requests begin with a response header.
+//! Counts are C's `size_t` and node ids `unsigned int`, not slots, and most requests begin with a
+//! response header.
 
 use std::fmt;
 
@@ -20,13 +21,16 @@ use crate::wire::values::NodeId;
 pub const GROUP_NAME_SIZE: usize = 32;
 
 /// Name of a group: 32 bytes, all of which count. Matches `struct evs_group`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 #[repr(transparent)]
 pub struct GroupName([u8; GROUP_NAME_SIZE]);
 
 impl GroupName {
-    /// A name of up to 32 bytes, filled up with NULs, as C's `strcpy` into a zeroed struct makes it.
+    /// A name of up to 32 bytes, filled up with NULs, as C's `strcpy` into a zeroed struct makes
+    /// it.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for more than [`GROUP_NAME_SIZE`] bytes.
@@ -305,7 +309,8 @@ impl Message for Confchg {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let mut count = |field| reader.number::<u64>(field).and_then(|count| reader.bounded(count, MAX_NODES));
+        let mut count =
+            |field| reader.number::<u64>(field).and_then(|count| reader.bounded(count, MAX_NODES));
         let members = count("member_list_entries")?;
         let left = count("left_list_entries")?;
         let joined = count("joined_list_entries")?;
@@ -348,7 +353,11 @@ fn message(reader: &mut Reader<'_>, length: Number) -> Result<Bytes, WireError> 
 }
 
 /// Writes an array with room for all nodes there can be, and returns the count that belongs to it.
-fn write_nodes(field: &'static str, nodes: &[NodeId], writer: &mut Writer) -> Result<u64, WireError> {
+fn write_nodes(
+    field: &'static str,
+    nodes: &[NodeId],
+    writer: &mut Writer,
+) -> Result<u64, WireError> {
     use zerocopy::IntoBytes;
     let count = writer.length(field, nodes.len(), MAX_NODES)?;
     let size = MAX_NODES * size_of::<NodeId>();
@@ -380,8 +389,9 @@ mod tests {
         prop_oneof![
             groups().prop_map(|groups| AnyRequest::Join(Join { groups })),
             groups().prop_map(|groups| AnyRequest::Leave(Leave { groups })),
-            (guarantee(), payload())
-                .prop_map(|(guarantee, msg)| AnyRequest::McastJoined(McastJoined { guarantee, msg })),
+            (guarantee(), payload()).prop_map(|(guarantee, msg)| AnyRequest::McastJoined(
+                McastJoined { guarantee, msg }
+            )),
             (guarantee(), groups(), payload()).prop_map(|(guarantee, groups, msg)| {
                 AnyRequest::McastGroups(McastGroups { guarantee, groups, msg })
             }),
@@ -390,8 +400,10 @@ mod tests {
 
     fn event() -> impl Strategy<Value = AnyEvent> {
         prop_oneof![
-            (any::<u32>(), payload())
-                .prop_map(|(node, msg)| AnyEvent::Deliver(Deliver { local_nodeid: NodeId(node), msg })),
+            (any::<u32>(), payload()).prop_map(|(node, msg)| AnyEvent::Deliver(Deliver {
+                local_nodeid: NodeId(node),
+                msg
+            })),
             (nodes(), nodes(), nodes()).prop_map(|(member_list, left_list, joined_list)| {
                 AnyEvent::Confchg(Confchg { member_list, left_list, joined_list })
             }),
@@ -418,12 +430,19 @@ mod tests {
 
     #[test]
     fn counts_beyond_the_message_are_refused() {
-        let mut deliver = Deliver { local_nodeid: NodeId(1), msg: "hello".into() }.encode().unwrap();
+        let mut deliver =
+            Deliver { local_nodeid: NodeId(1), msg: "hello".into() }.encode().unwrap();
         deliver[32..40].copy_from_slice(&u64::MAX.to_ne_bytes());
         let message = "res_evs_deliver_callback";
         assert_eq!(
             Deliver::decode(&deliver),
-            Err(WireError::TooLarge { message, field: "msglen", offset: 32, value: u64::MAX, limit: 5 })
+            Err(WireError::TooLarge {
+                message,
+                field: "msglen",
+                offset: 32,
+                value: u64::MAX,
+                limit: 5
+            })
         );
         let mut join = Join { groups: vec![GroupName::from_bytes([1; 32]); 2] }.encode().unwrap();
         join[24..32].copy_from_slice(&(1u64 << 60).to_ne_bytes());
@@ -431,7 +450,10 @@ mod tests {
         let empty = Confchg { member_list: vec![], left_list: vec![], joined_list: vec![] };
         let mut change = empty.encode().unwrap();
         change[40..48].copy_from_slice(&385u64.to_ne_bytes());
-        assert!(matches!(Confchg::decode(&change), Err(WireError::TooLarge { value: 385, limit: 384, .. })));
+        assert!(matches!(
+            Confchg::decode(&change),
+            Err(WireError::TooLarge { value: 385, limit: 384, .. })
+        ));
         assert!(Confchg { member_list: vec![NodeId(1); MAX_NODES + 1], ..empty }.encode().is_err());
     }
 }

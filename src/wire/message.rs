@@ -1,4 +1,5 @@
-//! What all messages have in common: the traits and the macro that declares a message once for both directions.
+//! What all messages have in common: the traits and the macro that declares a message once for both
+//! directions.
 
 use bytes::Bytes;
 
@@ -14,8 +15,8 @@ pub trait Message: Sized {
     const ID: i32;
     /// Direction.
     const KIND: Kind;
-    /// Which header it begins with. The same as [`Message::KIND`] but for cpg's multicasts, which are requests that begin
-    /// with a response header.
+    /// Which header it begins with. The same as [`Message::KIND`] but for cpg's multicasts, which
+    /// are requests that begin with a response header.
     const HEADER: Kind = Self::KIND;
 
     /// Appends everything behind the header.
@@ -32,7 +33,8 @@ pub trait Message: Sized {
         write_message(self)?.finish(0)
     }
 
-    /// Reads the whole message. The id must be this message's, the status of a response or event is not looked at.
+    /// Reads the whole message. The id must be this message's, the status of a response or event is
+    /// not looked at.
     ///
     /// # Errors
     /// The peer's bytes are not this message.
@@ -71,8 +73,9 @@ pub(crate) fn begin_message<M: Message>() -> Writer {
 
 /// Reads the answer to a request: its body, or the `cs_error_t` the daemon answered instead.
 ///
-/// A refusal may be a bare header with id 0 (`CS_ERR_TRY_AGAIN` while the daemon is busy, `CS_ERR_INVALID_PARAM` for an id it does
-/// not know), so the status is looked at first, and the id not at all: replies come in the order of requests.
+/// A refusal may be a bare header with id 0 (`CS_ERR_TRY_AGAIN` while the daemon is busy,
+/// `CS_ERR_INVALID_PARAM` for an id it does not know), so the status is looked at first, and the id
+/// not at all: replies come in the order of requests.
 pub fn decode_reply<M: Message>(bytes: &[u8]) -> Result<Result<M, i32>, WireError> {
     let mut reader = Reader::new(M::NAME, bytes);
     let header = Header::read(&mut reader, Kind::Response)?;
@@ -103,8 +106,9 @@ pub(crate) struct Chars<const N: usize>;
 /// A 32-bit count in a slot and that many elements, or a count of bytes and the bytes.
 pub(crate) struct Counted;
 
-/// As [`Counted`], but elements or bytes begin right behind the count, inside its slot. The message ends with 4 bytes that belong to
-/// nothing, since C sends `sizeof(struct)`, which is rounded up to a slot, plus the elements, which begin before that.
+/// As [`Counted`], but elements or bytes begin right behind the count, inside its slot. The message
+/// ends with 4 bytes that belong to nothing, since C sends `sizeof(struct)`, which is rounded up to
+/// a slot, plus the elements, which begin before that.
 pub(crate) struct InSlotCounted;
 
 impl<T: Plain> Encoding<T> for Native {
@@ -178,7 +182,8 @@ impl<const N: usize> Encoding<Bytes> for Chars<N> {
 pub(crate) trait Elements: Sized {
     fn count(&self) -> usize;
     fn append(&self, field: &'static str, writer: &mut Writer);
-    fn take(field: &'static str, count: Number, reader: &mut Reader<'_>) -> Result<Self, WireError>;
+    fn take(field: &'static str, count: Number, reader: &mut Reader<'_>)
+    -> Result<Self, WireError>;
 }
 
 impl<T: Plain> Elements for Vec<T> {
@@ -190,7 +195,11 @@ impl<T: Plain> Elements for Vec<T> {
         writer.list(field, self);
     }
 
-    fn take(field: &'static str, count: Number, reader: &mut Reader<'_>) -> Result<Self, WireError> {
+    fn take(
+        field: &'static str,
+        count: Number,
+        reader: &mut Reader<'_>,
+    ) -> Result<Self, WireError> {
         let count = reader.counted(count, size_of::<T>())?;
         reader.list(field, count)
     }
@@ -205,7 +214,11 @@ impl Elements for Bytes {
         writer.bytes(field, self);
     }
 
-    fn take(field: &'static str, count: Number, reader: &mut Reader<'_>) -> Result<Self, WireError> {
+    fn take(
+        field: &'static str,
+        count: Number,
+        reader: &mut Reader<'_>,
+    ) -> Result<Self, WireError> {
         let count = reader.counted(count, 1)?;
         reader.bytes(field, count)
     }
@@ -244,9 +257,11 @@ impl<E: Elements> Encoding<E> for InSlotCounted {
     }
 }
 
-/// Declares a message: a struct whose fields name their [`Encoding`], in the order they have on the wire.
+/// Declares a message: a struct whose fields name their [`Encoding`], in the order they have on the
+/// wire.
 ///
-/// `request 2 "req_lib_x" -> Reply` declares a request and the answer to it, `response` and `event` the other kinds.
+/// `request 2 "req_lib_x" -> Reply` declares a request and the answer to it, `response` and `event`
+/// the other kinds.
 macro_rules! message {
     ($(#[$doc:meta])* $kind:ident $id:literal $name:literal $(-> $reply:ty)?:
      pub struct $type:ident { $($(#[$field_doc:meta])* $field:ident: $value:ty as $encoding:ty),* $(,)? }) => {
@@ -281,7 +296,8 @@ macro_rules! message {
 }
 pub(crate) use message;
 
-/// Declares the sum of a service's messages of one kind, for whoever takes any of them apart: servers, tracers, fuzzers.
+/// Declares the sum of a service's messages of one kind, for whoever takes any of them apart:
+/// servers, tracers, fuzzers.
 macro_rules! any_message {
     ($(#[$doc:meta])* pub enum $any:ident { $($type:ident),* $(,)? }) => {
         $(#[$doc])*
@@ -301,7 +317,8 @@ macro_rules! any_message {
                 Self::decode_by(|message| $crate::codec::Reader::new(message, bytes))
             }
 
-            /// As [`decode`](Self::decode), but byte strings share the memory of `bytes` instead of being copied.
+            /// As [`decode`](Self::decode), but byte strings share the memory of `bytes` instead of
+            /// being copied.
             ///
             /// # Errors
             /// The same.

@@ -3,7 +3,9 @@
 use crate::codec::{Kind, Reader, Writer};
 use crate::error::WireError;
 use crate::wire::Message;
-use crate::wire::message::{Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, message};
+use crate::wire::message::{
+    Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, message,
+};
 use crate::wire::values::{NodeId, RingId, TrackFlags};
 
 message! {
@@ -116,8 +118,11 @@ impl Message for NodelistNotification {
 
     fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
         RingIdSlots::write("ring_id", &self.ring_id, writer)?;
-        let lists =
-            [("member_list", &self.member_list), ("joined_list", &self.joined_list), ("left_list", &self.left_list)];
+        let lists = [
+            ("member_list", &self.member_list),
+            ("joined_list", &self.joined_list),
+            ("left_list", &self.left_list),
+        ];
         for (field, list) in lists {
             let count = writer.length(field, list.len(), u32::MAX as usize)?;
             writer.align();

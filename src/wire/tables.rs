@@ -53,8 +53,9 @@ impl Service {
         let text = fs::read_to_string(proto(&format!("{service}.json"))).unwrap();
         let table: Value = serde_json::from_str(&text).unwrap();
         let messages = table["messages"].as_array().unwrap().iter();
-        let messages =
-            messages.map(|message| (message["name"].as_str().unwrap().to_owned(), Table::new(message))).collect();
+        let messages = messages
+            .map(|message| (message["name"].as_str().unwrap().to_owned(), Table::new(message)))
+            .collect();
         let vectors = fs::read_to_string(proto(&format!("vectors/{service}.txt"))).unwrap();
         let vectors = vectors.split("\n@ ").skip(1).map(Vector::new).collect();
         Self { messages, vectors }
@@ -80,7 +81,11 @@ impl Table {
     fn new(message: &Value) -> Self {
         let fields = message["fields"].as_array().unwrap().iter();
         let fields = fields.map(|field| {
-            (field["name"].as_str().unwrap().to_owned(), number(&field["offset"]), number(&field["size"]))
+            (
+                field["name"].as_str().unwrap().to_owned(),
+                number(&field["offset"]),
+                number(&field["size"]),
+            )
         });
         Self {
             id: i32::try_from(message["id"].as_i64().unwrap()).unwrap(),
@@ -110,7 +115,9 @@ impl Vector {
     fn new(block: &str) -> Self {
         let (title, lines) = block.split_once('\n').unwrap();
         let mut bytes = Vec::new();
-        for token in lines.lines().flat_map(|line| line.split('#').next().unwrap().split_whitespace()) {
+        for token in
+            lines.lines().flat_map(|line| line.split('#').next().unwrap().split_whitespace())
+        {
             let (byte, count) = token.split_once('*').unwrap_or((token, "1"));
             let byte = u8::from_str_radix(byte, 16).unwrap();
             bytes.extend(std::iter::repeat_n(byte, count.parse().unwrap()));
@@ -131,16 +138,21 @@ fn compare_trace(what: &str, trace: &Trace, table: &Table) {
     assert_eq!(places, expected, "{what}: offset and size of the fields");
     for ((name, ..), (expected, ..)) in fixed.iter().zip(&table.fields) {
         let other = OTHER_NAMES.iter().any(|(ours, c)| (ours, c) == (name, &expected.as_str()));
-        assert!(expected.starts_with(name) || other, "{what}: {name} stands where {expected} should");
+        assert!(
+            expected.starts_with(name) || other,
+            "{what}: {name} stands where {expected} should"
+        );
     }
     if let Some((_, offset, _)) = trace.iter().find(|(_, offset, _)| *offset >= end) {
         assert_eq!(*offset, end, "{what}: the tail begins here");
     }
 }
 
-/// Decodes and encodes a message, and holds both against the table. `alias`: the table's name for this layout.
+/// Decodes and encodes a message, and holds both against the table. `alias`: the table's name for
+/// this layout.
 fn check<M: Message + Debug + PartialEq>(service: &Service, alias: &str) {
-    let table = service.messages.get(alias).unwrap_or_else(|| panic!("{alias} is not in the table"));
+    let table =
+        service.messages.get(alias).unwrap_or_else(|| panic!("{alias} is not in the table"));
     assert_eq!((table.id, table.kind), (M::ID, M::KIND), "{alias}");
     let blank = [("blank".to_owned(), table.blank())];
     let vectors = service.vectors.iter().filter(|vector| vector.name == alias);
@@ -163,8 +175,8 @@ fn place(error: WireError) -> (&'static str, usize) {
     }
 }
 
-/// Cuts a message short around each field, and gives each number the largest value: the error says where a field begins, and which.
-/// How many numbers were refused.
+/// Cuts a message short around each field, and gives each number the largest value: the error says
+/// where a field begins, and which. How many numbers were refused.
 fn check_errors<M: Message>(what: &str, bytes: &[u8], table: &Table) -> usize {
     let read = |bytes: &[u8]| M::decode(bytes).err().map(|error| (error, place(error)));
     let mut reader = Reader::new(M::NAME, bytes);
@@ -180,21 +192,27 @@ fn check_errors<M: Message>(what: &str, bytes: &[u8], table: &Table) -> usize {
             let right = match error {
                 WireError::Truncated { field: "words", offset, .. } => {
                     // Too short to tell which layout it is, and so what the words are called.
-                    fields.iter().find(|(_, offset, size)| offset + size > end).is_some_and(|cut| cut.1 == offset)
+                    fields
+                        .iter()
+                        .find(|(_, offset, size)| offset + size > end)
+                        .is_some_and(|cut| cut.1 == offset)
                 }
                 WireError::Truncated { .. } => {
                     let cut = fields.iter().find(|(_, offset, size)| offset + size > end);
                     cut.is_some_and(|cut| (cut.0, cut.1) == place)
                 }
                 // A count, which stands in front of what it counts.
-                _ => fields.iter().any(|(name, offset, size)| (*name, *offset) == place && offset + size <= end),
+                _ => fields
+                    .iter()
+                    .any(|(name, offset, size)| (*name, *offset) == place && offset + size <= end),
             };
             assert!(right, "{what} cut at {end}: {error}");
         }
     }
     let mut refused = 0;
     let has_room_behind = read(&[bytes, &[0; 8]].concat()).is_none();
-    for (name, offset, size) in table.fields.iter().filter(|(name, _, size)| *size <= 8 && !name.starts_with("header"))
+    for (name, offset, size) in
+        table.fields.iter().filter(|(name, _, size)| *size <= 8 && !name.starts_with("header"))
     {
         // With a tail, where there may be one.
         let mut bytes = [bytes, if has_room_behind { &[0; 8][..] } else { &[] }].concat();
@@ -224,28 +242,37 @@ fn check_message<M: Message + Debug + PartialEq>(what: &str, bytes: &[u8], table
     compare_bytes(what, bytes, &encoded, table, &trace);
 }
 
-/// Compares the bytes that mean something: those of fields but for size and error of the header and what lies behind the end of a
-/// string in an array, and what was written in the tail, as far as it was captured: a string's NUL may be missing.
+/// Compares the bytes that mean something: those of fields but for size and error of the header and
+/// what lies behind the end of a string in an array, and what was written in the tail, as far as it
+/// was captured: a string's NUL may be missing.
 fn compare_bytes(what: &str, captured: &[u8], encoded: &[u8], table: &Table, written: &Trace) {
     let header = 8..24;
     for (name, offset, size) in &table.fields {
-        let (captured, encoded) = (&captured[*offset..offset + size], &encoded[*offset..offset + size]);
+        let (captured, encoded) =
+            (&captured[*offset..offset + size], &encoded[*offset..offset + size]);
         if header.contains(offset) && name.starts_with("header.") {
             continue;
         }
-        let meant =
-            if *size > 8 { encoded.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1) } else { *size };
+        let meant = if *size > 8 {
+            encoded.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+        } else {
+            *size
+        };
         assert_eq!(captured[..meant], encoded[..meant], "{what}: {name}");
     }
     let tail = table.tail.unwrap_or(usize::MAX);
     for (name, offset, size) in written.iter().filter(|(_, offset, _)| *offset >= tail) {
         let place = *offset..(offset + size).min(captured.len());
-        assert!(captured[place.clone()] == encoded[place], "{what}: {name} at {offset} in the tail");
+        assert!(
+            captured[place.clone()] == encoded[place],
+            "{what}: {name} at {offset} in the tail"
+        );
     }
     assert!(!table.has_field_at(table.size), "{what}: the table's size ends inside a field");
 }
 
-/// Checks the messages of a service and that none of its table is left out, but for those named with the reason.
+/// Checks the messages of a service and that none of its table is left out, but for those named
+/// with the reason.
 macro_rules! check_service {
     ($name:ident, $module:path, [$($message:ident),* $(,)?], [$(($other:ident, $alias:literal)),* $(,)?], not_spoken: [$(($left_out:literal, $reason:literal)),* $(,)?]) => {
         #[test]
@@ -393,7 +420,9 @@ fn short_answers_mean_what_their_tables_say() {
     use super::votequorum::{GetInfoReply, NodeInfo};
 
     let service = Service::load("votequorum");
-    for (name, with_state) in [("res_lib_votequorum_getinfo_199", false), ("res_lib_votequorum_getinfo_200", true)] {
+    for (name, with_state) in
+        [("res_lib_votequorum_getinfo_199", false), ("res_lib_votequorum_getinfo_200", true)]
+    {
         let table = &service.messages[name];
         let mut bytes = table.blank();
         for (value, (_, offset, size)) in (10u32..).zip(table.fields.iter().skip(3)) {
@@ -403,11 +432,31 @@ fn short_answers_mean_what_their_tables_say() {
             let place = table.fields.iter().skip(3).position(|(field, ..)| field == name);
             place.map(|place| 10 + u32::try_from(place).unwrap())
         };
-        let GetInfoReply::Short(words) = GetInfoReply::decode(&bytes).unwrap() else { panic!("{name} is short") };
+        let GetInfoReply::Short(words) = GetInfoReply::decode(&bytes).unwrap() else {
+            panic!("{name} is short")
+        };
         let info = if with_state { words.with_state() } else { words.without_state() };
-        let NodeInfo { nodeid, state, votes, expected_votes, highest_expected, total_votes, quorum, flags, .. } = info;
-        assert_eq!((Some(nodeid.0), state.map(|state| state.0)), (field("nodeid"), field("state")), "{name}");
-        assert_eq!((Some(votes), Some(expected_votes)), (field("votes"), field("expected_votes")), "{name}");
+        let NodeInfo {
+            nodeid,
+            state,
+            votes,
+            expected_votes,
+            highest_expected,
+            total_votes,
+            quorum,
+            flags,
+            ..
+        } = info;
+        assert_eq!(
+            (Some(nodeid.0), state.map(|state| state.0)),
+            (field("nodeid"), field("state")),
+            "{name}"
+        );
+        assert_eq!(
+            (Some(votes), Some(expected_votes)),
+            (field("votes"), field("expected_votes")),
+            "{name}"
+        );
         assert_eq!(
             (Some(highest_expected), Some(total_votes)),
             (field("highest_expected"), field("total_votes")),
@@ -420,7 +469,8 @@ fn short_answers_mean_what_their_tables_say() {
 /// A damaged vector with what [`fuzzing::message`](crate::fuzzing::message) needs before it.
 fn damaged_vector() -> impl Strategy<Value = Vec<u8>> {
     let all = fuzzing::SERVICES.iter().zip(0u8..).flat_map(|(service, number)| {
-        vectors(service).map(move |(kind, bytes)| [&[number * 3 + kind as u8], bytes.as_slice()].concat())
+        vectors(service)
+            .map(move |(kind, bytes)| [&[number * 3 + kind as u8], bytes.as_slice()].concat())
     });
     let word = prop_oneof![0..400u32, any::<u32>()];
     let damages = vec((any::<Index>(), word), 0..4);

@@ -1,12 +1,26 @@
-//! Values that several services share, and the macros that declare flags and enumerations of the peer's.
+//! Values that several services share, and the macros that declare flags and enumerations of the
+//! peer's.
 
 use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A node of the cluster, as numbered in corosync's nodelist. 0 stands for the quorum device in votequorum.
+/// A node of the cluster, as numbered in corosync's nodelist. 0 stands for the quorum device in
+/// votequorum.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
 )]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 #[repr(transparent)]
@@ -24,7 +38,8 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// One configuration of the cluster's membership: its representative and a number that grows with every change.
+/// One configuration of the cluster's membership: its representative and a number that grows with
+/// every change.
 ///
 /// Prints as corosync does: both parts in hexadecimal, `1.2c5`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,7 +144,8 @@ flags! {
     }
 }
 
-/// Declares an enumeration of the peer's: a number whose named values are known and whose other values are kept.
+/// Declares an enumeration of the peer's: a number whose named values are known and whose other
+/// values are kept.
 macro_rules! open_enum {
     ($(#[$doc:meta])* pub struct $type:ident: $int:ty { $($(#[$value_doc:meta])* const $name:ident = $value:literal, $text:literal;)* }) => {
         $(#[$doc])*

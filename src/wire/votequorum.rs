@@ -1,7 +1,7 @@
 //! Messages of the votequorum service. Table: `proto/votequorum.json`.
 //!
-//! corosync 1.99 and 2.0 answered [`GetInfo`] in other layouts, and up to 2.3 events had other ids and layouts, which
-//! [`decode_event`] knows.
+//! corosync 1.99 and 2.0 answered [`GetInfo`] in other layouts, and up to 2.3 events had other ids
+//! and layouts, which [`decode_event`] knows.
 
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -10,7 +10,9 @@ use crate::codec::Plain;
 use crate::codec::{Header, Kind, Reader, Writer};
 use crate::error::WireError;
 use crate::wire::Message;
-use crate::wire::message::{Chars, Counted, Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, message};
+use crate::wire::message::{
+    Chars, Counted, Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, message,
+};
 use crate::wire::values::{NodeId, RingId, TrackFlags, flags, open_enum};
 
 open_enum! {
@@ -144,7 +146,8 @@ message! {
         name: Bytes as DeviceName,
         /// Not 0: it votes for this partition.
         cast_vote: i32 as AfterName,
-        /// The ring the vote is for. The daemon answers `CS_ERR_MESSAGE_ERROR` when it is not the present one.
+        /// The ring the vote is for. The daemon answers `CS_ERR_MESSAGE_ERROR` when it is not the
+        /// present one.
         ring_id: RingId as RingIdSlots,
     }
 }
@@ -221,7 +224,8 @@ pub struct ShortNodeInfo(pub [u32; 8]);
 impl ShortNodeInfo {
     /// As corosync 1.99.6 to 2.0.3 means them.
     pub fn with_state(self) -> NodeInfo {
-        let [nodeid, state, votes, expected_votes, highest_expected, total_votes, quorum, flags] = self.0;
+        let [nodeid, state, votes, expected_votes, highest_expected, total_votes, quorum, flags] =
+            self.0;
         NodeInfo {
             nodeid: NodeId(nodeid),
             state: Some(NodeState(state)),
@@ -240,7 +244,8 @@ impl ShortNodeInfo {
     pub fn without_state(self) -> NodeInfo {
         let [nodeid, rest @ .., _] = self.0;
         let [votes, expected_votes, highest_expected, total_votes, quorum, flags] = rest;
-        let words = [nodeid, 0, votes, expected_votes, highest_expected, total_votes, quorum, flags];
+        let words =
+            [nodeid, 0, votes, expected_votes, highest_expected, total_votes, quorum, flags];
         NodeInfo { state: None, ..Self(words).with_state() }
     }
 }
@@ -316,7 +321,8 @@ message! {
 }
 
 message! {
-    /// [`QuorumNotification`] as corosync 2.3.4 to 2.3.6 send it: with the ring id that later got a notification of its own.
+    /// [`QuorumNotification`] as corosync 2.3.4 to 2.3.6 send it: with the ring id that later got a
+    /// notification of its own.
     event 3 "res_lib_votequorum_notification_234": pub struct Notification234 {
         /// Not 0 when quorate.
         quorate: u32 as Slot,
@@ -403,8 +409,8 @@ any_message! {
     pub enum AnyEvent { QuorumNotification, ExpectedVotesNotification, NodelistNotification, QdeviceExtraInfoNotification }
 }
 
-/// Reads an event of any generation. Before corosync 2.4 ids and one layout were others; the length tells which it is, since each
-/// message has exactly the length its count of nodes gives it.
+/// Reads an event of any generation. Before corosync 2.4 ids and one layout were others; the length
+/// tells which it is, since each message has exactly the length its count of nodes gives it.
 pub fn decode_event(message: &[u8]) -> Result<AnyEvent, WireError> {
     /// Length of an expected votes notification, which is always the same.
     const EXPECTED_VOTES_SIZE: usize = 40;
@@ -419,17 +425,29 @@ pub fn decode_event(message: &[u8]) -> Result<AnyEvent, WireError> {
         QuorumNotification::ID if exactly::<QuorumNotification>(message).is_none() => {
             if let Some(old) = exactly::<Notification234>(message) {
                 let Notification234 { quorate, context, node_list, .. } = old;
-                return Ok(AnyEvent::QuorumNotification(QuorumNotification { quorate, context, node_list }));
+                return Ok(AnyEvent::QuorumNotification(QuorumNotification {
+                    quorate,
+                    context,
+                    node_list,
+                }));
             }
         }
         Notification199::ID if message.len() != EXPECTED_VOTES_SIZE => {
             if let Some(Notification199 { quorate, context, node_list }) = exactly(message) {
-                return Ok(AnyEvent::QuorumNotification(QuorumNotification { quorate, context, node_list }));
+                return Ok(AnyEvent::QuorumNotification(QuorumNotification {
+                    quorate,
+                    context,
+                    node_list,
+                }));
             }
         }
         ExpectedVotesNotification199::ID if message.len() == EXPECTED_VOTES_SIZE => {
-            let ExpectedVotesNotification199 { context, expected_votes } = Message::decode(message)?;
-            return Ok(AnyEvent::ExpectedVotesNotification(ExpectedVotesNotification { context, expected_votes }));
+            let ExpectedVotesNotification199 { context, expected_votes } =
+                Message::decode(message)?;
+            return Ok(AnyEvent::ExpectedVotesNotification(ExpectedVotesNotification {
+                context,
+                expected_votes,
+            }));
         }
         _ => {}
     }

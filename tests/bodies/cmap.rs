@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use corosync_ipc::cmap::{Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType};
+use corosync_ipc::cmap::{
+    Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType,
+};
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::{CsError, Dispatch, Endpoint, TrackFlags, quorum, votequorum};
 
@@ -85,14 +87,22 @@ pub fn changes_that_corosync_does_not_survive_are_refused(endpoint: &Endpoint) {
     for (key, value) in [
         ("runtime.force_gather", Value::U8(1)),
         ("quorum.cancel_wait_for_all", Value::from("yes")),
-        ("pload.start", Value::from("i_totally_understand_pload_will_crash_my_cluster_and_kill_corosync_on_exit")),
+        (
+            "pload.start",
+            Value::from(
+                "i_totally_understand_pload_will_crash_my_cluster_and_kill_corosync_on_exit",
+            ),
+        ),
         ("totem.send_join", Value::U32(1 << 29)),
         ("totem.token", Value::U32(1)),
         ("totem.hold", Value::U32(1)),
     ] {
         let before = client.get(key).unwrap();
         let refused = client.set(key, value);
-        assert!(refused.as_ref().is_err_and(|error| error.to_string().contains(key)), "{refused:?}");
+        assert!(
+            refused.as_ref().is_err_and(|error| error.to_string().contains(key)),
+            "{refused:?}"
+        );
         assert_eq!(invalid(refused), "value");
         assert_eq!(client.get(key).unwrap(), before);
     }
@@ -116,7 +126,8 @@ pub fn the_last_key_of_a_section_is_kept(endpoint: &Endpoint) {
     assert_eq!(invalid(client.delete(keys[1])), "key");
 }
 
-/// libqb before 0.14.3 finds the key that is being deleted whatever else is in its section, and corosync deletes it again.
+/// libqb before 0.14.3 finds the key that is being deleted whatever else is in its section, and
+/// corosync deletes it again.
 pub fn no_key_of_some_sections_is_deleted_with_an_old_libqb(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let keys = ["logging.logger_subsys.LAST.debug", "logging.logger_subsys.LAST.subsys"];
@@ -193,7 +204,10 @@ pub fn wrong_keys_are_refused_before_they_are_sent(endpoint: &Endpoint) {
     }
     for prefix in ["white space", &too_long] {
         assert_eq!(invalid(client.iter(prefix).map(drop)), "prefix");
-        assert_eq!(invalid(client.track_add(prefix, TrackEvents::ALL | TrackEvents::PREFIX)), "prefix");
+        assert_eq!(
+            invalid(client.track_add(prefix, TrackEvents::ALL | TrackEvents::PREFIX)),
+            "prefix"
+        );
     }
     client.set(&longest, 1_u8).unwrap();
     assert_eq!(client.get(&longest).unwrap(), Some(Value::U8(1)));
@@ -211,7 +225,8 @@ pub fn values_of_every_size_come_back(endpoint: &Endpoint) {
     let prefix = "values_of_every_size_come_back.";
     let mut expected = BTreeMap::new();
     // 1024 bytes is the room that is asked for first; a string takes one byte more than its text.
-    for size in [0, 1, 15, 16, 17, 1022, 1023, 1024, 1025, 4096, MAX_VALUE_SIZE - 1, MAX_VALUE_SIZE] {
+    for size in [0, 1, 15, 16, 17, 1022, 1023, 1024, 1025, 4096, MAX_VALUE_SIZE - 1, MAX_VALUE_SIZE]
+    {
         let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
         let text: String = (0..size).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
         for (name, value) in [("bin", Value::Binary(bytes.into())), ("str", Value::String(text))] {
@@ -223,7 +238,9 @@ pub fn values_of_every_size_come_back(endpoint: &Endpoint) {
     }
     assert_eq!(client.list(prefix).unwrap().into_iter().collect::<BTreeMap<_, _>>(), expected);
     let key = format!("{prefix}refused");
-    for value in [Value::from("x".repeat(MAX_VALUE_SIZE + 1)), Value::from(&[0; MAX_VALUE_SIZE + 1][..])] {
+    for value in
+        [Value::from("x".repeat(MAX_VALUE_SIZE + 1)), Value::from(&[0; MAX_VALUE_SIZE + 1][..])]
+    {
         assert_eq!(invalid(client.set(&key, value)), "value");
     }
     assert_eq!(invalid(client.set(&key, "a\0b")), "value");
@@ -250,7 +267,8 @@ pub fn keys_are_found_by_prefix(endpoint: &Endpoint) {
     }
     client.set("keys_are_found_by_prefiy", 1_u8).unwrap();
     let find = |prefix: &str| -> Vec<String> {
-        let mut found: Vec<_> = client.iter(prefix).unwrap().map(|entry| entry.unwrap().key).collect();
+        let mut found: Vec<_> =
+            client.iter(prefix).unwrap().map(|entry| entry.unwrap().key).collect();
         found.sort();
         found
     };
@@ -259,7 +277,9 @@ pub fn keys_are_found_by_prefix(endpoint: &Endpoint) {
     assert_eq!(find("keys_are_found_by_prefix.17"), keys[17..18]);
     assert!(find("keys_are_found_by_prefix.none").is_empty());
     let all = find("");
-    assert!(keys.iter().all(|key| all.contains(key)) && all.iter().any(|key| key.starts_with("totem.")));
+    assert!(
+        keys.iter().all(|key| all.contains(key)) && all.iter().any(|key| key.starts_with("totem."))
+    );
     for entry in client.iter(prefix).unwrap() {
         let entry = entry.unwrap();
         assert_eq!((entry.value_type, entry.value_len), (ValueType::UINT32, 4));
@@ -290,7 +310,9 @@ pub fn an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile(endpoint: &Endp
             let first = if begun { iterator.next() } else { None };
             client.set(&sibling, 1_u8).unwrap();
             let found = first.into_iter().chain(iterator).map(|entry| entry.unwrap().key);
-            let found: Vec<_> = found.filter(|found| *found != sibling || !sibling.starts_with(&key("abc"))).collect();
+            let found: Vec<_> = found
+                .filter(|found| *found != sibling || !sibling.starts_with(&key("abc")))
+                .collect();
             assert_eq!(found, mine, "{sibling}, {begun}");
             for key in mine.iter().chain([&sibling]) {
                 client.delete(key).unwrap();
@@ -299,8 +321,9 @@ pub fn an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile(endpoint: &Endp
     }
 }
 
-/// In libqb's map a key that was found already moves below a node that is split, where the iterator comes by again. The reference it
-/// holds moves too, so that what is deleted afterwards may stay or be gone already.
+/// In libqb's map a key that was found already moves below a node that is split, where the iterator
+/// comes by again. The reference it holds moves too, so that what is deleted afterwards may stay or
+/// be gone already.
 pub fn an_iterator_finds_no_key_twice(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     for (number, sibling) in ["other", "oz", "o", "oa", "one.more"].into_iter().enumerate() {
@@ -317,7 +340,8 @@ pub fn an_iterator_finds_no_key_twice(endpoint: &Endpoint) {
     }
 }
 
-/// corosync 3.1.7 crashes when one of its iterators goes on from a key that was deleted twice, or whose place became another's.
+/// corosync 3.1.7 crashes when one of its iterators goes on from a key that was deleted twice, or
+/// whose place became another's.
 pub fn keys_can_be_changed_while_they_are_iterated_over(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let key = |name: &str| format!("keys_can_be_changed_while_they_are_iterated_over.{name}");
@@ -457,7 +481,9 @@ pub fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
     client.delete(key).unwrap();
     // Other bodies delete keys too.
     super::next_that(&client, |event| match event {
-        Event::Notify(notification) => (notification.tracker == all && notification.key == key).then_some(()),
+        Event::Notify(notification) => {
+            (notification.tracker == all && notification.key == key).then_some(())
+        }
         other => panic!("{other:?}"),
     });
 }
@@ -473,10 +499,17 @@ pub fn statistics_are_read(endpoint: &Endpoint) {
     assert!(found.iter().any(|(key, _)| key.starts_with(&mine)), "{mine} {found:?}");
     assert!(client.iter("").unwrap().all(|entry| entry.unwrap().key.starts_with("stats.")));
     // How long a string is an iteration does not tell.
-    let lengths = client.iter(&mine).unwrap().map(Result::unwrap).map(|entry| (entry.value_type, entry.value_len));
+    let lengths = client
+        .iter(&mine)
+        .unwrap()
+        .map(Result::unwrap)
+        .map(|entry| (entry.value_type, entry.value_len));
     assert!(lengths.into_iter().any(|entry| entry == (ValueType::STRING, 0)));
     assert_eq!(client.get("totem.version").unwrap(), None);
-    assert!(matches!(cs(client.set("stats.ipcs.global.active", 5_u64)), CsError::NotSupported | CsError::Access));
+    assert!(matches!(
+        cs(client.set("stats.ipcs.global.active", 5_u64)),
+        CsError::NotSupported | CsError::Access
+    ));
     // A client of the other map is not disturbed.
     assert!(Client::connect_to(endpoint).unwrap().get("totem.version").unwrap().is_some());
 }
@@ -512,21 +545,26 @@ fn statistic(client: &Client, service: u32, name: &str) -> String {
     found.into_iter().next().unwrap()
 }
 
-/// For a server whose statistics nobody else iterates over. For each key of a new connection, and of one that goes, a tracker of a prefix
-/// is told the value, as the new one and as the old one.
+/// For a server whose statistics nobody else iterates over. For each key of a new connection, and
+/// of one that goes, a tracker of a prefix is told the value, as the new one and as the old one.
 pub fn statistics_tell_connections_that_come_and_go(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     // No other body connects to votequorum in this process.
-    let tracker = client.track_add(&statistics_of(5), TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
+    let tracker =
+        client.track_add(&statistics_of(5), TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
     let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
     let mut keys = Vec::new();
     let mut expect = |event| -> Vec<(String, Value)> {
         let told = OF_A_CONNECTION.map(|_| next_notification(&client)).into_iter().map(|told| {
-            assert_eq!((told.tracker, told.event, &told.new_value), (tracker, event, &told.old_value));
+            assert_eq!(
+                (told.tracker, told.event, &told.new_value),
+                (tracker, event, &told.old_value)
+            );
             (told.key, told.new_value.unwrap())
         });
         let told: Vec<_> = told.collect();
-        let of_one = told.iter().map(|(key, value)| (key.rsplit_once('.').unwrap().1, value.value_type()));
+        let of_one =
+            told.iter().map(|(key, value)| (key.rsplit_once('.').unwrap().1, value.value_type()));
         assert_eq!(of_one.collect::<Vec<_>>(), OF_A_CONNECTION);
         keys.push(told.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>());
         assert_eq!(keys[0], *keys.last().unwrap());
@@ -539,20 +577,27 @@ pub fn statistics_tell_connections_that_come_and_go(endpoint: &Endpoint) {
     let other = votequorum::Client::connect_to(endpoint).unwrap();
     let told = expect(TrackEvents::ADD);
     assert_eq!(value(&told, "procname"), Value::from(comm.trim_end()));
-    assert_eq!((value(&told, "requests"), value(&told, "responses")), (Value::U64(0), Value::U64(0)));
+    assert_eq!(
+        (value(&told, "requests"), value(&told, "responses")),
+        (Value::U64(0), Value::U64(0))
+    );
     other.local_info().unwrap();
     other.local_info().unwrap();
     drop(other);
     let told = expect(TrackEvents::DELETE);
-    assert_eq!((value(&told, "requests"), value(&told, "responses")), (Value::U64(2), Value::U64(2)));
+    assert_eq!(
+        (value(&told, "requests"), value(&told, "responses")),
+        (Value::U64(2), Value::U64(2))
+    );
 
     client.track_delete(tracker).unwrap();
     votequorum::Client::connect_to(endpoint).unwrap().local_info().unwrap();
     assert_eq!(waiting(&client), []);
 }
 
-/// For a server whose statistics nobody else iterates over. Numbers are looked at from time to time. Whoever tracks a key is then told of
-/// a change, though it asked for something else, and is told the new value as the old one too; whoever tracks a prefix is not.
+/// For a server whose statistics nobody else iterates over. Numbers are looked at from time to
+/// time. Whoever tracks a key is then told of a change, though it asked for something else, and is
+/// told the new value as the old one too; whoever tracks a prefix is not.
 pub fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     // No other body of cmap connects to quorum in this process.
@@ -590,8 +635,8 @@ pub fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
     assert_eq!(waiting(&client), []);
 }
 
-/// The daemon takes no notice of room in an event ring until its loop turns, so a client that emptied a full ring sends a request. It
-/// counts them.
+/// The daemon takes no notice of room in an event ring until its loop turns, so a client that
+/// emptied a full ring sends a request. It counts them.
 pub fn a_full_event_ring_is_refilled_by_a_request(endpoint: &Endpoint) {
     const EVENTS: u64 = 1000;
     let statistics = Client::connect_map(endpoint, Map::Stats).unwrap();
@@ -605,7 +650,8 @@ pub fn a_full_event_ring_is_refilled_by_a_request(endpoint: &Endpoint) {
             return assert_eq!(*payload, expected.to_ne_bytes());
         }
     };
-    (0..EVENTS).for_each(|number| client.multicast(Guarantee::AGREED, &number.to_ne_bytes()).unwrap());
+    (0..EVENTS)
+        .for_each(|number| client.multicast(Guarantee::AGREED, &number.to_ne_bytes()).unwrap());
     // Delivered in order: once it has seen the last of its own, the daemon has sent or queued all.
     let witness = cpg::Client::connect_with(endpoint, cpg::Options::new().pid(1)).unwrap();
     witness.join(&GroupName::new("refill").unwrap()).unwrap();
@@ -637,19 +683,28 @@ pub fn trackers_of_statistics_by_prefix_take_what_comes_and_goes(endpoint: &Endp
 pub fn strings_of_the_statistics_are_not_tracked_by_key(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     let keys: Vec<_> = client.iter("stats.ipcs.").unwrap().map(Result::unwrap).collect();
-    let strings: Vec<_> = keys.into_iter().filter(|entry| entry.value_type == ValueType::STRING).collect();
+    let strings: Vec<_> =
+        keys.into_iter().filter(|entry| entry.value_type == ValueType::STRING).collect();
     assert!(!strings.is_empty());
     for entry in &strings {
         assert_eq!(invalid(client.track_add(&entry.key, TrackEvents::ALL)), "key", "{}", entry.key);
         client.track_add(&entry.key, TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
     }
     let other = Client::connect_to(endpoint).unwrap();
-    other.track_delete(other.track_add("of.another.map.procname", TrackEvents::ALL).unwrap()).unwrap();
+    other
+        .track_delete(other.track_add("of.another.map.procname", TrackEvents::ALL).unwrap())
+        .unwrap();
 }
 
 pub fn statistics_are_read_only_but_for_what_clears_them(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
-    for key in ["stats.srp.mcast_tx", "stats.ipcs.global.closed", "stats.none", "stats.clear", "totem.version"] {
+    for key in [
+        "stats.srp.mcast_tx",
+        "stats.ipcs.global.closed",
+        "stats.none",
+        "stats.clear",
+        "totem.version",
+    ] {
         assert_eq!(cs(client.set(key, 1_u64)), CsError::Access, "{key}");
         assert_eq!(cs(client.delete(key)), CsError::Access, "{key}");
         assert_eq!(cs(client.increment(key)), CsError::Access, "{key}");
@@ -721,7 +776,10 @@ pub fn small_rings_do_for_small_values(endpoint: &Endpoint) {
         }
         for (number, key) in (0_u32..).zip(&keys) {
             let told = next_notification(&client);
-            assert_eq!((told.tracker, &told.key, told.new_value), (tracker, key, Some(number.into())));
+            assert_eq!(
+                (told.tracker, &told.key, told.new_value),
+                (tracker, key, Some(number.into()))
+            );
         }
         let listed = client.list(&prefix).unwrap();
         assert_eq!(listed.len(), keys.len());
@@ -751,7 +809,10 @@ pub fn what_does_not_fit_the_ring_is_said_so(endpoint: &Endpoint) {
     roomy.set(key, large).unwrap();
     roomy.set(neighbour, 1_u8).unwrap();
     let refused = small.get(key);
-    assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("larger ring size")), "{refused:?}");
+    assert!(
+        refused.as_ref().is_err_and(|error| error.to_string().contains("larger ring size")),
+        "{refused:?}"
+    );
     assert_eq!(invalid(refused), "ring size");
     assert_eq!(invalid(small.list(key)), "ring size");
     // The connection goes on to work, and what fits is found.

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::thread;
 
-use corosync_ipc::evs::{Client, Event, GroupName, Guarantee, MAX_GROUPS, MAX_JOINED_GROUPS, MAX_MESSAGE_SIZE};
+use corosync_ipc::evs::{
+    Client, Event, GroupName, Guarantee, MAX_GROUPS, MAX_JOINED_GROUPS, MAX_MESSAGE_SIZE,
+};
 use corosync_ipc::{CsError, Dispatch, Endpoint, Error, NodeId, Result};
 
 use super::{cs, invalid, next, next_that};
@@ -36,7 +38,9 @@ fn local(client: &Client) -> NodeId {
 pub fn the_membership_comes_first(endpoint: &Endpoint) {
     let one = vec![NodeId(1)];
     let client = connect(endpoint);
-    let Event::Confchg { members, left, joined } = next(&client) else { panic!("a membership comes first") };
+    let Event::Confchg { members, left, joined } = next(&client) else {
+        panic!("a membership comes first")
+    };
     assert_eq!((members, left, joined), (one.clone(), vec![], one.clone()));
     let membership = client.membership().unwrap();
     assert_eq!((membership.local_node_id, membership.members), (NodeId(1), one));
@@ -44,7 +48,11 @@ pub fn the_membership_comes_first(endpoint: &Endpoint) {
 }
 
 /// Node 3 of three, of which the client's is the first, is killed and started again.
-pub fn members_come_first_and_then_their_changes(client: &Client, kill: impl FnOnce(), start: impl FnOnce()) {
+pub fn members_come_first_and_then_their_changes(
+    client: &Client,
+    kill: impl FnOnce(),
+    start: impl FnOnce(),
+) {
     let ids = |ids: &[u32]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
     let wait = |change| next_that(client, |event| (event == change).then_some(()));
     let Event::Confchg { members, .. } = next(client) else { panic!("a membership comes first") };
@@ -68,7 +76,8 @@ pub fn a_message_reaches_the_members_of_its_groups_once(clients: [Client; 2]) {
     let (red, green, blue) = (group("red"), group("green"), group("blue"));
     one.join(&[red, green]).unwrap();
     two.join(&[green]).unwrap();
-    // To those who joined, from one who did not; to two groups at once; to the groups of the sender; to nobody.
+    // To those who joined, from one who did not; to two groups at once; to the groups of the
+    // sender; to nobody.
     two.multicast_groups(Guarantee::AGREED, &[red], b"red").unwrap();
     two.multicast_groups(Guarantee::FIFO, &[red, green], b"both").unwrap();
     one.multicast_joined(Guarantee::SAFE, b"joined").unwrap();
@@ -77,7 +86,11 @@ pub fn a_message_reaches_the_members_of_its_groups_once(clients: [Client; 2]) {
     let from = |client, text: &str| (local(client), text.as_bytes().to_vec());
     let mut at_one: Vec<_> = (0..4).map(|_| next_message(one)).collect();
     let mut at_two: Vec<_> = (0..3).map(|_| next_message(two)).collect();
-    assert_eq!(at_one[1..].iter().filter(|m| at_two.contains(m)).count(), 3, "{at_one:?} {at_two:?}");
+    assert_eq!(
+        at_one[1..].iter().filter(|m| at_two.contains(m)).count(),
+        3,
+        "{at_one:?} {at_two:?}"
+    );
     let by_text = |one: &(NodeId, Vec<u8>), other: &(NodeId, Vec<u8>)| one.1.cmp(&other.1);
     at_one.sort_by(by_text);
     at_two.sort_by(by_text);
@@ -99,7 +112,11 @@ pub fn a_message_reaches_the_members_of_its_groups_once(clients: [Client; 2]) {
 }
 
 pub fn three_clients_see_the_same_order(endpoint: &Endpoint) {
-    all_see_the_same_order_and_nothing_twice(&[connect(endpoint), connect(endpoint), connect(endpoint)]);
+    all_see_the_same_order_and_nothing_twice(&[
+        connect(endpoint),
+        connect(endpoint),
+        connect(endpoint),
+    ]);
 }
 
 pub fn all_see_the_same_order_and_nothing_twice(clients: &[Client]) {
@@ -136,7 +153,11 @@ pub fn all_see_the_same_order_and_nothing_twice(clients: &[Client]) {
         let sender = words.next().unwrap().to_owned();
         let number: usize = words.next().unwrap().parse().unwrap();
         let previous = last.insert((*node, sender), number);
-        assert_eq!(previous.map_or(0, |previous| previous + 1), number, "in the order of each sender, none twice");
+        assert_eq!(
+            previous.map_or(0, |previous| previous + 1),
+            number,
+            "in the order of each sender, none twice"
+        );
     }
     assert_eq!(last.len(), 2 * clients.len());
 }
@@ -149,14 +170,18 @@ pub fn messages_up_to_a_limit_arrive_whole(endpoint: &Endpoint) {
         client.multicast_joined(Guarantee::AGREED, &message).unwrap();
         assert!(next_message(&client) == (NodeId(1), message), "{size} bytes");
     }
-    assert_eq!(invalid(client.multicast_joined(Guarantee::AGREED, &vec![0; MAX_MESSAGE_SIZE + 1])), "message");
+    assert_eq!(
+        invalid(client.multicast_joined(Guarantee::AGREED, &vec![0; MAX_MESSAGE_SIZE + 1])),
+        "message"
+    );
     assert_eq!(client.membership().unwrap().members, [NodeId(1)]);
 }
 
 pub fn the_four_ways_to_dispatch(endpoint: &Endpoint) {
     let client = connect(endpoint);
     client.join(&[group("dispatch")]).unwrap();
-    let send = |text: &'static str| client.multicast_joined(Guarantee::AGREED, text.as_bytes()).unwrap();
+    let send =
+        |text: &'static str| client.multicast_joined(Guarantee::AGREED, text.as_bytes()).unwrap();
     let mut seen = Vec::new();
     let mut dispatch = |mode| {
         client.dispatch(mode, |event| {

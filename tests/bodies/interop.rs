@@ -76,7 +76,12 @@ fn member(endpoint: &Endpoint, group: &GroupName, pid: u32) -> Client {
 }
 
 /// Ours, and a C program that need not be on the same node, send each other so many messages.
-pub fn both_see_the_same_messages_in_the_same_order(client: &Client, c: NodeCommand, group: &GroupName, each: usize) {
+pub fn both_see_the_same_messages_in_the_same_order(
+    client: &Client,
+    c: NodeCommand,
+    group: &GroupName,
+    each: usize,
+) {
     client.set_request_timeout(Duration::from_secs(60));
     let c = c.args(["exchange", &hex(group.as_bytes()), &each.to_string()]);
     let c = c.limit(Duration::from_secs(240)).spawn();
@@ -106,19 +111,26 @@ pub fn both_see_the_same_messages_in_the_same_order(client: &Client, c: NodeComm
                     *from = payload.len().max(*from);
                     left -= 1;
                 }
-                Event::Confchg { left: gone, .. } => assert!(gone.is_empty(), "{gone:?}: {}{}", c.stdout(), c.stderr()),
+                Event::Confchg { left: gone, .. } => {
+                    assert!(gone.is_empty(), "{gone:?}: {}{}", c.stdout(), c.stderr())
+                }
                 _ => {}
             }
         }
         (hash.0, bytes, longest)
     });
     let output = c.wait().success();
-    assert!(bytes > 200 * each && longest.iter().all(|longest| *longest > 1 << 20), "{bytes} bytes, {longest:?}");
+    assert!(
+        bytes > 200 * each && longest.iter().all(|longest| *longest > 1 << 20),
+        "{bytes} bytes, {longest:?}"
+    );
     assert!(output.ends_with(&format!("hash {hash:016x}\n")), "{output}, and {hash:016x} here");
 }
 
 pub fn both_mean_the_same_groups(endpoint: &Endpoint, c: impl Fn() -> NodeCommand) {
-    for (number, name) in [&b"interop name\0"[..], b"interop name", &[0xfe; 128], b"\0"].into_iter().enumerate() {
+    for (number, name) in
+        [&b"interop name\0"[..], b"interop name", &[0xfe; 128], b"\0"].into_iter().enumerate()
+    {
         let group = GroupName::new(name).unwrap();
         let client = member(endpoint, &group, number as u32);
         let c = c().args(["once", &hex(name)]).spawn();
@@ -186,6 +198,10 @@ pub fn both_are_told_the_same_changes(endpoint: &Endpoint, c: NodeCommand) {
     let output = c.wait().success();
     let theirs: Vec<&str> = output.lines().filter(|line| line.contains(" tracked.")).collect();
     assert_eq!(theirs, ours);
-    let of = |key: &str| ours.iter().filter(|line| line.split(' ').nth(1) == Some(key)).count() as u32;
-    assert_eq!((of("tracked.ours"), of("tracked.theirs"), of("tracked.both")), (2 * ROUNDS, 2 * ROUNDS, 2 * ROUNDS));
+    let of =
+        |key: &str| ours.iter().filter(|line| line.split(' ').nth(1) == Some(key)).count() as u32;
+    assert_eq!(
+        (of("tracked.ours"), of("tracked.theirs"), of("tracked.both")),
+        (2 * ROUNDS, 2 * ROUNDS, 2 * ROUNDS)
+    );
 }

@@ -1,7 +1,8 @@
-//! What clients do and see, whoever serves them: each public function is the body of one test and takes the endpoint of a server that
-//! stands for one quorate node with the id 1 and one vote.
+//! What clients do and see, whoever serves them: each public function is the body of one test and
+//! takes the endpoint of a server that stands for one quorate node with the id 1 and one vote.
 //!
-//! The keys a body sets begin with its own name, so that bodies run side by side against one server.
+//! The keys a body sets begin with its own name, so that bodies run side by side against one
+//! server.
 
 #![allow(dead_code, unused_imports, unused_macros, reason = "every test binary uses only a part")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
@@ -26,7 +27,8 @@ use nix::unistd::gettid;
 pub use self::diagnosis::diagnosis;
 use crate::harness::{Patience, patiently, patiently_for};
 
-/// Makes tests of bodies, run inside a node against its corosync, which must be the same process afterwards.
+/// Makes tests of bodies, run inside a node against its corosync, which must be the same process
+/// afterwards.
 macro_rules! against_corosync {
     ($node:expr; $($body:path as $name:ident;)*) => {$(
         #[test]
@@ -78,11 +80,15 @@ pub fn next<S: Service>(client: &Client<S>) -> S::Event {
 
 /// Events up to the one that `wanted` makes something of; the others are thrown away.
 #[track_caller]
-pub fn next_that<S: Service, T>(client: &Client<S>, mut wanted: impl FnMut(S::Event) -> Option<T>) -> T {
+pub fn next_that<S: Service, T>(
+    client: &Client<S>,
+    mut wanted: impl FnMut(S::Event) -> Option<T>,
+) -> T {
     let patience = Patience::new();
     loop {
         let event = patiently_for(patience.left(), |limit| client.next_event(limit).unwrap());
-        let event = event.unwrap_or_else(|| panic!("the event did not come\n{}", diagnosis(client)));
+        let event =
+            event.unwrap_or_else(|| panic!("the event did not come\n{}", diagnosis(client)));
         if let Some(found) = wanted(event) {
             return found;
         }
@@ -128,7 +134,10 @@ pub fn spawn_until_asleep<'scope, T: Send + 'scope>(
         body()
     });
     let stat = format!("/proc/self/task/{}/stat", receiver.recv().unwrap());
-    let is_asleep = || fs::read_to_string(&stat).is_ok_and(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('S'));
+    let is_asleep = || {
+        fs::read_to_string(&stat)
+            .is_ok_and(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('S'))
+    };
     let patience = Patience::new();
     while !(thread.is_finished() || is_asleep()) {
         assert!(!patience.is_over(), "the thread neither sleeps nor ends");
@@ -139,7 +148,9 @@ pub fn spawn_until_asleep<'scope, T: Send + 'scope>(
 
 /// What the daemon of this node has in /dev/shm for its clients.
 pub fn rings() -> Vec<String> {
-    let entries = fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let entries = fs::read_dir("/dev/shm")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     // The daemon's black box begins with qb- too.
     entries.filter(|name| name.starts_with("qb-") && !name.contains("blackbox")).collect()
 }

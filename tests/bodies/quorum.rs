@@ -1,6 +1,8 @@
 //! quorum.
 
-use corosync_ipc::quorum::{Client, Event, Model, NodelistNotification, Notification, QuorumNotification, QuorumType};
+use corosync_ipc::quorum::{
+    Client, Event, Model, NodelistNotification, Notification, QuorumNotification, QuorumType,
+};
 use corosync_ipc::{CsError, Endpoint, NodeId, RingId, TrackFlags};
 
 use super::{cs, next, waiting};
@@ -74,7 +76,8 @@ pub fn model_v1_tells_rings(endpoint: &Endpoint) {
                 joined_list: none.clone(),
                 left_list: none,
             };
-            let expected = QuorumNotification { quorate: true, ring_id, members, nodelist: Some(nodelist) };
+            let expected =
+                QuorumNotification { quorate: true, ring_id, members, nodelist: Some(nodelist) };
             assert_eq!(quorum, expected);
         }
         assert_eq!(waiting(&client), [], "{flags:?}");

@@ -1,6 +1,8 @@
 //! votequorum.
 
-use corosync_ipc::votequorum::{Client, Event, InfoFlags, LOCAL_NODE, MAX_QDEVICE_EXTRA_INFO, MAX_QDEVICE_NAME};
+use corosync_ipc::votequorum::{
+    Client, Event, InfoFlags, LOCAL_NODE, MAX_QDEVICE_EXTRA_INFO, MAX_QDEVICE_NAME,
+};
 use corosync_ipc::votequorum::{NodeEntry, NodeState, QDEVICE_NODE_ID};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
 
@@ -54,7 +56,11 @@ pub fn the_present_state_comes_as_the_flags_say(endpoint: &Endpoint, nodelist: b
                         other => panic!("{flags:?}: {other:?}"),
                     }
                 }
-                assert_eq!(told.next(), Some(Event::Quorum { context, quorate: true, nodes: vec![us] }), "{flags:?}");
+                assert_eq!(
+                    told.next(),
+                    Some(Event::Quorum { context, quorate: true, nodes: vec![us] }),
+                    "{flags:?}"
+                );
             }
             assert_eq!(told.next(), None, "{flags:?}");
         };
@@ -156,11 +162,14 @@ pub fn wrong_names_of_quorum_devices_are_refused(endpoint: &Endpoint) {
         assert_eq!(invalid(client.qdevice_poll(name, true, RingId::default())), "name");
         assert_eq!(invalid(client.qdevice_master_wins(name, true)), "name");
     }
-    assert_eq!(invalid(client.set_qdevice_extra_info(vec![0; MAX_QDEVICE_EXTRA_INFO + 1])), "extra info");
+    assert_eq!(
+        invalid(client.set_qdevice_extra_info(vec![0; MAX_QDEVICE_EXTRA_INFO + 1])),
+        "extra info"
+    );
 }
 
-/// For a server whose configuration gives a quorum device one vote and expects three: quorum is two, so that the device decides. Nobody
-/// else may use the server meanwhile.
+/// For a server whose configuration gives a quorum device one vote and expects three: quorum is
+/// two, so that the device decides. Nobody else may use the server meanwhile.
 pub fn a_quorum_device_decides(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let quorum = corosync_ipc::quorum::Client::connect_to(endpoint).unwrap();
@@ -189,17 +198,25 @@ pub fn a_quorum_device_decides(endpoint: &Endpoint) {
     assert_eq!(cs(client.qdevice_register("other")), CsError::Exist);
     eventually("the device is registered", || device_flags() == InfoFlags::QDEVICE_REGISTERED);
     let info = client.local_info().unwrap();
-    assert_eq!((info.qdevice_name.as_str(), info.qdevice_votes, info.total_votes, info.quorum), (name, 1, 1, 2));
+    assert_eq!(
+        (info.qdevice_name.as_str(), info.qdevice_votes, info.total_votes, info.quorum),
+        (name, 1, 1, 2)
+    );
     assert!(!quorum.is_quorate().unwrap());
 
     let over = RingId { seq: ring_id.seq + 4, ..ring_id };
     assert_eq!(cs(client.qdevice_poll(name, true, over)), CsError::MessageError);
-    assert_eq!(cs(client.qdevice_poll(name, true, RingId { node_id: NodeId(2), ..ring_id })), CsError::MessageError);
+    assert_eq!(
+        cs(client.qdevice_poll(name, true, RingId { node_id: NodeId(2), ..ring_id })),
+        CsError::MessageError
+    );
     assert_eq!(cs(client.qdevice_poll("other", true, ring_id)), CsError::InvalidParam);
     assert_eq!(waiting(&client), []);
     let told = |quorate| {
         let (context, nodes) = next_that(&client, |event| match event {
-            Event::Quorum { context, quorate: told, nodes } => (told == quorate).then_some((context, nodes)),
+            Event::Quorum { context, quorate: told, nodes } => {
+                (told == quorate).then_some((context, nodes))
+            }
             other => panic!("{other:?}"),
         });
         let ids: Vec<_> = nodes.iter().map(|node| node.node_id).collect();
@@ -208,7 +225,8 @@ pub fn a_quorum_device_decides(endpoint: &Endpoint) {
     client.qdevice_poll(name, true, ring_id).unwrap();
     told(true);
     assert!(quorum.is_quorate().unwrap());
-    let voting = InfoFlags::QDEVICE_REGISTERED | InfoFlags::QDEVICE_ALIVE | InfoFlags::QDEVICE_CAST_VOTE;
+    let voting =
+        InfoFlags::QDEVICE_REGISTERED | InfoFlags::QDEVICE_ALIVE | InfoFlags::QDEVICE_CAST_VOTE;
     assert_eq!(device_flags(), voting);
     assert_eq!(client.local_info().unwrap().total_votes, 2);
     client.qdevice_poll(name, false, ring_id).unwrap();
@@ -225,7 +243,9 @@ pub fn a_quorum_device_decides(endpoint: &Endpoint) {
 
     assert_eq!(cs(client.qdevice_update("other", &new_name)), CsError::InvalidParam);
     client.qdevice_update(name, &new_name).unwrap();
-    eventually("the device has its new name", || client.local_info().unwrap().qdevice_name == new_name);
+    eventually("the device has its new name", || {
+        client.local_info().unwrap().qdevice_name == new_name
+    });
     client.qdevice_poll(&new_name, true, ring_id).unwrap();
     told(true);
     assert_eq!(cs(client.qdevice_unregister(name)), CsError::InvalidParam);
@@ -242,13 +262,15 @@ pub fn a_quorum_device_decides(endpoint: &Endpoint) {
 /// Only for servers that do not have the calls.
 pub fn extra_info_is_unsupported(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
-    for result in [client.set_qdevice_extra_info("info").err(), client.qdevice_extra_info(US).err()] {
+    for result in [client.set_qdevice_extra_info("info").err(), client.qdevice_extra_info(US).err()]
+    {
         assert!(matches!(result, Some(Error::Unsupported { .. })), "{result:?}");
     }
     client.local_info().unwrap();
 }
 
-/// Only for servers that have the calls and a quorum device in their configuration. Nobody else may use the server meanwhile.
+/// Only for servers that have the calls and a quorum device in their configuration. Nobody else may
+/// use the server meanwhile.
 pub fn extra_info_is_published(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     client.track_start(3, TrackFlags::CHANGES_ONLY).unwrap();

@@ -15,7 +15,8 @@ use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, c
 use crate::bodies::{cs, invalid, next, next_that, spawn_until_asleep, waiting};
 use crate::harness::WATCHDOG;
 
-/// So long that a test which expects an answer has failed long before, and so short that nothing need be cleaned up.
+/// So long that a test which expects an answer has failed long before, and so short that nothing
+/// need be cleaned up.
 const NOT_AT_ALL: Duration = Duration::from_millis(50);
 
 fn endpoint(cluster: &Cluster, node: u32) -> Endpoint {
@@ -32,7 +33,8 @@ fn map(cluster: &Cluster, node: u32) -> cmap::Client {
 
 /// A member of the group, which has been told that it is.
 fn member(cluster: &Cluster, node: u32, pid: u32) -> cpg::Client {
-    let client = cpg::Client::connect_with(&endpoint(cluster, node), Options::new().pid(pid)).unwrap();
+    let client =
+        cpg::Client::connect_with(&endpoint(cluster, node), Options::new().pid(pid)).unwrap();
     client.join(&GroupName::new("group").unwrap()).unwrap();
     next(&client);
     client
@@ -98,7 +100,9 @@ fn a_call_serves_what_was_sent_before_it() {
 
 #[test]
 fn quorum_follows_votes() {
-    let three = |builder: ClusterBuilder| builder.node(2, "n2", "127.0.0.2", None).node(3, "n3", "127.0.0.3", None);
+    let three = |builder: ClusterBuilder| {
+        builder.node(2, "n2", "127.0.0.2", None).node(3, "n3", "127.0.0.3", None)
+    };
     let cluster = three(Cluster::builder().node(1, "n1", "127.0.0.1", Some(3))).start().unwrap();
     assert_eq!(is_quorate(&cluster, &[1, 2, 3]), [true; 3]);
     cluster.partition(&[&[1], &[2, 3]]).unwrap();
@@ -115,7 +119,8 @@ fn nodes_come_and_go() {
     assert!(cluster.node(3).unwrap().has_ended());
     assert!(cmap::Client::connect_to(&endpoint(&cluster, 3)).unwrap_err().is_unreachable());
     let one = map(&cluster, 1);
-    let status = |node: u32| one.get_as::<String>(&format!("runtime.members.{node}.status")).unwrap();
+    let status =
+        |node: u32| one.get_as::<String>(&format!("runtime.members.{node}.status")).unwrap();
     let joined = || one.get_as::<u32>("runtime.members.3.join_count").unwrap();
     assert_eq!((status(2).as_deref(), status(3), joined()), (Some("joined"), None, None));
     cluster.start_node(3).unwrap();
@@ -161,7 +166,9 @@ fn a_paused_node_answers_nobody_until_it_goes_on() {
     assert!(quorum::Client::connect_to(&short).is_err());
     let endpoint = endpoint(&cluster, 3);
     thread::scope(|scope| {
-        let waits = spawn_until_asleep(scope, || quorum::Client::connect_to(&endpoint).unwrap().is_quorate());
+        let waits = spawn_until_asleep(scope, || {
+            quorum::Client::connect_to(&endpoint).unwrap().is_quorate()
+        });
         cluster.resume(3).unwrap();
         assert!(waits.join().unwrap().unwrap());
     });
@@ -186,7 +193,8 @@ fn requests_are_held_and_refused() {
     cluster.refuse(1, "quorum", Refuse::All).unwrap();
     client.set_request_timeout(NOT_AT_ALL);
     let refused = client.is_quorate();
-    let is_refused = |it| matches!(it, Err(Error::Cs { error: CsError::TryAgain, .. } | Error::TimedOut { .. }));
+    let is_refused =
+        |it| matches!(it, Err(Error::Cs { error: CsError::TryAgain, .. } | Error::TimedOut { .. }));
     assert!(is_refused(refused));
     assert_eq!(map.get("test.key").unwrap(), None);
     cluster.refuse(1, "quorum", Refuse::None).unwrap();
@@ -216,7 +224,8 @@ fn a_client_that_does_not_wait_is_told_of_the_first_refusal() {
 
 #[test]
 fn time_passes_only_when_it_is_told_to() {
-    let cluster = Cluster::builder().nodes(2).setting("cfg.shutdown_timeout", 3000_u32).start().unwrap();
+    let cluster =
+        Cluster::builder().nodes(2).setting("cfg.shutdown_timeout", 3000_u32).start().unwrap();
     assert_eq!(cluster.now().unwrap(), Duration::ZERO);
     let asks = cfg::Client::connect_to(&endpoint(&cluster, 1)).unwrap();
     let silent = cfg::Client::connect_to(&endpoint(&cluster, 1)).unwrap();
@@ -263,7 +272,10 @@ fn a_ring_waits_for_its_quorum_device() {
     cluster.partition(&[&[1], &[2]]).unwrap();
     let second = next_that(&votes, |event| ring(event).filter(|ring| *ring != first));
     quorum.set_request_timeout(NOT_AT_ALL);
-    assert!(matches!(quorum.is_quorate(), Err(Error::TimedOut { .. })), "a request is served during synchronization");
+    assert!(
+        matches!(quorum.is_quorate(), Err(Error::TimedOut { .. })),
+        "a request is served during synchronization"
+    );
     assert_eq!(is_quorate(&cluster, &[2]), [false]);
     quorum.set_request_timeout(WATCHDOG);
     votes.qdevice_poll("device", true, second).unwrap();
@@ -304,9 +316,15 @@ fn wrong_arguments_are_named() {
     assert_eq!(start(Cluster::builder().nodes(2).down(3)), "down");
     assert_eq!(start(Cluster::builder().nodes(2).endpoint(3, &Endpoint::new())), "endpoint");
     assert_eq!(start(Cluster::builder().node(0, "n0", "127.0.0.1", None)), "node id");
-    let conflict = Cluster::builder().nodes(3).setting("quorum.device.model", "net").setting("quorum.two_node", 1_u8);
+    let conflict = Cluster::builder()
+        .nodes(3)
+        .setting("quorum.device.model", "net")
+        .setting("quorum.two_node", 1_u8);
     assert_eq!(start(conflict), "settings");
-    assert_eq!(invalid(Cluster::builder().nodes(1).real_time().start().unwrap().advance(WATCHDOG)), "clock");
+    assert_eq!(
+        invalid(Cluster::builder().nodes(1).real_time().start().unwrap().advance(WATCHDOG)),
+        "clock"
+    );
 }
 
 #[test]
@@ -366,7 +384,8 @@ fn statistics_tell_links_that_come_and_go() {
     let client = cmap::Client::connect_map(&endpoint(&cluster, 1), cmap::Map::Stats).unwrap();
     let link = |node: u32| {
         let numbers = ["connected", "up_count", "down_count"].map(|name| {
-            let value = client.get(&format!("stats.knet.node{node}.link0.{name}")).unwrap().unwrap();
+            let value =
+                client.get(&format!("stats.knet.node{node}.link0.{name}")).unwrap().unwrap();
             value.to_string().parse::<u32>().unwrap()
         });
         <(u32, u32, u32)>::from(numbers)
@@ -388,9 +407,11 @@ fn refused_requests_are_overload_in_the_statistics() {
     let prefix = format!("stats.ipcs.service3.{}.", std::process::id());
     let counted = || {
         let listed = stats.list(&prefix).unwrap();
-        ["requests", "responses", "overload"].map(|name| match listed.iter().find(|(key, _)| key.ends_with(name)) {
-            Some((_, cmap::Value::U64(number))) => *number,
-            other => panic!("{other:?}"),
+        ["requests", "responses", "overload"].map(|name| {
+            match listed.iter().find(|(key, _)| key.ends_with(name)) {
+                Some((_, cmap::Value::U64(number))) => *number,
+                other => panic!("{other:?}"),
+            }
         })
     };
     let [requests, responses, _] = counted();

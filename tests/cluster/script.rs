@@ -1,4 +1,5 @@
-//! What is done to a cluster and what its clients are told of it, be it a real one or one in this process.
+//! What is done to a cluster and what its clients are told of it, be it a real one or one in this
+//! process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,7 +7,9 @@ use std::time::Duration;
 
 use corosync_ipc::cpg::{Address, GroupName, Guarantee, Options};
 use corosync_ipc::embedded;
-use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum, votequorum};
+use corosync_ipc::{
+    CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum, votequorum,
+};
 
 use crate::harness::{self, Paused, eventually};
 
@@ -42,7 +45,8 @@ pub(crate) trait Driver {
     /// Does a step that no client takes. It may return while it is still being done.
     fn drive(&mut self, step: Step);
 
-    /// Waits until all that follows from what was done has happened, once this says that clients were told what they are to be told.
+    /// Waits until all that follows from what was done has happened, once this says that clients
+    /// were told what they are to be told.
     fn settle(&mut self, have_been_told: impl FnMut() -> bool);
 }
 
@@ -83,7 +87,9 @@ impl Real {
     /// Starts nodes with these features of votequorum.
     pub(crate) fn start(features: &[&str]) -> Self {
         let builder = harness::Cluster::builder().nodes(3).loses_nodes();
-        let builder = features.iter().fold(builder, |it, feature| it.setting("quorum", &format!("{feature}: 1")));
+        let builder = features
+            .iter()
+            .fold(builder, |it, feature| it.setting("quorum", &format!("{feature}: 1")));
         let cluster = builder.start();
         Self { paused: BTreeMap::new(), down: BTreeSet::new(), parts: vec![vec![1, 2, 3]], cluster }
     }
@@ -174,7 +180,10 @@ impl Client {
 }
 
 impl Stream {
-    fn new(service: &'static str, poll: impl FnMut() -> Result<Option<Event>, Error> + Send + 'static) -> Self {
+    fn new(
+        service: &'static str,
+        poll: impl FnMut() -> Result<Option<Event>, Error> + Send + 'static,
+    ) -> Self {
         Self { service, poll: Box::new(poll), events: Vec::new(), has_ended: false }
     }
 
@@ -183,7 +192,8 @@ impl Stream {
         while !self.has_ended {
             match (self.poll)() {
                 // Expected votes may be told twice: it depends on whose message is the first.
-                Ok(Some(event)) if event.1.ends_with(EXPECTED) && self.events.last() == Some(&event) => {}
+                Ok(Some(event))
+                    if event.1.ends_with(EXPECTED) && self.events.last() == Some(&event) => {}
                 Ok(Some(event)) => self.events.push(event),
                 Ok(None) => return,
                 Err(Error::Disconnected { .. } | Error::Finalized) => {
@@ -195,17 +205,25 @@ impl Stream {
         }
     }
 
-    /// What was told. Rings have numbers that only grow, by how much is chance: here they are counted.
+    /// What was told. Rings have numbers that only grow, by how much is chance: here they are
+    /// counted.
     fn told(&self, rings: &BTreeSet<u64>) -> Vec<String> {
-        let ring =
-            |id: RingId| format!("ring {} of {}: ", rings.iter().take_while(|seq| **seq < id.seq).count(), id.node_id);
+        let ring = |id: RingId| {
+            format!(
+                "ring {} of {}: ",
+                rings.iter().take_while(|seq| **seq < id.seq).count(),
+                id.node_id
+            )
+        };
         self.events.iter().map(|Event(id, text)| id.map_or_else(String::new, ring) + text).collect()
     }
 }
 
-/// Members come in the order of the nodes, but those who join or leave in the order in which nodes happened to tell of them.
+/// Members come in the order of the nodes, but those who join or leave in the order in which nodes
+/// happened to tell of them.
 fn sorted(addresses: &[Address]) -> Vec<String> {
-    let mut sorted: Vec<_> = addresses.iter().map(|it| format!("{}/{} {}", it.node_id, it.pid, it.reason)).collect();
+    let mut sorted: Vec<_> =
+        addresses.iter().map(|it| format!("{}/{} {}", it.node_id, it.pid, it.reason)).collect();
     sorted.sort();
     sorted
 }
@@ -214,12 +232,19 @@ fn of_cpg(event: cpg::Event) -> Event {
     match event {
         cpg::Event::Confchg { group, members, left, joined } => Event(
             None,
-            format!("{group}: {:?} left {:?} joined {:?}", sorted(&members), sorted(&left), sorted(&joined)),
+            format!(
+                "{group}: {:?} left {:?} joined {:?}",
+                sorted(&members),
+                sorted(&left),
+                sorted(&joined)
+            ),
         ),
         cpg::Event::Deliver { group, node_id, pid, payload } => {
             Event(None, format!("{group}: {node_id}/{pid} says {payload:?}"))
         }
-        cpg::Event::TotemConfchg { ring_id, members } => Event(Some(ring_id), format!("{members:?}")),
+        cpg::Event::TotemConfchg { ring_id, members } => {
+            Event(Some(ring_id), format!("{members:?}"))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -232,11 +257,17 @@ fn of_quorum(event: quorum::Event) -> Event {
         }
         quorum::Event::Quorum(told) => {
             let nodelist = told.nodelist.map(|nodelist| nodelist.member_list);
-            Event(Some(told.ring_id), format!("quorate {} {:?} {nodelist:?}", told.quorate, told.members))
+            Event(
+                Some(told.ring_id),
+                format!("quorate {} {:?} {nodelist:?}", told.quorate, told.members),
+            )
         }
         quorum::Event::Nodelist(told) => Event(
             Some(told.ring_id),
-            format!("{:?} left {:?} joined {:?}", told.member_list, told.left_list, told.joined_list),
+            format!(
+                "{:?} left {:?} joined {:?}",
+                told.member_list, told.left_list, told.joined_list
+            ),
         ),
         other => panic!("{other:?}"),
     }
@@ -245,7 +276,8 @@ fn of_quorum(event: quorum::Event) -> Event {
 fn of_votequorum(event: votequorum::Event) -> Event {
     match event {
         votequorum::Event::Quorum { context, quorate, nodes } => {
-            let nodes: Vec<_> = nodes.iter().map(|node| format!("{} {}", node.node_id, node.state)).collect();
+            let nodes: Vec<_> =
+                nodes.iter().map(|node| format!("{} {}", node.node_id, node.state)).collect();
             Event(None, format!("{context}: quorate {quorate} {nodes:?}"))
         }
         votequorum::Event::Nodelist { context, ring_id, members } => {
@@ -291,19 +323,25 @@ impl Outcome {
     fn note(&mut self, clients: &BTreeMap<&'static str, Client>) {
         for (name, client) in clients {
             let events = client.streams.iter().flat_map(|stream| &stream.events);
-            let rings: BTreeSet<u64> = events.filter_map(|Event(ring, _)| ring.map(|ring| ring.seq)).collect();
+            let rings: BTreeSet<u64> =
+                events.filter_map(|Event(ring, _)| ring.map(|ring| ring.seq)).collect();
             self.rings.insert(name, rings.len());
             for stream in &client.streams {
                 self.told.insert((name, stream.service), stream.told(&rings));
             }
         }
-        let count = clients.values().flat_map(|client| &client.streams).map(|stream| stream.events.len()).sum();
+        let count = clients
+            .values()
+            .flat_map(|client| &client.streams)
+            .map(|stream| stream.events.len())
+            .sum();
         self.counts.push(count);
     }
 }
 
-/// Takes the steps one after the other, each when the one before is done. Where there was a run before, that is when clients were told
-/// as much as then; and if they are told of more rings, that was all.
+/// Takes the steps one after the other, each when the one before is done. Where there was a run
+/// before, that is when clients were told as much as then; and if they are told of more rings, that
+/// was all.
 pub(crate) fn run(driver: &mut impl Driver, steps: &[Step], before: Option<&Outcome>) -> Outcome {
     let mut clients: BTreeMap<&'static str, Client> = BTreeMap::new();
     let mut outcome = Outcome { keys: [keys(driver), Vec::new()], ..Outcome::default() };
@@ -312,11 +350,19 @@ pub(crate) fn run(driver: &mut impl Driver, steps: &[Step], before: Option<&Outc
             Step::Connect(name, node, pid) => {
                 clients.insert(name, driver.at(node, |endpoint| Client::connect(endpoint, pid)));
             }
-            Step::Join(name, group) => persistently(|| clients[name].cpg.join(&GroupName::new(group).unwrap())),
-            Step::Leave(name, group) => persistently(|| clients[name].cpg.leave(&GroupName::new(group).unwrap())),
-            Step::Send(name, text) => persistently(|| clients[name].cpg.multicast(Guarantee::AGREED, text.as_bytes())),
+            Step::Join(name, group) => {
+                persistently(|| clients[name].cpg.join(&GroupName::new(group).unwrap()))
+            }
+            Step::Leave(name, group) => {
+                persistently(|| clients[name].cpg.leave(&GroupName::new(group).unwrap()))
+            }
+            Step::Send(name, text) => {
+                persistently(|| clients[name].cpg.multicast(Guarantee::AGREED, text.as_bytes()))
+            }
             Step::SetExpected(name, votes) => clients[name].votes.set_expected(votes).unwrap(),
-            Step::SetVotes(name, node, votes) => clients[name].votes.set_votes(NodeId(node), votes).unwrap(),
+            Step::SetVotes(name, node, votes) => {
+                clients[name].votes.set_votes(NodeId(node), votes).unwrap()
+            }
             Step::Die(name) => clients[name].cpg.finalize(),
             step => driver.drive(step),
         }

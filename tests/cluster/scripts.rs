@@ -1,12 +1,14 @@
-//! The same scripts on a real cluster of three nodes and on one in this process: every client is told the same.
+//! The same scripts on a real cluster of three nodes and on one in this process: every client is
+//! told the same.
 
 use corosync_ipc::embedded;
 
 use crate::harness;
 use crate::script::{Real, Step, run};
 
-/// How often a script is run on a real cluster until its nodes form no rings but those that the script asks for. They do when the
-/// machine is busy, and after a pause they do every other time: it is chance whether a node that goes on reads first that it failed.
+/// How often a script is run on a real cluster until its nodes form no rings but those that the
+/// script asks for. They do when the machine is busy, and after a pause they do every other time:
+/// it is chance whether a node that goes on reads first that it failed.
 const ATTEMPTS: usize = 15;
 
 #[track_caller]
@@ -32,8 +34,11 @@ fn compare_joined(steps: &[Step]) {
 #[track_caller]
 fn compare_with(features: &[&str], steps: &[Step]) {
     let nodes = embedded::Cluster::builder();
-    let nodes = features.iter().fold(nodes, |nodes, feature| nodes.setting(format!("quorum.{feature}"), 1_u8));
-    let nodes = (1..=3).fold(nodes, |nodes, id| nodes.node(id, format!("n{id}"), format!("10.77.0.{id}"), None));
+    let nodes = features
+        .iter()
+        .fold(nodes, |nodes, feature| nodes.setting(format!("quorum.{feature}"), 1_u8));
+    let nodes = (1..=3)
+        .fold(nodes, |nodes, id| nodes.node(id, format!("n{id}"), format!("10.77.0.{id}"), None));
     let mut cluster = nodes.start().unwrap();
     let embedded = run(&mut cluster, steps, None);
     if harness::nothing_to_compare() {
@@ -52,7 +57,10 @@ fn compare_with(features: &[&str], steps: &[Step]) {
         }
         last = Some((real.keys, real.told));
     }
-    panic!("the real nodes form more rings than they are asked for: {last:#?}, not {:#?}", embedded.keys);
+    panic!(
+        "the real nodes form more rings than they are asked for: {last:#?}, not {:#?}",
+        embedded.keys
+    );
 }
 
 #[test]

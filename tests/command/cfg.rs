@@ -23,14 +23,23 @@ fn shown(text: &str) -> Shown {
     let mut last = String::new();
     for line in text.lines().map(str::trim) {
         let value = || line.split_once('=').map_or(line, |(_, value)| value.trim()).to_owned();
-        if let Some(rest) = line.strip_prefix("LINK ID ").or_else(|| line.strip_prefix("RING ID ")) {
+        if let Some(rest) = line.strip_prefix("LINK ID ").or_else(|| line.strip_prefix("RING ID "))
+        {
             last = rest.split_whitespace().next().unwrap().to_owned();
             links.insert(last.clone(), Vec::new());
-        } else if line.starts_with("addr\t") || line.starts_with("id\t") || line.starts_with("status\t=") {
+        } else if line.starts_with("addr\t")
+            || line.starts_with("id\t")
+            || line.starts_with("status\t=")
+        {
             links.get_mut(&last).unwrap().push(value());
-        } else if let Some((node, state)) = line.strip_prefix("nodeid").and_then(|rest| rest.trim().split_once(":\t")) {
+        } else if let Some((node, state)) =
+            line.strip_prefix("nodeid").and_then(|rest| rest.trim().split_once(":\t"))
+        {
             if state != "localhost" {
-                links.get_mut(&last).unwrap().push(format!("{} {state}", node.trim().trim_start_matches(':').trim()));
+                links
+                    .get_mut(&last)
+                    .unwrap()
+                    .push(format!("{} {state}", node.trim().trim_start_matches(':').trim()));
             }
         }
     }
@@ -43,7 +52,8 @@ fn ours(links: &Value) -> Shown {
         let mut said = vec![link["address"].as_str().unwrap().to_owned()];
         match link["nodes"].as_array() {
             Some(nodes) => said.extend(nodes.iter().map(|node| {
-                let state = if node["connected"] == json!(true) { "connected" } else { "disconnected" };
+                let state =
+                    if node["connected"] == json!(true) { "connected" } else { "disconnected" };
                 format!("{} {state}", node["node_id"])
             })),
             None => said.push(link["status"].as_str().unwrap().to_owned()),
@@ -76,7 +86,8 @@ fn two_links() -> Cluster {
             for one in cluster.nodes() {
                 let first = format!("ring0_addr: {}\n", one.address());
                 assert!(config.contains(&first));
-                config = config.replace(&first, &format!("{first}ring3_addr: {}\n", second(one.id())));
+                config =
+                    config.replace(&first, &format!("{first}ring3_addr: {}\n", second(one.id())));
             }
             fs::write(node.config_path(), config).unwrap();
         }
@@ -93,7 +104,8 @@ fn links_and_nodes_are_those_cfgtool_shows() {
     }
     let cluster = two_links();
     let node = cluster.node(1);
-    let none_is_missing = |tool: &Shown| !tool.values().flatten().any(|said| said.contains("disconnected"));
+    let none_is_missing =
+        |tool: &Shown| !tool.values().flatten().any(|said| said.contains("disconnected"));
     let links = agreed(node, none_is_missing);
     let status = json(node, &["status"]);
     assert_eq!(ours(&status["links"]), ours(&links));
@@ -119,15 +131,20 @@ fn links_and_nodes_are_those_cfgtool_shows() {
             let tool = node.tool("corosync-cfgtool", ["-n"]).success();
             same_nodes(&nodes, &tool).then_some(nodes)
         });
-        let ids: Vec<Value> =
-            nodes.as_array().unwrap().iter().map(|one| json!([one["node_id"], one["name"], one["local"]])).collect();
+        let ids: Vec<Value> = nodes
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| json!([one["node_id"], one["name"], one["local"]]))
+            .collect();
         assert_eq!(ids, [json!([1, "n1", true]), json!([2, "n2", false]), json!([3, "n3", false])]);
         let text = ok(node, &["cfg", "nodes"]);
         assert!(text.contains("2  n2    reachable  0:connected 3:connected\n"), "{text}");
     }
 
     cluster.unplug(3);
-    let links = agreed(node, |tool| tool.values().all(|said| said.contains(&"3 disconnected".to_owned())));
+    let links =
+        agreed(node, |tool| tool.values().all(|said| said.contains(&"3 disconnected".to_owned())));
     let text = ok(node, &["cfg", "links"]);
     assert!(text.contains("connected 2, disconnected 3\n"), "{text}");
     let check = run(node, &["cfg", "links", "--check"]);
@@ -140,9 +157,11 @@ fn links_and_nodes_are_those_cfgtool_shows() {
     }
 }
 
-/// Whether each other node that can be reached, and none else, is in what `corosync-cfgtool -n` shows, with its links.
+/// Whether each other node that can be reached, and none else, is in what `corosync-cfgtool -n`
+/// shows, with its links.
 fn same_nodes(nodes: &Value, tool: &str) -> bool {
-    let reachable = |node: &&Value| node["reachable"] == json!(true) && node["local"] == json!(false);
+    let reachable =
+        |node: &&Value| node["reachable"] == json!(true) && node["local"] == json!(false);
     let expected: Vec<&Value> = nodes.as_array().unwrap().iter().filter(reachable).collect();
     let sections: Vec<&str> = tool.split("nodeid: ").skip(1).collect();
     sections.len() == expected.len()
@@ -152,12 +171,13 @@ fn same_nodes(nodes: &Value, tool: &str) -> bool {
                 && section.matches("LINK:").count() == links.len()
                 && links.iter().all(|link| {
                     let text = |name: &str| link[name].as_str().unwrap().to_owned();
-                    let connected = if link["connected"] == json!(true) { " connected" } else { "" };
+                    let connected =
+                        if link["connected"] == json!(true) { " connected" } else { "" };
                     let (source, destination) = (text("source"), text("destination"));
                     let (number, mtu) = (&link["link"], &link["mtu"]);
                     section.contains(&format!(
-                        "LINK: {number} udp ({source}->{destination}) enabled{connected} mtu: {mtu}\n"
-                    ))
+                    "LINK: {number} udp ({source}->{destination}) enabled{connected} mtu: {mtu}\n"
+                ))
                 })
         })
 }
@@ -170,7 +190,8 @@ fn links_of_udpu_are_those_cfgtool_shows() {
     let cluster = Cluster::builder().nodes(2).start();
     let node = cluster.node(1);
     // The tool shows the address of another node, so only what is said of it is compared.
-    let said = |links: Shown| links.into_values().map(|said| said[1..].to_vec()).collect::<Vec<_>>();
+    let said =
+        |links: Shown| links.into_values().map(|said| said[1..].to_vec()).collect::<Vec<_>>();
     let links = eventually("corosync-cfgtool shows the same state", || {
         let links = json(node, &["cfg", "links"]);
         let tool = shown(&node.tool("corosync-cfgtool", ["-s"]).stdout);
@@ -180,7 +201,10 @@ fn links_of_udpu_are_those_cfgtool_shows() {
     let status = if version() >= KNET { "OK" } else { "ring 0 active with no faults" };
     assert_eq!(links[0]["status"], json!(status));
     if version() >= NODE_STATUS {
-        assert_eq!((&links[0]["nodes"][0]["node_id"], &links[0]["nodes"][0]["connected"]), (&json!(2), &json!(true)));
+        assert_eq!(
+            (&links[0]["nodes"][0]["node_id"], &links[0]["nodes"][0]["connected"]),
+            (&json!(2), &json!(true))
+        );
     }
 }
 
@@ -208,7 +232,11 @@ fn a_node_tells_its_id_and_addresses() {
     }
     let text = ok(node, &["doctor"]);
     for service in ["cpg", "cfg"] {
-        assert!(text.lines().any(|line| line.starts_with(service) && line.ends_with("answered a request")), "{text}");
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with(service) && line.ends_with("answered a request")),
+            "{text}"
+        );
     }
 }
 
@@ -219,7 +247,9 @@ fn addresses_of_both_families_are_told_as_they_are() {
         return;
     }
     for (first, second) in [("10.77.0", "fd78::"), ("fd78::", "10.77.0")] {
-        let address = |net: &str, id: u32| if net.contains(':') { format!("{net}{id}") } else { format!("{net}.{id}") };
+        let address = |net: &str, id: u32| {
+            if net.contains(':') { format!("{net}{id}") } else { format!("{net}.{id}") }
+        };
         let cluster = Cluster::builder().nodes(2).transport(Transport::Knet).create();
         for node in cluster.nodes() {
             let own = format!("{}/64", address("fd78::", node.id()));
@@ -258,7 +288,8 @@ fn links_of_a_node_that_left_the_list_are_still_there() {
             // Another id at the same address.
             format!("{before}nodeid: 7\n{behind}"),
             // Not there.
-            before.rsplit_once("node {").unwrap().0.to_owned() + behind.trim_start().strip_prefix("}").unwrap(),
+            before.rsplit_once("node {").unwrap().0.to_owned()
+                + behind.trim_start().strip_prefix("}").unwrap(),
         ] {
             fs::write(node.config_path(), changed).unwrap();
             ok(node, &["cfg", "reload"]);
@@ -296,12 +327,16 @@ fn the_configuration_is_read_again_and_what_is_wrong_in_it_told() {
     assert!(node.is_running());
 }
 
-/// A corosync newer than 3.1.8 leaves this key when it cannot apply what it read, and answers as if all were well.
+/// A corosync newer than 3.1.8 leaves this key when it cannot apply what it read, and answers as if
+/// all were well.
 #[test]
 fn a_reload_that_could_not_be_applied_fails() {
     let served = Served::start();
     let reload = || run(&served, &["cfg", "reload"]);
-    ok(&served, &["cmap", "set", "config.reload_error_message", "str", "Failed to set knet crypto"]);
+    ok(
+        &served,
+        &["cmap", "set", "config.reload_error_message", "str", "Failed to set knet crypto"],
+    );
     assert_fails(&reload(), 1, &["could not apply", "Failed to set knet crypto", "log"]);
     ok(&served, &["cmap", "delete", "config.reload_error_message"]);
     assert_eq!((reload().code(), reload().stdout.as_str()), (0, ""));
@@ -318,7 +353,11 @@ fn a_killed_node_logs_all_words() {
     let long = "x".repeat(256);
     assert_fails(&run(node, &["cfg", "kill", "2", &long]), 2, &["256", "255"]);
     assert_fails(&run(node, &["cfg", "kill", "2"]), 2, &["<REASON>"]);
-    assert_fails(&run(node, &["cfg", "kill", "2", "--reason", "twice", "broken"]), 2, &["--reason", "cannot be used"]);
+    assert_fails(
+        &run(node, &["cfg", "kill", "2", "--reason", "twice", "broken"]),
+        2,
+        &["--reason", "cannot be used"],
+    );
     assert_fails(&run(node, &["cfg", "kill", "0", "because"]), 2, &["0", "NODE"]);
     assert!(other.is_running());
     assert_eq!(ok(node, &["cfg", "kill", "2", "disk", "is  broken"]), "");
@@ -326,7 +365,11 @@ fn a_killed_node_logs_all_words() {
     eventually("corosync ends", || !other.is_running());
     cluster.wait_members(&[1], 1);
     if version() >= [3, 1, 0, 0] {
-        assert_fails(&run(node, &["cfg", "kill", "2", "again"]), 1, &["CS_ERR_NOT_EXIST", "node 2 is not a member"]);
+        assert_fails(
+            &run(node, &["cfg", "kill", "2", "again"]),
+            1,
+            &["CS_ERR_NOT_EXIST", "node 2 is not a member"],
+        );
     }
 }
 
@@ -360,7 +403,11 @@ fn a_shutdown_is_refused_agreed_to_and_forced() {
     }
     let refuses = watch(node, &["--refuse", "--count", "2"]);
     for _ in 0..2 {
-        assert_fails(&run(node, &["cfg", "shutdown"]), 1, &["cfg try shutdown", "CS_ERR_BUSY", "--regardless"]);
+        assert_fails(
+            &run(node, &["cfg", "shutdown"]),
+            1,
+            &["cfg try shutdown", "CS_ERR_BUSY", "--regardless"],
+        );
     }
     let refuses = refuses.wait().success();
     let seen: Vec<Value> = lines(&refuses).iter().map(told).collect();
@@ -371,21 +418,31 @@ fn a_shutdown_is_refused_agreed_to_and_forced() {
     wait_ended(node);
     let agrees = agrees.wait();
     assert_eq!(agrees.code(), 3);
-    assert_eq!(lines(&agrees.stdout).iter().map(told).collect::<Vec<_>>(), [json!(["shutdown", "request", "yes"])]);
+    assert_eq!(
+        lines(&agrees.stdout).iter().map(told).collect::<Vec<_>>(),
+        [json!(["shutdown", "request", "yes"])]
+    );
 
     node.start();
     let refuses = watch(node, &["--refuse"]);
     assert_eq!(ok(node, &["cfg", "shutdown", "--regardless"]), "");
     wait_ended(node);
     let refuses = lines(&refuses.wait().stdout);
-    assert_eq!(refuses.iter().map(told).collect::<Vec<_>>(), [json!(["shutdown", "regardless", "no"])]);
+    assert_eq!(
+        refuses.iter().map(told).collect::<Vec<_>>(),
+        [json!(["shutdown", "regardless", "no"])]
+    );
 
     node.start();
     let refuses = watch(node, &["--refuse"]);
     assert_eq!(ok(node, &["cfg", "shutdown", "--immediate"]), "");
     wait_ended(node);
     assert_eq!(refuses.wait().stdout, "");
-    assert_fails(&run(node, &["cfg", "shutdown", "--immediate", "--regardless"]), 2, &["--immediate", "--regardless"]);
+    assert_fails(
+        &run(node, &["cfg", "shutdown", "--immediate", "--regardless"]),
+        2,
+        &["--immediate", "--regardless"],
+    );
 }
 
 #[test]
@@ -411,8 +468,14 @@ fn the_reason_to_kill_can_be_an_option() {
     let long = "x".repeat(256);
     assert_fails(&run(&served, &["cfg", "kill", "2", "--reason", &long]), 2, &["256", "255"]);
     assert_eq!(ok(&served, &["cfg", "kill", "2", "--reason", "disk is broken"]), "");
-    eventually("the node is gone", || json(&served, &["quorum", "status"])["members"].as_array().unwrap().len() == 1);
-    assert_fails(&run(&served, &["cfg", "kill", "2", "again"]), 1, &["CS_ERR_NOT_EXIST", "node 2 is not a member"]);
+    eventually("the node is gone", || {
+        json(&served, &["quorum", "status"])["members"].as_array().unwrap().len() == 1
+    });
+    assert_fails(
+        &run(&served, &["cfg", "kill", "2", "again"]),
+        1,
+        &["CS_ERR_NOT_EXIST", "node 2 is not a member"],
+    );
     let help = String::from_utf8(outside(&["cfg", "kill", "--help"]).stdout).unwrap();
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("corosync before 3.1 does not look whether it is"), "{help}");
@@ -456,7 +519,8 @@ fn a_daemon_that_is_stopped_costs_all_services_one_timeout() {
     let node = cluster.node(1);
     let paused = node.pause();
     for args in NEEDY.into_iter().filter(|args| args[0] != "evs") {
-        let output = command(node, args).args(["--timeout", "300ms"]).limit(Duration::from_secs(15)).run();
+        let output =
+            command(node, args).args(["--timeout", "300ms"]).limit(Duration::from_secs(15)).run();
         assert_fails(&output, 4, &["timed out after 300ms", "CS_ERR_TIMEOUT"]);
     }
     drop(paused);

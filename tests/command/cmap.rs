@@ -27,7 +27,8 @@ against_both! {
 fn parse(text: &str) -> BTreeMap<String, (String, String)> {
     let line = |line: &str| {
         let (key, rest) = line.split_once(" (")?;
-        let (value_type, value) = rest.split_once(") = ").or_else(|| Some((rest.strip_suffix(')')?, "")))?;
+        let (value_type, value) =
+            rest.split_once(") = ").or_else(|| Some((rest.strip_suffix(')')?, "")))?;
         Some((key.to_owned(), (value_type.to_owned(), value.to_owned())))
     };
     text.lines().map(|text| line(text).unwrap_or_else(|| panic!("{text:?}"))).collect()
@@ -82,9 +83,14 @@ fn the_list_is_that_of_corosync_cmapctl() {
     let entries = entries.as_array().unwrap();
     let order: Vec<_> = parse_order(&ours).into_iter().filter(|key| !changing(key)).collect();
     let json_order: Vec<_> = entries.iter().map(|entry| entry["key"].as_str().unwrap()).collect();
-    assert_eq!(json_order.iter().filter(|key| !changing(key)).collect::<Vec<_>>(), order.iter().collect::<Vec<_>>());
+    assert_eq!(
+        json_order.iter().filter(|key| !changing(key)).collect::<Vec<_>>(),
+        order.iter().collect::<Vec<_>>()
+    );
     for entry in entries {
-        let Some((value_type, value)) = expected.get(entry["key"].as_str().unwrap()) else { continue };
+        let Some((value_type, value)) = expected.get(entry["key"].as_str().unwrap()) else {
+            continue;
+        };
         assert_eq!(entry["type"], json!(value_type));
         match value_type.as_str() {
             "str" => assert_eq!(entry["value"], json!(value)),
@@ -112,7 +118,10 @@ fn what_the_tool_sets_is_read_and_the_other_way_round() {
     let tool = |args: &[&str]| node.tool("corosync-cmapctl", args).success();
     tool(&["-s", "--", "both.i16", "i16", "-7"]);
     assert_eq!(ok(node, &["cmap", "get", "both.i16"]), "-7\n");
-    assert_eq!(json(node, &["cmap", "get", "both.i16"]), json!({ "key": "both.i16", "type": "i16", "value": -7 }));
+    assert_eq!(
+        json(node, &["cmap", "get", "both.i16"]),
+        json!({ "key": "both.i16", "type": "i16", "value": -7 })
+    );
 
     ok(node, &["cmap", "set", "both.number", "u8", "255"]);
     ok(node, &["cmap", "increment", "both.number"]);
@@ -132,11 +141,18 @@ fn what_the_tool_sets_is_read_and_the_other_way_round() {
     assert_eq!(ok(node, &["cmap", "get", "both.long"]).trim_end(), longest);
     ok(node, &["cmap", "set", "both.lines", "str", "one\ntwo\u{1b}[2J"]);
     assert_eq!(ok(node, &["cmap", "get", "both.lines"]), "one\ntwo\u{1b}[2J\n");
-    assert_eq!(ok(node, &["cmap", "list", "both.lines"]), "both.lines (str) = one\\x0atwo\\x1b[2J\n");
+    assert_eq!(
+        ok(node, &["cmap", "list", "both.lines"]),
+        "both.lines (str) = one\\x0atwo\\x1b[2J\n"
+    );
 
     // A string that is no UTF-8.
     let latin = OsStr::from_bytes(b"caf\xe9 \x01");
-    node.tool("corosync-cmapctl", [OsStr::new("-s"), OsStr::new("both.latin"), OsStr::new("str"), latin]).success();
+    node.tool(
+        "corosync-cmapctl",
+        [OsStr::new("-s"), OsStr::new("both.latin"), OsStr::new("str"), latin],
+    )
+    .success();
     let shell = format!("{} cmap get both.latin | od -An -tx1", program().display());
     let bytes = node.command("/bin/sh").args(["-c", &shell]).run().success();
     assert_eq!(bytes.trim(), "63 61 66 e9 20 01 0a");
@@ -156,15 +172,21 @@ fn getting_a_value_is_one_request() {
     }
     let node = shared_one().node(1);
     let requests = |args: &[&str]| {
-        let trace = node.command("strace").args(["-f", "-e", "trace=%network,write,writev"]).arg(program()).args(args);
+        let trace = node
+            .command("strace")
+            .args(["-f", "-e", "trace=%network,write,writev"])
+            .arg(program())
+            .args(args);
         let output = trace.run();
         assert!(output.is_success(), "{output:?}");
-        // One byte on the socket wakes the daemon for each request; 24 bytes ask for the connection.
+        // One byte on the socket wakes the daemon for each request; 24 bytes ask for the
+        // connection.
         let sent = |line: &&str| line.contains("send") && line.ends_with(" = 1");
         output.stderr.lines().filter(sent).count()
     };
     assert_eq!(requests(&["cmap", "get", "totem.cluster_name"]), 1);
-    // To know that requests are counted: making an iterator, two keys, the end, releasing it, and a value for each key.
+    // To know that requests are counted: making an iterator, two keys, the end, releasing it, and a
+    // value for each key.
     ok(node, &["cmap", "set", "requests.a", "u8", "1"]);
     ok(node, &["cmap", "set", "requests.b", "u8", "1"]);
     assert_eq!(requests(&["cmap", "list", "requests."]), 1 + 2 + 1 + 1 + 2);
@@ -174,7 +196,10 @@ fn files_are_loaded_as_a_whole_or_not_at_all(node: &impl Place) {
     let load = |text: &str| command(node, &["cmap", "load", "-"]).input(text).run();
     let list = || ok(node, &["--json", "cmap", "list", "load."]);
 
-    assert_eq!(load("# settings\nload.one u32 1\n\nload.two str two words\nload.three bin AAEC\n").code(), 0);
+    assert_eq!(
+        load("# settings\nload.one u32 1\n\nload.two str two words\nload.three bin AAEC\n").code(),
+        0
+    );
     assert_eq!(ok(node, &["cmap", "get", "load.two"]), "two words\n");
     let loaded = list();
     let folder = tempfile::tempdir().unwrap();
@@ -190,7 +215,10 @@ fn files_are_loaded_as_a_whole_or_not_at_all(node: &impl Place) {
         ("load.one u32 2\nload.two\n", &["line 2", "KEY TYPE VALUE"]),
         ("load.one u32 2\nload.two u99 1\n", &["line 2", "no type"]),
         ("load.one u32 2\nload.tw$ u8 1\n", &["line 2", "not allowed in a key"]),
-        ("[{\"key\":\"load.one\",\"type\":\"u32\",\"value\":2},{\"key\":\"load.two\"}]", &["entry 2 (load.two)"]),
+        (
+            "[{\"key\":\"load.one\",\"type\":\"u32\",\"value\":2},{\"key\":\"load.two\"}]",
+            &["entry 2 (load.two)"],
+        ),
     ] {
         assert_fails(&load(text), 2, words);
         assert_eq!(list(), loaded, "{text}");
@@ -227,13 +255,14 @@ fn changes_are_told_with_old_and_new_value(node: &impl Place) {
         assert!(time.len() == "2026-01-01T00:00:00.000000Z".len() && time.ends_with('Z'), "{time}");
     }
     let null = Value::Null;
-    let event = |event, key, value_type: &str, value: Value, old_type: Option<&str>, old_value: Value| {
-        let value_type = if value.is_null() { Value::Null } else { json!(value_type) };
-        json!({
-            "event": event, "time": null, "key": key, "type": value_type, "value": value,
-            "old_type": old_type, "old_value": old_value,
-        })
-    };
+    let event =
+        |event, key, value_type: &str, value: Value, old_type: Option<&str>, old_value: Value| {
+            let value_type = if value.is_null() { Value::Null } else { json!(value_type) };
+            json!({
+                "event": event, "time": null, "key": key, "type": value_type, "value": value,
+                "old_type": old_type, "old_value": old_value,
+            })
+        };
     assert_eq!(
         events,
         [
@@ -252,7 +281,11 @@ fn changes_are_told_with_old_and_new_value(node: &impl Place) {
     let words: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
     assert_eq!(
         words,
-        ["set watched.key (u8) = 5", "modify watched.key (u8) = 6 (was 5)", "delete watched.key (u8) = 6"]
+        [
+            "set watched.key (u8) = 5",
+            "modify watched.key (u8) = 6 (was 5)",
+            "delete watched.key (u8) = 6"
+        ]
     );
 }
 
@@ -264,7 +297,10 @@ fn a_reader_that_goes_ends_watching_quietly(node: &impl Place) {
     // Nothing else happens to the map: it is the reader's end that is noticed.
     let output = shell.wait();
     assert!(output.stdout.ends_with("set reader.key (u8) = 1\n"), "{output:?}");
-    assert!(output.stderr.ends_with("\nended 0\n") && !output.stderr.contains("corosync-ipc:"), "{output:?}");
+    assert!(
+        output.stderr.ends_with("\nended 0\n") && !output.stderr.contains("corosync-ipc:"),
+        "{output:?}"
+    );
 }
 
 fn the_stats_map_is_read(node: &impl Place) {
@@ -276,7 +312,8 @@ fn the_stats_map_is_read(node: &impl Place) {
         return;
     }
     assert!(parse(&output.success()).contains_key("stats.ipcs.global.active"));
-    let refused = run(node, &["cmap", "set", "stats.ipcs.global.active", "u64", "1", "--map", "stats"]);
+    let refused =
+        run(node, &["cmap", "set", "stats.ipcs.global.active", "u64", "1", "--map", "stats"]);
     assert_fails(&refused, 1, &["CS_ERR_", "stats.ipcs.global.active"]);
 }
 
@@ -294,7 +331,10 @@ fn changes_of_the_stats_map_are_told(node: &impl Place) {
         !watching.stdout().is_empty()
     });
     let event = lines(&watching.wait().success()).remove(0);
-    assert_eq!((&event["event"], &event["key"], &event["type"]), (&json!("modify"), &json!(key), &json!("u64")));
+    assert_eq!(
+        (&event["event"], &event["key"], &event["type"]),
+        (&json!("modify"), &json!(key), &json!("u64"))
+    );
     // Corosync sends no other value than the new one.
     assert!(event["value"].as_u64() > Some(0) && event["old_value"].is_null(), "{event}");
 
@@ -302,7 +342,9 @@ fn changes_of_the_stats_map_are_told(node: &impl Place) {
     let watching = watch(node, &["--json", "--map", "stats", "stats.ipcs.service0"]);
     ok(node, &["cmap", "get", "totem.version"]);
     watching.wait_stdout("\"event\":\"set\"");
-    let below = |event: &Value| event["key"].as_str().is_some_and(|key| key.starts_with("stats.ipcs.service0."));
+    let below = |event: &Value| {
+        event["key"].as_str().is_some_and(|key| key.starts_with("stats.ipcs.service0."))
+    };
     assert!(lines(&watching.stdout()).iter().all(below), "{}", watching.stdout());
 }
 
@@ -312,5 +354,8 @@ fn keys_to_delete_that_are_not_there_are_complained_about(node: &impl Place) {
     let output = load("absent.one u8 1\n^absent.none\n^^absent.nothing\nabsent.two u8 2\n");
     assert_eq!((output.code(), output.stdout.as_str()), (0, ""));
     assert_one_line(&output.stderr, &["line 2", "CS_ERR_NOT_EXIST", "there is no key absent.none"]);
-    assert_eq!(ok(node, &["cmap", "list", "absent."]), "absent.one (u8) = 1\nabsent.two (u8) = 2\n");
+    assert_eq!(
+        ok(node, &["cmap", "list", "absent."]),
+        "absent.one (u8) = 1\nabsent.two (u8) = 2\n"
+    );
 }

@@ -28,7 +28,8 @@ const NO_EVS: [u32; 4] = [1, 99, 8, 0];
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed;
     let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
     };
     std::iter::repeat_with(next).take(length).collect()
@@ -43,7 +44,9 @@ fn wait_members(process: &Process, count: usize) {
     eventually("all are members", || {
         let seen = lines(&process.stdout());
         let confchg = seen.iter().rfind(|line| line["event"] == json!("confchg"));
-        confchg.is_some_and(|line| line["members"].as_array().is_some_and(|members| members.len() == count))
+        confchg.is_some_and(|line| {
+            line["members"].as_array().is_some_and(|members| members.len() == count)
+        })
     });
 }
 
@@ -110,7 +113,9 @@ fn all_members_see_every_message_once_in_the_same_order_whatever_is_in_it() {
         let mine = seen[0].iter().filter(|line| json!([line["node_id"], line["pid"]]) == me);
         assert_eq!(mine.count(), 20, "node {}", number + 1);
     }
-    assert!(seen[0].iter().all(|line| line["group"] == json!("g") && line.get("group_bytes").is_none()));
+    assert!(
+        seen[0].iter().all(|line| line["group"] == json!("g") && line.get("group_bytes").is_none())
+    );
 }
 
 #[test]
@@ -126,7 +131,9 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
         address["reason"] = json!(reason);
         address
     };
-    let last = || lines(&stays.stdout()).into_iter().rfind(|line| line["event"] == json!("confchg")).unwrap();
+    let last = || {
+        lines(&stays.stdout()).into_iter().rfind(|line| line["event"] == json!("confchg")).unwrap()
+    };
 
     let mut counts = join(cluster.node(2), &["g", "--count", "2"]);
     wait_members(&stays, 2);
@@ -142,7 +149,8 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
     ok(cluster.node(3), &["cpg", "send", "g", "--pid", "4711", "--", "-two"]);
     let counts = counts.wait();
     assert_eq!((counts.code(), counts.stderr.as_str()), (0, ""));
-    let texts: Vec<Value> = lines(&counts.stdout).iter().filter_map(|line| line.get("text").cloned()).collect();
+    let texts: Vec<Value> =
+        lines(&counts.stdout).iter().filter_map(|line| line.get("text").cloned()).collect();
     assert_eq!(texts, [json!("one"), json!("-two")]);
     let ours = json!({ "node_id": 2, "pid": pid });
     let sender = json!({ "node_id": 3, "pid": 4711 });
@@ -167,7 +175,11 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
     let script = format!("{} cpg join g | head -n 1", program().display());
     let output = cluster.node(2).at(Path::new("/bin/sh")).args(["-c", &script]).interactive().run();
     assert_eq!(output.code(), 0);
-    let left = || lines(&stays.stdout()[seen..]).iter().find_map(|line| line["left"].as_array()?.first().cloned());
+    let left = || {
+        lines(&stays.stdout()[seen..])
+            .iter()
+            .find_map(|line| line["left"].as_array()?.first().cloned())
+    };
     assert_eq!(eventually("it leaves", left)["reason"], json!("leave"));
 
     let mut killed = join(cluster.node(2), &["g"]);
@@ -197,12 +209,14 @@ fn members_come_and_go_for_a_reason_and_the_ring_is_told() {
     assert_one_line(&lost.stderr, &["cpg", "gone", "CS_ERR_LIBRARY"]);
 }
 
-/// The second of two signals ends the command while the first one's leaving waits for a daemon that is stopped.
+/// The second of two signals ends the command while the first one's leaving waits for a daemon that
+/// is stopped.
 #[test]
 fn a_second_signal_does_not_wait_for_the_daemon() {
     let mut served = Served::start();
     for service in ["cpg", "evs"] {
-        let mut joined = command(&served, &[service, "join", "g", "--timeout", "60m"]).interactive().spawn();
+        let mut joined =
+            command(&served, &[service, "join", "g", "--timeout", "60m"]).interactive().spawn();
         joined.wait_stdout("confchg");
         served.process().signal(Signal::SIGSTOP);
         let both = [Signal::SIGINT, Signal::SIGTERM];
@@ -214,10 +228,11 @@ fn a_second_signal_does_not_wait_for_the_daemon() {
 }
 
 fn several_groups_are_joined_at_once_and_lines_go_to_all(node: &impl Place) {
-    let output = command(node, &["cpg", "join", "several-1", "several-2", "several-1", "--count", "2"])
-        .arg("--json")
-        .input("to all")
-        .run();
+    let output =
+        command(node, &["cpg", "join", "several-1", "several-2", "several-1", "--count", "2"])
+            .arg("--json")
+            .input("to all")
+            .run();
     assert_eq!((output.code(), output.stderr.as_str()), (0, ""));
     let groups = |event: &str| {
         let lines = lines(&output.stdout);
@@ -230,11 +245,18 @@ fn several_groups_are_joined_at_once_and_lines_go_to_all(node: &impl Place) {
         assert_eq!(found, ["several-1", "several-2"], "{event}");
     }
     // For people.
-    let text = command(node, &["cpg", "join", "several-1", "--count", "1"]).input(&b"caf\xc3\xa9 \xff\x1b[2J\n"[..]);
+    let text = command(node, &["cpg", "join", "several-1", "--count", "1"])
+        .input(&b"caf\xc3\xa9 \xff\x1b[2J\n"[..]);
     let text = text.run().success();
     let last = text.lines().last().unwrap();
-    assert!(last.contains("Z deliver: several-1 1/") && last.ends_with(r": café \xff\x1b[2J"), "{text}");
-    assert!(text.contains("Z confchg: several-1 members 1/") && text.contains("(join)\n"), "{text}");
+    assert!(
+        last.contains("Z deliver: several-1 1/") && last.ends_with(r": café \xff\x1b[2J"),
+        "{text}"
+    );
+    assert!(
+        text.contains("Z confchg: several-1 members 1/") && text.contains("(join)\n"),
+        "{text}"
+    );
     assert_eq!(json(node, &["cpg", "members", "several-1"]), json!([]));
 }
 
@@ -278,7 +300,9 @@ fn groups_and_members_are_those_cpgtool_shows() {
         let groups = json(node, &["cpg", "groups"]);
         let ours = groups.as_array().unwrap().iter().flat_map(|group| {
             let name = group["group"].as_str().unwrap();
-            let bytes = group.get("group_bytes").map(|bytes| STANDARD.decode(bytes.as_str().unwrap()).unwrap());
+            let bytes = group
+                .get("group_bytes")
+                .map(|bytes| STANDARD.decode(bytes.as_str().unwrap()).unwrap());
             match name {
                 r"nul\x00" => assert_eq!(bytes.unwrap(), b"nul\0"),
                 r"back\\slash" => assert_eq!(bytes.unwrap(), br"back\slash"),
@@ -286,18 +310,28 @@ fn groups_and_members_are_those_cpgtool_shows() {
                 _ => assert_eq!(bytes, None, "{name}"),
             }
             let members = group["members"].as_array().unwrap().iter();
-            members
-                .map(|member| (name.to_owned(), member["node_id"].as_u64().unwrap(), member["pid"].as_u64().unwrap()))
+            members.map(|member| {
+                (
+                    name.to_owned(),
+                    member["node_id"].as_u64().unwrap(),
+                    member["pid"].as_u64().unwrap(),
+                )
+            })
         });
         assert_eq!(ours.collect::<BTreeSet<_>>(), expected);
         let mut members = json(node, &["cpg", "members", names[1]]);
         members.as_array_mut().unwrap().sort_by_key(|member| member["node_id"].as_u64());
-        let member = |node: u32, process: &Process| json!({ "node_id": node, "pid": process.pid() });
+        let member =
+            |node: u32, process: &Process| json!({ "node_id": node, "pid": process.pid() });
         assert_eq!(members, json!([member(1, &all), member(2, &some)]));
     }
     let text = ok(one, &["cpg", "groups"]);
     assert!(text.starts_with("GROUP "), "{text}");
-    assert!(text.lines().any(|line| line.starts_with(r"nul\x00 ") && line.contains(&format!(" 2/{}", some.pid()))));
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with(r"nul\x00 ")
+                && line.contains(&format!(" 2/{}", some.pid())))
+    );
     assert_eq!(
         ok(one, &["cpg", "members", "two words"]),
         format!("NODE  {:>1$}\n   1  {2}\n", "PID", all.pid().to_string().len(), all.pid())
@@ -307,14 +341,20 @@ fn groups_and_members_are_those_cpgtool_shows() {
 
 fn wrong_groups_are_told_before_anything_is_sent(node: &impl Place) {
     let long = "x".repeat(129);
-    for args in [&["cpg", "join", &long][..], &["cpg", "send", &long, "text"], &["cpg", "members", &long]] {
+    for args in
+        [&["cpg", "join", &long][..], &["cpg", "send", &long, "text"], &["cpg", "members", &long]]
+    {
         assert_fails(&run(node, args), 2, &["GROUP", "at most 128 bytes, this one 129"]);
     }
     assert_fails(&run(node, &["cpg", "join", ""]), 2, &["at least one byte"]);
     assert_fails(&run(node, &["cpg", "join", r"a\b"]), 2, &["backslash"]);
     assert_fails(&run(node, &["cpg", "join"]), 2, &["<GROUP>"]);
     assert_fails(&run(node, &["cpg", "join", "g", "--count", "0"]), 2, &["0"]);
-    assert_fails(&run(node, &["evs", "join", &long[..33]]), 2, &["GROUP", "33 bytes are more than 32"]);
+    assert_fails(
+        &run(node, &["evs", "join", &long[..33]]),
+        2,
+        &["GROUP", "33 bytes are more than 32"],
+    );
 
     let first = join(node, &["taken", "--pid", "77"]);
     wait_members(&first, 1);
@@ -325,7 +365,9 @@ fn wrong_groups_are_told_before_anything_is_sent(node: &impl Place) {
 
 /// Pacemaker counts the NUL behind a name as part of it.
 fn a_name_that_only_lacks_its_nul_is_told(node: &impl Place) {
-    let members = |group: &str, options: &[&str]| command(node, &["cpg", "members", group]).args(options).run();
+    let members = |group: &str, options: &[&str]| {
+        command(node, &["cpg", "members", group]).args(options).run()
+    };
     let with = join(node, &[r"pacemaker\x00"]);
     let without = join(node, &["other"]);
     [&with, &without].into_iter().for_each(|member| wait_members(member, 1));
@@ -354,17 +396,27 @@ fn evs_is_there_or_said_not_to_be() {
     let (one, two) = (cluster.node(1), cluster.node(2));
     let evs = |node: &Node| {
         let status = json(node, &["status"]);
-        status["services"].as_array().unwrap().iter().find(|service| service["service"] == json!("evs")).cloned()
+        status["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|service| service["service"] == json!("evs"))
+            .cloned()
     };
     let evs = evs(one).unwrap();
     assert_eq!(evs["error"], Value::Null, "{evs}");
     let has_evs = version() < NO_EVS;
     assert_eq!(evs["reachable"], json!(has_evs));
     let doctor = json(one, &["doctor"]);
-    let seen = doctor["services"].as_array().unwrap().iter().any(|service| service["service"] == json!("evs"));
+    let seen = doctor["services"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|service| service["service"] == json!("evs"));
     assert_eq!((seen, &doctor["ok"]), (has_evs, &json!(true)));
     if !has_evs {
-        for args in [&["evs", "join", "g"][..], &["evs", "send", "g", "text"], &["evs", "members"]] {
+        for args in [&["evs", "join", "g"][..], &["evs", "send", "g", "text"], &["evs", "members"]]
+        {
             assert_fails(&run(one, args), 1, &["evs", "CS_ERR_NOT_SUPPORTED", "1.99.7", "cpg"]);
         }
         return;
@@ -382,7 +434,8 @@ fn evs_is_served() {
 
 /// Two processes, of nodes with these ids.
 fn take_part_in_evs(one: &impl Place, two: &impl Place, [first, second]: [u32; 2]) {
-    let joined = command(one, &["evs", "join", "g", "--json", "--count", "2"]).interactive().spawn();
+    let joined =
+        command(one, &["evs", "join", "g", "--json", "--count", "2"]).interactive().spawn();
     joined.wait_stdout("confchg");
     let mut joined = joined;
     joined.write("from one\n");

@@ -23,7 +23,8 @@ struct Nobodys {
 
 impl Nobodys {
     fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("corosync-ipc-nobody-").tempdir_in("/dev/shm").unwrap();
+        let folder =
+            tempfile::Builder::new().prefix("corosync-ipc-nobody-").tempdir_in("/dev/shm").unwrap();
         chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         let process = serve(folder.path()).user(NOBODY, NOBODY).spawn();
         process.wait_stdout("\n");
@@ -46,9 +47,17 @@ fn a_server_of_another_user_is_refused_until_it_is_allowed() {
     }
     let served = Nobodys::start();
     let pid = served.process.pid();
-    let refusal = format!("is served by uid 65534 (process {pid}), which is neither root nor this user");
-    let words = [&refusal, "--server-uid 65534", "COROSYNC_IPC_SERVER_UID=65534", "CS_ERR_SECURITY"];
-    for args in [&["cfg", "local"][..], &["status"], &["cpg", "join", "g"], &["cmap", "list"], &["quorum", "watch"]] {
+    let refusal =
+        format!("is served by uid 65534 (process {pid}), which is neither root nor this user");
+    let words =
+        [&refusal, "--server-uid 65534", "COROSYNC_IPC_SERVER_UID=65534", "CS_ERR_SECURITY"];
+    for args in [
+        &["cfg", "local"][..],
+        &["status"],
+        &["cpg", "join", "g"],
+        &["cmap", "list"],
+        &["quorum", "watch"],
+    ] {
         assert_fails(&served.command(args).run(), 1, &words);
     }
     let local = &["cfg", "local"];
@@ -56,9 +65,21 @@ fn a_server_of_another_user_is_refused_until_it_is_allowed() {
     assert_fails(&served.command(local).args(["--server-uid", "1"]).run(), 1, &words);
 
     assert_eq!(served.command(local).args(["--server-uid", "65534"]).run().success(), "1\n");
-    assert_eq!(served.command(&["--server-uid", "1", "--server-uid", "65534", "cfg", "local"]).run().success(), "1\n");
-    assert_eq!(served.command(local).env("COROSYNC_IPC_SERVER_UID", "65534").run().success(), "1\n");
-    assert_eq!(served.command(local).env("COROSYNC_IPC_SERVER_UID", "1, 65534").run().success(), "1\n");
+    assert_eq!(
+        served
+            .command(&["--server-uid", "1", "--server-uid", "65534", "cfg", "local"])
+            .run()
+            .success(),
+        "1\n"
+    );
+    assert_eq!(
+        served.command(local).env("COROSYNC_IPC_SERVER_UID", "65534").run().success(),
+        "1\n"
+    );
+    assert_eq!(
+        served.command(local).env("COROSYNC_IPC_SERVER_UID", "1, 65534").run().success(),
+        "1\n"
+    );
     let endpoint = Endpoint::new().socket_dir(served.folder.path()).shm_root(served.folder.path());
     let refused = cmap::Client::connect_to(&endpoint).map(drop);
     assert!(matches!(refused, Err(Error::UntrustedServer { uid: NOBODY, .. })), "{refused:?}");
@@ -81,15 +102,27 @@ fn the_doctor_says_who_serves_and_how_to_allow_it() {
     let served = Nobodys::start();
     let output = served.command(&["doctor"]).run();
     assert_eq!(output.code(), 1, "{output:?}");
-    assert!(output.stdout.contains("cmap        failed at the credentials: cmap is served by uid 65534"), "{output:?}");
+    assert!(
+        output
+            .stdout
+            .contains("cmap        failed at the credentials: cmap is served by uid 65534"),
+        "{output:?}"
+    );
     let advice = format!("-> end process {} and start corosync, or", served.process.pid());
-    assert!(output.stdout.contains(&advice) && output.stdout.contains("--server-uid 65534"), "{output:?}");
+    assert!(
+        output.stdout.contains(&advice) && output.stdout.contains("--server-uid 65534"),
+        "{output:?}"
+    );
 
     let output = served.command(&["doctor", "--json"]).run();
     let document: Value = serde_json::from_str(&output.stdout).unwrap();
     let cmap = &document["services"][0];
-    assert_eq!((&cmap["failed_at"], &cmap["cs_error"]), (&json!("credentials"), &json!("CS_ERR_SECURITY")));
-    let output = served.command(&["doctor", "--json"]).env("COROSYNC_IPC_SERVER_UID", "65534").run();
+    assert_eq!(
+        (&cmap["failed_at"], &cmap["cs_error"]),
+        (&json!("credentials"), &json!("CS_ERR_SECURITY"))
+    );
+    let output =
+        served.command(&["doctor", "--json"]).env("COROSYNC_IPC_SERVER_UID", "65534").run();
     let document: Value = serde_json::from_str(&output.success()).unwrap();
     assert_eq!(document["environment"]["COROSYNC_IPC_SERVER_UID"], json!("65534"));
     assert_eq!(document["services"][0]["uid"], json!(NOBODY));
@@ -101,7 +134,10 @@ fn users_are_numbers() {
         let output = outside(&["cfg", "local", &format!("--server-uid={uid}")]);
         assert_eq!(output.status.code(), Some(2), "{uid}: {output:?}");
     }
-    let output = NodeCommand::here(program()).args(["cfg", "local"]).env("COROSYNC_IPC_SERVER_UID", "root").run();
+    let output = NodeCommand::here(program())
+        .args(["cfg", "local"])
+        .env("COROSYNC_IPC_SERVER_UID", "root")
+        .run();
     assert_fails(&output, 2, &["COROSYNC_IPC_SERVER_UID: \"root\" is not a user id"]);
 }
 
@@ -111,10 +147,13 @@ fn in_a_user_namespace_root_outside_is_refused_and_can_be_allowed() {
         return;
     }
     // As in a rootless container: a user of the host is root, and the host's root is nobody.
-    let inside = |program: &Path| NodeCommand::here("unshare").args(["-U", "-r"]).arg(program).user(USER, 0);
+    let inside =
+        |program: &Path| NodeCommand::here("unshare").args(["-U", "-r"]).arg(program).user(USER, 0);
     let probe = inside(Path::new("true")).run();
     if !probe.is_success() {
-        println!("in_a_user_namespace_root_outside_is_refused_and_can_be_allowed: skipped: {probe:?}");
+        println!(
+            "in_a_user_namespace_root_outside_is_refused_and_can_be_allowed: skipped: {probe:?}"
+        );
         return;
     }
     let served = Served::start();
@@ -125,10 +164,13 @@ fn in_a_user_namespace_root_outside_is_refused_and_can_be_allowed() {
     assert_fails(&command(&["cfg", "local"]).run(), 1, &words);
     let output = command(&["doctor"]).run();
     assert_eq!(output.code(), 1, "{output:?}");
-    assert!(output.stdout.contains("-> this is a user namespace: if it is the host's root who serves, --server-uid"));
+    assert!(output.stdout.contains(
+        "-> this is a user namespace: if it is the host's root who serves, --server-uid"
+    ));
 
     assert_eq!(command(&["--server-uid", "65534", "cfg", "local"]).run().success(), "1\n");
     // Outside, the same user needs no option.
-    let outside = at(NodeCommand::here(program()), served.folder()).args(["cfg", "local"]).user(USER, 0);
+    let outside =
+        at(NodeCommand::here(program()), served.folder()).args(["cfg", "local"]).user(USER, 0);
     assert_eq!(outside.run().success(), "1\n");
 }

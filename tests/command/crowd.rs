@@ -64,10 +64,20 @@ impl Watcher {
                 Some(Event::Confchg { members, joined, left, .. }) => {
                     self.members = members.len();
                     for one in joined {
-                        assert_eq!(self.joined.insert(one.pid, one.reason), None, "{} came twice", one.pid);
+                        assert_eq!(
+                            self.joined.insert(one.pid, one.reason),
+                            None,
+                            "{} came twice",
+                            one.pid
+                        );
                     }
                     for one in left {
-                        assert_eq!(self.left.insert(one.pid, one.reason), None, "{} went twice", one.pid);
+                        assert_eq!(
+                            self.left.insert(one.pid, one.reason),
+                            None,
+                            "{} went twice",
+                            one.pid
+                        );
                     }
                 }
                 Some(_) => {}
@@ -82,7 +92,8 @@ fn crowd(served: &mut Served, endpoint: &Endpoint, group: &GroupName) -> Held {
     let connect = |pid| Client::connect_with(endpoint, Options::new().pid(pid)).unwrap();
     let watcher = connect(1);
     watcher.join(group).unwrap();
-    let mut watcher = Watcher { client: watcher, joined: BTreeMap::new(), left: BTreeMap::new(), members: 0 };
+    let mut watcher =
+        Watcher { client: watcher, joined: BTreeMap::new(), left: BTreeMap::new(), members: 0 };
     watcher.wait_members(1);
 
     // Above all pids that processes have.
@@ -124,7 +135,8 @@ fn crowd(served: &mut Served, endpoint: &Endpoint, group: &GroupName) -> Held {
 #[test]
 fn a_hundred_clients_come_and_go_and_nothing_is_left() {
     let mut served = Served::start();
-    let endpoint = Endpoint::new().socket_dir(served.folder()).shm_root(served.folder()).timeout(MOST);
+    let endpoint =
+        Endpoint::new().socket_dir(served.folder()).shm_root(served.folder()).timeout(MOST);
     let group = GroupName::new("crowd").unwrap();
     let empty = Held::by(&mut served);
     assert_eq!((empty.mappings, empty.files.len()), (0, 0));
@@ -132,7 +144,8 @@ fn a_hundred_clients_come_and_go_and_nothing_is_left() {
     let mut after = Vec::new();
     for _ in 0..3 {
         let full = crowd(&mut served, &endpoint, &group);
-        // Each has a socket, and three rings of two files each in a directory of their own; some still have a second connection, to cmap.
+        // Each has a socket, and three rings of two files each in a directory of their own; some
+        // still have a second connection, to cmap.
         assert!(full.mappings >= 101 * 6 && full.files.len() >= 101, "{full:?}");
         assert!(full.descriptors >= empty.descriptors + 101, "{full:?}");
         eventually("the server let go", || Held::by(&mut served) == empty);

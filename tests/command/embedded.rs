@@ -28,7 +28,9 @@ fn document(args: &[&str]) -> Value {
 
 /// The directories of embedded daemons of a process.
 fn left_by(pid: u32) -> Vec<String> {
-    let names = fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = fs::read_dir("/dev/shm")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with(&format!("corosync-ipc-{pid}-"))).collect()
 }
 
@@ -63,7 +65,10 @@ fn the_state_is_that_of_one_quorate_node() {
 
     let doctor = document(&["doctor"]);
     assert_eq!(doctor["ok"], json!(true));
-    assert!(doctor["services"].as_array().unwrap().iter().all(|service| service["ok"] == json!(true)), "{doctor}");
+    assert!(
+        doctor["services"].as_array().unwrap().iter().all(|service| service["ok"] == json!(true)),
+        "{doctor}"
+    );
     assert_eq!(doctor["services"].as_array().unwrap().len(), 6);
     assert!(printed(&["doctor"]).contains("evs         ok: "));
 }
@@ -87,7 +92,8 @@ fn the_map_is_read_and_changed() {
             _ => assert_fails(&output, 1, &["CS_ERR_NOT_EXIST", "totem.config_version"]),
         }
     }
-    let output = embedded(&["cmap", "load", "-"]).input("my.key u32 1\n^my.key\n^^nodelist.none\n").run();
+    let output =
+        embedded(&["cmap", "load", "-"]).input("my.key u32 1\n^my.key\n^^nodelist.none\n").run();
     assert_eq!((output.code(), output.stderr.as_str()), (0, ""));
 }
 
@@ -106,7 +112,8 @@ fn groups_are_joined_and_sent_to() {
     assert_eq!(document(&["evs", "members"]), json!({ "node_id": 1, "members": [1] }));
     for service in ["cpg", "evs"] {
         assert_eq!(printed(&[service, "send", "g", "text"]), "");
-        let joined = embedded(&["--json", service, "join", "g", "--count", "2"]).input("one\ntwo\n").run();
+        let joined =
+            embedded(&["--json", service, "join", "g", "--count", "2"]).input("one\ntwo\n").run();
         assert_eq!((joined.code(), joined.stderr.as_str()), (0, ""));
         let lines = lines(&joined.stdout);
         let texts: Vec<&Value> = lines.iter().filter_map(|line| line.get("text")).collect();
@@ -119,7 +126,10 @@ fn groups_are_joined_and_sent_to() {
 fn the_node_is_asked_and_ended() {
     assert_eq!(document(&["cfg", "local"]), json!({ "node_id": 1 }));
     assert_eq!(document(&["cfg", "nodes"])[0]["local"], json!(true));
-    assert_eq!(document(&["cfg", "addresses", "1"]), json!({ "node_id": 1, "addresses": ["127.0.0.1"] }));
+    assert_eq!(
+        document(&["cfg", "addresses", "1"]),
+        json!({ "node_id": 1, "addresses": ["127.0.0.1"] })
+    );
     for end in [
         &["cfg", "reload"][..],
         &["cfg", "reopen-logs"],
@@ -136,7 +146,9 @@ fn the_node_is_asked_and_ended() {
 fn a_command_that_watches_ends_with_its_signal_and_leaves_nothing() {
     let watch = |args: &[&str], sign: &str| -> Process {
         let process = embedded(args).arg("-v").interactive().spawn();
-        eventually("it watches", || process.stdout().contains(sign) || process.stderr().contains(sign));
+        eventually("it watches", || {
+            process.stdout().contains(sign) || process.stderr().contains(sign)
+        });
         assert_eq!(left_by(process.pid()).len(), 1);
         process
     };
@@ -152,7 +164,10 @@ fn a_command_that_watches_ends_with_its_signal_and_leaves_nothing() {
         process.signal(signal);
         let output = process.wait();
         // The second where SIGINT is ignored, as in jobs of a shell without a terminal.
-        assert!([-(signal as i32), 128 + signal as i32].contains(&output.code()), "{args:?}: {output:?}");
+        assert!(
+            [-(signal as i32), 128 + signal as i32].contains(&output.code()),
+            "{args:?}: {output:?}"
+        );
         assert!(!output.stderr.contains("corosync-ipc: "), "{output:?}");
         assert_eq!(left_by(pid), [""; 0], "{args:?}");
     }
@@ -160,13 +175,18 @@ fn a_command_that_watches_ends_with_its_signal_and_leaves_nothing() {
 
 #[test]
 fn options_that_lead_elsewhere_are_wrong_and_the_environment_does_not_count() {
-    for args in [&["status", "--socket-dir", "/tmp"][..], &["status", "--abstract"], &["status", "--shm-root", "/tmp"]]
-    {
+    for args in [
+        &["status", "--socket-dir", "/tmp"][..],
+        &["status", "--abstract"],
+        &["status", "--shm-root", "/tmp"],
+    ] {
         assert_fails(&embedded(args).run(), 2, &["--embedded", args[1]]);
     }
     assert_fails(&embedded(&["serve"]).run(), 2, &["serve", "--embedded"]);
     let elsewhere = embedded(&["cfg", "local", "--timeout", "20s", "--ring-size", "16384"]);
-    let elsewhere = elsewhere.env("COROSYNC_IPC_SOCKET_DIR", "/no/such").env("COROSYNC_IPC_SHM_ROOT", "/no/such");
+    let elsewhere = elsewhere
+        .env("COROSYNC_IPC_SOCKET_DIR", "/no/such")
+        .env("COROSYNC_IPC_SHM_ROOT", "/no/such");
     assert_eq!(elsewhere.run().success(), "1\n");
     let nonsense = embedded(&["status"]).env("COROSYNC_IPC_TIMEOUT", "soon").run();
     assert_fails(&nonsense, 2, &["COROSYNC_IPC_TIMEOUT", "soon"]);

@@ -22,11 +22,23 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
     let before = ours();
     let name = "k".repeat(256);
     for (args, status, words) in [
-        (&["cmap", "get", "no.such.key"][..], 1, &["CS_ERR_NOT_EXIST", "there is no key no.such.key"][..]),
+        (
+            &["cmap", "get", "no.such.key"][..],
+            1,
+            &["CS_ERR_NOT_EXIST", "there is no key no.such.key"][..],
+        ),
         (&["cmap", "delete", "no.such.key"], 1, &["CS_ERR_NOT_EXIST", "no.such.key"]),
         (&["cmap", "increment", "no.such.key"], 1, &["CS_ERR_NOT_EXIST", "no.such.key"]),
-        (&["cmap", "increment", "wrong.text"], 1, &["CS_ERR_INVALID_PARAM", "wrong.text is no integer"]),
-        (&["cmap", "set", "totem.version", "u32", "3"], 1, &["CS_ERR_ACCESS", "totem.version is read-only"]),
+        (
+            &["cmap", "increment", "wrong.text"],
+            1,
+            &["CS_ERR_INVALID_PARAM", "wrong.text is no integer"],
+        ),
+        (
+            &["cmap", "set", "totem.version", "u32", "3"],
+            1,
+            &["CS_ERR_ACCESS", "totem.version is read-only"],
+        ),
         (&["cmap", "delete", "totem.version"], 1, &["CS_ERR_ACCESS", "totem.version is read-only"]),
         (&["cmap", "set", "wrong.number", "u99", "1"], 2, &["u99", "u32"]),
         (&["cmap", "set", "wrong.number", "u8", "300"], 2, &["300", "u8", "0 to 255"]),
@@ -43,16 +55,32 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (&["cmap", "get", "white space"], 2, &["' ' is not allowed in a key"]),
         (&["cmap", "get", "ab"], 2, &["3 to 255"]),
         (&["cmap", "get", "a\x01b"], 2, &[r"'\x01' is not allowed in a key"]),
-        (&["cpg", "members", "a\x01\\b"], 2, &[r"value 'a\x01\b' for", r#""a\x01\b" has a backslash"#]),
-        (&["status", "--timeout", "1\x1b"], 2, &[r"value '1\x1b' for", r#"invalid duration "1\x1b""#]),
+        (
+            &["cpg", "members", "a\x01\\b"],
+            2,
+            &[r"value 'a\x01\b' for", r#""a\x01\b" has a backslash"#],
+        ),
+        (
+            &["status", "--timeout", "1\x1b"],
+            2,
+            &[r"value '1\x1b' for", r#"invalid duration "1\x1b""#],
+        ),
         (&["cmap", "frobnicate"], 2, &["frobnicate", "--help"]),
         (&["cmap", "get", "wrong.text", "--foo"], 2, &["'--foo' found; try --help"]),
         (&["cmap", "get", "wrong.text", "--reason"], 2, &["'--reason' found; try --help"]),
-        (&["cmap", "get", "wrong.text", "--jsn"], 2, &["'--jsn' found tip: ", "'--json'; try --help"]),
+        (
+            &["cmap", "get", "wrong.text", "--jsn"],
+            2,
+            &["'--jsn' found tip: ", "'--json'; try --help"],
+        ),
         (&["cmap", "list", "--map", "attic"], 2, &["attic", "icmap"]),
         (&["status", "--timeout", "soon"], 2, &["soon", "500ms"]),
         (&["status", "--timeout", "0s"], 2, &["--timeout", "more than 0"]),
-        (&["status", "--timeout", "0.0000001ms", "--server-uid", "0"], 2, &["--timeout", "more than 0"]),
+        (
+            &["status", "--timeout", "0.0000001ms", "--server-uid", "0"],
+            2,
+            &["--timeout", "more than 0"],
+        ),
         (&["status", "--server-uid", "nobody"], 2, &["--server-uid", "a user's number"]),
         (&["cmap", "set", "wrong.number", "u8", "\x1b[2J\u{85}"], 2, &[r"\x1b[2J\xc2\x85"]),
         (&["status", "--ring-size", "1"], 2, &["1", "4096"]),
@@ -66,8 +94,10 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
     let none = command(node, &["status"]).env("COROSYNC_IPC_TIMEOUT", "0").run();
     assert_fails(&none, 2, &["COROSYNC_IPC_TIMEOUT", "more than 0"]);
     // Options win.
-    let overridden = command(node, &["cmap", "get", "wrong.text", "--timeout", "60s", "--server-uid", "0"]);
-    let overridden = overridden.env("COROSYNC_IPC_TIMEOUT", "soon").env("COROSYNC_IPC_SERVER_UID", "me").run();
+    let overridden =
+        command(node, &["cmap", "get", "wrong.text", "--timeout", "60s", "--server-uid", "0"]);
+    let overridden =
+        overridden.env("COROSYNC_IPC_TIMEOUT", "soon").env("COROSYNC_IPC_SERVER_UID", "me").run();
     assert_eq!((overridden.stdout.as_str(), overridden.stderr.as_str()), ("text\n", ""));
 
     // Two mebibytes fit on no command line, so they come from a file or a pipe.
@@ -80,7 +110,11 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
     let at_file = format!("@{}", file.display());
     assert_fails(&run(node, &["cmap", "set", "wrong.big", "bin", &at_file]), 2, &["big", "16384"]);
     let line = [&b"wrong.big str "[..], &big].concat();
-    assert_fails(&command(node, &["cmap", "load", "-"]).input(line).run(), 2, &["line 1", "2097152", "16384"]);
+    assert_fails(
+        &command(node, &["cmap", "load", "-"]).input(line).run(),
+        2,
+        &["line 1", "2097152", "16384"],
+    );
 
     assert_eq!(ours(), before);
 }
@@ -103,14 +137,20 @@ fn without_a_daemon_everything_ends_with_3() {
     ] {
         let output = outside(&[args, &["--socket-dir", directory]].concat());
         assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{args:?}");
-        assert_one_line(&String::from_utf8(output.stderr).unwrap(), &[directory, "No such file", "CS_ERR_NOT_EXIST"]);
+        assert_one_line(
+            &String::from_utf8(output.stderr).unwrap(),
+            &[directory, "No such file", "CS_ERR_NOT_EXIST"],
+        );
     }
     let doctor = outside(&["--socket-dir", directory, "doctor"]);
     assert_eq!(doctor.status.code(), Some(3));
     let verbose = outside(&["-v", "--socket-dir", directory, "cmap", "get", "totem.version"]);
     let stderr = String::from_utf8(verbose.stderr).unwrap();
     for word in ["connecting service=cmap", "cannot connect service=cmap", directory] {
-        assert!(stderr.lines().any(|line| line.contains("Z DEBUG ") && line.contains(word)), "{stderr}");
+        assert!(
+            stderr.lines().any(|line| line.contains("Z DEBUG ") && line.contains(word)),
+            "{stderr}"
+        );
     }
     assert_one_line(&(stderr.lines().last().unwrap().to_owned() + "\n"), &["no cmap socket"]);
     let told = String::from_utf8(doctor.stdout).unwrap();
@@ -121,7 +161,8 @@ fn without_a_daemon_everything_ends_with_3() {
     let line = String::from_utf8(doctor.stderr).unwrap();
     assert!(!line.contains("corosync-ipc doctor"), "{line}");
     // The question is about what can be wrong.
-    let line = String::from_utf8(outside(&["--socket-dir", directory, "cfg", "local"]).stderr).unwrap();
+    let line =
+        String::from_utf8(outside(&["--socket-dir", directory, "cfg", "local"]).stderr).unwrap();
     assert!(line.contains("in this directory") && !line.contains("network namespace"), "{line}");
     assert!(line.contains("`corosync-ipc doctor`") && line.contains("--embedded"), "{line}");
     // What is wrong by itself is so without a daemon.
@@ -142,19 +183,29 @@ fn other_users_are_refused_and_told_what_to_configure() {
     }
     let doctor = command(node, &["doctor"]).user(NOBODY, NOBODY).run();
     assert_eq!(doctor.code(), 1);
-    assert!(doctor.stdout.contains("failed at the handshake") && doctor.stdout.contains("uidgid"), "{}", doctor.stdout);
+    assert!(
+        doctor.stdout.contains("failed at the handshake") && doctor.stdout.contains("uidgid"),
+        "{}",
+        doctor.stdout
+    );
 
     assert!(doctor.stdout.contains("; then `corosync-ipc cfg reload`"), "{}", doctor.stdout);
     // As root of a user namespace, whose numbers are nothing to the daemon.
-    let inside = |program: &Path| node.command("unshare").args(["-U", "-r"]).arg(program).user(1000, 1001);
+    let inside =
+        |program: &Path| node.command("unshare").args(["-U", "-r"]).arg(program).user(1000, 1001);
     if inside(Path::new("true")).run().is_success() {
         let doctor = inside(&program()).args(["--server-uid", "65534", "doctor"]).run();
-        assert!(doctor.stdout.contains("outside of this user namespace 1000 and 1001\n"), "{doctor:?}");
+        assert!(
+            doctor.stdout.contains("outside of this user namespace 1000 and 1001\n"),
+            "{doctor:?}"
+        );
         assert!(doctor.stdout.contains("`uidgid { uid: 1000 gid: 1001 }`"), "{doctor:?}");
     }
 
-    let allowed = Cluster::builder().extra_config(&format!("uidgid {{\n  uid: {NOBODY}\n}}")).start();
-    let output = command(allowed.node(1), &["cmap", "get", "totem.version"]).user(NOBODY, NOBODY).run();
+    let allowed =
+        Cluster::builder().extra_config(&format!("uidgid {{\n  uid: {NOBODY}\n}}")).start();
+    let output =
+        command(allowed.node(1), &["cmap", "get", "totem.version"]).user(NOBODY, NOBODY).run();
     assert_eq!(output.success(), "2\n");
 }
 
@@ -167,7 +218,8 @@ fn the_doctor_knows_a_daemon_with_datagram_sockets() {
         for socket in listener.incoming() {
             let mut socket = socket.unwrap();
             socket.read_exact(&mut [0; CONNECT_REQUEST_SIZE]).unwrap();
-            let [request, response, event] = ["control", "qb-base", ""].map(|path| Bytes::from_static(path.as_bytes()));
+            let [request, response, event] =
+                ["control", "qb-base", ""].map(|path| Bytes::from_static(path.as_bytes()));
             let (generation, transport) = (Generation::Libqb013, TransportType::SOCKET);
             let reply = ConnectReply {
                 generation,
@@ -186,7 +238,8 @@ fn the_doctor_knows_a_daemon_with_datagram_sockets() {
     let told = String::from_utf8(doctor.stdout).unwrap();
     assert!(told.contains("cmap        failed at the handshake: "), "{told}");
     assert!(
-        told.contains("-> the daemon's corosync.conf has qb_ipc_type: socket") && !told.contains("no corosync listens")
+        told.contains("-> the daemon's corosync.conf has qb_ipc_type: socket")
+            && !told.contains("no corosync listens")
     );
 }
 
@@ -208,7 +261,10 @@ fn the_doctor_sees_where_it_is() {
     assert_eq!(read_only.stdout.matches("->").count(), 1, "{read_only:?}");
     let without_proc = doctor("mount -t tmpfs none /proc").args(["--socket-dir", "/no/such"]).run();
     assert_eq!(without_proc.code(), 3, "{without_proc:?}");
-    assert!(without_proc.stdout.contains("-> start corosync, unless it runs: "), "{without_proc:?}");
+    assert!(
+        without_proc.stdout.contains("-> start corosync, unless it runs: "),
+        "{without_proc:?}"
+    );
     let only_one = run(node, &["doctor"]).success();
     assert_eq!(only_one.matches("Processes:").count(), 1, "{only_one}");
 }
@@ -221,16 +277,28 @@ fn options_lead_to_the_daemon_and_win_over_the_environment() {
     let node = shared_one().node(1);
     let get = ["cmap", "get", "totem.version"];
     let with = |before: &[&str], after: &[&str]| run(node, &[before, &get, after].concat());
-    for options in [&["--abstract"][..], &["--timeout", "20s"], &["--ring-size", "16384"], &["--shm-root", "/dev/shm"]]
-    {
+    for options in [
+        &["--abstract"][..],
+        &["--timeout", "20s"],
+        &["--ring-size", "16384"],
+        &["--shm-root", "/dev/shm"],
+    ] {
         assert_eq!(with(options, &[]).success(), "2\n", "{options:?}");
         assert_eq!(with(&[], options).success(), "2\n", "{options:?}");
     }
-    assert_fails(&with(&["--shm-root", "/proc"], &[]), 3, &["/proc", "CS_ERR_NOT_EXIST", "/dev/shm visible"]);
-    let misled = |args: &[&str]| command(node, &get).args(args).env("COROSYNC_IPC_SOCKET_DIR", "/no/such").run();
+    assert_fails(
+        &with(&["--shm-root", "/proc"], &[]),
+        3,
+        &["/proc", "CS_ERR_NOT_EXIST", "/dev/shm visible"],
+    );
+    let misled = |args: &[&str]| {
+        command(node, &get).args(args).env("COROSYNC_IPC_SOCKET_DIR", "/no/such").run()
+    };
     assert_fails(&misled(&[]), 3, &["/no/such/cmap"]);
     assert_eq!(misled(&["--abstract"]).success(), "2\n");
-    let misled = |args: &[&str]| command(node, &get).args(args).env("COROSYNC_IPC_SHM_ROOT", "/no/such").run();
+    let misled = |args: &[&str]| {
+        command(node, &get).args(args).env("COROSYNC_IPC_SHM_ROOT", "/no/such").run()
+    };
     assert_fails(&misled(&[]), 3, &["/no/such"]);
     assert_eq!(misled(&["--shm-root", "/dev/shm"]).success(), "2\n");
 

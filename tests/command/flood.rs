@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::harness::{Cluster, Process, WATCHDOG, cc, copy_for_all, skip, test_seconds, version};
 use super::program;
 
-/// How much more memory the server may need than at its start, in KiB: the rings of one client, and what waits for it.
+/// How much more memory the server may need than at its start, in KiB: the rings of one client, and
+/// what waits for it.
 const MORE: u64 = 32 << 10;
 
 /// The most memory that a process has had so far, in KiB.
@@ -30,7 +31,12 @@ fn a_c_program_that_drains_is_never_disconnected_and_takes_no_memory() {
     let before = most_memory(&served);
     for how in ["alternating", "threads"] {
         let limit = WATCHDOG + Duration::from_secs(test_seconds());
-        let output = node.command(&flood).args([how, &test_seconds().to_string()]).limit(limit).run().success();
+        let output = node
+            .command(&flood)
+            .args([how, &test_seconds().to_string()])
+            .limit(limit)
+            .run()
+            .success();
         assert!(output.ends_with("whole\n") && !output.starts_with("sent 0,"), "{how}: {output}");
         let more = most_memory(&served) - before;
         assert!(more < MORE, "{how}: {more} KiB more: {output}");

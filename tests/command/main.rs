@@ -1,4 +1,5 @@
-//! The `corosync-ipc` command, against real daemons, next to corosync's own tools, and against the corosync in itself.
+//! The `corosync-ipc` command, against real daemons, next to corosync's own tools, and against the
+//! corosync in itself.
 
 #![cfg(feature = "cli")]
 
@@ -64,10 +65,14 @@ fn json(place: &impl Place, args: &[&str]) -> Value {
 /// The objects in the lines written so far; one that is not complete yet is left out.
 fn lines(text: &str) -> Vec<Value> {
     let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
-    complete.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    complete
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
 }
 
-/// Fails with this exit status and one line, with all of these words in it, on standard error and nothing on standard output.
+/// Fails with this exit status and one line, with all of these words in it, on standard error and
+/// nothing on standard output.
 #[track_caller]
 fn assert_fails(output: &Output, status: i32, words: &[&str]) {
     assert_eq!(output.code(), status, "{output:?}");
@@ -86,7 +91,10 @@ fn assert_one_line(stderr: &str, words: &[&str]) {
 
 /// The command outside of all nodes.
 fn outside(args: &[&str]) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_corosync-ipc")).args(args).output().expect("cannot run the command")
+    Command::new(env!("CARGO_BIN_EXE_corosync-ipc"))
+        .args(args)
+        .output()
+        .expect("cannot run the command")
 }
 
 /// Every command there is, as its words.
@@ -139,7 +147,8 @@ fn every_command_explains_itself_with_an_example_and_exit_status() {
         let help = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{words:?}");
         assert!(help.contains("Exit status:\n  0  done\n"), "{words:?}: {help}");
-        let is_service = ["cmap", "quorum", "cpg", "cfg", "evs"].iter().any(|service| words == [*service]);
+        let is_service =
+            ["cmap", "quorum", "cpg", "cfg", "evs"].iter().any(|service| words == [*service]);
         assert!(is_service || help.contains("Example"), "{words:?}: {help}");
         let by_name = outside(&[&["help"], words].concat());
         assert_eq!(String::from_utf8(by_name.stdout).unwrap(), help, "{words:?}");
@@ -182,8 +191,9 @@ fn completions_and_manual_name_every_command() {
         let example = help.lines().skip_while(|line| !line.starts_with("Example")).nth(1);
         assert_eq!(page.contains(".SH EXAMPLES\n.nf\n"), example.is_some(), "{name}");
         // As it is written in roff.
-        let example =
-            example.map(|line| line.trim_start().replace('\\', "\\\\").replace('-', "\\-").replace('\'', "\\*(Aq"));
+        let example = example.map(|line| {
+            line.trim_start().replace('\\', "\\\\").replace('-', "\\-").replace('\'', "\\*(Aq")
+        });
         assert!(example.is_none_or(|example| page.contains(&example)), "{name}");
     }
     for section in [".SH ENVIRONMENT", ".SH \"GLOBAL OPTIONS\""] {
@@ -229,10 +239,20 @@ fn bash_completes_every_word() {
 
 #[test]
 fn no_c_library_of_the_cluster_is_linked() {
-    let linked = Command::new("ldd").arg(env!("CARGO_BIN_EXE_corosync-ipc")).output().expect("cannot run ldd");
-    let linked = String::from_utf8(linked.stdout).unwrap() + &String::from_utf8(linked.stderr).unwrap();
-    assert!(linked.contains("libc.") || linked.contains("statically linked") || linked.contains("not a dynamic"));
-    for library in ["libqb", "libcmap", "libcpg", "libcfg", "libquorum", "libvotequorum", "libcorosync"] {
+    let linked = Command::new("ldd")
+        .arg(env!("CARGO_BIN_EXE_corosync-ipc"))
+        .output()
+        .expect("cannot run ldd");
+    let linked =
+        String::from_utf8(linked.stdout).unwrap() + &String::from_utf8(linked.stderr).unwrap();
+    assert!(
+        linked.contains("libc.")
+            || linked.contains("statically linked")
+            || linked.contains("not a dynamic")
+    );
+    for library in
+        ["libqb", "libcmap", "libcpg", "libcfg", "libquorum", "libvotequorum", "libcorosync"]
+    {
         assert!(!linked.contains(library), "{linked}");
     }
 }

@@ -59,7 +59,8 @@ impl Handler for Liar {
     }
 }
 
-/// An embedded cluster of three nodes, of which node 1 is asked, and where one service is another one or none.
+/// An embedded cluster of three nodes, of which node 1 is asked, and where one service is another
+/// one or none.
 struct Lying {
     served: Served,
     folder: TempDir,
@@ -82,8 +83,13 @@ impl Lying {
         Self::beside(Served::with(&["--nodes", "1,2,3"]), service, Some(Box::new(late)))
     }
 
-    /// Whose service answers so many requests. With the next one the whole daemon stops; the number tells whether it did.
-    fn stopping(service: &str, requests: usize, answer: fn(&[u8]) -> Answer) -> (Lying, Arc<AtomicUsize>) {
+    /// Whose service answers so many requests. With the next one the whole daemon stops; the number
+    /// tells whether it did.
+    fn stopping(
+        service: &str,
+        requests: usize,
+        answer: fn(&[u8]) -> Answer,
+    ) -> (Lying, Arc<AtomicUsize>) {
         let mut served = Served::with(&["--nodes", "1,2,3"]);
         let daemon = served.process().pid();
         let asked = Arc::new(AtomicUsize::new(0));
@@ -100,7 +106,10 @@ impl Lying {
 
     fn beside(served: Served, service: &str, answer: Option<Answers>) -> Lying {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["cmap", "cpg", "cfg", "quorum", "votequorum", "evs"].iter().filter(|name| **name != service) {
+        for name in ["cmap", "cpg", "cfg", "quorum", "votequorum", "evs"]
+            .iter()
+            .filter(|name| **name != service)
+        {
             symlink(served.folder().join(name), folder.path().join(name)).unwrap();
         }
         let endpoint = Endpoint::new().socket_dir(folder.path()).shm_root(served.folder());
@@ -162,7 +171,8 @@ fn number(request: &[u8], offset: usize) -> u32 {
     u32::from_ne_bytes(request[offset..offset + 4].try_into().unwrap())
 }
 
-/// cfg that knows who it is, and answers so for nodes: those before the node given are known and well.
+/// cfg that knows who it is, and answers so for nodes: those before the node given are known and
+/// well.
 fn cfg(request: &[u8], node: u32, answer: Answer) -> Answer {
     const LOCAL_GET: u32 = 6;
     const NODE_STATUS_GET: u32 = 9;
@@ -217,7 +227,11 @@ fn a_node_that_cannot_be_asked_for_is_shown_with_the_error() {
     let nodes = lying.fails(1, &["cfg", "nodes"], &["node 2: cfg node status get: CS_ERR_ACCESS"]);
     assert_eq!(nodes[1]["cs_error"], json!("CS_ERR_ACCESS"));
     assert_eq!((&nodes[1]["reachable"], &nodes[2]["reachable"]), (&json!(null), &json!(true)));
-    lying.prints(1, &["cfg", "nodes"], &["failed: cfg node status get: CS_ERR_ACCESS", "reachable"]);
+    lying.prints(
+        1,
+        &["cfg", "nodes"],
+        &["failed: cfg node status get: CS_ERR_ACCESS", "reachable"],
+    );
     let links = lying.fails(1, &["cfg", "links"], &["node 2: ", "CS_ERR_ACCESS"]);
     assert_eq!(ends(&links), [json!([2, null, "CS_ERR_ACCESS"]), json!([3, true, null])]);
     lying.prints(1, &["cfg", "links"], &["connected 3, failed 2\n"]);
@@ -232,7 +246,10 @@ fn a_daemon_that_dies_in_between_is_told() {
     // It is not asked for the third once it is gone.
     let gone = "the connection to cfg is gone";
     let nodes = lying.fails(1, &["cfg", "nodes"], &["node 2: ", gone, "(and 1 more)"]);
-    assert_eq!((&nodes[0]["reachable"], &nodes[2]["cs_error"]), (&json!(true), &json!("CS_ERR_LIBRARY")));
+    assert_eq!(
+        (&nodes[0]["reachable"], &nodes[2]["cs_error"]),
+        (&json!(true), &json!("CS_ERR_LIBRARY"))
+    );
     let status = lying.fails(1, &["status"], &["node 2: ", gone, "(and 1 more)"]);
     assert_eq!(status["links"][0]["nodes"][0]["cs_error"], json!("CS_ERR_LIBRARY"));
     lying.prints(1, &["status"], &["failed 2 3\n", "cfg         reachable\n"]);
@@ -247,7 +264,11 @@ fn a_daemon_that_dies_in_between_is_told() {
 fn a_service_that_dies_of_a_request_is_told() {
     // As a cfg that knows nobody and ends with the first question.
     let lying = Lying::new("cfg", Some(|_| Answer::End));
-    let status = lying.fails(1, &["status"], &["links: the connection to cfg is gone", "(CS_ERR_LIBRARY)\n"]);
+    let status = lying.fails(
+        1,
+        &["status"],
+        &["links: the connection to cfg is gone", "(CS_ERR_LIBRARY)\n"],
+    );
     assert_eq!(status["links"], json!(null));
     assert_eq!(status["errors"]["links"]["cs_error"], json!("CS_ERR_LIBRARY"));
     assert!(status["errors"]["links"]["error"].as_str().unwrap().contains("is gone"));
@@ -259,15 +280,21 @@ fn a_service_that_dies_of_a_request_is_told() {
         &["Links:\n  failed: the connection to cfg is gone", "cfg         failed: ", "Quorate:"],
     );
     let doctor = lying.fails(1, &["doctor"], &["cfg: the connection to cfg is gone"]);
-    assert_eq!((&doctor["ok"], &doctor["services"][2]["failed_at"]), (&json!(false), &json!("request")));
+    assert_eq!(
+        (&doctor["ok"], &doctor["services"][2]["failed_at"]),
+        (&json!(false), &json!("request"))
+    );
     assert_fails(&lying.run(&["cfg", "links"]), 3, &["the connection to cfg is gone"]);
 }
 
 #[test]
 fn a_service_that_is_silent_costs_one_timeout_and_is_told() {
-    for (service, member) in
-        [("cfg", "links"), ("votequorum", "total_votes"), ("quorum", "quorate"), ("cmap", "cluster_name")]
-    {
+    for (service, member) in [
+        ("cfg", "links"),
+        ("votequorum", "total_votes"),
+        ("quorum", "quorate"),
+        ("cmap", "cluster_name"),
+    ] {
         with_some_timeout(|timeout| a_silent_service(service, member, timeout));
     }
 }
@@ -295,12 +322,14 @@ fn a_silent_service(service: &str, member: &str, timeout: Duration) {
 }
 
 /// For what a busy machine delays, which counts less with longer ones. A fault shows each time.
-const TIMEOUTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(16)];
+const TIMEOUTS: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(16)];
 
 /// Asserts what a machine that is too busy for a timeout makes fail.
 fn with_some_timeout(assert: impl Fn(Duration)) {
     let [first @ .., last] = TIMEOUTS;
-    if !first.into_iter().any(|timeout| catch_unwind(AssertUnwindSafe(|| assert(timeout))).is_ok()) {
+    if !first.into_iter().any(|timeout| catch_unwind(AssertUnwindSafe(|| assert(timeout))).is_ok())
+    {
         assert(last);
     }
 }
@@ -341,7 +370,10 @@ fn an_answer_takes_one_timeout_when_the_daemon_stops_in_the_middle() {
                     let mut lying = lying.patient(timeout);
                     let timed = lying.times(args);
                     // Some connections may be asked before.
-                    assert!(asked.load(Ordering::SeqCst) > requests, "{service} {requests} {args:?}: not stopped");
+                    assert!(
+                        asked.load(Ordering::SeqCst) > requests,
+                        "{service} {requests} {args:?}: not stopped"
+                    );
                     lying.served.process().signal(Signal::SIGCONT);
                     timed
                 });
@@ -391,12 +423,17 @@ fn without_cmap_the_others_tell_what_they_know() {
 
 fn without_cmap(lying: &Lying, status: i32, said: &str) {
     let document = lying.fails(status, &["status"], &["cmap: ", said]);
-    let told = ["node_id", "quorate", "total_votes", "cluster_name", "quorum_provider"].map(|name| &document[name]);
+    let told = ["node_id", "quorate", "total_votes", "cluster_name", "quorum_provider"]
+        .map(|name| &document[name]);
     assert_eq!(told, [&json!(1), &json!(true), &json!(3), &json!(null), &json!(null)]);
     assert_eq!(document["ring_id"]["node_id"], json!(1), "{document}");
     let members = document["members"].as_array().unwrap();
-    let members: Vec<_> = members.iter().map(|member| [&member["node_id"], &member["votes"]]).collect();
-    assert_eq!(members, [1, 2, 3].map(|node| [json!(node), json!(1)]).each_ref().map(|[a, b]| [a, b]));
+    let members: Vec<_> =
+        members.iter().map(|member| [&member["node_id"], &member["votes"]]).collect();
+    assert_eq!(
+        members,
+        [1, 2, 3].map(|node| [json!(node), json!(1)]).each_ref().map(|[a, b]| [a, b])
+    );
     let errors: Vec<_> = document["errors"].as_object().unwrap().keys().collect();
     assert_eq!(errors, ["cmap"]);
     let links = lying.fails(status, &["cfg", "links"], &["cmap: ", said]);
@@ -408,14 +445,21 @@ fn without_cmap(lying: &Lying, status: i32, said: &str) {
     lying.prints(status, &["cfg", "links"], &["  failed: ", said]);
     let nodes = lying.fails(status, &["cfg", "nodes"], &["cmap: ", said]);
     let [node] = nodes.as_array().unwrap().as_slice() else { panic!("{nodes}") };
-    assert_eq!([&node["node_id"], &node["local"], &node["reachable"]], [&json!(1), &json!(true), &json!(null)]);
+    assert_eq!(
+        [&node["node_id"], &node["local"], &node["reachable"]],
+        [&json!(1), &json!(true), &json!(null)]
+    );
     assert_eq!(node["error"], link["error"]);
 }
 
 #[test]
 fn votes_that_are_refused_leave_the_rest() {
     let lying = Lying::new("votequorum", Some(|_| response(0, ACCESS, &[])));
-    let status = lying.fails(1, &["quorum", "status", "--check"], &["votequorum: votequorum getinfo: CS_ERR_ACCESS"]);
+    let status = lying.fails(
+        1,
+        &["quorum", "status", "--check"],
+        &["votequorum: votequorum getinfo: CS_ERR_ACCESS"],
+    );
     assert_eq!(
         (&status["quorate"], &status["node_id"], &status["total_votes"]),
         (&json!(true), &json!(1), &json!(null))
@@ -430,7 +474,10 @@ fn votes_that_are_refused_leave_the_rest() {
     lying.prints(
         1,
         &["quorum", "status"],
-        &["Votes:            failed: votequorum getinfo: CS_ERR_ACCESS\n", "Quorate:          yes\n"],
+        &[
+            "Votes:            failed: votequorum getinfo: CS_ERR_ACCESS\n",
+            "Quorate:          yes\n",
+        ],
     );
     let nodes = lying.fails(1, &["quorum", "nodes"], &["votequorum: ", "CS_ERR_ACCESS"]);
     assert_eq!((&nodes[0]["votes"], &nodes[0]["errors"]), (&json!(null), &status["errors"]));
@@ -455,18 +502,31 @@ fn quorum_that_is_refused_leaves_the_rest() {
 
 #[test]
 fn a_service_that_is_missing_though_it_should_be_there_is_told() {
-    for (service, part) in [("cpg", "cpg"), ("cfg", "links"), ("votequorum", "votequorum"), ("quorum", "quorum")] {
+    for (service, part) in
+        [("cpg", "cpg"), ("cfg", "links"), ("votequorum", "votequorum"), ("quorum", "quorum")]
+    {
         let lying = Lying::new(service, None);
-        let status = lying.fails(1, &["status"], &[&format!("{part}: no {service} socket"), "CS_ERR_NOT_EXIST"]);
+        let status = lying.fails(
+            1,
+            &["status"],
+            &[&format!("{part}: no {service} socket"), "CS_ERR_NOT_EXIST"],
+        );
         let services = status["services"].as_array().unwrap();
-        let missing: Vec<_> = services.iter().filter(|one| one["reachable"] == json!(false)).collect();
+        let missing: Vec<_> =
+            services.iter().filter(|one| one["reachable"] == json!(false)).collect();
         assert_eq!(missing.len(), 1);
-        assert_eq!((&missing[0]["service"], &missing[0]["cs_error"]), (&json!(service), &json!("CS_ERR_NOT_EXIST")));
+        assert_eq!(
+            (&missing[0]["service"], &missing[0]["cs_error"]),
+            (&json!(service), &json!("CS_ERR_NOT_EXIST"))
+        );
         lying.prints(1, &["status"], &[&format!("{service:<12}failed: no {service} socket")]);
         lying.fails(1, &["doctor"], &[&format!("{service}: no {service} socket")]);
         // The others answer, so it is not at another place.
-        let advice =
-            if service == "votequorum" { "-> it is there when corosync.conf" } else { "-> this corosync runs without" };
+        let advice = if service == "votequorum" {
+            "-> it is there when corosync.conf"
+        } else {
+            "-> this corosync runs without"
+        };
         lying.prints(1, &["doctor"], &[advice]);
     }
     let lying = Lying::new("votequorum", None);
@@ -496,10 +556,15 @@ fn a_udpu_daemon_without_node_ids_lives_through_every_command_that_does_not_end_
     let pid = node.pid();
     let (id, address) = (node.id_of_address(), node.address());
     let lives = |args: &[&str]| lives(node, pid, args);
-    let document = |args: &[&str]| -> Value { serde_json::from_str(&lives(&[args, &["--json"]].concat())).unwrap() };
+    let document = |args: &[&str]| -> Value {
+        serde_json::from_str(&lives(&[args, &["--json"]].concat())).unwrap()
+    };
 
     let status = document(&["status"]);
-    assert_eq!((&status["node_id"], &status["quorate"], &status["errors"]), (&json!(id), &json!(true), &json!({})));
+    assert_eq!(
+        (&status["node_id"], &status["quorate"], &status["errors"]),
+        (&json!(id), &json!(true), &json!({}))
+    );
     let members = status["members"].as_array().unwrap();
     assert_eq!(members.len(), 1);
     assert_eq!((&members[0]["node_id"], &members[0]["addresses"]), (&json!(id), &json!([address])));
@@ -558,7 +623,8 @@ fn a_udpu_daemon_without_node_ids_lives_through_every_command_that_does_not_end_
     if version() >= NODE_STATUS {
         lives(&["cmap", "list", "--map", "stats"]);
     }
-    let joined = command(node, &["--json", "cpg", "join", "g", "--count", "1"]).input("text\n").run();
+    let joined =
+        command(node, &["--json", "cpg", "join", "g", "--count", "1"]).input("text\n").run();
     let joined = lines(&joined.success());
     let message = joined.iter().find(|line| line["event"] == json!("deliver")).unwrap();
     assert_eq!((&message["node_id"], &message["text"]), (&json!(id), &json!("text")));

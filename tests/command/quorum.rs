@@ -42,8 +42,12 @@ fn status_agrees_with_corosync_quorumtool() {
     if skip() {
         return;
     }
-    let cluster =
-        Cluster::builder().nodes(3).loses_nodes().node_votes(2, 3).setting("quorum", "wait_for_all: 1").start();
+    let cluster = Cluster::builder()
+        .nodes(3)
+        .loses_nodes()
+        .node_votes(2, 3)
+        .setting("quorum", "wait_for_all: 1")
+        .start();
     for node in cluster.nodes() {
         let status = assert_agrees_with_quorumtool(node, &["status"]);
         assert_eq!(status["node_name"], json!(format!("n{}", node.id())));
@@ -51,9 +55,13 @@ fn status_agrees_with_corosync_quorumtool() {
         assert_eq!(status["members"][0]["addresses"], json!([cluster.node(1).address()]));
         assert_eq!(status["members"][1]["votes"], json!(3));
         let services = status["services"].as_array().unwrap();
-        let names: Vec<_> = services.iter().map(|service| service["service"].as_str().unwrap()).collect();
+        let names: Vec<_> =
+            services.iter().map(|service| service["service"].as_str().unwrap()).collect();
         assert_eq!(names, ["cmap", "cpg", "cfg", "quorum", "votequorum", "evs"]);
-        assert!(services[..5].iter().all(|service| service["reachable"] == json!(true)), "{services:?}");
+        assert!(
+            services[..5].iter().all(|service| service["reachable"] == json!(true)),
+            "{services:?}"
+        );
     }
 
     cluster.partition(&[&[2, 3], &[1]]);
@@ -61,11 +69,18 @@ fn status_agrees_with_corosync_quorumtool() {
     cluster.wait_members(&[1], 1);
     for node in cluster.nodes() {
         let status = assert_agrees_with_quorumtool(node, &["quorum", "status"]);
-        let absent: Value = status["absent"].as_array().unwrap().iter().map(|node| node["node_id"].clone()).collect();
+        let absent: Value = status["absent"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|node| node["node_id"].clone())
+            .collect();
         assert_eq!(absent, if node.id() == 1 { json!([2, 3]) } else { json!([1]) });
         assert!(status["absent"][0]["member"] == json!(false) && status.get("services").is_none());
         let nodes = json(node, &["quorum", "nodes"]);
-        let both = [&status["members"], &status["absent"]].map(|list| list.as_array().unwrap().clone()).concat();
+        let both = [&status["members"], &status["absent"]]
+            .map(|list| list.as_array().unwrap().clone())
+            .concat();
         assert_eq!(nodes, Value::Array(both));
     }
 
@@ -76,7 +91,11 @@ fn status_agrees_with_corosync_quorumtool() {
     assert_eq!((check.code(), check.stderr.as_str()), (5, ""));
     assert!(check.stdout.contains("activity blocked"), "{}", check.stdout);
     assert!(ok(majority, &["quorum", "status", "--check"]).contains("Quorate:          yes"));
-    assert!(ok(majority, &["quorum", "nodes"]).lines().any(|line| line.contains("n3") && line.contains("member")));
+    assert!(
+        ok(majority, &["quorum", "nodes"])
+            .lines()
+            .any(|line| line.contains("n3") && line.contains("member"))
+    );
 }
 
 /// One vote of the node, one of the quorum device, and quorum is two.
@@ -96,7 +115,10 @@ fn votes_of_a_device_are_those_quorumtool_shows() {
     let tool = || {
         let text = node.tool("corosync-quorumtool", ["-s"]).stdout;
         let row = text.lines().find(|line| line.split_whitespace().next() == Some("0"));
-        row.unwrap_or_else(|| panic!("{text}")).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        row.unwrap_or_else(|| panic!("{text}"))
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let client = node.run(|| {
         let client = votequorum::Client::connect().unwrap();
@@ -111,10 +133,16 @@ fn votes_of_a_device_are_those_quorumtool_shows() {
 
 #[test]
 fn votes_of_a_device_count_while_it_votes_at_the_embedded_corosync() {
-    let device = [("quorum.expected_votes", MapValue::from(3_u32)), ("quorum.device.votes", MapValue::from(1_u32))];
+    let device = [
+        ("quorum.expected_votes", MapValue::from(3_u32)),
+        ("quorum.device.votes", MapValue::from(1_u32)),
+    ];
     let builder = Corosync::builder().setting("quorum.device.model", "net");
-    let corosync =
-        device.into_iter().fold(builder, |builder, (key, value)| builder.setting(key, value)).start().unwrap();
+    let corosync = device
+        .into_iter()
+        .fold(builder, |builder, (key, value)| builder.setting(key, value))
+        .start()
+        .unwrap();
     let client = votequorum::Client::connect_to(corosync.endpoint()).unwrap();
     assert_eq!(json(corosync.endpoint(), &["quorum", "status"])["qdevice"], json!(null));
     client.qdevice_register("device").unwrap();
@@ -129,7 +157,9 @@ fn the_device_of_another_node_is_shown() {
     let [one, two] = [1, 2].map(|id| cluster.node(id).unwrap().endpoint().clone());
     let client = votequorum::Client::connect_to(&two).unwrap();
     client.qdevice_register("device").unwrap();
-    eventually("the device is shown", || json(&one, &["quorum", "nodes"])[1]["qdevice"]["alive"] == json!(false));
+    eventually("the device is shown", || {
+        json(&one, &["quorum", "nodes"])[1]["qdevice"]["alive"] == json!(false)
+    });
     let text = ok(&one, &["quorum", "nodes"]);
     let states: Vec<_> = text.lines().map(|line| line.split_whitespace().nth(3).unwrap()).collect();
     assert_eq!(states, ["QDEVICE", "NR", "NA,NV,NMW"], "{text}");
@@ -137,14 +167,21 @@ fn the_device_of_another_node_is_shown() {
 }
 
 /// The client has registered the device. `compare` is told how many votes the device has now.
-fn votes_of_a_device_count_while_it_votes(place: &impl Place, client: &votequorum::Client, compare: impl Fn(u32)) {
+fn votes_of_a_device_count_while_it_votes(
+    place: &impl Place,
+    client: &votequorum::Client,
+    compare: impl Fn(u32),
+) {
     let status = || json(place, &["quorum", "status"]);
     let shows = |votes: u32| {
         let document = eventually("the device is shown", || {
             let document = status();
             (document["qdevice"]["votes"] == json!(votes)).then_some(document)
         });
-        assert_eq!(document["qdevice"], json!({ "name": "device", "votes": votes, "configured_votes": 1 }));
+        assert_eq!(
+            document["qdevice"],
+            json!({ "name": "device", "votes": votes, "configured_votes": 1 })
+        );
         assert_eq!(document["total_votes"], json!(1 + votes));
         compare(votes);
         document
@@ -195,7 +232,11 @@ fn status_works_without_votequorum() {
     assert_eq!(status["members"][0]["name"], json!("n1"));
     if !status["ring_id"].is_null() {
         let ring = &status["ring_id"];
-        let ring = format!("({:x}.{:x})", ring["node_id"].as_u64().unwrap(), ring["seq"].as_u64().unwrap());
+        let ring = format!(
+            "({:x}.{:x})",
+            ring["node_id"].as_u64().unwrap(),
+            ring["seq"].as_u64().unwrap()
+        );
         assert!(node.log().contains(&format!("A new membership {ring} was formed")), "{ring}");
     }
     assert_eq!(status["members"][0]["votes"], json!(null));
@@ -208,7 +249,11 @@ fn status_works_without_votequorum() {
     assert_eq!(lines(&ok(node, &["--json", "quorum", "watch", "--count", "1"])).len(), 1);
     assert_eq!(json(node, &["doctor"])["ok"], json!(true));
     for args in [["quorum", "expected", "3"], ["quorum", "votes", "2"]] {
-        assert_fails(&run(node, &args), 1, &["votequorum", "CS_ERR_NOT_SUPPORTED", "quorum.provider"]);
+        assert_fails(
+            &run(node, &args),
+            1,
+            &["votequorum", "CS_ERR_NOT_SUPPORTED", "quorum.provider"],
+        );
     }
 }
 
@@ -222,7 +267,9 @@ fn votes_and_expected_votes_can_be_set() {
     let watch = command(two, &["--json", "quorum", "watch"]).spawn();
     watch.wait_stdout("\"votequorum\"");
     assert_eq!(ok(one, &["quorum", "expected", "3"]), "");
-    eventually("the expected votes", || json(two, &["quorum", "status"])["expected_votes"] == json!(3));
+    eventually("the expected votes", || {
+        json(two, &["quorum", "status"])["expected_votes"] == json!(3)
+    });
     watch.wait_stdout("\"expected_votes\":3");
     assert_eq!(ok(one, &["quorum", "votes", "2"]), "");
     assert_eq!(ok(one, &["quorum", "votes", "3", "--node", "2"]), "");
@@ -233,9 +280,17 @@ fn votes_and_expected_votes_can_be_set() {
     assert_agrees_with_quorumtool(two, &["status"]);
 
     let before = json(one, &["quorum", "status"]);
-    assert_fails(&run(one, &["quorum", "expected", "1"]), 1, &["CS_ERR_INVALID_PARAM", "votes present"]);
+    assert_fails(
+        &run(one, &["quorum", "expected", "1"]),
+        1,
+        &["CS_ERR_INVALID_PARAM", "votes present"],
+    );
     assert_fails(&run(one, &["quorum", "expected", "4000"]), 1, &["CS_ERR_INVALID_PARAM"]);
-    assert_fails(&run(one, &["quorum", "votes", "1", "--node", "77"]), 1, &["CS_ERR_NAME_NOT_FOUND", "77"]);
+    assert_fails(
+        &run(one, &["quorum", "votes", "1", "--node", "77"]),
+        1,
+        &["CS_ERR_NAME_NOT_FOUND", "77"],
+    );
     assert_fails(&run(one, &["quorum", "votes", "1", "--node", "0"]), 2, &["0 is not in 1.."]);
     assert_fails(&run(one, &["quorum", "expected", "0"]), 2, &["0 is not in 1.."]);
     assert_eq!(json(one, &["quorum", "status"]), before);
@@ -252,13 +307,17 @@ fn seconds(clock: &str) -> f64 {
 #[track_caller]
 fn delay(watch: &Process, node: &Node, skip: usize, seen: usize, members: &[u32]) -> f64 {
     let words: Vec<String> = members.iter().map(u32::to_string).collect();
-    let logged = node.wait_log_after(skip, &format!("Members[{}]: {}", members.len(), words.join(" ")));
+    let logged =
+        node.wait_log_after(skip, &format!("Members[{}]: {}", members.len(), words.join(" ")));
     let event = eventually("the event", || {
         let events = lines(watch.stdout().get(seen..)?);
-        events.into_iter().find(|event| event["event"] == json!("quorum") && event["members"] == json!(members))
+        events
+            .into_iter()
+            .find(|event| event["event"] == json!("quorum") && event["members"] == json!(members))
     });
     let time = event["time"].as_str().unwrap();
-    let came = time.strip_suffix('Z').and_then(|time| time.split_once('T')).expect("RFC 3339 in UTC").1;
+    let came =
+        time.strip_suffix('Z').and_then(|time| time.split_once('T')).expect("RFC 3339 in UTC").1;
     // Nov 21 08:46:20.698 notice ...
     let day = 24.0 * 3600.0;
     let delay = seconds(came) - seconds(logged.split_whitespace().nth(2).unwrap());
@@ -279,9 +338,15 @@ fn watching_quorum_tells_partition_and_heal_within_a_second() {
     assert_eq!((&quorum["quorate"], &quorum["members"]), (&json!(true), &json!([1, 2, 3])));
 
     // Logs without milliseconds count only whole seconds.
-    let hires = node.log().lines().last().is_some_and(|line| line.split_whitespace().nth(2).unwrap().contains('.'));
+    let hires = node
+        .log()
+        .lines()
+        .last()
+        .is_some_and(|line| line.split_whitespace().nth(2).unwrap().contains('.'));
     let early = if hires { -1.0 } else { -2.0 };
-    for (members, change) in [(&[1][..], true), (&[1, 2, 3], false), (&[1, 2], true), (&[1, 2, 3], false)] {
+    for (members, change) in
+        [(&[1][..], true), (&[1, 2, 3], false), (&[1, 2], true), (&[1, 2, 3], false)]
+    {
         let (skip, seen) = (node.log().len(), watch.stdout().len());
         if change {
             cluster.partition(&[members])
@@ -293,7 +358,8 @@ fn watching_quorum_tells_partition_and_heal_within_a_second() {
     }
     let events = lines(&watch.stdout());
     assert!(events.iter().all(|event| event["service"].is_string() && event["time"].is_string()));
-    let lost = |event: &&Value| event["event"] == json!("votequorum") && event["quorate"] == json!(false);
+    let lost =
+        |event: &&Value| event["event"] == json!("votequorum") && event["quorate"] == json!(false);
     assert!(events.iter().any(|event| lost(&event)), "{events:?}");
 
     watch.signal(Signal::SIGINT);
@@ -320,7 +386,9 @@ fn a_daemon_that_is_killed_ends_watching() {
         cmap.stderr.lines().last().map(|line| line.to_owned() + "\n").as_deref().unwrap(),
         &["cmap", "gone"],
     );
-    for args in [&["status"][..], &["cmap", "list"], &["quorum", "watch"], &["quorum", "expected", "3"]] {
+    for args in
+        [&["status"][..], &["cmap", "list"], &["quorum", "watch"], &["quorum", "expected", "3"]]
+    {
         assert_fails(&run(node, args), 3, &["socket", "is corosync running"]);
     }
     let doctor = run(node, &["doctor"]);
@@ -351,15 +419,20 @@ fn a_daemon_that_is_stopped_costs_one_timeout() {
         &["quorum", "watch"],
         &["quorum", "votes", "2"],
     ] {
-        let output = command(node, args).args(["--timeout", "300ms"]).limit(Duration::from_secs(15)).run();
+        let output =
+            command(node, args).args(["--timeout", "300ms"]).limit(Duration::from_secs(15)).run();
         assert_fails(&output, 4, &["timed out after 300ms", "CS_ERR_TIMEOUT"]);
     }
-    let output =
-        command(node, &["doctor", "--json"]).env("COROSYNC_IPC_TIMEOUT", "300ms").limit(Duration::from_secs(15)).run();
+    let output = command(node, &["doctor", "--json"])
+        .env("COROSYNC_IPC_TIMEOUT", "300ms")
+        .limit(Duration::from_secs(15))
+        .run();
     assert_eq!(output.code(), 4);
     let document: Value = serde_json::from_str(&output.stdout).unwrap();
     let stopped = document["processes"].as_array().unwrap().iter();
-    assert!(stopped.clone().any(|one| one["pid"] == json!(node.pid()) && one["stopped"] == json!(true)));
+    assert!(
+        stopped.clone().any(|one| one["pid"] == json!(node.pid()) && one["stopped"] == json!(true))
+    );
     for service in document["services"].as_array().unwrap() {
         assert_eq!((&service["ok"], &service["failed_at"]), (&json!(false), &json!("handshake")));
         assert!(service["advice"].as_str().unwrap().contains("kill -CONT"), "{service}");
@@ -383,7 +456,11 @@ fn doctor_tells_what_it_sees() {
     assert_eq!(doctor["sockets_seen"]["abstract"], json!(true));
     assert_eq!(doctor["environment"], json!({}));
     for service in doctor["services"].as_array().unwrap() {
-        assert_eq!((&service["ok"], &service["pid"]), (&json!(true), &json!(node.pid())), "{service}");
+        assert_eq!(
+            (&service["ok"], &service["pid"]),
+            (&json!(true), &json!(node.pid())),
+            "{service}"
+        );
     }
     let stats_map = run(node, &["cmap", "list", "--map", "stats"]).is_success();
     assert_eq!(doctor["daemon_is_2_99_or_later"], json!(stats_map));
@@ -393,5 +470,11 @@ fn doctor_tells_what_it_sees() {
     assert_eq!(output.code(), 3);
     let document: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(document["environment"], json!({ "COROSYNC_IPC_SHM_ROOT": "/proc" }));
-    assert!(document["services"].as_array().unwrap().iter().all(|service| service["failed_at"] == json!("rings")));
+    assert!(
+        document["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|service| service["failed_at"] == json!("rings"))
+    );
 }

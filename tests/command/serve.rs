@@ -15,7 +15,8 @@ use super::{assert_fails, command, json, lines, ok, outside, program, run};
 
 #[test]
 fn it_says_when_it_is_ready_and_where() {
-    let mut served = Served::with(&["--node", "2", "--nodes", "3,2,1", "--cluster-name", "my cluster"]);
+    let mut served =
+        Served::with(&["--node", "2", "--nodes", "3,2,1", "--cluster-name", "my cluster"]);
     let mut ready = served.ready();
     let time = ready["time"].take();
     assert!(time.as_str().is_some_and(|time| time.len() == 27 && time.ends_with('Z')), "{time}");
@@ -41,15 +42,21 @@ fn it_says_when_it_is_ready_and_where() {
     assert_eq!(nodes, [(1, "n1"), (2, "n2"), (3, "n3")]);
     assert_eq!(json(&served, &["evs", "members"]), json!({ "node_id": 2, "members": [1, 2, 3] }));
     let addresses = json(&served, &["cmap", "list", "nodelist.node."]);
-    let addresses =
-        addresses.as_array().unwrap().iter().filter(|entry| entry["key"].as_str().unwrap().ends_with("addr"));
+    let addresses = addresses
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["key"].as_str().unwrap().ends_with("addr"));
     let addresses: Vec<&Value> = addresses.map(|entry| &entry["value"]).collect();
     assert_eq!(addresses, [&json!("127.0.0.1"), &json!("127.0.0.2"), &json!("127.0.0.3")]);
 
     let folder = tempfile::tempdir().unwrap();
     let process = serve(folder.path()).spawn();
     let line = process.wait_stdout("\n");
-    assert!(line.starts_with("serving node 1 of cluster embedded (a test double), cmap at "), "{line}");
+    assert!(
+        line.starts_with("serving node 1 of cluster embedded (a test double), cmap at "),
+        "{line}"
+    );
     assert!(line.contains(&format!("{}/cmap", folder.path().display())), "{line}");
 }
 
@@ -71,7 +78,11 @@ fn signals_end_it_with_0_and_nothing_is_left() {
 
 #[test]
 fn it_ends_with_0_when_a_client_ends_the_node() {
-    for end in [&["cfg", "shutdown"][..], &["cfg", "shutdown", "--immediate"], &["cfg", "kill", "1", "because"]] {
+    for end in [
+        &["cfg", "shutdown"][..],
+        &["cfg", "shutdown", "--immediate"],
+        &["cfg", "kill", "1", "because"],
+    ] {
         let served = Served::start();
         let mut watching = command(&served, &["quorum", "watch"]).spawn();
         watching.wait_stdout("quorum");
@@ -89,7 +100,8 @@ fn it_ends_with_0_when_a_client_ends_the_node() {
     assert_eq!(served.ended().code(), 0);
     // Who refuses is heard.
     let mut served = Served::start();
-    let refuses = command(&served, &["-v", "--json", "cfg", "watch", "--refuse", "--count", "1"]).spawn();
+    let refuses =
+        command(&served, &["-v", "--json", "cfg", "watch", "--refuse", "--count", "1"]).spawn();
     eventually("watching", || refuses.stderr().contains("tracking"));
     assert_fails(&run(&served, &["cfg", "shutdown"]), 1, &["CS_ERR_BUSY"]);
     assert_eq!(lines(&refuses.wait().success())[0]["answer"], json!("no"));
@@ -101,7 +113,11 @@ fn a_place_that_cannot_be_used_is_said_so() {
     let served = Served::start();
     let folder = served.folder().to_str().unwrap().to_owned();
     let again = serve(served.folder()).run();
-    assert_fails(&again, 1, &[&format!("listening at {folder}/cmap"), "Address already in use", "--socket-dir"]);
+    assert_fails(
+        &again,
+        1,
+        &[&format!("listening at {folder}/cmap"), "Address already in use", "--socket-dir"],
+    );
     // The first is not harmed.
     assert_eq!(ok(&served, &["cfg", "local"]), "1\n");
 
@@ -150,7 +166,8 @@ fn a_server_that_may_only_give_files_away_takes_them_back() {
     ];
     let served = Served::by(&starter, &[]);
     // It gives us files that are ours, as only root does otherwise.
-    let mut joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534,0"]).interactive().spawn();
+    let mut joined =
+        command(&served, &["cpg", "join", "g", "--server-uid", "65534,0"]).interactive().spawn();
     joined.wait_stdout("confchg");
     assert!(joined.is_running());
     for name in served.rings() {
@@ -159,7 +176,8 @@ fn a_server_that_may_only_give_files_away_takes_them_back() {
     joined.signal(Signal::SIGKILL);
     eventually("its rings are gone", || served.rings().is_empty());
     // Nor is anything left of one that is there at the end.
-    let joined = command(&served, &["cpg", "join", "g", "--server-uid", "65534,0"]).interactive().spawn();
+    let joined =
+        command(&served, &["cpg", "join", "g", "--server-uid", "65534,0"]).interactive().spawn();
     joined.wait_stdout("confchg");
     let mut served = served;
     served.process().signal(Signal::SIGTERM);
@@ -179,20 +197,30 @@ fn handshakes_that_go_no_further_keep_nobody_out() {
 #[test]
 fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
     let names = |folder: &Path| -> BTreeSet<String> {
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     };
     // Another that runs has its rings in the same directory.
     let running = Served::start();
     let sockets = tempfile::tempdir().unwrap();
-    let args =
-        ["serve", "--socket-dir", sockets.path().to_str().unwrap(), "--shm-root", running.folder().to_str().unwrap()];
+    let args = [
+        "serve",
+        "--socket-dir",
+        sockets.path().to_str().unwrap(),
+        "--shm-root",
+        running.folder().to_str().unwrap(),
+    ];
     let start = || {
         let process = NodeCommand::here(program()).args(args).args(["--nodes", "1,2,3"]).spawn();
         process.wait_stdout("serving node 1");
         process
     };
     let join = |folder: &Path| {
-        let joined = NodeCommand::here(program()).args(["cpg", "join", "g"]).env("COROSYNC_IPC_SOCKET_DIR", folder);
+        let joined = NodeCommand::here(program())
+            .args(["cpg", "join", "g"])
+            .env("COROSYNC_IPC_SOCKET_DIR", folder);
         let joined = joined.env("COROSYNC_IPC_SHM_ROOT", running.folder()).interactive().spawn();
         joined.wait_stdout("confchg");
         joined
@@ -209,7 +237,8 @@ fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
     // What looks like it, and what another left.
     fs::create_dir(running.folder().join("qb-1-2-3-abcdef")).unwrap();
     fs::write(running.folder().join("qb-1-2-3-abcdef/qb-request-cpg-data"), "").unwrap();
-    let foreign = tempfile::Builder::new().prefix("corosync-ipc-1-").tempdir_in("/dev/shm").unwrap();
+    let foreign =
+        tempfile::Builder::new().prefix("corosync-ipc-1-").tempdir_in("/dev/shm").unwrap();
     let before = names(running.folder());
 
     let mut killed = start();
@@ -236,32 +265,47 @@ fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
 
 #[test]
 fn an_old_one_is_old_in_all_it_says() {
-    for (generation, is_old) in [("libqb-0.10", true), ("libqb-0.14", true), ("libqb-1.0.4", false)] {
+    for (generation, is_old) in [("libqb-0.10", true), ("libqb-0.14", true), ("libqb-1.0.4", false)]
+    {
         let served = Served::with(&["--nodes", "1,2,3", "--generation", generation]);
         let status = json(&served, &["quorum", "status"]);
-        assert_eq!((&status["quorate"], &status["total_votes"]), (&json!(true), &json!(3)), "{generation}");
-        let watched = command(&served, &["--json", "quorum", "watch", "--count", "1"]).run().success();
+        assert_eq!(
+            (&status["quorate"], &status["total_votes"]),
+            (&json!(true), &json!(3)),
+            "{generation}"
+        );
+        let watched =
+            command(&served, &["--json", "quorum", "watch", "--count", "1"]).run().success();
         assert_eq!(lines(&watched).len(), 1, "{generation}");
         let stats = run(&served, &["cmap", "list", "--map", "stats"]);
         let counted = run(&served, &["cmap", "get", "runtime.connections.active"]);
-        assert_eq!((stats.code() == 0, counted.code() == 0), (!is_old, is_old), "{generation}: {stats:?} {counted:?}");
+        assert_eq!(
+            (stats.code() == 0, counted.code() == 0),
+            (!is_old, is_old),
+            "{generation}: {stats:?} {counted:?}"
+        );
         // Nothing killed it.
         assert_eq!(ok(&served, &["cfg", "local"]), "1\n");
     }
 }
 
-/// Cuts files of the rings between a process and the server to nothing. Their directory has both pids in its name.
+/// Cuts files of the rings between a process and the server to nothing. Their directory has both
+/// pids in its name.
 fn cut_rings(served: &Served, pid: u32, ring: &str, part: &str) {
     let is_of = |name: &String| name.split('-').nth(2) == Some(&pid.to_string());
-    let directories = served.rings().into_iter().filter(is_of).map(|name| served.folder().join(name));
-    let files = directories.flat_map(|path| fs::read_dir(path).unwrap()).map(|entry| entry.unwrap().path());
+    let directories =
+        served.rings().into_iter().filter(is_of).map(|name| served.folder().join(name));
+    let files =
+        directories.flat_map(|path| fs::read_dir(path).unwrap()).map(|entry| entry.unwrap().path());
     let is_meant = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap();
         name.starts_with(&format!("qb-{ring}-")) && name.ends_with(&format!("-{part}"))
     };
     let files: Vec<_> = files.filter(is_meant).collect();
     assert!(!files.is_empty(), "no {part} of a {ring} ring of {pid}");
-    files.iter().for_each(|path| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap());
+    files.iter().for_each(|path| {
+        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap()
+    });
 }
 
 #[test]
@@ -269,7 +313,9 @@ fn rings_that_are_cut_short_end_one_client_and_no_process() {
     let mut served = Served::with(&["-v"]);
     let mut bystander = command(&served, &["cpg", "join", "g"]).interactive().spawn();
     bystander.wait_stdout("confchg");
-    for (ring, part) in ["request", "response", "event"].into_iter().flat_map(|ring| [(ring, "header"), (ring, "data")])
+    for (ring, part) in ["request", "response", "event"]
+        .into_iter()
+        .flat_map(|ring| [(ring, "header"), (ring, "data")])
     {
         let mut joined = command(&served, &["cpg", "join", "g"]).interactive().spawn();
         joined.wait_stdout("confchg");
@@ -295,12 +341,17 @@ fn rings_that_are_cut_short_end_one_client_and_no_process() {
         killed.signal(Signal::SIGKILL);
         drop(killed);
         eventually("the others are told", || {
-            json(&served, &["cpg", "members", "g"]).as_array().is_some_and(|members| members.len() == 1)
+            json(&served, &["cpg", "members", "g"])
+                .as_array()
+                .is_some_and(|members| members.len() == 1)
         });
     }
     assert!(bystander.is_running() && served.process().is_running());
     let log = served.process().stderr();
-    assert!(log.contains("a client broke the protocol") && log.contains("ring was cut short"), "{log}");
+    assert!(
+        log.contains("a client broke the protocol") && log.contains("ring was cut short"),
+        "{log}"
+    );
     bystander.write("still here\n");
     bystander.wait_stdout("still here");
 }
@@ -327,17 +378,21 @@ fn assert_prints(node: &Node, tool: &str, args: &[&str], wanted: &[&str]) {
     }
 }
 
-/// That they print what they print with the real one is shown in `embedded`, against the same daemon as a library.
+/// That they print what they print with the real one is shown in `embedded`, against the same
+/// daemon as a library.
 #[test]
 fn corosyncs_own_tools_work_with_it() {
-    // libqb 0.10, whose clients the tools of 1.99 are, expects the names of the rings 8 bytes further on.
+    // libqb 0.10, whose clients the tools of 1.99 are, expects the names of the rings 8 bytes
+    // further on.
     if skip() || version() < [2, 0, 0, 0] {
         return;
     }
     let cluster = Cluster::builder().create();
     let node = cluster.node(1);
-    let served =
-        node.command(program()).args(["serve", "--abstract", "--cluster-name", "tools", "--node", "7"]).spawn();
+    let served = node
+        .command(program())
+        .args(["serve", "--abstract", "--cluster-name", "tools", "--node", "7"])
+        .spawn();
     served.wait_stdout("serving node 7");
     ok(node, &["cmap", "set", "ours.key", "u32", "5"]);
     let mut joined = command(node, &["cpg", "join", "tools"]).interactive().spawn();
@@ -345,7 +400,12 @@ fn corosyncs_own_tools_work_with_it() {
     assert!(joined.is_running());
     let pid = joined.pid().to_string();
 
-    assert_prints(node, "corosync-cmapctl", &["-g", "totem.cluster_name"], &["totem.cluster_name (str) = tools\n"]);
+    assert_prints(
+        node,
+        "corosync-cmapctl",
+        &["-g", "totem.cluster_name"],
+        &["totem.cluster_name (str) = tools\n"],
+    );
     assert_prints(
         node,
         "corosync-cmapctl",

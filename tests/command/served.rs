@@ -23,7 +23,8 @@ impl Place for Node {
     }
 }
 
-/// A `corosync-ipc serve` with sockets and rings in a directory of its own. Dropping it ends it in good order.
+/// A `corosync-ipc serve` with sockets and rings in a directory of its own. Dropping it ends it in
+/// good order.
 pub(super) struct Served {
     /// `None` once it was waited for.
     process: Option<Process>,
@@ -39,9 +40,11 @@ impl Served {
         Self::by(&[], args)
     }
 
-    /// Started by another program, with arguments of its own, as a user who may write to the directory.
+    /// Started by another program, with arguments of its own, as a user who may write to the
+    /// directory.
     pub(super) fn by(starter: &[&str], args: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("corosync-ipc-serve-").tempdir_in("/dev/shm").unwrap();
+        let folder =
+            tempfile::Builder::new().prefix("corosync-ipc-serve-").tempdir_in("/dev/shm").unwrap();
         let process = match starter {
             [] => serve(folder.path()),
             [starter, starter_args @ ..] => {
@@ -66,7 +69,9 @@ impl Served {
 
     /// What it has in its directory that is no socket.
     pub(super) fn rings(&self) -> Vec<String> {
-        let names = fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names = fs::read_dir(self.folder())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with("qb-")).collect()
     }
 
@@ -108,7 +113,9 @@ fn serve_args(folder: &Path) -> [&str; 5] {
 impl Place for Served {
     fn at(&self, program: &Path) -> NodeCommand {
         let folder = self.folder.path();
-        NodeCommand::here(program).env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder)
+        NodeCommand::here(program)
+            .env("COROSYNC_IPC_SOCKET_DIR", folder)
+            .env("COROSYNC_IPC_SHM_ROOT", folder)
     }
 }
 
@@ -117,7 +124,9 @@ impl Place for Endpoint {
     fn at(&self, program: &Path) -> NodeCommand {
         // Its sockets and its rings are in one directory.
         let folder = self.shm_root_path();
-        NodeCommand::here(program).env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder)
+        NodeCommand::here(program)
+            .env("COROSYNC_IPC_SOCKET_DIR", folder)
+            .env("COROSYNC_IPC_SHM_ROOT", folder)
     }
 }
 

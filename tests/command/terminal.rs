@@ -18,7 +18,12 @@ fn on_terminal(corosync: &Corosync, columns: u16, args: &[&str]) -> String {
     let folder = corosync.endpoint().shm_root_path();
     let mut command = Command::new(program());
     command.env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder);
-    let mut child = command.args(args).stdin(Stdio::null()).stdout(slave).spawn().expect("cannot run the command");
+    let mut child = command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(slave)
+        .spawn()
+        .expect("cannot run the command");
     // It keeps the other end open.
     drop(command);
     let text = read(master);
@@ -48,7 +53,9 @@ fn tables_fit_the_terminal() {
         .unwrap();
     let _members: Vec<cpg::Client> = (1..=9)
         .map(|pid| {
-            let client = cpg::Client::connect_with(corosync.endpoint(), cpg::Options::new().pid(1000 + pid)).unwrap();
+            let client =
+                cpg::Client::connect_with(corosync.endpoint(), cpg::Options::new().pid(1000 + pid))
+                    .unwrap();
             client.join(&GroupName::new("a-group").unwrap()).unwrap();
             client
         })

@@ -6,11 +6,14 @@ use serde_json::{Value, json};
 
 use super::harness::Node;
 
-/// What `corosync-quorumtool -s` says, in the words of `corosync-ipc --json status`; what its version does not print is missing.
+/// What `corosync-quorumtool -s` says, in the words of `corosync-ipc --json status`; what its
+/// version does not print is missing.
 pub(super) fn quorumtool(node: &Node) -> BTreeMap<&'static str, Value> {
     let text = node.tool("corosync-quorumtool", ["-s"]).stdout;
-    let field = |name: &str| Some(text.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned());
-    let number = |name: &str| Some(json!(field(name)?.split_whitespace().next()?.parse::<u64>().ok()?));
+    let field =
+        |name: &str| Some(text.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned());
+    let number =
+        |name: &str| Some(json!(field(name)?.split_whitespace().next()?.parse::<u64>().ok()?));
     let rows = text.lines().filter_map(|line| {
         // NODEID VOTES [QDEVICE] NAME [(local)]
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -27,7 +30,11 @@ pub(super) fn quorumtool(node: &Node) -> BTreeMap<&'static str, Value> {
         ("highest_expected", number("Highest expected:")),
         ("total_votes", number("Total votes:")),
         ("quorum", number("Quorum:")),
-        ("flags", field("Flags:").map(|flags| flags.split_whitespace().map(|flag| json!(flag_name(flag))).collect())),
+        (
+            "flags",
+            field("Flags:")
+                .map(|flags| flags.split_whitespace().map(|flag| json!(flag_name(flag))).collect()),
+        ),
         ("members", Some(Value::Array(members))),
     ];
     found.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
@@ -70,7 +77,8 @@ pub(super) fn comparable(document: &Value) -> BTreeMap<&'static str, Value> {
         "total_votes",
         "quorum",
     ];
-    let mut found: BTreeMap<&str, Value> = names.into_iter().map(|name| (name, document[name].clone())).collect();
+    let mut found: BTreeMap<&str, Value> =
+        names.into_iter().map(|name| (name, document[name].clone())).collect();
     found.insert("flags", document["flags"].clone());
     let members = document["members"].as_array().expect("an array");
     let row = |node: &Value| json!([node["node_id"], node["votes"], node["local"]]);

@@ -1,4 +1,5 @@
-//! corosync's own tools print the same with `corosync-ipc serve --nodes 1,2,3` as with three real nodes, line by line.
+//! corosync's own tools print the same with `corosync-ipc serve --nodes 1,2,3` as with three real
+//! nodes, line by line.
 
 use nix::sys::signal::Signal;
 
@@ -12,8 +13,14 @@ const TOKEN: u32 = 3000 + 650;
 const OF_THE_HARNESS: [&str; 4] = ["logging.", "system.", "totem.crypto_", "totem.token"];
 
 /// Keys whose numbers grow by what a network does, or did before the cluster was whole.
-const COUNTED: [&str; 6] =
-    ["runtime.services.", "runtime.members.", "stats.knet.", "stats.srp.", "stats.pg.", "stats.ipcs.global.closed"];
+const COUNTED: [&str; 6] = [
+    "runtime.services.",
+    "runtime.members.",
+    "stats.knet.",
+    "stats.srp.",
+    "stats.pg.",
+    "stats.ipcs.global.closed",
+];
 
 /// Keys of these kinds that are no such numbers.
 const NOT_COUNTED: [&str; 9] = [
@@ -28,7 +35,8 @@ const NOT_COUNTED: [&str; 9] = [
     "_compress",
 ];
 
-/// Two clusters that are asked the same, and what is to be left out of the answers: pids of processes in them.
+/// Two clusters that are asked the same, and what is to be left out of the answers: pids of
+/// processes in them.
 struct Both {
     real: Cluster,
     /// Has the first of the served nodes, in a network of its own.
@@ -44,7 +52,9 @@ impl Both {
         let name = ok(real.node(1), &["cmap", "get", "totem.cluster_name"]);
         let namespaces = Cluster::builder().create();
         let served = namespaces.node(1).command(program());
-        let served = served.args(["serve", "--abstract", "--nodes", "1,2,3", "--cluster-name", name.trim()]).spawn();
+        let served = served
+            .args(["serve", "--abstract", "--nodes", "1,2,3", "--cluster-name", name.trim()])
+            .spawn();
         served.wait_stdout("serving node 1");
         Self { real, namespaces, pids: Vec::new(), differences: Vec::new(), _served: served }
     }
@@ -76,7 +86,9 @@ impl Both {
         let text = text.replace("127.0.0.", "10.77.0.");
         let pids = |text: String| match text.contains(" = ") {
             true => text,
-            false => self.pids.iter().fold(text, |text, pids| text.replace(&pids[at].to_string(), "PID")),
+            false => {
+                self.pids.iter().fold(text, |text, pids| text.replace(&pids[at].to_string(), "PID"))
+            }
         };
         text.lines().filter_map(line).map(pids).collect::<Vec<_>>().join("\n")
     }
@@ -96,18 +108,23 @@ impl Both {
 
 /// A line without what is not the same in two runs of one daemon.
 fn line(line: &str) -> Option<String> {
-    let is_left_out = line.starts_with("Date:") || line.starts_with("[debug]") || line.starts_with("stats.schedmiss.");
+    let is_left_out = line.starts_with("Date:")
+        || line.starts_with("[debug]")
+        || line.starts_with("stats.schedmiss.");
     if is_left_out || OF_THE_HARNESS.iter().any(|prefix| line.starts_with(prefix)) {
         return None;
     }
     if let Some((ring, _)) = line.split_once('.').filter(|_| line.starts_with("Ring ID:")) {
         return Some(ring.to_owned());
     }
-    let (key, value) = line.split_once(" = ").map_or((line, None), |(key, value)| (key, Some(value)));
+    let (key, value) =
+        line.split_once(" = ").map_or((line, None), |(key, value)| (key, Some(value)));
     // A connection's address, and its process.
     let parts: Vec<&str> = key.split('.').collect();
     let key = match parts.iter().position(|part| part.contains("0x")) {
-        Some(at) if key.starts_with("stats.ipcs.") => [&parts[..at - 1], &parts[at + 1..]].concat().join("."),
+        Some(at) if key.starts_with("stats.ipcs.") => {
+            [&parts[..at - 1], &parts[at + 1..]].concat().join(".")
+        }
         Some(at) => {
             let before = parts[at].split("0x").next().unwrap();
             [&[before], &parts[at + 2..]].concat().join(".")
@@ -205,16 +222,21 @@ fn corosyncs_tools_print_the_same_as_with_three_real_nodes() {
         told
     });
     let count = |lines: &Process, text: &str| lines.stderr().matches(text).count();
-    for (tool, args) in
-        [("corosync-cpgtool", &[][..]), ("corosync-quorumtool", &["-s"]), ("corosync-cfgtool", &["-k", "3"])]
-    {
+    for (tool, args) in [
+        ("corosync-cpgtool", &[][..]),
+        ("corosync-quorumtool", &["-s"]),
+        ("corosync-cfgtool", &["-k", "3"]),
+    ] {
         both.compare(tool, args);
         eventually("its end is told", || {
-            told.iter().all(|told| count(told, " connected to") == count(told, "disconnected from") + 1)
+            told.iter()
+                .all(|told| count(told, " connected to") == count(told, "disconnected from") + 1)
         });
     }
     eventually("the end of a node is told", || {
-        told.iter().all(|told| count(told, " left\n") == 1 && count(told, "link 0 to node 3 is now disconnected") == 1)
+        told.iter().all(|told| {
+            count(told, " left\n") == 1 && count(told, "link 0 to node 3 is now disconnected") == 1
+        })
     });
     let mut at = 0;
     let lines = told.map(|mut told| {

@@ -12,8 +12,8 @@ use corosync_ipc::{Endpoint, NodeId};
 use crate::bodies::Random;
 use crate::harness::{Cluster, Node, Process, skip};
 use crate::support::{
-    Change, busy_cluster, connect, group, has_fragments, join, next, next_change, next_or_error, own_options, pattern,
-    send,
+    Change, busy_cluster, connect, group, has_fragments, join, next, next_change, next_or_error,
+    own_options, pattern, send,
 };
 
 /// Which group a child process joins.
@@ -40,7 +40,10 @@ fn child() {
 }
 
 fn spawn_child(node: &Node, group: &str, length: usize) -> Process {
-    let child = node.ignored_test("cluster::child").env(CHILD_GROUP, group).env(CHILD_LENGTH, length.to_string());
+    let child = node
+        .ignored_test("cluster::child")
+        .env(CHILD_GROUP, group)
+        .env(CHILD_LENGTH, length.to_string());
     let child = child.spawn();
     child.wait_stdout("joined");
     child
@@ -105,7 +108,10 @@ fn all_nodes_see_all_messages_in_the_same_order() {
                     let mut random = Random::new(2 * index + 1);
                     for number in 0..EACH as u64 {
                         let length = (random.next() % 2000) as usize;
-                        send(client, &[&number.to_ne_bytes()[..], &pattern(number, length)].concat());
+                        send(
+                            client,
+                            &[&number.to_ne_bytes()[..], &pattern(number, length)].concat(),
+                        );
                     }
                 });
                 scope.spawn(move || {
@@ -124,8 +130,13 @@ fn all_nodes_see_all_messages_in_the_same_order() {
     assert!(orders.iter().all(|order| *order == orders[0]));
     for client in &clients {
         let numbers = orders[0].iter().filter(|(_, pid, _)| *pid == client.pid());
-        let numbers = numbers.map(|(.., payload)| u64::from_ne_bytes(payload[..8].try_into().unwrap()));
-        assert!(numbers.eq(0..EACH as u64), "messages of {} are not in the order they were sent", client.pid());
+        let numbers =
+            numbers.map(|(.., payload)| u64::from_ne_bytes(payload[..8].try_into().unwrap()));
+        assert!(
+            numbers.eq(0..EACH as u64),
+            "messages of {} are not in the order they were sent",
+            client.pid()
+        );
     }
 }
 
@@ -142,20 +153,31 @@ fn joins_leaves_and_ends_of_processes_have_their_reasons() {
     all.push((2, child.pid()));
     all.sort_unstable();
     for client in &clients {
-        let expected = Change { members: all.clone(), left: vec![], joined: vec![(2, child.pid(), Reason::JOIN)] };
+        let expected = Change {
+            members: all.clone(),
+            left: vec![],
+            joined: vec![(2, child.pid(), Reason::JOIN)],
+        };
         assert_eq!(next_change(client), expected);
     }
     let pid = child.pid();
     child.signal(nix::sys::signal::Signal::SIGKILL);
     drop(child);
     for client in &clients {
-        let expected = Change { members: both.clone(), left: vec![(2, pid, Reason::PROCDOWN)], joined: vec![] };
+        let expected = Change {
+            members: both.clone(),
+            left: vec![(2, pid, Reason::PROCDOWN)],
+            joined: vec![],
+        };
         assert_eq!(next_change(client), expected);
     }
     clients[1].leave(&group("reasons")).unwrap();
     for client in &clients {
         let left = joined(&clients, &[1], Reason::LEAVE);
-        assert_eq!(next_change(client), Change { members: both[..1].to_vec(), left, joined: vec![] });
+        assert_eq!(
+            next_change(client),
+            Change { members: both[..1].to_vec(), left, joined: vec![] }
+        );
     }
 }
 
@@ -172,13 +194,19 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
     cluster.partition(&[&[1, 2], &[3]]);
     for client in &clients[..2] {
         let left = joined(&clients, &[2], Reason::NODEDOWN);
-        assert_eq!(next_change(client), Change { members: all[..2].to_vec(), left, joined: vec![] });
+        assert_eq!(
+            next_change(client),
+            Change { members: all[..2].to_vec(), left, joined: vec![] }
+        );
         assert_eq!(next_totem(client), [1, 2]);
     }
     let change = next_change(&clients[2]);
     let mut left = change.left.clone();
     left.sort_unstable();
-    assert_eq!((change.members, left), (all[2..].to_vec(), joined(&clients, &[0, 1], Reason::NODEDOWN)));
+    assert_eq!(
+        (change.members, left),
+        (all[2..].to_vec(), joined(&clients, &[0, 1], Reason::NODEDOWN))
+    );
     assert_eq!(next_totem(&clients[2]), [3]);
     // Each part goes on for itself.
     send(&clients[2], b"alone");
@@ -189,7 +217,10 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
         let change = loop {
             // Nodes may find each other one by one.
             let change = next_change(client);
-            assert!(change.joined.iter().all(|(.., reason)| *reason == Reason::NODEUP), "{change:?}");
+            assert!(
+                change.joined.iter().all(|(.., reason)| *reason == Reason::NODEUP),
+                "{change:?}"
+            );
             if change.members == all {
                 break change;
             }
@@ -202,7 +233,10 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
     cluster.node(3).kill();
     for client in &clients[..2] {
         let left = vec![(3, three, Reason::NODEDOWN)];
-        assert_eq!(next_change(client), Change { members: all[..2].to_vec(), left, joined: vec![] });
+        assert_eq!(
+            next_change(client),
+            Change { members: all[..2].to_vec(), left, joined: vec![] }
+        );
         while next_totem(client) != [1, 2] {}
     }
     assert!(next_or_error(&clients[2]).is_err());
@@ -242,7 +276,8 @@ fn fragments_of_several_senders_are_put_together() {
         for (index, client) in (0u64..).zip(&clients) {
             scope.spawn(move || {
                 client.set_request_timeout(Duration::from_secs(60));
-                (0..EACH).for_each(|number| send(client, &pattern(1 + 100 * index + number, LENGTH)));
+                (0..EACH)
+                    .for_each(|number| send(client, &pattern(1 + 100 * index + number, LENGTH)));
             });
         }
         for client in &clients {
@@ -253,7 +288,9 @@ fn fragments_of_several_senders_are_put_together() {
                     if let Event::Deliver { node_id, pid, payload, .. } = next(client) {
                         let index = (node_id.0 - 1) as usize;
                         assert_eq!(pid, clients[index].pid());
-                        assert!(payload == pattern(1 + 100 * index as u64 + numbers[index], LENGTH));
+                        assert!(
+                            payload == pattern(1 + 100 * index as u64 + numbers[index], LENGTH)
+                        );
                         numbers[index] += 1;
                     }
                 }
@@ -292,7 +329,10 @@ fn a_sender_killed_within_a_message_leaves_nothing_behind() {
                 event => panic!("{event:?}"),
             }
         };
-        assert_eq!((left[0].node_id, left[0].pid, left[0].reason), (NodeId(2), pid, Reason::PROCDOWN));
+        assert_eq!(
+            (left[0].node_id, left[0].pid, left[0].reason),
+            (NodeId(2), pid, Reason::PROCDOWN)
+        );
     }
     // Another process with the same pid is not taken for the one before.
     let successor = cluster.node(2).run(|| {
@@ -303,7 +343,9 @@ fn a_sender_killed_within_a_message_leaves_nothing_behind() {
     send(&successor, &pattern(1, 3 << 20));
     for client in &clients {
         assert_eq!(next_change(client).joined, [(2, pid, Reason::JOIN)]);
-        assert!(matches!(next(client), Event::Deliver { payload, .. } if payload == pattern(1, 3 << 20)));
+        assert!(
+            matches!(next(client), Event::Deliver { payload, .. } if payload == pattern(1, 3 << 20))
+        );
     }
 }
 
@@ -324,7 +366,8 @@ fn a_large_message_survives_changes_of_the_membership() {
         let sender = Client::connect_with(&small, own_options()).unwrap();
         sender.set_request_timeout(Duration::from_secs(120));
         sender.join(&group).unwrap();
-        let herald = Client::connect_with(&endpoint, own_options().reassembly_limit(1 << 20)).unwrap();
+        let herald =
+            Client::connect_with(&endpoint, own_options().reassembly_limit(1 << 20)).unwrap();
         herald.join(&group).unwrap();
         let message = pattern(1, 20 << 20);
         let begun = thread::scope(|scope| {

@@ -11,7 +11,8 @@ use corosync_ipc::{CsError, Endpoint, Error};
 
 use crate::harness::{Cluster, skip};
 use crate::support::{
-    connect, group, has_fragments, join, next, next_change, next_message, own_options, pattern, send,
+    connect, group, has_fragments, join, next, next_change, next_message, own_options, pattern,
+    send,
 };
 
 /// Processor time of this thread.
@@ -73,7 +74,10 @@ fn a_stopped_daemon_takes_what_fits_and_loses_nothing() {
                 }
                 // Somebody else's turn is not waited for either.
                 let result = client.try_multicast(Guarantee::AGREED, &message(u32::MAX));
-                assert!(matches!(result, Err(Error::Cs { error: CsError::TryAgain, .. })), "{result:?}");
+                assert!(
+                    matches!(result, Err(Error::Cs { error: CsError::TryAgain, .. })),
+                    "{result:?}"
+                );
                 // Events can be looked for meanwhile.
                 assert_eq!(client.poll_event().unwrap(), None);
                 drop(paused);
@@ -107,7 +111,9 @@ fn a_message_that_a_stopped_daemon_cuts_off_is_told() {
         client.join(&group).unwrap();
         let watcher = join(&Endpoint::new(), &group);
         // Is told of a large message when its first fragment comes.
-        let herald = Client::connect_with(&Endpoint::new(), own_options().reassembly_limit(1 << 20)).unwrap();
+        let herald =
+            Client::connect_with(&Endpoint::new(), own_options().reassembly_limit(1 << 20))
+                .unwrap();
         herald.join(&group).unwrap();
         assert_eq!(next_change(&watcher).members.len(), 3);
         client.set_request_timeout(Duration::from_secs(1));
@@ -131,8 +137,8 @@ fn a_message_that_a_stopped_daemon_cuts_off_is_told() {
     });
 }
 
-/// A daemon whose own queue is full drops a multicast and says so in its log only. Flow control should prevent that; where it does
-/// not, nothing but those is missing.
+/// A daemon whose own queue is full drops a multicast and says so in its log only. Flow control
+/// should prevent that; where it does not, nothing but those is missing.
 #[test]
 fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes() {
     const SENDERS: usize = 6;
@@ -188,8 +194,15 @@ fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes() {
     for sender in senders {
         drop(sender.join().unwrap());
     }
-    let refused = cluster.nodes().iter().map(|node| node.log().matches("msg_process() (2:2").count()).sum::<usize>();
+    let refused = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.log().matches("msg_process() (2:2").count())
+        .sum::<usize>();
     let sent = SENDERS * (LARGE * (1 + SMALL)) as usize;
     // An end marker may be among the refused.
-    assert!(arrived <= sent && arrived + refused >= sent, "{arrived} of {sent} arrived, {refused} were refused");
+    assert!(
+        arrived <= sent && arrived + refused >= sent,
+        "{arrived} of {sent} arrived, {refused} were refused"
+    );
 }

@@ -3,7 +3,9 @@
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::GroupName;
 
-use crate::bodies::interop::{both_mean_the_same_groups, both_see_the_same_messages_in_the_same_order, cpg_program};
+use crate::bodies::interop::{
+    both_mean_the_same_groups, both_see_the_same_messages_in_the_same_order, cpg_program,
+};
 use crate::harness::{shared_one, skip};
 use crate::support::{busy_cluster, connect, has_fragments};
 
@@ -27,7 +29,12 @@ fn a_c_program_and_ours_see_the_same_messages_in_the_same_order() {
         client.join(&group).unwrap();
         client
     });
-    both_see_the_same_messages_in_the_same_order(&client, cluster.node(2).command(&program), &group, EACH);
+    both_see_the_same_messages_in_the_same_order(
+        &client,
+        cluster.node(2).command(&program),
+        &group,
+        EACH,
+    );
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::ops::ControlFlow::Continue;
 use std::thread;
 use std::time::Duration;
 
-use corosync_ipc::cpg::{Client, Discard, Event, GroupName, Guarantee, Iteration, MAX_MEMBERS, Options, Reason};
+use corosync_ipc::cpg::{
+    Client, Discard, Event, GroupName, Guarantee, Iteration, MAX_MEMBERS, Options, Reason,
+};
 use corosync_ipc::{CsError, Dispatch, Endpoint, Error};
 use nix::libc;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -13,11 +15,12 @@ use nix::unistd::{ForkResult, fork};
 
 use crate::harness::{eventually, patiently, shared_one, skip};
 use crate::support::{
-    Change, ONE, assert_cs, assert_invalid, connect, group, has_fragments, is_since_2_99, join, next, next_change,
-    next_message, own_options, pattern, send,
+    Change, ONE, assert_cs, assert_invalid, connect, group, has_fragments, is_since_2_99, join,
+    next, next_change, next_message, own_options, pattern, send,
 };
 
-/// Declares tests of the body with the same name against a real daemon, and against the embedded one.
+/// Declares tests of the body with the same name against a real daemon, and against the embedded
+/// one.
 macro_rules! on_a_node {
     ($($name:ident),* $(,)?) => {
         $(#[test]
@@ -73,7 +76,10 @@ mod bodies {
             (members.len(), members[0].node_id, members[0].pid, members[0].reason),
             (1, me.0, me.1, Reason::UNDEFINED)
         );
-        assert_eq!((left.len(), joined.len(), joined[0].pid, joined[0].reason), (0, 1, me.1, Reason::JOIN));
+        assert_eq!(
+            (left.len(), joined.len(), joined[0].pid, joined[0].reason),
+            (0, 1, me.1, Reason::JOIN)
+        );
         // The same member, though only one of the lists says why it is there.
         assert!(members.contains(&joined[0]) && HashSet::from([members[0]]).contains(&joined[0]));
         assert_eq!(client.membership(&group).unwrap(), joined);
@@ -87,7 +93,8 @@ mod bodies {
         let group = group("forked");
         let client = Client::connect_to(endpoint).unwrap();
         assert_eq!(client.pid(), std::process::id());
-        // SAFETY: the child uses nothing of other threads' but the allocator, which is made for that.
+        // SAFETY: the child uses nothing of other threads' but the allocator, which is made for
+        // that.
         let ForkResult::Parent { child } = (unsafe { fork() }).unwrap() else {
             let joined = client.join(&group).is_ok() && client.pid() == std::process::id();
             // SAFETY: nothing is left to be done in this process.
@@ -96,20 +103,24 @@ mod bodies {
         assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
         // By another client: what the child did is unknown to this one.
         let members = connect(endpoint).membership(&group).unwrap();
-        let pids: Vec<_> = members.iter().map(|member| i32::try_from(member.pid).unwrap()).collect();
+        let pids: Vec<_> =
+            members.iter().map(|member| i32::try_from(member.pid).unwrap()).collect();
         assert_eq!(pids, [child.as_raw()]);
     }
 
     pub(super) fn the_initial_totem_membership_comes_when_asked_for(endpoint: &Endpoint) {
         let group = group("totem");
         for asked in [true, false] {
-            let client = Client::connect_with(endpoint, own_options().initial_totem_confchg(asked)).unwrap();
+            let client =
+                Client::connect_with(endpoint, own_options().initial_totem_confchg(asked)).unwrap();
             client.join(&group).unwrap();
             send(&client, b"after");
             let mut told = Vec::new();
             loop {
                 match next(&client) {
-                    Event::TotemConfchg { ring_id, members } => told.push((ring_id.seq > 0, members)),
+                    Event::TotemConfchg { ring_id, members } => {
+                        told.push((ring_id.seq > 0, members))
+                    }
                     Event::Confchg { .. } => {}
                     Event::Deliver { .. } => break,
                     event => panic!("{event:?}"),
@@ -128,11 +139,14 @@ mod bodies {
         if has_fragments(endpoint) {
             sizes.extend([most + 1, 2 * most, 2 * most + 1, 5 << 20]);
         }
-        for guarantee in [Guarantee::UNORDERED, Guarantee::FIFO, Guarantee::AGREED, Guarantee::SAFE] {
+        for guarantee in [Guarantee::UNORDERED, Guarantee::FIFO, Guarantee::AGREED, Guarantee::SAFE]
+        {
             for size in &sizes {
                 let message = pattern(*size as u64, *size);
                 client.multicast(guarantee, &message).unwrap();
-                let Event::Deliver { group: name, node_id, pid, payload } = next(&client) else { panic!() };
+                let Event::Deliver { group: name, node_id, pid, payload } = next(&client) else {
+                    panic!()
+                };
                 assert_eq!((name, node_id, pid), (group, ONE, client.pid()));
                 assert!(payload == message, "{size} bytes {guarantee}");
                 // In parts of unlike lengths, empty ones among them.
@@ -141,10 +155,12 @@ mod bodies {
                 assert!(next_message(&client) == message, "{size} bytes {guarantee} in parts");
                 if *size <= most {
                     // The daemon may still be at the one before.
-                    eventually("there is room", || match client.try_multicast_slices(guarantee, &[head, tail]) {
-                        Ok(()) => true,
-                        Err(Error::Cs { error: CsError::TryAgain, .. }) => false,
-                        Err(error) => panic!("{error}"),
+                    eventually("there is room", || {
+                        match client.try_multicast_slices(guarantee, &[head, tail]) {
+                            Ok(()) => true,
+                            Err(Error::Cs { error: CsError::TryAgain, .. }) => false,
+                            Err(error) => panic!("{error}"),
+                        }
                     });
                     assert!(next_message(&client) == message, "{size} bytes {guarantee} tried");
                 }
@@ -196,44 +212,61 @@ mod bodies {
         }
     }
 
-    pub(super) fn a_message_beyond_the_limit_is_told_and_the_next_one_delivered(endpoint: &Endpoint) {
+    pub(super) fn a_message_beyond_the_limit_is_told_and_the_next_one_delivered(
+        endpoint: &Endpoint,
+    ) {
         if !has_fragments(endpoint) {
             return;
         }
         let group = group("limit");
-        let client = Client::connect_with(endpoint, own_options().reassembly_limit(3 << 20)).unwrap();
+        let client =
+            Client::connect_with(endpoint, own_options().reassembly_limit(3 << 20)).unwrap();
         client.join(&group).unwrap();
         assert!(matches!(next(&client), Event::Confchg { .. }));
         send(&client, &pattern(1, 4 << 20));
         send(&client, b"small");
         send(&client, &pattern(2, 2 << 20));
-        let expected =
-            Event::Discarded { group, node_id: ONE, pid: client.pid(), length: 4 << 20, reason: Discard::TooLong };
+        let expected = Event::Discarded {
+            group,
+            node_id: ONE,
+            pid: client.pid(),
+            length: 4 << 20,
+            reason: Discard::TooLong,
+        };
         assert_eq!(next(&client), expected);
         assert_eq!(next_message(&client), "small");
         assert!(next_message(&client) == pattern(2, 2 << 20));
     }
 
     pub(super) fn groups_and_members_are_found(endpoint: &Endpoint) {
-        let (first, second) = (group("iterate first"), GroupName::with_nul("iterate second").unwrap());
+        let (first, second) =
+            (group("iterate first"), GroupName::with_nul("iterate second").unwrap());
         let clients = [join(endpoint, &first), join(endpoint, &first), join(endpoint, &second)];
         let asker = connect(endpoint);
         let pids = |group: &GroupName| -> BTreeSet<u32> {
             let members = asker.membership(group).unwrap();
-            assert!(members.iter().all(|member| member.node_id == ONE && member.reason == Reason::UNDEFINED));
+            assert!(
+                members
+                    .iter()
+                    .all(|member| member.node_id == ONE && member.reason == Reason::UNDEFINED)
+            );
             members.iter().map(|member| member.pid).collect()
         };
         assert_eq!(pids(&first), BTreeSet::from([clients[0].pid(), clients[1].pid()]));
         assert_eq!(pids(&second), BTreeSet::from([clients[2].pid()]));
         assert_eq!(pids(&group("nobody's")), BTreeSet::new());
 
-        let found = |iteration| -> Vec<_> { asker.iter(iteration).unwrap().map(Result::unwrap).collect() };
+        let found =
+            |iteration| -> Vec<_> { asker.iter(iteration).unwrap().map(Result::unwrap).collect() };
         let names = found(Iteration::Names);
         assert!(names.iter().all(|entry| (entry.node_id.0, entry.pid) == (0, 0)));
         for group in [first, second] {
             assert_eq!(names.iter().filter(|entry| entry.group == group).count(), 1, "{group}");
             let of_group = found(Iteration::Group(group));
-            assert_eq!(of_group.iter().map(|entry| entry.pid).collect::<BTreeSet<_>>(), pids(&group));
+            assert_eq!(
+                of_group.iter().map(|entry| entry.pid).collect::<BTreeSet<_>>(),
+                pids(&group)
+            );
             assert!(of_group.iter().all(|entry| (entry.group, entry.node_id) == (group, ONE)));
             let all = found(Iteration::All);
             assert_eq!(all.iter().filter(|entry| entry.group == group).count(), of_group.len());
@@ -258,7 +291,8 @@ mod bodies {
             member.join(&group).unwrap();
             // They join in order, so that the daemon knows of each before the next one asks.
             assert!(matches!(next(member), Event::Confchg { .. }));
-            // With libqb before 0.14.4 a daemon that has some full rings to look after does nothing else.
+            // With libqb before 0.14.4 a daemon that has some full rings to look after does nothing
+            // else.
             for earlier in &members[..at] {
                 while earlier.poll_event().unwrap().is_some() {}
             }
@@ -342,7 +376,8 @@ mod bodies {
         for message in expected {
             assert!(next_message(&receiver) == message);
         }
-        let smallest = Client::connect_with(&endpoint.clone().ring_size(4096), own_options()).unwrap();
+        let smallest =
+            Client::connect_with(&endpoint.clone().ring_size(4096), own_options()).unwrap();
         assert_eq!(smallest.membership(&group).unwrap().len(), 2);
         assert_eq!(smallest.local_node_id().unwrap(), ONE);
     }
@@ -392,7 +427,8 @@ mod bodies {
             let Event::Deliver { group, payload, .. } = next(client) else { panic!() };
             assert_eq!((group, &payload[..]), (name, name.as_bytes()));
             assert_eq!(client.membership(&name).unwrap().len(), 1);
-            let found: Vec<_> = client.iter(Iteration::Group(name)).unwrap().map(Result::unwrap).collect();
+            let found: Vec<_> =
+                client.iter(Iteration::Group(name)).unwrap().map(Result::unwrap).collect();
             assert_eq!((found.len(), found[0].group), (1, name));
         }
         for client in &clients {
@@ -402,7 +438,8 @@ mod bodies {
 
     pub(super) fn a_finalized_client_is_gone_for_its_group(endpoint: &Endpoint) {
         let group = group("finalize");
-        let (stays, finalized, dropped) = (join(endpoint, &group), join(endpoint, &group), join(endpoint, &group));
+        let (stays, finalized, dropped) =
+            (join(endpoint, &group), join(endpoint, &group), join(endpoint, &group));
         next_change(&stays);
         next_change(&stays);
         finalized.finalize();
@@ -449,7 +486,9 @@ mod bodies {
         let result = client.multicast(Guarantee::AGREED, &pattern(1, 1 << 20));
         match result {
             Ok(()) => assert!(has_fragments(endpoint)),
-            Err(Error::Unsupported { since, .. }) => assert_eq!((since, has_fragments(endpoint)), ("2.3.5", false)),
+            Err(Error::Unsupported { since, .. }) => {
+                assert_eq!((since, has_fragments(endpoint)), ("2.3.5", false))
+            }
             Err(error) => panic!("{error}"),
         }
         assert_eq!(client.membership(&group).unwrap().len(), 1);

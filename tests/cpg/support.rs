@@ -25,15 +25,15 @@ pub(crate) fn own_options() -> Options {
     Options::new().pid(own_pid())
 }
 
-/// A cluster for many messages. How many are sent in one round of the token is what limits them on a busy machine, where a round takes long:
-/// by default 50, of 1400 bytes, and 17 of a node.
+/// A cluster for many messages. How many are sent in one round of the token is what limits them on
+/// a busy machine, where a round takes long: by default 50, of 1400 bytes, and 17 of a node.
 pub(crate) fn busy_cluster(nodes: u32) -> Cluster {
     let builder = Cluster::builder().nodes(nodes);
     builder.setting("totem", "window_size: 150").setting("totem", "max_messages: 75").start()
 }
 
-/// A client that is in no group. It waits as long as a test does: on a busy machine the daemon's queue is full for long, and takes no
-/// fragment meanwhile.
+/// A client that is in no group. It waits as long as a test does: on a busy machine the daemon's
+/// queue is full for long, and takes no fragment meanwhile.
 pub(crate) fn connect(endpoint: &Endpoint) -> Client {
     let client = Client::connect_with(endpoint, own_options()).unwrap();
     client.set_request_timeout(WATCHDOG);
@@ -50,7 +50,8 @@ pub(crate) fn join(endpoint: &Endpoint, group: &GroupName) -> Client {
     client
 }
 
-/// The next message, passing over changes of the cluster's membership: a daemon that was stopped finds its node again.
+/// The next message, passing over changes of the cluster's membership: a daemon that was stopped
+/// finds its node again.
 #[track_caller]
 pub(crate) fn next_message(client: &Client) -> Bytes {
     loop {
@@ -75,16 +76,19 @@ pub(crate) struct Change {
 pub(crate) fn next_change(client: &Client) -> Change {
     loop {
         if let Event::Confchg { members, left, joined, .. } = next(client) {
-            let with_reason =
-                |list: Vec<Address>| list.iter().map(|one| (one.node_id.0, one.pid, one.reason)).collect();
-            let mut members: Vec<_> = members.iter().map(|member| (member.node_id.0, member.pid)).collect();
+            let with_reason = |list: Vec<Address>| {
+                list.iter().map(|one| (one.node_id.0, one.pid, one.reason)).collect()
+            };
+            let mut members: Vec<_> =
+                members.iter().map(|member| (member.node_id.0, member.pid)).collect();
             members.sort_unstable();
             return Change { members, left: with_reason(left), joined: with_reason(joined) };
         }
     }
 }
 
-/// Whether the daemon passes on messages in fragments, as corosync does since 2.3.5: cpg's seventh message between nodes.
+/// Whether the daemon passes on messages in fragments, as corosync does since 2.3.5: cpg's seventh
+/// message between nodes.
 pub(crate) fn has_fragments(endpoint: &Endpoint) -> bool {
     cmap::Client::connect_to(endpoint).unwrap().get("runtime.services.cpg.6.rx").unwrap().is_some()
         || is_since_2_99(endpoint)

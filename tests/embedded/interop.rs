@@ -1,4 +1,5 @@
-//! Programs over libcpg and libcmap meet ours at the embedded daemon. Against the real one `cpg` has the same.
+//! Programs over libcpg and libcmap meet ours at the embedded daemon. Against the real one `cpg`
+//! has the same.
 
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::{Client, GroupName, Options};
@@ -17,7 +18,8 @@ fn a_c_program_and_ours_see_the_same_messages_in_the_same_order() {
     let embedded = Embedded::start(Corosync::builder());
     let group = GroupName::new(b"interop\0").unwrap();
     let client = embedded.node().run(|| {
-        let client = Client::connect_with(&Endpoint::new(), Options::new().pid(0x4000_0000)).unwrap();
+        let client =
+            Client::connect_with(&Endpoint::new(), Options::new().pid(0x4000_0000)).unwrap();
         client.join(&group).unwrap();
         client
     });
@@ -35,9 +37,13 @@ fn c_programs_and_ours_mean_the_same_groups() {
 
 #[test]
 fn a_c_program_and_ours_are_told_the_same_changes() {
-    let Some(program) = (if nothing_to_compare() { None } else { interop::cmap_program() }) else { return };
+    let Some(program) = (if nothing_to_compare() { None } else { interop::cmap_program() }) else {
+        return;
+    };
     let (real, embedded) = (Cluster::one(), Embedded::start(Corosync::builder()));
     for node in [real.node(1), embedded.node()] {
-        node.run(|| interop::both_are_told_the_same_changes(&Endpoint::new(), node.command(&program)));
+        node.run(|| {
+            interop::both_are_told_the_same_changes(&Endpoint::new(), node.command(&program))
+        });
     }
 }

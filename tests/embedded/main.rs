@@ -43,7 +43,8 @@ impl Embedded {
     }
 }
 
-/// The token timeout, in milliseconds: so long that a busy machine does not make the real node form another ring.
+/// The token timeout, in milliseconds: so long that a busy machine does not make the real node form
+/// another ring.
 const TOKEN: u32 = 5000;
 
 /// As the harness configures one node.
@@ -72,7 +73,8 @@ fn like_the_harness(cluster_name: &str) -> CorosyncBuilder {
     builder
 }
 
-/// Runs a tool and returns what it printed, without what two runs of one daemon would not agree on either.
+/// Runs a tool and returns what it printed, without what two runs of one daemon would not agree on
+/// either.
 fn print(node: &Node, tool: &str, args: &[&str]) -> String {
     let output = node.tool(tool, args);
     let lines = output.stdout.lines().filter(|line| !line.starts_with("Date:"));
@@ -92,7 +94,9 @@ fn cmapctl_and_quorumtool_print_the_same() {
         return;
     }
     let real = Cluster::builder().token(TOKEN).start();
-    let name = real.node(1).run(|| cmap::Client::connect().unwrap().get_as::<String>("totem.cluster_name").unwrap());
+    let name = real
+        .node(1)
+        .run(|| cmap::Client::connect().unwrap().get_as::<String>("totem.cluster_name").unwrap());
     let embedded = Embedded::start(like_the_harness(&name.unwrap()));
     compare(
         real.node(1),
@@ -154,20 +158,26 @@ fn cmapctl_and_quorumtool_print_the_same() {
         ],
     );
     eventually("both have ended", || !real.node(1).is_running() && embedded.corosync.has_ended());
-    assert_eq!(print(embedded.node(), "corosync-cmapctl", &[]), print(real.node(1), "corosync-cmapctl", &[]));
+    assert_eq!(
+        print(embedded.node(), "corosync-cmapctl", &[]),
+        print(real.node(1), "corosync-cmapctl", &[])
+    );
 }
 
-/// What `corosync-cmapctl -m stats` lists when nobody else is connected: without a connection's address and pid, and of what depends on
-/// how often and how fast something was done, the type only.
+/// What `corosync-cmapctl -m stats` lists when nobody else is connected: without a connection's
+/// address and pid, and of what depends on how often and how fast something was done, the type
+/// only.
 fn statistics(node: &Node) -> Vec<String> {
-    const RUNNING: [&str; 7] = ["closed", "requests", "responses", "retries", "stats.srp.", ".tx_data_", ".tx_total_"];
+    const RUNNING: [&str; 7] =
+        ["closed", "requests", "responses", "retries", "stats.srp.", ".tx_data_", ".tx_total_"];
     let line = |line: &str| {
         let Some((key, value)) = line.split_once(" = ") else { return line.to_owned() };
         let mut parts: Vec<&str> = key.split('.').collect();
         if key.starts_with("stats.ipcs.service") {
             parts.drain(3..5);
         }
-        let is_running = RUNNING.iter().any(|name| key.contains(name)) && !key.contains("_entered ");
+        let is_running =
+            RUNNING.iter().any(|name| key.contains(name)) && !key.contains("_entered ");
         format!("{} = {}", parts.join("."), if is_running { "a number" } else { value })
     };
     eventually("the tool is alone", || {
@@ -188,7 +198,11 @@ fn the_statistics_are_alike() {
         assert_eq!(statistics(embedded), statistics(real));
         for clear in ["knet", "totem", "schedmiss"] {
             let args = ["-m", "stats", "-C", clear];
-            assert_eq!(print(embedded, "corosync-cmapctl", &args), print(real, "corosync-cmapctl", &args), "{clear}");
+            assert_eq!(
+                print(embedded, "corosync-cmapctl", &args),
+                print(real, "corosync-cmapctl", &args),
+                "{clear}"
+            );
             assert_eq!(statistics(embedded), statistics(real), "{clear}");
         }
     };
@@ -206,10 +220,10 @@ fn a_node_of_three_waits_alike() {
     }
     let real = Cluster::builder().nodes(3).token(TOKEN).create();
     real.node(1).start();
-    let builder = ["n1", "n2", "n3"]
-        .into_iter()
-        .zip(1..)
-        .fold(Corosync::builder(), |builder, (name, id)| builder.node(id, name, format!("10.77.0.{id}"), None));
+    let builder =
+        ["n1", "n2", "n3"].into_iter().zip(1..).fold(Corosync::builder(), |builder, (name, id)| {
+            builder.node(id, name, format!("10.77.0.{id}"), None)
+        });
     let embedded = Embedded::start(builder);
     compare(
         real.node(1),
@@ -233,7 +247,8 @@ fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
     let event = bodies::next(&map);
     let cmap::Event::Notify(event) = event else { panic!("not told: {event:?}") };
     assert_eq!((event.key.as_str(), event.new_value), ("test.value", Some(cmap::Value::U32(1))));
-    let keys: Vec<String> = map.iter("nodelist.").unwrap().map(|entry| entry.unwrap().key).collect();
+    let keys: Vec<String> =
+        map.iter("nodelist.").unwrap().map(|entry| entry.unwrap().key).collect();
     assert_eq!(keys.first().map(String::as_str), Some("nodelist.local_node_pos"));
 
     assert!(quorum::Client::connect_to(corosync.endpoint()).unwrap().is_quorate().unwrap());
@@ -252,7 +267,10 @@ fn a_nodes_descriptor_tells_whether_it_runs() {
     let cluster = embedded::Cluster::builder().nodes(3).down(3).start().unwrap();
     let ended = || -> Vec<bool> {
         let nodes = cluster.nodes().map(|node| (bodies::is_fd_readable(&node), node.has_ended()));
-        nodes.inspect(|(readable, has_ended)| assert_eq!(readable, has_ended)).map(|(readable, _)| readable).collect()
+        nodes
+            .inspect(|(readable, has_ended)| assert_eq!(readable, has_ended))
+            .map(|(readable, _)| readable)
+            .collect()
     };
     assert_eq!(ended(), [false, false, true]);
     cluster.start_node(3).unwrap();
@@ -264,9 +282,14 @@ fn a_nodes_descriptor_tells_whether_it_runs() {
 fn configurations_that_corosync_refuses_are_refused() {
     let refused = |builder: CorosyncBuilder| builder.start().unwrap_err().to_string();
     let device = Corosync::builder().setting("quorum.device.model", "net");
-    assert!(refused(device.setting("quorum.two_node", 1_u8)).contains("two_node and quorum device"));
+    assert!(
+        refused(device.setting("quorum.two_node", 1_u8)).contains("two_node and quorum device")
+    );
     assert!(refused(Corosync::builder().node_id(0)).contains("0 is no node"));
-    assert!(refused(Corosync::builder().node(2, "n2", "127.0.0.2", None)).contains("node 1 is not among them"));
+    assert!(
+        refused(Corosync::builder().node(2, "n2", "127.0.0.2", None))
+            .contains("node 1 is not among them")
+    );
 }
 
 /// Connects with one descriptor more each time, until it succeeds.
@@ -279,7 +302,9 @@ fn connect_with_few_descriptors() {
     for limit in next_free.. {
         setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
         match cmap::Client::connect_to(&endpoint) {
-            Ok(_) => return assert!(limit > next_free + 2, "it takes a socket, a directory and files"),
+            Ok(_) => {
+                return assert!(limit > next_free + 2, "it takes a socket, a directory and files");
+            }
             Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::EMFILE) => {}
             Err(error) => panic!("{}: {error}", limit - next_free),
         }
@@ -292,10 +317,16 @@ fn a_lack_of_descriptors_is_told_as_that_at_each_step_of_connecting() {
     let path = corosync.endpoint().socket_path("cmap").unwrap();
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "connect_with_few_descriptors", "--ignored", "--nocapture"]);
-    command.env(ENV_SOCKET_DIR, path.parent().unwrap()).env(ENV_SHM_ROOT, corosync.endpoint().shm_root_path());
+    command
+        .env(ENV_SOCKET_DIR, path.parent().unwrap())
+        .env(ENV_SHM_ROOT, corosync.endpoint().shm_root_path());
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Makes tests of bodies that also run against the real daemon.
@@ -369,14 +400,17 @@ mod the_same_as_the_real_one {
     /// A cluster with evs, and a client of each node.
     fn evs_of(nodes: u32) -> (embedded::Cluster, Vec<evs::Client>) {
         let cluster = embedded::Cluster::builder().nodes(nodes).evs(true).start().unwrap();
-        let clients = cluster.nodes().map(|node| evs::Client::connect_to(node.endpoint()).unwrap()).collect();
+        let clients =
+            cluster.nodes().map(|node| evs::Client::connect_to(node.endpoint()).unwrap()).collect();
         (cluster, clients)
     }
 
     #[test]
     fn evs_reaches_other_nodes() {
         let (_cluster, clients) = evs_of(2);
-        bodies::evs::a_message_reaches_the_members_of_its_groups_once(clients.try_into().expect("two"));
+        bodies::evs::a_message_reaches_the_members_of_its_groups_once(
+            clients.try_into().expect("two"),
+        );
         let (_cluster, clients) = evs_of(3);
         bodies::evs::all_see_the_same_order_and_nothing_twice(&clients);
     }
@@ -404,9 +438,13 @@ mod the_same_as_the_real_one {
 
 #[test]
 fn every_generation_of_libqb_is_spoken() {
-    for generation in
-        [Generation::Libqb010, Generation::Libqb013, Generation::Libqb014, Generation::Libqb015, Generation::Libqb104]
-    {
+    for generation in [
+        Generation::Libqb010,
+        Generation::Libqb013,
+        Generation::Libqb014,
+        Generation::Libqb015,
+        Generation::Libqb104,
+    ] {
         let corosync = Corosync::builder().generation(generation).start().unwrap();
         bodies::cmap::values_of_every_size_come_back(corosync.endpoint());
         bodies::cmap::small_rings_do_for_small_values(corosync.endpoint());

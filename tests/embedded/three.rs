@@ -20,8 +20,13 @@ impl Embedded {
     fn start(builder: ClusterBuilder) -> Self {
         let namespaces = Cluster::builder().create();
         let cluster = namespaces.node(1).run(|| {
-            let builder = (1..=3).fold(builder, |builder, id| builder.node(id, format!("n{id}"), address(id), None));
-            builder.real_time().endpoint(1, &Endpoint::new().abstract_sockets()).start().expect("it starts")
+            let builder = (1..=3)
+                .fold(builder, |builder, id| builder.node(id, format!("n{id}"), address(id), None));
+            builder
+                .real_time()
+                .endpoint(1, &Endpoint::new().abstract_sockets())
+                .start()
+                .expect("it starts")
         });
         Self { _cluster: cluster, namespaces }
     }
@@ -53,9 +58,11 @@ fn nodes_have_the_same_status() {
         })
     };
     let (real, embedded) = (real(), Embedded::start(embedded::Cluster::builder()));
-    // knet finds the links, and the largest packet that each takes, after the nodes have found each other.
+    // knet finds the links, and the largest packet that each takes, after the nodes have found each
+    // other.
     eventually("knet has measured its links", || {
-        let links = status(real.node(1)).iter().filter(|status| status.contains("mtu: 1446")).count();
+        let links =
+            status(real.node(1)).iter().filter(|status| status.contains("mtu: 1446")).count();
         links == 2
     });
     assert_eq!(status(embedded.node()), status(real.node(1)));
@@ -63,7 +70,9 @@ fn nodes_have_the_same_status() {
 
 /// Without a connection's address and process.
 fn without_process(line: &str) -> String {
-    let part = |(at, part): (usize, &str)| if (3..5).contains(&at) { "-".to_owned() } else { part.to_owned() };
+    let part = |(at, part): (usize, &str)| {
+        if (3..5).contains(&at) { "-".to_owned() } else { part.to_owned() }
+    };
     match line.contains(" stats.ipcs.service") {
         true => line.splitn(6, '.').enumerate().map(part).collect::<Vec<_>>().join("."),
         false => line.to_owned(),
@@ -72,7 +81,10 @@ fn without_process(line: &str) -> String {
 
 #[test]
 fn libcmap_finds_statistics_of_the_same_types_and_lengths() {
-    let Some(program) = (if nothing_to_compare() { None } else { interop::statistics_program() }) else { return };
+    let Some(program) = (if nothing_to_compare() { None } else { interop::statistics_program() })
+    else {
+        return;
+    };
     let listed = |node: &Node| {
         let output = node.command(&program).run().success();
         let lines = output.lines().filter(|line| !line.contains(" stats.schedmiss."));
@@ -82,11 +94,15 @@ fn libcmap_finds_statistics_of_the_same_types_and_lengths() {
     let alone = |node: &Node| {
         let lines = listed(node);
         // The harness's tools may not have gone when the members had come.
-        let connections = lines.iter().filter(|line| line.starts_with("key ") && line.contains(".procname"));
+        let connections =
+            lines.iter().filter(|line| line.starts_with("key ") && line.contains(".procname"));
         (connections.count() == 1).then_some(lines)
     };
     let theirs = eventually("the program is alone", || alone(real.node(1)));
     let ours = eventually("the program is alone", || alone(embedded.node()));
-    assert!(theirs.iter().any(|line| line.starts_with("delete") && line.contains("procname 11:")), "{theirs:#?}");
+    assert!(
+        theirs.iter().any(|line| line.starts_with("delete") && line.contains("procname 11:")),
+        "{theirs:#?}"
+    );
     assert_eq!(ours, theirs);
 }

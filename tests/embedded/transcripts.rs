@@ -1,4 +1,5 @@
-//! The same calls to the real daemon and to the embedded one, with everything they answer and tell, written down and compared.
+//! The same calls to the real daemon and to the embedded one, with everything they answer and tell,
+//! written down and compared.
 
 use std::fmt::Debug;
 use std::thread;
@@ -7,7 +8,9 @@ use std::time::Duration;
 use corosync_ipc::cfg::{self, ShutdownAnswer, ShutdownKind};
 use corosync_ipc::cmap::{self, TrackEvents};
 use corosync_ipc::cpg::{self, GroupName, Guarantee, Iteration};
-use corosync_ipc::{Client, Endpoint, Error, NodeId, Result, Service, TrackFlags, quorum, votequorum};
+use corosync_ipc::{
+    Client, Endpoint, Error, NodeId, Result, Service, TrackFlags, quorum, votequorum,
+};
 
 use crate::bodies::next;
 use crate::harness::{Cluster, eventually};
@@ -86,7 +89,12 @@ fn of_cmap() {
         transcript.call("delete", client.delete("t.key"));
         transcript.call("key of one byte", client.set("t.", 1_u8));
         transcript.call("a space", client.set("a b.c", 1_u8));
-        for key in ["runtime.config.totem.token", "totem.version", "quorum.wait_for_all", "nodelist.local_node_pos"] {
+        for key in [
+            "runtime.config.totem.token",
+            "totem.version",
+            "quorum.wait_for_all",
+            "nodelist.local_node_pos",
+        ] {
             transcript.call(key, client.set(key, 1_u8));
             transcript.call(key, client.delete(key));
             transcript.call(key, client.increment(key));
@@ -146,11 +154,15 @@ fn of_votes() {
         transcript.call("unknown", votes.set_votes(NodeId(9), 1));
         transcript.call("unknown", votes.info(NodeId(9)));
         transcript.call("no device", votes.qdevice_unregister("device"));
-        transcript.call("no device", votes.qdevice_poll("device", true, corosync_ipc::RingId::default()));
+        transcript
+            .call("no device", votes.qdevice_poll("device", true, corosync_ipc::RingId::default()));
         transcript.call("register", votes.qdevice_register("device"));
         transcript.call("again", votes.qdevice_register("device"));
         transcript.call("another", votes.qdevice_register("other"));
-        transcript.call("wrong ring", votes.qdevice_poll("device", true, corosync_ipc::RingId::default()));
+        transcript.call(
+            "wrong ring",
+            votes.qdevice_poll("device", true, corosync_ipc::RingId::default()),
+        );
         transcript.call("master wins", votes.qdevice_master_wins("device", true));
         transcript.call("rename", votes.qdevice_update("device", "other"));
         // The daemon renames it when its own message has come round.

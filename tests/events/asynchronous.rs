@@ -99,7 +99,10 @@ fn a_client_that_is_finalized_ends_its_stream<S: Source>(endpoint: &Endpoint) {
         tokio::task::yield_now().await;
         client.client().finalize();
         assert!(matches!(waiting.await.unwrap(), (Some(Err(Error::Finalized)), true)));
-        assert!(matches!(client.call(|client| Ok(client.poll_event()?.is_some())).await, Err(Error::Finalized)));
+        assert!(matches!(
+            client.call(|client| Ok(client.poll_event()?.is_some())).await,
+            Err(Error::Finalized)
+        ));
     });
 }
 
@@ -149,13 +152,17 @@ fn a_stream_that_never_ends_lets_other_tasks_run(endpoint: &Endpoint) {
         while seen.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(seen.load(Ordering::Relaxed) < 500, "the stream kept the thread until it was drained");
+        assert!(
+            seen.load(Ordering::Relaxed) < 500,
+            "the stream kept the thread until it was drained"
+        );
         streaming.await.unwrap();
     });
 }
 
 fn many_requests_at_once_each_get_their_own_answer(endpoint: &Endpoint) {
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    let runtime =
+        runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     runtime.block_on(async {
         let client = connect::<Cmap>(endpoint).await;
         let tasks: Vec<_> = (0_u32..200)
@@ -219,7 +226,11 @@ fn a_request_that_is_dropped_in_flight_leaves_the_next_its_own_answer(host: &Hos
 }
 
 fn requests_to_a_stopped_daemon_time_out_and_take_one_thread_only(host: &Host) {
-    let runtime = runtime::Builder::new_current_thread().max_blocking_threads(2).enable_all().build().unwrap();
+    let runtime = runtime::Builder::new_current_thread()
+        .max_blocking_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let endpoint = host.endpoint().request_timeout(Duration::from_millis(300));
         let client = connect::<Cmap>(&endpoint).await;
@@ -256,7 +267,9 @@ fn a_panic_in_a_request_reaches_who_awaits_it_and_frees_the_turn(endpoint: &Endp
     one_thread().block_on(async {
         let client = connect::<Cmap>(endpoint).await;
         let panicking = client.clone();
-        let panicked = tokio::spawn(async move { panicking.call::<()>(|_| panic!("as asked for")).await }).await;
+        let panicked =
+            tokio::spawn(async move { panicking.call::<()>(|_| panic!("as asked for")).await })
+                .await;
         assert!(panicked.unwrap_err().is_panic());
         assert!(client.call(|cmap| cmap.get("totem.cluster_name")).await.unwrap().is_some());
     });
@@ -278,7 +291,10 @@ fn a_stream_ends_with_what_a_killed_daemon_left_and_disconnected(host: &Host) {
         assert!(matches!(end, Some(Err(Error::Disconnected { .. }))), "{end:?}");
         assert!(next(&mut events).await.is_none());
         assert!(matches!(other.next_event().await, Err(Error::Disconnected { .. })));
-        assert!(matches!(client.call(|cmap| cmap.get("abc")).await, Err(Error::Disconnected { .. })));
+        assert!(matches!(
+            client.call(|cmap| cmap.get("abc")).await,
+            Err(Error::Disconnected { .. })
+        ));
     });
 }
 

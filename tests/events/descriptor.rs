@@ -1,4 +1,5 @@
-//! The descriptor: readable while an event waits whose byte was sent, and not for ever when none does.
+//! The descriptor: readable while an event waits whose byte was sent, and not for ever when none
+//! does.
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::os::fd::{AsFd, AsRawFd};
@@ -41,7 +42,8 @@ impl<S: Service> Taker<S> {
         assert_eq!((self.number)(event), self.seen);
     }
 
-    /// Dispatches with a handler that breaks at the event after `limit - 1` others; how many it was handed.
+    /// Dispatches with a handler that breaks at the event after `limit - 1` others; how many it was
+    /// handed.
     fn dispatch(&mut self, mode: Dispatch, limit: u64) -> (Result<()>, u64) {
         let (before, number, seen) = (self.seen, self.number, &mut self.seen);
         let result = self.client.dispatch(mode, |event| {
@@ -104,7 +106,9 @@ impl Setter {
         let client = cmap::Client::connect_to(endpoint).unwrap();
         client.track_add(key, TrackEvents::ADD | TrackEvents::MODIFY).unwrap();
         let number = |event: &cmap::Event| match event {
-            cmap::Event::Notify(cmap::Notification { new_value: Some(Value::U64(number)), .. }) => *number,
+            cmap::Event::Notify(cmap::Notification {
+                new_value: Some(Value::U64(number)), ..
+            }) => *number,
             other => panic!("{other:?}"),
         };
         (setter, Taker { client, number, seen: 0 })
@@ -152,19 +156,26 @@ impl Handler for Mute {
 
 impl Late {
     fn new() -> (Late, Taker<Cfg>) {
-        let folder = tempfile::Builder::new().prefix("corosync-ipc-late-").tempdir_in("/dev/shm").unwrap();
+        let folder =
+            tempfile::Builder::new().prefix("corosync-ipc-late-").tempdir_in("/dev/shm").unwrap();
         let endpoint = Endpoint::new().socket_dir(folder.path()).shm_root(folder.path());
-        let listener = Listener::<Mute>::builder().endpoint(&endpoint).service("cfg").start(Mute).unwrap();
+        let listener =
+            Listener::<Mute>::builder().endpoint(&endpoint).service("cfg").start(Mute).unwrap();
         let client = cfg::Client::connect_to(&endpoint).unwrap();
         let number = |event: &cfg::Event| match event {
-            cfg::Event::Unknown { message, .. } => u64::from_ne_bytes(message[16..].try_into().unwrap()),
+            cfg::Event::Unknown { message, .. } => {
+                u64::from_ne_bytes(message[16..].try_into().unwrap())
+            }
             other => panic!("{other:?}"),
         };
         (Late { listener, made: 0, _folder: folder }, Taker { client, number, seen: 0 })
     }
 
     /// Does something with the only client.
-    fn with<T: Send + 'static>(&self, body: impl FnOnce(&mut Conn<'_, ()>) -> T + Send + 'static) -> T {
+    fn with<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&mut Conn<'_, ()>) -> T + Send + 'static,
+    ) -> T {
         let with = self.listener.with(|_, connections| {
             let id = connections.ids()[0];
             body(&mut connections.get(id).unwrap())
@@ -226,7 +237,12 @@ fn the_descriptor_is_readable_while_events_wait_whose_bytes_came_late() {
 }
 
 /// One thread does everything, so what the descriptor must say is known at each step.
-fn take_in_random_ways<S: Service>(seed: u64, mut maker: impl Maker, mut taker: Taker<S>, most: u64) {
+fn take_in_random_ways<S: Service>(
+    seed: u64,
+    mut maker: impl Maker,
+    mut taker: Taker<S>,
+    most: u64,
+) {
     let mut random = Random::new(seed);
     for step in 0..150 {
         let burst = if random.below(40) == 0 { most } else { random.below(6) };
@@ -239,7 +255,9 @@ fn take_in_random_ways<S: Service>(seed: u64, mut maker: impl Maker, mut taker: 
             let all_sent = maker.announced() == maker.made();
             let bytes = taker.wake_bytes();
             match random.below(5) {
-                0 if left > 0 => assert!(matches!(taker.dispatch(Dispatch::One, u64::MAX), (Ok(()), 1))),
+                0 if left > 0 => {
+                    assert!(matches!(taker.dispatch(Dispatch::One, u64::MAX), (Ok(()), 1)))
+                }
                 1 => {
                     let limit = random.below(70) + 1;
                     let (result, handed) = taker.dispatch(Dispatch::All, limit);
@@ -254,7 +272,11 @@ fn take_in_random_ways<S: Service>(seed: u64, mut maker: impl Maker, mut taker: 
                     assert_eq!(taker.poll_event(), left > 0);
                     if left == 0 && all_sent {
                         // Bytes that came after their events do not pile up.
-                        assert_eq!(taker.wake_bytes(), bytes.saturating_sub(AT_A_LOOK), "seed {seed}, step {step}");
+                        assert_eq!(
+                            taker.wake_bytes(),
+                            bytes.saturating_sub(AT_A_LOOK),
+                            "seed {seed}, step {step}"
+                        );
                     }
                 }
             }
@@ -268,7 +290,11 @@ fn take_in_random_ways<S: Service>(seed: u64, mut maker: impl Maker, mut taker: 
     }
     maker.release();
     while maker.announced() < maker.made() {
-        assert!(becomes_readable(&taker.client), "the bytes do not come: {}", diagnosis(&taker.client));
+        assert!(
+            becomes_readable(&taker.client),
+            "the bytes do not come: {}",
+            diagnosis(&taker.client)
+        );
         taker.poll_event();
     }
     taker.dispatch(Dispatch::All, u64::MAX).0.unwrap();
@@ -276,7 +302,11 @@ fn take_in_random_ways<S: Service>(seed: u64, mut maker: impl Maker, mut taker: 
     while is_readable(&taker.client) {
         let bytes = taker.wake_bytes();
         assert!(!taker.poll_event());
-        assert_eq!(taker.wake_bytes(), bytes.saturating_sub(AT_A_LOOK), "seed {seed}: readable for ever");
+        assert_eq!(
+            taker.wake_bytes(),
+            bytes.saturating_sub(AT_A_LOOK),
+            "seed {seed}: readable for ever"
+        );
     }
 }
 
@@ -345,7 +375,8 @@ fn poll_and_take<S: Service>(seed: u64, mut maker: impl Maker, mut taker: Taker<
 }
 
 fn a_small_ring_gets_many_events_in_order(endpoint: &Endpoint) {
-    let (mut setter, mut taker) = Setter::new(&endpoint.clone().ring_size(4096), "a_small_ring_gets_many_events");
+    let (mut setter, mut taker) =
+        Setter::new(&endpoint.clone().ring_size(4096), "a_small_ring_gets_many_events");
     setter.make(300);
     while taker.seen < setter.made {
         assert!(

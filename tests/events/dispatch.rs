@@ -18,7 +18,8 @@ use crate::host::Host;
 use crate::report;
 use crate::source::{Source, drain, for_each_service};
 
-const MODES: [Dispatch; 4] = [Dispatch::One, Dispatch::All, Dispatch::Blocking, Dispatch::OneNonblocking];
+const MODES: [Dispatch; 4] =
+    [Dispatch::One, Dispatch::All, Dispatch::Blocking, Dispatch::OneNonblocking];
 const WAITING: [Dispatch; 2] = [Dispatch::One, Dispatch::Blocking];
 
 for_each_service! {
@@ -56,7 +57,9 @@ fn modes_that_do_not_wait_say_that_nothing_waits<S: Source>(endpoint: &Endpoint)
     let client = S::client(endpoint);
     for _ in 0..3 {
         assert!(matches!(count(&client, Dispatch::All), (0, Ok(()))));
-        let (0, result) = count(&client, Dispatch::OneNonblocking) else { panic!("an event from nowhere") };
+        let (0, result) = count(&client, Dispatch::OneNonblocking) else {
+            panic!("an event from nowhere")
+        };
         assert!(is_try_again(&result), "{result:?}");
         assert!(client.next_event(Duration::ZERO).unwrap().is_none());
         assert!(client.next_event(Duration::from_millis(1)).unwrap().is_none());
@@ -119,7 +122,9 @@ fn a_client_finalized_by_its_handler_ends_the_modes_that_go_on<S: Source>(endpoi
         assert_eq!(handed_over, 1, "{mode:?}: nothing comes from a client that was finalized");
         match mode {
             Dispatch::One | Dispatch::OneNonblocking => result.unwrap(),
-            Dispatch::All | Dispatch::Blocking => assert!(matches!(result, Err(Error::Finalized)), "{result:?}"),
+            Dispatch::All | Dispatch::Blocking => {
+                assert!(matches!(result, Err(Error::Finalized)), "{result:?}")
+            }
         }
     }
 }
@@ -205,7 +210,9 @@ fn a_waker_ends_a_wait_and_the_connection_goes_on<S: Source>(endpoint: &Endpoint
             let waker = client.waker().unwrap();
             let woken = Instant::now();
             waker.wake();
-            let ((0, Ok(())), end) = dispatching.join().unwrap() else { panic!("{mode:?} did not end well") };
+            let ((0, Ok(())), end) = dispatching.join().unwrap() else {
+                panic!("{mode:?} did not end well")
+            };
             times.push(end.saturating_duration_since(woken));
         });
     }
@@ -269,7 +276,8 @@ fn a_handler_may_call_its_client_and_dispatch_and_open_others<S: Source>(endpoin
         .dispatch(Dispatch::All, |_| -> ControlFlow<()> {
             seen += 1;
             if seen <= 3 {
-                // Handed over too: by this dispatch, or by the one within, which takes one that the other would have.
+                // Handed over too: by this dispatch, or by the one within, which takes one that the
+                // other would have.
                 S::cause(&client);
                 assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
                 let other = Cmap::client(endpoint);
@@ -290,12 +298,18 @@ fn a_killed_daemon_ends_every_mode_after_its_events<S: Source>(host: &Host) {
     for (_, client) in &clients {
         (0..2).for_each(|_| S::cause(client));
     }
-    let waiting = [WAITING; 2].concat().into_iter().map(|mode| (mode, S::client(&endpoint))).collect::<Vec<_>>();
+    let waiting = [WAITING; 2]
+        .concat()
+        .into_iter()
+        .map(|mode| (mode, S::client(&endpoint)))
+        .collect::<Vec<_>>();
     let late = S::client(&endpoint);
     thread::scope(|scope| {
         let ends: Vec<_> = waiting
             .iter()
-            .map(|(mode, client)| spawn_until_asleep(scope, move || (mode, count(client, *mode), Instant::now())))
+            .map(|(mode, client)| {
+                spawn_until_asleep(scope, move || (mode, count(client, *mode), Instant::now()))
+            })
             .collect();
         let killed = Instant::now();
         host.kill();

@@ -75,7 +75,8 @@ fn clients_of_all_services_share_a_thread_and_a_state(endpoint: &Endpoint) {
     }
     while seen.cmap < 3 || seen.quorum < 3 {
         let round = patiently(|limit| {
-            Some(dispatcher.round(&mut seen, limit).unwrap()).filter(|round| *round != Round::TimedOut)
+            Some(dispatcher.round(&mut seen, limit).unwrap())
+                .filter(|round| *round != Round::TimedOut)
         });
         assert_eq!(round, Some(Round::Busy));
     }
@@ -109,7 +110,11 @@ fn a_busy_client_does_not_keep_others_waiting(endpoint: &Endpoint) {
     Cmap::cause(&calm);
     let mut seen = (0, None);
     dispatcher.run(&mut seen).unwrap();
-    assert!(seen.1.unwrap() <= 32, "the calm client came after {:?} events of the busy one", seen.1);
+    assert!(
+        seen.1.unwrap() <= 32,
+        "the calm client came after {:?} events of the busy one",
+        seen.1
+    );
 }
 
 fn handlers_add_and_remove_clients(endpoint: &Endpoint) {
@@ -162,14 +167,17 @@ fn a_handler_that_removes_its_own_client_is_not_called_again(endpoint: &Endpoint
     let on_drop = OnDrop(Arc::clone(&dropped));
     let mut state: (usize, Option<corosync_ipc::ClientId>) = (0, None);
     let id = dispatcher
-        .add(Arc::clone(&client), move |state: &mut (usize, Option<corosync_ipc::ClientId>), event, control| {
-            event.unwrap();
-            state.0 += 1;
-            assert!(!on_drop.0.load(Ordering::SeqCst));
-            assert!(control.remove(state.1.unwrap()));
-            assert!(!control.remove(state.1.unwrap()));
-            Continue(())
-        })
+        .add(
+            Arc::clone(&client),
+            move |state: &mut (usize, Option<corosync_ipc::ClientId>), event, control| {
+                event.unwrap();
+                state.0 += 1;
+                assert!(!on_drop.0.load(Ordering::SeqCst));
+                assert!(control.remove(state.1.unwrap()));
+                assert!(!control.remove(state.1.unwrap()));
+                Continue(())
+            },
+        )
         .unwrap();
     state.1 = Some(id);
     (0..5).for_each(|_| Cmap::cause(&client));
@@ -287,7 +295,8 @@ fn a_panic_in_a_handler_leaves_the_others_alone(endpoint: &Endpoint) {
         .unwrap();
     Cmap::cause(&bad);
     let mut count = 0;
-    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatcher.run(&mut count)));
+    let panicked =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatcher.run(&mut count)));
     assert!(panicked.is_err());
     Cmap::cause(&bad);
     Quorum::cause(&good);
@@ -306,13 +315,16 @@ fn the_end_of_a_connection_is_told_and_the_client_removed(host: &Host) {
     for client in [&client, &finalized] {
         let events = Arc::clone(&events);
         dispatcher
-            .add(Arc::clone(client), move |ends: &mut Vec<String>, event: Result<cmap::Event, Error>, _| {
-                match event {
-                    Ok(_) => _ = events.fetch_add(1, Ordering::Relaxed),
-                    Err(error) => ends.push(error.to_string()),
-                }
-                Continue(())
-            })
+            .add(
+                Arc::clone(client),
+                move |ends: &mut Vec<String>, event: Result<cmap::Event, Error>, _| {
+                    match event {
+                        Ok(_) => _ = events.fetch_add(1, Ordering::Relaxed),
+                        Err(error) => ends.push(error.to_string()),
+                    }
+                    Continue(())
+                },
+            )
             .unwrap();
     }
     let mut ends = Vec::new();
@@ -325,6 +337,9 @@ fn the_end_of_a_connection_is_told_and_the_client_removed(host: &Host) {
     host.kill();
     dispatcher.run(&mut ends).unwrap();
     assert_eq!(events.load(Ordering::Relaxed), 50, "what the daemon left was not handed over");
-    assert_eq!(ends[1..], [Error::Disconnected { service: "cmap".into(), truncated: None }.to_string()]);
+    assert_eq!(
+        ends[1..],
+        [Error::Disconnected { service: "cmap".into(), truncated: None }.to_string()]
+    );
     assert!(dispatcher.is_empty());
 }

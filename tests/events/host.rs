@@ -19,7 +19,8 @@ pub(crate) enum Host {
     Real(Cluster),
 }
 
-/// An embedded daemon in a process of its own, which signals can kill and stop. It ends with its standard input.
+/// An embedded daemon in a process of its own, which signals can kill and stop. It ends with its
+/// standard input.
 pub(crate) struct Embedded {
     process: Mutex<Option<Child>>,
     folder: TempDir,
@@ -28,7 +29,9 @@ pub(crate) struct Embedded {
 impl Host {
     pub(crate) fn endpoint(&self) -> Endpoint {
         match self {
-            Self::Embedded(host) => Endpoint::new().socket_dir(host.folder.path()).shm_root(host.folder.path()),
+            Self::Embedded(host) => {
+                Endpoint::new().socket_dir(host.folder.path()).shm_root(host.folder.path())
+            }
             Self::Real(_) => Endpoint::new(),
         }
     }
@@ -70,9 +73,13 @@ impl Embedded {
     fn start(&self) {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "host::serve", "--ignored", "--nocapture"]);
-        let mut process = self.tell(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut process =
+            self.tell(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().ends_with(SERVING)), "the embedded daemon does not start");
+        assert!(
+            lines.any(|line| line.unwrap().ends_with(SERVING)),
+            "the embedded daemon does not start"
+        );
         *self.process.lock().unwrap() = Some(process);
     }
 
@@ -116,7 +123,8 @@ const SERVING: &str = "the embedded daemon serves";
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
 fn serve() {
-    let _corosync = Corosync::builder().endpoint(&Endpoint::from_env().unwrap()).evs(true).start().unwrap();
+    let _corosync =
+        Corosync::builder().endpoint(&Endpoint::from_env().unwrap()).evs(true).start().unwrap();
     println!("{SERVING}");
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
@@ -131,7 +139,8 @@ pub(crate) mod embedded {
 
     /// Runs a body that needs a daemon of its own.
     pub(crate) fn own(body: impl FnOnce(&Host)) {
-        let folder = tempfile::Builder::new().prefix("corosync-ipc-events-").tempdir_in("/dev/shm").unwrap();
+        let folder =
+            tempfile::Builder::new().prefix("corosync-ipc-events-").tempdir_in("/dev/shm").unwrap();
         let host = Embedded { process: Mutex::new(None), folder };
         host.start();
         body(&Host::Embedded(host));
@@ -159,8 +168,9 @@ pub(crate) mod real {
     }
 }
 
-/// Makes tests of bodies, each against the embedded daemon and the real one. A body is called `shared` if it takes the endpoint of a
-/// daemon that serves others too, and `own` if it takes a [`Host`].
+/// Makes tests of bodies, each against the embedded daemon and the real one. A body is called
+/// `shared` if it takes the endpoint of a daemon that serves others too, and `own` if it takes a
+/// [`Host`].
 macro_rules! for_each_host {
     ($($kind:ident $body:ident;)*) => {
         mod embedded {

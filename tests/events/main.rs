@@ -1,5 +1,5 @@
-//! Events: every way to wait for them, for every service, from one thread or many, and what ends a wait. Against the embedded daemon and
-//! the real one.
+//! Events: every way to wait for them, for every service, from one thread or many, and what ends a
+//! wait. Against the embedded daemon and the real one.
 
 #[path = "../bodies/mod.rs"]
 mod bodies;
@@ -20,7 +20,8 @@ mod system_calls;
 
 use std::time::Duration;
 
-/// Prints the median and the worst of what was measured. For people to read: a busy machine can miss any limit.
+/// Prints the median and the worst of what was measured. For people to read: a busy machine can
+/// miss any limit.
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort();
     let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);

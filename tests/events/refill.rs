@@ -1,10 +1,13 @@
-//! An event ring that was full: the client has the daemon refill it by a request that changes nothing.
+//! An event ring that was full: the client has the daemon refill it by a request that changes
+//! nothing.
 
 use std::sync::mpsc::channel;
 use std::thread;
 
 use bytes::Bytes;
-use corosync_ipc::libqb::server::{Conn, ConnectionId, Connections, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::{
+    Conn, ConnectionId, Connections, Handler, Listener, Peer, Refusal,
+};
 use corosync_ipc::quorum::{Client, Event};
 use corosync_ipc::wire::Message;
 use corosync_ipc::wire::quorum::{
@@ -59,7 +62,11 @@ impl Handler for Daemon {
             AnyRequest::GetType(_) => answer(conn, &GetTypeReply { quorum_type: 1 }),
             AnyRequest::TrackStart(_) => {
                 for ring_seq in 0..EVENTS {
-                    let event = Notification { quorate: 1, ring_seq, view_list: vec![NodeId(1), NodeId(2)] };
+                    let event = Notification {
+                        quorate: 1,
+                        ring_seq,
+                        view_list: vec![NodeId(1), NodeId(2)],
+                    };
                     conn.send_event(&event.encode().unwrap()).unwrap();
                 }
                 answer(conn, &TrackStartReply {});
@@ -82,7 +89,8 @@ impl Handler for Daemon {
 /// A daemon, and a client to which it sent more than the ring holds.
 fn overwhelmed() -> (Listener<Daemon>, Client, TempDir) {
     let folder = tempfile::tempdir_in("/dev/shm").unwrap();
-    let endpoint = Endpoint::new().socket_dir(folder.path()).shm_root(folder.path()).ring_size(4096);
+    let endpoint =
+        Endpoint::new().socket_dir(folder.path()).shm_root(folder.path()).ring_size(4096);
     let builder = Listener::<Daemon>::builder().endpoint(&endpoint).service("quorum");
     let listener = builder.start(Daemon::default()).unwrap();
     let client = Client::connect_to(&endpoint).unwrap();
@@ -153,7 +161,9 @@ fn nobody_is_asked_before_the_request_under_way_is_answered() {
             client.track_stop().unwrap();
             sender.send(()).unwrap();
         });
-        eventually("the request is under way", || listener.with(|daemon, _| daemon.keeps_end.is_some()).unwrap());
+        eventually("the request is under way", || {
+            listener.with(|daemon, _| daemon.keeps_end.is_some()).unwrap()
+        });
         take_all(client);
         assert_eq!(asked(listener), 0);
         listener.with(Daemon::answer_all).unwrap();

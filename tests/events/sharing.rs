@@ -28,7 +28,10 @@ const THREADS: u64 = 8;
 
 /// A value of this thread's that no other request is answered with, of a length that varies.
 fn value(thread: u64, round: u64) -> String {
-    format!("{thread}:{round}:{}", "x".repeat(usize::try_from((round * 131 + thread * 17) % 900).unwrap()))
+    format!(
+        "{thread}:{round}:{}",
+        "x".repeat(usize::try_from((round * 131 + thread * 17) % 900).unwrap())
+    )
 }
 
 fn threads_share_a_client_while_one_dispatches(endpoint: &Endpoint) {
@@ -38,7 +41,8 @@ fn threads_share_a_client_while_one_dispatches(endpoint: &Endpoint) {
     let (events, end) = (AtomicU64::new(0), Instant::now() + duration);
     thread::scope(|scope| {
         let dispatching = scope.spawn(|| {
-            // The rounds of each thread's key come in order, each once: the events of one client are in the order of its changes.
+            // The rounds of each thread's key come in order, each once: the events of one client
+            // are in the order of its changes.
             let mut seen = HashMap::new();
             let result = client.dispatch(Dispatch::Blocking, |event| {
                 let Event::Notify(change) = event else { panic!("{event:?}") };
@@ -46,7 +50,10 @@ fn threads_share_a_client_while_one_dispatches(endpoint: &Endpoint) {
                 let last: &mut u64 = seen.entry(thread).or_default();
                 let old = (*last > 0).then(|| Value::from(value(thread, *last)));
                 *last += 1;
-                assert_eq!((change.new_value, change.old_value), (Some(Value::from(value(thread, *last))), old));
+                assert_eq!(
+                    (change.new_value, change.old_value),
+                    (Some(Value::from(value(thread, *last))), old)
+                );
                 events.fetch_add(1, Ordering::SeqCst);
                 Continue(())
             });
@@ -61,7 +68,10 @@ fn threads_share_a_client_while_one_dispatches(endpoint: &Endpoint) {
                     while Instant::now() < end {
                         round += 1;
                         client.set(&key, value(thread, round)).unwrap();
-                        assert_eq!(client.get(&key).unwrap(), Some(Value::from(value(thread, round))));
+                        assert_eq!(
+                            client.get(&key).unwrap(),
+                            Some(Value::from(value(thread, round)))
+                        );
                         assert_eq!(client.get(&format!("none.{thread}")).unwrap(), None);
                     }
                     round
@@ -69,7 +79,9 @@ fn threads_share_a_client_while_one_dispatches(endpoint: &Endpoint) {
             })
             .collect();
         let rounds: u64 = requesting.into_iter().map(|thread| thread.join().unwrap()).sum();
-        eventually("every event", || events.load(Ordering::SeqCst) == rounds || dispatching.is_finished());
+        eventually("every event", || {
+            events.load(Ordering::SeqCst) == rounds || dispatching.is_finished()
+        });
         // One that should not be there would still come.
         client.get("totem.cluster_name").unwrap();
         client.finalize();
@@ -161,7 +173,8 @@ fn call_votequorum(endpoint: &Endpoint) {
 
 fn call_cpg_and_dispatcher(endpoint: &Endpoint) {
     let group = GroupName::new("small.stack").unwrap();
-    let client = Arc::new(cpg::Client::connect_with(endpoint, cpg::Options::new().pid(64)).unwrap());
+    let client =
+        Arc::new(cpg::Client::connect_with(endpoint, cpg::Options::new().pid(64)).unwrap());
     client.join(&group).unwrap();
     let mut sent = 3 << 20;
     match client.multicast(Guarantee::AGREED, &vec![7; sent]) {
@@ -172,15 +185,19 @@ fn call_cpg_and_dispatcher(endpoint: &Endpoint) {
         }
         result => result.unwrap(),
     }
-    assert!(client.membership(&group).unwrap().len() == 1 && client.iter(cpg::Iteration::All).unwrap().count() > 0);
+    assert!(
+        client.membership(&group).unwrap().len() == 1
+            && client.iter(cpg::Iteration::All).unwrap().count() > 0
+    );
     let mut dispatcher = Dispatcher::<usize>::new().unwrap();
-    let handler = |length: &mut usize, event: Result<_, Error>, control: &mut Control<'_, usize>| {
-        if let cpg::Event::Deliver { payload, .. } = event.unwrap() {
-            *length = payload.len();
-            control.stop();
-        }
-        Continue(())
-    };
+    let handler =
+        |length: &mut usize, event: Result<_, Error>, control: &mut Control<'_, usize>| {
+            if let cpg::Event::Deliver { payload, .. } = event.unwrap() {
+                *length = payload.len();
+                control.stop();
+            }
+            Continue(())
+        };
     dispatcher.add(Arc::clone(&client), handler).unwrap();
     let mut length = 0;
     dispatcher.run(&mut length).unwrap();
@@ -192,7 +209,10 @@ fn call_cpg_and_dispatcher(endpoint: &Endpoint) {
 fn call_cfg(endpoint: &Endpoint) {
     let client = cfg::Client::connect_to(endpoint).unwrap();
     assert_eq!(client.local_node_id().unwrap(), NodeId(1));
-    assert!(!client.node_addresses(cfg::LOCAL_NODE).unwrap().is_empty() && !client.ring_status().unwrap().is_empty());
+    assert!(
+        !client.node_addresses(cfg::LOCAL_NODE).unwrap().is_empty()
+            && !client.ring_status().unwrap().is_empty()
+    );
     let _ = client.node_status(NodeId(1));
     let _ = client.ring_reenable();
     let _ = client.reopen_log_files();

@@ -12,7 +12,9 @@ use corosync_ipc::cpg::{Cpg, GroupName, Guarantee};
 use corosync_ipc::evs::Evs;
 use corosync_ipc::quorum::Quorum;
 use corosync_ipc::votequorum::Votequorum;
-use corosync_ipc::{Client, CsError, Endpoint, Service, TrackFlags, cfg, cmap, cpg, evs, quorum, votequorum};
+use corosync_ipc::{
+    Client, CsError, Endpoint, Service, TrackFlags, cfg, cmap, cpg, evs, quorum, votequorum,
+};
 
 use crate::bodies::{cs, next};
 use crate::harness;
@@ -91,7 +93,8 @@ impl Source for Cpg {
         let group = GroupName::new(format!("events.{}.{}", std::process::id(), number())).unwrap();
         let [client, witness] = [(); 2].map(|()| {
             let endpoint = endpoint.clone().ring_size(1 << 16);
-            let client = cpg::Client::connect_with(&endpoint, cpg::Options::new().pid(number())).unwrap();
+            let client =
+                cpg::Client::connect_with(&endpoint, cpg::Options::new().pid(number())).unwrap();
             client.join(&group).unwrap();
             client
         });
@@ -104,9 +107,11 @@ impl Source for Cpg {
 
     fn cause(client: &cpg::Client) {
         let group = client.joined().unwrap();
-        let witness = WITNESSES.lock().unwrap().iter().find(|(of, _)| *of == group).unwrap().1.clone();
+        let witness =
+            WITNESSES.lock().unwrap().iter().find(|(of, _)| *of == group).unwrap().1.clone();
         client.multicast(Guarantee::AGREED, b"cause").unwrap();
-        // It comes back through totem. The daemon hands it to all members, then takes the next request.
+        // It comes back through totem. The daemon hands it to all members, then takes the next
+        // request.
         next(&witness);
         client.local_node_id().unwrap();
     }
@@ -137,7 +142,8 @@ impl Source for Cfg {
             let asking = scope.spawn(|| asking.try_shutdown(ShutdownKind::REQUEST));
             next(&refusing);
             // The daemon counts answers, not those who give them.
-            let mut answers = std::iter::repeat_with(|| refusing.reply_to_shutdown(ShutdownAnswer::NO));
+            let mut answers =
+                std::iter::repeat_with(|| refusing.reply_to_shutdown(ShutdownAnswer::NO));
             let decided = answers.find(Result::is_err).unwrap();
             assert_eq!((cs(decided), cs(asking.join().unwrap())), (CsError::Access, CsError::Busy));
         });

@@ -13,10 +13,13 @@ use corosync_ipc::cpg::{self, Cpg, GroupName, Guarantee};
 use corosync_ipc::evs::{self, Evs};
 use corosync_ipc::quorum::Quorum;
 use corosync_ipc::supervise::{
-    CfgTracker, CmapTracker, Missed, Notice, NoticeOf, Restored, Supervise, Supervised, Up, VotequorumTracker,
+    CfgTracker, CmapTracker, Missed, Notice, NoticeOf, Restored, Supervise, Supervised, Up,
+    VotequorumTracker,
 };
 use corosync_ipc::votequorum::Votequorum;
-use corosync_ipc::{Client, Control, CsError, Dispatcher, Endpoint, Error, TrackFlags, cfg, quorum, votequorum};
+use corosync_ipc::{
+    Client, Control, CsError, Dispatcher, Endpoint, Error, TrackFlags, cfg, quorum, votequorum,
+};
 
 use crate::bodies::{is_fd_readable, is_fd_readable_within, spawn_until_asleep};
 use crate::harness::{self, Cluster, Patience, WATCHDOG, patiently};
@@ -83,7 +86,10 @@ where
 }
 
 /// The next notice, got as an event loop gets it: only when the descriptor is readable.
-fn next_when_readable<S: Supervise>(client: &mut Supervised<S>, descriptor: &OwnedFd) -> NoticeOf<S> {
+fn next_when_readable<S: Supervise>(
+    client: &mut Supervised<S>,
+    descriptor: &OwnedFd,
+) -> NoticeOf<S> {
     let notice = patiently(|limit| {
         let is_readable = is_fd_readable_within(descriptor, limit);
         is_readable.then(|| client.next(Duration::ZERO).unwrap()).flatten()
@@ -98,7 +104,10 @@ fn the_descriptor_outlives_the_daemon_and_tells_when_there_is_something_to_do(ho
     let descriptor = client.descriptor().unwrap();
     let other = client.descriptor().unwrap();
     assert!(client.next_attempt_at().is_some_and(|at| at <= Instant::now()));
-    assert!(matches!(next_when_readable(&mut client, &descriptor), Notice::Up(Up { gap: None, .. })));
+    assert!(matches!(
+        next_when_readable(&mut client, &descriptor),
+        Notice::Up(Up { gap: None, .. })
+    ));
     for round in 0..2_u8 {
         assert_eq!(client.next_attempt_at(), None);
         assert!(client.next(Duration::ZERO).unwrap().is_none());
@@ -109,7 +118,8 @@ fn the_descriptor_outlives_the_daemon_and_tells_when_there_is_something_to_do(ho
         host.kill();
         assert!(matches!(next_when_readable(&mut client, &descriptor), Notice::Lost { .. }));
         for _ in 0..3 {
-            let Notice::Retry { error: Error::NoSocket { .. }, .. } = next_when_readable(&mut client, &descriptor)
+            let Notice::Retry { error: Error::NoSocket { .. }, .. } =
+                next_when_readable(&mut client, &descriptor)
             else {
                 panic!("somebody listens")
             };
@@ -149,7 +159,10 @@ fn a_waker_and_a_request_that_loses_the_connection_make_the_descriptor_readable(
     let lost = next_when_readable(&mut client, &descriptor);
     assert!(matches!(lost, Notice::Lost { error: Error::TimedOut { .. } }), "{lost:?}");
     drop(paused);
-    assert!(matches!(next_when_readable(&mut client, &descriptor), Notice::Up(_) | Notice::Retry { .. }));
+    assert!(matches!(
+        next_when_readable(&mut client, &descriptor),
+        Notice::Up(_) | Notice::Retry { .. }
+    ));
 }
 
 fn a_supervised_client_fits_a_dispatcher(host: &Host) {
@@ -173,7 +186,11 @@ fn a_supervised_client_fits_a_dispatcher(host: &Host) {
             Notice::Retry { .. } if seen.last() != Some(&"retry") => seen.push("retry"),
             _ => {}
         }
-        if seen.iter().filter(|what| **what == "event").count() == 2 { Break(()) } else { Continue(()) }
+        if seen.iter().filter(|what| **what == "event").count() == 2 {
+            Break(())
+        } else {
+            Continue(())
+        }
     };
     dispatcher.add_supervised(client, handler).unwrap();
     let mut seen = Vec::new();
@@ -217,7 +234,10 @@ fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
     client.client().unwrap().set("late.key", 2_u8).unwrap();
     for expected in [&tracker, &late] {
         let cmap::Event::Notify(change) = event(&mut client) else { panic!("unknown") };
-        assert_eq!((change.tracker, change.key.starts_with(expected.key())), (expected.tracker(), true));
+        assert_eq!(
+            (change.tracker, change.key.starts_with(expected.key())),
+            (expected.tracker(), true)
+        );
     }
 
     // What the daemon left comes before the loss.
@@ -227,7 +247,10 @@ fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
     assert_eq!(events.len(), 10);
     assert!(matches!(error, Error::Disconnected { .. }));
     assert!(client.client().is_err());
-    assert!(matches!(next(&mut client), Notice::Retry { attempts: 1, error: Error::NoSocket { .. }, .. }));
+    assert!(matches!(
+        next(&mut client),
+        Notice::Retry { attempts: 1, error: Error::NoSocket { .. }, .. }
+    ));
     assert!(matches!(next(&mut client), Notice::Retry { attempts: 2, .. }));
     // Nobody hears of this one.
     host.start();
@@ -235,7 +258,8 @@ fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
 
     let again = up(&mut client);
     assert!(again.gap.is_some_and(|gap| gap > Duration::from_millis(20)), "{again:?}");
-    let restored: Vec<_> = again.restored.iter().map(|one| (&one.setup, one.result.is_ok(), one.missed)).collect();
+    let restored: Vec<_> =
+        again.restored.iter().map(|one| (&one.setup, one.result.is_ok(), one.missed)).collect();
     assert_eq!(restored, [(&tracker, true, Missed::Changes), (&late, true, Missed::Changes)]);
     client.client().unwrap().set("supervised.c", 3_u8).unwrap();
     let cmap::Event::Notify(change) = event(&mut client) else { panic!("unknown") };
@@ -316,7 +340,10 @@ impl HasExample for Votequorum {
 impl HasExample for Cfg {
     fn example() -> Example<Self> {
         Example {
-            connect: |endpoint| cfg::Client::connect_to(endpoint).inspect(|client| source::remember(client, endpoint)),
+            connect: |endpoint| {
+                cfg::Client::connect_to(endpoint)
+                    .inspect(|client| source::remember(client, endpoint))
+            },
             setup: CfgTracker,
             missed: Missed::States,
             make_event: Cfg::cause,
@@ -346,8 +373,13 @@ fn what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told<S: HasExample>
     for round in 0..3 {
         let Up { gap, restored } = up(&mut client);
         assert_eq!(gap.is_some(), round > 0);
-        let [Restored { setup: restored, result: Ok(()), missed }] = &*restored else { panic!("{restored:?}") };
-        assert_eq!((restored, *missed), (&setup, if round == 0 { Missed::Nothing } else { missed_in_gap }));
+        let [Restored { setup: restored, result: Ok(()), missed }] = &*restored else {
+            panic!("{restored:?}")
+        };
+        assert_eq!(
+            (restored, *missed),
+            (&setup, if round == 0 { Missed::Nothing } else { missed_in_gap })
+        );
         make_event(client.client().unwrap());
         while !is_of_setup(&event(&mut client)) {}
         host.kill();
@@ -363,13 +395,16 @@ fn a_daemon_that_does_not_ask_about_shutdowns_is_supervised_too(host: &Host) {
     let mut client = Supervised::new(move || cfg::Client::connect_to(&endpoint));
     client.set_up(CfgTracker).unwrap();
     match &*up(&mut client).restored {
-        [Restored { result: Ok(()), .. }] => assert!(matches!(host, Host::Embedded(_)) || Cfg::is_real()),
+        [Restored { result: Ok(()), .. }] => {
+            assert!(matches!(host, Host::Embedded(_)) || Cfg::is_real())
+        }
         [Restored { result: Err(Error::Unsupported { .. }), .. }] => assert!(!Cfg::is_real()),
         other => panic!("{other:?}"),
     }
 }
 
-/// Another node multicasts numbers all the time. Whatever the supervised member does not get, a notice of the loss stands in its place.
+/// Another node multicasts numbers all the time. Whatever the supervised member does not get, a
+/// notice of the loss stands in its place.
 #[test]
 fn no_message_is_missing_without_a_notice_of_the_loss() {
     if harness::skip() {
@@ -384,7 +419,9 @@ fn no_message_is_missing_without_a_notice_of_the_loss() {
     let sending = thread::spawn(move || {
         for number in 0_u64.. {
             // Until the client is finalized.
-            let Ok(()) = sending.multicast(Guarantee::AGREED, &number.to_ne_bytes()) else { return };
+            let Ok(()) = sending.multicast(Guarantee::AGREED, &number.to_ne_bytes()) else {
+                return;
+            };
             // It is a member too.
             while let Ok(Some(_)) = sending.poll_event() {}
         }
@@ -425,12 +462,15 @@ fn a_program_can_start_before_the_daemon_and_paces_itself_as_told(host: &Host) {
     let endpoint = host.endpoint();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let pauses = Arc::clone(&asked);
-    let mut client = Supervised::new(move || quorum::Client::connect_to(&endpoint)).backoff(move |attempts| {
-        pauses.lock().unwrap().push(attempts);
-        Duration::from_millis(attempts.into())
-    });
+    let mut client =
+        Supervised::new(move || quorum::Client::connect_to(&endpoint)).backoff(move |attempts| {
+            pauses.lock().unwrap().push(attempts);
+            Duration::from_millis(attempts.into())
+        });
     for attempt in 1..=5 {
-        let Notice::Retry { error, attempts, pause } = next(&mut client) else { panic!("no attempt failed") };
+        let Notice::Retry { error, attempts, pause } = next(&mut client) else {
+            panic!("no attempt failed")
+        };
         assert!(matches!(error, Error::NoSocket { .. }), "{error}");
         assert_eq!((attempts, pause), (attempt, Duration::from_millis(attempt.into())));
     }
@@ -442,8 +482,8 @@ fn a_program_can_start_before_the_daemon_and_paces_itself_as_told(host: &Host) {
 
 fn a_deadline_and_a_waker_end_the_wait_with_a_connection_and_without(host: &Host) {
     let endpoint = host.endpoint();
-    let mut client =
-        Supervised::new(move || quorum::Client::connect_to(&endpoint)).backoff(|_| Duration::from_secs(3600));
+    let mut client = Supervised::new(move || quorum::Client::connect_to(&endpoint))
+        .backoff(|_| Duration::from_secs(3600));
     up(&mut client);
     for connected in [true, false] {
         assert_eq!(client.client().is_ok(), connected);
@@ -470,7 +510,9 @@ fn what_cannot_be_set_up_is_told_and_ends_nothing(endpoint: &Endpoint) {
     let wrong = CmapTracker::new("white space", TrackEvents::ALL);
     client.set_up(wrong.clone()).unwrap();
     let connected = up(&mut client);
-    assert!(matches!(&*connected.restored, [one] if matches!(one.result, Err(Error::InvalidArgument { .. }))));
+    assert!(
+        matches!(&*connected.restored, [one] if matches!(one.result, Err(Error::InvalidArgument { .. })))
+    );
     // With a connection it is refused, and not noted.
     let other = CmapTracker::new("white space", TrackEvents::ALL);
     assert!(matches!(client.set_up(other), Err(Error::InvalidArgument { .. })));
@@ -500,7 +542,11 @@ fn a_set_up_that_times_out_loses_the_connection_after_its_events(host: &Host) {
     assert!(matches!(next(&mut client), Notice::Retry { .. }));
     drop(paused);
     let again = up(&mut client);
-    assert!(again.gap.is_some() && again.restored.len() == 2 && again.restored.iter().all(|one| one.result.is_ok()));
+    assert!(
+        again.gap.is_some()
+            && again.restored.len() == 2
+            && again.restored.iter().all(|one| one.result.is_ok())
+    );
     client.client().unwrap().set("timeout.b", 1_u8).unwrap();
     event(&mut client);
 }
@@ -606,7 +652,9 @@ mod asynchronous {
             drop(open);
             loop {
                 match next(&mut client).await {
-                    Notice::Up(up) => break assert!(matches!(&*up.restored, [one] if one.result.is_ok())),
+                    Notice::Up(up) => {
+                        break assert!(matches!(&*up.restored, [one] if one.result.is_ok()));
+                    }
                     Notice::Retry { .. } => {}
                     other => panic!("{other:?}"),
                 }

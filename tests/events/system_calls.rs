@@ -1,4 +1,5 @@
-//! Dispatching when nothing waits makes no system calls, as strace sees it, and waiting for an answer few.
+//! Dispatching when nothing waits makes no system calls, as strace sees it, and waiting for an
+//! answer few.
 
 use std::env;
 use std::ops::ControlFlow::Continue;
@@ -69,25 +70,36 @@ fn a_dispatch_with_nothing_waiting_makes_no_system_call() {
     host::embedded::own(|host| {
         let Host::Embedded(embedded) = host else { unreachable!("asked for") };
         let mut traced = Command::new("strace");
-        traced.arg("-f").arg(env::current_exe().unwrap()).args(["--ignored", "--nocapture", "--exact"]);
+        traced.arg("-f").arg(env::current_exe().unwrap()).args([
+            "--ignored",
+            "--nocapture",
+            "--exact",
+        ]);
         traced.arg("system_calls::dispatch_every_service_between_marks");
         let output = embedded.tell(&mut traced).output().unwrap();
-        let [trace, printed] = [output.stderr, output.stdout].map(|text| String::from_utf8(text).unwrap());
+        let [trace, printed] =
+            [output.stderr, output.stdout].map(|text| String::from_utf8(text).unwrap());
         assert!(output.status.success(), "{printed}{trace}");
         let millis = printed.lines().filter_map(|line| line.strip_prefix("milliseconds: "));
         let millis: Vec<usize> = millis.map(|millis| millis.trim().parse().unwrap()).collect();
         // A call within which strace turned to another thread takes two lines.
         let begun: Vec<_> = trace.lines().filter(|line| !line.contains(" resumed>")).collect();
-        let marks: Vec<_> = begun.iter().enumerate().filter(|(_, line)| line.contains("getppid(")).collect();
+        let marks: Vec<_> =
+            begun.iter().enumerate().filter(|(_, line)| line.contains("getppid(")).collect();
         assert_eq!((millis.len(), marks.len()), (6, 12));
         for (marks, millis) in marks.chunks(2).zip(millis) {
             let [(first, marked), (last, _)] = marks[..] else { unreachable!("chunks of two") };
             let thread = marked.split("getppid").next().unwrap();
             let between = &begun[first + 1..last];
             let calls: Vec<_> = between.iter().filter(|line| line.starts_with(thread)).collect();
-            // One look at the socket about every millisecond, for the daemon's end; nothing for the dispatches themselves.
+            // One look at the socket about every millisecond, for the daemon's end; nothing for the
+            // dispatches themselves.
             assert!(calls.iter().all(|call| call.contains("recvfrom(")), "{calls:#?}");
-            assert!(calls.len() <= millis + 1, "{} calls in {millis} ms of {ROUNDS} rounds", calls.len());
+            assert!(
+                calls.len() <= millis + 1,
+                "{} calls in {millis} ms of {ROUNDS} rounds",
+                calls.len()
+            );
             assert!(calls.len() < ROUNDS as usize / 10);
         }
     });

@@ -38,11 +38,15 @@ pub fn cc(source: &str, libraries: &[&str]) -> Option<PathBuf> {
     let program = State::get().folder.join(format!("c-{key:x}"));
     let file = program.with_extension("c");
     fs::write(&file, source).expect("cannot write a C program");
-    let run = |command: &mut Command| -> Output { command.output().expect("cannot run the C compiler") };
+    let run =
+        |command: &mut Command| -> Output { command.output().expect("cannot run the C compiler") };
 
     let headers = run(Command::new(&compiler).arg("-E").arg(&file));
     if !headers.status.success() {
-        skip_because(&format!("C headers are missing: {}", String::from_utf8_lossy(&headers.stderr)));
+        skip_because(&format!(
+            "C headers are missing: {}",
+            String::from_utf8_lossy(&headers.stderr)
+        ));
         return None;
     }
     let mut command = Command::new(&compiler);

@@ -60,18 +60,25 @@ impl Cluster {
     /// Cuts the network into these groups; nodes not named form one more.
     #[track_caller]
     pub fn partition(&self, groups: &[&[u32]]) {
-        let rest: Vec<u32> =
-            self.nodes.iter().map(Node::id).filter(|id| !groups.iter().any(|group| group.contains(id))).collect();
+        let rest: Vec<u32> = self
+            .nodes
+            .iter()
+            .map(Node::id)
+            .filter(|id| !groups.iter().any(|group| group.contains(id)))
+            .collect();
         // Every node has a bridge of its own number; a group meets at the one of its first node.
         let lines = groups.iter().copied().chain([rest.as_slice()]).flat_map(|group| {
-            group.iter().map(|&id| format!("link set p{} master br{}\n", self.node(id).id(), group[0]))
+            group
+                .iter()
+                .map(|&id| format!("link set p{} master br{}\n", self.node(id).id(), group[0]))
         });
         self.switch.ip(&lines.collect::<String>());
     }
 
     /// Undoes [`Cluster::partition`] and [`Cluster::unplug`].
     pub fn heal(&self) {
-        let lines = self.nodes.iter().map(|node| format!("link set p{} master br1 up\n", node.id()));
+        let lines =
+            self.nodes.iter().map(|node| format!("link set p{} master br1 up\n", node.id()));
         self.switch.ip(&lines.collect::<String>());
     }
 
@@ -119,7 +126,8 @@ impl Drop for Cluster {
         if thread::panicking() {
             self.print_logs();
         }
-        let spaces: Vec<&Namespaces> = self.nodes.iter().map(Node::spaces).chain([&self.switch]).collect();
+        let spaces: Vec<&Namespaces> =
+            self.nodes.iter().map(Node::spaces).chain([&self.switch]).collect();
         if !kill_all(&spaces) {
             say(&format!("processes in {:?} do not die", self.folder));
         }
@@ -186,8 +194,8 @@ impl Builder {
         self
     }
 
-    /// Leaves everything but the address out of these nodes' entries in the list; corosync makes their ids of their addresses, as
-    /// [`Node::id_of_address`] does. Not with knet.
+    /// Leaves everything but the address out of these nodes' entries in the list; corosync makes
+    /// their ids of their addresses, as [`Node::id_of_address`] does. Not with knet.
     pub fn bare_nodes(mut self, nodes: &[u32]) -> Self {
         self.config.bare.extend_from_slice(nodes);
         self
@@ -290,7 +298,8 @@ impl Builder {
         cluster.switch.ip(&switch_lines);
         for node in &cluster.nodes {
             let address = node.address();
-            node.spaces().ip(&format!("link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\n"));
+            node.spaces()
+                .ip(&format!("link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\n"));
         }
         cluster
     }

@@ -214,7 +214,12 @@ impl Process {
         });
         match seen {
             Some(Ok(output)) => output,
-            _ => panic!("{} did not write {text:?} but {:?}; {:?}", self.what, self.stdout(), self.stderr()),
+            _ => panic!(
+                "{} did not write {text:?} but {:?}; {:?}",
+                self.what,
+                self.stdout(),
+                self.stderr()
+            ),
         }
     }
 
@@ -274,8 +279,8 @@ impl Process {
         let ended = poll(self.limit, || !self.is_running()).is_some();
         self.kill_group();
         let status = self.child.wait().expect("cannot wait for a program");
-        // Whoever the program has left running may hold the pipes open: do not wait for them for ever. On a busy machine the readers
-        // may need a second.
+        // Whoever the program has left running may hold the pipes open: do not wait for them for
+        // ever. On a busy machine the readers may need a second.
         poll(Duration::from_secs(10), || self.stdout.is_complete() && self.stderr.is_complete());
         let output = Output { status, stdout: self.stdout(), stderr: self.stderr() };
         (output, ended)
@@ -328,7 +333,8 @@ impl Capture {
     }
 }
 
-/// Whether this process ignores SIGINT or SIGHUP, as a background job of a script or of nohup does. What it starts would too.
+/// Whether this process ignores SIGINT or SIGHUP, as a background job of a script or of nohup does.
+/// What it starts would too.
 fn ignores_signals() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -55,8 +55,10 @@ impl Config {
             Transport::Udpu => "udpu",
             Transport::Udp => "udp",
         };
-        // So long that a busy machine does not make nodes form rings that no test wants. knet's links come up after some part of it.
-        let token = self.token.unwrap_or(if self.transport == Transport::Knet { 2000 } else { 10_000 });
+        // So long that a busy machine does not make nodes form rings that no test wants. knet's
+        // links come up after some part of it.
+        let token =
+            self.token.unwrap_or(if self.transport == Transport::Knet { 2000 } else { 10_000 });
         let mut totem = vec![
             "version: 2".to_owned(),
             format!("cluster_name: {cluster_name}"),
@@ -66,7 +68,10 @@ impl Config {
         ];
         if dialect.is_1_99() {
             totem.push("secauth: off".to_owned());
-            totem.push(format!("interface {{\nringnumber: 0\nbindnetaddr: {}\nmcastport: 5405\n}}", address(0)));
+            totem.push(format!(
+                "interface {{\nringnumber: 0\nbindnetaddr: {}\nmcastport: 5405\n}}",
+                address(0)
+            ));
         } else {
             totem.extend(["crypto_cipher: none", "crypto_hash: none"].map(str::to_owned));
         }
@@ -78,12 +83,18 @@ impl Config {
             quorum.push("two_node: 1".to_owned());
         }
         let mut logging: Vec<String> =
-            ["to_stderr: yes", "to_syslog: no", "to_logfile: no", "debug: off"].map(str::to_owned).into();
+            ["to_stderr: yes", "to_syslog: no", "to_logfile: no", "debug: off"]
+                .map(str::to_owned)
+                .into();
         logging.push(format!("timestamp: {}", dialect.timestamp()));
         let mut system: Vec<String> =
-            ["sched_rr: no", "move_to_root_cgroup: no", "allow_knet_handle_fallback: yes"].map(str::to_owned).into();
+            ["sched_rr: no", "move_to_root_cgroup: no", "allow_knet_handle_fallback: yes"]
+                .map(str::to_owned)
+                .into();
         match &self.ipc_type {
-            Some(ipc_type) if dialect.has_ipc_type_in_system() => system.push(format!("qb_ipc_type: {ipc_type}")),
+            Some(ipc_type) if dialect.has_ipc_type_in_system() => {
+                system.push(format!("qb_ipc_type: {ipc_type}"))
+            }
             Some(ipc_type) => push_section(&mut file, "qb", &[format!("ipc_type: {ipc_type}")]),
             None => {}
         }
@@ -100,7 +111,9 @@ impl Config {
             lines.retain(|present| present.split(':').next() != name);
             lines.push(line.clone());
         }
-        for (section, lines) in [("totem", totem), ("quorum", quorum), ("logging", logging), ("system", system)] {
+        for (section, lines) in
+            [("totem", totem), ("quorum", quorum), ("logging", logging), ("system", system)]
+        {
             push_section(&mut file, section, &lines);
         }
         file.push_str("nodelist {\n");

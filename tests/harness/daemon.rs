@@ -20,7 +20,8 @@ pub(super) struct Dialect {
     version: Version,
 }
 
-/// Up to four numbers of a version; those a version does not have are 0. Builds from git have a fourth: commits after the release.
+/// Up to four numbers of a version; those a version does not have are 0. Builds from git have a
+/// fourth: commits after the release.
 pub type Version = [u32; 4];
 
 impl Daemon {
@@ -38,8 +39,9 @@ impl Daemon {
         Daemon { program, environment: Vec::new() }
     }
 
-    /// Asks for the version, once for each program: corosync 1.99 makes its black box in /dev/shm anew even for that, and ends the
-    /// corosync that has it mapped. So this must first be called outside of every node, as creating a cluster does.
+    /// Asks for the version, once for each program: corosync 1.99 makes its black box in /dev/shm
+    /// anew even for that, and ends the corosync that has it mapped. So this must first be
+    /// called outside of every node, as creating a cluster does.
     pub(super) fn dialect(&self) -> Dialect {
         // Held while asking.
         static KNOWN: Mutex<Vec<(PathBuf, Dialect)>> = Mutex::new(Vec::new());
@@ -52,8 +54,10 @@ impl Daemon {
             let output = command.arg("-v").envs(self.environment.iter().cloned()).output().ok()?;
             parse_version(&String::from_utf8_lossy(&output.stdout))
         };
-        // For the same reason one that is asked can end another that is asked, by another test process.
-        let dialect = Dialect { version: (0..5).find_map(|_| ask()).unwrap_or([u32::MAX, 0, 0, 0]) };
+        // For the same reason one that is asked can end another that is asked, by another test
+        // process.
+        let dialect =
+            Dialect { version: (0..5).find_map(|_| ask()).unwrap_or([u32::MAX, 0, 0, 0]) };
         known.push((self.program.clone(), dialect));
         dialect
     }

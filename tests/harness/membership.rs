@@ -14,7 +14,8 @@ pub struct Membership {
 impl Membership {
     /// Reads what `corosync-quorumtool -s` of any version prints.
     pub(super) fn parse(text: &str) -> Option<Membership> {
-        let field = |name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim()));
+        let field =
+            |name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim()));
         // Lines of the table begin with a node id and the votes; a quorum device has the id 0.
         let members = text.lines().filter_map(|line| {
             let mut words = line.split_whitespace();

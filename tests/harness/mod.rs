@@ -123,13 +123,14 @@ pub fn shared_one() -> &'static Cluster {
 
 /// How long a test goes on that could go on for ever: `COROSYNC_IPC_TEST_SECONDS`, by default 2.
 pub fn test_seconds() -> u64 {
-    env::var("COROSYNC_IPC_TEST_SECONDS").map_or(2, |seconds| seconds.parse().expect("a number of seconds"))
+    env::var("COROSYNC_IPC_TEST_SECONDS")
+        .map_or(2, |seconds| seconds.parse().expect("a number of seconds"))
 }
 
 /// The version of the corosync that clusters run by default; a very high one if it cannot be told.
 ///
-/// Known since [`skip`] was asked, outside of every node: corosync 1.99 that is asked inside one for its version ends the corosync that
-/// runs there, by making its black box anew.
+/// Known since [`skip`] was asked, outside of every node: corosync 1.99 that is asked inside one
+/// for its version ends the corosync that runs there, by making its black box anew.
 pub fn version() -> Version {
     daemon::Daemon::find().map_or([u32::MAX, 0, 0, 0], |daemon| daemon.dialect().version())
 }
@@ -149,7 +150,8 @@ pub fn copy_for_all(program: &Path) -> PathBuf {
     // and a file open for writing cannot be run.
     let copied = Command::new("cp").arg("--").args([program, &copy]).status();
     assert!(copied.is_ok_and(|status| status.success()), "cannot copy {program:?}");
-    fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("cannot make a program executable");
+    fs::set_permissions(&copy, Permissions::from_mode(0o755))
+        .expect("cannot make a program executable");
     copies.push((program.to_owned(), copy.clone()));
     copy
 }
@@ -178,7 +180,8 @@ fn what_is_missing() -> Option<String> {
             return Some(format!("no {program}"));
         }
     }
-    let mounts = Mounts { shm_size: "1m".to_owned(), filesystem_sockets: false, private: Vec::new() };
+    let mounts =
+        Mounts { shm_size: "1m".to_owned(), filesystem_sockets: false, private: Vec::new() };
     match Namespaces::node("probe", &mounts) {
         Ok(probe) => {
             let lines = "link add br0 type bridge\nlink add p0 type veth peer name p1\n";
@@ -195,5 +198,8 @@ fn find_program(name: &str) -> Option<PathBuf> {
     }
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
-    env::split_paths(&path).chain(system).map(|folder| folder.join(name)).find(|file| file.is_file())
+    env::split_paths(&path)
+        .chain(system)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
 }

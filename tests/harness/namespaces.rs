@@ -74,7 +74,11 @@ impl Namespaces {
                 .spawn(|| {
                     unshare(flags)?;
                     let mount_and_uts = set_up()?;
-                    Ok(Namespaces { name: name.to_owned(), network: own_namespace("net")?, mount_and_uts })
+                    Ok(Namespaces {
+                        name: name.to_owned(),
+                        network: own_namespace("net")?,
+                        mount_and_uts,
+                    })
                 })
                 .join()
         });
@@ -101,7 +105,9 @@ impl Namespaces {
                 body()
             });
             let inside = inside.expect("cannot start a thread");
-            let end = |limit| Some(ended.recv_timeout(limit)).filter(|end| *end != Err(RecvTimeoutError::Timeout));
+            let end = |limit| {
+                Some(ended.recv_timeout(limit)).filter(|end| *end != Err(RecvTimeoutError::Timeout))
+            };
             if patiently_for(CLOSURE_LIMIT, end).is_none() {
                 let test = thread::current().name().unwrap_or("?").to_owned();
                 say(&format!("{test}: a closure inside {} hangs; aborting", self.name));
@@ -142,10 +148,17 @@ impl Namespaces {
     /// Runs `ip -batch` inside the namespaces; the error is what it says.
     pub(super) fn try_ip(&self, lines: &str) -> Result<(), String> {
         let mut command = Command::new(super::find_program("ip").ok_or("no ip program")?);
-        command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = self.spawn(&mut command).map_err(|error| error.to_string())?;
         // Less than a pipe holds, so this never blocks; a failure shows in what ip says.
-        let _ = io::Write::write_all(&mut child.stdin.take().expect("stdin is piped"), lines.as_bytes());
+        let _ = io::Write::write_all(
+            &mut child.stdin.take().expect("stdin is piped"),
+            lines.as_bytes(),
+        );
         let output = child.wait_with_output().map_err(|error| error.to_string())?;
         let message = String::from_utf8_lossy(&output.stderr);
         if output.status.success() { Ok(()) } else { Err(message.into_owned()) }
@@ -229,9 +242,14 @@ fn force_filesystem_sockets() -> io::Result<()> {
 }
 
 /// Replaces a folder by a private one with links to the entries of the real one, but for these.
-fn shadow(folder: &str, without: &[&str], fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+fn shadow(
+    folder: &str,
+    without: &[&str],
+    fill: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let shown = Path::new("/").join(folder);
-    let (real, private) = (Path::new("/run").join(format!("{folder}.real")), Path::new("/run").join(folder));
+    let (real, private) =
+        (Path::new("/run").join(format!("{folder}.real")), Path::new("/run").join(folder));
     fs::create_dir(&real)?;
     fs::create_dir(&private)?;
     bind(&shown, &real)?;

@@ -76,15 +76,26 @@ impl Node {
     }
 
     /// Starts a thread inside the node.
-    pub fn spawn<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
         self.inner.spaces.spawn_thread(body)
     }
 
     /// A program to be run inside the node. A name without a slash is looked up next to the daemon,
     /// in `PATH` and in the folders of system programs.
     pub fn command(&self, program: impl AsRef<OsStr>) -> NodeCommand {
-        let command = NodeCommand::new(Arc::clone(&self.inner.spaces), &self.inner.daemon.program, program.as_ref());
-        self.inner.daemon.environment.iter().fold(command, |command, (name, value)| command.env(name, value))
+        let command = NodeCommand::new(
+            Arc::clone(&self.inner.spaces),
+            &self.inner.daemon.program,
+            program.as_ref(),
+        );
+        self.inner
+            .daemon
+            .environment
+            .iter()
+            .fold(command, |command, (name, value)| command.env(name, value))
     }
 
     /// Starts a program inside the node.
@@ -99,7 +110,11 @@ impl Node {
 
     /// Runs a program inside the node to its end.
     #[track_caller]
-    pub fn tool<S: AsRef<OsStr>>(&self, program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Output {
+    pub fn tool<S: AsRef<OsStr>>(
+        &self,
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Output {
         self.command(program).args(args).run()
     }
 
@@ -167,7 +182,11 @@ impl Node {
         assert!(running_pid(&mut daemon).is_none(), "corosync of node {} runs", self.id());
         let log = File::options().append(true).open(&self.inner.log).expect("cannot open the log");
         let mut command = self.inner.daemon.command(&self.inner.config);
-        command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone().expect("cannot clone a file")).stderr(log);
+        command
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("cannot clone a file"))
+            .stderr(log);
         *daemon = Some(self.inner.spaces.spawn(&mut command).expect("cannot start corosync"));
     }
 

@@ -1,4 +1,5 @@
-//! How long to wait before a test is given up, on a clock that goes slower while the machine is behind.
+//! How long to wait before a test is given up, on a clock that goes slower while the machine is
+//! behind.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -7,13 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long anything may take on a machine that keeps up. Waits that a test loses by are [`Patience`]'s, of which this is the default.
+/// How long anything may take on a machine that keeps up. Waits that a test loses by are
+/// [`Patience`]'s, of which this is the default.
 pub const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// How often the clock looks at the machine.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A limit that is as long as it says on a machine that keeps up, and longer by as much as threads wait for a processor.
+/// A limit that is as long as it says on a machine that keeps up, and longer by as much as threads
+/// wait for a processor.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     end: Duration,
@@ -41,8 +44,8 @@ impl Patience {
     }
 }
 
-/// Waits by something that takes a time limit, which is at first [`WATCHDOG`]. If nothing came, and the machine was behind meanwhile,
-/// waits for what is left.
+/// Waits by something that takes a time limit, which is at first [`WATCHDOG`]. If nothing came, and
+/// the machine was behind meanwhile, waits for what is left.
 pub fn patiently<T>(wait: impl FnMut(Duration) -> Option<T>) -> Option<T> {
     patiently_for(WATCHDOG, wait)
 }
@@ -60,7 +63,8 @@ pub fn patiently_for<T>(limit: Duration, mut wait: impl FnMut(Duration) -> Optio
     }
 }
 
-/// What counts of the time since the clock was first looked at: the share of it that a thread gets of a processor. Needs no root.
+/// What counts of the time since the clock was first looked at: the share of it that a thread gets
+/// of a processor. Needs no root.
 pub(super) fn clock() -> Duration {
     static COUNTED: AtomicU64 = AtomicU64::new(0);
     static STARTED: OnceLock<()> = OnceLock::new();

@@ -48,8 +48,12 @@ pub fn eventually<C: Condition>(what: &str, condition: impl FnMut() -> C) -> C::
     }
 }
 
-/// Polls until the condition holds or the time is over, which is [`Patience`]'s; asks at least once.
-pub(super) fn poll<C: Condition>(limit: Duration, mut condition: impl FnMut() -> C) -> Option<C::Value> {
+/// Polls until the condition holds or the time is over, which is [`Patience`]'s; asks at least
+/// once.
+pub(super) fn poll<C: Condition>(
+    limit: Duration,
+    mut condition: impl FnMut() -> C,
+) -> Option<C::Value> {
     let patience = Patience::of(limit);
     let mut pause = Duration::from_millis(1);
     loop {
@@ -78,7 +82,9 @@ pub fn watchdog<T: Send + 'static>(seconds: u64, body: impl FnOnce() -> T + Send
         let _alive = alive;
         body()
     });
-    let end = |limit| Some(ended.recv_timeout(limit)).filter(|end| *end != Err(RecvTimeoutError::Timeout));
+    let end = |limit| {
+        Some(ended.recv_timeout(limit)).filter(|end| *end != Err(RecvTimeoutError::Timeout))
+    };
     if patiently_for(Duration::from_secs(seconds), end).is_none() {
         panic!("the body did not end within {seconds} s");
     }

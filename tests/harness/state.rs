@@ -113,7 +113,11 @@ struct Owner {
 impl Owner {
     fn current() -> Owner {
         let pid = Pid::this().as_raw();
-        Owner { pid_namespace: pid_namespace(), pid, start_time: start_time(pid).expect("cannot read /proc/self/stat") }
+        Owner {
+            pid_namespace: pid_namespace(),
+            pid,
+            start_time: start_time(pid).expect("cannot read /proc/self/stat"),
+        }
     }
 
     fn parse(text: &str) -> Option<Owner> {
@@ -168,7 +172,8 @@ fn clean_up_after_the_dead(current: &Owner) {
     }
     for entry in fs::read_dir(parent_folder()).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)).and_then(Owner::parse);
+        let owner =
+            name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)).and_then(Owner::parse);
         if owner.is_some_and(|owner| owner.is_dead(current)) {
             // Its own cleaner may be at work at the same time.
             let _ = fs::remove_dir_all(entry.path());
@@ -205,7 +210,10 @@ pub(super) fn pids_in(networks: &HashSet<u64>) -> Vec<i32> {
     let own = Pid::this().as_raw();
     pids()
         .filter(|&pid| pid != own)
-        .filter(|pid| inode(Path::new(&format!("/proc/{pid}/ns/net"))).is_some_and(|net| networks.contains(&net)))
+        .filter(|pid| {
+            inode(Path::new(&format!("/proc/{pid}/ns/net")))
+                .is_some_and(|net| networks.contains(&net))
+        })
         .collect()
 }
 

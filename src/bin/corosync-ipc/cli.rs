@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use corosync_ipc::{
-    Deadline, ENV_SERVER_UID, ENV_TIMEOUT, Endpoint, MAX_RING_SIZE, MIN_RING_SIZE, guard_against_truncation,
-    parse_duration, within,
+    Deadline, ENV_SERVER_UID, ENV_TIMEOUT, Endpoint, MAX_RING_SIZE, MIN_RING_SIZE,
+    guard_against_truncation, parse_duration, within,
 };
 
 use crate::commands::{cfg, cmap, cpg, doctor, evs, generate, quorum, serve, status};
@@ -84,14 +84,15 @@ struct Cli {
 struct Global {
     /// Start an embedded corosync in this process and run the command against it.
     ///
-    /// One node, alone and quorate, which is gone afterwards: a test double to try commands with on a machine without corosync.
+    /// One node, alone and quorate, which is gone afterwards: a test double to try commands with
+    /// on a machine without corosync.
     #[arg(long, global = true)]
     embedded: bool,
 
     /// The services listen at sockets in this directory.
     ///
-    /// For a daemon in another container whose /run is mounted here. The default is what libqb does: abstract sockets, unless
-    /// /etc/libqb/force-filesystem-sockets exists.
+    /// For a daemon in another container whose /run is mounted here. The default is what libqb
+    /// does: abstract sockets, unless /etc/libqb/force-filesystem-sockets exists.
     #[arg(long, global = true, value_name = "DIR")]
     socket_dir: Option<PathBuf>,
 
@@ -103,19 +104,23 @@ struct Global {
     #[arg(long, global = true, value_name = "DIR")]
     shm_root: Option<PathBuf>,
 
-    /// This user may serve too, besides root and the user of this process; can be given several times.
+    /// This user may serve too, besides root and the user of this process; can be given several
+    /// times.
     ///
-    /// Any user can take a service's name while corosync is down, so other users are refused before any request is sent. In a user
-    /// namespace, such as a rootless container's, the host's root is usually 65534, as are all users who are not mapped.
+    /// Any user can take a service's name while corosync is down, so other users are refused
+    /// before any request is sent. In a user namespace, such as a rootless container's, the
+    /// host's root is usually 65534, as are all users who are not mapped.
     #[arg(long, global = true, value_name = "UID", value_delimiter = ',', value_parser = parse_uid)]
     server_uid: Vec<u32>,
 
-    /// How long a command that gives one answer may take, whatever it asks: 500ms, 5s, 2m [default: 5s]. Parts that were not answered by
-    /// then have timed out. A command that goes on (watch, join, send, load) has this for its start and for each call to the daemon.
+    /// How long a command that gives one answer may take, whatever it asks: 500ms, 5s, 2m
+    /// [default: 5s]. Parts that were not answered by then have timed out. A command that goes
+    /// on (watch, join, send, load) has this for its start and for each call to the daemon.
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
 
-    /// Room in each of a connection's three rings in shared memory [default: 16384; cmap 262144; cpg, evs 1048576].
+    /// Room in each of a connection's three rings in shared memory [default: 16384; cmap 262144;
+    /// cpg, evs 1048576].
     #[arg(long, global = true, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(i64::from(MIN_RING_SIZE)..=i64::from(MAX_RING_SIZE)))]
     ring_size: Option<u32>,
@@ -155,7 +160,8 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Man(generate) => return generate.run(self::command()),
         _ => {}
     }
-    // Before anything is mapped: whoever serves us, and whomever we serve, can cut the rings' files short.
+    // Before anything is mapped: whoever serves us, and whomever we serve, can cut the rings' files
+    // short.
     guard_against_truncation()?;
     let json = global.json;
     if global.verbose {
@@ -165,7 +171,9 @@ pub(crate) fn run() -> Result<(), Failure> {
         return run_command(command, &Context::new(global.endpoint()?, json, false));
     }
     if let Command::Serve(_) = command {
-        return Err(Failure::usage("serve is the embedded corosync itself: --embedded is for the other commands"));
+        return Err(Failure::usage(
+            "serve is the embedded corosync itself: --embedded is for the other commands",
+        ));
     }
     if global.socket_dir.is_some() || global.abstract_sockets || global.shm_root.is_some() {
         let text = "--embedded is at a place of its own: it goes without --socket-dir, --abstract and --shm-root";
@@ -221,7 +229,8 @@ fn command() -> clap::Command {
             let gap = if help.is_empty() { "" } else { "\n\n" };
             command.after_long_help(format!("{help}{gap}{EXIT_STATUS}"))
         };
-        let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        let names: Vec<String> =
+            command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
         names.into_iter().fold(command, |command, name| command.mut_subcommand(name, explained))
     }
     let mut command = explained(Cli::command());
@@ -274,7 +283,8 @@ impl Global {
 
 /// Help goes where it belongs; an error becomes one line.
 fn usage(mut error: clap::Error) -> Result<(), Failure> {
-    // These two resemble nearly everything, and that a value can begin with a dash is in the help of the commands that take such ones.
+    // These two resemble nearly everything, and that a value can begin with a dash is in the help
+    // of the commands that take such ones.
     let similar = error.get(ContextKind::SuggestedArg).map(ToString::to_string);
     if similar.is_some_and(|name| ["--help", "--version"].contains(&name.as_str())) {
         error.remove(ContextKind::SuggestedArg);
@@ -283,7 +293,8 @@ fn usage(mut error: clap::Error) -> Result<(), Failure> {
         error.remove(ContextKind::Suggested);
     }
     // Its own way with control characters is to leave them out.
-    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand]
+    {
         if let Some(ContextValue::String(text)) = error.get(kind) {
             let text = printable(text);
             error.insert(kind, ContextValue::String(text));
@@ -301,9 +312,13 @@ fn usage(mut error: clap::Error) -> Result<(), Failure> {
         _ => {
             let text = error.render().to_string();
             let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-            let said = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+            let said =
+                lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
             let line = said.collect::<Vec<_>>().join(" ");
-            Err(Failure::usage(format!("{}; try --help", line.strip_prefix("error: ").unwrap_or(&line))))
+            Err(Failure::usage(format!(
+                "{}; try --help",
+                line.strip_prefix("error: ").unwrap_or(&line)
+            )))
         }
     }
 }

@@ -16,7 +16,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::failure::Failure;
 use crate::watch;
 
-/// A corosync of this command's own. It ends with [`Embedded::end`], or with a signal; its files are removed in both cases.
+/// A corosync of this command's own. It ends with [`Embedded::end`], or with a signal; its files
+/// are removed in both cases.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     endpoint: Endpoint,
@@ -54,7 +55,8 @@ fn take(held: &Mutex<Option<Corosync>>) -> Option<Corosync> {
     held.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// The signals by which people end programs. They wait here instead of ending this one at once, so that it can clear away.
+/// The signals by which people end programs. They wait here instead of ending this one at once, so
+/// that it can clear away.
 #[derive(Debug)]
 pub(crate) struct Signals {
     set: SigSet,
@@ -71,7 +73,8 @@ impl Signals {
             signals.add(Signal::SIGHUP);
         }
         signals.thread_block().map_err(failed)?;
-        let fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)?;
+        let fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(failed)?;
         Ok(Self { set: signals, fd })
     }
 
@@ -97,7 +100,8 @@ impl Signals {
         loop {
             watch::poll_any(&mut watched, "waiting for signals")?;
             let signal = self.fd.read_signal().ok().flatten();
-            let signal = signal.and_then(|info| Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok());
+            let signal =
+                signal.and_then(|info| Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok());
             let is_over = watched.get(1).and_then(PollFd::any).unwrap_or(false);
             if signal.is_some() || is_over {
                 return Ok(signal);
@@ -117,6 +121,8 @@ impl Signals {
 /// Whether whoever started this process had a signal ignored.
 fn is_ignored(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let mask = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
 }

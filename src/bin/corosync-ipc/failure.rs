@@ -57,7 +57,9 @@ impl Failure {
     /// Puts in front what was being done.
     pub(crate) fn while_at(self, what: &str) -> Self {
         match self {
-            Self::Failed { status, text } => Self::Failed { status, text: format!("{what}: {text}") },
+            Self::Failed { status, text } => {
+                Self::Failed { status, text: format!("{what}: {text}") }
+            }
             other => other,
         }
     }
@@ -65,7 +67,10 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Failed { status: status(&error), text: describe(&error) + hint(&error).unwrap_or_default() }
+        Self::Failed {
+            status: status(&error),
+            text: describe(&error) + hint(&error).unwrap_or_default(),
+        }
     }
 }
 
@@ -149,10 +154,13 @@ impl Faults {
         self.0.push((part.into(), fault));
     }
 
-    /// Adds those of parts that have none yet, unless what they failed of is there as that of another part: one cause counts once.
+    /// Adds those of parts that have none yet, unless what they failed of is there as that of
+    /// another part: one cause counts once.
     pub(crate) fn extend(&mut self, faults: Self) {
-        let known: HashSet<String> = self.0.iter().flat_map(|(part, fault)| [part, &fault.text]).cloned().collect();
-        let new = |(part, fault): &(String, Fault)| !known.contains(part) && !known.contains(&fault.text);
+        let known: HashSet<String> =
+            self.0.iter().flat_map(|(part, fault)| [part, &fault.text]).cloned().collect();
+        let new =
+            |(part, fault): &(String, Fault)| !known.contains(part) && !known.contains(&fault.text);
         self.0.extend(faults.0.into_iter().filter(new));
     }
 
@@ -186,13 +194,18 @@ impl Faults {
             REFUSED
         };
         // The one that the exit status is of.
-        let Some((part, fault)) = self.0.iter().find(|(_, fault)| fault.status == status).or(self.0.first()) else {
+        let Some((part, fault)) =
+            self.0.iter().find(|(_, fault)| fault.status == status).or(self.0.first())
+        else {
             return Ok(());
         };
         // Without an answer there are no parts to speak of.
         let part = if answered { format!("{part}: ") } else { String::new() };
-        let more =
-            if answered && self.0.len() > 1 { format!(" (and {} more)", self.0.len() - 1) } else { String::new() };
+        let more = if answered && self.0.len() > 1 {
+            format!(" (and {} more)", self.0.len() - 1)
+        } else {
+            String::new()
+        };
         let hint = fault.hint.filter(|_| !answered).unwrap_or_default();
         Err(Failure::Failed { status, text: format!("{part}{}{more}{hint}", fault.text) })
     }
@@ -236,7 +249,8 @@ mod tests {
     #[test]
     fn a_line_has_the_cause_and_the_cs_error_once() {
         let refused = io::Error::from_raw_os_error(111);
-        let error = Error::NoSocket { service: "cmap".into(), address: "@cmap".into(), source: refused };
+        let error =
+            Error::NoSocket { service: "cmap".into(), address: "@cmap".into(), source: refused };
         let line = describe(&error);
         assert!(line.ends_with(" (Connection refused (os error 111), CS_ERR_LIBRARY)"), "{line}");
         assert_eq!(status(&error), UNREACHABLE);
@@ -249,11 +263,15 @@ mod tests {
     #[test]
     fn parts_that_fail_decide_how_the_command_ends() {
         let gone = Error::Disconnected { service: "cfg".into(), truncated: None };
-        let late = Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
+        let late =
+            Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
         let refused = Error::Cs { call: "x".into(), error: CsError::Access };
         let ends = |errors: &[&Error], answered| {
             let mut faults = Faults::default();
-            errors.iter().enumerate().for_each(|(part, error)| faults.add(format!("part {part}"), Fault::from(*error)));
+            errors
+                .iter()
+                .enumerate()
+                .for_each(|(part, error)| faults.add(format!("part {part}"), Fault::from(*error)));
             match faults.judge(answered) {
                 Ok(()) => (0, String::new()),
                 Err(Failure::Failed { status, text }) => (status, text),
@@ -274,8 +292,12 @@ mod tests {
 
     #[test]
     fn a_message_that_was_cut_off_ends_as_what_cut_it_off() {
-        let late = Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
-        assert_eq!(status(&Error::PartlySent { sent: 1, length: 2, source: Box::new(late) }), TIMED_OUT);
+        let late =
+            Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
+        assert_eq!(
+            status(&Error::PartlySent { sent: 1, length: 2, source: Box::new(late) }),
+            TIMED_OUT
+        );
     }
 
     #[test]
@@ -284,7 +306,10 @@ mod tests {
             Err(Failure::Failed { text, .. }) => text,
             other => panic!("{other:?}"),
         };
-        assert_eq!(line(Error::Cs { call: "x".into(), error: CsError::Busy }), "x: CS_ERR_BUSY: hint");
+        assert_eq!(
+            line(Error::Cs { call: "x".into(), error: CsError::Busy }),
+            "x: CS_ERR_BUSY: hint"
+        );
         assert_eq!(line(Error::Finalized), "the client was finalized (CS_ERR_BAD_HANDLE)");
     }
 }

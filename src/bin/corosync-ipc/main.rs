@@ -1,7 +1,9 @@
-//! The `corosync-ipc` command: what corosync-cmapctl, -quorumtool, -cpgtool and -cfgtool do, and JSON. See `corosync-ipc help`.
+//! The `corosync-ipc` command: what corosync-cmapctl, -quorumtool, -cpgtool and -cfgtool do, and
+//! JSON. See `corosync-ipc help`.
 //!
-//! It uses nothing but the public API of the library. `cli` reads the command line. Each file of `commands` has a command's arguments, their
-//! help and what it does. `snapshot` asks several services for what several commands show; `output` writes it.
+//! It uses nothing but the public API of the library. `cli` reads the command line. Each file of
+//! `commands` has a command's arguments, their help and what it does. `snapshot` asks several
+//! services for what several commands show; `output` writes it.
 
 mod cli;
 mod commands;

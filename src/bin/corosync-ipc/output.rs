@@ -59,7 +59,10 @@ pub(crate) fn add_payload(object: &mut Value, bytes: &[u8]) {
 
 /// Bytes for people: text as it is, on one line, and other bytes as `\xff`.
 pub(crate) fn escaped(bytes: &[u8]) -> String {
-    bytes.utf8_chunks().map(|chunk| printable(chunk.valid()) + &hexadecimal(chunk.invalid())).collect()
+    bytes
+        .utf8_chunks()
+        .map(|chunk| printable(chunk.valid()) + &hexadecimal(chunk.invalid()))
+        .collect()
 }
 
 /// The text on one line, with what would steer a terminal as names of groups have it: `\x1b`.
@@ -87,10 +90,11 @@ pub(crate) fn words<T: ToString>(words: impl IntoIterator<Item = T>) -> String {
     if words.is_empty() { "-".to_owned() } else { words.join(" ") }
 }
 
-/// Lines up columns under the heads in the first row: each as wide as its widest cell, numbers (`right`) at its right end.
+/// Lines up columns under the heads in the first row: each as wide as its widest cell, numbers
+/// (`right`) at its right end.
 ///
-/// Where the terminal is too narrow the words of the last column go on below; if they have no room either, each row becomes a block of
-/// lines, one for each head.
+/// Where the terminal is too narrow the words of the last column go on below; if they have no room
+/// either, each row becomes a block of lines, one for each head.
 pub(crate) fn table(right: &[bool], rows: &[Vec<String>]) -> String {
     let columns = terminal_size_of(io::stdout()).map(|(width, _)| width.0.into());
     layout(right, rows, columns.unwrap_or(usize::MAX))
@@ -98,8 +102,9 @@ pub(crate) fn table(right: &[bool], rows: &[Vec<String>]) -> String {
 
 fn layout(right: &[bool], rows: &[Vec<String>], columns: usize) -> String {
     let length = |text: &str| text.chars().count();
-    let widest =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| length(cell)).max().unwrap_or(0);
+    let widest = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| length(cell)).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..right.len()).map(widest).collect();
     let indent: usize = widths.iter().rev().skip(1).map(|width| width + GAP).sum();
     let last = rows.iter().filter_map(|row| row.last());
@@ -109,7 +114,9 @@ fn layout(right: &[bool], rows: &[Vec<String>], columns: usize) -> String {
         let Some((heads, rows)) = rows.split_first() else { return text };
         let indent = heads.iter().map(|head| length(head)).max().unwrap_or(0) + GAP;
         let block = |row: &Vec<String>| -> String {
-            let line = |(head, cell): (&String, &String)| hanging(&format!("{head:<indent$}"), cell, columns);
+            let line = |(head, cell): (&String, &String)| {
+                hanging(&format!("{head:<indent$}"), cell, columns)
+            };
             heads.iter().zip(row).map(line).collect()
         };
         return rows.iter().map(block).collect::<Vec<_>>().join("\n");
@@ -122,7 +129,8 @@ fn layout(right: &[bool], rows: &[Vec<String>], columns: usize) -> String {
             start += &" ".repeat(GAP);
         }
         let width = widths.last().copied().unwrap_or(0);
-        let last = if right.last() == Some(&true) { format!("{last:>width$}") } else { last.clone() };
+        let last =
+            if right.last() == Some(&true) { format!("{last:>width$}") } else { last.clone() };
         text += &hanging(&start, &last, columns);
     }
     text
@@ -171,9 +179,11 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["ID".to_owned(), "NAME".to_owned()], vec!["10".to_owned(), "n".to_owned()]];
+        let rows =
+            [vec!["ID".to_owned(), "NAME".to_owned()], vec!["10".to_owned(), "n".to_owned()]];
         assert_eq!(layout(&[true, false], &rows, usize::MAX), "ID  NAME\n10  n\n");
-        let rows = [vec!["NODE".to_owned(), "PID".to_owned()], vec!["1".to_owned(), "7".to_owned()]];
+        let rows =
+            [vec!["NODE".to_owned(), "PID".to_owned()], vec!["1".to_owned(), "7".to_owned()]];
         assert_eq!(layout(&[true, true], &rows, usize::MAX), "NODE  PID\n   1    7\n");
     }
 }

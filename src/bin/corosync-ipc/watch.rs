@@ -64,10 +64,12 @@ pub(crate) fn poll_any(watched: &mut [PollFd<'_>], what: &str) -> Result<(), Fai
     }
 }
 
-/// Waits until one of the clients may have an event, and ends the command when nobody reads its output any more.
+/// Waits until one of the clients may have an event, and ends the command when nobody reads its
+/// output any more.
 pub(crate) fn wait(clients: &[BorrowedFd<'_>]) -> Result<(), Failure> {
     let stdout = io::stdout();
-    let mut watched: Vec<PollFd<'_>> = clients.iter().map(|client| PollFd::new(*client, PollFlags::POLLIN)).collect();
+    let mut watched: Vec<PollFd<'_>> =
+        clients.iter().map(|client| PollFd::new(*client, PollFlags::POLLIN)).collect();
     // Asks for nothing but the end, which is always told.
     watched.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
     poll_any(&mut watched, "waiting for events")?;

@@ -75,7 +75,12 @@ impl ClusterBuilder {
         address: impl Into<String>,
         votes: Option<u32>,
     ) -> Self {
-        self.config.nodes.push(NodeConfig { id: id.into(), name: name.into(), address: address.into(), votes });
+        self.config.nodes.push(NodeConfig {
+            id: id.into(),
+            name: name.into(),
+            address: address.into(),
+            votes,
+        });
         self
     }
 
@@ -88,7 +93,8 @@ impl ClusterBuilder {
         })
     }
 
-    /// Where a node listens and makes its rings. Default: at sockets in a directory of its own, which is gone with the cluster.
+    /// Where a node listens and makes its rings. Default: at sockets in a directory of its own,
+    /// which is gone with the cluster.
     pub fn endpoint(mut self, id: impl Into<NodeId>, endpoint: &Endpoint) -> Self {
         self.endpoints.insert(id.into(), endpoint.clone());
         self
@@ -100,15 +106,17 @@ impl ClusterBuilder {
         self
     }
 
-    /// Sets a key that corosync.conf would set on all nodes, such as `quorum.two_node` (a `u8`) or `totem.token` (a `u32`), before the
-    /// services start. The daemon's parser decides on the types; a key with another type than its own is not seen by the services.
+    /// Sets a key that corosync.conf would set on all nodes, such as `quorum.two_node` (a `u8`) or
+    /// `totem.token` (a `u32`), before the services start. The daemon's parser decides on the
+    /// types; a key with another type than its own is not seen by the services.
     pub fn setting(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.config.settings.push((key.into(), value.into()));
         self
     }
 
-    /// Which libqb the nodes speak as, and the messages of which corosync: 1.99.9 with [`Generation::Libqb010`], 3.1.7 with
-    /// [`Generation::Libqb104`], 2.4.6 with those between. As these do, a node before 3.1.7 ends when it is asked what it does not know.
+    /// Which libqb the nodes speak as, and the messages of which corosync: 1.99.9 with
+    /// [`Generation::Libqb010`], 3.1.7 with [`Generation::Libqb104`], 2.4.6 with those between.
+    /// As these do, a node before 3.1.7 ends when it is asked what it does not know.
     pub fn generation(mut self, generation: Generation) -> Self {
         self.generation = generation;
         self.config.age = age(generation);
@@ -121,7 +129,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// Lets the cluster live in real time instead of by its own clock: for servers rather than tests.
+    /// Lets the cluster live in real time instead of by its own clock: for servers rather than
+    /// tests.
     pub fn real_time(mut self) -> Self {
         self.is_real_time = true;
         self
@@ -136,7 +145,8 @@ impl ClusterBuilder {
     /// Starts it. When this returns clients can connect, and the nodes have formed their ring.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a configuration with which corosync does not start, or for one that names nodes which are not
+    /// [`Error::InvalidArgument`] for a configuration with which corosync does not start, or for
+    /// one that names nodes which are not
     /// there; as [`Builder::start`](crate::libqb::server::Builder::start).
     pub fn start(self) -> Result<Cluster> {
         if self.config.nodes.is_empty() {
@@ -151,24 +161,35 @@ impl ClusterBuilder {
         self.check(ids)?;
         let mut markings: BTreeMap<PathBuf, Arc<Marking>> = BTreeMap::new();
         let mut marking = |root: &Path| -> Arc<Marking> {
-            Arc::clone(markings.entry(root.to_path_buf()).or_insert_with_key(|root| Arc::new(Marking::new(root))))
+            Arc::clone(
+                markings
+                    .entry(root.to_path_buf())
+                    .or_insert_with_key(|root| Arc::new(Marking::new(root))),
+            )
         };
         let mut nodes = Vec::new();
         for id in ids {
             let (endpoint, directory) = match self.endpoints.get(id) {
                 Some(endpoint) => (endpoint.clone(), None),
                 None => {
-                    let directory = PrivateDirectory::create(marking(Path::new(SHARED_MEMORY)).get()?)?;
-                    (Endpoint::new().socket_dir(&directory.path).shm_root(&directory.path), Some(directory))
+                    let directory =
+                        PrivateDirectory::create(marking(Path::new(SHARED_MEMORY)).get()?)?;
+                    (
+                        Endpoint::new().socket_dir(&directory.path).shm_root(&directory.path),
+                        Some(directory),
+                    )
                 }
             };
-            let ended = Arc::new(Bell::new().map_err(|source| Error::system("starting a server", source))?);
+            let ended =
+                Arc::new(Bell::new().map_err(|source| Error::system("starting a server", source))?);
             nodes.push(NodeSlot { id: *id, endpoint, ended, directory });
         }
         let beginning = Instant::now();
-        let mut world = World::new(ids.iter().map(|id| (*id, self.config.clone())).collect(), self.seed);
-        let running: Vec<usize> =
-            (0..ids.len()).filter(|at| !ids.get(*at).is_some_and(|id| self.down.contains(id))).collect();
+        let mut world =
+            World::new(ids.iter().map(|id| (*id, self.config.clone())).collect(), self.seed);
+        let running: Vec<usize> = (0..ids.len())
+            .filter(|at| !ids.get(*at).is_some_and(|id| self.down.contains(id)))
+            .collect();
         // Nobody is connected yet.
         start_daemons(&mut world, beginning, &running).1?;
         let builder = Listener::<Daemon>::builder()
@@ -178,18 +199,22 @@ impl ClusterBuilder {
         let services = ServiceId::all(self.has_evs);
         let is_paced = |service: &ServiceId| matches!(service, ServiceId::Cpg | ServiceId::Evs);
         let places = nodes.iter().flat_map(|_| services).enumerate();
-        let builder = builder.paced(places.filter(|(_, service)| is_paced(service)).map(|(place, _)| place));
+        let builder =
+            builder.paced(places.filter(|(_, service)| is_paced(service)).map(|(place, _)| place));
         let builder = nodes.iter().fold(builder, |builder, node| {
             // What is in a private directory goes with it.
             let marking = node.directory.is_none().then(|| marking(node.endpoint.shm_root_path()));
             let builder = builder.endpoint(&node.endpoint).marking(marking);
             services.iter().fold(builder, |builder, service| builder.service(service.name()))
         });
-        let clock = if self.is_real_time { Clock::Real } else { Clock::Driven(beginning, Duration::ZERO) };
+        let clock =
+            if self.is_real_time { Clock::Real } else { Clock::Driven(beginning, Duration::ZERO) };
         let ended = nodes.iter().map(|node| Arc::clone(&node.ended)).collect();
         let listener = builder.start(Daemon::new(world, ended, clock, services))?;
         listener.with(move |daemon, connections| {
-            let down = (0..daemon.nodes()).filter(|number| !running.contains(number)).map(ClientOutput::Exit);
+            let down = (0..daemon.nodes())
+                .filter(|number| !running.contains(number))
+                .map(ClientOutput::Exit);
             daemon.drive(connections, |_, _| (down.collect(), ()));
         })?;
         Ok(Cluster { listener, nodes })
@@ -203,7 +228,10 @@ impl ClusterBuilder {
     fn check(&self, ids: &[NodeId]) -> Result<()> {
         let listed: Vec<NodeId> = self.config.nodes.iter().map(|node| node.id).collect();
         if listed.len() > MAX_NODES as usize {
-            return Err(Error::invalid("nodes", format!("{} are more than {MAX_NODES}", listed.len())));
+            return Err(Error::invalid(
+                "nodes",
+                format!("{} are more than {MAX_NODES}", listed.len()),
+            ));
         }
         for (at, id) in listed.iter().enumerate() {
             if *id == NodeId(0) {
@@ -237,7 +265,9 @@ pub(super) struct PrivateDirectory {
 
 impl PrivateDirectory {
     fn create(marker: Arc<Marker>) -> Result<Self> {
-        let failed = |source: std::io::Error| Error::system(format!("making a directory in {SHARED_MEMORY}"), source);
+        let failed = |source: std::io::Error| {
+            Error::system(format!("making a directory in {SHARED_MEMORY}"), source)
+        };
         let parent = file::open_directory(Path::new(SHARED_MEMORY), []).map_err(failed)?;
         let prefix = format!("corosync-ipc-{}-", std::process::id());
         let (name, directory) = serve::create_directory(&parent, &prefix, 0o700).map_err(failed)?;

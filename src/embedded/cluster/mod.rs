@@ -23,13 +23,16 @@ const END_OF_TIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Several embedded daemons in one cluster, each of which answers as corosync 3.1.7 does.
 ///
-/// Nodes are parted, killed, stopped, started and paused by the methods of this, and clients see what they see of a real cluster. When
-/// such a method returns all that follows has happened, and the events are in the clients' rings. It begins by serving what clients sent
-/// before it was called.
+/// Nodes are parted, killed, stopped, started and paused by the methods of this, and clients see
+/// what they see of a real cluster. When such a method returns all that follows has happened, and
+/// the events are in the clients' rings. It begins by serving what clients sent before it was
+/// called.
 ///
-/// Nothing depends on time: timers, such as that of a quorum device, expire when [`Cluster::advance`] moves the cluster's own clock. What
-/// nobody decides on, such as which of several messages sent at the same time is the first, the seed decides on. Clients that send
-/// while nobody drives are served as they come; [`Cluster::hold`] makes what they send wait, to be put in the seed's order.
+/// Nothing depends on time: timers, such as that of a quorum device, expire when
+/// [`Cluster::advance`] moves the cluster's own clock. What nobody decides on, such as which of
+/// several messages sent at the same time is the first, the seed decides on. Clients that send
+/// while nobody drives are served as they come; [`Cluster::hold`] makes what they send wait, to be
+/// put in the seed's order.
 ///
 /// ```
 /// use corosync_ipc::{quorum, embedded::Cluster};
@@ -80,10 +83,14 @@ impl ClusterNode<'_> {
         &self.seat.endpoint
     }
 
-    /// Whether it does not run: it was killed or stopped, a client shut it down, or it has not been started yet.
+    /// Whether it does not run: it was killed or stopped, a client shut it down, or it has not been
+    /// started yet.
     pub fn has_ended(&self) -> bool {
         let number = self.number;
-        self.cluster.listener.with(move |daemon, _| daemon.world().daemon(number).is_none()).unwrap_or(true)
+        self.cluster
+            .listener
+            .with(move |daemon, _| daemon.world().daemon(number).is_none())
+            .unwrap_or(true)
     }
 
     /// How many clients are connected to it.
@@ -94,7 +101,9 @@ impl ClusterNode<'_> {
             connections
                 .ids()
                 .into_iter()
-                .filter(|id| connections.get(*id).is_some_and(|it| places.contains(&it.service_index())))
+                .filter(|id| {
+                    connections.get(*id).is_some_and(|it| places.contains(&it.service_index()))
+                })
                 .count()
         });
         count.unwrap_or(0)
@@ -145,7 +154,11 @@ impl Cluster {
 
     /// All nodes, in the order in which the builder was told of them.
     pub fn nodes(&self) -> impl Iterator<Item = ClusterNode<'_>> {
-        self.nodes.iter().enumerate().map(|(number, seat)| ClusterNode { cluster: self, number, seat })
+        self.nodes.iter().enumerate().map(|(number, seat)| ClusterNode {
+            cluster: self,
+            number,
+            seat,
+        })
     }
 
     // --- the network ---
@@ -159,11 +172,15 @@ impl Cluster {
         for id in parts.iter().copied().flatten().copied().map(NodeId) {
             self.number(id)?;
             if named.contains(&id) {
-                return Err(Error::invalid("parts", format!("node {id} is in two of them, or twice in one")));
+                return Err(Error::invalid(
+                    "parts",
+                    format!("node {id} is in two of them, or twice in one"),
+                ));
             }
             named.push(id);
         }
-        let parts: Vec<Vec<NodeId>> = parts.iter().map(|part| part.iter().copied().map(NodeId).collect()).collect();
+        let parts: Vec<Vec<NodeId>> =
+            parts.iter().map(|part| part.iter().copied().map(NodeId).collect()).collect();
         self.drive(move |world, now| Ok(world.partition(now, &parts)))
     }
 
@@ -185,7 +202,8 @@ impl Cluster {
         self.end(id.into(), Ending::Killed)
     }
 
-    /// Stops a node's daemon in good order, as `systemctl stop corosync`: its processes leave their groups before it leaves the cluster.
+    /// Stops a node's daemon in good order, as `systemctl stop corosync`: its processes leave their
+    /// groups before it leaves the cluster.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a node that is not there, does not run or is paused.
@@ -202,10 +220,12 @@ impl Cluster {
         })
     }
 
-    /// Starts the daemon of a node that does not run, anew: it knows nothing of before but the number of its last ring.
+    /// Starts the daemon of a node that does not run, anew: it knows nothing of before but the
+    /// number of its last ring.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a node that is not there or runs; as [`crate::libqb::server::Builder::start`].
+    /// [`Error::InvalidArgument`] for a node that is not there or runs; as
+    /// [`crate::libqb::server::Builder::start`].
     pub fn start_node(&self, id: impl Into<NodeId>) -> Result<()> {
         let id = id.into();
         let number = self.number(id)?;
@@ -233,7 +253,8 @@ impl Cluster {
         self.set_paused(id.into(), true)
     }
 
-    /// Lets a paused node go on. It finds that its ring is gone, and joins the others at once; a real one may be alone for a while first.
+    /// Lets a paused node go on. It finds that its ring is gone, and joins the others at once; a
+    /// real one may be alone for a while first.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a node that is not there or not paused.
@@ -256,8 +277,9 @@ impl Cluster {
 
     // --- requests ---
 
-    /// Makes the requests of the clients of a service (`cpg`, `quorum`, ...) wait until [`Cluster::release`]. Clients can connect, and get
-    /// events; that they are gone is noticed afterwards too.
+    /// Makes the requests of the clients of a service (`cpg`, `quorum`, ...) wait until
+    /// [`Cluster::release`]. Clients can connect, and get events; that they are gone is noticed
+    /// afterwards too.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a node or a service that is not there.
@@ -286,8 +308,9 @@ impl Cluster {
         self.listener.drive(move |daemon, connections| daemon.hold(connections, place, is_held))
     }
 
-    /// Refuses requests of the clients of a service with [`TryAgain`](crate::CsError::TryAgain), without looking at them. A multicast,
-    /// which is never answered, is lost then; it counts too. This ends with the node.
+    /// Refuses requests of the clients of a service with [`TryAgain`](crate::CsError::TryAgain),
+    /// without looking at them. A multicast, which is never answered, is lost then; it counts
+    /// too. This ends with the node.
     ///
     /// # Errors
     /// As [`Cluster::hold`].
@@ -312,7 +335,8 @@ impl Cluster {
     /// Moves the cluster's clock on. Whatever is due meanwhile happens, each at its time.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a time more than a hundred years after the start, or a cluster in real time.
+    /// [`Error::InvalidArgument`] for a time more than a hundred years after the start, or a
+    /// cluster in real time.
     pub fn advance(&self, by: Duration) -> Result<()> {
         if self.now()?.checked_add(by).is_none_or(|until| until > END_OF_TIME) {
             return Err(Error::invalid("duration", "the clock ends after a hundred years"));
@@ -356,7 +380,11 @@ fn real_time() -> Error {
     Error::invalid("clock", "this cluster lives in real time")
 }
 
-fn start_daemons(world: &mut World, now: Instant, numbers: &[usize]) -> (Vec<ClientOutput>, Result<()>) {
+fn start_daemons(
+    world: &mut World,
+    now: Instant,
+    numbers: &[usize],
+) -> (Vec<ClientOutput>, Result<()>) {
     match world.start(now, numbers) {
         Ok(outputs) => (outputs, Ok(())),
         Err(reason) => (Vec::new(), Err(Error::invalid("settings", reason))),

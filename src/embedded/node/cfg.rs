@@ -14,14 +14,15 @@ use crate::codec::CS_OK;
 use crate::error::CsError;
 use crate::wire::Message;
 use crate::wire::cfg::{
-    ADDRESS_SIZE, AnyRequest, GetRingStatus, Interface, KillNode, KillNodeReply, Link, LocalGetReply, MAX_LINKS,
-    NODE_STATUS_V1, NodeAddressesReply, NodeStatusReply, ReloadConfigReply, ReopenLogFilesReply, ReplyToShutdownReply,
-    RingReenableReply, RingStatusReply, TestShutdown, TrackStartReply, TrackStopReply, TryShutdown, TryShutdownReply,
+    ADDRESS_SIZE, AnyRequest, GetRingStatus, Interface, KillNode, KillNodeReply, Link,
+    LocalGetReply, MAX_LINKS, NODE_STATUS_V1, NodeAddressesReply, NodeStatusReply,
+    ReloadConfigReply, ReopenLogFilesReply, ReplyToShutdownReply, RingReenableReply,
+    RingStatusReply, TestShutdown, TrackStartReply, TrackStopReply, TryShutdown, TryShutdownReply,
 };
 use crate::wire::values::NodeId;
 
-/// The largest packet of each transport, in bytes: knet's to the node itself, and what Ethernet leaves of one behind knet's headers and
-/// behind totem's.
+/// The largest packet of each transport, in bytes: knet's to the node itself, and what Ethernet
+/// leaves of one behind knet's headers and behind totem's.
 const KNET_OWN_MTU: u32 = 65535;
 const KNET_MTU: u32 = 1446;
 const UDPU_MTU: u32 = 1410;
@@ -95,7 +96,10 @@ impl Cfg {
     }
 
     pub(crate) fn start(&mut self, context: &mut Context<'_>) {
-        self.is_knet = context.icmap.get_as::<String>("totem.transport").is_none_or(|transport| transport == "knet");
+        self.is_knet = context
+            .icmap
+            .get_as::<String>("totem.transport")
+            .is_none_or(|transport| transport == "knet");
     }
 
     /// Whether knet is the transport.
@@ -133,8 +137,13 @@ impl Cfg {
         let kind = shutdown.kind;
         self.check_shutdown(context);
         // The daemon tells only those who once asked for a shutdown themselves.
-        for tracker in self.trackers.iter().rev().filter(|tracker| self.tried.contains(&tracker.client)) {
-            context.event(tracker.client, &TestShutdown { status: CsError::Timeout as i32, flags: kind });
+        for tracker in
+            self.trackers.iter().rev().filter(|tracker| self.tried.contains(&tracker.client))
+        {
+            context.event(
+                tracker.client,
+                &TestShutdown { status: CsError::Timeout as i32, flags: kind },
+            );
         }
     }
 
@@ -149,18 +158,28 @@ impl Cfg {
 
     pub(crate) fn deliver(&mut self, context: &mut Context<'_>, from: NodeId, exec: Exec) {
         match exec {
-            Exec::Kill(node) if node == self.us => context.outputs.push(Output::Exit(Ending::Killed)),
-            Exec::Shutdown if from == self.us => context.outputs.push(Output::Exit(Ending::Stopped)),
+            Exec::Kill(node) if node == self.us => {
+                context.outputs.push(Output::Exit(Ending::Killed))
+            }
+            Exec::Shutdown if from == self.us => {
+                context.outputs.push(Output::Exit(Ending::Stopped))
+            }
             Exec::Kill(_) | Exec::Shutdown => {}
             Exec::Reload(client) if from == self.us => context.reply(client, &ReloadConfigReply {}),
             Exec::Reload(_) => {}
         }
     }
 
-    pub(crate) fn request(&mut self, context: &mut Context<'_>, client: ClientId, request: AnyRequest) {
+    pub(crate) fn request(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        request: AnyRequest,
+    ) {
         match request {
             AnyRequest::GetRingStatus(GetRingStatus {}) => {
-                let name = format!("0 {}", self.addresses.get(&self.us).map_or("", String::as_str)).into();
+                let name =
+                    format!("0 {}", self.addresses.get(&self.us).map_or("", String::as_str)).into();
                 let interface = Interface { name, status: self.ring_status() };
                 context.reply(client, &RingStatusReply { interfaces: vec![interface] });
             }
@@ -168,14 +187,21 @@ impl Cfg {
                 context.reply_with(client, &RingReenableReply {}, Err(CsError::NotSupported));
             }
             AnyRequest::KillNode(KillNode { nodeid, .. }) => {
-                let status = context.icmap.get_as::<String>(&format!("runtime.members.{nodeid}.status"));
-                let status = if status.as_deref() == Some("joined") { Ok(()) } else { Err(CsError::NotExist) };
+                let status =
+                    context.icmap.get_as::<String>(&format!("runtime.members.{nodeid}.status"));
+                let status = if status.as_deref() == Some("joined") {
+                    Ok(())
+                } else {
+                    Err(CsError::NotExist)
+                };
                 if status.is_ok() {
                     context.multicast(super::Exec::Cfg(Exec::Kill(nodeid)));
                 }
                 context.reply_with(client, &KillNodeReply {}, status);
             }
-            AnyRequest::TryShutdown(TryShutdown { flags }) => self.try_shutdown(context, client, flags),
+            AnyRequest::TryShutdown(TryShutdown { flags }) => {
+                self.try_shutdown(context, client, flags)
+            }
             AnyRequest::ReplyToShutdown(request) => {
                 let status = self.answer(client, request.response.0 != 0);
                 if status.is_ok() {
@@ -183,11 +209,19 @@ impl Cfg {
                 }
                 context.reply_with(client, &ReplyToShutdownReply {}, status);
             }
-            AnyRequest::GetNodeAddresses(request) => self.node_addresses(context, client, request.nodeid),
-            AnyRequest::LocalGet(_) => context.reply(client, &LocalGetReply { local_nodeid: self.us }),
-            AnyRequest::ReloadConfig(_) => context.multicast(super::Exec::Cfg(Exec::Reload(client))),
+            AnyRequest::GetNodeAddresses(request) => {
+                self.node_addresses(context, client, request.nodeid)
+            }
+            AnyRequest::LocalGet(_) => {
+                context.reply(client, &LocalGetReply { local_nodeid: self.us })
+            }
+            AnyRequest::ReloadConfig(_) => {
+                context.multicast(super::Exec::Cfg(Exec::Reload(client)))
+            }
             AnyRequest::ReopenLogFiles(_) => context.reply(client, &ReopenLogFilesReply {}),
-            AnyRequest::GetNodeStatus(request) => self.node_status(context, client, request.nodeid, request.version),
+            AnyRequest::GetNodeStatus(request) => {
+                self.node_status(context, client, request.nodeid, request.version)
+            }
             AnyRequest::TrackStart(_) => {
                 self.track(context, client);
                 context.reply(client, &TrackStartReply {});
@@ -248,8 +282,10 @@ impl Cfg {
             tracker.answer = None;
             expected += 1;
         }
-        let timeout = context.icmap.get_as::<u32>("cfg.shutdown_timeout").unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT);
-        let until = context.now.checked_add(Duration::from_millis(timeout.into())).filter(|_| expected > 0);
+        let timeout =
+            context.icmap.get_as::<u32>("cfg.shutdown_timeout").unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT);
+        let until =
+            context.now.checked_add(Duration::from_millis(timeout.into())).filter(|_| expected > 0);
         self.shutdown = Some(Shutdown { client, kind, yes: 0, no: 0, expected, until });
         if expected == 0 {
             context.reply(client, &TryShutdownReply {});
@@ -274,7 +310,8 @@ impl Cfg {
         let Some(shutdown) = self.shutdown.take_if(is_decided) else {
             return;
         };
-        let is_confirmed = shutdown.yes >= shutdown.expected || shutdown.kind == ShutdownKind::REGARDLESS;
+        let is_confirmed =
+            shutdown.yes >= shutdown.expected || shutdown.kind == ShutdownKind::REGARDLESS;
         let status = if is_confirmed { Ok(()) } else { Err(CsError::Busy) };
         context.reply_with(shutdown.client, &TryShutdownReply {}, status);
         if is_confirmed {
@@ -340,7 +377,14 @@ impl Cfg {
                 (UDPU_MTU, address.as_str(), "")
             };
             let (src_ipaddr, dst_ipaddr) = (text(source), text(destination));
-            *link = Link { enabled: 1, connected: is_here, dynconnected: 0, mtu, src_ipaddr, dst_ipaddr };
+            *link = Link {
+                enabled: 1,
+                connected: is_here,
+                dynconnected: 0,
+                mtu,
+                src_ipaddr,
+                dst_ipaddr,
+            };
         }
         // The versions are those of a knet that does not know of versions, as Debian's.
         let status = NodeStatusReply {

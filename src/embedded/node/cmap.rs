@@ -11,16 +11,16 @@ use super::{ClientId, Context, Exec, Membership, c_string};
 use crate::cmap::{TrackEvents, Value};
 use crate::error::CsError;
 use crate::wire::cmap::{
-    AdjustInt, AdjustIntReply, AnyRequest, Delete, DeleteReply, Get, GetReply, IterFinalize, IterFinalizeReply,
-    IterInit, IterInitReply, IterNext, IterNextReply, RawValue, Set, SetCurrentMapReply, SetReply, TrackAdd,
-    TrackAddReply, TrackDelete, TrackDeleteReply,
+    AdjustInt, AdjustIntReply, AnyRequest, Delete, DeleteReply, Get, GetReply, IterFinalize,
+    IterFinalizeReply, IterInit, IterInitReply, IterNext, IterNextReply, RawValue, Set,
+    SetCurrentMapReply, SetReply, TrackAdd, TrackAddReply, TrackDelete, TrackDeleteReply,
 };
 use crate::wire::values::NodeId;
 
 const CONFIG_VERSION: &str = "totem.config_version";
 
-/// The largest buffer the daemon finds memory for. Asked for more it says so; asked for less, but more than the ring has room for,
-/// it loses the answer.
+/// The largest buffer the daemon finds memory for. Asked for more it says so; asked for less, but
+/// more than the ring has room for, it loses the answer.
 const MOST_MEMORY: u64 = 1 << 40;
 
 #[derive(Debug, Default)]
@@ -61,14 +61,23 @@ impl Session {
 impl Cmap {
     pub(crate) fn start(context: &mut Context<'_>) {
         let events = TrackEvents::ADD | TrackEvents::DELETE | TrackEvents::MODIFY;
-        let _ = context.icmap.track(Bytes::from_static(CONFIG_VERSION.as_bytes()), events, Watcher::ConfigVersion);
+        let _ = context.icmap.track(
+            Bytes::from_static(CONFIG_VERSION.as_bytes()),
+            events,
+            Watcher::ConfigVersion,
+        );
     }
 
     pub(crate) fn connect(&mut self, client: ClientId) {
         self.sessions.insert(client, Session::default());
     }
 
-    pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, stats: &mut Stats, client: ClientId) {
+    pub(crate) fn disconnect(
+        &mut self,
+        context: &mut Context<'_>,
+        stats: &mut Stats,
+        client: ClientId,
+    ) {
         let Some(session) = self.sessions.remove(&client) else {
             return;
         };
@@ -81,7 +90,11 @@ impl Cmap {
             }
         }
         for tracker in session.trackers.into_values() {
-            if session.on_stats { stats.untrack(tracker.id) } else { context.icmap.untrack(tracker.id) }
+            if session.on_stats {
+                stats.untrack(tracker.id)
+            } else {
+                context.icmap.untrack(tracker.id)
+            }
         }
     }
 
@@ -112,14 +125,20 @@ impl Cmap {
         match request {
             AnyRequest::Set(Set { key_name, value }) => {
                 let key = c_string(&key_name);
-                let done =
-                    if session.on_stats { stats.set(&key) } else { change(context, &key, |map| map.set(&key, &value)) };
+                let done = if session.on_stats {
+                    stats.set(&key)
+                } else {
+                    change(context, &key, |map| map.set(&key, &value))
+                };
                 context.reply_with(client, &SetReply {}, done);
             }
             AnyRequest::Delete(Delete { key_name }) => {
                 let key = c_string(&key_name);
-                let done =
-                    if session.on_stats { Stats::change(&key) } else { change(context, &key, |map| map.delete(&key)) };
+                let done = if session.on_stats {
+                    Stats::change(&key)
+                } else {
+                    change(context, &key, |map| map.delete(&key))
+                };
                 context.reply_with(client, &DeleteReply {}, done);
             }
             AnyRequest::AdjustInt(AdjustInt { key_name, step }) => {
@@ -133,7 +152,11 @@ impl Cmap {
             }
             AnyRequest::Get(Get { key_name, value_len }) => {
                 let key = c_string(&key_name);
-                let value = if session.on_stats { stats.get(&key) } else { context.icmap.get(&key).cloned() };
+                let value = if session.on_stats {
+                    stats.get(&key)
+                } else {
+                    context.icmap.get(&key).cloned()
+                };
                 get(context, client, value, value_len);
             }
             AnyRequest::IterInit(IterInit { prefix }) => {
@@ -160,7 +183,11 @@ impl Cmap {
                 let status = next.as_ref().map(|_| ()).ok_or(error);
                 let (key_name, value) = next.unwrap_or_default();
                 let (value_len, value_type) = (value.data.len() as u64, value.value_type);
-                context.reply_with(client, &IterNextReply { key_name, value_len, value_type }, status);
+                context.reply_with(
+                    client,
+                    &IterNextReply { key_name, value_len, value_type },
+                    status,
+                );
             }
             AnyRequest::IterFinalize(IterFinalize { iter_handle }) => {
                 let iterator = session.iterators.remove(&iter_handle);
@@ -181,11 +208,17 @@ impl Cmap {
                 };
                 let opened = id.map(|id| {
                     let handle = session.handle();
-                    session.trackers.insert(handle, OpenTracker { instance: track_inst_handle, id });
+                    session
+                        .trackers
+                        .insert(handle, OpenTracker { instance: track_inst_handle, id });
                     handle
                 });
                 let status = opened.map(|_| ());
-                context.reply_with(client, &TrackAddReply { track_handle: opened.unwrap_or(0) }, status);
+                context.reply_with(
+                    client,
+                    &TrackAddReply { track_handle: opened.unwrap_or(0) },
+                    status,
+                );
             }
             AnyRequest::TrackDelete(TrackDelete { track_handle }) => {
                 let tracker = session.trackers.remove(&track_handle);

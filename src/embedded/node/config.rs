@@ -19,7 +19,8 @@ pub(crate) enum Age {
 }
 
 impl Age {
-    /// The services the daemon loads, by their numbers: short name, and how many messages their nodes exchange.
+    /// The services the daemon loads, by their numbers: short name, and how many messages their
+    /// nodes exchange.
     fn services(self) -> [(&'static str, u32); 8] {
         let [cmap, cfg, cpg] = match self {
             Self::V1_99 => [0, 3, 6],
@@ -38,7 +39,8 @@ impl Age {
         ]
     }
 
-    /// Whether the daemon dies of a request, which before 2.99 it does of all that are not in its tables.
+    /// Whether the daemon dies of a request, which before 2.99 it does of all that are not in its
+    /// tables.
     pub(super) fn dies_of(self, service: ServiceId, message: &[u8]) -> bool {
         let known: u32 = match service {
             _ if self == Self::V3_1 => return false,
@@ -76,7 +78,8 @@ pub(crate) struct Config {
     pub(crate) settings: Vec<(String, Value)>,
 }
 
-/// Keys that clients may not change: the key, and whether it is a prefix. Matches `set_icmap_ro_keys_flag`.
+/// Keys that clients may not change: the key, and whether it is a prefix. Matches
+/// `set_icmap_ro_keys_flag`.
 const READ_ONLY: [(&str, bool); 25] = [
     ("internal_configuration.", true),
     ("runtime.services.", true),
@@ -203,7 +206,11 @@ impl Config {
         }
         self.fill_timeouts(icmap);
         for (number, (name, _)) in self.age.services().into_iter().enumerate() {
-            preset(icmap, &format!("internal_configuration.service.{number}.name"), format!("corosync_{name}"));
+            preset(
+                icmap,
+                &format!("internal_configuration.service.{number}.name"),
+                format!("corosync_{name}"),
+            );
             preset(icmap, &format!("internal_configuration.service.{number}.ver"), 0u32);
         }
         for (key, is_prefix) in READ_ONLY {
@@ -225,7 +232,8 @@ impl Config {
     /// What totemconfig.c computes of the token timeout, in milliseconds.
     fn fill_timeouts(&self, icmap: &mut Icmap) {
         let token = icmap.get_as("totem.token").unwrap_or(DEFAULT_TOKEN);
-        let coefficient: u32 = icmap.get_as("totem.token_coefficient").unwrap_or(DEFAULT_TOKEN_COEFFICIENT);
+        let coefficient: u32 =
+            icmap.get_as("totem.token_coefficient").unwrap_or(DEFAULT_TOKEN_COEFFICIENT);
         let more_nodes = (self.nodes.len() as u32).saturating_sub(2);
         let token = token.saturating_add(coefficient.saturating_mul(more_nodes));
         let retransmit = (f64::from(token) / (f64::from(RETRANSMITS) + 0.2)) as u32;
@@ -259,9 +267,21 @@ mod tests {
 
     #[test]
     fn each_age_has_layouts_of_its_own_and_dies_of_later_requests() {
-        for (age, info, said) in [(Age::V1_99, 56, 152), (Age::V2_4, 320, 9248), (Age::V3_1, 320, 9248)] {
-            let node = NodeConfig { id: NodeId(1), name: "n1".to_owned(), address: "10.0.0.1".to_owned(), votes: None };
-            let config = Config { age, cluster_name: "old".to_owned(), nodes: vec![node], settings: Vec::new() };
+        for (age, info, said) in
+            [(Age::V1_99, 56, 152), (Age::V2_4, 320, 9248), (Age::V3_1, 320, 9248)]
+        {
+            let node = NodeConfig {
+                id: NodeId(1),
+                name: "n1".to_owned(),
+                address: "10.0.0.1".to_owned(),
+                votes: None,
+            };
+            let config = Config {
+                age,
+                cluster_name: "old".to_owned(),
+                nodes: vec![node],
+                settings: Vec::new(),
+            };
             let now = Instant::now();
             let mut node = Node::start(now, NodeId(1), config).unwrap();
             let mut ask = |service, request: Bytes| {
@@ -277,7 +297,10 @@ mod tests {
                 other => panic!("{other:?}"),
             };
             let get_info = votequorum::GetInfo { nodeid: NodeId(1) };
-            assert_eq!(reply(ServiceId::Votequorum, get_info.encode().unwrap().into()), (info, info as u32));
+            assert_eq!(
+                reply(ServiceId::Votequorum, get_info.encode().unwrap().into()),
+                (info, info as u32)
+            );
             let members = cpg::MembershipGet { group_name: GroupName::default() };
             assert_eq!(reply(ServiceId::Cpg, members.encode().unwrap().into()), (9248, said));
             let map = Bytes::from(cmap::SetCurrentMap { map: 1 }.encode().unwrap());

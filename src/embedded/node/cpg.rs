@@ -8,17 +8,18 @@ use super::{Age, ClientId, Context, Membership};
 use crate::cpg::{Address, GroupName, Reason};
 use crate::error::CsError;
 use crate::wire::cpg::{
-    AnyRequest, ConfchgCallback, DeliverCallback, Description, FinalizeReply, FragmentType, IterationFinalizeReply,
-    IterationInitialize, IterationInitializeReply, IterationNextReply, Join, JoinReply, Leave, LeaveReply,
-    LocalGetReply, MAX_MEMBERS, Mcast, MembershipReply, PartialDeliverCallback, PartialMcast, PartialSendReply,
-    TotemConfchgCallback,
+    AnyRequest, ConfchgCallback, DeliverCallback, Description, FinalizeReply, FragmentType,
+    IterationFinalizeReply, IterationInitialize, IterationInitializeReply, IterationNextReply,
+    Join, JoinReply, Leave, LeaveReply, LocalGetReply, MAX_MEMBERS, Mcast, MembershipReply,
+    PartialDeliverCallback, PartialMcast, PartialSendReply, TotemConfchgCallback,
 };
 use crate::wire::values::{NodeId, RingId};
 
 /// Asks for the totem membership. Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
 const INITIAL_TOTEM: u32 = 1;
 
-/// What corosync 1.99 says that its answer about members has, in bytes. Matches `sizeof (struct req_lib_cpg_membership_get)`.
+/// What corosync 1.99 says that its answer about members has, in bytes. Matches `sizeof (struct
+/// req_lib_cpg_membership_get)`.
 const MEMBERSHIP_REQUEST_SIZE: u32 = 152;
 
 /// What nodes tell each other. The numbers are those of the daemon.
@@ -81,7 +82,8 @@ struct Session {
     group: GroupName,
     flags: u32,
     has_initial_totem: bool,
-    /// Counts configuration changes, and what it counted when the first fragment of a message was sent.
+    /// Counts configuration changes, and what it counted when the first fragment of a message was
+    /// sent.
     transitions: u64,
     at_first_fragment: u64,
     /// It said good-bye: no events any more.
@@ -91,7 +93,9 @@ struct Session {
 impl Session {
     /// Whether it hears what is said in a group.
     fn hears(&self, group: &GroupName) -> bool {
-        !self.is_finalized && matches!(self.state, State::Joined | State::Left) && self.group == *group
+        !self.is_finalized
+            && matches!(self.state, State::Joined | State::Left)
+            && self.group == *group
     }
 }
 
@@ -171,7 +175,11 @@ impl Cpg {
         };
         if !session.group.as_bytes().is_empty() && session.state != State::Left {
             let Session { pid, group, .. } = session;
-            context.multicast(super::Exec::Cpg(Exec::Leave { pid, group, reason: Reason::PROCDOWN }));
+            context.multicast(super::Exec::Cpg(Exec::Leave {
+                pid,
+                group,
+                reason: Reason::PROCDOWN,
+            }));
         }
     }
 
@@ -215,7 +223,8 @@ impl Cpg {
     /// Matches `downlist_inform_clients`.
     fn remove_left_nodes(&mut self, context: &mut Context<'_>) {
         let left_nodes = std::mem::take(&mut self.left_nodes);
-        let (left, stay) = self.processes.iter().partition(|process| left_nodes.contains(&process.node));
+        let (left, stay) =
+            self.processes.iter().partition(|process| left_nodes.contains(&process.node));
         self.processes = stay;
         for (group, processes) in by_group(left) {
             let left = processes.iter().map(|process| process.address(Reason::NODEDOWN)).collect();
@@ -238,9 +247,11 @@ impl Cpg {
         }
     }
 
-    /// Matches `joinlist_remove_zombie_pi_entries`: processes that left while their node was elsewhere.
+    /// Matches `joinlist_remove_zombie_pi_entries`: processes that left while their node was
+    /// elsewhere.
     fn remove_zombies(&mut self, context: &mut Context<'_>) {
-        let is_zombie = |process: &&Process| process.node != self.us && !self.join_lists.contains(process);
+        let is_zombie =
+            |process: &&Process| process.node != self.us && !self.join_lists.contains(process);
         let zombies: Vec<_> = self.processes.iter().filter(is_zombie).copied().collect();
         for process in zombies {
             self.remove_process(context, process, Reason::PROCDOWN);
@@ -271,7 +282,12 @@ impl Cpg {
             Exec::Join { pid, group } => {
                 let process = Process { node: from, pid, group };
                 if self.add_process(process) {
-                    self.notify_change(context, group, vec![process.address(Reason::JOIN)], Vec::new());
+                    self.notify_change(
+                        context,
+                        group,
+                        vec![process.address(Reason::JOIN)],
+                        Vec::new(),
+                    );
                 }
             }
             Exec::Leave { pid, group, reason } => {
@@ -290,8 +306,14 @@ impl Cpg {
                 }
             }
             Exec::PartialMcast { pid, group, msglen, fragment_type, message } => {
-                let event =
-                    PartialDeliverCallback { group_name: group, msglen, nodeid: from, pid, fragment_type, message };
+                let event = PartialDeliverCallback {
+                    group_name: group,
+                    msglen,
+                    nodeid: from,
+                    pid,
+                    fragment_type,
+                    message,
+                };
                 for client in self.receivers(from, &group) {
                     context.event(client, &event);
                 }
@@ -299,7 +321,8 @@ impl Cpg {
         }
     }
 
-    /// Who gets a message. Nobody as long as the sender's node is not known to have a member in the group.
+    /// Who gets a message. Nobody as long as the sender's node is not known to have a member in the
+    /// group.
     fn receivers(&self, from: NodeId, group: &GroupName) -> Vec<ClientId> {
         if !self.processes.iter().any(|process| process.node == from && process.group == *group) {
             return Vec::new();
@@ -313,7 +336,12 @@ impl Cpg {
 
     /// Clients in the order in which the daemon goes through them.
     fn newest_first(&self, is_wanted: impl Fn(&Session) -> bool) -> Vec<ClientId> {
-        self.sessions.iter().rev().filter(|(_, session)| is_wanted(session)).map(|(client, _)| *client).collect()
+        self.sessions
+            .iter()
+            .rev()
+            .filter(|(_, session)| is_wanted(session))
+            .map(|(client, _)| *client)
+            .collect()
     }
 
     /// The members of a group; the first of them where nodes that had large groups have met.
@@ -329,8 +357,9 @@ impl Cpg {
         joined_list: Vec<Address>,
         left_list: Vec<Address>,
     ) {
-        let has_left =
-            |process: &&Process| left_list.iter().any(|left| (left.node_id, left.pid) == (process.node, process.pid));
+        let has_left = |process: &&Process| {
+            left_list.iter().any(|left| (left.node_id, left.pid) == (process.node, process.pid))
+        };
         let members = self.members_of(&group).filter(|process| !has_left(process));
         let member_list = members.map(|process| process.address(Reason::UNDEFINED)).collect();
         for joined in joined_list.iter().filter(|joined| joined.node_id == self.us) {
@@ -350,7 +379,8 @@ impl Cpg {
                 session.transitions += 1;
             }
         }
-        let waits = |session: &Session| session.flags & INITIAL_TOTEM != 0 && !session.has_initial_totem;
+        let waits =
+            |session: &Session| session.flags & INITIAL_TOTEM != 0 && !session.has_initial_totem;
         for client in self.newest_first(|session| !session.is_finalized && waits(session)) {
             if let Some(session) = self.sessions.get_mut(&client) {
                 session.has_initial_totem = true;
@@ -360,12 +390,20 @@ impl Cpg {
     }
 
     fn notify_totem(&self, context: &mut Context<'_>, client: ClientId, members: &[NodeId]) {
-        context.event(client, &TotemConfchgCallback { ring_id: self.ring_id, member_list: members.to_vec() });
+        context.event(
+            client,
+            &TotemConfchgCallback { ring_id: self.ring_id, member_list: members.to_vec() },
+        );
     }
 
     // --- clients ---
 
-    pub(crate) fn request(&mut self, context: &mut Context<'_>, client: ClientId, request: AnyRequest) {
+    pub(crate) fn request(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        request: AnyRequest,
+    ) {
         match request {
             AnyRequest::Join(request) => {
                 let status = self.join(context, client, &request);
@@ -379,7 +417,11 @@ impl Cpg {
                 // Who may not send is not told so.
                 let sender = self.sessions.get(&client).filter(|session| is_sender(session));
                 if let Some(Session { pid, group, .. }) = sender {
-                    context.multicast(super::Exec::Cpg(Exec::Mcast { pid: *pid, group: *group, message }));
+                    context.multicast(super::Exec::Cpg(Exec::Mcast {
+                        pid: *pid,
+                        group: *group,
+                        message,
+                    }));
                 }
             }
             AnyRequest::PartialMcast(request) => {
@@ -388,13 +430,16 @@ impl Cpg {
             }
             AnyRequest::MembershipGet(request) => {
                 let members = self.members_of(&request.group_name);
-                let member_list = members.map(|process| process.address(Reason::UNDEFINED)).collect();
+                let member_list =
+                    members.map(|process| process.address(Reason::UNDEFINED)).collect();
                 context.reply(client, &MembershipReply { member_list });
                 if self.age == Age::V1_99 {
                     context.claim_size(MEMBERSHIP_REQUEST_SIZE);
                 }
             }
-            AnyRequest::LocalGet(_) => context.reply(client, &LocalGetReply { local_nodeid: self.us }),
+            AnyRequest::LocalGet(_) => {
+                context.reply(client, &LocalGetReply { local_nodeid: self.us })
+            }
             AnyRequest::IterationInitialize(request) => {
                 let iteration_handle = self.begin_iteration(client, &request);
                 context.reply(client, &IterationInitializeReply { iteration_handle });
@@ -404,8 +449,13 @@ impl Cpg {
                     Some(iteration) => iteration.items.pop_front().ok_or(CsError::NoSections),
                     None => Err(CsError::Library),
                 };
-                let item = next.unwrap_or(Process { node: NodeId(0), pid: 0, group: GroupName::default() });
-                let description = Description { group: item.group, nodeid: item.node, pid: item.pid };
+                let item = next.unwrap_or(Process {
+                    node: NodeId(0),
+                    pid: 0,
+                    group: GroupName::default(),
+                });
+                let description =
+                    Description { group: item.group, nodeid: item.node, pid: item.pid };
                 context.reply_with(client, &IterationNextReply { description }, next.map(|_| ()));
             }
             AnyRequest::IterationFinalize(request) => {
@@ -422,7 +472,12 @@ impl Cpg {
         }
     }
 
-    fn join(&mut self, context: &mut Context<'_>, client: ClientId, request: &Join) -> Result<(), CsError> {
+    fn join(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        request: &Join,
+    ) -> Result<(), CsError> {
         let Join { group_name: group, pid, flags } = *request;
         let is_same = |session: &Session| session.pid == pid && session.group == group;
         if self.sessions.values().any(|session| !session.is_finalized && is_same(session)) {
@@ -432,7 +487,8 @@ impl Cpg {
         if self.processes.contains(&Process { node: self.us, pid, group }) {
             return Err(CsError::TryAgain);
         }
-        // The daemon does not count: it writes its answer about a larger group beyond the answer's end.
+        // The daemon does not count: it writes its answer about a larger group beyond the answer's
+        // end.
         if self.members_of(&group).count() == MAX_MEMBERS {
             return Err(CsError::NoResources);
         }
@@ -442,12 +498,18 @@ impl Cpg {
             State::JoinStarted | State::Joined => return Err(CsError::Exist),
             State::Left => return Err(CsError::Busy),
         }
-        (session.state, session.pid, session.group, session.flags) = (State::JoinStarted, pid, group, flags);
+        (session.state, session.pid, session.group, session.flags) =
+            (State::JoinStarted, pid, group, flags);
         context.multicast(super::Exec::Cpg(Exec::Join { pid, group }));
         Ok(())
     }
 
-    fn leave(&mut self, context: &mut Context<'_>, client: ClientId, request: &Leave) -> Result<(), CsError> {
+    fn leave(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        request: &Leave,
+    ) -> Result<(), CsError> {
         let session = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
         match session.state {
             State::Unjoined | State::Left => return Err(CsError::NotExist),
@@ -477,12 +539,18 @@ impl Cpg {
         }
         let PartialMcast { msglen, fragment_type, message, .. } = request;
         let (pid, group) = (session.pid, session.group);
-        context.multicast(super::Exec::Cpg(Exec::PartialMcast { pid, group, msglen, fragment_type, message }));
+        context.multicast(super::Exec::Cpg(Exec::PartialMcast {
+            pid,
+            group,
+            msglen,
+            fragment_type,
+            message,
+        }));
         Ok(())
     }
 
-    /// Copies what there is, in the order in which the daemon's way of grouping leaves it: the last group first; in each group the
-    /// first process, then the others from the last on.
+    /// Copies what there is, in the order in which the daemon's way of grouping leaves it: the last
+    /// group first; in each group the first process, then the others from the last on.
     fn begin_iteration(&mut self, owner: ClientId, request: &IterationInitialize) -> u64 {
         const NAMES_ONLY: u32 = 1;
         const ONE_GROUP: u32 = 2;
@@ -496,7 +564,8 @@ impl Cpg {
             };
             if is_wanted {
                 let names = request.iteration_type == NAMES_ONLY;
-                let item = if names { Process { node: NodeId(0), pid: 0, ..*process } } else { *process };
+                let item =
+                    if names { Process { node: NodeId(0), pid: 0, ..*process } } else { *process };
                 items.insert(same.map_or(0, |same| same + 1), item);
             }
         }
@@ -515,7 +584,8 @@ fn is_sender(session: &Session) -> bool {
 fn by_group(processes: Vec<Process>) -> Vec<(GroupName, Vec<Process>)> {
     let mut groups: BTreeMap<Vec<u8>, (GroupName, Vec<Process>)> = BTreeMap::new();
     for process in processes {
-        let name = process.group.as_bytes().split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
+        let name =
+            process.group.as_bytes().split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
         groups.entry(name).or_insert_with(|| (process.group, Vec::new())).1.push(process);
     }
     groups.into_values().collect()

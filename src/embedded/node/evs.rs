@@ -1,6 +1,7 @@
 //! The evs service: exec/evs.c of corosync 1.99, which later ones do not have.
 //!
-//! Its messages are not among the counters of the map: by `runtime.services.evs.` clients know a corosync 1.99.
+//! Its messages are not among the counters of the map: by `runtime.services.evs.` clients know a
+//! corosync 1.99.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,8 @@ use super::{ClientId, Context, Membership};
 use crate::error::CsError;
 use crate::evs::{GroupName, MAX_JOINED_GROUPS};
 use crate::wire::evs::{
-    AnyRequest, Confchg, Deliver, JoinReply, LeaveReply, MAX_GROUPS, McastGroupsReply, McastJoinedReply,
-    MembershipReply,
+    AnyRequest, Confchg, Deliver, JoinReply, LeaveReply, MAX_GROUPS, McastGroupsReply,
+    McastJoinedReply, MembershipReply,
 };
 use crate::wire::values::NodeId;
 
@@ -48,11 +49,18 @@ impl Evs {
         self.sessions.remove(&client);
     }
 
-    /// Tells who is left of the ring before, then the new ring. Matches `evs_confchg_fn`, which totem calls for both.
+    /// Tells who is left of the ring before, then the new ring. Matches `evs_confchg_fn`, which
+    /// totem calls for both.
     pub(crate) fn configure(&mut self, context: &mut Context<'_>, membership: &Membership) {
         let Membership { members, joined, left, transitional, .. } = membership.clone();
-        self.tell(context, Confchg { member_list: transitional, left_list: left, joined_list: Vec::new() });
-        self.tell(context, Confchg { member_list: members, left_list: Vec::new(), joined_list: joined });
+        self.tell(
+            context,
+            Confchg { member_list: transitional, left_list: left, joined_list: Vec::new() },
+        );
+        self.tell(
+            context,
+            Confchg { member_list: members, left_list: Vec::new(), joined_list: joined },
+        );
     }
 
     fn tell(&mut self, context: &mut Context<'_>, change: Confchg) {
@@ -71,7 +79,8 @@ impl Evs {
         }
     }
 
-    /// The service takes no request of a node that is not quorate. Matches `corosync_sending_allowed`.
+    /// The service takes no request of a node that is not quorate. Matches
+    /// `corosync_sending_allowed`.
     pub(crate) fn request(
         &mut self,
         context: &mut Context<'_>,
@@ -97,11 +106,15 @@ impl Evs {
                 context.reply(client, &McastJoinedReply {});
             }
             AnyRequest::McastGroups(request) => {
-                context.multicast(super::Exec::Evs(Exec { groups: request.groups, message: request.msg }));
+                context.multicast(super::Exec::Evs(Exec {
+                    groups: request.groups,
+                    message: request.msg,
+                }));
                 context.reply(client, &McastGroupsReply {});
             }
             AnyRequest::GetMembership(_) => {
-                let member_list = self.last.as_ref().map(|last| last.member_list.clone()).unwrap_or_default();
+                let member_list =
+                    self.last.as_ref().map(|last| last.member_list.clone()).unwrap_or_default();
                 context.reply(client, &MembershipReply { local_nodeid: self.us, member_list });
             }
         }
@@ -152,8 +165,12 @@ mod tests {
             address: format!("10.0.0.{id}"),
             votes: None,
         });
-        let config =
-            Config { age: Age::default(), cluster_name: "evs".to_owned(), nodes: nodes.into(), settings: Vec::new() };
+        let config = Config {
+            age: Age::default(),
+            cluster_name: "evs".to_owned(),
+            nodes: nodes.into(),
+            settings: Vec::new(),
+        };
         let mut node = Node::start(Instant::now(), NodeId(1), config).unwrap();
         configure(&mut node, &[1], &[1], &[], &[]);
         node
@@ -163,7 +180,13 @@ mod tests {
         ids.iter().copied().map(NodeId).collect()
     }
 
-    fn configure(node: &mut Node, members: &[u32], joined: &[u32], left: &[u32], transitional: &[u32]) {
+    fn configure(
+        node: &mut Node,
+        members: &[u32],
+        joined: &[u32],
+        left: &[u32],
+        transitional: &[u32],
+    ) {
         let [members, joined, left, transitional] = [members, joined, left, transitional].map(ids);
         let ring_id = RingId { node_id: NodeId(1), seq: 5 };
         node.configure(Instant::now(), Membership { ring_id, members, joined, left, transitional });
@@ -200,7 +223,10 @@ mod tests {
         let mut node = node();
         let now = Instant::now();
         node.connect(now, ServiceId::Evs, CLIENT, 1, String::new());
-        for request in [GetMembership {}.encode(), Join { groups: vec![GroupName::from_bytes([1; 32])] }.encode()] {
+        for request in [
+            GetMembership {}.encode(),
+            Join { groups: vec![GroupName::from_bytes([1; 32])] }.encode(),
+        ] {
             node.take_outputs();
             node.request(now, ServiceId::Evs, CLIENT, &request.unwrap().into());
             let message = encode_refusal(0, CsError::TryAgain).unwrap();

@@ -1,4 +1,5 @@
-//! The map behind cmap: exec/icmap.c over libqb's trie, with the trie's ways where clients see them.
+//! The map behind cmap: exec/icmap.c over libqb's trie, with the trie's ways where clients see
+//! them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -13,7 +14,8 @@ use crate::wire::cmap::RawValue;
 /// Shortest and longest key. Match `ICMAP_KEYNAME_MINLEN` and `ICMAP_KEYNAME_MAXLEN`.
 const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 3..=255;
 
-/// A place in an iteration. What it stands on stays in the map, though deleted, until it moves on: as in the trie.
+/// A place in an iteration. What it stands on stays in the map, though deleted, until it moves on:
+/// as in the trie.
 #[derive(Debug, Default)]
 pub(crate) struct Iter {
     prefix: Bytes,
@@ -82,7 +84,8 @@ impl Icmap {
         if !KEY_LENGTHS.contains(&key.len()) || !key.iter().all(valid) {
             return Err(CsError::NameTooLong);
         }
-        self.entries.insert(Bytes::copy_from_slice(key), Entry { value: stored.clone(), references: 1 });
+        self.entries
+            .insert(Bytes::copy_from_slice(key), Entry { value: stored.clone(), references: 1 });
         Ok(self.trackers.notices(TrackEvents::ADD, key, &stored, &RawValue::default()))
     }
 
@@ -95,7 +98,8 @@ impl Icmap {
         }
     }
 
-    /// Counts: as [`Icmap::adjust`], but in place, so that watchers are not told the old value. Matches `icmap_fast_inc`.
+    /// Counts: as [`Icmap::adjust`], but in place, so that watchers are not told the old value.
+    /// Matches `icmap_fast_inc`.
     pub(crate) fn count(&mut self, key: &str) -> Vec<Notice> {
         let Some(entry) = self.entries.get_mut(key.as_bytes()) else {
             return Vec::new();
@@ -133,7 +137,8 @@ impl Icmap {
         Iter { prefix, at: Position::Start }
     }
 
-    /// Moves on to the next key. What was deleted while the iterator stood on it is gone now, of which the notices tell.
+    /// Moves on to the next key. What was deleted while the iterator stood on it is gone now, of
+    /// which the notices tell.
     pub(crate) fn next(&mut self, iter: &mut Iter) -> (Option<(Bytes, RawValue)>, Vec<Notice>) {
         let from = match &iter.at {
             Position::Start => Bound::Included(iter.prefix.clone()),
@@ -167,15 +172,25 @@ impl Icmap {
     }
 
     /// All keys, in the order in which an iteration finds them.
-    pub(crate) fn with_prefix(&self, prefix: &'static str) -> impl Iterator<Item = (&Bytes, &RawValue)> {
+    pub(crate) fn with_prefix(
+        &self,
+        prefix: &'static str,
+    ) -> impl Iterator<Item = (&Bytes, &RawValue)> {
         let from = Bound::Included(Bytes::from_static(prefix.as_bytes()));
         let all = self.entries.range((from, Bound::Unbounded));
-        all.take_while(move |(key, _)| key.starts_with(prefix.as_bytes())).map(|(key, entry)| (key, &entry.value))
+        all.take_while(move |(key, _)| key.starts_with(prefix.as_bytes()))
+            .map(|(key, entry)| (key, &entry.value))
     }
 
     /// Starts to watch a key, a prefix, or with an empty one everything. Matches `icmap_track_add`.
-    pub(crate) fn track(&mut self, key: Bytes, events: TrackEvents, watcher: Watcher) -> Result<TrackerId, CsError> {
-        let known = TrackEvents::ADD | TrackEvents::DELETE | TrackEvents::MODIFY | TrackEvents::PREFIX;
+    pub(crate) fn track(
+        &mut self,
+        key: Bytes,
+        events: TrackEvents,
+        watcher: Watcher,
+    ) -> Result<TrackerId, CsError> {
+        let known =
+            TrackEvents::ADD | TrackEvents::DELETE | TrackEvents::MODIFY | TrackEvents::PREFIX;
         if !known.contains(events) {
             return Err(CsError::InvalidParam);
         }
@@ -193,11 +208,9 @@ impl Icmap {
 
     /// Whether clients may not change a key.
     pub(crate) fn is_read_only(&self, key: &[u8]) -> bool {
-        self.read_only.iter().any(
-            |(name, prefix)| {
-                if *prefix { key.starts_with(name.as_bytes()) } else { key == name.as_bytes() }
-            },
-        )
+        self.read_only.iter().any(|(name, prefix)| {
+            if *prefix { key.starts_with(name.as_bytes()) } else { key == name.as_bytes() }
+        })
     }
 }
 
@@ -243,7 +256,9 @@ fn add(value: &RawValue, step: i32) -> Result<Option<RawValue>, CsError> {
     macro_rules! sum {
         ($int:ty) => {
             <[u8; size_of::<$int>()]>::try_from(&*value.data).map(|bytes| {
-                Bytes::copy_from_slice(&<$int>::from_ne_bytes(bytes).wrapping_add(step as $int).to_ne_bytes())
+                Bytes::copy_from_slice(
+                    &<$int>::from_ne_bytes(bytes).wrapping_add(step as $int).to_ne_bytes(),
+                )
             })
         };
     }
@@ -307,7 +322,8 @@ mod tests {
     #[test]
     fn a_key_that_an_iterator_stands_on_is_deleted_when_it_moves() {
         let mut map = map();
-        map.track(Bytes::new(), TrackEvents::DELETE | TrackEvents::PREFIX, Watcher::ConfigVersion).unwrap();
+        map.track(Bytes::new(), TrackEvents::DELETE | TrackEvents::PREFIX, Watcher::ConfigVersion)
+            .unwrap();
         let mut iter = Icmap::iter(Bytes::from("b"));
         assert_eq!(map.next(&mut iter).0.unwrap().0, "b");
         assert_eq!(map.next(&mut iter).0.unwrap().0, "b.o");
@@ -322,9 +338,18 @@ mod tests {
     #[test]
     fn values_are_checked_as_the_daemon_checks_them() {
         let mut map = map();
-        let value = |value_type, data: &'static [u8]| RawValue { value_type, data: Bytes::from_static(data) };
-        assert_eq!(map.set(b"key.a", &value(ValueType::UINT32, b"123")), Err(CsError::InvalidParam));
-        assert_eq!(map.set(b"key.a", &value(ValueType::STRING, b"a\0b")), Err(CsError::InvalidParam));
+        let value = |value_type, data: &'static [u8]| RawValue {
+            value_type,
+            data: Bytes::from_static(data),
+        };
+        assert_eq!(
+            map.set(b"key.a", &value(ValueType::UINT32, b"123")),
+            Err(CsError::InvalidParam)
+        );
+        assert_eq!(
+            map.set(b"key.a", &value(ValueType::STRING, b"a\0b")),
+            Err(CsError::InvalidParam)
+        );
         assert!(map.set(b"key.a", &value(ValueType::STRING, b"a\0")).is_ok());
         assert_eq!(map.get(b"key.a").unwrap().data, &b"a\0"[..]);
         assert_eq!(map.set(b"k", &raw(1u8)), Err(CsError::NameTooLong));

@@ -1,5 +1,6 @@
-//! The services of corosync as state machines without I/O: requests, multicasts, membership and time come in, answers, events and
-//! multicasts go out, in the order in which the daemon sends them.
+//! The services of corosync as state machines without I/O: requests, multicasts, membership and
+//! time come in, answers, events and multicasts go out, in the order in which the daemon sends
+//! them.
 
 #![forbid(unsafe_code)]
 
@@ -38,7 +39,8 @@ pub(crate) struct ClientId(pub(crate) u64);
 /// What a node wants done.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Output {
-    /// Answer a client. The message is followed by so many zeros, if there is room for it all; else it is lost, as in the daemon.
+    /// Answer a client. The message is followed by so many zeros, if there is room for it all; else
+    /// it is lost, as in the daemon.
     Reply { client: ClientId, message: Vec<u8>, zeros: u64 },
     /// Send a client an event.
     Event { client: ClientId, message: Vec<u8> },
@@ -108,12 +110,23 @@ impl Context<'_> {
     }
 
     /// Answers with a message and a status.
-    fn reply_with<M: Message>(&mut self, client: ClientId, message: &M, status: Result<(), CsError>) {
+    fn reply_with<M: Message>(
+        &mut self,
+        client: ClientId,
+        message: &M,
+        status: Result<(), CsError>,
+    ) {
         self.reply_padded(client, message, status, 0);
     }
 
     /// Answers with a message whose last field is filled with zeros.
-    fn reply_padded<M: Message>(&mut self, client: ClientId, message: &M, status: Result<(), CsError>, zeros: u64) {
+    fn reply_padded<M: Message>(
+        &mut self,
+        client: ClientId,
+        message: &M,
+        status: Result<(), CsError>,
+        zeros: u64,
+    ) {
         let Some(mut message) = encode(message) else {
             return self.refuse(client, M::ID, CsError::Library);
         };
@@ -163,8 +176,8 @@ impl Context<'_> {
         self.tell(notices.unwrap_or_default());
     }
 
-    /// Tells what changed in the map, in this order. From the first that this context cannot tell on, they wait until whatever is being
-    /// done is done.
+    /// Tells what changed in the map, in this order. From the first that this context cannot tell
+    /// on, they wait until whatever is being done is done.
     fn tell(&mut self, notices: Vec<Notice>) {
         let mut notices = notices.into_iter();
         while let Some(notice) = notices.next() {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{ClientId, Context, Membership};
 use crate::error::CsError;
 use crate::wire::quorum::{
-    AnyRequest, GetQuorateReply, GetTypeReply, ModelGetTypeReply, NodelistNotification, Notification,
-    QuorumNotification, TrackStartReply, TrackStopReply,
+    AnyRequest, GetQuorateReply, GetTypeReply, ModelGetTypeReply, NodelistNotification,
+    Notification, QuorumNotification, TrackStartReply, TrackStopReply,
 };
 use crate::wire::values::{NodeId, RingId, TrackFlags};
 
@@ -29,7 +29,8 @@ pub(crate) struct Quorum {
 }
 
 impl Quorum {
-    /// Matches `quorum_exec_init_fn`, for a node with a quorum provider or without: then it is always quorate.
+    /// Matches `quorum_exec_init_fn`, for a node with a quorum provider or without: then it is
+    /// always quorate.
     pub(crate) fn start(&mut self, has_provider: bool) {
         self.quorum_type = if has_provider { QUORUM_SET } else { 0 };
         self.quorate = !has_provider;
@@ -49,7 +50,13 @@ impl Quorum {
     }
 
     /// The provider decided. Matches `quorum_api_set_quorum`.
-    pub(crate) fn set_quorum(&mut self, context: &mut Context<'_>, view: &[NodeId], quorate: bool, ring_id: RingId) {
+    pub(crate) fn set_quorum(
+        &mut self,
+        context: &mut Context<'_>,
+        view: &[NodeId],
+        quorate: bool,
+        ring_id: RingId,
+    ) {
         self.quorate = quorate;
         self.view = view.to_vec();
         self.ring_id = ring_id;
@@ -60,7 +67,8 @@ impl Quorum {
 
     pub(crate) fn sync_init(&mut self, membership: &Membership) {
         let has = |list: &[NodeId], node: &NodeId| list.contains(node);
-        let stays = |node: &NodeId| has(&membership.transitional, node) && has(&membership.members, node);
+        let stays =
+            |node: &NodeId| has(&membership.transitional, node) && has(&membership.members, node);
         let left: Vec<_> = self.old_members.iter().filter(|node| !stays(node)).copied().collect();
         let is_new = |node: &&NodeId| !has(&self.old_members, node) || has(&left, node);
         let joined = membership.members.iter().filter(is_new).copied().collect();
@@ -81,8 +89,10 @@ impl Quorum {
     fn notify_quorum(&self, context: &mut Context<'_>, client: ClientId) {
         let (quorate, view_list) = (self.quorate.into(), self.view.clone());
         match self.models.get(&client) {
-            Some(0) => context.event(client, &Notification { quorate, ring_seq: self.ring_id.seq, view_list }),
-            Some(1) => context.event(client, &QuorumNotification { quorate, ring_id: self.ring_id, view_list }),
+            Some(0) => context
+                .event(client, &Notification { quorate, ring_seq: self.ring_id.seq, view_list }),
+            Some(1) => context
+                .event(client, &QuorumNotification { quorate, ring_id: self.ring_id, view_list }),
             _ => {}
         }
     }
@@ -90,14 +100,25 @@ impl Quorum {
     fn notify_nodelist(&self, context: &mut Context<'_>, client: ClientId, with_changes: bool) {
         if self.models.get(&client) == Some(&1) {
             let Membership { ring_id, members, joined, left, .. } = self.sync.clone();
-            let (joined_list, left_list) = if with_changes { (joined, left) } else { Default::default() };
-            context.event(client, &NodelistNotification { ring_id, member_list: members, joined_list, left_list });
+            let (joined_list, left_list) =
+                if with_changes { (joined, left) } else { Default::default() };
+            context.event(
+                client,
+                &NodelistNotification { ring_id, member_list: members, joined_list, left_list },
+            );
         }
     }
 
-    pub(crate) fn request(&mut self, context: &mut Context<'_>, client: ClientId, request: AnyRequest) {
+    pub(crate) fn request(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        request: AnyRequest,
+    ) {
         match request {
-            AnyRequest::GetQuorate(_) => context.reply(client, &GetQuorateReply { quorate: self.quorate.into() }),
+            AnyRequest::GetQuorate(_) => {
+                context.reply(client, &GetQuorateReply { quorate: self.quorate.into() })
+            }
             AnyRequest::TrackStart(request) => {
                 let flags = request.track_flags;
                 if flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES) {
@@ -116,13 +137,19 @@ impl Quorum {
                 self.trackers.retain(|tracker| *tracker != client);
                 context.reply(client, &TrackStopReply {});
             }
-            AnyRequest::GetType(_) => context.reply(client, &GetTypeReply { quorum_type: self.quorum_type }),
+            AnyRequest::GetType(_) => {
+                context.reply(client, &GetTypeReply { quorum_type: self.quorum_type })
+            }
             AnyRequest::ModelGetType(request) => {
                 let status = if request.model > 1 { Err(CsError::InvalidParam) } else { Ok(()) };
                 if status.is_ok() {
                     self.models.insert(client, request.model);
                 }
-                context.reply_with(client, &ModelGetTypeReply { quorum_type: self.quorum_type }, status);
+                context.reply_with(
+                    client,
+                    &ModelGetTypeReply { quorum_type: self.quorum_type },
+                    status,
+                );
             }
         }
     }

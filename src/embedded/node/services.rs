@@ -34,7 +34,8 @@ pub(crate) enum ServiceId {
 impl ServiceId {
     /// Those that corosync 3 has.
     const USUAL: [Self; 5] = [Self::Cmap, Self::Cfg, Self::Cpg, Self::Quorum, Self::Votequorum];
-    const WITH_EVS: [Self; 6] = [Self::Cmap, Self::Cfg, Self::Cpg, Self::Quorum, Self::Votequorum, Self::Evs];
+    const WITH_EVS: [Self; 6] =
+        [Self::Cmap, Self::Cfg, Self::Cpg, Self::Quorum, Self::Votequorum, Self::Evs];
 
     pub(crate) fn all(with_evs: bool) -> &'static [Self] {
         if with_evs { &Self::WITH_EVS } else { &Self::USUAL }
@@ -142,7 +143,9 @@ impl Node {
         for output in &self.outputs {
             match output {
                 Output::Multicast(_) => stats.count_sent(),
-                Output::Reply { client, .. } => stats.count(*client, |counted| &mut counted.responses),
+                Output::Reply { client, .. } => {
+                    stats.count(*client, |counted| &mut counted.responses)
+                }
                 Output::Event { client, .. } => stats.count(*client, |counted| &mut counted.events),
                 Output::Exit(_) => {}
             }
@@ -156,12 +159,20 @@ impl Node {
         client.uid == 0
             || client.gid == 0
             || ["uidgid.", "uidgid.config."].into_iter().any(|section| {
-                is_set(format!("{section}uid.{}", client.uid)) || is_set(format!("{section}gid.{}", client.gid))
+                is_set(format!("{section}uid.{}", client.uid))
+                    || is_set(format!("{section}gid.{}", client.gid))
             })
     }
 
     /// A process connected; its name is for the statistics.
-    pub(crate) fn connect(&mut self, now: Instant, service: ServiceId, client: ClientId, pid: i32, name: String) {
+    pub(crate) fn connect(
+        &mut self,
+        now: Instant,
+        service: ServiceId,
+        client: ClientId,
+        pid: i32,
+        name: String,
+    ) {
         self.step(now, |services, context| {
             match service {
                 ServiceId::Cmap => services.cmap.connect(client),
@@ -190,7 +201,8 @@ impl Node {
         self.count_connections(now);
     }
 
-    /// Until 2.4 connections are counted in the map, by which clients tell that the daemon dies of later requests.
+    /// Until 2.4 connections are counted in the map, by which clients tell that the daemon dies of
+    /// later requests.
     fn count_connections(&mut self, now: Instant) {
         if self.config.age < Age::V3_1 {
             self.step(now, |services, context| {
@@ -199,31 +211,37 @@ impl Node {
         }
     }
 
-    /// A client sent a request. One that cannot be read is answered as the daemon answers ids it does not know; the daemon itself
-    /// believes that every message has its size.
-    pub(crate) fn request(&mut self, now: Instant, service: ServiceId, client: ClientId, message: &Bytes) {
+    /// A client sent a request. One that cannot be read is answered as the daemon answers ids it
+    /// does not know; the daemon itself believes that every message has its size.
+    pub(crate) fn request(
+        &mut self,
+        now: Instant,
+        service: ServiceId,
+        client: ClientId,
+        message: &Bytes,
+    ) {
         self.services.stats.count(client, |counted| &mut counted.requests);
         if self.config.age.dies_of(service, message) {
             self.outputs.push(Output::Exit(Ending::Killed));
             return;
         }
         self.step(now, |services, context| {
-            let served =
-                match service {
-                    ServiceId::Cmap => wire::cmap::AnyRequest::decode(message)
-                        .map(|request| services.cmap.request(context, &mut services.stats, client, request)),
-                    ServiceId::Cfg => wire::cfg::AnyRequest::decode(message)
-                        .map(|request| services.cfg.request(context, client, request)),
-                    ServiceId::Cpg => wire::cpg::AnyRequest::decode(message)
-                        .map(|request| services.cpg.request(context, client, request)),
-                    ServiceId::Quorum => wire::quorum::AnyRequest::decode(message)
-                        .map(|request| services.quorum.request(context, client, request)),
-                    ServiceId::Votequorum => wire::votequorum::AnyRequest::decode(message)
-                        .map(|request| services.votequorum.request(context, client, request)),
-                    ServiceId::Evs => wire::evs::AnyRequest::decode(message).map(|request| {
-                        services.evs.request(context, client, request, services.quorum.is_quorate());
-                    }),
-                };
+            let served = match service {
+                ServiceId::Cmap => wire::cmap::AnyRequest::decode(message).map(|request| {
+                    services.cmap.request(context, &mut services.stats, client, request)
+                }),
+                ServiceId::Cfg => wire::cfg::AnyRequest::decode(message)
+                    .map(|request| services.cfg.request(context, client, request)),
+                ServiceId::Cpg => wire::cpg::AnyRequest::decode(message)
+                    .map(|request| services.cpg.request(context, client, request)),
+                ServiceId::Quorum => wire::quorum::AnyRequest::decode(message)
+                    .map(|request| services.quorum.request(context, client, request)),
+                ServiceId::Votequorum => wire::votequorum::AnyRequest::decode(message)
+                    .map(|request| services.votequorum.request(context, client, request)),
+                ServiceId::Evs => wire::evs::AnyRequest::decode(message).map(|request| {
+                    services.evs.request(context, client, request, services.quorum.is_quorate());
+                }),
+            };
             if served.is_err() {
                 services.stats.count(client, |counted| &mut counted.invalid);
                 refuse(context, service, client, message, CsError::InvalidParam);
@@ -232,7 +250,13 @@ impl Node {
     }
 
     /// A client sent a request, which is refused as by a daemon that has too much to do.
-    pub(crate) fn refuse(&mut self, now: Instant, service: ServiceId, client: ClientId, message: &Bytes) {
+    pub(crate) fn refuse(
+        &mut self,
+        now: Instant,
+        service: ServiceId,
+        client: ClientId,
+        message: &Bytes,
+    ) {
         self.services.stats.count(client, |counted| &mut counted.requests);
         self.services.stats.count(client, |counted| &mut counted.overload);
         self.step(now, |_, context| refuse(context, service, client, message, CsError::TryAgain));
@@ -253,15 +277,21 @@ impl Node {
             Exec::ConfigVersion(version) => Cmap::deliver(context, from, version),
             Exec::Cfg(exec) => services.cfg.deliver(context, from, exec),
             Exec::Cpg(exec) => services.cpg.deliver(context, from, exec),
-            Exec::Votequorum(exec) => services.votequorum.deliver(context, &mut services.quorum, from, exec),
+            Exec::Votequorum(exec) => {
+                services.votequorum.deliver(context, &mut services.quorum, from, exec)
+            }
             Exec::Evs(exec) => services.evs.deliver(context, from, exec),
         });
     }
 
-    /// The members changed. Synchronization follows: each step of it on all members before the next.
+    /// The members changed. Synchronization follows: each step of it on all members before the
+    /// next.
     pub(crate) fn configure(&mut self, now: Instant, membership: Membership) {
-        let addresses: Vec<_> =
-            membership.joined.iter().map(|id| (*id, format!("r(0) ip({}) ", self.config.address(*id)))).collect();
+        let addresses: Vec<_> = membership
+            .joined
+            .iter()
+            .map(|id| (*id, format!("r(0) ip({}) ", self.config.address(*id))))
+            .collect();
         self.membership = membership.clone();
         self.services.stats.count_ring(&membership.members);
         self.step(now, |services, context| {
@@ -300,7 +330,9 @@ impl Node {
             SyncStep::Cmap => {}
             SyncStep::Cpg => services.cpg.sync_activate(context),
             SyncStep::Quorum => services.quorum.sync_activate(context),
-            SyncStep::Votequorum => services.votequorum.sync_activate(context, &mut services.quorum),
+            SyncStep::Votequorum => {
+                services.votequorum.sync_activate(context, &mut services.quorum)
+            }
         });
     }
 
@@ -332,9 +364,17 @@ impl Node {
     }
 
     /// Runs a part of a service, then whatever wants to know of the changes it made to the map.
-    fn step<T>(&mut self, now: Instant, body: impl FnOnce(&mut Services, &mut Context<'_>) -> T) -> T {
-        let mut context =
-            Context { now, icmap: &mut self.icmap, outputs: &mut self.outputs, internal: &mut self.internal };
+    fn step<T>(
+        &mut self,
+        now: Instant,
+        body: impl FnOnce(&mut Services, &mut Context<'_>) -> T,
+    ) -> T {
+        let mut context = Context {
+            now,
+            icmap: &mut self.icmap,
+            outputs: &mut self.outputs,
+            internal: &mut self.internal,
+        };
         let result = body(&mut self.services, &mut context);
         while let Some(notice) = context.internal.pop_front() {
             match notice.watcher {
@@ -347,7 +387,13 @@ impl Node {
 }
 
 /// Refuses a request. A multicast is lost: nobody waits for an answer.
-fn refuse(context: &mut Context<'_>, service: ServiceId, client: ClientId, message: &Bytes, error: CsError) {
+fn refuse(
+    context: &mut Context<'_>,
+    service: ServiceId,
+    client: ClientId,
+    message: &Bytes,
+    error: CsError,
+) {
     if service != ServiceId::Cpg || message.get(..4) != Some(&wire::cpg::Mcast::ID.to_ne_bytes()) {
         context.refuse(client, 0, error);
     }

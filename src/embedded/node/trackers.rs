@@ -61,10 +61,18 @@ impl Trackers {
         self.all.remove(&id);
     }
 
-    /// Who is told, in the trie's order: the key's own node first, then upwards; on a node trackers of the key itself, the newest
-    /// first, then those of the prefix, the oldest first; trackers of everything at last, the newest first.
-    pub(crate) fn notices(&self, event: TrackEvents, key: &[u8], new: &RawValue, old: &RawValue) -> Vec<Notice> {
-        let mut told: Vec<_> = self.all.iter().filter(|(_, tracker)| tracker.is_told(event, key)).collect();
+    /// Who is told, in the trie's order: the key's own node first, then upwards; on a node trackers
+    /// of the key itself, the newest first, then those of the prefix, the oldest first;
+    /// trackers of everything at last, the newest first.
+    pub(crate) fn notices(
+        &self,
+        event: TrackEvents,
+        key: &[u8],
+        new: &RawValue,
+        old: &RawValue,
+    ) -> Vec<Notice> {
+        let mut told: Vec<_> =
+            self.all.iter().filter(|(_, tracker)| tracker.is_told(event, key)).collect();
         told.sort_by_key(|(id, tracker)| {
             let age = id.0 as i64;
             let is_prefix = tracker.events.contains(TrackEvents::PREFIX) && !tracker.key.is_empty();
@@ -84,7 +92,8 @@ impl Trackers {
 impl Tracker {
     fn is_told(&self, event: TrackEvents, key: &[u8]) -> bool {
         let prefix = self.events.contains(TrackEvents::PREFIX);
-        self.events.contains(event) && if prefix { key.starts_with(&self.key) } else { key == self.key }
+        self.events.contains(event)
+            && if prefix { key.starts_with(&self.key) } else { key == self.key }
     }
 }
 
@@ -106,7 +115,9 @@ mod tests {
             let mut trackers = Trackers::default();
             let watcher = |instance| Watcher::Client { client: ClientId(1), instance };
             let key = Bytes::from_static(b"a.key");
-            let ids: Vec<_> = (0..MANY).map(|at| trackers.add(key.clone(), TrackEvents::ALL, watcher(at))).collect();
+            let ids: Vec<_> = (0..MANY)
+                .map(|at| trackers.add(key.clone(), TrackEvents::ALL, watcher(at)))
+                .collect();
             // The newest is the last to be found by whoever looks from the beginning.
             ids.into_iter().rev().for_each(|id| trackers.remove(id));
             let value = RawValue::default();

@@ -1,4 +1,5 @@
-//! The nodes and what joins them, as one state machine: whatever is done to it, all that follows happens at once.
+//! The nodes and what joins them, as one state machine: whatever is done to it, all that follows
+//! happens at once.
 
 use std::time::Instant;
 
@@ -75,13 +76,23 @@ impl World {
     }
 
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.seats.iter().filter(|seat| !seat.is_paused).filter_map(|seat| seat.daemon.as_ref()?.next_timer()).min()
+        self.seats
+            .iter()
+            .filter(|seat| !seat.is_paused)
+            .filter_map(|seat| seat.daemon.as_ref()?.next_timer())
+            .min()
     }
 
     // --- what happens ---
 
-    /// Lets a node do something. Returns what is to be sent to clients, in this order, as do all that follow.
-    pub(crate) fn step(&mut self, now: Instant, number: usize, body: impl FnOnce(&mut Node)) -> Vec<ClientOutput> {
+    /// Lets a node do something. Returns what is to be sent to clients, in this order, as do all
+    /// that follow.
+    pub(crate) fn step(
+        &mut self,
+        now: Instant,
+        number: usize,
+        body: impl FnOnce(&mut Node),
+    ) -> Vec<ClientOutput> {
         if let Some(node) = self.seats.get_mut(number).and_then(|seat| seat.daemon.as_mut()) {
             body(node);
         }
@@ -100,7 +111,11 @@ impl World {
     ///
     /// # Errors
     /// A configuration with which the daemon does not start, in its words. Then none was started.
-    pub(crate) fn start(&mut self, now: Instant, numbers: &[usize]) -> Result<Vec<ClientOutput>, &'static str> {
+    pub(crate) fn start(
+        &mut self,
+        now: Instant,
+        numbers: &[usize],
+    ) -> Result<Vec<ClientOutput>, &'static str> {
         let mut started = Vec::new();
         for number in numbers {
             if let Some(seat) = self.seats.get(*number) {
@@ -123,7 +138,12 @@ impl World {
     }
 
     /// Stops a daemon, or lets it go on.
-    pub(crate) fn pause(&mut self, now: Instant, number: usize, is_paused: bool) -> Vec<ClientOutput> {
+    pub(crate) fn pause(
+        &mut self,
+        now: Instant,
+        number: usize,
+        is_paused: bool,
+    ) -> Vec<ClientOutput> {
         if let Some(seat) = self.seats.get_mut(number) {
             seat.is_paused = is_paused;
             self.totem.pause(seat.id, is_paused);
@@ -161,8 +181,12 @@ impl World {
             for (number, seat) in self.seats.iter_mut().enumerate() {
                 for output in seat.daemon.iter_mut().flat_map(Node::take_outputs) {
                     self.outputs.push(match output {
-                        Output::Reply { client, message, zeros } => ClientOutput::Reply { client, message, zeros },
-                        Output::Event { client, message } => ClientOutput::Event { client, message },
+                        Output::Reply { client, message, zeros } => {
+                            ClientOutput::Reply { client, message, zeros }
+                        }
+                        Output::Event { client, message } => {
+                            ClientOutput::Event { client, message }
+                        }
                         Output::Multicast(exec) => {
                             self.totem.multicast(seat.id, exec);
                             continue;
@@ -224,7 +248,9 @@ impl World {
     fn synchronize(&mut self, now: Instant) -> bool {
         let mut has_moved = false;
         for mut sync in std::mem::take(&mut self.syncs) {
-            let runs = |seat: &&WorldNode| sync.members.contains(&seat.id) && seat.daemon.is_some() && !seat.is_paused;
+            let runs = |seat: &&WorldNode| {
+                sync.members.contains(&seat.id) && seat.daemon.is_some() && !seat.is_paused
+            };
             if self.seats.iter().filter(runs).count() < sync.members.len() {
                 // The others are about to form another ring.
                 continue;
@@ -234,7 +260,10 @@ impl World {
                     self.syncs.push(sync);
                     continue;
                 }
-                Some(step) => sync.members.iter().for_each(|id| self.with(*id, |node| node.sync_activate(now, step))),
+                Some(step) => sync
+                    .members
+                    .iter()
+                    .for_each(|id| self.with(*id, |node| node.sync_activate(now, step))),
                 None => {}
             }
             has_moved = true;

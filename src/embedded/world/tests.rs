@@ -1,4 +1,5 @@
-//! Random scripts, without descriptors and time: what all clients are told is held against what extended virtual synchrony promises.
+//! Random scripts, without descriptors and time: what all clients are told is held against what
+//! extended virtual synchrony promises.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -82,10 +83,18 @@ impl Run {
             nodes: nodes.collect(),
             settings: Vec::new(),
         };
-        let mut world = World::new((1..=NODES).map(|id| (NodeId(id), config.clone())).collect(), seed);
+        let mut world =
+            World::new((1..=NODES).map(|id| (NodeId(id), config.clone())).collect(), seed);
         let now = Instant::now();
         world.start(now, &[0, 1, 2, 3, 4]).unwrap();
-        Self { world, now, clients: Vec::new(), next_id: 1, parts: [0; NODES as usize], all: Vec::new() }
+        Self {
+            world,
+            now,
+            clients: Vec::new(),
+            next_id: 1,
+            parts: [0; NODES as usize],
+            all: Vec::new(),
+        }
     }
 
     fn is_running(&self, node: usize) -> bool {
@@ -101,7 +110,10 @@ impl Run {
                     told.for_each(|it| it.told.push(event.clone()));
                 }
                 ClientOutput::Exit(node) => {
-                    self.clients.iter_mut().filter(|it| it.node == *node).for_each(|it| it.is_connected = false);
+                    self.clients
+                        .iter_mut()
+                        .filter(|it| it.node == *node)
+                        .for_each(|it| it.is_connected = false);
                 }
                 ClientOutput::Reply { .. } => {}
             }
@@ -112,15 +124,18 @@ impl Run {
     fn request(&mut self, at: usize, message: &impl Message) {
         let Client { id, node, .. } = self.clients[at];
         let (now, message) = (self.now, Bytes::from(message.encode().unwrap()));
-        let outputs = self.world.step(now, node, |it| it.request(now, ServiceId::Cpg, id, &message));
+        let outputs =
+            self.world.step(now, node, |it| it.request(now, ServiceId::Cpg, id, &message));
         self.take(outputs);
     }
 
     /// A client that is connected to a node that runs.
     fn choose(&self, number: usize) -> Option<usize> {
         let clients = self.clients.iter().enumerate();
-        let there: Vec<usize> =
-            clients.filter(|(_, it)| it.is_connected && self.is_running(it.node)).map(|(at, _)| at).collect();
+        let there: Vec<usize> = clients
+            .filter(|(_, it)| it.is_connected && self.is_running(it.node))
+            .map(|(at, _)| at)
+            .collect();
         (!there.is_empty()).then(|| there[number % there.len()])
     }
 
@@ -131,7 +146,9 @@ impl Run {
                 let (id, node) = (ClientId(self.next_id), node as usize);
                 self.next_id += 1;
                 let pid = 100 + id.0 as u32;
-                self.world.step(now, node, |it| it.connect(now, ServiceId::Cpg, id, pid as i32, String::new()));
+                self.world.step(now, node, |it| {
+                    it.connect(now, ServiceId::Cpg, id, pid as i32, String::new())
+                });
                 self.clients.push(Client { id, node, pid, is_connected: true, told: Vec::new() });
                 self.request(self.clients.len() - 1, &Join { group_name: group, pid, flags: 0 });
             }
@@ -150,14 +167,19 @@ impl Run {
                 if let Some(at) = self.choose(number) {
                     self.clients[at].is_connected = false;
                     let Client { id, node, .. } = self.clients[at];
-                    let outputs = self.world.step(now, node, |it| it.disconnect(now, ServiceId::Cpg, id));
+                    let outputs =
+                        self.world.step(now, node, |it| it.disconnect(now, ServiceId::Cpg, id));
                     self.take(outputs);
                 }
             }
             Action::Partition(parts) => {
                 self.parts = parts;
-                let part =
-                    |number| (0..NODES).filter(|it| parts[*it as usize] == number).map(|it| NodeId(it + 1)).collect();
+                let part = |number| {
+                    (0..NODES)
+                        .filter(|it| parts[*it as usize] == number)
+                        .map(|it| NodeId(it + 1))
+                        .collect()
+                };
                 let outputs = self.world.partition(now, &[part(0), part(1), part(2)]);
                 self.take(outputs);
             }
@@ -185,15 +207,19 @@ impl Run {
     fn is_quorate(&mut self, node: usize) -> bool {
         let (now, client) = (self.now, ClientId(u64::MAX));
         let request = Bytes::from(GetQuorate {}.encode().unwrap());
-        let outputs = self.world.step(now, node, |it| it.request(now, ServiceId::Quorum, client, &request));
-        let [ClientOutput::Reply { message, .. }] = outputs.as_slice() else { panic!("{outputs:?}") };
+        let outputs =
+            self.world.step(now, node, |it| it.request(now, ServiceId::Quorum, client, &request));
+        let [ClientOutput::Reply { message, .. }] = outputs.as_slice() else {
+            panic!("{outputs:?}")
+        };
         GetQuorateReply::decode(&Bytes::copy_from_slice(message)).unwrap().quorate != 0
     }
 
     /// Whoever runs in a part with a majority is quorate, and nobody else.
     fn check_quorum(&mut self) {
         for node in (0..NODES as usize).filter(|node| self.is_running(*node)).collect::<Vec<_>>() {
-            let together = (0..NODES as usize).filter(|it| self.is_running(*it) && self.parts[*it] == self.parts[node]);
+            let together = (0..NODES as usize)
+                .filter(|it| self.is_running(*it) && self.parts[*it] == self.parts[node]);
             let has_majority = together.count() > NODES as usize / 2;
             assert_eq!(self.is_quorate(node), has_majority, "node {}", node + 1);
         }
@@ -204,10 +230,16 @@ impl Run {
         let mut stretches: BTreeMap<(RingId, RingId), &[AnyEvent]> = BTreeMap::new();
         for client in &self.clients {
             let is_ring = |event: &AnyEvent| match event {
-                AnyEvent::TotemConfchgCallback(cpg::TotemConfchgCallback { ring_id, .. }) => Some(*ring_id),
+                AnyEvent::TotemConfchgCallback(cpg::TotemConfchgCallback { ring_id, .. }) => {
+                    Some(*ring_id)
+                }
                 _ => None,
             };
-            let rings = client.told.iter().enumerate().filter_map(|(at, event)| Some((at, is_ring(event)?)));
+            let rings = client
+                .told
+                .iter()
+                .enumerate()
+                .filter_map(|(at, event)| Some((at, is_ring(event)?)));
             let rings: Vec<(usize, RingId)> = rings.collect();
             for pair in rings.windows(2) {
                 let [(from, first), (to, second)] = *pair else { continue };
@@ -230,7 +262,9 @@ fn a_group_has_as_many_members_as_its_messages_name() {
     // The longest lists of members, and of those that joined, among events that must all be events.
     let longest = |outputs: &[ClientOutput]| {
         let events = outputs.iter().filter_map(|output| match output {
-            ClientOutput::Event { message, .. } => Some(AnyEvent::decode(&Bytes::copy_from_slice(message)).unwrap()),
+            ClientOutput::Event { message, .. } => {
+                Some(AnyEvent::decode(&Bytes::copy_from_slice(message)).unwrap())
+            }
             _ => None,
         });
         events.fold((0, 0), |longest, event| match event {
@@ -247,11 +281,14 @@ fn a_group_has_as_many_members_as_its_messages_name() {
         let request = Bytes::from(Join { group_name, pid, flags: 0 }.encode().unwrap());
         let outputs = world.step(now, node, |it| it.request(now, ServiceId::Cpg, id, &request));
         let status = outputs.iter().find_map(|output| match output {
-            ClientOutput::Reply { message, .. } => Some(i32::from_ne_bytes(message[16..20].try_into().unwrap())),
+            ClientOutput::Reply { message, .. } => {
+                Some(i32::from_ne_bytes(message[16..20].try_into().unwrap()))
+            }
             _ => None,
         });
         if number > 1 {
-            // One of each node hears of the others. Those that said good-bye stay members until they are gone.
+            // One of each node hears of the others. Those that said good-bye stay members until
+            // they are gone.
             let request = Bytes::from(Finalize {}.encode().unwrap());
             world.step(now, node, |it| it.request(now, ServiceId::Cpg, id, &request));
         }
@@ -268,7 +305,8 @@ fn a_group_has_as_many_members_as_its_messages_name() {
     let outputs = run.world.partition(now, &[(1..=NODES).map(NodeId).collect()]);
     assert_eq!(longest(&outputs), (ROOM, ROOM));
     let request = Bytes::from(MembershipGet { group_name }.encode().unwrap());
-    let outputs = run.world.step(now, 0, |it| it.request(now, ServiceId::Cpg, ClientId(1), &request));
+    let outputs =
+        run.world.step(now, 0, |it| it.request(now, ServiceId::Cpg, ClientId(1), &request));
     let [ClientOutput::Reply { message, .. }] = outputs.as_slice() else { panic!("{outputs:?}") };
     let reply = MembershipReply::decode(&Bytes::copy_from_slice(message)).unwrap();
     assert_eq!(reply.member_list.len(), ROOM);

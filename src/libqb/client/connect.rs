@@ -15,7 +15,9 @@ use crate::codec::setup::{ConnectReply, ConnectRequest, Generation, TransportTyp
 use crate::endpoint::{Endpoint, SocketAddress};
 use crate::error::{Error, ProtocolError, Result, RingError};
 use crate::libqb::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
-use crate::libqb::ring::{CHUNK_MARGIN, Consumer, Format, HEADER_SIZE, Mapping, Producer, REQUEST_HEADER_SIZE, Ring};
+use crate::libqb::ring::{
+    CHUNK_MARGIN, Consumer, Format, HEADER_SIZE, Mapping, Producer, REQUEST_HEADER_SIZE, Ring,
+};
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
 use crate::sys::{file, socket};
@@ -26,7 +28,8 @@ const QUEUE_RETRY: Duration = Duration::from_millis(5);
 /// How long to wait at most before asking again whether a daemon is ready.
 const READY_RETRY_MOST: Duration = Duration::from_millis(50);
 
-/// The largest unit that libqb rounds a ring's data up to: a page of arm64 and ppc64. Most have 4 KiB.
+/// The largest unit that libqb rounds a ring's data up to: a page of arm64 and ppc64. Most have 4
+/// KiB.
 const LARGEST_PAGE: u64 = 64 << 10;
 
 /// What a connection is made of.
@@ -63,7 +66,9 @@ pub(super) fn connect(
         match connecting.handshake(&socket, max_msg_size) {
             Ok((peer, reply)) => break (socket, peer, reply),
             // The daemon is starting, which takes it a second or so.
-            Err(Error::NotReady { .. }) if deadline.is_none_or(|deadline| Instant::now() + pause < deadline) => {
+            Err(Error::NotReady { .. })
+                if deadline.is_none_or(|deadline| Instant::now() + pause < deadline) =>
+            {
                 thread::sleep(pause);
                 pause = (pause * 2).min(READY_RETRY_MOST);
             }
@@ -94,8 +99,9 @@ impl Connecting<'_> {
             SocketAddress::Abstract(name) => socket::abstract_address(name),
             SocketAddress::Path(path) => socket::path_address(path),
         };
-        let resolved = resolved
-            .map_err(|_| Error::invalid("endpoint", format!("{address} is too long for a socket's address")))?;
+        let resolved = resolved.map_err(|_| {
+            Error::invalid("endpoint", format!("{address} is too long for a socket's address"))
+        })?;
         loop {
             match socket::connect_stream(&resolved) {
                 Ok(socket) => return Ok(socket),
@@ -106,7 +112,10 @@ impl Connecting<'_> {
                     thread::sleep(QUEUE_RETRY);
                 }
                 Err(source)
-                    if matches!(source.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT | libc::ENOTDIR)) =>
+                    if matches!(
+                        source.raw_os_error(),
+                        Some(libc::ECONNREFUSED | libc::ENOENT | libc::ENOTDIR)
+                    ) =>
                 {
                     return Err(Error::NoSocket {
                         service: self.service.clone(),
@@ -114,7 +123,9 @@ impl Connecting<'_> {
                         source,
                     });
                 }
-                Err(source) => return Err(Error::system(format!("connecting to {address}"), source)),
+                Err(source) => {
+                    return Err(Error::system(format!("connecting to {address}"), source));
+                }
             }
         }
     }
@@ -127,8 +138,13 @@ impl Connecting<'_> {
         Err(Error::UntrustedServer { service: self.service.clone(), uid, pid, is_unmapped })
     }
 
-    /// Sends the request and collects the reply, from users that may serve only. Credentials travel with both.
-    fn handshake(&self, socket: &OwnedFd, max_msg_size: u32) -> Result<(Credentials, ConnectReply)> {
+    /// Sends the request and collects the reply, from users that may serve only. Credentials travel
+    /// with both.
+    fn handshake(
+        &self,
+        socket: &OwnedFd,
+        max_msg_size: u32,
+    ) -> Result<(Credentials, ConnectReply)> {
         let failed = |source| Error::system(format!("connecting to {}", self.service), source);
         let protocol = |source: crate::error::WireError| self.protocol(source.into());
         socket::pass_credentials(socket, true).map_err(failed)?;
@@ -139,10 +155,12 @@ impl Connecting<'_> {
             Ok(_) => return Err(failed(io::ErrorKind::WriteZero.into())),
             Err(error) => return Err(self.disconnected(error)),
         }
-        // The kernel noted who listens, so nobody can pretend to be another. The request tells nothing but a size, and goes to those who
-        // are refused too: servers with libqb 0.10 and 0.11 would wait for it for ever, spinning, even when the client is gone.
+        // The kernel noted who listens, so nobody can pretend to be another. The request tells
+        // nothing but a size, and goes to those who are refused too: servers with libqb
+        // 0.10 and 0.11 would wait for it for ever, spinning, even when the client is gone.
         let peer = socket::peer_credentials(socket);
-        let peer = peer.map_err(|error| Error::system("reading the daemon's credentials", error))?;
+        let peer =
+            peer.map_err(|error| Error::system("reading the daemon's credentials", error))?;
         self.check_server(peer)?;
         let mut handshake = Handshake::default();
         let mut buffer = [0; 2048];
@@ -152,8 +170,9 @@ impl Connecting<'_> {
             match socket::receive_from(socket, room) {
                 Ok((0, _)) => return Err(Error::disconnected(self.service.clone())),
                 Ok((count, sender)) => {
-                    // Whoever listened may have dropped privileges since, or passed the socket on. The one who answers will read the
-                    // requests, so it must be trusted too; it need not be the same user.
+                    // Whoever listened may have dropped privileges since, or passed the socket on.
+                    // The one who answers will read the requests, so it must be
+                    // trusted too; it need not be the same user.
                     sender.map_or(Ok(()), |sender| self.check_server(sender))?;
                     let received = room.get(..count).unwrap_or_default();
                     if let Some(reply) = handshake.feed(received).map_err(protocol)? {
@@ -161,7 +180,9 @@ impl Connecting<'_> {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if wait_for(socket, Interest::Readable, self.deadline).map_err(failed)? == Ready::TimedOut {
+                    if wait_for(socket, Interest::Readable, self.deadline).map_err(failed)?
+                        == Ready::TimedOut
+                    {
                         return Err(self.timed_out());
                     }
                 }
@@ -176,37 +197,52 @@ impl Connecting<'_> {
         let service = self.service.clone();
         match error.checked_neg() {
             Some(libc::EAGAIN) => Error::NotReady { service },
-            Some(libc::EACCES) => Error::NotAllowed { service, uid: geteuid().as_raw(), gid: getegid().as_raw() },
+            Some(libc::EACCES) => {
+                Error::NotAllowed { service, uid: geteuid().as_raw(), gid: getegid().as_raw() }
+            }
             Some(libc::ENOSPC) => Error::SharedMemoryFull { service },
             Some(errno) => Error::Refused { service, source: io::Error::from_raw_os_error(errno) },
             None => Error::Refused { service, source: io::ErrorKind::Other.into() },
         }
     }
 
-    fn rings(&self, socket: OwnedFd, peer: Credentials, reply: &ConnectReply, asked: u32) -> Result<Parts> {
+    fn rings(
+        &self,
+        socket: OwnedFd,
+        peer: Credentials,
+        reply: &ConnectReply,
+        asked: u32,
+    ) -> Result<Parts> {
         let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
-        let names = ring_names(reply, self.endpoint.shm_root_path()).map_err(|source| self.protocol(source))?;
+        let names = ring_names(reply, self.endpoint.shm_root_path())
+            .map_err(|source| self.protocol(source))?;
         let files = ring_files::open(&self.service, self.endpoint, peer.uid, &names);
         let [request_files, response_files, event_files] = files.map_err(|error| match error {
             // A limit of this process or machine, which says nothing about where the rings are.
             Error::RingsNotVisible { path, source }
-                if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) =>
+                if matches!(
+                    source.raw_os_error(),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+                ) =>
             {
                 Error::system(format!("opening the ring {}", path.display()), source)
             }
             error => error,
         })?;
         let [request, response, event] = RING_NAMES;
-        let request = self.ring(request, format, &request_files, REQUEST_HEADER_SIZE, asked)?.producer();
+        let request =
+            self.ring(request, format, &request_files, REQUEST_HEADER_SIZE, asked)?.producer();
         let response = self.ring(response, format, &response_files, HEADER_SIZE, asked)?.consumer();
         let event = self.ring(event, format, &event_files, HEADER_SIZE, asked)?.consumer();
         let failed = |source: RingError| self.protocol(source.into());
         let event = event.map_err(failed)?;
-        // Its data files have no more room than was asked for, but for the rest of a page, and lie directly below the root; those of libqb
-        // 1.0.4 and later lie in a directory of their own.
-        let has_no_spare =
-            event.ring().max_chunk() + CHUNK_MARGIN <= (reply.max_msg_size as usize).next_multiple_of(4096);
-        let is_before_libqb_015 = names.iter().all(|name| name.directories.is_empty()) && has_no_spare;
+        // Its data files have no more room than was asked for, but for the rest of a page, and lie
+        // directly below the root; those of libqb 1.0.4 and later lie in a directory of
+        // their own.
+        let has_no_spare = event.ring().max_chunk() + CHUNK_MARGIN
+            <= (reply.max_msg_size as usize).next_multiple_of(4096);
+        let is_before_libqb_015 =
+            names.iter().all(|name| name.directories.is_empty()) && has_no_spare;
         Ok(Parts {
             socket,
             peer,
@@ -228,20 +264,25 @@ impl Connecting<'_> {
         header_size: usize,
         asked: u32,
     ) -> Result<Ring<Mapping>> {
-        let failed = |source| Error::system(format!("mapping the {ring} ring of {}", self.service), source);
+        let failed =
+            |source| Error::system(format!("mapping the {ring} ring of {}", self.service), source);
         let have = files.header.metadata().map_err(failed)?.len();
         if have < header_size as u64 {
             let need = header_size as u64;
-            return Err(self.protocol(RingError::TooSmall { ring, file: "header", have, need }.into()));
+            return Err(
+                self.protocol(RingError::TooSmall { ring, file: "header", have, need }.into())
+            );
         }
         let header = Mapping::new(&files.header, header_size).map_err(failed)?;
         let size = files.data.metadata().map_err(failed)?.len();
-        // As qb_rb_open. No corosync makes rings larger than it is asked to; what a ring holds bounds the work of looking for an event.
+        // As qb_rb_open. No corosync makes rings larger than it is asked to; what a ring holds
+        // bounds the work of looking for an event.
         let limit = (u64::from(asked) + CHUNK_MARGIN as u64 + 1).next_multiple_of(LARGEST_PAGE);
         if size > limit {
             return Err(self.protocol(RingError::TooLarge { ring, have: size, limit }.into()));
         }
-        let data = Mapping::new(&files.data, usize::try_from(size).unwrap_or(usize::MAX)).map_err(failed)?;
+        let data = Mapping::new(&files.data, usize::try_from(size).unwrap_or(usize::MAX))
+            .map_err(failed)?;
         Ring::open(ring, format, header, data).map_err(|source| self.protocol(source.into()))
     }
 
@@ -251,12 +292,17 @@ impl Connecting<'_> {
 
     fn disconnected(&self, error: io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::disconnected(self.service.clone()),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                Error::disconnected(self.service.clone())
+            }
             _ => Error::system(format!("connecting to {}", self.service), error),
         }
     }
 
     fn timed_out(&self) -> Error {
-        Error::TimedOut { operation: format!("connecting to {}", self.service).into(), after: self.timeout }
+        Error::TimedOut {
+            operation: format!("connecting to {}", self.service).into(),
+            after: self.timeout,
+        }
     }
 }

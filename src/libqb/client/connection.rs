@@ -29,9 +29,10 @@ use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for, wait_or_rung};
 use crate::sys::{file, socket};
 
-/// How long to sleep on the reply's semaphore, at first and at most, before looking whether the daemon is still there. Also what a wake-up
-/// costs that the daemon's libc fails to send, as musl's does to a waiter that glibc's layout announces: about as long as was waited
-/// already. libqb sleeps 2 s each time.
+/// How long to sleep on the reply's semaphore, at first and at most, before looking whether the
+/// daemon is still there. Also what a wake-up costs that the daemon's libc fails to send, as musl's
+/// does to a waiter that glibc's layout announces: about as long as was waited already. libqb
+/// sleeps 2 s each time.
 const REPLY_SLICE_FIRST: Duration = Duration::from_millis(20);
 const REPLY_SLICE_MOST: Duration = Duration::from_millis(250);
 
@@ -39,24 +40,28 @@ const REPLY_SLICE_MOST: Duration = Duration::from_millis(250);
 const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_MOST: Duration = Duration::from_millis(50);
 
-/// How long to sleep at most before looking again at what nothing announces: flow control and room in the ring. The daemon looks
-/// every millisecond whether it can lift flow control.
+/// How long to sleep at most before looking again at what nothing announces: flow control and room
+/// in the ring. The daemon looks every millisecond whether it can lift flow control.
 const ROOM_MOST: Duration = Duration::from_millis(5);
 
-/// How many requests may wait in the ring. Each has a wake byte in the socket's buffer, which holds 278 of them by default, and the
-/// daemon takes the bytes of up to 50 requests after the requests. So with a daemon that reads them, a byte seldom has to wait.
+/// How many requests may wait in the ring. Each has a wake byte in the socket's buffer, which holds
+/// 278 of them by default, and the daemon takes the bytes of up to 50 requests after the requests.
+/// So with a daemon that reads them, a byte seldom has to wait.
 const MOST_BACKLOG: u32 = 128;
 
 /// What a wake byte takes in the socket's buffer at most, in bytes. Linux 6.18 counts 768.
 const WAKE_BYTE_COST: usize = 2048;
 
-/// What the smallest message takes in a ring, and every message besides its length: a chunk's header.
+/// What the smallest message takes in a ring, and every message besides its length: a chunk's
+/// header.
 const CHUNK_HEADER: usize = 8;
 
-/// How many answers to nudges are thrown away at a time: twice as many as there are nudges under way.
+/// How many answers to nudges are thrown away at a time: twice as many as there are nudges under
+/// way.
 const MOST_DRAINED: usize = 4;
 
-/// How often a glance at the events checks that the daemon is still there; in between it makes no system call.
+/// How often a glance at the events checks that the daemon is still there; in between it makes no
+/// system call.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How thoroughly to look for an event.
@@ -64,30 +69,33 @@ const LIVENESS_INTERVAL: Duration = Duration::from_millis(1);
 pub(crate) enum Look {
     /// At the ring. Whoever finds nothing polls the descriptor next, or glances again.
     Glance,
-    /// At the socket too, so that finding nothing means that the descriptor becomes readable anew before there is anything. Loops
-    /// with edge-triggered readiness need that.
+    /// At the socket too, so that finding nothing means that the descriptor becomes readable anew
+    /// before there is anything. Loops with edge-triggered readiness need that.
     Thorough,
 }
 
 /// A connection to one service.
 ///
-/// Locking rules: `requests` is taken by whoever has the turn, and held for as long, replies included. `events` is held while an
-/// event is taken from the ring and made of its message, so that messages which belong together are taken apart in their order.
-/// Neither is taken while the other is held, but by `Drop`, when nobody else is left; no user code runs under either, and logging is user
-/// code. `releases` and `notes` are held for a few instructions only.
+/// Locking rules: `requests` is taken by whoever has the turn, and held for as long, replies
+/// included. `events` is held while an event is taken from the ring and made of its message, so
+/// that messages which belong together are taken apart in their order. Neither is taken while the
+/// other is held, but by `Drop`, when nobody else is left; no user code runs under either, and
+/// logging is user code. `releases` and `notes` are held for a few instructions only.
 pub(crate) struct Connection {
     service: Cow<'static, str>,
     socket: OwnedFd,
     peer: Credentials,
     max_request: usize,
     max_reply: usize,
-    /// How many messages a look at the events takes at most that are no events, such as parts of one: as many as the ring can hold. When
-    /// a look ends with that, what is in the ring now came during the look, so that its wake bytes make the descriptor readable anew,
+    /// How many messages a look at the events takes at most that are no events, such as parts of
+    /// one: as many as the ring can hold. When a look ends with that, what is in the ring now
+    /// came during the look, so that its wake bytes make the descriptor readable anew,
     /// for loops with edge-triggered readiness too.
     most_silent: usize,
     turnstile: Turnstile,
     requests: Mutex<Requests>,
-    /// Requests that make the daemon forget what it keeps for this client, and that were not sent yet.
+    /// Requests that make the daemon forget what it keeps for this client, and that were not sent
+    /// yet.
     releases: Mutex<Vec<Vec<u8>>>,
     events: Mutex<Events>,
     timeout: AtomicU64,
@@ -95,9 +103,11 @@ pub(crate) struct Connection {
     waits_while_busy: bool,
     /// One of the states below; only ever grows.
     state: AtomicU8,
-    /// The ring of which a file was cut short. Set before the state says that the connection is broken.
+    /// The ring of which a file was cut short. Set before the state says that the connection is
+    /// broken.
     truncated: OnceLock<&'static str>,
-    /// What is to be logged once the locks are released: whoever gets to see it may use the client.
+    /// What is to be logged once the locks are released: whoever gets to see it may use the
+    /// client.
     notes: Mutex<Vec<Note>>,
     /// Whether there are any. Relaxed: who notes something looks here afterwards.
     noted: AtomicBool,
@@ -106,8 +116,9 @@ pub(crate) struct Connection {
     is_before_libqb_015: bool,
     /// See [`Target::nudge`].
     nudge: Nudge,
-    /// The event ring was full and is not: a nudge is to be sent. Set by whoever emptied it, who then takes the turn to send it; cleared by
-    /// whoever sends it, in the turn. Whoever finds the turn taken leaves it to the one who has it, who looks after passing it on.
+    /// The event ring was full and is not: a nudge is to be sent. Set by whoever emptied it, who
+    /// then takes the turn to send it; cleared by whoever sends it, in the turn. Whoever finds
+    /// the turn taken leaves it to the one who has it, who looks after passing it on.
     nudge_wanted: AtomicBool,
     rings: [RingName; 3],
     shm_root: PathBuf,
@@ -146,7 +157,8 @@ pub(crate) struct Target {
     pub(crate) name: &'static str,
     /// Room in each ring that every message of the service fits in, in bytes.
     pub(crate) ring_size: u32,
-    /// Makes a request that the daemon answers at once, shortly and exactly once, whatever state it is in, and that changes nothing.
+    /// Makes a request that the daemon answers at once, shortly and exactly once, whatever state
+    /// it is in, and that changes nothing.
     pub(crate) nudge: Nudge,
 }
 
@@ -160,8 +172,8 @@ struct Events {
     looked: Instant,
 }
 
-/// When the daemon is too busy for a request. The values are what `qb_ipcc_fc_enable_max_set` takes: the largest flow control
-/// word that refuses the request.
+/// When the daemon is too busy for a request. The values are what `qb_ipcc_fc_enable_max_set`
+/// takes: the largest flow control word that refuses the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FlowControl {
     /// Refused while the daemon takes no requests at all: every request but a multicast.
@@ -170,7 +182,8 @@ pub(crate) enum FlowControl {
     Multicast = 2,
 }
 
-/// Sole use of the rings for requests and replies: what is sent in one turn follows each other. Passed on when dropped.
+/// Sole use of the rings for requests and replies: what is sent in one turn follows each other.
+/// Passed on when dropped.
 pub(crate) struct Turn<'a> {
     connection: &'a Connection,
     // Released before the turn is passed on.
@@ -207,19 +220,28 @@ impl Connection {
             crate::log::debug!(service = %endpoint.name(target.name), error = %_error, "cannot connect");
         })?;
         let service: Cow<'static, str> = Cow::Owned(endpoint.name(target.name).to_owned());
-        let room =
-            socket::send_buffer(&socket).map_err(|source| Error::system("looking at the setup socket", source))?;
+        let room = socket::send_buffer(&socket)
+            .map_err(|source| Error::system("looking at the setup socket", source))?;
         // As unix_writable in Linux: it is writable while a quarter is full at most.
         let wake_batch = (room / 4 * 3 / WAKE_BYTE_COST).max(1);
-        let counts = [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()];
-        let in_use = |ring| Error::Protocol { service: service.clone(), source: RingError::InUse { ring }.into() };
-        // So far the daemon is the only user. A second one means that the daemon named another connection's ring: both must not use it.
-        // Relaxed: a count; the daemon looks at it only after the socket told it something.
-        if let Some((_, ring)) = counts.iter().zip(RING_NAMES).find(|(count, _)| count.load(Ordering::Relaxed) != 1) {
+        let counts =
+            [request.ring().ref_count(), response.ring().ref_count(), event.ring().ref_count()];
+        let in_use = |ring| Error::Protocol {
+            service: service.clone(),
+            source: RingError::InUse { ring }.into(),
+        };
+        // So far the daemon is the only user. A second one means that the daemon named another
+        // connection's ring: both must not use it. Relaxed: a count; the daemon looks at it
+        // only after the socket told it something.
+        if let Some((_, ring)) =
+            counts.iter().zip(RING_NAMES).find(|(count, _)| count.load(Ordering::Relaxed) != 1)
+        {
             return Err(in_use(ring));
         }
         for (count, ring) in counts.into_iter().zip(RING_NAMES) {
-            count.compare_exchange(1, 2, Ordering::Relaxed, Ordering::Relaxed).map_err(|_| in_use(ring))?;
+            count
+                .compare_exchange(1, 2, Ordering::Relaxed, Ordering::Relaxed)
+                .map_err(|_| in_use(ring))?;
         }
         let timeout = endpoint.request_timeout_value();
         let connection = Self {
@@ -266,12 +288,14 @@ impl Connection {
         self.peer
     }
 
-    /// Whether the daemon's libqb is older than 0.15, as far as its rings tell; some later ones look the same.
+    /// Whether the daemon's libqb is older than 0.15, as far as its rings tell; some later ones
+    /// look the same.
     pub(crate) fn is_before_libqb_015(&self) -> bool {
         self.is_before_libqb_015
     }
 
-    /// The longest request the daemon takes on this connection, in bytes: the ring size asked for, unless the daemon raised it.
+    /// The longest request the daemon takes on this connection, in bytes: the ring size asked for,
+    /// unless the daemon raised it.
     pub(crate) fn max_request(&self) -> usize {
         self.max_request
     }
@@ -295,10 +319,16 @@ impl Connection {
         Patience::new(call, self.timeout())
     }
 
-    /// Sends a request and waits for its answer, which says that it was carried out. While the daemon answers that it is busy, in one of
-    /// these ways, the request is sent again, until the deadline, unless the endpoint says otherwise; such an answer says that it was not
+    /// Sends a request and waits for its answer, which says that it was carried out. While the
+    /// daemon answers that it is busy, in one of these ways, the request is sent again, until
+    /// the deadline, unless the endpoint says otherwise; such an answer says that it was not
     /// carried out.
-    pub(crate) fn call(&self, busy: &[CsError], patience: &Patience, request: &[u8]) -> Result<Bytes> {
+    pub(crate) fn call(
+        &self,
+        busy: &[CsError],
+        patience: &Patience,
+        request: &[u8],
+    ) -> Result<Bytes> {
         let waits = |busy: &CsError| self.waits_while_busy || *busy != CsError::TryAgain;
         let busy: Vec<_> = busy.iter().copied().filter(waits).collect();
         // Others have their turn while this one waits.
@@ -309,8 +339,9 @@ impl Connection {
         reply
     }
 
-    /// Sends a request that makes the daemon forget something, and waits neither to send it nor for the answer: if it cannot be sent
-    /// now, it goes before the next request. Only for requests that the daemon never refuses for being busy.
+    /// Sends a request that makes the daemon forget something, and waits neither to send it nor for
+    /// the answer: if it cannot be sent now, it goes before the next request. Only for requests
+    /// that the daemon never refuses for being busy.
     pub(crate) fn release(&self, request: Vec<u8>) {
         lock(&self.releases).push(request);
         let now = Instant::now();
@@ -334,7 +365,8 @@ impl Connection {
                 CS_OK => return Ok(reply),
                 status => {
                     let busy = busy.iter().any(|busy| status == *busy as i32);
-                    // An attempt needs some time too: one that is cut off leaves in doubt what became of it.
+                    // An attempt needs some time too: one that is cut off leaves in doubt what
+                    // became of it.
                     if !busy || Instant::now() + 2 * pause >= patience.deadline {
                         return Err(Error::from_status(patience.call, status));
                     }
@@ -344,10 +376,16 @@ impl Connection {
         }
     }
 
-    /// Waits for the turn to send. `None`: the deadline passed first. A deadline that has passed already asks without waiting.
+    /// Waits for the turn to send. `None`: the deadline passed first. A deadline that has passed
+    /// already asks without waiting.
     pub(crate) fn turn(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
         self.check()?;
-        let turn = |turn| Turn { connection: self, requests: lock(&self.requests), _turn: turn, _left: Left(self) };
+        let turn = |turn| Turn {
+            connection: self,
+            requests: lock(&self.requests),
+            _turn: turn,
+            _left: Left(self),
+        };
         Ok(self.turnstile.enter(deadline).map(turn))
     }
 
@@ -356,7 +394,8 @@ impl Connection {
         self.turn(patience.deadline)?.ok_or_else(|| self.timed_out(patience))
     }
 
-    /// What a call ends with whose time is over, whatever it waited for: its turn, room for the request, or the answer.
+    /// What a call ends with whose time is over, whatever it waited for: its turn, room for the
+    /// request, or the answer.
     pub(crate) fn timed_out(&self, patience: &Patience) -> Error {
         let error = self.late(patience);
         self.log_notes();
@@ -395,8 +434,15 @@ impl Connection {
         }
     }
 
-    /// Puts a request in the ring and tells the daemon. `false`: the deadline passed first, and nothing was sent.
-    fn send(&self, requests: &mut Requests, parts: &[&[u8]], flow: FlowControl, deadline: Instant) -> Result<bool> {
+    /// Puts a request in the ring and tells the daemon. `false`: the deadline passed first, and
+    /// nothing was sent.
+    fn send(
+        &self,
+        requests: &mut Requests,
+        parts: &[&[u8]],
+        flow: FlowControl,
+        deadline: Instant,
+    ) -> Result<bool> {
         let size = parts.iter().map(|part| part.len()).sum();
         if size > self.max_request || !requests.request.fits(size) {
             return Err(Error::invalid(
@@ -405,12 +451,14 @@ impl Connection {
             ));
         }
         let mut pause = RETRY_FIRST;
-        // What fills a small ring is usually the request before, whose answer the daemon sends before it gives the room back.
+        // What fills a small ring is usually the request before, whose answer the daemon sends
+        // before it gives the room back.
         let mut yields = 32;
         loop {
             self.check()?;
             let ring = &mut requests.request;
-            // As qb_ipc_shm_fc_get. Acquire: nothing to pair with in C, which reads it through a full barrier.
+            // As qb_ipc_shm_fc_get. Acquire: nothing to pair with in C, which reads it through a
+            // full barrier.
             if ring.ring().ref_count().load(Ordering::Acquire) != 2 {
                 ring.ring().check().map_err(|source| self.broken(source.into()))?;
                 return Err(self.hung_up());
@@ -418,7 +466,9 @@ impl Connection {
             let refused = is_refused(ring, flow);
             // First the byte's room, since it must follow the request at once.
             let room = !refused && ring.backlog() < MOST_BACKLOG && self.has_wake_room(requests)?;
-            if room && requests.request.try_send(parts).map_err(|source| self.broken(source.into()))? {
+            if room
+                && requests.request.try_send(parts).map_err(|source| self.broken(source.into()))?
+            {
                 return self.wake(requests).map(|()| true);
             }
             if Instant::now() >= deadline {
@@ -433,7 +483,8 @@ impl Connection {
         }
     }
 
-    /// Whether the socket has room for a wake byte. Looks every so many bytes only, since it has room for some more whenever it says so.
+    /// Whether the socket has room for a wake byte. Looks every so many bytes only, since it has
+    /// room for some more whenever it says so.
     fn has_wake_room(&self, requests: &mut Requests) -> Result<bool> {
         if requests.wake_room == 0 {
             let ready = wait_for(&self.socket, Interest::Writable, Some(Instant::now()));
@@ -446,7 +497,8 @@ impl Connection {
         Ok(requests.wake_room > 0)
     }
 
-    /// Tells the daemon of a request in the ring. It blocks until it has the byte, so if that cannot be sent, the connection is ended.
+    /// Tells the daemon of a request in the ring. It blocks until it has the byte, so if that
+    /// cannot be sent, the connection is ended.
     fn wake(&self, requests: &mut Requests) -> Result<()> {
         requests.wake_room -= 1;
         socket::send_now(&self.socket, &[0]).map(drop).map_err(|_| {
@@ -466,7 +518,8 @@ impl Connection {
             let reply = requests.response.receive(left.min(slice)).map_err(broken)?;
             slice = (slice * 2).min(REPLY_SLICE_MOST);
             let hung_up = reply.is_none() && self.is_hung_up()?;
-            let reply = if hung_up { requests.response.try_receive().map_err(broken)? } else { reply };
+            let reply =
+                if hung_up { requests.response.try_receive().map_err(broken)? } else { reply };
             if let Some(reply) = reply {
                 requests.exchange.received();
                 return Ok(Some(reply));
@@ -480,8 +533,9 @@ impl Connection {
         }
     }
 
-    /// Takes messages of events, until `make` makes an event of one or none waits. Never blocks. Matches `qb_ipcc_event_recv` with
-    /// a timeout of 0, but looks at the ring first: a glance at an empty one takes no system call.
+    /// Takes messages of events, until `make` makes an event of one or none waits. Never blocks.
+    /// Matches `qb_ipcc_event_recv` with a timeout of 0, but looks at the ring first: a glance
+    /// at an empty one takes no system call.
     ///
     /// Many messages of which none is an event take no longer than until the deadline.
     pub(crate) fn poll_event<E>(
@@ -492,7 +546,9 @@ impl Connection {
     ) -> Result<Option<E>> {
         for _ in 0..self.most_silent {
             match self.poll_one(look, &make)? {
-                Some(None) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Ok(None),
+                Some(None) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                    return Ok(None);
+                }
                 Some(None) => {}
                 Some(event) => return Ok(event),
                 None => return Ok(None),
@@ -501,7 +557,8 @@ impl Connection {
         Ok(None)
     }
 
-    /// Takes one message, and makes an event of it if there is one to make. `None`: no message waits.
+    /// Takes one message, and makes an event of it if there is one to make. `None`: no message
+    /// waits.
     pub(crate) fn poll_one<E>(
         &self,
         look: Look,
@@ -510,17 +567,20 @@ impl Connection {
         let event = {
             let mut events = lock(&self.events);
             let message = self.poll_message(&mut events, look);
-            message.and_then(|it| it.map(make).transpose().map_err(|source| self.broken(source.into())))
+            message.and_then(|it| {
+                it.map(make).transpose().map_err(|source| self.broken(source.into()))
+            })
         };
         self.send_wanted_nudge();
         self.log_notes();
         event
     }
 
-    /// Sends the nudge that is wanted, if one is. Never blocks: while it cannot be sent it stays wanted.
+    /// Sends the nudge that is wanted, if one is. Never blocks: while it cannot be sent it stays
+    /// wanted.
     fn send_wanted_nudge(&self) {
-        // Relaxed: the lock in the turnstile orders it. Who finds the turn taken has set it before looking there, and who passes the turn
-        // on looks here afterwards.
+        // Relaxed: the lock in the turnstile orders it. Who finds the turn taken has set it before
+        // looking there, and who passes the turn on looks here afterwards.
         while self.nudge_wanted.load(Ordering::Relaxed) {
             let Some(_turn) = self.turnstile.enter(Instant::now()) else { return };
             // Before it is sent: one that is wanted from now on may come too late for it.
@@ -547,7 +607,8 @@ impl Connection {
             return Ok(false);
         }
         let Ok(message) = (self.nudge)() else { return Ok(false) };
-        // As a multicast it waits while the daemon takes no requests, which spins as long as there are some.
+        // As a multicast it waits while the daemon takes no requests, which spins as long as there
+        // are some.
         let sent = self.send(requests, &[&message], FlowControl::Multicast, Instant::now())?;
         if sent {
             requests.exchange.sent_unawaited();
@@ -567,11 +628,15 @@ impl Connection {
         let mut wanted = events.wake.wanted();
         if wanted == 0 {
             let now = Instant::now();
-            if look == Look::Glance && state == OPEN && now.duration_since(events.looked) < LIVENESS_INTERVAL {
+            if look == Look::Glance
+                && state == OPEN
+                && now.duration_since(events.looked) < LIVENESS_INTERVAL
+            {
                 return Ok(None);
             }
             events.looked = now;
-            // A byte without an event: either its event is there by now, or the daemon is mad and the byte must go.
+            // A byte without an event: either its event is there by now, or the daemon is mad and
+            // the byte must go.
             wanted = 1;
         }
         let hung_up = self.take_bytes(events, wanted)?;
@@ -620,7 +685,8 @@ impl Connection {
         }
     }
 
-    /// Waits until an event may be there, the waker was used, the connection ends or the deadline passes. Whether it is worth a look.
+    /// Waits until an event may be there, the waker was used, the connection ends or the deadline
+    /// passes. Whether it is worth a look.
     pub(crate) fn wait_event(&self, waker: &Waker, deadline: Option<Instant>) -> Result<bool> {
         if lock(&self.events).ring.has_chunk() {
             return Ok(true);
@@ -678,7 +744,10 @@ impl Connection {
     fn ended(&self) -> Error {
         match self.state() {
             FINALIZED => Error::Finalized,
-            _ => Error::Disconnected { service: self.service.clone(), truncated: self.truncated.get().copied() },
+            _ => Error::Disconnected {
+                service: self.service.clone(),
+                truncated: self.truncated.get().copied(),
+            },
         }
     }
 
@@ -695,7 +764,8 @@ impl Connection {
 
     fn is_hung_up(&self) -> Result<bool> {
         let ready = wait_for(&self.socket, Interest::HangUp, Some(Instant::now()));
-        Ok(ready.map_err(|source| Error::system("looking for the daemon", source))? == Ready::HungUp)
+        Ok(ready.map_err(|source| Error::system("looking for the daemon", source))?
+            == Ready::HungUp)
     }
 
     fn hung_up(&self) -> Error {
@@ -716,7 +786,9 @@ impl Connection {
     fn broken(&self, source: ProtocolError) -> Error {
         self.note(Note::Broken(source));
         let truncated = match source {
-            ProtocolError::Ring(RingError::Truncated { ring }) => Some(*self.truncated.get_or_init(|| ring)),
+            ProtocolError::Ring(RingError::Truncated { ring }) => {
+                Some(*self.truncated.get_or_init(|| ring))
+            }
             _ => None,
         };
         self.advance(BROKEN);
@@ -729,19 +801,36 @@ impl Connection {
 }
 
 impl Turn<'_> {
-    /// Sends a message that is not answered. `false`: the deadline passed before the daemon would take it, and nothing was sent. A
-    /// deadline that has passed already sends at once or not at all.
-    pub(crate) fn send(&mut self, parts: &[&[u8]], flow: FlowControl, deadline: Instant) -> Result<bool> {
+    /// Sends a message that is not answered. `false`: the deadline passed before the daemon would
+    /// take it, and nothing was sent. A deadline that has passed already sends at once or not
+    /// at all.
+    pub(crate) fn send(
+        &mut self,
+        parts: &[&[u8]],
+        flow: FlowControl,
+        deadline: Instant,
+    ) -> Result<bool> {
         self.connection.send(&mut self.requests, parts, flow, deadline)
     }
 
     /// Sends a message and waits for its answer, as [`Connection::call`] does, but keeps the turn.
-    pub(crate) fn call(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<Bytes> {
-        self.connection.retry(&[CsError::TryAgain], patience, || self.exchange(parts, flow, patience))
+    pub(crate) fn call(
+        &mut self,
+        parts: &[&[u8]],
+        flow: FlowControl,
+        patience: &Patience,
+    ) -> Result<Bytes> {
+        self.connection
+            .retry(&[CsError::TryAgain], patience, || self.exchange(parts, flow, patience))
     }
 
     /// Sends a message in parts and waits for its answer, whatever that is.
-    fn exchange(&mut self, parts: &[&[u8]], flow: FlowControl, patience: &Patience) -> Result<Bytes> {
+    fn exchange(
+        &mut self,
+        parts: &[&[u8]],
+        flow: FlowControl,
+        patience: &Patience,
+    ) -> Result<Bytes> {
         let connection = self.connection;
         let waits = connection.waits_while_busy || flow == FlowControl::Multicast;
         if !waits && is_refused(&self.requests.request, flow) {
@@ -768,7 +857,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Receives the answers nobody waits for any more, and throws them away. `false`: the deadline passed first.
+    /// Receives the answers nobody waits for any more, and throws them away. `false`: the deadline
+    /// passed first.
     fn drain(&mut self, deadline: Instant) -> Result<bool> {
         while self.requests.exchange.before() == Before::Drain {
             if self.answer(deadline)?.is_none() {
@@ -780,13 +870,17 @@ impl Turn<'_> {
             self.requests.response.receive(RETRY_FIRST).map_err(broken)?;
         }
         // Second answers that came too late for the request they belong to.
-        while self.requests.response.try_receive().map_err(broken)?.is_some() && Instant::now() < deadline {}
+        while self.requests.response.try_receive().map_err(broken)?.is_some()
+            && Instant::now() < deadline
+        {}
         Ok(true)
     }
 
     /// Waits for the next answer, the one that counts. `None`: the deadline passed first.
     fn answer(&mut self, deadline: Instant) -> Result<Option<Bytes>> {
-        let Some(reply) = self.connection.receive(&mut self.requests, deadline)? else { return Ok(None) };
+        let Some(reply) = self.connection.receive(&mut self.requests, deadline)? else {
+            return Ok(None);
+        };
         if !may_be_answered_again(&reply) {
             return Ok(Some(reply));
         }
@@ -814,7 +908,8 @@ impl Drop for Connection {
                 count.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        // How often to look whether the daemon's process is gone. After `finalize` nothing tells why the socket is closed.
+        // How often to look whether the daemon's process is gone. After `finalize` nothing tells
+        // why the socket is closed.
         let looks = match self.state() {
             OPEN if self.is_hung_up().is_ok_and(|hung_up| !hung_up) => 0,
             FINALIZED => 1,
@@ -826,8 +921,9 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Removes the rings of a daemon that was killed and so left them behind. As the C library, it gives the process a moment
-    /// to be gone, and leaves everything alone when it is not certainly so.
+    /// Removes the rings of a daemon that was killed and so left them behind. As the C library, it
+    /// gives the process a moment to be gone, and leaves everything alone when it is not
+    /// certainly so.
     fn remove_orphaned_rings(&self, looks: u32) {
         if !self.rings.iter().all(|ring| ring.is_made_by(self.peer.pid)) {
             return;
@@ -842,14 +938,20 @@ impl Connection {
             return;
         }
         for ring in &self.rings {
-            let Ok(directory) = file::open_directory(&self.shm_root, ring.directories.iter().map(AsRef::as_ref)) else {
+            let Ok(directory) =
+                file::open_directory(&self.shm_root, ring.directories.iter().map(AsRef::as_ref))
+            else {
                 continue;
             };
             file::remove_file(&directory, &ring.file("-header"));
             file::remove_file(&directory, &ring.file("-data"));
         }
-        if let Some((own, above)) = self.rings.first().and_then(|ring| ring.directories.split_last()) {
-            if let Ok(parent) = file::open_directory(&self.shm_root, above.iter().map(AsRef::as_ref)) {
+        if let Some((own, above)) =
+            self.rings.first().and_then(|ring| ring.directories.split_last())
+        {
+            if let Ok(parent) =
+                file::open_directory(&self.shm_root, above.iter().map(AsRef::as_ref))
+            {
                 file::remove_directory(&parent, own);
             }
         }
@@ -861,7 +963,8 @@ fn is_refused(ring: &Producer<Mapping>, flow: FlowControl) -> bool {
     (1..=flow as u32).contains(&ring.ring().flow_control().load(Ordering::Acquire))
 }
 
-/// Locks; a panic of another thread inside the lock would be a bug here, and leaves nothing half done.
+/// Locks; a panic of another thread inside the lock would be a bug here, and leaves nothing half
+/// done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

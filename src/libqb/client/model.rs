@@ -1,5 +1,5 @@
-//! The locking of a client in every interleaving: threads take turns at the rings, some give up, and answers that come too late reach
-//! nobody.
+//! The locking of a client in every interleaving: threads take turns at the rings, some give up,
+//! and answers that come too late reach nobody.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --lib --release client::model`
 
@@ -107,7 +107,8 @@ fn a_reply_that_nobody_waits_for_any_more_reaches_nobody() {
             }
         });
         let exchange = Exchange::default();
-        let client = Arc::new((Turnstile::default(), Mutex::new(Requests { request, response, exchange })));
+        let client =
+            Arc::new((Turnstile::default(), Mutex::new(Requests { request, response, exchange })));
         let giving_up = Arc::clone(&client);
         let giving_up = thread::spawn(move || {
             let _turn = giving_up.0.enter(late()).unwrap();

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::endpoint::{Deadline, Endpoint};
 
-/// How long a call of the user may take, and what is said if it takes longer. A call has one, whatever requests it makes.
+/// How long a call of the user may take, and what is said if it takes longer. A call has one,
+/// whatever requests it makes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     pub(crate) call: &'static str,
@@ -51,14 +52,15 @@ impl Patience {
     }
 }
 
-/// Runs `calls` with one deadline for all calls to clients that it makes on this thread, connecting included. A call then ends at that
-/// deadline or after its own time, whichever comes first, with [`Error::TimedOut`](crate::Error::TimedOut); one that begins later sends
-/// nothing. Inside of another `within` the earlier deadline counts. Threads that are started inside have none: begin with `within` there,
-/// too.
+/// Runs `calls` with one deadline for all calls to clients that it makes on this thread, connecting
+/// included. A call then ends at that deadline or after its own time, whichever comes first, with
+/// [`Error::TimedOut`](crate::Error::TimedOut); one that begins later sends nothing. Inside of
+/// another `within` the earlier deadline counts. Threads that are started inside have none: begin
+/// with `within` there, too.
 ///
-/// Waiting for events is not limited, since it is given a deadline of its own. What takes longer by nature does here too: a
-/// [multicast](crate::cpg::Client::multicast) in fragments while it makes progress, and a [shutdown](crate::cfg::Client::try_shutdown)
-/// that others are asked about.
+/// Waiting for events is not limited, since it is given a deadline of its own. What takes longer by
+/// nature does here too: a [multicast](crate::cpg::Client::multicast) in fragments while it makes
+/// progress, and a [shutdown](crate::cfg::Client::try_shutdown) that others are asked about.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -124,7 +126,10 @@ mod tests {
     fn a_part_has_what_is_left_of_the_whole() {
         let whole = Patience::new("list", Duration::from_secs(1));
         let part = whole.step("get");
-        assert_eq!((part.call, part.deadline, part.timeout), ("get", whole.deadline, whole.timeout));
+        assert_eq!(
+            (part.call, part.deadline, part.timeout),
+            ("get", whole.deadline, whole.timeout)
+        );
         let mut longer = whole;
         longer.extend(Duration::from_secs(5));
         assert_eq!(

@@ -1,4 +1,5 @@
-//! The files of a connection's rings. The daemon names them, and may name those of somebody else: all are looked at before one is opened.
+//! The files of a connection's rings. The daemon names them, and may name those of somebody else:
+//! all are looked at before one is opened.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -23,7 +24,8 @@ pub(super) struct RingFiles {
 /// Opens the files of the rings, which lie in one directory.
 ///
 /// # Errors
-/// [`Error::RingFile`] before any is opened, unless names change hands just then; [`Error::RingsNotVisible`].
+/// [`Error::RingFile`] before any is opened, unless names change hands just then;
+/// [`Error::RingsNotVisible`].
 pub(super) fn open(
     service: &str,
     endpoint: &Endpoint,
@@ -58,7 +60,12 @@ struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    fn new(service: &'a str, endpoint: &'a Endpoint, server_uid: u32, [request, ..]: &[RingName; 3]) -> Result<Self> {
+    fn new(
+        service: &'a str,
+        endpoint: &'a Endpoint,
+        server_uid: u32,
+        [request, ..]: &[RingName; 3],
+    ) -> Result<Self> {
         let root = endpoint.shm_root_path();
         let path = root.join(request.directories.iter().collect::<PathBuf>());
         let directory = file::open_directory(root, request.directories.iter().map(AsRef::as_ref));
@@ -76,7 +83,11 @@ impl<'a> Opening<'a> {
         let name = name.file(suffix);
         let path = || self.path.join(&name);
         let found = file::look_at(&self.directory, &name);
-        self.check(path, &found.map_err(|source| Error::RingsNotVisible { path: path(), source })?, seen)
+        self.check(
+            path,
+            &found.map_err(|source| Error::RingsNotVisible { path: path(), source })?,
+            seen,
+        )
     }
 
     fn open(&self, name: &RingName, suffix: &str, seen: &mut Vec<(u64, u64)>) -> Result<File> {
@@ -84,21 +95,33 @@ impl<'a> Opening<'a> {
         let path = || self.path.join(&name);
         let opened = file::open_regular(&self.directory, &name);
         let opened = opened.and_then(|file| Ok((file.metadata()?, file)));
-        let (found, file) = opened.map_err(|source: io::Error| Error::RingsNotVisible { path: path(), source })?;
+        let (found, file) =
+            opened.map_err(|source: io::Error| Error::RingsNotVisible { path: path(), source })?;
         self.check(path, &found, seen)?;
         Ok(file)
     }
 
-    /// Refuses a file that may be another connection's. Those are private to their user, so what is neither this user's nor the
-    /// server's own is not for this connection; root's client is the one that could open them all the same. What is this user's root
-    /// gave away, so from a server that could not do that it is of another connection, which perhaps is being made just now.
-    fn check(&self, path: impl Fn() -> PathBuf, found: &Metadata, seen: &mut Vec<(u64, u64)>) -> Result<()> {
+    /// Refuses a file that may be another connection's. Those are private to their user, so what is
+    /// neither this user's nor the server's own is not for this connection; root's client is
+    /// the one that could open them all the same. What is this user's root gave away, so from a
+    /// server that could not do that it is of another connection, which perhaps is being made just
+    /// now.
+    fn check(
+        &self,
+        path: impl Fn() -> PathBuf,
+        found: &Metadata,
+        seen: &mut Vec<(u64, u64)>,
+    ) -> Result<()> {
         let file = (found.dev(), found.ino());
         let fault = if !found.is_file() {
             RingFileFault::NotAFile
         } else if !self.endpoint.may_own_rings(found.uid(), self.server_uid) {
             let (own, server) = (geteuid().as_raw(), self.server_uid);
-            if found.uid() == own { RingFileFault::Ours { own, server } } else { RingFileFault::Owner { own, server } }
+            if found.uid() == own {
+                RingFileFault::Ours { own, server }
+            } else {
+                RingFileFault::Owner { own, server }
+            }
         } else if seen.contains(&file) {
             RingFileFault::Twice
         } else if found.nlink() != 1 {
@@ -107,6 +130,11 @@ impl<'a> Opening<'a> {
             seen.push(file);
             return Ok(());
         };
-        Err(Error::RingFile { service: self.service.to_owned().into(), path: path(), owner: Some(found.uid()), fault })
+        Err(Error::RingFile {
+            service: self.service.to_owned().into(),
+            path: path(),
+            owner: Some(found.uid()),
+            fault,
+        })
     }
 }

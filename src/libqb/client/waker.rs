@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Error, Result};
 use crate::sys::event::Bell;
 
-/// Ends a client's wait for events from another thread, or from one of its handlers; made by [`Client::waker`](crate::Client::waker).
+/// Ends a client's wait for events from another thread, or from one of its handlers; made by
+/// [`Client::waker`](crate::Client::waker).
 ///
 /// The connection goes on; [`Client::finalize`](crate::Client::finalize) would end it.
 #[derive(Clone, Debug)]
@@ -16,7 +17,8 @@ pub struct Waker {
 
 #[derive(Debug)]
 struct Shared {
-    /// Says that there is a reason to wake up, without a system call; the bell only interrupts the sleep.
+    /// Says that there is a reason to wake up, without a system call; the bell only interrupts the
+    /// sleep.
     woken: AtomicBool,
     bell: Bell,
 }
@@ -27,9 +29,11 @@ impl Waker {
         Ok(Self { shared: Arc::new(Shared { woken: AtomicBool::new(false), bell }) })
     }
 
-    /// Ends one wait: the one under way, or else the next. A [`dispatch`](crate::Client::dispatch) that may wait, `One` or `Blocking`,
-    /// then returns `Ok(())`, [`next_event`](crate::Client::next_event) returns `Ok(None)`, and [`events`](crate::Client::events) ends.
-    /// Events that wait stay where they are. Used twice before the wait ended, it ends that one only.
+    /// Ends one wait: the one under way, or else the next. A [`dispatch`](crate::Client::dispatch)
+    /// that may wait, `One` or `Blocking`, then returns `Ok(())`,
+    /// [`next_event`](crate::Client::next_event) returns `Ok(None)`, and
+    /// [`events`](crate::Client::events) ends. Events that wait stay where they are. Used twice
+    /// before the wait ended, it ends that one only.
     ///
     /// Never blocks, and takes one system call.
     pub fn wake(&self) {
@@ -38,10 +42,12 @@ impl Waker {
         self.shared.bell.ring();
     }
 
-    /// Whether it was used since the last time this was asked. To be asked between silencing the bell and sleeping.
+    /// Whether it was used since the last time this was asked. To be asked between silencing the
+    /// bell and sleeping.
     pub(crate) fn take(&self) -> bool {
         // Most often it was not, and then nothing is written.
-        self.shared.woken.load(Ordering::Relaxed) && self.shared.woken.swap(false, Ordering::Acquire)
+        self.shared.woken.load(Ordering::Relaxed)
+            && self.shared.woken.swap(false, Ordering::Acquire)
     }
 
     pub(crate) fn bell(&self) -> &Bell {

@@ -1,8 +1,9 @@
 //! libqb's ring of chunks: one end produces, the other consumes. Matches `lib/ringbuffer.c`.
 //!
-//! A ring is two files. The header file holds the indices, the semaphore and a word for flow control, the data file the chunks.
-//! A chunk is its size, a magic, and the payload padded to a word. Indices count words modulo the data's size. Each index has one
-//! writer, who therefore never reads it back from memory that the other end can write too.
+//! A ring is two files. The header file holds the indices, the semaphore and a word for flow
+//! control, the data file the chunks. A chunk is its size, a magic, and the payload padded to a
+//! word. Indices count words modulo the data's size. Each index has one writer, who therefore never
+//! reads it back from memory that the other end can write too.
 
 use std::time::Duration;
 
@@ -49,11 +50,12 @@ const CHUNK_HEADER_WORDS: u32 = 2;
 /// Bytes that must stay free behind a payload. Matches `QB_RB_CHUNK_MARGIN`.
 pub(crate) const CHUNK_MARGIN: usize = 12;
 
-/// The smallest data file that is accepted: a page, or for loom, which looks at every word, a few words.
+/// The smallest data file that is accepted: a page, or for loom, which looks at every word, a few
+/// words.
 const MIN_DATA_SIZE: u64 = if cfg!(loom) { 64 } else { 4096 };
 
-/// The largest data file that is accepted. The C libraries ask for 1 MiB and the daemon may only raise that; a chunk, and so the
-/// memory one message can take, is never larger than the ring.
+/// The largest data file that is accepted. The C libraries ask for 1 MiB and the daemon may only
+/// raise that; a chunk, and so the memory one message can take, is never larger than the ring.
 const MAX_DATA_SIZE: u64 = 64 << 20;
 
 /// What differs between the generations of libqb.
@@ -69,7 +71,8 @@ pub(crate) struct Format {
 
 impl Format {
     /// libqb 0.14 and later. Matches `QB_RB_CHUNK_MAGIC` and its siblings.
-    pub(crate) const LIBQB_014: Self = Self { live: 0xA1A1_A1A1, dead: 0xD0D0_D0D0, alloc: 0xA110_CED0 };
+    pub(crate) const LIBQB_014: Self =
+        Self { live: 0xA1A1_A1A1, dead: 0xD0D0_D0D0, alloc: 0xA110_CED0 };
 
     /// libqb 0.10 to 0.13.
     pub(crate) const LIBQB_010: Self = Self { live: 0xAAAA_AAAA, dead: 0, alloc: 0xAAAA_AAAA };
@@ -86,7 +89,12 @@ pub(crate) struct Ring<R> {
 
 impl<R: Region> Ring<R> {
     /// Opens a ring that the other end created. Its geometry is read and checked once, here.
-    pub(crate) fn open(name: &'static str, format: Format, header: R, data: R) -> Result<Self, RingError> {
+    pub(crate) fn open(
+        name: &'static str,
+        format: Format,
+        header: R,
+        data: R,
+    ) -> Result<Self, RingError> {
         let have = data.size() as u64;
         if have > MAX_DATA_SIZE {
             return Err(RingError::TooLarge { ring: name, have, limit: MAX_DATA_SIZE });
@@ -106,7 +114,8 @@ impl<R: Region> Ring<R> {
         Ok(Self { name, format, header, data, words })
     }
 
-    /// Makes a ring in memory that is all zeros. The other end opens the files by the paths in the header.
+    /// Makes a ring in memory that is all zeros. The other end opens the files by the paths in the
+    /// header.
     #[cfg(feature = "server")]
     pub(crate) fn create(
         name: &'static str,
@@ -142,7 +151,8 @@ impl<R: Region> Ring<R> {
         self.header.word(REF_COUNT)
     }
 
-    /// Whether a file of the ring was cut short, as far as this process has noticed by touching what is missing.
+    /// Whether a file of the ring was cut short, as far as this process has noticed by touching
+    /// what is missing.
     pub(crate) fn is_lost(&self) -> bool {
         self.header.is_lost() || self.data.is_lost()
     }
@@ -159,9 +169,14 @@ impl<R: Region> Ring<R> {
 
     /// An index as the other end sees or writes it.
     fn index(&self, field: usize) -> Result<u32, RingError> {
-        // Acquire: pairs with the other end's store after it touched the chunk this index leaves behind.
+        // Acquire: pairs with the other end's store after it touched the chunk this index leaves
+        // behind.
         let index = self.header.word(field).load(Ordering::Acquire);
-        if index < self.words { Ok(index) } else { Err(RingError::Index { ring: self.name, index, words: self.words }) }
+        if index < self.words {
+            Ok(index)
+        } else {
+            Err(RingError::Index { ring: self.name, index, words: self.words })
+        }
     }
 
     fn semaphore(&self) -> &AtomicU64 {
@@ -205,8 +220,9 @@ impl<R: Region> Producer<R> {
         &self.ring
     }
 
-    /// Bytes free. As `qb_rb_space_free`, but for the ring that looks empty: there C allows a chunk that fills it to the last word,
-    /// after which full and empty look the same while the reader is busy with the chunk. We leave that word free.
+    /// Bytes free. As `qb_rb_space_free`, but for the ring that looks empty: there C allows a chunk
+    /// that fills it to the last word, after which full and empty look the same while the
+    /// reader is busy with the chunk. We leave that word free.
     fn free(&self) -> Result<usize, RingError> {
         let ring = &self.ring;
         let read = ring.index(READ_PT)?;
@@ -241,12 +257,14 @@ impl<R: Region> Producer<R> {
             }
             offset = (offset + part.len()) % (ring.words as usize * WORD);
         }
-        // What is lost is replaced in this process only: the other end would find a chunk that is not live.
+        // What is lost is replaced in this process only: the other end would find a chunk that is
+        // not live.
         ring.check()?;
         self.write = ring.step(start, chunk_size);
         ring.word(start, 0).store(chunk_size, Ordering::Relaxed);
         ring.header.word(WRITE_PT).store(self.write, Ordering::Relaxed);
-        // Release: pairs with the acquire of the magic in qb_rb_chunk_peek, which makes payload, size and write_pt visible.
+        // Release: pairs with the acquire of the magic in qb_rb_chunk_peek, which makes payload,
+        // size and write_pt visible.
         ring.word(start, 1).store(format.live, Ordering::Release);
         sem::post(ring.semaphore());
         Ok(true)
@@ -281,7 +299,8 @@ impl<R: Region> Consumer<R> {
         sem::count(self.ring.semaphore()) > 0 || self.ring.is_lost()
     }
 
-    /// How many bytes of the ring are used, chunk headers included, if the producer tells the truth. 0 when it is full to the last word.
+    /// How many bytes of the ring are used, chunk headers included, if the producer tells the
+    /// truth. 0 when it is full to the last word.
     pub(crate) fn used(&self) -> usize {
         let words = self.ring.words;
         // Relaxed: a hint, of which any value is harmless.
@@ -295,7 +314,8 @@ impl<R: Region> Consumer<R> {
         self.take_if(is_there)
     }
 
-    /// Waits for a chunk without sleeping, for as long as that has paid of late, and at most for `timeout`.
+    /// Waits for a chunk without sleeping, for as long as that has paid of late, and at most for
+    /// `timeout`.
     pub(crate) fn spin(&mut self, timeout: Duration) {
         let semaphore = self.ring.semaphore();
         self.spin.until(timeout, || sem::count(semaphore) > 0);
@@ -313,11 +333,13 @@ impl<R: Region> Consumer<R> {
         chunk
     }
 
-    /// Copies out the chunk that the semaphore announced, and gives its room back. Matches `qb_rb_chunk_read`.
+    /// Copies out the chunk that the semaphore announced, and gives its room back. Matches
+    /// `qb_rb_chunk_read`.
     fn take(&mut self) -> Result<Bytes, RingError> {
         let ring = &self.ring;
         let start = self.read;
-        // Acquire: pairs with the release of the magic in qb_rb_chunk_commit, or in `Producer::try_send`.
+        // Acquire: pairs with the release of the magic in qb_rb_chunk_commit, or in
+        // `Producer::try_send`.
         let magic = ring.word(start, 1).load(Ordering::Acquire);
         if magic != ring.format.live {
             return Err(RingError::Magic { ring: ring.name, magic });
@@ -339,7 +361,8 @@ impl<R: Region> Consumer<R> {
         // As _rb_chunk_reclaim: the chunk is cleared before read_pt gives its room away.
         ring.word(start, 0).store(0, Ordering::Relaxed);
         ring.word(start, 1).store(ring.format.dead, Ordering::Release);
-        // Release: pairs with the acquire of read_pt in the producer's space check, so that it writes after the copy.
+        // Release: pairs with the acquire of read_pt in the producer's space check, so that it
+        // writes after the copy.
         ring.header.word(READ_PT).store(self.read, Ordering::Release);
         Ok(Bytes::from(payload))
     }

@@ -11,8 +11,9 @@ use crate::sys::fault::Guarded;
 
 /// Memory that a ring lies in. The shared mapping is one kind, the heap of a test another.
 ///
-/// Offsets are in bytes and always computed by this crate from sizes that were checked when the ring was opened, so a wrong one is
-/// a bug here and panics; no offset is ever taken from the peer unchecked.
+/// Offsets are in bytes and always computed by this crate from sizes that were checked when the
+/// ring was opened, so a wrong one is a bug here and panics; no offset is ever taken from the peer
+/// unchecked.
 pub(crate) trait Region {
     /// Bytes in the region.
     fn size(&self) -> usize;
@@ -23,13 +24,15 @@ pub(crate) trait Region {
     /// The double word at an offset that is a multiple of 8.
     fn double_word(&self, offset: usize) -> &AtomicU64;
 
-    /// Appends `length` bytes from `offset` on to `out`. What is copied is unspecified if the other end writes meanwhile.
+    /// Appends `length` bytes from `offset` on to `out`. What is copied is unspecified if the other
+    /// end writes meanwhile.
     fn copy_out(&self, offset: usize, length: usize, out: &mut Vec<u8>);
 
     /// Copies bytes to `offset`.
     fn copy_in(&self, offset: usize, bytes: &[u8]);
 
-    /// Whether the memory behind it is gone. What was read is not to be believed then: ask after reading, before using it.
+    /// Whether the memory behind it is gone. What was read is not to be believed then: ask after
+    /// reading, before using it.
     fn is_lost(&self) -> bool;
 }
 
@@ -92,16 +95,18 @@ impl Region for Mapping {
     fn word(&self, offset: usize) -> &AtomicU32 {
         assert_eq!(offset % size_of::<u32>(), 0);
         let address = self.address(offset, size_of::<u32>()).cast();
-        // SAFETY: the address is inside the mapping, which lives as long as `self`, and aligned, since mappings begin at a page.
-        // This process touches the header and the chunk headers through atomics only; the peer does the same or races with
-        // itself, which can yield any value but no undefined behaviour here, for an atomic has no invalid value.
+        // SAFETY: the address is inside the mapping, which lives as long as `self`, and aligned,
+        // since mappings begin at a page. This process touches the header and the chunk
+        // headers through atomics only; the peer does the same or races with itself, which
+        // can yield any value but no undefined behaviour here, for an atomic has no invalid value.
         unsafe { AtomicU32::from_ptr(address) }
     }
 
     fn double_word(&self, offset: usize) -> &AtomicU64 {
         assert_eq!(offset % size_of::<u64>(), 0);
         let address = self.address(offset, size_of::<u64>()).cast();
-        // SAFETY: as in `word`. The semaphore is this process's only double word, and it is never touched as single words.
+        // SAFETY: as in `word`. The semaphore is this process's only double word, and it is never
+        // touched as single words.
         unsafe { AtomicU64::from_ptr(address) }
     }
 
@@ -109,9 +114,11 @@ impl Region for Mapping {
         let source = self.address(offset, length).cast_const();
         out.reserve(length);
         let target = out.spare_capacity_mut().as_mut_ptr().cast();
-        // SAFETY: `source` has `length` readable bytes, `target` has room for them after `reserve`, and a mapping never overlaps
-        // a Vec's buffer. No reference into the mapping exists. The peer owns these bytes no longer once the chunk is committed; one
-        // that writes them all the same changes what is copied, every value of which is checked later by the codecs.
+        // SAFETY: `source` has `length` readable bytes, `target` has room for them after `reserve`,
+        // and a mapping never overlaps a Vec's buffer. No reference into the mapping
+        // exists. The peer owns these bytes no longer once the chunk is committed; one that
+        // writes them all the same changes what is copied, every value of which is checked later by
+        // the codecs.
         unsafe { ptr::copy_nonoverlapping(source, target, length) };
         let filled = out.len() + length;
         // SAFETY: the `length` bytes behind the old length have just been written.
@@ -120,8 +127,9 @@ impl Region for Mapping {
 
     fn copy_in(&self, offset: usize, bytes: &[u8]) {
         let target = self.address(offset, bytes.len());
-        // SAFETY: `target` has room for the bytes, and a slice never overlaps the mapping, of which no reference exists. The peer
-        // does not read a chunk before its magic is set; one that does reads half a message, which is its own harm.
+        // SAFETY: `target` has room for the bytes, and a slice never overlaps the mapping, of which
+        // no reference exists. The peer does not read a chunk before its magic is set; one
+        // that does reads half a message, which is its own harm.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
     }
     fn is_lost(&self) -> bool {

@@ -1,7 +1,8 @@
-//! glibc's process-shared `sem_t` on 64-bit machines, by hand: the daemon's libc owns the layout, not ours.
+//! glibc's process-shared `sem_t` on 64-bit machines, by hand: the daemon's libc owns the layout,
+//! not ours.
 //!
-//! A double word: the value in its low half, the number of waiters in its high half. The C side is `sem_post`, `sem_trywait` and
-//! `sem_timedwait` of glibc 2.21 and later.
+//! A double word: the value in its low half, the number of waiters in its high half. The C side is
+//! `sem_post`, `sem_trywait` and `sem_timedwait` of glibc 2.21 and later.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,8 @@ const ONE_WAITER: u64 = 1 << 32;
 #[cfg(feature = "server")]
 pub(super) const PRIVATE: usize = 8;
 
-/// Makes a semaphore of zeros one that processes share. As `sem_init` with `pshared`: without it glibc's `sem_post` wakes nobody in
-/// another process.
+/// Makes a semaphore of zeros one that processes share. As `sem_init` with `pshared`: without it
+/// glibc's `sem_post` wakes nobody in another process.
 #[cfg(feature = "server")]
 pub(super) fn share(private: &AtomicU32) {
     /// Matches `FUTEX_SHARED` of glibc.
@@ -57,7 +58,8 @@ pub(super) fn wait(sem: &AtomicU64, timeout: Duration) -> bool {
         return true;
     }
     let deadline = Instant::now() + timeout;
-    // Relaxed: a poster that does not see the waiter posts before the look at the value in the futex call.
+    // Relaxed: a poster that does not see the waiter posts before the look at the value in the
+    // futex call.
     sem.fetch_add(ONE_WAITER, Ordering::Relaxed);
     loop {
         if take(sem, 1 + ONE_WAITER) {
@@ -76,9 +78,12 @@ pub(super) fn wait(sem: &AtomicU64, timeout: Duration) -> bool {
 
 /// Subtracts `amount` if the value is not 0.
 fn take(sem: &AtomicU64, amount: u64) -> bool {
-    // Acquire: pairs with the release in the other end's sem_post, so that the chunk it announces is visible.
-    sem.fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| (value(word) > 0).then(|| word.wrapping_sub(amount)))
-        .is_ok()
+    // Acquire: pairs with the release in the other end's sem_post, so that the chunk it announces
+    // is visible.
+    sem.fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
+        (value(word) > 0).then(|| word.wrapping_sub(amount))
+    })
+    .is_ok()
 }
 
 #[cfg(not(loom))]

@@ -1,7 +1,8 @@
 //! Looking for an answer a moment before sleeping.
 //!
-//! A daemon with nothing else to do answers in a few microseconds, while going to sleep and being woken costs tens of them, on both
-//! sides: a poster that sees no waiter makes no system call. So a short look pays, if there is a processor for the daemon meanwhile.
+//! A daemon with nothing else to do answers in a few microseconds, while going to sleep and being
+//! woken costs tens of them, on both sides: a poster that sees no waiter makes no system call. So a
+//! short look pays, if there is a processor for the daemon meanwhile.
 
 use std::hint;
 use std::sync::OnceLock;
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 const MOST: Duration = Duration::from_micros(64);
 const LEAST: Duration = Duration::from_micros(16);
 
-/// How many waits are slept through at once when even the shortest look was in vain: all processors are busy then, and looking only
-/// takes away what the daemon needs.
+/// How many waits are slept through at once when even the shortest look was in vain: all processors
+/// are busy then, and looking only takes away what the daemon needs.
 const REST: u32 = 64;
 
 /// How often to look at the shared word: not so often that its owner is slowed down.

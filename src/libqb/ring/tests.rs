@@ -40,7 +40,8 @@ mod one_thread {
 
     #[test]
     fn geometry_that_does_not_fit_the_files_is_refused() {
-        let open = |words: u32, size: usize| ring(&Heap::header(words), &Heap::new(size)).map(|_| ());
+        let open =
+            |words: u32, size: usize| ring(&Heap::header(words), &Heap::new(size)).map(|_| ());
         assert_eq!(open(1024, 1024), Ok(()));
         let small = RingError::TooSmall { ring: "test", file: "data", have: 4096, need: 4100 };
         assert_eq!(open(1025, 1024), Err(small));
@@ -71,7 +72,10 @@ mod one_thread {
     fn a_read_index_outside_the_ring_is_an_error_for_the_writer() {
         let (mut producer, _, header, _) = pair(WORDS);
         header.word(4).store(5000, Ordering::Relaxed);
-        assert_eq!(producer.try_send(&[b"x"]), Err(RingError::Index { ring: "test", index: 5000, words: 1024 }));
+        assert_eq!(
+            producer.try_send(&[b"x"]),
+            Err(RingError::Index { ring: "test", index: 5000, words: 1024 })
+        );
     }
 
     /// A header file with all its fields, and data of some pages.

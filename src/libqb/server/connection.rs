@@ -18,18 +18,21 @@ use crate::sys::socket;
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
 
-/// At most so many requests of one client are taken before the others have their turn. As libqb's for services of middle priority.
+/// At most so many requests of one client are taken before the others have their turn. As libqb's
+/// for services of middle priority.
 const REQUESTS_A_TURN: usize = 5;
 
-/// At most so many requests are taken that a client left when it closed. Its ring may be written by others still.
+/// At most so many requests are taken that a client left when it closed. Its ring may be written by
+/// others still.
 const LAST_REQUESTS: usize = 1 << 16;
 
-/// How many bytes of events may wait for a client before those whose requests cause more of them have to wait, and down to how many they
-/// do. The daemon's totem has room for about as much.
+/// How many bytes of events may wait for a client before those whose requests cause more of them
+/// have to wait, and down to how many they do. The daemon's totem has room for about as much.
 const BEHIND: usize = 4 << 20;
 const CAUGHT_UP: usize = 2 << 20;
 
-/// How long nobody waits for a client that takes none of its events. The others are not to stand still with one that does.
+/// How long nobody waits for a client that takes none of its events. The others are not to stand
+/// still with one that does.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
 /// How often a blocked producer looks whether there is room.
@@ -37,7 +40,8 @@ const BLOCKED_SLICE: Duration = Duration::from_millis(1);
 
 /// A client whose connection is set up.
 ///
-/// What it sends is looked at only as far as needed to pass it on; everything in its rings that cannot be is the end of the connection.
+/// What it sends is looked at only as far as needed to pass it on; everything in its rings that
+/// cannot be is the end of the connection.
 pub(super) struct Connection {
     socket: OwnedFd,
     rings: Rings,
@@ -56,7 +60,8 @@ pub(super) struct Connection {
     is_held: bool,
     /// When it last took an event that made room for one that waited.
     took: Instant,
-    /// Answers that did not fit in the ring. While there are any, no more requests are taken, so there are few.
+    /// Answers that did not fit in the ring. While there are any, no more requests are taken, so
+    /// there are few.
     answers: VecDeque<Bytes>,
     events: VecDeque<Bytes>,
     event_bytes: usize,
@@ -125,7 +130,8 @@ impl Connection {
         self.flow_control == FlowControl::Off && self.answers.is_empty() && !self.closed
     }
 
-    /// Whether those who cause its events are to wait, as they already do or not: there are many, and it takes them.
+    /// Whether those who cause its events are to wait, as they already do or not: there are many,
+    /// and it takes them.
     pub(super) fn is_behind(&self, now: Instant, do_wait: bool) -> bool {
         let limit = if do_wait { CAUGHT_UP } else { BEHIND };
         self.event_bytes > limit && now.saturating_duration_since(self.took) < STANDSTILL
@@ -175,7 +181,8 @@ impl Connection {
         self.notifications_left.map_or(self.notifications, |left| left.min(self.notifications))
     }
 
-    /// Sends the reply, then the bytes that announce events. What does not fit is sent later, as libqb does it.
+    /// Sends the reply, then the bytes that announce events. What does not fit is sent later, as
+    /// libqb does it.
     fn flush_socket(&mut self) {
         const NOTIFICATIONS: [u8; BATCH] = [0; BATCH];
         while !self.closed && (!self.reply.is_empty() || self.notifications_due() > 0) {
@@ -187,7 +194,8 @@ impl Connection {
             match socket::send_now(&self.socket, bytes) {
                 Ok(sent) if self.reply.is_empty() => {
                     self.notifications = self.notifications.saturating_sub(sent);
-                    self.notifications_left = self.notifications_left.map(|left| left.saturating_sub(sent));
+                    self.notifications_left =
+                        self.notifications_left.map(|left| left.saturating_sub(sent));
                 }
                 Ok(sent) => drop(self.reply.drain(..sent.min(self.reply.len()))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -211,7 +219,8 @@ impl Connection {
             }
             Ok(None) => {
                 if taken == 0 && seen.readable {
-                    // A byte without a request: one that was owed, or the client is mad and the byte must go.
+                    // A byte without a request: one that was owed, or the client is mad and the
+                    // byte must go.
                     self.take_bytes(self.wake.wanted().max(1));
                     if !self.wake.forget_stray() {
                         self.close();
@@ -249,14 +258,19 @@ impl Connection {
             return Err(SendError::TooLarge { size: message.len(), limit: room });
         }
         let is_sent = self.answers.is_empty()
-            && self.rings.response.try_send(&[message]).map_err(|error| self.broken(&error.into()))?;
+            && self
+                .rings
+                .response
+                .try_send(&[message])
+                .map_err(|error| self.broken(&error.into()))?;
         if !is_sent {
             self.answers.push_back(Bytes::copy_from_slice(message));
         }
         Ok(())
     }
 
-    /// Sends an event, now or as soon as there is room. What waits takes at most `memory` bytes more than it does.
+    /// Sends an event, now or as soon as there is room. What waits takes at most `memory` bytes
+    /// more than it does.
     pub(super) fn send_event(&mut self, message: &[u8], memory: usize) -> Result<(), SendError> {
         if self.closed {
             return Err(SendError::Closed);
@@ -334,7 +348,8 @@ impl Connection {
 
     pub(super) fn set_flow_control(&mut self, state: FlowControl) {
         self.flow_control = state;
-        let told = if state == FlowControl::Off && self.is_held { FlowControl::Sync } else { state };
+        let told =
+            if state == FlowControl::Off && self.is_held { FlowControl::Sync } else { state };
         // Release: as qb_ipc_shm_fc_set; the client reads it through a full barrier.
         self.rings.request.ring().flow_control().store(told as u32, Ordering::Release);
     }

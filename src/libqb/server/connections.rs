@@ -36,7 +36,8 @@ pub struct Connections<S> {
     next_id: u64,
     pub(super) timer: Option<Instant>,
     is_shut_down: bool,
-    /// How many bytes of events wait for all clients, and at most; what was sent since it was counted is added.
+    /// How many bytes of events wait for all clients, and at most; what was sent since it was
+    /// counted is added.
     waiting: usize,
     event_memory: usize,
 }
@@ -69,7 +70,15 @@ impl<S> Connections<S> {
     pub(super) fn new(services: Vec<(ServiceAddress, Bound)>, event_memory: usize) -> Self {
         let service = |(at, bound)| Service { at, bound: Some(bound), serving: Serving::All };
         let services = services.into_iter().map(service).collect();
-        Self { all: BTreeMap::new(), services, next_id: 1, timer: None, is_shut_down: false, waiting: 0, event_memory }
+        Self {
+            all: BTreeMap::new(),
+            services,
+            next_id: 1,
+            timer: None,
+            is_shut_down: false,
+            waiting: 0,
+            event_memory,
+        }
     }
 
     /// An id for a client to come.
@@ -87,7 +96,9 @@ impl<S> Connections<S> {
     /// Ends the connection for which the most waits. Whether anything waited.
     fn end_the_longest_queue(&mut self) -> bool {
         let clients = self.all.values_mut().map(|client| &mut client.connection);
-        let longest = clients.max_by_key(|connection| connection.event_bytes()).filter(|it| it.event_bytes() > 0);
+        let longest = clients
+            .max_by_key(|connection| connection.event_bytes())
+            .filter(|it| it.event_bytes() > 0);
         let is_some = longest.is_some();
         longest.into_iter().for_each(Connection::close);
         self.count_waiting();
@@ -103,7 +114,11 @@ impl<S> Connections<S> {
 
     /// The ids of all clients, in the order in which they connected.
     pub fn ids(&self) -> Vec<ConnectionId> {
-        self.all.iter().filter(|(_, client)| !client.connection.is_closed()).map(|(id, _)| *id).collect()
+        self.all
+            .iter()
+            .filter(|(_, client)| !client.connection.is_closed())
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// All clients, with what is kept of them, in the order in which they connected.
@@ -112,7 +127,8 @@ impl<S> Connections<S> {
         there.map(|(id, client)| (*id, &client.session))
     }
 
-    /// Ends the service: nobody is listened to any more, and all clients are disconnected, once the handler returns.
+    /// Ends the service: nobody is listened to any more, and all clients are disconnected, once the
+    /// handler returns.
     pub fn shut_down(&mut self) {
         self.is_shut_down = true;
     }
@@ -122,7 +138,8 @@ impl<S> Connections<S> {
         self.is_shut_down
     }
 
-    /// Closes a service: nobody is listened to any more, and its clients are disconnected, once the handler returns.
+    /// Closes a service: nobody is listened to any more, and its clients are disconnected, once the
+    /// handler returns.
     pub(crate) fn close_service(&mut self, index: usize) {
         if let Some(service) = self.services.get_mut(index) {
             service.bound = None;
@@ -148,7 +165,12 @@ impl<S> Connections<S> {
     }
 
     /// Takes a client's next request of a turn in which so many were taken already.
-    pub(super) fn take_request(&mut self, id: ConnectionId, seen: Seen, taken: usize) -> Option<Bytes> {
+    pub(super) fn take_request(
+        &mut self,
+        id: ConnectionId,
+        seen: Seen,
+        taken: usize,
+    ) -> Option<Bytes> {
         let connection = &mut self.all.get_mut(&id)?.connection;
         let request = connection.take_request(seen, taken)?;
         // As libqb, which takes a request without bytes for a good-bye.
@@ -171,7 +193,10 @@ pub struct Conn<'a, S> {
     pub(super) id: ConnectionId,
 }
 
-#[allow(clippy::expect_used, reason = "`Connections::get` and the event loop make it of clients that are there")]
+#[allow(
+    clippy::expect_used,
+    reason = "`Connections::get` and the event loop make it of clients that are there"
+)]
 impl<S> Conn<'_, S> {
     fn client(&self) -> &Client<S> {
         self.connections.all.get(&self.id).expect("the client is there")
@@ -216,16 +241,18 @@ impl<S> Conn<'_, S> {
         &mut self.client_mut().session
     }
 
-    /// Sends the answer to a request. Matches `qb_ipcs_response_send`, but waits for room where that fails.
+    /// Sends the answer to a request. Matches `qb_ipcs_response_send`, but waits for room where
+    /// that fails.
     ///
     /// # Errors
-    /// [`SendError::TooLarge`]: the client asked for small rings, and waits for an answer for ever; [`SendError::Closed`].
+    /// [`SendError::TooLarge`]: the client asked for small rings, and waits for an answer for ever;
+    /// [`SendError::Closed`].
     pub fn reply(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.client_mut().connection.reply(message)
     }
 
-    /// Sends an event. When the client's ring is full it waits in the queue, see [`Builder::event_queue`](super::Builder::event_queue).
-    /// Matches `qb_ipcs_event_send`.
+    /// Sends an event. When the client's ring is full it waits in the queue, see
+    /// [`Builder::event_queue`](super::Builder::event_queue). Matches `qb_ipcs_event_send`.
     ///
     /// # Errors
     /// What happened instead.
@@ -237,7 +264,10 @@ impl<S> Conn<'_, S> {
             let result = connection.send_event(message, memory);
             let (after, is_full) = (connection.event_bytes(), connection.ends_on_overflow());
             self.connections.waiting = (self.connections.waiting + after).saturating_sub(before);
-            if result != Err(SendError::QueueFull) || !is_full || !self.connections.end_the_longest_queue() {
+            if result != Err(SendError::QueueFull)
+                || !is_full
+                || !self.connections.end_the_longest_queue()
+            {
                 return result;
             }
         }
@@ -248,15 +278,18 @@ impl<S> Conn<'_, S> {
         self.client_mut().connection.set_flow_control(state);
     }
 
-    /// Sends at most so many more of the bytes that announce events, at once where events wait for theirs; `None`, as at first: all.
+    /// Sends at most so many more of the bytes that announce events, at once where events wait for
+    /// theirs; `None`, as at first: all.
     ///
-    /// For tests of clients. libqb sends a byte long after its event when the socket is full, which is hard to bring about; with a
-    /// limit of 0 an event is in the ring, and its byte comes when the limit says so.
+    /// For tests of clients. libqb sends a byte long after its event when the socket is full, which
+    /// is hard to bring about; with a limit of 0 an event is in the ring, and its byte comes
+    /// when the limit says so.
     pub fn limit_wake_bytes(&mut self, limit: Option<usize>) {
         self.client_mut().connection.limit_notifications(limit);
     }
 
-    /// How many events in the client's ring it was sent no byte for yet: because of a limit, or because its socket is full.
+    /// How many events in the client's ring it was sent no byte for yet: because of a limit, or
+    /// because its socket is full.
     pub fn unsent_wake_bytes(&self) -> usize {
         self.client().connection.unsent_notifications()
     }

@@ -1,4 +1,5 @@
-//! The server's thread: it waits for all sockets at once, sets connections up, and takes turns with the clients.
+//! The server's thread: it waits for all sockets at once, sets connections up, and takes turns with
+//! the clients.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -23,8 +24,9 @@ use crate::sys::socket::{self, Credentials};
 /// How long a client may take to say what it wants. libqb waits for ever.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
-/// How many clients may be about to say what they want. With more, or without descriptors for more, the oldest of the user who has most of
-/// them makes room for the next, so that nobody keeps other users out.
+/// How many clients may be about to say what they want. With more, or without descriptors for more,
+/// the oldest of the user who has most of them makes room for the next, so that nobody keeps other
+/// users out.
 const MAX_HANDSHAKES: usize = 256;
 
 /// At most so many clients are taken from a queue before those that are connected have their turn.
@@ -42,7 +44,8 @@ const MAX_CATCH_UP: usize = 1 << 18;
 /// Something to be done on the server's thread.
 pub(super) enum Job<H: Handler> {
     Run(Body<H>),
-    /// As `Run`, but after everything that clients have done up to now. The sender is dropped when all that follows has happened.
+    /// As `Run`, but after everything that clients have done up to now. The sender is dropped when
+    /// all that follows has happened.
     Drive(Body<H>, SyncSender<()>),
     Stop,
 }
@@ -106,7 +109,8 @@ impl<H: Handler> EventLoop<H> {
         loop {
             let seen = match self.wait() {
                 Ok(seen) => seen,
-                // Without memory for the list of descriptors there is nothing to be done but to try again.
+                // Without memory for the list of descriptors there is nothing to be done but to try
+                // again.
                 Err(_) => continue,
             };
             if self.step(seen) {
@@ -132,20 +136,26 @@ impl<H: Handler> EventLoop<H> {
     fn look(&self, deadline: Option<Instant>) -> io::Result<Look> {
         let read = Watch { readable: true, writable: false };
         let accept = Watch { readable: self.accept_after.is_none(), writable: false };
-        let services = self.connections.services.iter().enumerate().filter_map(|(index, service)| {
-            let bound = service.bound.as_ref().filter(|_| service.serving != Serving::Nothing)?;
-            Some((index, bound.socket.as_fd()))
-        });
+        let services =
+            self.connections.services.iter().enumerate().filter_map(|(index, service)| {
+                let bound =
+                    service.bound.as_ref().filter(|_| service.serving != Serving::Nothing)?;
+                Some((index, bound.socket.as_fd()))
+            });
         let services: Vec<_> = services.collect();
-        let clients = self.connections.all.iter().map(|(id, client)| (*id, &client.connection)).filter(|(_, it)| {
-            // A client that is not served still gets its events.
-            self.connections.serving(it.service) == Serving::All || it.watch().writable
-        });
+        let clients =
+            self.connections.all.iter().map(|(id, client)| (*id, &client.connection)).filter(
+                |(_, it)| {
+                    // A client that is not served still gets its events.
+                    self.connections.serving(it.service) == Serving::All || it.watch().writable
+                },
+            );
         let clients: Vec<_> = clients.collect();
         let mut watched: Vec<(BorrowedFd<'_>, Watch)> = vec![(self.bell.as_fd(), read)];
         watched.extend(services.iter().map(|(_, socket)| (*socket, accept)));
         watched.extend(self.handshaking.iter().map(|client| (client.socket.as_fd(), read)));
-        watched.extend(clients.iter().map(|(_, connection)| (connection.as_fd(), connection.watch())));
+        watched
+            .extend(clients.iter().map(|(_, connection)| (connection.as_fd(), connection.watch())));
         let mut seen = serve::wait_for_any(&watched, deadline)?.into_iter();
         Ok(Look {
             rung: seen.next().is_some_and(|seen| seen.readable),
@@ -170,7 +180,8 @@ impl<H: Handler> EventLoop<H> {
                         self.remove_closed();
                         // The job may have changed which clients are served.
                         self.catch_up();
-                        // What was seen is served. Its byte is not to be looked for: another request's may have come.
+                        // What was seen is served. Its byte is not to be looked for: another
+                        // request's may have come.
                         look.clients.clear();
                     }
                     Job::Stop => return true,
@@ -203,17 +214,21 @@ impl<H: Handler> EventLoop<H> {
         }
         let now = Instant::now();
         let mut clients = self.connections.all.values().map(|client| &client.connection);
-        let do_wait = clients.any(|it| self.settings.paced.contains(&it.service) && it.is_behind(now, self.do_wait));
+        let do_wait = clients
+            .any(|it| self.settings.paced.contains(&it.service) && it.is_behind(now, self.do_wait));
         self.hold(do_wait);
     }
 
     fn hold(&mut self, do_wait: bool) {
         self.do_wait = do_wait;
         let clients = self.connections.all.values_mut().map(|client| &mut client.connection);
-        clients.filter(|it| self.settings.paced.contains(&it.service)).for_each(|it| it.hold(do_wait));
+        clients
+            .filter(|it| self.settings.paced.contains(&it.service))
+            .for_each(|it| it.hold(do_wait));
     }
 
-    /// Serves all that clients have sent, and the end of those that are gone, in the order that the seed decides on.
+    /// Serves all that clients have sent, and the end of those that are gone, in the order that the
+    /// seed decides on.
     fn catch_up(&mut self) {
         self.drives += 1;
         // Its own for each time: what happened before, and when, does not count.
@@ -223,9 +238,12 @@ impl<H: Handler> EventLoop<H> {
                 return;
             };
             // Bytes alone say nothing: they may be late.
-            let waits = |id: &ConnectionId| self.connections.all.get(id).is_some_and(|it| it.connection.has_request());
+            let waits = |id: &ConnectionId| {
+                self.connections.all.get(id).is_some_and(|it| it.connection.has_request())
+            };
             let clients = clients.into_iter().filter(|(id, _)| self.is_served(*id));
-            let mut clients: Vec<_> = clients.filter(|(id, seen)| seen.hung_up || waits(id)).collect();
+            let mut clients: Vec<_> =
+                clients.filter(|(id, seen)| seen.hung_up || waits(id)).collect();
             let Some((id, seen)) = random.take(&mut clients) else {
                 return;
             };
@@ -257,7 +275,8 @@ impl<H: Handler> EventLoop<H> {
     /// Serves a request of a turn in which so many were served already. Whether there was one.
     fn serve_one(&mut self, id: ConnectionId, seen: Seen, taken: usize) -> bool {
         // The handler may have turned away from it meanwhile.
-        let request = if self.is_served(id) { self.connections.take_request(id, seen, taken) } else { None };
+        let request =
+            if self.is_served(id) { self.connections.take_request(id, seen, taken) } else { None };
         let is_some = request.is_some();
         if let Some(request) = request {
             self.handler.on_request(&mut Conn { connections: &mut self.connections, id }, request);
@@ -268,7 +287,11 @@ impl<H: Handler> EventLoop<H> {
     /// Ends the connection of a client that closed it, and sent nothing before that is not served.
     fn hang_up(&mut self, id: ConnectionId, seen: Seen) {
         if seen.hung_up && self.is_served(id) {
-            self.connections.all.get_mut(&id).into_iter().for_each(|client| client.connection.close());
+            self.connections
+                .all
+                .get_mut(&id)
+                .into_iter()
+                .for_each(|client| client.connection.close());
         }
     }
 
@@ -280,7 +303,9 @@ impl<H: Handler> EventLoop<H> {
     /// Takes connections from a service's queue.
     fn accept(&mut self, service: usize) {
         for _ in 0..ACCEPTS_A_TURN {
-            let Some(bound) = self.connections.services.get(service).and_then(|service| service.bound.as_ref()) else {
+            let Some(bound) =
+                self.connections.services.get(service).and_then(|service| service.bound.as_ref())
+            else {
                 return;
             };
             match serve::accept_stream(&bound.socket) {
@@ -292,13 +317,22 @@ impl<H: Handler> EventLoop<H> {
                         give_up_a_handshake(&mut self.handshaking);
                     }
                     let until = Instant::now() + HANDSHAKE_TIME;
-                    let client = Handshaking { socket, credentials, service, accept: Accept::default(), until };
-                    // Most have said already what they want, and need not stand in line with those who never will.
+                    let client = Handshaking {
+                        socket,
+                        credentials,
+                        service,
+                        accept: Accept::default(),
+                        until,
+                    };
+                    // Most have said already what they want, and need not stand in line with those
+                    // who never will.
                     self.go_on(client);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
-                Err(error) if is_out_of_descriptors(&error) && give_up_a_handshake(&mut self.handshaking) => {}
+                Err(error)
+                    if is_out_of_descriptors(&error)
+                        && give_up_a_handshake(&mut self.handshaking) => {}
                 Err(_) => {
                     self.accept_after = Some(Instant::now() + ACCEPT_PAUSE);
                     return;
@@ -334,20 +368,28 @@ impl<H: Handler> EventLoop<H> {
     fn connect(&mut self, client: Handshaking, max_msg_size: u32) {
         let Handshaking { socket, credentials, service, .. } = client;
         let id = self.connections.next_id();
-        let Some(bound) = self.connections.services.get(service).and_then(|service| service.bound.as_ref()) else {
+        let Some(bound) =
+            self.connections.services.get(service).and_then(|service| service.bound.as_ref())
+        else {
             return;
         };
         let max_msg_size = max_msg_size.min(self.settings.max_msg_size);
         let size = self.settings.generation.files_size(max_msg_size);
         let connections = self.connections.all.values().map(|client| &client.connection);
-        let used: u64 = connections.map(|it| self.settings.generation.files_size(it.max_msg_size)).sum();
+        let used: u64 =
+            connections.map(|it| self.settings.generation.files_size(it.max_msg_size)).sum();
         if self.connections.all.len() >= self.settings.max_connections {
             return self.refuse(&socket, libc::EMFILE);
         }
         if used.saturating_add(size) > self.settings.shared_memory {
             return self.refuse(&socket, libc::ENOSPC);
         }
-        let peer = Peer { service: &bound.name, service_index: service, credentials, max_message_size: max_msg_size };
+        let peer = Peer {
+            service: &bound.name,
+            service_index: service,
+            credentials,
+            max_message_size: max_msg_size,
+        };
         let session = match self.handler.authorize(&peer) {
             Ok(session) => session,
             Err(refusal) => return self.refuse(&socket, refusal.errno()),
@@ -365,7 +407,9 @@ impl<H: Handler> EventLoop<H> {
             max_msg_size,
         };
         let mut created = Rings::create(&request);
-        while created.as_ref().is_err_and(is_out_of_descriptors) && give_up_a_handshake(&mut self.handshaking) {
+        while created.as_ref().is_err_and(is_out_of_descriptors)
+            && give_up_a_handshake(&mut self.handshaking)
+        {
             created = Rings::create(&request);
         }
         let created = created.and_then(|rings| {
@@ -380,14 +424,18 @@ impl<H: Handler> EventLoop<H> {
                 response,
                 event,
             };
-            Ok((rings, reply.encode().map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?))
+            Ok((
+                rings,
+                reply.encode().map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?,
+            ))
         });
         let (rings, reply) = match created {
             Ok(created) => created,
             Err(error) => return self.refuse(&socket, error.raw_os_error().unwrap_or(libc::EIO)),
         };
         let queue = (self.settings.event_queue, self.settings.overflow);
-        let mut connection = Connection::new(socket, rings, credentials, service, max_msg_size, reply, queue);
+        let mut connection =
+            Connection::new(socket, rings, credentials, service, max_msg_size, reply, queue);
         connection.flush();
         self.connections.all.insert(id, Client { connection, session });
         crate::log::debug!(pid = credentials.pid, "a client connected");
@@ -413,18 +461,22 @@ impl<H: Handler> EventLoop<H> {
     /// Removes the clients that are gone. The handler may disconnect more of them.
     fn remove_closed(&mut self) {
         if self.connections.is_shut_down() {
-            (0..self.connections.services.len()).for_each(|index| self.connections.close_service(index));
+            (0..self.connections.services.len())
+                .for_each(|index| self.connections.close_service(index));
         }
         let services = &self.connections.services;
-        self.handshaking.retain(|it| services.get(it.service).is_some_and(|service| service.bound.is_some()));
+        self.handshaking
+            .retain(|it| services.get(it.service).is_some_and(|service| service.bound.is_some()));
         loop {
-            let closed = self.connections.all.iter().find(|(_, client)| client.connection.is_closed());
+            let closed =
+                self.connections.all.iter().find(|(_, client)| client.connection.is_closed());
             let Some(id) = closed.map(|(id, _)| *id) else {
                 return;
             };
             if let Some(Client { connection, session }) = self.connections.all.remove(&id) {
                 let Connection { credentials, service, .. } = connection;
-                // The client must find its rings gone when it hears of anything the handler does now.
+                // The client must find its rings gone when it hears of anything the handler does
+                // now.
                 drop(connection);
                 crate::log::debug!(pid = credentials.pid, "a client disconnected");
                 let gone = Gone { id, service_index: service, credentials, session };

@@ -8,7 +8,8 @@ use crate::codec::setup;
 use crate::libqb::ring::{CHUNK_MARGIN, Format, HEADER_FILE_SIZE, REQUEST_HEADER_FILE_SIZE};
 use crate::sys::socket::Credentials;
 
-/// Which libqb a server speaks as. C clients speak with servers of about their own age only; this crate's with all of them.
+/// Which libqb a server speaks as. C clients speak with servers of about their own age only; this
+/// crate's with all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Generation {
@@ -25,7 +26,8 @@ pub enum Generation {
     Libqb104,
 }
 
-/// The page size that ring sizes are rounded up to. libqb uses the system's; every machine this crate runs on has rings of these pages.
+/// The page size that ring sizes are rounded up to. libqb uses the system's; every machine this
+/// crate runs on has rings of these pages.
 const PAGE: usize = 4096;
 
 impl Generation {
@@ -74,11 +76,20 @@ impl Generation {
     }
 
     /// Name of a ring's files, without `-header` or `-data`.
-    pub(crate) fn ring_name(self, ring: &str, service: &str, server: u32, client: Credentials, fd: i32) -> String {
+    pub(crate) fn ring_name(
+        self,
+        ring: &str,
+        service: &str,
+        server: u32,
+        client: Credentials,
+        fd: i32,
+    ) -> String {
         let client = client.pid;
         match self {
             Self::Libqb010 | Self::Libqb013 => format!("qb-{service}-{ring}-{client}-{fd}"),
-            Self::Libqb014 | Self::Libqb015 => format!("qb-{server}-{client}-{fd}-{ring}-{service}"),
+            Self::Libqb014 | Self::Libqb015 => {
+                format!("qb-{server}-{client}-{fd}-{ring}-{service}")
+            }
             Self::Libqb104 => format!("qb-{ring}-{service}"),
         }
     }

@@ -24,7 +24,8 @@ use crate::sys::serve;
 use crate::sys::socket;
 use crate::sys::socket::Credentials;
 
-/// What a server does with its clients. One handler serves all of them, on one thread, so it needs no locks.
+/// What a server does with its clients. One handler serves all of them, on one thread, so it needs
+/// no locks.
 ///
 /// Everything a method does keeps the other clients waiting.
 pub trait Handler: Send + 'static {
@@ -52,11 +53,17 @@ pub trait Handler: Send + 'static {
         let _ = conn;
     }
 
-    /// A client sent a request: the whole message, whose header nobody has looked at. Matches `msg_process`.
+    /// A client sent a request: the whole message, whose header nobody has looked at. Matches
+    /// `msg_process`.
     fn on_request(&mut self, conn: &mut Conn<'_, Self::Session>, request: Bytes);
 
-    /// A client is gone, or was disconnected; it is no longer among the connections. Matches `connection_closed`.
-    fn on_disconnect(&mut self, connections: &mut Connections<Self::Session>, gone: Gone<Self::Session>) {
+    /// A client is gone, or was disconnected; it is no longer among the connections. Matches
+    /// `connection_closed`.
+    fn on_disconnect(
+        &mut self,
+        connections: &mut Connections<Self::Session>,
+        gone: Gone<Self::Session>,
+    ) {
         let _ = (connections, gone);
     }
 
@@ -82,7 +89,8 @@ pub struct Peer<'a> {
 
 /// To whom the files of a connection's rings are given, and their directory, whose mode is 0770.
 ///
-/// Whoever may write to them is whom the server hears, and can read all that it says. A server that may not give files away keeps them.
+/// Whoever may write to them is whom the server hears, and can read all that it says. A server that
+/// may not give files away keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAccess {
     /// The user.
@@ -107,7 +115,8 @@ pub struct Gone<S> {
     pub session: S,
 }
 
-/// Why a client gets no connection: an errno, which C clients see as such, and which corosync's libraries turn into a `cs_error_t`.
+/// Why a client gets no connection: an errno, which C clients see as such, and which corosync's
+/// libraries turn into a `cs_error_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     errno: i32,
@@ -162,7 +171,8 @@ impl<H: Handler> Listener<H> {
         }
     }
 
-    /// Runs a closure on the server's thread and returns what it returns: the way to send events when something happens elsewhere.
+    /// Runs a closure on the server's thread and returns what it returns: the way to send events
+    /// when something happens elsewhere.
     ///
     /// # Errors
     /// [`Error::Finalized`] when the thread has ended, by a panic of the handler.
@@ -178,8 +188,9 @@ impl<H: Handler> Listener<H> {
         result.recv().map_err(|_| Error::Finalized)
     }
 
-    /// As [`Listener::with`], but the closure runs after everything that clients have done before, and this returns when all is done that
-    /// follows from it: clients that it disconnected find that.
+    /// As [`Listener::with`], but the closure runs after everything that clients have done before,
+    /// and this returns when all is done that follows from it: clients that it disconnected
+    /// find that.
     pub(crate) fn drive<T: Send + 'static>(
         &self,
         body: impl FnOnce(&mut H, &mut Connections<H::Session>) -> T + Send + 'static,
@@ -196,7 +207,8 @@ impl<H: Handler> Listener<H> {
         result.try_recv().map_err(|_| Error::Finalized)
     }
 
-    /// Runs a closure on the server's thread some time soon. Closures run in the order in which they were posted.
+    /// Runs a closure on the server's thread some time soon. Closures run in the order in which
+    /// they were posted.
     pub fn post(&self, body: impl FnOnce(&mut H, &mut Connections<H::Session>) + Send + 'static) {
         // A thread that has ended runs nothing.
         let _ = self.jobs.send(Job::Run(Box::new(body)));
@@ -263,13 +275,15 @@ pub(super) struct Settings {
     pub(super) event_memory: usize,
     pub(super) overflow: Overflow,
     pub(super) seed: u64,
-    /// Services whose clients cause each other's events, and are not to send faster than the slowest takes them in.
+    /// Services whose clients cause each other's events, and are not to send faster than the
+    /// slowest takes them in.
     pub(super) paced: BTreeSet<usize>,
 }
 
 impl Builder {
-    /// Where the services given from now on are: the kind of socket, and the directory the rings are made in. The directory must be
-    /// absolute; [`Endpoint::told_shm_root`] says what of it is told to the clients. Timeouts and ring sizes are the clients' affair.
+    /// Where the services given from now on are: the kind of socket, and the directory the rings
+    /// are made in. The directory must be absolute; [`Endpoint::told_shm_root`] says what of it
+    /// is told to the clients. Timeouts and ring sizes are the clients' affair.
     pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
         self.endpoint = endpoint.clone();
         self
@@ -288,15 +302,16 @@ impl Builder {
         self
     }
 
-    /// The largest message a client may ask for, in bytes; one that asks for more gets this. Default: [`MAX_RING_SIZE`]. A connection
-    /// takes three times as much in shared memory as its client asked for.
+    /// The largest message a client may ask for, in bytes; one that asks for more gets this.
+    /// Default: [`MAX_RING_SIZE`]. A connection takes three times as much in shared memory as
+    /// its client asked for.
     pub fn max_message_size(mut self, bytes: u32) -> Self {
         self.settings.max_msg_size = bytes;
         self
     }
 
-    /// How many bytes of events wait for a client whose ring is full, and what happens to those that find no room.
-    /// Default: 16 MiB, then the client is disconnected.
+    /// How many bytes of events wait for a client whose ring is full, and what happens to those
+    /// that find no room. Default: 16 MiB, then the client is disconnected.
     pub fn event_queue(mut self, bytes: usize, overflow: Overflow) -> Self {
         self.settings.event_queue = bytes;
         self.settings.overflow = overflow;
@@ -309,29 +324,34 @@ impl Builder {
         self
     }
 
-    /// Makes the clients of these services wait, as by [`FlowControl::Sync`](super::FlowControl::Sync), while one of them is behind with
-    /// its events and takes them. What the daemon's totem queue does, by which a client that floods its group is told to try again.
+    /// Makes the clients of these services wait, as by
+    /// [`FlowControl::Sync`](super::FlowControl::Sync), while one of them is behind with
+    /// its events and takes them. What the daemon's totem queue does, by which a client that floods
+    /// its group is told to try again.
     pub(crate) fn paced(mut self, services: impl IntoIterator<Item = usize>) -> Self {
         self.settings.paced = services.into_iter().collect();
         self
     }
 
-    /// How many clients there may be. One more is refused with `EMFILE`. Default: 4096. The process's own limit of descriptors counts
-    /// too: a client takes three, and eight more while it connects.
+    /// How many clients there may be. One more is refused with `EMFILE`. Default: 4096. The
+    /// process's own limit of descriptors counts too: a client takes three, and eight more
+    /// while it connects.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.settings.max_connections = count;
         self
     }
 
-    /// How many bytes of shared memory the rings of all clients may take. A client whose rings do not fit is refused with `ENOSPC`
-    /// (`CS_ERR_NO_SPACE` in corosync's libraries). Default: 4 GiB, which is what some 1300 clients of corosync's libraries take.
+    /// How many bytes of shared memory the rings of all clients may take. A client whose rings do
+    /// not fit is refused with `ENOSPC` (`CS_ERR_NO_SPACE` in corosync's libraries). Default: 4
+    /// GiB, which is what some 1300 clients of corosync's libraries take.
     pub fn shared_memory(mut self, bytes: u64) -> Self {
         self.settings.shared_memory = bytes;
         self
     }
 
-    /// How many bytes of events wait for all clients together. With [`Overflow::Disconnect`] the client for which the most wait is
-    /// disconnected then, and otherwise the event is one that finds no room. Default: 1 GiB.
+    /// How many bytes of events wait for all clients together. With [`Overflow::Disconnect`] the
+    /// client for which the most wait is disconnected then, and otherwise the event is one that
+    /// finds no room. Default: 1 GiB.
     pub fn event_memory(mut self, bytes: usize) -> Self {
         self.settings.event_memory = bytes;
         self
@@ -346,20 +366,24 @@ impl Builder {
     /// Listens, and serves on a thread of its own.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] without a service, or for a name or directory that does not fit in a socket's address or a ring's
-    /// name; [`Error::System`] when a socket cannot be made: somebody listens there already, or a directory is missing.
+    /// [`Error::InvalidArgument`] without a service, or for a name or directory that does not fit
+    /// in a socket's address or a ring's name; [`Error::System`] when a socket cannot be made:
+    /// somebody listens there already, or a directory is missing.
     pub fn start<H: Handler>(self, handler: H) -> Result<Listener<H>> {
         if self.services.is_empty() {
             return Err(Error::invalid("services", "a server needs one at least"));
         }
-        let name = self.services.first().map_or_else(String::new, |place| format!("libqb-{}", place.name));
-        let services = self.services.into_iter().map(|place| place.bind().map(|bound| (place, bound)));
+        let name =
+            self.services.first().map_or_else(String::new, |place| format!("libqb-{}", place.name));
+        let services =
+            self.services.into_iter().map(|place| place.bind().map(|bound| (place, bound)));
         let services = services.collect::<Result<Vec<_>>>()?;
         let failed = |source: io::Error| Error::system("starting a server", source);
         let bell = Arc::new(Bell::new().map_err(failed)?);
         let (jobs, inbox) = mpsc::channel();
         let event_loop = EventLoop::new(handler, services, self.settings, Arc::clone(&bell), inbox);
-        let thread = thread::Builder::new().name(name).spawn(move || event_loop.run()).map_err(failed)?;
+        let thread =
+            thread::Builder::new().name(name).spawn(move || event_loop.run()).map_err(failed)?;
         Ok(Listener { jobs, bell, thread: Some(thread) })
     }
 }
@@ -387,7 +411,10 @@ impl ServiceAddress {
         let shm_root = endpoint.shm_root_path();
         let told_root = endpoint.told_shm_root_path();
         if !shm_root.is_absolute() || !told_root.is_absolute() {
-            return Err(Error::invalid("endpoint", "the shared memory root of a server is an absolute path"));
+            return Err(Error::invalid(
+                "endpoint",
+                "the shared memory root of a server is an absolute path",
+            ));
         }
         file::open_directory(shm_root, [])
             .map_err(|source| Error::system(format!("opening {}", shm_root.display()), source))?;
@@ -397,8 +424,9 @@ impl ServiceAddress {
             SocketAddress::Abstract(name) => (socket::abstract_address(name), None),
             SocketAddress::Path(path) => (socket::path_address(path), Some(path.clone())),
         };
-        let resolved = resolved
-            .map_err(|_| Error::invalid("endpoint", format!("{address} is too long for a socket's address")))?;
+        let resolved = resolved.map_err(|_| {
+            Error::invalid("endpoint", format!("{address} is too long for a socket's address"))
+        })?;
         let socket = serve::listen_stream(&resolved)
             .map_err(|source| Error::system(format!("listening at {address}"), source))?;
         let (shm_root, told_root) = (shm_root.to_path_buf(), told_root.to_path_buf());

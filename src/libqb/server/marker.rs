@@ -1,5 +1,6 @@
-//! What a server that was killed leaves behind: told by a marker from what belongs to others, and by the marker's lock from what belongs to
-//! a server that runs. Processes' numbers tell neither: the server may live in another pid namespace.
+//! What a server that was killed leaves behind: told by a marker from what belongs to others, and
+//! by the marker's lock from what belongs to a server that runs. Processes' numbers tell neither:
+//! the server may live in another pid namespace.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -36,14 +37,16 @@ impl Marking {
         if let Some(marker) = current.upgrade() {
             return Ok(marker);
         }
-        let failed = |source| Error::system(format!("making a file in {}", self.root.display()), source);
+        let failed =
+            |source| Error::system(format!("making a file in {}", self.root.display()), source);
         let marker = Arc::new(Marker::create(&self.root).map_err(failed)?);
         *current = Arc::downgrade(&marker);
         Ok(marker)
     }
 }
 
-/// A file in a directory that is locked while its server runs. The server's directories there have one of the same name in them.
+/// A file in a directory that is locked while its server runs. The server's directories there have
+/// one of the same name in them.
 #[derive(Debug)]
 pub(crate) struct Marker {
     root: OwnedFd,
@@ -51,12 +54,14 @@ pub(crate) struct Marker {
 }
 
 impl Marker {
-    /// Marks what this server makes in a directory, from which it removes first what servers of this user left there that were killed.
+    /// Marks what this server makes in a directory, from which it removes first what servers of
+    /// this user left there that were killed.
     fn create(root: &Path) -> io::Result<Self> {
         let root = file::open_directory(root, [])?;
         let names = serve::names_in(&root, MAX_ENTRIES)?;
-        let is_marker =
-            |name: &&OsString| name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+        let is_marker = |name: &&OsString| {
+            name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+        };
         for name in names.iter().filter(is_marker) {
             if let Some(lock) = LockedFile::open(&root, name) {
                 remove_marked(&root, &names, name);

@@ -1,7 +1,7 @@
 //! The server's half: [`Listener`], for anybody's libqb service.
 //!
-//! C programs connect to it with `qb_ipcc_connect`, and so does this crate. It shares rings and messages with the clients: what is the
-//! producer on one side is the consumer on the other.
+//! C programs connect to it with `qb_ipcc_connect`, and so does this crate. It shares rings and
+//! messages with the clients: what is the producer on one side is the consumer on the other.
 //!
 //! ```no_run
 //! use bytes::Bytes;
@@ -28,11 +28,13 @@
 //! ```
 
 //! # Clients that lie
-//! Sizes, indices and messages of a client are checked before use, and one that breaks the protocol is disconnected without harm to
-//! others. One attack is left to the program: the files of its rings belong to the client, and one that cuts them short kills the server
-//! with `SIGBUS`, as it kills one of libqb. [`guard_against_truncation`](crate::guard_against_truncation) makes that, too, the end of one
-//! client. It is not on by itself, since it installs a signal handler for the whole process: a server with clients of other users calls
-//! it first. The `corosync-ipc` command does.
+//! Sizes, indices and messages of a client are checked before use, and one that breaks the protocol
+//! is disconnected without harm to others. One attack is left to the program: the files of its
+//! rings belong to the client, and one that cuts them short kills the server with `SIGBUS`, as it
+//! kills one of libqb. [`guard_against_truncation`](crate::guard_against_truncation) makes that,
+//! too, the end of one client. It is not on by itself, since it installs a signal handler for the
+//! whole process: a server with clients of other users calls it first. The `corosync-ipc` command
+//! does.
 //!
 //! # Limits
 //! | what | by default | who is over it |
@@ -43,8 +45,8 @@
 //! | events of all clients that wait | [1 GiB](Builder::event_memory) | the client for which most wait is disconnected |
 //! | connections that have not said what they want | 256, each for 10 s, and the descriptors | the oldest of the user with most is closed |
 //!
-//! A multicast to a group of an embedded daemon is refused with `CS_ERR_TRY_AGAIN` while 4 MiB of events wait for one of the daemons'
-//! clients which takes them.
+//! A multicast to a group of an embedded daemon is refused with `CS_ERR_TRY_AGAIN` while 4 MiB of
+//! events wait for one of the daemons' clients which takes them.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -73,8 +75,8 @@ pub enum Overflow {
     Disconnect,
     /// The event is dropped; [`Conn::send_event`] tells so.
     DropNewest,
-    /// [`Conn::send_event`] waits for the client, and with it every other client of the listener. A client that makes no room within
-    /// this time is disconnected.
+    /// [`Conn::send_event`] waits for the client, and with it every other client of the listener. A
+    /// client that makes no room within this time is disconnected.
     Block(Duration),
 }
 
@@ -86,7 +88,8 @@ pub enum FlowControl {
     Off = 0,
     /// None: they are to be tried again. `QB_IPCS_RATE_OFF`
     Requests = 1,
-    /// None but of clients that are configured to look for 1 only; corosync says this while it synchronizes. `QB_IPCS_RATE_OFF_2`
+    /// None but of clients that are configured to look for 1 only; corosync says this while it
+    /// synchronizes. `QB_IPCS_RATE_OFF_2`
     Sync = 2,
 }
 

@@ -62,7 +62,8 @@ pub(crate) struct Request<'a> {
 }
 
 impl Rings {
-    /// Makes the three rings, and then gives them to the client's user, who cannot harm what is being made.
+    /// Makes the three rings, and then gives them to the client's user, who cannot harm what is
+    /// being made.
     pub(crate) fn create(request: &Request<'_>) -> io::Result<Self> {
         let root = file::open_directory(request.root, [])?;
         let server = process::id();
@@ -72,8 +73,13 @@ impl Rings {
         };
         let mut path = request.told_root.to_path_buf();
         path.extend(directory.as_ref().map(|(name, _)| name));
-        let mut files =
-            Files { root, directory, names: Vec::new(), open: Vec::new(), _marker: request.marker.cloned() };
+        let mut files = Files {
+            root,
+            directory,
+            names: Vec::new(),
+            open: Vec::new(),
+            _marker: request.marker.cloned(),
+        };
         if let (Some(marker), Some((_, directory))) = (request.marker, &files.directory) {
             marker.mark(directory)?;
             files.names.push(marker.name().to_owned());
@@ -81,13 +87,21 @@ impl Rings {
         let mut told = [const { Bytes::new() }; 3];
         let mut rings = Vec::with_capacity(RING_NAMES.len());
         for (ring, told) in RING_NAMES.into_iter().zip(&mut told) {
-            let name = request.generation.ring_name(ring, request.service, server, request.client, request.fd);
+            let name = request.generation.ring_name(
+                ring,
+                request.service,
+                server,
+                request.client,
+                request.fd,
+            );
             let told_name = request.generation.told_name(&path, &name);
             *told = Bytes::copy_from_slice(told_name.as_bytes());
             rings.push(files.create_ring(request, ring, &path, &name)?);
         }
         let mut rings = rings.into_iter();
-        let (Some(requests), Some(response), Some(event)) = (rings.next(), rings.next(), rings.next()) else {
+        let (Some(requests), Some(response), Some(event)) =
+            (rings.next(), rings.next(), rings.next())
+        else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let requests = requests.consumer().map_err(io::Error::other)?;
@@ -99,16 +113,22 @@ impl Rings {
 
     /// Whether a file was cut short under one of them.
     pub(crate) fn are_lost(&self) -> bool {
-        self.request.ring().is_lost() || self.response.ring().is_lost() || self.event.ring().is_lost()
+        self.request.ring().is_lost()
+            || self.response.ring().is_lost()
+            || self.event.ring().is_lost()
     }
 }
 
 impl Drop for Rings {
     fn drop(&mut self) {
         use std::sync::atomic::Ordering;
-        // What tells C clients that the server is gone. Relaxed: nothing else is to be seen with it.
-        for count in [self.request.ring().ref_count(), self.response.ring().ref_count(), self.event.ring().ref_count()]
-        {
+        // What tells C clients that the server is gone. Relaxed: nothing else is to be seen with
+        // it.
+        for count in [
+            self.request.ring().ref_count(),
+            self.response.ring().ref_count(),
+            self.event.ring().ref_count(),
+        ] {
             count.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -122,7 +142,10 @@ impl Files {
         directory: &Path,
         name: &str,
     ) -> io::Result<Ring<Mapping>> {
-        let sizes = [request.generation.header_size(ring), request.generation.data_size(request.max_msg_size)];
+        let sizes = [
+            request.generation.header_size(ring),
+            request.generation.data_size(request.max_msg_size),
+        ];
         let mut parts = Vec::with_capacity(sizes.len());
         for (suffix, size) in ["-header", "-data"].into_iter().zip(sizes) {
             let name = OsString::from(format!("{name}{suffix}"));
@@ -132,18 +155,21 @@ impl Files {
             self.open.push(file);
         }
         let mut parts = parts.into_iter();
-        let (Some((header, header_path)), Some((data, data_path))) = (parts.next(), parts.next()) else {
+        let (Some((header, header_path)), Some((data, data_path))) = (parts.next(), parts.next())
+        else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let paths = [header_path.as_os_str().as_bytes(), data_path.as_os_str().as_bytes()];
-        Ring::create(ring, request.generation.format(), header, data, paths).map_err(io::Error::other)
+        Ring::create(ring, request.generation.format(), header, data, paths)
+            .map_err(io::Error::other)
     }
 
     /// Makes a file that is removed with the others.
     fn create(&mut self, name: &OsStr, size: usize) -> io::Result<File> {
         let directory = self.directory.as_ref().map_or(&self.root, |(_, directory)| directory);
         let file = serve::create_file(directory, name, size);
-        // A file that could be made but not filled is there all the same; one that was there before is not ours.
+        // A file that could be made but not filled is there all the same; one that was there before
+        // is not ours.
         let ours = !matches!(&file, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
         if ours {
             self.names.push(name.to_owned());
@@ -156,9 +182,12 @@ impl Files {
         for file in self.open.drain(..) {
             file.set_permissions(Permissions::from_mode(to.mode & 0o777))?;
             match fchown(file, Some(to.uid), Some(to.gid)) {
-                // As in C, whoever cannot give it away, not being root, keeps it: a client that is root can use it all the same. For a client
-                // of the same user it is the client's already, whatever its group.
-                Err(error) if to.uid == geteuid().as_raw() || error.kind() == io::ErrorKind::PermissionDenied => {}
+                // As in C, whoever cannot give it away, not being root, keeps it: a client that is
+                // root can use it all the same. For a client of the same user it is
+                // the client's already, whatever its group.
+                Err(error)
+                    if to.uid == geteuid().as_raw()
+                        || error.kind() == io::ErrorKind::PermissionDenied => {}
                 result => result?,
             }
         }

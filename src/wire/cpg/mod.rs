@@ -11,22 +11,25 @@ pub use self::name::{GroupName, MAX_GROUP_NAME};
 
 use crate::codec::{Kind, Number, Reader, Writer};
 use crate::error::WireError;
-use crate::wire::message::{Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, begin_message, message};
+use crate::wire::message::{
+    Encoding, InSlotCounted, Native, RingIdSlots, Slot, any_message, begin_message, message,
+};
 use crate::wire::values::{NodeId, RingId, open_enum};
 use crate::wire::{Message, Request};
 
 /// The most members of a group that [`MembershipReply`] names. Matches `PROCESSOR_COUNT_MAX`.
 pub(crate) const MAX_MEMBERS: usize = 384;
 
-/// Size of [`MembershipReply`]: the daemon always sends room for all the processes it can name. Matches
-/// `sizeof (struct res_lib_cpg_membership_get)`.
+/// Size of [`MembershipReply`]: the daemon always sends room for all the processes it can name.
+/// Matches `sizeof (struct res_lib_cpg_membership_get)`.
 const MEMBERSHIP_REPLY_SIZE: usize = 32 + MAX_MEMBERS * ADDRESS_SIZE;
 
 /// Size of `mar_cpg_address_t`: three 32-bit numbers in slots.
 const ADDRESS_SIZE: usize = 24;
 
 open_enum! {
-    /// In which order members see messages. The daemon delivers all of them in agreed order, whatever is asked for.
+    /// In which order members see messages. The daemon delivers all of them in agreed order,
+    /// whatever is asked for.
     pub struct Guarantee: u32 {
         /// `CPG_TYPE_UNORDERED`
         const UNORDERED = 0, "unordered";
@@ -50,7 +53,8 @@ open_enum! {
         const LEAVE = 2, "leave";
         /// Its node left the cluster, or this side of a partition. `CPG_REASON_NODEDOWN`
         const NODEDOWN = 3, "nodedown";
-        /// Its node came into the cluster, or to this side of a partition, and it was in the group already. `CPG_REASON_NODEUP`
+        /// Its node came into the cluster, or to this side of a partition, and it was in the group
+        /// already. `CPG_REASON_NODEUP`
         const NODEUP = 4, "nodeup";
         /// It ended, or closed its connection, without leaving. `CPG_REASON_PROCDOWN`
         const PROCDOWN = 5, "procdown";
@@ -59,8 +63,9 @@ open_enum! {
 
 /// A member of a group. Matches `struct cpg_address`.
 ///
-/// Equal to another if both are the same process on the same node, whatever the reasons are: `members.contains(&joined[0])` is true, and
-/// a set of addresses has each member once. The order is that of nodes and processes.
+/// Equal to another if both are the same process on the same node, whatever the reasons are:
+/// `members.contains(&joined[0])` is true, and a set of addresses has each member once. The order
+/// is that of nodes and processes.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Address {
@@ -121,7 +126,8 @@ message! {
     request 0 "req_lib_cpg_join" -> JoinReply: pub struct Join {
         /// The group.
         group_name: GroupName as CpgName,
-        /// The process the group sees as its member. The daemon does not compare it with the credentials.
+        /// The process the group sees as its member. The daemon does not compare it with the
+        /// credentials.
         pid: u32 as Slot,
         /// 1 asks for the totem membership after the first configuration change.
         flags: u32 as Slot,
@@ -178,7 +184,8 @@ message! {
 }
 
 message! {
-    /// Announces the end of the connection. The group sees the same as without it: `PROCDOWN`, when the connection is closed.
+    /// Announces the end of the connection. The group sees the same as without it: `PROCDOWN`, when
+    /// the connection is closed.
     request 8 "req_lib_cpg_finalize" -> FinalizeReply: pub struct Finalize {}
 }
 
@@ -227,8 +234,8 @@ message! {
 }
 
 message! {
-    /// Answer to [`PartialMcast`]. `CS_ERR_INTERRUPT`: the group's membership changed since the first fragment, and this one was not
-    /// sent.
+    /// Answer to [`PartialMcast`]. `CS_ERR_INTERRUPT`: the group's membership changed since the
+    /// first fragment, and this one was not sent.
     response 18 "res_lib_cpg_partial_send": pub struct PartialSendReply {}
 }
 
@@ -270,7 +277,11 @@ impl Mcast {
         writer.finish(length)
     }
 
-    fn write_head(writer: &mut Writer, guarantee: Guarantee, length: usize) -> Result<(), WireError> {
+    fn write_head(
+        writer: &mut Writer,
+        guarantee: Guarantee,
+        length: usize,
+    ) -> Result<(), WireError> {
         writer.slot("guarantee", guarantee);
         let msglen = writer.length("msglen", length, u32::MAX as usize)?;
         writer.slot("msglen", msglen);
@@ -346,7 +357,13 @@ impl Message for PartialMcast {
     const HEADER: Kind = Kind::Response;
 
     fn write(&self, writer: &mut Writer) -> Result<(), WireError> {
-        Self::write_head(writer, self.guarantee, self.msglen, self.fragment_type, self.message.len())?;
+        Self::write_head(
+            writer,
+            self.guarantee,
+            self.msglen,
+            self.fragment_type,
+            self.message.len(),
+        )?;
         writer.bytes("message", &self.message);
         Ok(())
     }
@@ -523,7 +540,8 @@ impl Message for PartialDeliverCallback {
 }
 
 any_message! {
-    /// Any request. Those of zero copy (ids 9 to 11), by which a client makes the daemon follow pointers, are not spoken.
+    /// Any request. Those of zero copy (ids 9 to 11), by which a client makes the daemon follow
+    /// pointers, are not spoken.
     pub enum AnyRequest {
         Join, Leave, Mcast, MembershipGet, LocalGet, IterationInitialize, IterationNext, IterationFinalize, Finalize,
         PartialMcast,
@@ -561,7 +579,8 @@ impl Encoding<GroupName> for CpgName {
     }
 }
 
-/// As [`CpgName`], but what is no name is read as the empty one: where no name is wanted, libcpg sends what was on its stack.
+/// As [`CpgName`], but what is no name is read as the empty one: where no name is wanted, libcpg
+/// sends what was on its stack.
 pub(crate) struct MaybeCpgName;
 
 impl Encoding<GroupName> for MaybeCpgName {
@@ -610,7 +629,11 @@ fn write_addresses(field: &'static str, list: &[Address], writer: &mut Writer) {
     }
 }
 
-fn read_addresses(field: &'static str, count: Number, reader: &mut Reader<'_>) -> Result<Vec<Address>, WireError> {
+fn read_addresses(
+    field: &'static str,
+    count: Number,
+    reader: &mut Reader<'_>,
+) -> Result<Vec<Address>, WireError> {
     let count = reader.counted(count, ADDRESS_SIZE)?;
     let mut list = Vec::with_capacity(count);
     for _ in 0..count {

@@ -10,12 +10,13 @@ pub const MAX_GROUP_NAME: usize = 128;
 
 /// The name of a group: up to [`MAX_GROUP_NAME`] bytes, which need not be text.
 ///
-/// Two names are the same group if all their bytes are the same. Programs differ in whether the NUL behind a C string belongs to the
-/// name: Pacemaker's and Proxmox's groups have it ([`GroupName::with_nul`]), those of others do not ([`GroupName::new`]). Nothing is
-/// ever trimmed.
+/// Two names are the same group if all their bytes are the same. Programs differ in whether the NUL
+/// behind a C string belongs to the name: Pacemaker's and Proxmox's groups have it
+/// ([`GroupName::with_nul`]), those of others do not ([`GroupName::new`]). Nothing is ever trimmed.
 ///
-/// Prints as text with everything else escaped as `\x00`, and a backslash as `\\`. [`GroupName::from_escaped`] is the reverse, and
-/// with the feature `serde` a name is serialized in this form.
+/// Prints as text with everything else escaped as `\x00`, and a backslash as `\\`.
+/// [`GroupName::from_escaped`] is the reverse, and with the feature `serde` a name is serialized in
+/// this form.
 ///
 /// Matches `struct cpg_name`.
 ///
@@ -38,14 +39,17 @@ pub struct GroupName {
 }
 
 impl GroupName {
-    /// The name made of these bytes, all of them: `GroupName::new("name")`, `GroupName::new(b"name\0")`.
+    /// The name made of these bytes, all of them: `GroupName::new("name")`,
+    /// `GroupName::new(b"name\0")`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when there are more than [`MAX_GROUP_NAME`]. C calls it `CS_ERR_NAME_TOO_LONG`.
+    /// [`Error::InvalidArgument`] when there are more than [`MAX_GROUP_NAME`]. C calls it
+    /// `CS_ERR_NAME_TOO_LONG`.
     pub fn new(name: impl AsRef<[u8]>) -> Result<Self> {
         let name = name.as_ref();
         Self::from_wire(name).ok_or_else(|| {
-            let reason = format!("a group name has at most {MAX_GROUP_NAME} bytes, this one {}", name.len());
+            let reason =
+                format!("a group name has at most {MAX_GROUP_NAME} bytes, this one {}", name.len());
             Error::invalid("group name", reason)
         })
     }
@@ -58,7 +62,8 @@ impl GroupName {
         Self::new([name.as_ref().as_bytes(), &[0]].concat())
     }
 
-    /// Reads what `Display` prints: text in which `\x` and two hexadecimal digits stand for any byte, and `\\` for a backslash.
+    /// Reads what `Display` prints: text in which `\x` and two hexadecimal digits stand for any
+    /// byte, and `\\` for a backslash.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for another character behind a backslash; as [`GroupName::new`].
@@ -74,7 +79,9 @@ impl GroupName {
                 name.extend_from_slice(rest.as_bytes());
             } else {
                 let text = Escaped(text.as_bytes());
-                let reason = format!("\"{text}\" has a backslash that neither another one nor x and two digits follow");
+                let reason = format!(
+                    "\"{text}\" has a backslash that neither another one nor x and two digits follow"
+                );
                 return Err(Error::invalid("group name", reason));
             }
         }
@@ -103,7 +110,8 @@ impl GroupName {
 fn leading_byte(text: &str) -> Option<(u8, &str)> {
     let (digits, rest) = text.split_at_checked(2)?;
     // A sign would be accepted otherwise.
-    let digits = Some(digits).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+    let digits =
+        Some(digits).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
     Some((u8::from_str_radix(digits, 16).ok()?, rest))
 }
 
@@ -151,7 +159,8 @@ impl Ord for GroupName {
 impl fmt::Display for GroupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // No other character has the byte of a backslash in it.
-        let parts = self.as_bytes().split(|byte| *byte == b'\\').map(|part| Escaped(part).to_string());
+        let parts =
+            self.as_bytes().split(|byte| *byte == b'\\').map(|part| Escaped(part).to_string());
         f.pad(&parts.collect::<Vec<_>>().join("\\\\"))
     }
 }
@@ -190,13 +199,17 @@ mod tests {
         assert!(GroupName::new("").unwrap().is_empty());
         assert_eq!(GroupName::new([b'x'; 128]).unwrap().as_bytes(), [b'x'; 128]);
         let error = GroupName::new([b'x'; 129]).unwrap_err();
-        assert_eq!(error.to_string(), "group name: a group name has at most 128 bytes, this one 129");
+        assert_eq!(
+            error.to_string(),
+            "group name: a group name has at most 128 bytes, this one 129"
+        );
         assert!(GroupName::with_nul("x".repeat(128)).is_err());
     }
 
     #[test]
     fn names_print_as_text_with_escapes() {
-        let prints = |name: &[u8], text: &str| assert_eq!(GroupName::new(name).unwrap().to_string(), text);
+        let prints =
+            |name: &[u8], text: &str| assert_eq!(GroupName::new(name).unwrap().to_string(), text);
         prints(b"clvmd\0", r"clvmd\x00");
         prints("käse\u{85}".as_bytes(), r"käse\xc2\x85");
         prints(b"a\\b\xff\n", r"a\\b\xff\x0a");

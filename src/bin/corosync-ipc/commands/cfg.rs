@@ -35,24 +35,28 @@ enum Command {
 
     /// Prints this node's links and which nodes are connected by them
     ///
-    /// What corosync-cfgtool -s prints; with --json an array of objects. A corosync before 2.99, and one with another transport than knet
-    /// before 3.1.1, tells one status for all nodes. A node that the daemon does not know is unknown; one that could not be asked for
-    /// is failed, and the exit status is 1 then, or 4 when the question timed out. Without cmap only the addresses are known.
+    /// What corosync-cfgtool -s prints; with --json an array of objects. A corosync before 2.99,
+    /// and one with another transport than knet before 3.1.1, tells one status for all nodes. A
+    /// node that the daemon does not know is unknown; one that could not be asked for
+    /// is failed, and the exit status is 1 then, or 4 when the question timed out. Without cmap
+    /// only the addresses are known.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg links
   corosync-ipc cfg links --check >/dev/null || echo 'a link is down'
   corosync-ipc --json cfg links | jq '.[].nodes[]? | select(.connected == false)'")]
     Links {
-        /// End with 5 when a node is disconnected on a link, or a link is faulty. A node that is not known counts as neither.
+        /// End with 5 when a node is disconnected on a link, or a link is faulty. A node that is
+        /// not known counts as neither.
         #[arg(long)]
         check: bool,
     },
 
     /// Prints whether each node can be reached, and by which links (corosync 3.1.1 and later)
     ///
-    /// What corosync-cfgtool -n prints, of all nodes; with --json an array of objects. A node that the daemon does not know is unknown; one
-    /// that could not be asked for has the error as its state, and the exit status is 1 then, or 4 when the question timed out. Without
-    /// cmap only the local node is known.
+    /// What corosync-cfgtool -n prints, of all nodes; with --json an array of objects. A node that
+    /// the daemon does not know is unknown; one that could not be asked for has the error as
+    /// its state, and the exit status is 1 then, or 4 when the question timed out. Without cmap
+    /// only the local node is known.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg nodes
   corosync-ipc --json cfg nodes | jq '.[] | select(.reachable == false) | .name'")]
@@ -60,7 +64,8 @@ enum Command {
 
     /// Prints a node's addresses
     ///
-    /// One a line, in the order of its links; with --json {"node_id", "addresses"}. Ends with 1 when there is no such node.
+    /// One a line, in the order of its links; with --json {"node_id", "addresses"}. Ends with 1
+    /// when there is no such node.
     #[command(after_long_help = "Example:
   corosync-ipc cfg addresses 2")]
     Addresses {
@@ -71,8 +76,8 @@ enum Command {
 
     /// Makes all nodes read corosync.conf again
     ///
-    /// Prints nothing. Ends with 1 when this node's file is not valid, or, with corosync after 3.1.8, when this node could not apply it.
-    /// Whether other nodes could is in their logs.
+    /// Prints nothing. Ends with 1 when this node's file is not valid, or, with corosync after
+    /// 3.1.8, when this node could not apply it. Whether other nodes could is in their logs.
     #[command(after_long_help = "Example:
   corosync-ipc cfg reload")]
     Reload,
@@ -86,8 +91,9 @@ enum Command {
 
     /// Ends a node's corosync at once
     ///
-    /// It logs the reason, and does not ask those who take part in decisions about shutdown. Prints nothing. Ends with 1 when the node is
-    /// not a member; corosync before 3.1 does not look whether it is, and this ends with 0 then too.
+    /// It logs the reason, and does not ask those who take part in decisions about shutdown. Prints
+    /// nothing. Ends with 1 when the node is not a member; corosync before 3.1 does not look
+    /// whether it is, and this ends with 0 then too.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg kill 3 disk is broken
   corosync-ipc cfg kill 3 --reason 'disk is broken'")]
@@ -105,8 +111,9 @@ enum Command {
 
     /// Ends this node's corosync in good order
     ///
-    /// Those who take part in the decision are asked, and waited for as long as the daemon does: 5 seconds, or cfg.shutdown_timeout in the
-    /// map. Prints nothing. Ends with 1 when one of them refuses, or does not answer in time.
+    /// Those who take part in the decision are asked, and waited for as long as the daemon does: 5
+    /// seconds, or cfg.shutdown_timeout in the map. Prints nothing. Ends with 1 when one of
+    /// them refuses, or does not answer in time.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg shutdown
   corosync-ipc cfg shutdown --regardless")]
@@ -121,8 +128,9 @@ enum Command {
 
     /// Takes part in decisions about shutdown, and prints them (corosync 3.1.1 and later)
     ///
-    /// Answers yes each time this node's corosync is asked to end, and prints a line, with --json an object with "event", "time", "kind" and
-    /// "answer". Goes on until it is interrupted; ends with 3 when the daemon ends.
+    /// Answers yes each time this node's corosync is asked to end, and prints a line, with --json
+    /// an object with "event", "time", "kind" and "answer". Goes on until it is interrupted;
+    /// ends with 3 when the daemon ends.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg watch
   corosync-ipc cfg watch --refuse   # no shutdown as long as this runs, but one regardless or immediate")]
@@ -179,21 +187,28 @@ impl Cfg {
                 };
                 shutdown(context, kind)
             }
-            Command::Watch { refuse, count } => {
-                watch_shutdowns(context, if refuse { ShutdownAnswer::NO } else { ShutdownAnswer::YES }, count)
-            }
+            Command::Watch { refuse, count } => watch_shutdowns(
+                context,
+                if refuse { ShutdownAnswer::NO } else { ShutdownAnswer::YES },
+                count,
+            ),
         }
     }
 }
 
 fn local(context: &Context) -> Result<(), Failure> {
     let node = Client::connect_to(&context.endpoint)?.local_node_id()?;
-    if context.json { print_document(&json!({ "node_id": node.0 })) } else { print(format!("{node}\n")) }
+    if context.json {
+        print_document(&json!({ "node_id": node.0 }))
+    } else {
+        print(format!("{node}\n"))
+    }
 }
 
 fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
     let addresses = links::addresses(&context.endpoint, node).explain(|error| {
-        (error == CsError::NotExist).then(|| format!("there is no node {node}, or its addresses are not known"))
+        (error == CsError::NotExist)
+            .then(|| format!("there is no node {node}, or its addresses are not known"))
     })?;
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if context.json {
@@ -202,16 +217,20 @@ fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
     print(addresses.iter().map(|address| format!("{address}\n")).collect::<String>())
 }
 
-/// As corosync-cfgtool, but for its exit status where the reload itself fails: 0 from those that look for the reason.
+/// As corosync-cfgtool, but for its exit status where the reload itself fails: 0 from those that
+/// look for the reason.
 fn reload(context: &Context) -> Result<(), Failure> {
     Client::connect_to(&context.endpoint)?.reload_config().explain(|error| {
         let invalid = matches!(error, CsError::InvalidParam | CsError::Library);
         invalid.then(|| "corosync.conf is not valid: see the daemon's log".to_owned())
     })?;
-    // Corosync after 3.1.8 deletes this key when a reload begins, and sets it before it answers when it cannot apply what it read.
+    // Corosync after 3.1.8 deletes this key when a reload begins, and sets it before it answers
+    // when it cannot apply what it read.
     let client = cmap::Client::connect_to(&context.endpoint);
     let said = client.and_then(|client| client.get("config.reload_error_message"));
-    let said = said.map_err(|error| Failure::from(error).while_at("corosync.conf was read, but was it applied?"))?;
+    let said = said.map_err(|error| {
+        Failure::from(error).while_at("corosync.conf was read, but was it applied?")
+    })?;
     said.map_or(Ok(()), |reason| {
         let reason = value::text(&reason);
         let what = "cfg reload: the daemon read corosync.conf, but could not apply all of it";
@@ -227,22 +246,28 @@ fn kill(context: &Context, node: NodeId, reason: &str) -> Result<(), Failure> {
             reason.len()
         )));
     }
-    Client::connect_to(&context.endpoint)?
-        .kill_node(node, reason)
-        .explain(|error| (error == CsError::NotExist).then(|| format!("node {node} is not a member: see quorum nodes")))
+    Client::connect_to(&context.endpoint)?.kill_node(node, reason).explain(|error| {
+        (error == CsError::NotExist)
+            .then(|| format!("node {node} is not a member: see quorum nodes"))
+    })
 }
 
 fn shutdown(context: &Context, kind: ShutdownKind) -> Result<(), Failure> {
     Client::connect_to(&context.endpoint)?.try_shutdown(kind).explain(|error| match error {
-        CsError::Busy => {
-            Some("somebody refused, or did not answer in time: --regardless lets nobody refuse".to_owned())
-        }
+        CsError::Busy => Some(
+            "somebody refused, or did not answer in time: --regardless lets nobody refuse"
+                .to_owned(),
+        ),
         CsError::Exist => Some("another shutdown is being decided".to_owned()),
         _ => None,
     })
 }
 
-fn watch_shutdowns(context: &Context, answer: ShutdownAnswer, count: Option<u64>) -> Result<(), Failure> {
+fn watch_shutdowns(
+    context: &Context,
+    answer: ShutdownAnswer,
+    count: Option<u64>,
+) -> Result<(), Failure> {
     let client = Client::connect_to(&context.endpoint)?;
     client.track_start()?;
     tracing::debug!("tracking");
@@ -256,7 +281,8 @@ fn watch_shutdowns(context: &Context, answer: ShutdownAnswer, count: Option<u64>
                         text: format!("{kind}, answered {answer}"),
                         members: json!({ "kind": kind.to_string(), "answer": answer.to_string() }),
                     },
-                    // First, since the daemon waits for it, and not always can what is printed be taken.
+                    // First, since the daemon waits for it, and not always can what is printed be
+                    // taken.
                     client.reply_to_shutdown(answer),
                 ),
                 Event::ShutdownTimedOut { kind } => (

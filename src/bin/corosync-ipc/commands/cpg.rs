@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use corosync_ipc::CsError;
-use corosync_ipc::cpg::{Address, Client, Discard, Event, GroupName, Guarantee, Iteration, Options};
+use corosync_ipc::cpg::{
+    Address, Client, Discard, Event, GroupName, Guarantee, Iteration, Options,
+};
 use serde_json::{Value as Json, json};
 
 use crate::commands::group::{self, add_name, end, parse_name};
@@ -17,8 +19,9 @@ use crate::watch::{Line, ids};
 
 /// Shows groups of processes, joins them and sends messages to them
 ///
-/// Groups are those of cpg, the closed process groups. Their names may hold any bytes: \x00 stands for the byte 0 and so on, \\ for a
-/// backslash, here and in what is printed. Does what corosync-cpgtool does, and more.
+/// Groups are those of cpg, the closed process groups. Their names may hold any bytes: \x00 stands
+/// for the byte 0 and so on, \\ for a backslash, here and in what is printed. Does what
+/// corosync-cpgtool does, and more.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cpg {
@@ -38,8 +41,9 @@ enum Command {
 
     /// Prints the members of a group
     ///
-    /// Node and pid of each; with --json an array of objects. No such group: prints nothing, or an empty array. Where there is one whose name
-    /// only has a byte 0 more at its end, or less, standard error says so: Pacemaker's names have one, those of most others have none.
+    /// Node and pid of each; with --json an array of objects. No such group: prints nothing, or an
+    /// empty array. Where there is one whose name only has a byte 0 more at its end, or less,
+    /// standard error says so: Pacemaker's names have one, those of most others have none.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg members my-group
   corosync-ipc cpg members 'crmd\\x00'")]
@@ -51,9 +55,11 @@ enum Command {
 
     /// Joins groups, prints their events and sends lines from standard input
     ///
-    /// Each event is one line, written at once: messages, changes of the groups' membership, changes of the cluster's membership. Each line
-    /// of standard input becomes a message, without its line feed, to every group that was joined. The end of standard input ends nothing:
-    /// this goes on until it is interrupted, whereupon it leaves the groups, and ends with 3 when the daemon ends.
+    /// Each event is one line, written at once: messages, changes of the groups' membership,
+    /// changes of the cluster's membership. Each line of standard input becomes a message,
+    /// without its line feed, to every group that was joined. The end of standard input ends
+    /// nothing: this goes on until it is interrupted, whereupon it leaves the groups, and ends
+    /// with 3 when the daemon ends.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg join my-group
   corosync-ipc --json cpg join my-group other-group </dev/null | jq --unbuffered 'select(.event == \"deliver\") | .text'
@@ -74,8 +80,10 @@ enum Command {
 
     /// Sends a message to a group
     ///
-    /// Joins the group, sends the message, waits until it is delivered here too, so that it has its place in the order that all members
-    /// see, and leaves. Prints nothing. Ends with 4 when the message is not delivered within the timeout, which a long message has anew with each MiB or so.
+    /// Joins the group, sends the message, waits until it is delivered here too, so that it has its
+    /// place in the order that all members see, and leaves. Prints nothing. Ends with 4 when
+    /// the message is not delivered within the timeout, which a long message has anew with each MiB
+    /// or so.
     #[command(after_long_help = "A message that begins with a dash comes behind `--`.
 
 Examples:
@@ -97,7 +105,8 @@ Examples:
 struct Process {
     /// The process id that members see; this process' own by default.
     ///
-    /// A group has one member of a pid on each node. In containers several processes may have the same.
+    /// A group has one member of a pid on each node. In containers several processes may have the
+    /// same.
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
 }
@@ -116,7 +125,9 @@ impl Cpg {
                 let options = process.options().initial_totem_confchg(initial_totem_confchg);
                 join_all(context, &groups, count, &options)
             }
-            Command::Send { group, message, process } => send(context, group, message, process.options()),
+            Command::Send { group, message, process } => {
+                send(context, group, message, process.options())
+            }
         }
     }
 }
@@ -139,7 +150,8 @@ fn groups(context: &Context) -> Result<(), Failure> {
     }
     if context.json {
         let group = |(name, members): &(GroupName, Vec<(u32, u32)>)| {
-            let mut object = json!({ "members": members.iter().map(member_json).collect::<Json>() });
+            let mut object =
+                json!({ "members": members.iter().map(member_json).collect::<Json>() });
             add_name(&mut object, name);
             object
         };
@@ -149,7 +161,10 @@ fn groups(context: &Context) -> Result<(), Failure> {
         vec![name.to_string(), words(members.iter().map(|(node, pid)| format!("{node}/{pid}")))]
     };
     let head = vec!["GROUP".to_owned(), "MEMBERS".to_owned()];
-    print(table(&[false, false], &[head].into_iter().chain(groups.iter().map(row)).collect::<Vec<_>>()))
+    print(table(
+        &[false, false],
+        &[head].into_iter().chain(groups.iter().map(row)).collect::<Vec<_>>(),
+    ))
 }
 
 fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
@@ -161,7 +176,8 @@ fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
             output::complain(&format!("there is no group '{group}', but there is '{other}'"));
         }
     }
-    let members: Vec<(u32, u32)> = members.iter().map(|entry| (entry.node_id.0, entry.pid)).collect();
+    let members: Vec<(u32, u32)> =
+        members.iter().map(|entry| (entry.node_id.0, entry.pid)).collect();
     if context.json {
         return print_document(&members.iter().map(member_json).collect());
     }
@@ -170,7 +186,10 @@ fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
     }
     let row = |(node, pid): &(u32, u32)| vec![node.to_string(), pid.to_string()];
     let head = vec!["NODE".to_owned(), "PID".to_owned()];
-    print(table(&[true, true], &[head].into_iter().chain(members.iter().map(row)).collect::<Vec<_>>()))
+    print(table(
+        &[true, true],
+        &[head].into_iter().chain(members.iter().map(row)).collect::<Vec<_>>(),
+    ))
 }
 
 /// The name that a program has for this group which counts the NUL of C strings, or does not.
@@ -182,7 +201,12 @@ fn nul_toggled(group: &GroupName) -> Option<GroupName> {
     name.ok().filter(|name| !name.is_empty())
 }
 
-fn join_all(context: &Context, names: &[GroupName], count: Option<u64>, options: &Options) -> Result<(), Failure> {
+fn join_all(
+    context: &Context,
+    names: &[GroupName],
+    count: Option<u64>,
+    options: &Options,
+) -> Result<(), Failure> {
     let mut groups: Vec<GroupName> = Vec::new();
     let mut clients = Vec::new();
     for group in names {
@@ -198,17 +222,21 @@ fn join_all(context: &Context, names: &[GroupName], count: Option<u64>, options:
     let result = joined.iter().try_for_each(|(client, group)| join(client, group));
     drop(joining);
     let (senders, named) = (clients.clone(), groups);
-    let line = move |number: usize, event| event_line(named.get(number).copied().unwrap_or_default(), event);
-    let multicast =
-        move |message: &[u8]| senders.iter().try_for_each(|client| client.multicast(Guarantee::AGREED, message));
+    let line = move |number: usize, event| {
+        event_line(named.get(number).copied().unwrap_or_default(), event)
+    };
+    let multicast = move |message: &[u8]| {
+        senders.iter().try_for_each(|client| client.multicast(Guarantee::AGREED, message))
+    };
     let result = result.and_then(|()| group::take_part(context, &clients, count, line, multicast));
     end(result, || leave_all(&joined))
 }
 
 fn join(client: &Client, group: &GroupName) -> Result<(), Failure> {
     client.join(group).explain(|error| {
-        (error == CsError::Exist)
-            .then(|| format!("a process {} of this node is in the group already: see --pid", client.pid()))
+        (error == CsError::Exist).then(|| {
+            format!("a process {} of this node is in the group already: see --pid", client.pid())
+        })
     })
 }
 
@@ -222,7 +250,12 @@ fn leave_all(joined: &[(Arc<Client>, GroupName)]) {
     }
 }
 
-fn send(context: &Context, group: GroupName, message: Option<OsString>, options: Options) -> Result<(), Failure> {
+fn send(
+    context: &Context,
+    group: GroupName,
+    message: Option<OsString>,
+    options: Options,
+) -> Result<(), Failure> {
     let message = group::message(message)?;
     let client = Arc::new(Client::connect_with(&context.endpoint, options)?);
     let joined = [(Arc::clone(&client), group)];
@@ -237,12 +270,19 @@ fn send(context: &Context, group: GroupName, message: Option<OsString>, options:
 fn deliver(client: &Client, message: &[u8]) -> Result<(), Failure> {
     let me = (client.local_node_id()?, client.pid());
     client.multicast(Guarantee::AGREED, message)?;
-    let whole = group::await_event(client, "cpg send: the message was sent, but not delivered", |event| match event {
-        Event::Deliver { node_id, pid, .. } => ((node_id, pid) == me).then_some(true),
-        Event::Discarded { node_id, pid, .. } => ((node_id, pid) == me).then_some(false),
-        _ => None,
-    })?;
-    if whole { Ok(()) } else { Err(Failure::refused("cpg send: the message was sent, but did not come back whole")) }
+    let whole =
+        group::await_event(client, "cpg send: the message was sent, but not delivered", |event| {
+            match event {
+                Event::Deliver { node_id, pid, .. } => ((node_id, pid) == me).then_some(true),
+                Event::Discarded { node_id, pid, .. } => ((node_id, pid) == me).then_some(false),
+                _ => None,
+            }
+        })?;
+    if whole {
+        Ok(())
+    } else {
+        Err(Failure::refused("cpg send: the message was sent, but did not come back whole"))
+    }
 }
 
 fn event_line(joined: GroupName, event: Event) -> Line {
@@ -275,9 +315,11 @@ fn event_line(joined: GroupName, event: Event) -> Line {
             Line { event: "confchg", text, members }
         }
         Event::TotemConfchg { ring_id, members: nodes } => {
-            let mut members = json!({ "ring_id": ring_json(ring_id.into()), "members": ids(&nodes) });
+            let mut members =
+                json!({ "ring_id": ring_json(ring_id.into()), "members": ids(&nodes) });
             add_name(&mut members, &joined);
-            let text = format!("{joined} ring {}, members {}", ring_text(ring_id.into()), words(&nodes));
+            let text =
+                format!("{joined} ring {}, members {}", ring_text(ring_id.into()), words(&nodes));
             Line { event: "totem_confchg", text, members }
         }
         Event::Discarded { group, node_id, pid, length, reason } => {
@@ -286,9 +328,14 @@ fn event_line(joined: GroupName, event: Event) -> Line {
                 Discard::Malformed => "malformed",
                 _ => "unknown",
             };
-            let mut members = json!({ "node_id": node_id.0, "pid": pid, "length": length, "reason": reason });
+            let mut members =
+                json!({ "node_id": node_id.0, "pid": pid, "length": length, "reason": reason });
             add_name(&mut members, &group);
-            Line { event: "discarded", text: format!("{group} {node_id}/{pid}: {length} bytes, {reason}"), members }
+            Line {
+                event: "discarded",
+                text: format!("{group} {node_id}/{pid}: {length} bytes, {reason}"),
+                members,
+            }
         }
         Event::Unknown { id, message } => Line::unknown("cpg", id, &message),
         // Events that this command does not know yet.

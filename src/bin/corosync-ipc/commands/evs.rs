@@ -16,7 +16,8 @@ use crate::watch::{Line, ids};
 
 /// Joins groups of evs and sends messages to them (corosync 1.99.0 to 1.99.7 only)
 ///
-/// Later ones have no evs, and this ends with 1; cpg does the same and more. A group's name has up to 32 bytes, written as for cpg.
+/// Later ones have no evs, and this ends with 1; cpg does the same and more. A group's name has up
+/// to 32 bytes, written as for cpg.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Evs {
@@ -28,8 +29,8 @@ pub(crate) struct Evs {
 enum Command {
     /// Joins a group, prints events and sends lines from standard input
     ///
-    /// As `cpg join`: each event is one line, each line of standard input becomes a message, and the end of standard input ends
-    /// nothing.
+    /// As `cpg join`: each event is one line, each line of standard input becomes a message, and
+    /// the end of standard input ends nothing.
     #[command(after_long_help = "Examples:
   corosync-ipc evs join my-group
   echo hello | corosync-ipc --json evs join my-group --count 1")]
@@ -95,17 +96,20 @@ impl Evs {
 /// Connects, and tells a missing daemon from one without evs.
 fn connect(context: &Context) -> Result<Client, Failure> {
     match Client::connect_to(&context.endpoint) {
-        Err(error @ Error::NoSocket { .. }) => Err(match cmap::Client::connect_to(&context.endpoint) {
-            Ok(_) => Failure::refused(
-                "evs (CS_ERR_NOT_SUPPORTED): this corosync has none, only 1.99.0 to 1.99.7 have; cpg does the same",
-            ),
-            Err(_) => error.into(),
-        }),
+        Err(error @ Error::NoSocket { .. }) => {
+            Err(match cmap::Client::connect_to(&context.endpoint) {
+                Ok(_) => Failure::refused(
+                    "evs (CS_ERR_NOT_SUPPORTED): this corosync has none, only 1.99.0 to 1.99.7 have; cpg does the same",
+                ),
+                Err(_) => error.into(),
+            })
+        }
         client => Ok(client?),
     }
 }
 
-/// Joins the group for as long as something is done in it. Its members are told that it is left, however that ends.
+/// Joins the group for as long as something is done in it. Its members are told that it is left,
+/// however that ends.
 fn inside<T>(
     context: &Context,
     name: Name,
@@ -146,10 +150,15 @@ fn send(context: &Context, name: Name, message: Option<OsString>) -> Result<(), 
     inside(context, name, |client| {
         let me = client.membership()?.local_node_id;
         client.multicast_joined(Guarantee::AGREED, &message)?;
-        group::await_event(client, "evs send: the message was sent, but not delivered", |event| match event {
-            // The process is not told, but the same from another process of this node is as good.
-            Event::Deliver { node_id, payload } => (node_id == me && payload == message).then_some(()),
-            _ => None,
+        group::await_event(client, "evs send: the message was sent, but not delivered", |event| {
+            match event {
+                // The process is not told, but the same from another process of this node is as
+                // good.
+                Event::Deliver { node_id, payload } => {
+                    (node_id == me && payload == message).then_some(())
+                }
+                _ => None,
+            }
         })
     })
 }
@@ -172,7 +181,12 @@ fn event_line(group: &cpg::GroupName, event: Event) -> Line {
         }
         Event::Confchg { members, left, joined } => Line {
             event: "confchg",
-            text: format!("members {}, left {}, joined {}", words(&members), words(&left), words(&joined)),
+            text: format!(
+                "members {}, left {}, joined {}",
+                words(&members),
+                words(&left),
+                words(&joined)
+            ),
             members: json!({ "members": ids(&members), "left": ids(&left), "joined": ids(&joined) }),
         },
         Event::Unknown { id, message } => Line::unknown("evs", id, &message),

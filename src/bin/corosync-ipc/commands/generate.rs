@@ -36,7 +36,8 @@ pub(crate) struct Completions {
   corosync-ipc man | man -l -
   corosync-ipc man --dir /usr/share/man/man1")]
 pub(crate) struct Man {
-    /// Write each page to a file in this directory: corosync-ipc.1, corosync-ipc-status.1 and so on.
+    /// Write each page to a file in this directory: corosync-ipc.1, corosync-ipc-status.1 and so
+    /// on.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -46,7 +47,8 @@ impl Completions {
     pub(crate) fn run(self, mut cli: Command) -> Result<(), Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut cli, NAME, &mut script);
-        // clap_complete (4.6.11) names the states of a bash function in two ways when the program's name has a hyphen.
+        // clap_complete (4.6.11) names the states of a bash function in two ways when the program's
+        // name has a hyphen.
         print(String::from_utf8_lossy(&script).replace("corosync__subcmd__ipc", "corosync__ipc"))
     }
 }
@@ -55,12 +57,14 @@ impl Man {
     /// `cli` is the whole command line.
     pub(crate) fn run(self, cli: Command) -> Result<(), Failure> {
         let mut pages = Vec::new();
-        collect(cli, &mut pages).map_err(|error| Failure::refused(format!("making the manual: {error}")))?;
+        collect(cli, &mut pages)
+            .map_err(|error| Failure::refused(format!("making the manual: {error}")))?;
         match self.dir {
             None => pages.iter().try_for_each(|(_, page)| print(page)),
             Some(directory) => pages.iter().try_for_each(|(name, page)| {
                 let path = directory.join(name);
-                let failed = |error| Failure::refused(format!("writing {}: {error}", path.display()));
+                let failed =
+                    |error| Failure::refused(format!("writing {}: {error}", path.display()));
                 fs::write(&path, page).map_err(failed)
             }),
         }
@@ -69,10 +73,13 @@ impl Man {
 
 /// The page of a command and those of its commands, each with its file's name.
 fn collect(command: Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
-    let below: Vec<Command> = command.get_subcommands().filter(|one| one.get_name() != "help").cloned().collect();
-    let sections = sections(&command.get_after_long_help().map(ToString::to_string).unwrap_or_default());
+    let below: Vec<Command> =
+        command.get_subcommands().filter(|one| one.get_name() != "help").cloned().collect();
+    let sections =
+        sections(&command.get_after_long_help().map(ToString::to_string).unwrap_or_default());
     let has_options = command.get_arguments().next().is_some();
-    let page = Page::new(command).source(concat!("corosync-ipc ", env!("CARGO_PKG_VERSION"))).manual(NAME);
+    let page =
+        Page::new(command).source(concat!("corosync-ipc ", env!("CARGO_PKG_VERSION"))).manual(NAME);
     let mut text = Vec::new();
     page.render_title(&mut text)?;
     page.render_name_section(&mut text)?;
@@ -90,7 +97,8 @@ fn collect(command: Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<(
     below.into_iter().try_for_each(|command| collect(command, pages))
 }
 
-/// What stands at the end of a help: a section for each of the headings it has, line by line. What comes before them is notes.
+/// What stands at the end of a help: a section for each of the headings it has, line by line. What
+/// comes before them is notes.
 fn sections(help: &str) -> Roff {
     const HEADINGS: [(&str, &str); 4] = [
         ("Example:", "EXAMPLES"),
@@ -104,7 +112,10 @@ fn sections(help: &str) -> Roff {
     let mut finish = |heading: &str, lines: &mut Vec<&str>| {
         let text = mem::take(lines).join("\n");
         if !text.trim().is_empty() {
-            roff.control("SH", [heading]).control("nf", []).text([roman(text.trim_matches('\n'))]).control("fi", []);
+            roff.control("SH", [heading])
+                .control("nf", [])
+                .text([roman(text.trim_matches('\n'))])
+                .control("fi", []);
         }
     };
     for line in help.lines() {

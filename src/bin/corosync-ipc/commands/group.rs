@@ -1,4 +1,5 @@
-//! What cpg and evs have in common: names of groups, messages, and taking part in a group by standard input and output.
+//! What cpg and evs have in common: names of groups, messages, and taking part in a group by
+//! standard input and output.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -21,7 +22,8 @@ use crate::failure::{Failure, TIMED_OUT};
 use crate::output::{add_payload, escaped};
 use crate::watch::{self, Line};
 
-/// The longest message from standard input, in bytes. Members do not put together longer ones, unless they are told to.
+/// The longest message from standard input, in bytes. Members do not put together longer ones,
+/// unless they are told to.
 const MAX_MESSAGE: usize = DEFAULT_REASSEMBLY_LIMIT;
 
 /// What is counted by `--count`.
@@ -60,7 +62,11 @@ pub(crate) fn message(argument: Option<OsString>) -> Result<Vec<u8>, Failure> {
     }
     let mut message = Vec::new();
     let limit = MAX_MESSAGE as u64;
-    io::stdin().lock().take(limit + 1).read_to_end(&mut message).map_err(|error| unreadable(&error))?;
+    io::stdin()
+        .lock()
+        .take(limit + 1)
+        .read_to_end(&mut message)
+        .map_err(|error| unreadable(&error))?;
     if message.len() > MAX_MESSAGE { Err(too_long("the message")) } else { Ok(message) }
 }
 
@@ -87,13 +93,18 @@ pub(crate) fn await_event<S: Service, T>(
             break;
         }
     }
-    Err(Failure::Failed { status: TIMED_OUT, text: format!("{what} within {timeout:?} (CS_ERR_TIMEOUT)") })
+    Err(Failure::Failed {
+        status: TIMED_OUT,
+        text: format!("{what} within {timeout:?} (CS_ERR_TIMEOUT)"),
+    })
 }
 
-/// Leaves when one of the signals ends the process by which people end programs. Otherwise members would be told that it died.
+/// Leaves when one of the signals ends the process by which people end programs. Otherwise members
+/// would be told that it died.
 ///
-/// To be called before joining, and once: from here on no signal but this ends the process. What it returns is to be dropped when all
-/// is joined, or nothing will be: what is being joined cannot be left yet.
+/// To be called before joining, and once: from here on no signal but this ends the process. What it
+/// returns is to be dropped when all is joined, or nothing will be: what is being joined cannot be
+/// left yet.
 #[must_use = "it stands for the joining that is under way"]
 pub(crate) fn leave_at_signals(
     context: &Context,
@@ -139,8 +150,8 @@ impl State {
     }
 }
 
-/// Writes the clients' events, and sends the lines of standard input, until `count` messages were delivered or something fails. The end of
-/// standard input ends nothing.
+/// Writes the clients' events, and sends the lines of standard input, until `count` messages were
+/// delivered or something fails. The end of standard input ends nothing.
 pub(crate) fn take_part<S, L, F>(
     context: &Context,
     clients: &[Arc<Client<S>>],
@@ -157,7 +168,8 @@ where
     for (number, client) in clients.iter().enumerate() {
         let line = line.clone();
         dispatcher.add(Arc::clone(client), move |state: &mut State, event, control| {
-            let written = event.map_err(Failure::from).and_then(|event| state.write(line(number, event)));
+            let written =
+                event.map_err(Failure::from).and_then(|event| state.write(line(number, event)));
             if let Err(failure) = written {
                 state.end.get_or_insert(Err(failure));
             }
@@ -185,14 +197,22 @@ where
     }
 }
 
-/// Sends each line without its line feed; what comes behind the last one too, if there is something.
-fn send_lines(mut input: impl BufRead, send: impl Fn(&[u8]) -> Result<(), Error>) -> Result<(), Failure> {
+/// Sends each line without its line feed; what comes behind the last one too, if there is
+/// something.
+fn send_lines(
+    mut input: impl BufRead,
+    send: impl Fn(&[u8]) -> Result<(), Error>,
+) -> Result<(), Failure> {
     let limit = MAX_MESSAGE as u64;
     let mut line = Vec::new();
     loop {
         line.clear();
         // Room for the line feed.
-        let read = input.by_ref().take(limit + 1).read_until(b'\n', &mut line).map_err(|error| unreadable(&error))?;
+        let read = input
+            .by_ref()
+            .take(limit + 1)
+            .read_until(b'\n', &mut line)
+            .map_err(|error| unreadable(&error))?;
         if read == 0 {
             return Ok(());
         }

@@ -23,13 +23,15 @@ const MAX_CLUSTER_NAME: usize = 255;
 
 /// Serves an embedded corosync, for tests and development
 ///
-/// It is a test double, not a cluster engine: its nodes are all in this process, nothing is fenced, nothing is highly available. It answers
-/// as corosync 3.1.7 does, or as an older one with --generation, to this command, to programs of this library and to C programs with libqb
-/// 1.0 or newer, or of the generation's age. It is at the place that --socket-dir or --abstract and --shm-root say, and serves evs too. It
-/// needs no root and no configuration.
+/// It is a test double, not a cluster engine: its nodes are all in this process, nothing is fenced,
+/// nothing is highly available. It answers as corosync 3.1.7 does, or as an older one with
+/// --generation, to this command, to programs of this library and to C programs with libqb
+/// 1.0 or newer, or of the generation's age. It is at the place that --socket-dir or --abstract and
+/// --shm-root say, and serves evs too. It needs no root and no configuration.
 ///
-/// Prints one line when it is ready; with --json {"event": "ready"} with where it is and what it stands for. Goes on until SIGINT,
-/// SIGTERM or SIGHUP, or until a client shuts the daemon down or kills its node: then it removes its files and ends with 0.
+/// Prints one line when it is ready; with --json {"event": "ready"} with where it is and what it
+/// stands for. Goes on until SIGINT, SIGTERM or SIGHUP, or until a client shuts the daemon down or
+/// kills its node: then it removes its files and ends with 0.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc serve --abstract
@@ -40,7 +42,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
     node: Option<u32>,
 
-    /// The nodes of the cluster, with one vote each. All of them run; others than --node are at private places.
+    /// The nodes of the cluster, with one vote each. All of them run; others than --node are at
+    /// private places.
     #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     nodes: Vec<u32>,
 
@@ -48,7 +51,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "NAME", default_value = "embedded", value_parser = parse_cluster_name)]
     cluster_name: String,
 
-    /// Clients see the directory of --shm-root as this one: what C programs in a container are told, where it is mounted.
+    /// Clients see the directory of --shm-root as this one: what C programs in a container are
+    /// told, where it is mounted.
     #[arg(long, value_name = "DIR")]
     told_shm_root: Option<PathBuf>,
 
@@ -106,7 +110,10 @@ impl From<Age> for Generation {
 
 fn parse_cluster_name(name: &str) -> Result<String, String> {
     if name.is_empty() || name.len() > MAX_CLUSTER_NAME {
-        return Err(format!("a cluster's name has 1 to {MAX_CLUSTER_NAME} bytes, not {}", name.len()));
+        return Err(format!(
+            "a cluster's name has 1 to {MAX_CLUSTER_NAME} bytes, not {}",
+            name.len()
+        ));
     }
     Ok(name.to_owned())
 }
@@ -123,7 +130,10 @@ impl Nodes {
         let served = node.or_else(|| nodes.first().copied()).unwrap_or(1);
         let all = if nodes.is_empty() { vec![served] } else { nodes };
         if !all.contains(&served) {
-            return Err(Failure::usage(format!("--node: {served} is not among --nodes {}; try --help", words(&all))));
+            return Err(Failure::usage(format!(
+                "--node: {served} is not among --nodes {}; try --help",
+                words(&all)
+            )));
         }
         Ok(Self { all, served })
     }
@@ -133,13 +143,16 @@ impl Serve {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let nodes = Nodes::new(self.node, self.nodes)?;
         if self.transport == Transport::Socket {
-            return Err(Failure::refused("--transport socket: datagram sockets are not there yet, only shm is"));
+            return Err(Failure::refused(
+                "--transport socket: datagram sockets are not there yet, only shm is",
+            ));
         }
         // Before there are other threads.
         let signals = Signals::block()?;
         let endpoint = context.endpoint.clone();
         let endpoint = self.told_shm_root.into_iter().fold(endpoint, Endpoint::told_shm_root);
-        let builder = builder(&nodes, &self.cluster_name, &endpoint).generation(self.generation.into());
+        let builder =
+            builder(&nodes, &self.cluster_name, &endpoint).generation(self.generation.into());
         let cluster = start(builder)?;
         announce(context, &nodes, &self.cluster_name)?;
         signals.wait(Some(cluster.node(nodes.served)?.as_fd())).map(drop)
@@ -147,7 +160,11 @@ impl Serve {
 }
 
 fn builder(nodes: &Nodes, cluster_name: &str, endpoint: &Endpoint) -> ClusterBuilder {
-    let builder = Cluster::builder().real_time().evs(true).cluster_name(cluster_name).endpoint(nodes.served, endpoint);
+    let builder = Cluster::builder()
+        .real_time()
+        .evs(true)
+        .cluster_name(cluster_name)
+        .endpoint(nodes.served, endpoint);
     // Addresses that no two nodes have: 127.0.0.1 and on.
     nodes.all.iter().zip(1..).fold(builder, |builder, (id, number)| {
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 0, 0).to_bits() | number);
@@ -157,11 +174,14 @@ fn builder(nodes: &Nodes, cluster_name: &str, endpoint: &Endpoint) -> ClusterBui
 
 fn start(builder: ClusterBuilder) -> Result<Cluster, Failure> {
     builder.start().map_err(|error| {
-        let is_taken = matches!(&error, Error::System { source, .. } if source.kind() == ErrorKind::AddrInUse);
+        let is_taken =
+            matches!(&error, Error::System { source, .. } if source.kind() == ErrorKind::AddrInUse);
         match Failure::from(error) {
             Failure::Failed { status, text } if is_taken => Failure::Failed {
                 status,
-                text: format!("{text}: a corosync listens there, so choose another place with --socket-dir"),
+                text: format!(
+                    "{text}: a corosync listens there, so choose another place with --socket-dir"
+                ),
             },
             failure => failure,
         }
@@ -174,7 +194,8 @@ fn announce(context: &Context, nodes: &Nodes, cluster_name: &str) -> Result<(), 
     let shm_root = endpoint.shm_root_path();
     if context.json {
         let socket = endpoint.socket_path("cmap");
-        let socket_dir = socket.as_ref().and_then(|path| path.parent()).map(|path| path.to_string_lossy());
+        let socket_dir =
+            socket.as_ref().and_then(|path| path.parent()).map(|path| path.to_string_lossy());
         let members = json!({
             "cluster_name": cluster_name,
             "node_id": served,

@@ -16,9 +16,10 @@ use crate::snapshot::services::{self, Probe, ask, join};
 
 /// Prints one snapshot of the cluster as this node sees it
 ///
-/// The local node, ring id, whether it is quorate, votes, all nodes with their names and addresses, links, and which services answer. With --json
-/// one document, described in docs/json.md. Not being quorate is an answer: see `quorum status --check`. What a service does not tell is
-/// said where it would stand, and the exit status is 1 then, or 4 when it timed out.
+/// The local node, ring id, whether it is quorate, votes, all nodes with their names and addresses,
+/// links, and which services answer. With --json one document, described in docs/json.md. Not being
+/// quorate is an answer: see `quorum status --check`. What a service does not tell is said where it
+/// would stand, and the exit status is 1 then, or 4 when it timed out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc status

@@ -95,14 +95,19 @@ impl Map {
         Ok(Self {
             known: known_nodes(&cmap, local)?,
             addresses: local_addresses(&cmap, local)?,
-            is_knet: !matches!(cmap.get_as::<String>("totem.transport")?.as_deref(), Some("udp" | "udpu")),
+            is_knet: !matches!(
+                cmap.get_as::<String>("totem.transport")?.as_deref(),
+                Some("udp" | "udpu")
+            ),
         })
     }
 }
 
-/// All nodes, in the order of their ids, and what could not be asked for. Fails with a corosync before 3.1.1.
+/// All nodes, in the order of their ids, and what could not be asked for. Fails with a corosync
+/// before 3.1.1.
 ///
-/// Without cmap nobody tells which nodes there are, nor whether the daemon survives being asked for their states.
+/// Without cmap nobody tells which nodes there are, nor whether the daemon survives being asked for
+/// their states.
 pub(crate) fn nodes(endpoint: &Endpoint) -> Result<(Vec<Node>, Faults), Error> {
     let client = Client::connect_to(endpoint)?;
     let local = client.local_node_id()?;
@@ -111,18 +116,24 @@ pub(crate) fn nodes(endpoint: &Endpoint) -> Result<(Vec<Node>, Faults), Error> {
         Ok(map) => map.known,
         Err(error) => {
             let fault = Fault::from(&error);
-            return Ok((vec![node((local, None, State::Failed(fault.clone())))], Faults::from([(CMAP, fault)])));
+            return Ok((
+                vec![node((local, None, State::Failed(fault.clone())))],
+                Faults::from([(CMAP, fault)]),
+            ));
         }
     };
     let states = states(&client, &known)?;
     let faults = faults(&states);
-    let named = states.into_iter().map(|(node_id, state)| (node_id, known.remove(&node_id).flatten(), state));
+    let named = states
+        .into_iter()
+        .map(|(node_id, state)| (node_id, known.remove(&node_id).flatten(), state));
     Ok((named.map(node).collect(), faults))
 }
 
 /// The links of this node, and what could not be asked for.
 ///
-/// Where there is node status it says all there is to know, since ring status is deadly to some daemons.
+/// Where there is node status it says all there is to know, since ring status is deadly to some
+/// daemons.
 pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
     let client = Client::connect_to(endpoint)?;
     let local = client.local_node_id()?;
@@ -136,17 +147,27 @@ pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
             // A daemon with udp or udpu may take its one address for two.
             addresses.dedup();
             let link = |address: IpAddr| Link::of_address(address, &fault);
-            return Ok((addresses.into_iter().map(link).collect(), Faults::from([(CMAP, fault.clone())])));
+            return Ok((
+                addresses.into_iter().map(link).collect(),
+                Faults::from([(CMAP, fault.clone())]),
+            ));
         }
     };
     let states = match states(&client, &known) {
         Err(Error::Unsupported { .. }) => {
             let rings = client.ring_status()?;
-            return Ok((rings.into_iter().map(|ring| Link::of_ring(ring, &known)).collect(), Faults::default()));
+            return Ok((
+                rings.into_iter().map(|ring| Link::of_ring(ring, &known)).collect(),
+                Faults::default(),
+            ));
         }
         states => states?,
     };
-    let used = states.values().filter_map(State::told).flat_map(|status| &status.links).map(|link| link.link);
+    let used = states
+        .values()
+        .filter_map(State::told)
+        .flat_map(|status| &status.links)
+        .map(|link| link.link);
     let numbers: BTreeSet<u8> = configured.keys().copied().chain(used).collect();
     let link = |number: u8| Link {
         number: Some(number),
@@ -159,7 +180,8 @@ pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
 
 /// A node's addresses, by link.
 ///
-/// The daemon sends all of them as those of one family, the first link's. Those of links of the other one are known by what came of them.
+/// The daemon sends all of them as those of one family, the first link's. Those of links of the
+/// other one are known by what came of them.
 pub(crate) fn addresses(endpoint: &Endpoint, node: NodeId) -> Result<Vec<IpAddr>, Error> {
     let client = Client::connect_to(endpoint)?;
     let sent = client.node_addresses(node);
@@ -171,7 +193,12 @@ pub(crate) fn addresses(endpoint: &Endpoint, node: NodeId) -> Result<Vec<IpAddr>
     match client.node_status(node) {
         Ok(status) => {
             let us = client.local_node_id()? == node;
-            known.extend(status.links.into_iter().map(|link| if us { link.source } else { link.destination }));
+            known.extend(
+                status
+                    .links
+                    .into_iter()
+                    .map(|link| if us { link.source } else { link.destination }),
+            );
         }
         Err(Error::Unsupported { .. } | Error::Cs { .. }) => {}
         Err(error) => return Err(error),
@@ -182,7 +209,8 @@ pub(crate) fn addresses(endpoint: &Endpoint, node: NodeId) -> Result<Vec<IpAddr>
         Err(Error::Cs { error: CsError::NotExist, .. }) if !known.is_empty() => known,
         sent => told_apart(&sent?, &known),
     };
-    // A daemon with udp or udpu takes its address for two when its entry in the nodelist has nothing else.
+    // A daemon with udp or udpu takes its address for two when its entry in the nodelist has
+    // nothing else.
     let mut unique = Vec::new();
     for address in addresses {
         if !unique.contains(&address) {
@@ -192,7 +220,8 @@ pub(crate) fn addresses(endpoint: &Endpoint, node: NodeId) -> Result<Vec<IpAddr>
     Ok(unique)
 }
 
-/// Finds the addresses that came as those of another family: an IPv4 one with zeros behind it, or the first bytes of an IPv6 one.
+/// Finds the addresses that came as those of another family: an IPv4 one with zeros behind it, or
+/// the first bytes of an IPv6 one.
 fn told_apart(sent: &[IpAddr], known: &[IpAddr]) -> Vec<IpAddr> {
     let came_as = |address: &IpAddr, sent: &IpAddr| match (address, sent) {
         (IpAddr::V4(address), IpAddr::V6(sent)) => sent.octets().starts_with(&address.octets()),
@@ -211,7 +240,9 @@ fn told_apart(sent: &[IpAddr], known: &[IpAddr]) -> Vec<IpAddr> {
 fn states(client: &Client, known: &Known) -> Result<BTreeMap<NodeId, State>, Error> {
     let state = |node_id| match client.node_status(node_id) {
         Ok(status) if status.is_known() => Ok(State::Told(status)),
-        Ok(_) | Err(Error::Cs { error: CsError::FailedOperation | CsError::NotExist, .. }) => Ok(State::Unknown),
+        Ok(_) | Err(Error::Cs { error: CsError::FailedOperation | CsError::NotExist, .. }) => {
+            Ok(State::Unknown)
+        }
         Err(error @ (Error::Unsupported { .. } | Error::InvalidArgument { .. })) => Err(error),
         Err(error) => Ok(State::Failed(Fault::from(&error))),
     };
@@ -228,14 +259,21 @@ fn faults(states: &BTreeMap<NodeId, State>) -> Faults {
     faults
 }
 
-/// This node's address on a link: as configured, unless that is a name; then as the daemon knows it.
-fn local_address(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId, configured: Option<&String>) -> String {
+/// This node's address on a link: as configured, unless that is a name; then as the daemon knows
+/// it.
+fn local_address(
+    number: u8,
+    states: &BTreeMap<NodeId, State>,
+    local: NodeId,
+    configured: Option<&String>,
+) -> String {
     if let Some(ip) = configured.and_then(|address| address.parse::<IpAddr>().ok()) {
         return ip.to_string();
     }
     let source = |(node_id, state): (&NodeId, &State)| {
         let link = state.told()?.links.iter().find(|link| link.link == number)?;
-        // The source of another node's link is this node's address with knet only, which has a destination, too.
+        // The source of another node's link is this node's address with knet only, which has a
+        // destination, too.
         let is_ours = *node_id == local || !link.destination.is_empty();
         (is_ours && !link.source.is_empty()).then(|| link.source.clone())
     };
@@ -289,7 +327,12 @@ impl Link {
 
     /// What a corosync without node status tells.
     fn of_ring(ring: RingStatus, known: &Known) -> Self {
-        Self { ends: ends_of(&ring.status, known), number: ring.link, address: ring.address, status: Ok(ring.status) }
+        Self {
+            ends: ends_of(&ring.status, known),
+            number: ring.link,
+            address: ring.address,
+            status: Ok(ring.status),
+        }
     }
 
     /// What is known without cmap.
@@ -301,13 +344,21 @@ impl Link {
 /// Takes apart what corosync 2.99 to 3.1.0 tells of a link with knet: a character for each node.
 fn ends_of(status: &str, known: &Known) -> Option<Vec<End>> {
     let is_one = |state: char| matches!(state, 'n' | 'd' | '?' | '0'..='7');
-    if status.chars().count() != known.len() || !status.contains('n') || !status.chars().all(is_one) {
+    if status.chars().count() != known.len() || !status.contains('n') || !status.chars().all(is_one)
+    {
         return None;
     }
     let end = |((node_id, name), state): ((&NodeId, &Option<String>), char)| {
-        let up = state.to_digit(8).map(|bits| Up { enabled: bits & 1 != 0, connected: bits & 2 != 0 });
+        let up =
+            state.to_digit(8).map(|bits| Up { enabled: bits & 1 != 0, connected: bits & 2 != 0 });
         let is_on_it = up.is_some() || state == '?';
-        is_on_it.then(|| End { node_id: *node_id, name: name.clone(), up, status: None, fault: None })
+        is_on_it.then(|| End {
+            node_id: *node_id,
+            name: name.clone(),
+            up,
+            status: None,
+            fault: None,
+        })
     };
     Some(known.iter().zip(status.chars()).filter_map(end).collect())
 }
@@ -355,7 +406,10 @@ pub(crate) fn links_text(links: &[Link]) -> String {
         let number = link.number.map_or("-".to_owned(), |number| number.to_string());
         vec![number, printable(&link.address), link_state(link)]
     };
-    table(&[true, false, false], &[head].into_iter().chain(links.iter().map(row)).collect::<Vec<_>>())
+    table(
+        &[true, false, false],
+        &[head].into_iter().chain(links.iter().map(row)).collect::<Vec<_>>(),
+    )
 }
 
 fn link_state(link: &Link) -> String {
@@ -373,7 +427,8 @@ fn link_state(link: &Link) -> String {
     };
     let mut said = Vec::new();
     for state in ["connected", "disconnected", "unknown", "failed"] {
-        let nodes: Vec<NodeId> = ends.iter().filter(|end| word(end) == state).map(|end| end.node_id).collect();
+        let nodes: Vec<NodeId> =
+            ends.iter().filter(|end| word(end) == state).map(|end| end.node_id).collect();
         if !nodes.is_empty() {
             said.push(format!("{state} {}", words(nodes)));
         }
@@ -425,15 +480,25 @@ pub(crate) fn nodes_text(nodes: &[Node]) -> String {
             State::Unknown => "unknown".to_owned(),
             State::Told(status) if status.reachable => {
                 let extra = [(status.remote, " remote"), (status.external, " external")];
-                extra.into_iter().filter(|(is, _)| *is).fold("reachable".to_owned(), |state, (_, word)| state + word)
+                extra
+                    .into_iter()
+                    .filter(|(is, _)| *is)
+                    .fold("reachable".to_owned(), |state, (_, word)| state + word)
             }
             State::Told(_) => "unreachable".to_owned(),
         };
-        let links = node.state.told().filter(|_| !node.local).map(|status| status.links.iter().map(link_text));
+        let links = node
+            .state
+            .told()
+            .filter(|_| !node.local)
+            .map(|status| status.links.iter().map(link_text));
         let name = printable(node.name.as_deref().unwrap_or("-"));
         vec![node.node_id.to_string(), name, state, words(links.into_iter().flatten())]
     };
-    table(&[true, false, false, false], &[head].into_iter().chain(nodes.iter().map(row)).collect::<Vec<_>>())
+    table(
+        &[true, false, false, false],
+        &[head].into_iter().chain(nodes.iter().map(row)).collect::<Vec<_>>(),
+    )
 }
 
 fn link_text(link: &LinkStatus) -> String {
@@ -454,7 +519,9 @@ mod tests {
         let known: Known = [1, 2, 7].map(|id| (NodeId(id), None)).into();
         let ends = |status| -> Vec<_> {
             let ends = ends_of(status, &known).unwrap();
-            ends.iter().map(|end| (end.node_id.0, end.up.map(|up| (up.enabled, up.connected)))).collect()
+            ends.iter()
+                .map(|end| (end.node_id.0, end.up.map(|up| (up.enabled, up.connected))))
+                .collect()
         };
         assert_eq!(ends("3n1"), [(1, Some((true, true))), (7, Some((true, false)))]);
         assert_eq!(ends("nd?"), [(7, None)]);
@@ -466,7 +533,15 @@ mod tests {
 
     fn link(number: u8, connected: bool, source: &str, destination: &str) -> LinkStatus {
         let (source, destination) = (source.to_owned(), destination.to_owned());
-        LinkStatus { link: number, enabled: true, connected, dynconnected: false, mtu: 1, source, destination }
+        LinkStatus {
+            link: number,
+            enabled: true,
+            connected,
+            dynconnected: false,
+            mtu: 1,
+            source,
+            destination,
+        }
     }
 
     fn told(id: u32, links: Vec<LinkStatus>) -> (NodeId, State) {
@@ -493,13 +568,19 @@ mod tests {
         let fault = Fault::from(&Error::Disconnected { service: "cfg".into(), truncated: None });
         let states: BTreeMap<NodeId, State> = [
             told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
-            told(2, vec![link(0, true, "10.0.0.1", "10.0.0.2"), link(3, false, "10.0.3.1", "10.0.3.2")]),
+            told(
+                2,
+                vec![link(0, true, "10.0.0.1", "10.0.0.2"), link(3, false, "10.0.3.1", "10.0.3.2")],
+            ),
             (NodeId(4), State::Unknown),
             (NodeId(5), State::Failed(fault)),
         ]
         .into();
         let local = NodeId(1);
-        assert_eq!((characters(0, &states, local), characters(3, &states, local)), ("n3??".into(), "n1??".into()));
+        assert_eq!(
+            (characters(0, &states, local), characters(3, &states, local)),
+            ("n3??".into(), "n1??".into())
+        );
         assert_eq!(characters(7, &states, local), "nd??");
         let known: Known = states.keys().map(|id| (*id, None)).collect();
         let on = |number| {
@@ -517,11 +598,21 @@ mod tests {
 
     #[test]
     fn an_address_that_came_as_one_of_the_other_family_is_found() {
-        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let parse = |texts: &[&str]| {
+            texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>()
+        };
         for (sent, known, told) in [
-            (&["10.0.0.1", "253.0.0.0"][..], &["10.0.0.1", "fd00::2"][..], &["10.0.0.1", "fd00::2"][..]),
+            (
+                &["10.0.0.1", "253.0.0.0"][..],
+                &["10.0.0.1", "fd00::2"][..],
+                &["10.0.0.1", "fd00::2"][..],
+            ),
             (&["fd00::2", "a00:1::"], &["fd00::2", "10.0.0.1"], &["fd00::2", "10.0.0.1"]),
-            (&["10.0.0.1", "253.0.0.0", "253.0.0.0"], &["fd00::2", "fd00::3"], &["10.0.0.1", "fd00::2", "fd00::3"]),
+            (
+                &["10.0.0.1", "253.0.0.0", "253.0.0.0"],
+                &["fd00::2", "fd00::3"],
+                &["10.0.0.1", "fd00::2", "fd00::3"],
+            ),
             // Both are right, or nothing is known.
             (&["fd00::2", "a00:1::"], &["a00:1::", "10.0.0.1", "fd00::2"], &["fd00::2", "a00:1::"]),
             (&["fd00::2", "a00:1::"], &[], &["fd00::2", "a00:1::"]),
@@ -536,8 +627,10 @@ mod tests {
         let address = |states: &[(NodeId, State)], number, configured: Option<&String>| {
             local_address(number, &states.iter().cloned().collect(), NodeId(1), configured)
         };
-        let knet =
-            [told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]), told(2, vec![link(3, true, "10.0.3.1", "b")])];
+        let knet = [
+            told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
+            told(2, vec![link(3, true, "10.0.3.1", "b")]),
+        ];
         assert_eq!(address(&knet, 0, Some(&name)), "10.0.0.1");
         assert_eq!(address(&knet, 3, Some(&name)), "10.0.3.1");
         assert_eq!(address(&knet, 3, Some(&"fd00::0:3".to_owned())), "fd00::3");

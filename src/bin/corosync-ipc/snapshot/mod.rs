@@ -34,7 +34,8 @@ pub(crate) struct Snapshot {
     pub(crate) votes: Option<Info>,
     /// The members, in the order corosync gives.
     pub(crate) members: Vec<Node>,
-    /// Nodes that are configured, or were members, and are not. None where it is not known who is a member.
+    /// Nodes that are configured, or were members, and are not. None where it is not known who is
+    /// a member.
     pub(crate) absent: Vec<Node>,
     /// By service.
     pub(crate) faults: Faults,
@@ -83,8 +84,8 @@ impl From<RingId> for Ring {
 }
 
 impl Snapshot {
-    /// Asks the services, all at once and until the deadline, and again until two answers in a row name the same ring. Fails when none of
-    /// them answers.
+    /// Asks the services, all at once and until the deadline, and again until two answers in a row
+    /// name the same ring. Fails when none of them answers.
     pub(crate) fn take(endpoint: &Endpoint, deadline: Instant) -> Result<Self, Failure> {
         let mut sources = Sources::default();
         let mut answers = sources.ask_all(endpoint, deadline);
@@ -92,7 +93,8 @@ impl Snapshot {
             if Instant::now() >= deadline {
                 break;
             }
-            let view = within(deadline, || sources.quorum.ask(|quorum| present_state(quorum, deadline)));
+            let view =
+                within(deadline, || sources.quorum.ask(|quorum| present_state(quorum, deadline)));
             if view.is_none() || view == answers.view {
                 // Nobody tells whether it still is as it was.
                 answers.view = view;
@@ -160,7 +162,8 @@ impl<C> Source<C> {
         }
     }
 
-    /// `None` where there is no answer, which the fault explains unless the service is not configured.
+    /// `None` where there is no answer, which the fault explains unless the service is not
+    /// configured.
     fn ask<T>(&mut self, question: impl FnOnce(&C) -> Result<T, Error>) -> Option<T> {
         match question(self.client.as_ref()?) {
             Ok(answer) => {
@@ -201,7 +204,8 @@ struct Answers {
 #[derive(PartialEq)]
 struct Told {
     view: View,
-    /// Whether there is a quorum provider. Ring and members come from it; without one they stay empty in the view.
+    /// Whether there is a quorum provider. Ring and members come from it; without one they stay
+    /// empty in the view.
     has_provider: bool,
     /// Model v1 only.
     nodelist: Option<quorum::NodelistNotification>,
@@ -271,12 +275,17 @@ impl Sources {
 }
 
 /// The present state in the newest model the daemon is known to have.
-fn ask_quorum(source: &mut Source<quorum::Client>, endpoint: &Endpoint, deadline: Instant) -> Option<Told> {
+fn ask_quorum(
+    source: &mut Source<quorum::Client>,
+    endpoint: &Endpoint,
+    deadline: Instant,
+) -> Option<Told> {
     let present_state = |quorum: &_| present_state(quorum, deadline);
     if source.connected {
         return source.ask(present_state);
     }
-    // Every daemon has model v0. Whether it has v1 only cmap tells, which may fail or take all the time there is.
+    // Every daemon has model v0. Whether it has v1 only cmap tells, which may fail or take all the
+    // time there is.
     source.connect(|| quorum::Client::connect_to(endpoint).map(Some));
     let told = source.ask(present_state)?;
     let Ok(newer) = quorum::Client::connect_model(endpoint, Model::V1) else { return Some(told) };
@@ -305,7 +314,8 @@ impl MapAnswer {
 impl VotesAnswer {
     fn of(votequorum: &mut Source<votequorum::Client>, endpoint: &Endpoint) -> Self {
         votequorum.connect(|| connect_votequorum(endpoint));
-        let mut answer = Self { local: votequorum.ask(votequorum::Client::local_info), ..Self::default() };
+        let mut answer =
+            Self { local: votequorum.ask(votequorum::Client::local_info), ..Self::default() };
         for event in votequorum.ask(votequorum_events).unwrap_or_default() {
             match event {
                 votequorum::Event::Quorum { nodes, .. } => {
@@ -337,7 +347,14 @@ impl Answers {
         if !has_provider {
             (view.ring, view.members) = match nodelist {
                 Some(nodelist) => (Some(nodelist.ring_id.into()), nodelist.member_list),
-                None => (None, map.joined.iter().filter(|(_, it)| it.is_member).map(|(node, _)| *node).collect()),
+                None => (
+                    None,
+                    map.joined
+                        .iter()
+                        .filter(|(_, it)| it.is_member)
+                        .map(|(node, _)| *node)
+                        .collect(),
+                ),
             };
         }
         // Model v0 tells half of the ring's id; votequorum may know the other.
@@ -346,7 +363,8 @@ impl Answers {
                 view.ring = Some((*ring).into());
             }
         }
-        let mut known: Vec<NodeId> = map.configured.values().filter_map(|node| node.node_id).collect();
+        let mut known: Vec<NodeId> =
+            map.configured.values().filter_map(|node| node.node_id).collect();
         known.extend(votes.nodes.keys());
         known.retain(|node| !view.members.contains(node));
         known.sort_unstable();
@@ -354,8 +372,10 @@ impl Answers {
         let mut node = |id: &NodeId| {
             let found = map.configured.values().find(|node| node.node_id == Some(*id));
             let configured = found.map(|node| node.addresses.values().cloned().collect());
-            let joined = || map.joined.get(id).map(|joined| joined.addresses.values().cloned().collect());
-            let addresses = configured.filter(|addresses: &Vec<_>| !addresses.is_empty()).or_else(joined);
+            let joined =
+                || map.joined.get(id).map(|joined| joined.addresses.values().cloned().collect());
+            let addresses =
+                configured.filter(|addresses: &Vec<_>| !addresses.is_empty()).or_else(joined);
             Node {
                 node_id: *id,
                 name: found.and_then(|node| node.name.clone()),
@@ -371,13 +391,16 @@ impl Answers {
     }
 }
 
-/// The present state, as the quorum service tells it, and the list of nodes where it comes by itself.
+/// The present state, as the quorum service tells it, and the list of nodes where it comes by
+/// itself.
 fn present_state(quorum: &quorum::Client, deadline: Instant) -> Result<Told, Error> {
     quorum.track_start(TrackFlags::CURRENT)?;
     let has_provider = quorum.quorum_type() != QuorumType::FREE;
     loop {
         let (quorate, ring, members, nodelist) = match quorum.next_event(deadline)? {
-            Some(quorum::Event::Quorum(event)) => (event.quorate, event.ring_id.into(), event.members, event.nodelist),
+            Some(quorum::Event::Quorum(event)) => {
+                (event.quorate, event.ring_id.into(), event.members, event.nodelist)
+            }
             Some(quorum::Event::Notification(event)) => {
                 (event.quorate, Ring { node_id: None, seq: event.ring_seq }, event.members, None)
             }
@@ -387,14 +410,19 @@ fn present_state(quorum: &quorum::Client, deadline: Instant) -> Result<Told, Err
                 return Err(Error::TimedOut { operation, after: quorum.request_timeout() });
             }
         };
-        return Ok(Told { view: View { quorate, ring: Some(ring), members }, has_provider, nodelist });
+        return Ok(Told {
+            view: View { quorate, ring: Some(ring), members },
+            has_provider,
+            nodelist,
+        });
     }
 }
 
 /// Connects with the newest model the daemon is known to have.
 pub(crate) fn connect_quorum(endpoint: &Endpoint) -> Result<quorum::Client, Error> {
     // Whatever cmap fails with, that the daemon is asked with care must not keep anybody from it.
-    quorum::Client::connect_model(endpoint, Model::V1).or_else(|_| quorum::Client::connect_to(endpoint))
+    quorum::Client::connect_model(endpoint, Model::V1)
+        .or_else(|_| quorum::Client::connect_to(endpoint))
 }
 
 /// `None` where it is not the configured provider.
@@ -429,19 +457,28 @@ fn votequorum_events(client: &votequorum::Client) -> Result<Vec<votequorum::Even
     Ok(events)
 }
 
-/// The local node, those that are configured, and where the id of one is not (or none is), those that joined, with their names.
-pub(crate) fn known_nodes(cmap: &cmap::Client, local: NodeId) -> Result<BTreeMap<NodeId, Option<String>>, Error> {
+/// The local node, those that are configured, and where the id of one is not (or none is), those
+/// that joined, with their names.
+pub(crate) fn known_nodes(
+    cmap: &cmap::Client,
+    local: NodeId,
+) -> Result<BTreeMap<NodeId, Option<String>>, Error> {
     let mut known = BTreeMap::from([(local, None)]);
     let configured = configured_nodes(cmap)?;
     if configured.is_empty() || configured.values().any(|node| node.node_id.is_none()) {
-        known.extend(joined(cmap)?.into_iter().filter(|(_, it)| it.is_member).map(|(node, _)| (node, None)));
+        known.extend(
+            joined(cmap)?.into_iter().filter(|(_, it)| it.is_member).map(|(node, _)| (node, None)),
+        );
     }
     known.extend(configured.into_values().filter_map(|node| Some((node.node_id?, node.name))));
     Ok(known)
 }
 
 /// What is configured for this node, by link.
-pub(crate) fn local_addresses(cmap: &cmap::Client, local: NodeId) -> Result<BTreeMap<u8, String>, Error> {
+pub(crate) fn local_addresses(
+    cmap: &cmap::Client,
+    local: NodeId,
+) -> Result<BTreeMap<u8, String>, Error> {
     let mut configured = configured_nodes(cmap)?;
     let position = cmap.get_as::<u32>("nodelist.local_node_pos")?;
     let node = position.and_then(|position| configured.remove(&position));

@@ -11,7 +11,9 @@ use crate::snapshot::{Node, Ring, Snapshot};
 pub(crate) fn json(snapshot: &Snapshot) -> Json {
     let votes = |field: fn(&Info) -> u32| snapshot.votes.as_ref().map(field);
     let view = snapshot.view.as_ref();
-    let nodes = |nodes: &[Node], member| nodes.iter().map(|node| node_json(snapshot, node, member)).collect::<Json>();
+    let nodes = |nodes: &[Node], member| {
+        nodes.iter().map(|node| node_json(snapshot, node, member)).collect::<Json>()
+    };
     json!({
         "cluster_name": snapshot.cluster_name,
         "node_id": snapshot.node_id.map(|node| node.0),
@@ -68,7 +70,9 @@ fn state(node: &Node) -> Option<String> {
 
 fn qdevice_json(snapshot: &Snapshot) -> Option<Json> {
     let info = snapshot.votes.as_ref().filter(|_| snapshot.has_qdevice())?;
-    Some(json!({ "name": info.qdevice_name, "votes": qdevice_votes(info), "configured_votes": info.qdevice_votes }))
+    Some(
+        json!({ "name": info.qdevice_name, "votes": qdevice_votes(info), "configured_votes": info.qdevice_votes }),
+    )
 }
 
 /// The votes of the quorum device that count.
@@ -84,26 +88,37 @@ fn flag_names(flags: InfoFlags) -> Vec<String> {
 pub(crate) fn text(snapshot: &Snapshot) -> String {
     let unknown = || "unknown".to_owned();
     // What is missing, or why it is.
-    let missing = |part: &str, otherwise: &str| snapshot.faults.get(part).map_or(otherwise.to_owned(), Fault::text);
+    let missing = |part: &str, otherwise: &str| {
+        snapshot.faults.get(part).map_or(otherwise.to_owned(), Fault::text)
+    };
     let node = match snapshot.node_id {
         Some(node) => node.to_string(),
         None => missing("cfg", "unknown"),
     };
-    let name = snapshot.local().and_then(|node| node.name.as_ref()).map(|name| format!(" ({name})"));
+    let name =
+        snapshot.local().and_then(|node| node.name.as_ref()).map(|name| format!(" ({name})"));
     let ring = snapshot.view.as_ref().and_then(|view| view.ring);
-    let quorate = snapshot.view.as_ref().map(|view| if view.quorate { "yes" } else { "no" }.to_owned());
+    let quorate =
+        snapshot.view.as_ref().map(|view| if view.quorate { "yes" } else { "no" }.to_owned());
     let mut lines = vec![
-        ("Cluster name", snapshot.cluster_name.clone().unwrap_or_else(|| missing("cmap", "unknown"))),
+        (
+            "Cluster name",
+            snapshot.cluster_name.clone().unwrap_or_else(|| missing("cmap", "unknown")),
+        ),
         ("Node", node + &name.unwrap_or_default()),
         ("Ring ID", ring.map_or_else(unknown, ring_text)),
         ("Quorate", quorate.unwrap_or_else(|| missing("quorum", "unknown"))),
-        ("Quorum provider", snapshot.provider.clone().unwrap_or_else(|| missing("cmap", "not configured"))),
+        (
+            "Quorum provider",
+            snapshot.provider.clone().unwrap_or_else(|| missing("cmap", "not configured")),
+        ),
     ];
     if let Some(fault) = snapshot.faults.get("votequorum") {
         lines.push(("Votes", fault.text()));
     }
     if let Some(info) = &snapshot.votes {
-        let blocked = if info.flags.contains(InfoFlags::QUORATE) { "" } else { " (activity blocked)" };
+        let blocked =
+            if info.flags.contains(InfoFlags::QUORATE) { "" } else { " (activity blocked)" };
         lines.extend([
             ("Expected votes", info.expected_votes.to_string()),
             ("Highest expected", info.highest_expected.to_string()),
@@ -113,12 +128,22 @@ pub(crate) fn text(snapshot: &Snapshot) -> String {
         ]);
         if snapshot.has_qdevice() {
             let (votes, configured) = (qdevice_votes(info), info.qdevice_votes);
-            let later = if votes == configured { String::new() } else { format!(" ({configured} when it votes)") };
+            let later = if votes == configured {
+                String::new()
+            } else {
+                format!(" ({configured} when it votes)")
+            };
             lines.push(("Quorum device", format!("{}, votes {votes}{later}", info.qdevice_name)));
         }
     }
-    let lines = lines.iter().map(|(name, value)| format!("{:<18}{}\n", format!("{name}:"), printable(value)));
-    let nodes = if snapshot.view.is_some() { nodes_text(snapshot) } else { "Members are not known.\n".to_owned() };
+    let lines = lines
+        .iter()
+        .map(|(name, value)| format!("{:<18}{}\n", format!("{name}:"), printable(value)));
+    let nodes = if snapshot.view.is_some() {
+        nodes_text(snapshot)
+    } else {
+        "Members are not known.\n".to_owned()
+    };
     format!("{}\n{nodes}", lines.collect::<String>())
 }
 
@@ -140,10 +165,15 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
     head.extend(["NAME", "ADDRESS"]);
     let mut rows: Vec<Vec<String>> = vec![head.iter().map(ToString::to_string).collect()];
     let members = snapshot.members.iter().map(|node| (node, "member"));
-    for (node, default_state) in members.chain(snapshot.absent.iter().map(|node| (node, "absent"))) {
+    for (node, default_state) in members.chain(snapshot.absent.iter().map(|node| (node, "absent")))
+    {
         let mut row = vec![node.node_id.to_string()];
         if has_votes {
-            row.push(node.votes.as_ref().map_or(no("votequorum").to_owned(), |info| info.votes.to_string()));
+            row.push(
+                node.votes
+                    .as_ref()
+                    .map_or(no("votequorum").to_owned(), |info| info.votes.to_string()),
+            );
         }
         row.push(state(node).unwrap_or_else(|| default_state.to_owned()));
         if has_devices {
@@ -162,12 +192,15 @@ fn is_registered(info: &Info) -> bool {
     info.flags.contains(InfoFlags::QDEVICE_REGISTERED)
 }
 
-/// As corosync-quorumtool: alive, votes, master wins, each preceded by N if not; NR when no device is registered.
+/// As corosync-quorumtool: alive, votes, master wins, each preceded by N if not; NR when no device
+/// is registered.
 fn qdevice_text(info: &Info) -> String {
     if !is_registered(info) {
         return "NR".to_owned();
     }
-    let letter = |flag, yes: &str| if info.flags.contains(flag) { yes.to_owned() } else { format!("N{yes}") };
+    let letter = |flag, yes: &str| {
+        if info.flags.contains(flag) { yes.to_owned() } else { format!("N{yes}") }
+    };
     [
         letter(InfoFlags::QDEVICE_ALIVE, "A"),
         letter(InfoFlags::QDEVICE_CAST_VOTE, "V"),

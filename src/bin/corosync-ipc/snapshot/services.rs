@@ -87,7 +87,8 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Whether the service is not there because it need not be: it is not configured, or this corosync has none.
+    /// Whether the service is not there because it need not be: it is not configured, or this
+    /// corosync has none.
     ///
     /// `has_votequorum`: whether votequorum is configured. Where nobody tells, it is missed.
     pub(crate) fn is_absent(&self, has_votequorum: Option<bool>) -> bool {
@@ -129,12 +130,15 @@ pub(crate) fn faults(probes: &[Probe], has_votequorum: Option<bool>) -> Faults {
 /// Tries all services at once.
 pub(crate) fn probe_all(endpoint: &Endpoint, deadline: Instant) -> Vec<Probe> {
     thread::scope(|scope| {
-        let probes = SERVICES.each_ref().map(|service| (service, ask(scope, deadline, || (service.probe)(endpoint))));
+        let probes = SERVICES
+            .each_ref()
+            .map(|service| (service, ask(scope, deadline, || (service.probe)(endpoint))));
         probes.map(|(service, asked)| Probe { service, result: join(asked) }).into()
     })
 }
 
-/// Asks something on a thread of its own, until the deadline: several questions at once then take one timeout.
+/// Asks something on a thread of its own, until the deadline: several questions at once then take
+/// one timeout.
 pub(crate) fn ask<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     deadline: Instant,

@@ -1,4 +1,5 @@
-//! The keys of knet's links. Nothing goes over a link here, so that what is counted of it stays as it was.
+//! The keys of knet's links. Nothing goes over a link here, so that what is counted of it stays as
+//! it was.
 
 use crate::cmap::Value;
 use crate::wire::values::NodeId;
@@ -94,5 +95,9 @@ pub(super) fn link(node: NodeId, mtu: u32) -> impl Iterator<Item = (String, Valu
     ];
     let long = LINK_LONG.into_iter().map(|name| (name, Value::U64(0)));
     let short = LINK_SHORT.into_iter().map(|name| (name, Value::U32(0)));
-    state.into_iter().chain(long).chain(short).map(move |(name, value)| (of_link(node, name), value))
+    state
+        .into_iter()
+        .chain(long)
+        .chain(short)
+        .map(move |(name, value)| (of_link(node, name), value))
 }

@@ -16,7 +16,8 @@ use crate::error::CsError;
 use crate::wire::cmap::RawValue;
 use crate::wire::values::NodeId;
 
-/// How often the daemon looks whether what is tracked has changed. As `corosync_totem_stats_updater`.
+/// How often the daemon looks whether what is tracked has changed. As
+/// `corosync_totem_stats_updater`.
 const PERIOD: Duration = Duration::from_millis(1500);
 
 const ACTIVE: &str = "stats.ipcs.global.active";
@@ -32,7 +33,8 @@ const ENTERED: [&str; 4] = [
     "stats.srp.operational_entered",
 ];
 
-/// What is not of a connection. The token's counters stand still, as those of a real node that is alone do.
+/// What is not of a connection. The token's counters stand still, as those of a real node that is
+/// alone do.
 const COUNTERS: [(&str, Value); 34] = [
     (ACTIVE, Value::U64(0)),
     (CLOSED, Value::U64(0)),
@@ -72,7 +74,8 @@ const COUNTERS: [(&str, Value); 34] = [
 
 type Read = fn(&Connection) -> Value;
 
-/// What is told of a connection, in the order in which the keys come and go. What does not happen here is 0.
+/// What is told of a connection, in the order in which the keys come and go. What does not happen
+/// here is 0.
 const OF_A_CONNECTION: [(&str, Read); 13] = [
     ("queueing", |_| Value::I32(0)),
     ("queued", |_| Value::U32(0)),
@@ -149,7 +152,9 @@ pub(crate) struct Iter {
 
 impl Stats {
     pub(crate) fn new(now: Instant) -> Self {
-        let own = |(name, value): (&'static str, Value)| (Bytes::from_static(name.as_bytes()), Source::Own(value));
+        let own = |(name, value): (&'static str, Value)| {
+            (Bytes::from_static(name.as_bytes()), Source::Own(value))
+        };
         Self {
             keys: COUNTERS.into_iter().map(own).collect(),
             connections: BTreeMap::new(),
@@ -161,18 +166,28 @@ impl Stats {
         }
     }
 
-    /// The node talks with these, itself among them, over knet, in packets of so many bytes at most.
+    /// The node talks with these, itself among them, over knet, in packets of so many bytes at
+    /// most.
     pub(crate) fn add_links(&mut self, nodes: impl Iterator<Item = (NodeId, u32)>) {
         let nodes: BTreeMap<NodeId, u32> = nodes.collect();
         self.links = nodes.keys().map(|node| (*node, false)).collect();
         let links = nodes.into_iter().flat_map(|(node, mtu)| knet::link(node, mtu));
-        self.keys.extend(knet::handle().chain(links).map(|(name, value)| (name.into(), Source::Own(value))));
+        self.keys.extend(
+            knet::handle().chain(links).map(|(name, value)| (name.into(), Source::Own(value))),
+        );
     }
 
     // --- what is counted ---
 
-    /// A connection was made, of which those are told who track its keys. Matches `stats_ipcs_add_connection`.
-    pub(crate) fn connect(&mut self, client: ClientId, service: u32, pid: i32, name: String) -> Vec<Notice> {
+    /// A connection was made, of which those are told who track its keys. Matches
+    /// `stats_ipcs_add_connection`.
+    pub(crate) fn connect(
+        &mut self,
+        client: ClientId,
+        service: u32,
+        pid: i32,
+        name: String,
+    ) -> Vec<Notice> {
         // The last part is an address in the daemon.
         let address = 0x5eed_0000_0000 + (client.0 << 4);
         let prefix = format!("stats.ipcs.service{service}.{pid}.{address:#x}");
@@ -254,7 +269,8 @@ impl Stats {
         let behind = key.strip_prefix(CLEAR).ok_or(CsError::Access)?;
         let is = |name: &str| behind.starts_with(name.as_bytes());
         let (knet, ipc) = (is("knet") || is("all"), is("ipc") || is("all"));
-        // As in the daemon, what is to clear knet's counters clears totem's. There are none of schedmiss here.
+        // As in the daemon, what is to clear knet's counters clears totem's. There are none of
+        // schedmiss here.
         let totem = is("totem") || knet;
         if !(totem || ipc || is("schedmiss")) {
             return Err(CsError::NotSupported);
@@ -267,15 +283,19 @@ impl Stats {
         }
         if ipc {
             self.clear("stats.ipcs.global.");
-            self.connections.values_mut().for_each(|connection| connection.counted = Counted::default());
+            self.connections
+                .values_mut()
+                .for_each(|connection| connection.counted = Counted::default());
         }
         Ok(())
     }
 
     /// Sets what is counted of these keys to 0, which nothing of 8 bits is.
     fn clear(&mut self, prefix: &str) {
-        let keys =
-            self.keys.iter_mut().filter(|(key, _)| key.starts_with(prefix.as_bytes()) && !key.ends_with(b".mtu"));
+        let keys = self
+            .keys
+            .iter_mut()
+            .filter(|(key, _)| key.starts_with(prefix.as_bytes()) && !key.ends_with(b".mtu"));
         for (_, source) in keys {
             match source {
                 Source::Own(Value::U64(number)) => *number = 0,
@@ -321,7 +341,8 @@ impl Stats {
 
     // --- who is told ---
 
-    /// Starts to watch. Matches `stats_map_track_add`: prefixes only for what comes and goes; unknown bits are left alone.
+    /// Starts to watch. Matches `stats_map_track_add`: prefixes only for what comes and goes;
+    /// unknown bits are left alone.
     pub(crate) fn track(
         &mut self,
         now: Instant,
@@ -336,7 +357,8 @@ impl Stats {
         let id = self.trackers.add(key.clone(), events, watcher);
         if !is_prefix && !key.is_empty() {
             if self.watched.is_empty() {
-                let passed = now.saturating_duration_since(self.started).as_nanos() % PERIOD.as_nanos();
+                let passed =
+                    now.saturating_duration_since(self.started).as_nanos() % PERIOD.as_nanos();
                 self.due = now + PERIOD - Duration::from_nanos(passed as u64);
             }
             let told = self.get(&key).map_or(Bytes::from_static(&[0; 8]), |value| value.data);
@@ -355,8 +377,9 @@ impl Stats {
         (!self.watched.is_empty()).then_some(self.due)
     }
 
-    /// Whom to tell what changed since the timer ended last. Matches `stats_trigger_trackers`: the newest tracker is the first, whatever
-    /// events it asked for, and the old value is told to be the new one.
+    /// Whom to tell what changed since the timer ended last. Matches `stats_trigger_trackers`: the
+    /// newest tracker is the first, whatever events it asked for, and the old value is told to
+    /// be the new one.
     pub(crate) fn timer(&mut self, now: Instant) -> Vec<Notice> {
         if self.next_timer().is_none_or(|due| now < due) {
             return Vec::new();
@@ -369,7 +392,13 @@ impl Stats {
             if let Some(value) = self.get(key).filter(|value| !told.starts_with(&value.data)) {
                 told.clone_from(&value.data);
                 let (new, old) = (value.clone(), value);
-                notices.push(Notice { watcher: *watcher, event: TrackEvents::MODIFY, key: key.clone(), new, old });
+                notices.push(Notice {
+                    watcher: *watcher,
+                    event: TrackEvents::MODIFY,
+                    key: key.clone(),
+                    new,
+                    old,
+                });
             }
         }
         self.watched = watched;
@@ -390,7 +419,8 @@ mod tests {
     #[test]
     fn the_timer_runs_while_a_key_is_tracked() {
         let start = Instant::now();
-        let after = |periods: u32, millis: u64| start + PERIOD * periods + Duration::from_millis(millis);
+        let after =
+            |periods: u32, millis: u64| start + PERIOD * periods + Duration::from_millis(millis);
         let mut stats = Stats::new(start);
         let track = |stats: &mut Stats, now, key: &'static str, events| {
             let watcher = Watcher::Client { client: ClientId(1), instance: 0 };

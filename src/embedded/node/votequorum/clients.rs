@@ -11,9 +11,10 @@ use crate::error::CsError;
 use crate::votequorum::{InfoFlags, NodeEntry, NodeState, QDEVICE_NODE_ID};
 use crate::wire::values::{NodeId, TrackFlags};
 use crate::wire::votequorum::{
-    AnyRequest, ExpectedVotesNotification, ExpectedVotesNotification199, GetInfoReply, NodeInfo, NodelistNotification,
-    Notification199, QdeviceMasterWins, QdevicePoll, QdeviceRegister, QdeviceUnregister, QdeviceUpdate,
-    QuorumNotification, SetVotes, ShortNodeInfo, Status, TrackStart,
+    AnyRequest, ExpectedVotesNotification, ExpectedVotesNotification199, GetInfoReply, NodeInfo,
+    NodelistNotification, Notification199, QdeviceMasterWins, QdevicePoll, QdeviceRegister,
+    QdeviceUnregister, QdeviceUpdate, QuorumNotification, SetVotes, ShortNodeInfo, Status,
+    TrackStart,
 };
 
 impl Votequorum {
@@ -21,19 +22,26 @@ impl Votequorum {
         // This node is the last, whatever its id: so does the daemon sort others into its list.
         let others = self.nodes.iter().filter(|(id, _)| **id != self.us);
         let all = others.chain(self.nodes.get_key_value(&self.us));
-        let mut node_list: Vec<_> = all.map(|(id, node)| NodeEntry { node_id: *id, state: node.state }).collect();
+        let mut node_list: Vec<_> =
+            all.map(|(id, node)| NodeEntry { node_id: *id, state: node.state }).collect();
         if self.our_flags() & flag::QDEVICE_REGISTERED != 0 {
             // Nobody ever sets the state of the device's entry.
             node_list.push(NodeEntry { node_id: QDEVICE_NODE_ID, state: NodeState(0) });
         }
         let quorate = self.is_quorate.into();
         if self.age == Age::V1_99 {
-            return context.event(client, &Notification199 { quorate, context: tracking, node_list });
+            return context
+                .event(client, &Notification199 { quorate, context: tracking, node_list });
         }
         context.event(client, &QuorumNotification { quorate, context: tracking, node_list });
     }
 
-    pub(super) fn notify_nodelist(&self, context: &mut Context<'_>, client: ClientId, tracking: u64) {
+    pub(super) fn notify_nodelist(
+        &self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        tracking: u64,
+    ) {
         if self.age == Age::V1_99 {
             // It has no such notification.
             return;
@@ -47,17 +55,30 @@ impl Votequorum {
         for tracker in self.trackers.iter().rev() {
             let Tracker { client, context: tracking, .. } = *tracker;
             if self.age == Age::V1_99 {
-                context.event(client, &ExpectedVotesNotification199 { context: tracking, expected_votes });
+                context.event(
+                    client,
+                    &ExpectedVotesNotification199 { context: tracking, expected_votes },
+                );
             } else {
-                context.event(client, &ExpectedVotesNotification { context: tracking, expected_votes });
+                context.event(
+                    client,
+                    &ExpectedVotesNotification { context: tracking, expected_votes },
+                );
             }
         }
     }
 
-    pub(crate) fn request(&mut self, context: &mut Context<'_>, client: ClientId, request: AnyRequest) {
+    pub(crate) fn request(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        request: AnyRequest,
+    ) {
         let status = match request {
             AnyRequest::GetInfo(request) => return self.get_info(context, client, request.nodeid),
-            AnyRequest::SetExpected(request) => self.request_expected(context, request.expected_votes),
+            AnyRequest::SetExpected(request) => {
+                self.request_expected(context, request.expected_votes)
+            }
             AnyRequest::SetVotes(request) => self.request_votes(context, &request),
             AnyRequest::TrackStart(request) => self.track_start(context, client, &request),
             AnyRequest::TrackStop(_) => {
@@ -65,17 +86,23 @@ impl Votequorum {
                 self.trackers.retain(|tracker| tracker.client != client);
                 if self.trackers.len() < before { Ok(()) } else { Err(CsError::NotExist) }
             }
-            AnyRequest::QdeviceRegister(QdeviceRegister { name }) => match self.register(context, client, name) {
-                // Answered when the message has come round.
-                Ok(None) => return,
-                Ok(Some(())) => Ok(()),
-                Err(error) => Err(error),
-            },
-            AnyRequest::QdeviceUnregister(QdeviceUnregister { name }) => self.unregister(context, &name),
-            AnyRequest::QdeviceUpdate(QdeviceUpdate { oldname, newname }) => self.check_device(&oldname).map(|()| {
-                let rename = Exec::QdeviceRename { old: oldname, new: newname };
-                context.multicast(node::Exec::Votequorum(rename));
-            }),
+            AnyRequest::QdeviceRegister(QdeviceRegister { name }) => {
+                match self.register(context, client, name) {
+                    // Answered when the message has come round.
+                    Ok(None) => return,
+                    Ok(Some(())) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            AnyRequest::QdeviceUnregister(QdeviceUnregister { name }) => {
+                self.unregister(context, &name)
+            }
+            AnyRequest::QdeviceUpdate(QdeviceUpdate { oldname, newname }) => {
+                self.check_device(&oldname).map(|()| {
+                    let rename = Exec::QdeviceRename { old: oldname, new: newname };
+                    context.multicast(node::Exec::Votequorum(rename));
+                })
+            }
             AnyRequest::QdevicePoll(request) => self.poll(context, &request),
             AnyRequest::QdeviceMasterWins(request) => self.master_wins(context, &request),
             // Newer than the corosync this is.
@@ -126,7 +153,8 @@ impl Votequorum {
         info.state = Some(node.state);
         info.votes = node.votes;
         info.expected_votes = node.expected_votes;
-        info.highest_expected = self.alive().map(|(_, node)| node.expected_votes).max().unwrap_or(0);
+        info.highest_expected =
+            self.alive().map(|(_, node)| node.expected_votes).max().unwrap_or(0);
         info.total_votes = votes.wrapping_add(device);
         info.quorum = self.quorum;
         info.qdevice_votes = self.qdevice_votes;
@@ -138,9 +166,28 @@ impl Votequorum {
         if self.age > Age::V1_99 {
             return GetInfoReply::Full(info);
         }
-        let NodeInfo { nodeid, state, votes, expected_votes, highest_expected, total_votes, quorum, flags, .. } = info;
+        let NodeInfo {
+            nodeid,
+            state,
+            votes,
+            expected_votes,
+            highest_expected,
+            total_votes,
+            quorum,
+            flags,
+            ..
+        } = info;
         let state = state.unwrap_or_default().0;
-        let words = [nodeid.0, state, votes, expected_votes, highest_expected, total_votes, quorum, flags.bits()];
+        let words = [
+            nodeid.0,
+            state,
+            votes,
+            expected_votes,
+            highest_expected,
+            total_votes,
+            quorum,
+            flags.bits(),
+        ];
         GetInfoReply::Short(ShortNodeInfo(words))
     }
 
@@ -156,7 +203,11 @@ impl Votequorum {
         Ok(())
     }
 
-    fn request_votes(&mut self, context: &mut Context<'_>, request: &SetVotes) -> Result<(), CsError> {
+    fn request_votes(
+        &mut self,
+        context: &mut Context<'_>,
+        request: &SetVotes,
+    ) -> Result<(), CsError> {
         let id = request.nodeid;
         let saved = self.votes_of(id).ok_or(CsError::NameNotFound)?;
         self.set_votes_of(id, request.votes);
@@ -165,13 +216,18 @@ impl Votequorum {
             self.set_votes_of(id, saved);
             return Err(CsError::InvalidParam);
         }
-        context.multicast(node::Exec::Votequorum(Exec::NodeVotes { node: id, votes: request.votes }));
+        context
+            .multicast(node::Exec::Votequorum(Exec::NodeVotes { node: id, votes: request.votes }));
         Ok(())
     }
 
     /// Votes of a node or, as node 0, of the quorum device.
     pub(super) fn votes_of(&self, id: NodeId) -> Option<u32> {
-        if id == QDEVICE_NODE_ID { Some(self.qdevice_votes) } else { self.nodes.get(&id).map(|node| node.votes) }
+        if id == QDEVICE_NODE_ID {
+            Some(self.qdevice_votes)
+        } else {
+            self.nodes.get(&id).map(|node| node.votes)
+        }
     }
 
     pub(super) fn set_votes_of(&mut self, id: NodeId, votes: u32) {
@@ -211,7 +267,12 @@ impl Votequorum {
     }
 
     /// `None`: the answer comes later.
-    fn register(&mut self, context: &mut Context<'_>, client: ClientId, name: Bytes) -> Result<Option<()>, CsError> {
+    fn register(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        name: Bytes,
+    ) -> Result<Option<()>, CsError> {
         if !self.qdevice_can_operate {
             return Err(CsError::Access);
         }
@@ -229,8 +290,10 @@ impl Votequorum {
     fn unregister(&mut self, context: &mut Context<'_>, name: &Bytes) -> Result<(), CsError> {
         self.check_device(name)?;
         self.qdevice_timer = None;
-        let device =
-            flag::QDEVICE_REGISTERED | flag::QDEVICE_ALIVE | flag::QDEVICE_CAST_VOTE | flag::QDEVICE_MASTER_WINS;
+        let device = flag::QDEVICE_REGISTERED
+            | flag::QDEVICE_ALIVE
+            | flag::QDEVICE_CAST_VOTE
+            | flag::QDEVICE_MASTER_WINS;
         self.change_our_flags(|flags| flags & !device);
         self.send_node_info(context, self.us);
         context.multicast(node::Exec::Votequorum(Exec::QdeviceUnregister));
@@ -257,22 +320,25 @@ impl Votequorum {
         if self.our_flags() != old {
             self.send_node_info(context, self.us);
         }
-        self.qdevice_timer = context.now.checked_add(Duration::from_millis(self.qdevice_timeout.into()));
+        self.qdevice_timer =
+            context.now.checked_add(Duration::from_millis(self.qdevice_timeout.into()));
         self.waits_for_device = false;
         Ok(())
     }
 
-    fn master_wins(&mut self, context: &mut Context<'_>, request: &QdeviceMasterWins) -> Result<(), CsError> {
+    fn master_wins(
+        &mut self,
+        context: &mut Context<'_>,
+        request: &QdeviceMasterWins,
+    ) -> Result<(), CsError> {
         if !self.qdevice_can_operate {
             return Err(CsError::Access);
         }
         self.check_device(&request.name)?;
         let (old, on) = (self.our_flags(), request.allow != 0);
-        self.change_our_flags(
-            |flags| {
-                if on { flags | flag::QDEVICE_MASTER_WINS } else { flags & !flag::QDEVICE_MASTER_WINS }
-            },
-        );
+        self.change_our_flags(|flags| {
+            if on { flags | flag::QDEVICE_MASTER_WINS } else { flags & !flag::QDEVICE_MASTER_WINS }
+        });
         if self.our_flags() != old {
             self.send_node_info(context, self.us);
         }

@@ -3,7 +3,8 @@
 use super::super::Context;
 use super::super::trackers::Notice;
 use super::{
-    DEFAULT_LAST_MAN_WINDOW, DEFAULT_QDEVICE_SYNC_TIMEOUT, DEFAULT_QDEVICE_TIMEOUT, Exec, TieBreaker, Votequorum, flag,
+    DEFAULT_LAST_MAN_WINDOW, DEFAULT_QDEVICE_SYNC_TIMEOUT, DEFAULT_QDEVICE_TIMEOUT, Exec,
+    TieBreaker, Votequorum, flag,
 };
 use crate::codec::CS_OK;
 use crate::embedded::node;
@@ -12,15 +13,26 @@ use crate::votequorum::QDEVICE_NODE_ID;
 impl Votequorum {
     /// A key the service watches has changed. Matches `votequorum_refresh_config`.
     pub(crate) fn refresh(&mut self, context: &mut Context<'_>, notice: &Notice) {
-        if context.icmap.get_as::<u8>("config.totemconfig_reload_in_progress").is_some_and(|reloading| reloading != 0) {
+        if context
+            .icmap
+            .get_as::<u8>("config.totemconfig_reload_in_progress")
+            .is_some_and(|reloading| reloading != 0)
+        {
             return;
         }
         let reload = notice.key == b"config.totemconfig_reload_in_progress"[..];
-        if reload && context.icmap.get_as::<i32>("config.reload_status").is_some_and(|status| status != CS_OK) {
+        if reload
+            && context
+                .icmap
+                .get_as::<i32>("config.reload_status")
+                .is_some_and(|status| status != CS_OK)
+        {
             return;
         }
         const CANCEL: &str = "quorum.cancel_wait_for_all";
-        if notice.key == CANCEL && context.icmap.get_as::<u8>(CANCEL).is_some_and(|cancel| cancel >= 1) {
+        if notice.key == CANCEL
+            && context.icmap.get_as::<u8>(CANCEL).is_some_and(|cancel| cancel >= 1)
+        {
             context.set(CANCEL, 0u8);
             context.multicast(node::Exec::Votequorum(Exec::CancelWaitForAll));
             return;
@@ -40,7 +52,11 @@ impl Votequorum {
     }
 
     /// Matches `votequorum_readconfig`.
-    pub(super) fn read_config(&mut self, context: &mut Context<'_>, is_start: bool) -> Result<(), &'static str> {
+    pub(super) fn read_config(
+        &mut self,
+        context: &mut Context<'_>,
+        is_start: bool,
+    ) -> Result<(), &'static str> {
         if !is_start {
             self.two_node = false;
             self.tie_breaker = self.initial_tie_breaker.clone();
@@ -48,7 +64,8 @@ impl Votequorum {
         }
         let mut expected = context.icmap.get_as::<u32>("quorum.expected_votes").unwrap_or(0);
         let nodes = self.read_nodelist(context);
-        let model = context.icmap.get_as::<String>("quorum.device.model").filter(|model| !model.is_empty());
+        let model =
+            context.icmap.get_as::<String>("quorum.device.model").filter(|model| !model.is_empty());
         let has_device = model.is_some();
         // -1 stands for "to be computed".
         let mut device_votes = 0;
@@ -56,18 +73,23 @@ impl Votequorum {
             device_votes = context.icmap.get_as::<u32>("quorum.device.votes").unwrap_or(u32::MAX);
             let timeout = |key, default| context.icmap.get_as::<u32>(key).unwrap_or(default);
             self.qdevice_timeout = timeout("quorum.device.timeout", DEFAULT_QDEVICE_TIMEOUT);
-            self.qdevice_sync_timeout = timeout("quorum.device.sync_timeout", DEFAULT_QDEVICE_SYNC_TIMEOUT);
+            self.qdevice_sync_timeout =
+                timeout("quorum.device.sync_timeout", DEFAULT_QDEVICE_SYNC_TIMEOUT);
             self.set_qdevice_can_operate(context, true);
         }
         if let Some(two_node) = context.icmap.get_as::<u8>("quorum.two_node") {
             self.two_node = two_node != 0;
         }
         if nodes.is_none() && expected == 0 {
-            return Err("configuration error: nodelist or quorum.expected_votes must be configured!");
+            return Err(
+                "configuration error: nodelist or quorum.expected_votes must be configured!",
+            );
         }
         if self.two_node && has_device {
             if is_start {
-                return Err("configuration error: two_node and quorum device cannot be configured at the same time!");
+                return Err(
+                    "configuration error: two_node and quorum device cannot be configured at the same time!",
+                );
             }
             if self.our_flags() & flag::QDEVICE_REGISTERED != 0 {
                 self.two_node = false;
@@ -112,11 +134,16 @@ impl Votequorum {
                 "configuration error: quorum.device.votes must be specified when quorum.expected_votes is set",
             ),
             (
-                has_device && device_votes == u32::MAX && nodes.is_some() && node_count != node_expected,
+                has_device
+                    && device_votes == u32::MAX
+                    && nodes.is_some()
+                    && node_count != node_expected,
                 "configuration error: quorum.device.votes must be specified when not all nodes votes 1",
             ),
             (
-                device_votes > 0 && expected != 0 && (expected.wrapping_sub(device_votes) as i32) < 2,
+                device_votes > 0
+                    && expected != 0
+                    && (expected.wrapping_sub(device_votes) as i32) < 2,
                 "configuration error: quorum.device.votes is too high or expected_votes is too low",
             ),
         ];
@@ -170,7 +197,8 @@ impl Votequorum {
         self.wait_for_all_autoset = flag("quorum.wait_for_all").is_none();
         self.wait_for_all = flag("quorum.wait_for_all").unwrap_or(false);
         self.last_man_standing = flag("quorum.last_man_standing").unwrap_or(false);
-        self.expected_tracking = flag("quorum.expected_votes_tracking").unwrap_or(false) || self.allow_downscale;
+        self.expected_tracking =
+            flag("quorum.expected_votes_tracking").unwrap_or(false) || self.allow_downscale;
         let has_tie_breaker = flag("quorum.auto_tie_breaker").unwrap_or(false);
         let window = context.icmap.get_as::<u32>("quorum.last_man_standing_window");
         self.last_man_window = window.unwrap_or(DEFAULT_LAST_MAN_WINDOW);
@@ -181,19 +209,26 @@ impl Votequorum {
         }
         self.initial_tie_breaker = self.tie_breaker.clone();
         if self.expected_tracking {
-            // The daemon keeps it in a file from one start to the next; here every start is the first.
+            // The daemon keeps it in a file from one start to the next; here every start is the
+            // first.
             self.set_tracking_barrier(context, self.tracking_barrier);
         }
     }
 
-    /// How many nodes the nodelist has, this node's votes, and those of all. Matches `votequorum_read_nodelist_configuration`.
+    /// How many nodes the nodelist has, this node's votes, and those of all. Matches
+    /// `votequorum_read_nodelist_configuration`.
     fn read_nodelist(&self, context: &Context<'_>) -> Option<(u32, u32, u32)> {
         const PREFIX: &str = "nodelist.node.";
         let our_position = context.icmap.get_as::<u32>("nodelist.local_node_pos")?;
         let (mut count, mut our_votes, mut expected, mut last) = (0, 0, 0u32, None);
         for (key, _) in context.icmap.with_prefix(PREFIX) {
-            let behind = key.get(PREFIX.len()..).and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
-            let Some(position) = behind.split_once('.').and_then(|(position, _)| position.parse::<u32>().ok()) else {
+            let behind = key
+                .get(PREFIX.len()..)
+                .and_then(|key| std::str::from_utf8(key).ok())
+                .unwrap_or_default();
+            let Some(position) =
+                behind.split_once('.').and_then(|(position, _)| position.parse::<u32>().ok())
+            else {
                 continue;
             };
             if last == Some(position) {
@@ -201,7 +236,10 @@ impl Votequorum {
             }
             last = Some(position);
             count += 1;
-            let votes = context.icmap.get_as::<u32>(&format!("{PREFIX}{position}.quorum_votes")).unwrap_or(1);
+            let votes = context
+                .icmap
+                .get_as::<u32>(&format!("{PREFIX}{position}.quorum_votes"))
+                .unwrap_or(1);
             expected = expected.wrapping_add(votes);
             if position == our_position {
                 our_votes = votes;
@@ -227,7 +265,9 @@ impl Votequorum {
 
     pub(super) fn set_wait_for_all_status(&mut self, context: &mut Context<'_>, on: bool) {
         self.wait_for_all_status = on;
-        self.change_our_flags(|flags| if on { flags | flag::WAIT_FOR_ALL } else { flags & !flag::WAIT_FOR_ALL });
+        self.change_our_flags(|flags| {
+            if on { flags | flag::WAIT_FOR_ALL } else { flags & !flag::WAIT_FOR_ALL }
+        });
         context.set("runtime.votequorum.wait_for_all_status", u8::from(on));
     }
 }

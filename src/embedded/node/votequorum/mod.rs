@@ -98,8 +98,10 @@ impl TieBreaker {
 
     /// Matches `parse_atb_string`.
     fn parse(text: &str) -> Self {
-        let list: Vec<NodeId> =
-            text.split_whitespace().map_while(|word| word.parse().ok().filter(|id| *id != 0).map(NodeId)).collect();
+        let list: Vec<NodeId> = text
+            .split_whitespace()
+            .map_while(|word| word.parse().ok().filter(|id| *id != 0).map(NodeId))
+            .collect();
         match text {
             "lowest" => Self::Lowest,
             "highest" => Self::Highest,
@@ -199,7 +201,11 @@ impl Votequorum {
     ///
     /// # Errors
     /// A configuration with which the daemon does not start, in its words.
-    pub(crate) fn start(&mut self, context: &mut Context<'_>, quorum: &mut Quorum) -> Result<(), &'static str> {
+    pub(crate) fn start(
+        &mut self,
+        context: &mut Context<'_>,
+        quorum: &mut Quorum,
+    ) -> Result<(), &'static str> {
         context.set("runtime.votequorum.this_node_id", self.us.0);
         let us = Node { state: NodeState::MEMBER, votes: 1, expected_votes: 0, flags: flag::FIRST };
         self.nodes.insert(self.us, us);
@@ -208,9 +214,14 @@ impl Votequorum {
         for key in READ_ONLY {
             context.icmap.protect(key, false);
         }
-        let events = TrackEvents::ADD | TrackEvents::DELETE | TrackEvents::MODIFY | TrackEvents::PREFIX;
+        let events =
+            TrackEvents::ADD | TrackEvents::DELETE | TrackEvents::MODIFY | TrackEvents::PREFIX;
         for prefix in ["nodelist.", "quorum."] {
-            let _ = context.icmap.track(Bytes::from_static(prefix.as_bytes()), events, Watcher::Votequorum);
+            let _ = context.icmap.track(
+                Bytes::from_static(prefix.as_bytes()),
+                events,
+                Watcher::Votequorum,
+            );
         }
         let events = TrackEvents::ADD | TrackEvents::MODIFY;
         let key = Bytes::from_static(b"config.totemconfig_reload_in_progress");
@@ -257,9 +268,12 @@ impl Votequorum {
 
     fn send_node_info(&self, context: &mut Context<'_>, node: NodeId) {
         let info = match self.nodes.get(&node) {
-            Some(info) => {
-                Exec::NodeInfo { node, votes: info.votes, expected_votes: info.expected_votes, flags: info.flags }
-            }
+            Some(info) => Exec::NodeInfo {
+                node,
+                votes: info.votes,
+                expected_votes: info.expected_votes,
+                flags: info.flags,
+            },
             None if node == QDEVICE_NODE_ID => {
                 Exec::NodeInfo { node, votes: self.qdevice_votes, expected_votes: 0, flags: 0 }
             }
@@ -268,12 +282,20 @@ impl Votequorum {
         context.multicast(super::Exec::Votequorum(info));
     }
 
-    pub(crate) fn deliver(&mut self, context: &mut Context<'_>, quorum: &mut Quorum, from: NodeId, exec: Exec) {
+    pub(crate) fn deliver(
+        &mut self,
+        context: &mut Context<'_>,
+        quorum: &mut Quorum,
+        from: NodeId,
+        exec: Exec,
+    ) {
         match exec {
             Exec::NodeInfo { node, votes, .. } if node == QDEVICE_NODE_ID => {
-                let is_sender_quorate = self.nodes.get(&from).is_some_and(|node| node.flags & flag::QUORATE != 0);
+                let is_sender_quorate =
+                    self.nodes.get(&from).is_some_and(|node| node.flags & flag::QUORATE != 0);
                 let old = self.qdevice_votes;
-                self.qdevice_votes = if !self.is_quorate && is_sender_quorate { votes } else { old.max(votes) };
+                self.qdevice_votes =
+                    if !self.is_quorate && is_sender_quorate { votes } else { old.max(votes) };
                 if self.qdevice_votes != old {
                     self.recalculate(context, quorum, false, false);
                 }
@@ -333,7 +355,11 @@ impl Votequorum {
                 us.expected_votes = expected_votes;
             }
         }
-        let expected_votes = if sender_quorate || self.expected_tracking { expected_votes } else { self.our_votes().1 };
+        let expected_votes = if sender_quorate || self.expected_tracking {
+            expected_votes
+        } else {
+            self.our_votes().1
+        };
         let state = if is_leaving { NodeState::LEAVING } else { NodeState::MEMBER };
         let node = Node { state, votes, expected_votes, flags };
         self.nodes.insert(id, node.clone());
@@ -392,20 +418,26 @@ impl Votequorum {
             }
         }
         let count = membership.members.len() as u32;
-        let low = self.tie_breaker != TieBreaker::None && self.alive().any(|(id, _)| *id == self.lowest);
-        if self.last_man_standing && ((count >= self.quorum && has_left) || (count <= self.quorum && low)) {
-            self.last_man_timer = context.now.checked_add(Duration::from_millis(self.last_man_window.into()));
+        let low =
+            self.tie_breaker != TieBreaker::None && self.alive().any(|(id, _)| *id == self.lowest);
+        if self.last_man_standing
+            && ((count >= self.quorum && has_left) || (count <= self.quorum && low))
+        {
+            self.last_man_timer =
+                context.now.checked_add(Duration::from_millis(self.last_man_window.into()));
         }
         self.previous_members = std::mem::replace(&mut self.members, membership.members.clone());
         self.ring_id = membership.ring_id;
         let polled = flag::QDEVICE_REGISTERED | flag::QDEVICE_ALIVE;
         if self.our_flags() & polled == polled {
-            self.qdevice_timer = context.now.checked_add(Duration::from_millis(self.qdevice_sync_timeout.into()));
+            self.qdevice_timer =
+                context.now.checked_add(Duration::from_millis(self.qdevice_sync_timeout.into()));
         }
         self.waits_for_device = self.our_flags() & polled == polled;
     }
 
-    /// Whether synchronization waits for the quorum device to say what it thinks of the new ring, or for the time it has for that.
+    /// Whether synchronization waits for the quorum device to say what it thinks of the new ring,
+    /// or for the time it has for that.
     pub(crate) fn waits_for_device(&self) -> bool {
         self.waits_for_device && self.our_flags() & flag::QDEVICE_REGISTERED != 0
     }

@@ -115,7 +115,9 @@ impl Votequorum {
         is_quorate |= self.qdevice_master_wins && self.has_master();
         let has_changed = is_quorate != self.is_quorate;
         self.is_quorate = is_quorate;
-        self.change_our_flags(|flags| if is_quorate { flags | flag::QUORATE } else { flags & !flag::QUORATE });
+        self.change_our_flags(|flags| {
+            if is_quorate { flags | flag::QUORATE } else { flags & !flag::QUORATE }
+        });
         if self.wait_for_all {
             self.set_wait_for_all_status(context, !is_quorate);
         }
@@ -132,7 +134,9 @@ impl Votequorum {
             TieBreaker::Highest => self.alive().any(|(id, _)| *id == self.highest),
             TieBreaker::List(list) => {
                 let here = list.iter().position(|node| self.members.contains(node));
-                here.is_some_and(|here| !list.iter().take(here).any(|node| self.previous_members.contains(node)))
+                here.is_some_and(|here| {
+                    !list.iter().take(here).any(|node| self.previous_members.contains(node))
+                })
             }
         }
     }

@@ -33,7 +33,8 @@ enum Change {
 
 /// Reads the file and checks all of it.
 pub(crate) fn read(file: &Path) -> Result<Vec<Step>, Failure> {
-    let name = if file == Path::new("-") { "standard input".into() } else { file.display().to_string() };
+    let name =
+        if file == Path::new("-") { "standard input".into() } else { file.display().to_string() };
     let failed = |error: io::Error| Failure::usage(format!("{name}: {error}"));
     let mut bytes = Vec::new();
     if file == Path::new("-") {
@@ -74,8 +75,11 @@ fn parse_json(text: &str) -> Result<Vec<Step>, String> {
 }
 
 fn json_change(entry: &Json) -> Result<Change, String> {
-    let members = entry.as_object().ok_or("this is no object with \"key\", \"type\" and \"value\"")?;
-    if let Some(name) = members.keys().find(|name| !["key", "type", "value"].contains(&name.as_str())) {
+    let members =
+        entry.as_object().ok_or("this is no object with \"key\", \"type\" and \"value\"")?;
+    if let Some(name) =
+        members.keys().find(|name| !["key", "type", "value"].contains(&name.as_str()))
+    {
         return Err(format!(
             "there is no member {} in an entry, only \"key\", \"type\" and \"value\"",
             crate::output::quoted(name)
@@ -92,11 +96,13 @@ fn json_change(entry: &Json) -> Result<Change, String> {
 
 fn parse_lines(text: &str) -> Result<Vec<Step>, String> {
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
-    let steps = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).map(|(number, line)| {
-        let place = format!("line {number}");
-        let change = line_change(line).map_err(|error| format!("{place}: {error}"))?;
-        Ok(Step { place, change })
-    });
+    let steps = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).map(
+        |(number, line)| {
+            let place = format!("line {number}");
+            let change = line_change(line).map_err(|error| format!("{place}: {error}"))?;
+            Ok(Step { place, change })
+        },
+    );
     steps.collect()
 }
 
@@ -126,7 +132,8 @@ fn line_change(line: &str) -> Result<Change, String> {
 }
 
 fn split_word(text: &str) -> (&str, &str) {
-    text.split_once(char::is_whitespace).map_or((text, ""), |(word, rest)| (word, rest.trim_start()))
+    text.split_once(char::is_whitespace)
+        .map_or((text, ""), |(word, rest)| (word, rest.trim_start()))
 }
 
 fn checked(key: &str) -> Result<String, String> {
@@ -134,8 +141,8 @@ fn checked(key: &str) -> Result<String, String> {
     Ok(key.to_owned())
 }
 
-/// Makes the changes one after the other, until the daemon refuses one. That a key to delete is not there is a complaint, as
-/// corosync-cmapctl makes it, and no more.
+/// Makes the changes one after the other, until the daemon refuses one. That a key to delete is not
+/// there is a complaint, as corosync-cmapctl makes it, and no more.
 pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
     let mut progress = Progress::new(steps.len());
     for (done, step) in steps.iter().enumerate() {
@@ -145,7 +152,11 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
             Change::Delete(key) => match client.delete(key) {
                 Err(error) if is_absent(&error) => {
                     progress.clear();
-                    complain(&format!("{}: {}: there is no key {key}", step.place, describe(&error)));
+                    complain(&format!(
+                        "{}: {}: there is no key {key}",
+                        step.place,
+                        describe(&error)
+                    ));
                     Ok(())
                 }
                 deleted => deleted.explain(hint(key)),
@@ -154,7 +165,11 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
         };
         if let Err(failure) = result {
             progress.clear();
-            return Err(failure.while_at(&format!("{} ({done} of {} were done)", step.place, steps.len())));
+            return Err(failure.while_at(&format!(
+                "{} ({done} of {} were done)",
+                step.place,
+                steps.len()
+            )));
         }
     }
     progress.clear();
@@ -211,8 +226,7 @@ mod tests {
 
     #[test]
     fn lines_of_corosync_cmapctl_are_read() {
-        let text =
-            "# comment\n\n  \tmy.key  u32   5\nmy.text str two words \n^old.key\n^^old. ignored\nmy.bin bin AAE=";
+        let text = "# comment\n\n  \tmy.key  u32   5\nmy.text str two words \n^old.key\n^^old. ignored\nmy.bin bin AAE=";
         assert_eq!(
             changes(text),
             [
@@ -241,19 +255,29 @@ mod tests {
             ("a.b u32", "line 1: a line is KEY TYPE VALUE, ^KEY or ^^PREFIX"),
             ("^^", "line 1: ^^ needs the beginning of a key"),
             ("a.b bin -", "line 1: standard input cannot be read here: write base64 or @FILE"),
-            (r#"[{"key":"a.b","type":"u8","value":-1}]"#, "entry 1 (a.b): -1 is out of the range of u8, 0 to 255"),
+            (
+                r#"[{"key":"a.b","type":"u8","value":-1}]"#,
+                "entry 1 (a.b): -1 is out of the range of u8, 0 to 255",
+            ),
             ("[{}]", "entry 1: \"key\" is missing or no string"),
             ("[1]", "entry 1: this is no object with \"key\", \"type\" and \"value\""),
             (
                 r#"{"key":"a.b","type":"u8","value":1,"time":""}"#,
                 "entry 1 (a.b): there is no member \"time\" in an entry, only \"key\", \"type\" and \"value\"",
             ),
-            ("^^a b\n^^a,b", "line 2: key: ',' is not allowed in a key: only letters, digits and . _ - / : are"),
+            (
+                "^^a b\n^^a,b",
+                "line 2: key: ',' is not allowed in a key: only letters, digits and . _ - / : are",
+            ),
         ] {
             assert_eq!(parse(text).unwrap_err(), error);
         }
         assert!(parse("{").unwrap_err().starts_with("JSON: "));
         assert!(parse(&format!("{} u8 1", "k".repeat(256))).unwrap_err().contains("3 to 255"));
-        assert!(parse(&format!("my.key str {}", "x".repeat(2 << 20))).unwrap_err().contains("2097152 bytes are more"));
+        assert!(
+            parse(&format!("my.key str {}", "x".repeat(2 << 20)))
+                .unwrap_err()
+                .contains("2097152 bytes are more")
+        );
     }
 }

@@ -45,8 +45,9 @@ enum MapName {
 enum Command {
     /// Prints keys with their values
     ///
-    /// All of them, or those that begin with PREFIX, in the order the daemon gives. Prints `key (type) = value` as corosync-cmapctl does,
-    /// bytes in base64; with --json an array of {"key", "type", "value"}. No such key: prints nothing, or an empty array.
+    /// All of them, or those that begin with PREFIX, in the order the daemon gives. Prints `key
+    /// (type) = value` as corosync-cmapctl does, bytes in base64; with --json an array of
+    /// {"key", "type", "value"}. No such key: prints nothing, or an empty array.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap list
   corosync-ipc cmap list nodelist.
@@ -60,8 +61,9 @@ enum Command {
 
     /// Prints one value
     ///
-    /// Makes one request (two for a value above 1 KiB). Prints the bare value, bytes in base64; with --json {"key", "type", "value"}. A string
-    /// is printed as it is, whatever its bytes, but for those that would steer a terminal, on one. Ends with 1 when there is no such key.
+    /// Makes one request (two for a value above 1 KiB). Prints the bare value, bytes in base64;
+    /// with --json {"key", "type", "value"}. A string is printed as it is, whatever its bytes,
+    /// but for those that would steer a terminal, on one. Ends with 1 when there is no such key.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap get totem.cluster_name
   corosync-ipc --json cmap get runtime.config.totem.token")]
@@ -72,8 +74,9 @@ enum Command {
 
     /// Sets a key to a value
     ///
-    /// The key need not exist, and may have had another type. A value that does not fit its type is refused before anything is sent, with
-    /// the range named. Prints nothing. Ends with 1 when the key is read-only.
+    /// The key need not exist, and may have had another type. A value that does not fit its type is
+    /// refused before anything is sent, with the range named. Prints nothing. Ends with 1 when
+    /// the key is read-only.
     #[command(
         after_long_help = "VALUE of type bin is base64, or @FILE or - to have it read from a file or standard input.
 A string that begins with a dash comes behind `--`.
@@ -107,8 +110,9 @@ Examples:
 
     /// Adds 1 to an integer
     ///
-    /// The daemon does it in one step, so that two who do it at once both count. The value wraps around at the end of its range. Prints
-    /// nothing. Ends with 1 when there is no such key, it is no integer, or it is read-only.
+    /// The daemon does it in one step, so that two who do it at once both count. The value wraps
+    /// around at the end of its range. Prints nothing. Ends with 1 when there is no such key,
+    /// it is no integer, or it is read-only.
     #[command(after_long_help = "Example:
   corosync-ipc cmap increment my.counter")]
     Increment {
@@ -128,8 +132,9 @@ Examples:
 
     /// Sets and deletes the keys that a file names
     ///
-    /// All lines are checked before the first is sent. The first that the daemon refuses ends it, and the error says how many were done;
-    /// what was done stays. A key to delete that is not there is only complained about. Prints nothing; shows the progress on a terminal.
+    /// All lines are checked before the first is sent. The first that the daemon refuses ends it,
+    /// and the error says how many were done; what was done stays. A key to delete that is not
+    /// there is only complained about. Prints nothing; shows the progress on a terminal.
     #[command(after_long_help = "The file has lines as corosync-cmapctl -p takes them:
 
   # a comment
@@ -150,9 +155,10 @@ Examples:
 
     /// Prints changes of keys as they happen
     ///
-    /// Each change is one line: time, `set` (there was no such key), `modify` or `delete`, the key and its value; with --json an object
-    /// with "event", "time", "key", "type", "value", "old_type" and "old_value". Goes on until it is interrupted; ends with 3 when the
-    /// daemon ends.
+    /// Each change is one line: time, `set` (there was no such key), `modify` or `delete`, the key
+    /// and its value; with --json an object with "event", "time", "key", "type", "value",
+    /// "old_type" and "old_value". Goes on until it is interrupted; ends with 3 when the daemon
+    /// ends.
     #[command(after_long_help = "KEY-OR-PREFIX is
   totem.token      this key, and all below it (totem.token.*)
   runtime.members. all below it
@@ -208,7 +214,9 @@ impl Cmap {
             Command::Delete { key } => client.delete(&key).explain(hint(&key)),
             Command::Increment { key } => client.increment(&key).explain(hint(&key)),
             Command::Decrement { key } => client.decrement(&key).explain(hint(&key)),
-            Command::Watch { patterns, count } => watch_keys(&client, self.map, context, &patterns, count),
+            Command::Watch { patterns, count } => {
+                watch_keys(&client, self.map, context, &patterns, count)
+            }
             Command::Set { .. } | Command::Load { .. } => Ok(()),
         }
     }
@@ -232,7 +240,9 @@ pub(crate) fn hint(key: &str) -> impl FnOnce(CsError) -> Option<String> {
             CsError::Access => format!("{key} is read-only"),
             CsError::NotExist => format!("there is no key {key}"),
             CsError::InvalidParam => format!("the value of {key} is no integer"),
-            CsError::NotSupported => "only the keys stats.clear.* can be set in this map".to_owned(),
+            CsError::NotSupported => {
+                "only the keys stats.clear.* can be set in this map".to_owned()
+            }
             CsError::NoSpace | CsError::NoMemory => format!("the daemon has no room for {key}"),
             _ => key,
         })
@@ -242,18 +252,23 @@ pub(crate) fn hint(key: &str) -> impl FnOnce(CsError) -> Option<String> {
 fn list(client: &Client, context: &Context, prefix: &str) -> Result<(), Failure> {
     let entries = client.list(prefix)?;
     if context.json {
-        return print_document(&entries.iter().map(|(key, value)| value::entry_json(key, value)).collect());
+        return print_document(
+            &entries.iter().map(|(key, value)| value::entry_json(key, value)).collect(),
+        );
     }
     print(entries.iter().map(|(key, value)| value::line(key, value) + "\n").collect::<String>())
 }
 
 fn get(client: &Client, context: &Context, key: &str) -> Result<(), Failure> {
     let value = client.get(key)?;
-    let value = value.ok_or_else(|| Failure::refused(format!("cmap get: CS_ERR_NOT_EXIST: there is no key {key}")))?;
+    let value = value.ok_or_else(|| {
+        Failure::refused(format!("cmap get: CS_ERR_NOT_EXIST: there is no key {key}"))
+    })?;
     if context.json {
         return print_document(&value::entry_json(key, &value));
     }
-    let mut line = if stdout().is_terminal() { value::text(&value).into_bytes() } else { value::bare(&value) };
+    let mut line =
+        if stdout().is_terminal() { value::text(&value).into_bytes() } else { value::bare(&value) };
     line.push(b'\n');
     print(line)
 }
@@ -294,12 +309,15 @@ impl Pattern {
         match other {
             Self::Subtree(text) => self.matches(text),
             // A key itself is more than what is below it.
-            Self::Prefix(text) => self.matches(text) && !matches!(self, Self::Subtree(own) if own == text),
+            Self::Prefix(text) => {
+                self.matches(text) && !matches!(self, Self::Subtree(own) if own == text)
+            }
         }
     }
 }
 
-/// Leaves out what another covers, so that no change is told twice: two patterns have all keys of one in common, or none.
+/// Leaves out what another covers, so that no change is told twice: two patterns have all keys of
+/// one in common, or none.
 fn parse_patterns(texts: &[String]) -> Result<Vec<Pattern>, Failure> {
     let mut patterns: Vec<Pattern> = Vec::new();
     for text in texts {
@@ -329,7 +347,8 @@ fn watch_keys(
             Ok(())
         };
         match (map, &pattern) {
-            // Trackers of a prefix are told there what comes and goes, and only those of a key what changes.
+            // Trackers of a prefix are told there what comes and goes, and only those of a key what
+            // changes.
             (MapName::Stats, Pattern::Subtree(key)) => {
                 track(key, TrackEvents::ALL)?;
                 if key.len() < MAX_KEY {
@@ -345,8 +364,10 @@ fn watch_keys(
         while let Some(event) = client.poll_event()? {
             let told = match &event {
                 Event::Notify(notification) => {
-                    let watched = trackers.iter().find(|(tracker, _)| *tracker == notification.tracker);
-                    let wanted = watched.is_some_and(|(_, pattern)| pattern.matches(&notification.key));
+                    let watched =
+                        trackers.iter().find(|(tracker, _)| *tracker == notification.tracker);
+                    let wanted =
+                        watched.is_some_and(|(_, pattern)| pattern.matches(&notification.key));
                     if wanted {
                         tell(context, map, notification)?;
                     }
@@ -377,8 +398,9 @@ fn tell(context: &Context, map: MapName, notification: &Notification) -> Result<
     };
     if context.json {
         let value = |value: &Option<Value>| value.as_ref().map_or(Json::Null, value::to_json);
-        let value_type =
-            |value: &Option<Value>| value.as_ref().map_or(Json::Null, |v| value::type_json(v.value_type()));
+        let value_type = |value: &Option<Value>| {
+            value.as_ref().map_or(Json::Null, |v| value::type_json(v.value_type()))
+        };
         let mut members = json!({
             "key": key,
             "type": value_type(new_value),

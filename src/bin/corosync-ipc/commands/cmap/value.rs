@@ -69,7 +69,8 @@ impl Type {
         })
     }
 
-    /// Reads a value that a person wrote: nothing is rounded off, cut short or guessed but the digits a float has no room for.
+    /// Reads a value that a person wrote: nothing is rounded off, cut short or guessed but the
+    /// digits a float has no room for.
     pub(crate) fn parse(self, text: &str) -> Result<Value, String> {
         match self {
             Self::Flt => self.float(text, text.parse().ok()),
@@ -79,7 +80,11 @@ impl Type {
             _ => {
                 let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
                 if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-                    return Err(format!("{} is no integer, as {} wants", quoted(text), self.name()));
+                    return Err(format!(
+                        "{} is no integer, as {} wants",
+                        quoted(text),
+                        self.name()
+                    ));
                 }
                 self.integer(text, text.parse().ok())
             }
@@ -95,9 +100,15 @@ impl Type {
                 // Narrowing on purpose: that is what the type holds.
                 #[allow(clippy::cast_possible_truncation)]
                 let narrow = number.map(|number| number as f32);
-                if self == Self::Flt { self.float(&text, narrow) } else { self.double(&text, number) }
+                if self == Self::Flt {
+                    self.float(&text, narrow)
+                } else {
+                    self.double(&text, number)
+                }
             }
-            (Self::Flt | Self::Dbl, Json::String(text)) if ["NaN", "inf", "-inf"].contains(&text.as_str()) => {
+            (Self::Flt | Self::Dbl, Json::String(text))
+                if ["NaN", "inf", "-inf"].contains(&text.as_str()) =>
+            {
                 self.parse(text)
             }
             (Self::Flt | Self::Dbl, _) => Err(wrong("number")),
@@ -106,7 +117,8 @@ impl Type {
             (Self::Bin, Json::String(text)) => checked(Value::Binary(decode(text)?.into())),
             (Self::Bin, _) => Err(wrong("string of base64")),
             (_, Json::Number(number)) if !number.is_f64() => {
-                let wide = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
+                let wide =
+                    number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
                 self.integer(&number.to_string(), wide)
             }
             _ => Err(wrong("integer")),
@@ -128,7 +140,10 @@ impl Type {
         });
         fits.ok_or_else(|| match self.range() {
             Some((least, most)) => {
-                format!("{text} is out of the range of {name}, {least} to {most}", name = self.name())
+                format!(
+                    "{text} is out of the range of {name}, {least} to {most}",
+                    name = self.name()
+                )
             }
             None => format!("{text} is no {}", self.name()),
         })
@@ -201,10 +216,13 @@ pub(crate) fn text(value: &Value) -> String {
     escaped(&bare(value))
 }
 
-/// The bare value, as [`Type::parse`] takes it, but for a string that is no UTF-8: that is as it came.
+/// The bare value, as [`Type::parse`] takes it, but for a string that is no UTF-8: that is as it
+/// came.
 pub(crate) fn bare(value: &Value) -> Vec<u8> {
     match value {
-        Value::Other { value_type: ValueType::STRING, data } => data.strip_suffix(&[0]).unwrap_or(data).to_vec(),
+        Value::Other { value_type: ValueType::STRING, data } => {
+            data.strip_suffix(&[0]).unwrap_or(data).to_vec()
+        }
         value => plain(value).into_bytes(),
     }
 }
@@ -235,15 +253,20 @@ pub(crate) fn to_json(value: &Value) -> Json {
         Value::U32(number) => json!(number),
         Value::I64(number) => json!(number),
         Value::U64(number) => json!(number),
-        Value::F32(number) => Number::from_f64(widened(*number)).map_or(non_finite(number.to_string()), Json::Number),
-        Value::F64(number) => Number::from_f64(*number).map_or(non_finite(number.to_string()), Json::Number),
+        Value::F32(number) => {
+            Number::from_f64(widened(*number)).map_or(non_finite(number.to_string()), Json::Number)
+        }
+        Value::F64(number) => {
+            Number::from_f64(*number).map_or(non_finite(number.to_string()), Json::Number)
+        }
         Value::String(text) => json!(text),
         Value::Binary(data) => json!(base64(data)),
         _ => Json::Null,
     }
 }
 
-/// The double that prints as the float does, 0.1 and not 0.10000000149011612, if it is the same float.
+/// The double that prints as the float does, 0.1 and not 0.10000000149011612, if it is the same
+/// float.
 fn widened(number: f32) -> f64 {
     // Narrowing on purpose: the way back is what is tested.
     #[allow(clippy::cast_possible_truncation)]
@@ -258,7 +281,8 @@ pub(crate) fn type_json(value_type: ValueType) -> Json {
 
 /// A key with its value. One that is not what its type says has its bytes in `raw`.
 pub(crate) fn entry_json(key: &str, value: &Value) -> Json {
-    let mut entry = json!({ "key": key, "type": type_json(value.value_type()), "value": to_json(value) });
+    let mut entry =
+        json!({ "key": key, "type": type_json(value.value_type()), "value": to_json(value) });
     if let Some(raw) = raw(value) {
         entry["raw"] = raw;
     }
@@ -287,10 +311,19 @@ mod tests {
         assert_eq!(parse("i64", "-9223372036854775808"), Ok(Value::I64(i64::MIN)));
         assert_eq!(parse("u64", "18446744073709551615"), Ok(Value::U64(u64::MAX)));
         assert_eq!(parse("u8", "300"), Err("300 is out of the range of u8, 0 to 255".to_owned()));
-        assert_eq!(parse("i8", "-129"), Err("-129 is out of the range of i8, -128 to 127".to_owned()));
-        assert!(parse("u64", &"9".repeat(60)).is_err_and(|error| error.contains("out of the range of u64")));
+        assert_eq!(
+            parse("i8", "-129"),
+            Err("-129 is out of the range of i8, -128 to 127".to_owned())
+        );
+        assert!(
+            parse("u64", &"9".repeat(60))
+                .is_err_and(|error| error.contains("out of the range of u64"))
+        );
         for text in ["", "-", "1.0", "0x10", "5 ", "five", "1_000"] {
-            assert!(parse("u32", text).is_err_and(|error| error.contains("no integer")), "{text:?}");
+            assert!(
+                parse("u32", text).is_err_and(|error| error.contains("no integer")),
+                "{text:?}"
+            );
         }
         assert!(parse("u99", "1").is_err_and(|error| error.contains("no type")));
     }
@@ -309,8 +342,13 @@ mod tests {
     fn bytes_are_base64_or_a_file() {
         assert_eq!(parse("bin", "AAEC"), Ok(Value::Binary(vec![0, 1, 2].into())));
         assert!(parse("bin", "not base64").is_err());
-        assert!(parse("bin", "@/no/such/file").is_err_and(|error| error.starts_with("/no/such/file: ")));
-        assert!(parse("bin", "@/dev/zero").is_err_and(|error| error.contains("more than the 16384 bytes")));
+        assert!(
+            parse("bin", "@/no/such/file").is_err_and(|error| error.starts_with("/no/such/file: "))
+        );
+        assert!(
+            parse("bin", "@/dev/zero")
+                .is_err_and(|error| error.contains("more than the 16384 bytes"))
+        );
     }
 
     #[test]
@@ -328,7 +366,11 @@ mod tests {
         ] {
             let entry = entry_json("key", &value);
             let name = entry["type"].as_str().unwrap();
-            assert_eq!(Type::of_name(name).unwrap().parse_json(&entry["value"]), Ok(value), "{entry}");
+            assert_eq!(
+                Type::of_name(name).unwrap().parse_json(&entry["value"]),
+                Ok(value),
+                "{entry}"
+            );
         }
         assert_eq!(to_json(&Value::F32(0.1)).to_string(), "0.1");
         let nan = to_json(&Value::F32(f32::NAN));
@@ -356,7 +398,10 @@ mod tests {
     #[test]
     fn values_of_unknown_types_are_shown_as_they_came() {
         let value = Value::Other { value_type: ValueType(77), data: vec![1].into() };
-        assert_eq!(entry_json("key", &value), json!({ "key": "key", "type": 77, "value": null, "raw": "AQ==" }));
+        assert_eq!(
+            entry_json("key", &value),
+            json!({ "key": "key", "type": 77, "value": null, "raw": "AQ==" })
+        );
         assert_eq!(line("key", &value), "key (unknown (77)) = AQ==");
     }
 

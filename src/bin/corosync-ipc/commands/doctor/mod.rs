@@ -20,10 +20,11 @@ use crate::snapshot::services::{self, Probe, ask, join};
 
 /// Finds out why a daemon cannot be reached, and says what to do
 ///
-/// Looks at what matters on this machine (user, environment, kind of sockets, shared memory, corosync processes), then goes the whole way to
-/// each service: socket, handshake, rings in shared memory, first request. For each that fails it says where and what to do.
-/// With --json one document. Ends with 0 when all services that are configured answer, with 3 when none can be reached, else with 4
-/// when one timed out, or 1.
+/// Looks at what matters on this machine (user, environment, kind of sockets, shared memory,
+/// corosync processes), then goes the whole way to each service: socket, handshake, rings in shared
+/// memory, first request. For each that fails it says where and what to do. With --json one
+/// document. Ends with 0 when all services that are configured answer, with 3 when none can be
+/// reached, else with 4 when one timed out, or 1.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc doctor
@@ -44,20 +45,28 @@ impl Wall {
     fn of(error: &Error) -> Self {
         match error {
             Error::System { operation, .. } if operation.starts_with("mapping") => Self::Rings,
-            Error::InvalidArgument { .. } | Error::NoSocket { .. } | Error::System { .. } => Self::Socket,
+            Error::InvalidArgument { .. } | Error::NoSocket { .. } | Error::System { .. } => {
+                Self::Socket
+            }
             Error::UntrustedServer { .. } => Self::Credentials,
             Error::NotReady { .. }
             | Error::NotAllowed { .. }
             | Error::SharedMemoryFull { .. }
             | Error::Refused { .. }
-            | Error::Protocol { source: ProtocolError::Transport(_) | ProtocolError::DatagramTransport, .. } => {
+            | Error::Protocol {
+                source: ProtocolError::Transport(_) | ProtocolError::DatagramTransport,
+                ..
+            } => Self::Handshake,
+            Error::TimedOut { operation, .. } if operation.starts_with("connecting") => {
                 Self::Handshake
             }
-            Error::TimedOut { operation, .. } if operation.starts_with("connecting") => Self::Handshake,
             Error::RingsNotVisible { .. }
             | Error::RingFile { .. }
             | Error::Protocol {
-                source: ProtocolError::Ring(_) | ProtocolError::RingName { .. } | ProtocolError::RingDirectory { .. },
+                source:
+                    ProtocolError::Ring(_)
+                    | ProtocolError::RingName { .. }
+                    | ProtocolError::RingDirectory { .. },
                 ..
             } => Self::Rings,
             _ => Self::Request,
@@ -87,7 +96,8 @@ impl Doctor {
         });
         probes.retain(|probe| !probe.is_needless());
         // Without cmap these fail of what cmap fails of.
-        let has_cmap = probes.iter().any(|probe| probe.service.name == "cmap" && probe.result.is_ok());
+        let has_cmap =
+            probes.iter().any(|probe| probe.service.name == "cmap" && probe.result.is_ok());
         let (has_votequorum, is_new) = has_cmap.then_some((has_votequorum, is_new)).unzip();
         let mut faults = services::faults(&probes, known(&has_votequorum));
         for (part, error) in [(PROVIDER, failed(&has_votequorum)), (IS_NEW, failed(&is_new))] {
@@ -108,7 +118,8 @@ impl Doctor {
                     document["errors"][part] = fault.json();
                 }
             }
-            document["services"] = probes.iter().map(|probe| service_json(probe, is_absent(probe), &seen)).collect();
+            document["services"] =
+                probes.iter().map(|probe| service_json(probe, is_absent(probe), &seen)).collect();
             print_document(&document)?;
         } else {
             let mut text = surroundings.text();
@@ -159,15 +170,26 @@ struct Seen<'a> {
 }
 
 /// A line for each service; those that fail alike have theirs together.
-fn write_services(text: &mut String, probes: &[Probe], is_absent: impl Fn(&Probe) -> bool, seen: &Seen<'_>) {
+fn write_services(
+    text: &mut String,
+    probes: &[Probe],
+    is_absent: impl Fn(&Probe) -> bool,
+    seen: &Seen<'_>,
+) {
     let mut failed: Vec<(&str, &Error)> = Vec::new();
     for probe in probes {
         let name = probe.service.name;
         let _ = match &probe.result {
             Ok(daemon) => {
-                writeln!(text, "{name:<12}ok: process {} (uid {}) {}", daemon.pid, daemon.uid, probe.service.asked)
+                writeln!(
+                    text,
+                    "{name:<12}ok: process {} (uid {}) {}",
+                    daemon.pid, daemon.uid, probe.service.asked
+                )
             }
-            Err(_) if is_absent(probe) => writeln!(text, "{name:<12}ok: not configured (quorum.provider)"),
+            Err(_) if is_absent(probe) => {
+                writeln!(text, "{name:<12}ok: not configured (quorum.provider)")
+            }
             Err(error) => {
                 failed.push((name, error));
                 continue;
@@ -175,11 +197,19 @@ fn write_services(text: &mut String, probes: &[Probe], is_absent: impl Fn(&Probe
         };
     }
     // What the errors say differs in names only.
-    let nameless = |(name, error): (&str, &Error)| (discriminant(error), advice(error, seen).replace(name, ""));
+    let nameless = |(name, error): (&str, &Error)| {
+        (discriminant(error), advice(error, seen).replace(name, ""))
+    };
     while let Some(first @ (name, error)) = failed.first().copied() {
-        let (alike, others) = failed.iter().copied().partition::<Vec<_>, _>(|one| nameless(*one) == nameless(first));
+        let (alike, others) =
+            failed.iter().copied().partition::<Vec<_>, _>(|one| nameless(*one) == nameless(first));
         failed = others;
-        let _ = writeln!(text, "{name:<12}failed at the {}: {}", Wall::of(error).name(), printable(&describe(error)));
+        let _ = writeln!(
+            text,
+            "{name:<12}failed at the {}: {}",
+            Wall::of(error).name(),
+            printable(&describe(error))
+        );
         let alike: Vec<&str> = alike.iter().skip(1).map(|(name, _)| *name).collect();
         if !alike.is_empty() {
             let _ = writeln!(text, "{:<12}so did {}", "", alike.join(", "));

@@ -104,8 +104,10 @@ impl Surroundings {
     }
 
     pub(crate) fn text(&self) -> String {
-        let environment: Vec<_> = self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let environment = if environment.is_empty() { "nothing set".to_owned() } else { environment.join(" ") };
+        let environment: Vec<_> =
+            self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let environment =
+            if environment.is_empty() { "nothing set".to_owned() } else { environment.join(" ") };
         let shm = match &self.shm {
             Ok(Shm { size, free, is_read_only }) => {
                 let mode = if *is_read_only { ", read-only" } else { "" };
@@ -113,7 +115,9 @@ impl Surroundings {
             }
             Err(error) => error.clone(),
         };
-        let outside = self.outside.map(|(uid, gid)| format!("; outside of this user namespace {uid} and {gid}"));
+        let outside = self
+            .outside
+            .map(|(uid, gid)| format!("; outside of this user namespace {uid} and {gid}"));
         let mut lines = vec![
             ("User", format!("uid {}, gid {}{}", self.uid, self.gid, outside.unwrap_or_default())),
             ("Environment", environment),
@@ -126,12 +130,18 @@ impl Surroundings {
         if self.sees_processes() {
             lines.push(("Processes", processes_text(&self.daemons)));
         }
-        lines.iter().map(|(name, value)| format!("{:<15}{}\n", format!("{name}:"), printable(value))).collect()
+        lines
+            .iter()
+            .map(|(name, value)| format!("{:<15}{}\n", format!("{name}:"), printable(value)))
+            .collect()
     }
 
     pub(crate) fn json(&self) -> Json {
-        let environment: Map<String, Json> =
-            self.environment.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let environment: Map<String, Json> = self
+            .environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), json!(value)))
+            .collect();
         let daemon = |daemon: &Daemon| {
             json!({
                 "pid": daemon.pid,
@@ -172,7 +182,11 @@ impl Shm {
         #[allow(clippy::useless_conversion)]
         let bytes = |blocks| u64::from(blocks).saturating_mul(u64::from(found.fragment_size()));
         let is_read_only = found.flags().contains(FsFlags::ST_RDONLY);
-        Ok(Self { size: bytes(found.blocks()), free: bytes(found.blocks_available()), is_read_only })
+        Ok(Self {
+            size: bytes(found.blocks()),
+            free: bytes(found.blocks_available()),
+            is_read_only,
+        })
     }
 }
 
@@ -180,10 +194,13 @@ impl Sockets {
     /// `listed`: all Unix sockets.
     fn look(listed: &str) -> Self {
         let files = SOCKET_DIRECTORIES.map(|directory| Path::new(directory).join("cmap"));
-        let is_socket = |file: &PathBuf| file.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
+        let is_socket =
+            |file: &PathBuf| file.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
         Self {
             // NULs in the padded address are printed as @.
-            is_abstract: listed.lines().any(|line| line.split(' ').next_back().is_some_and(is_abstract_cmap)),
+            is_abstract: listed
+                .lines()
+                .any(|line| line.split(' ').next_back().is_some_and(is_abstract_cmap)),
             files: files.into_iter().filter(is_socket).collect(),
         }
     }
@@ -197,7 +214,8 @@ fn processes_text(daemons: &[Daemon]) -> String {
         return "no corosync in this process namespace".to_owned();
     }
     let told = |of: &str, is: &dyn Fn(&Daemon) -> bool| {
-        let pids: Vec<u32> = daemons.iter().filter(|daemon| is(daemon)).map(|daemon| daemon.pid).collect();
+        let pids: Vec<u32> =
+            daemons.iter().filter(|daemon| is(daemon)).map(|daemon| daemon.pid).collect();
         let more = if pids.len() > MOST_NAMED { " ..." } else { "" };
         let named = words(pids.iter().take(MOST_NAMED));
         (!pids.is_empty()).then(|| format!("{} {of} ({named}{more})", pids.len()))
@@ -208,7 +226,11 @@ fn processes_text(daemons: &[Daemon]) -> String {
         told("in ones that cannot be told", &|daemon| daemon.same_network.is_none()),
         told("stopped", &|daemon| daemon.is_stopped),
     ];
-    format!("{} corosync: {}", daemons.len(), parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    format!(
+        "{} corosync: {}",
+        daemons.len(),
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// How users and groups here are numbered outside of this user namespace.
@@ -246,7 +268,9 @@ fn daemons() -> io::Result<Vec<Daemon>> {
             let (head, rest) = stat.rsplit_once(") ")?;
             head.ends_with("(corosync").then(|| Daemon {
                 pid,
-                same_network: fs::read_link(process.path().join("ns/net")).ok().map(|its| Some(its) == network),
+                same_network: fs::read_link(process.path().join("ns/net"))
+                    .ok()
+                    .map(|its| Some(its) == network),
                 is_stopped: rest.starts_with(['T', 't']),
             })
         })
@@ -264,7 +288,10 @@ mod tests {
         let daemon = |pid, same_network| Daemon { pid, same_network, is_stopped: pid == 5 };
         let mut daemons: Vec<_> = (2..25).map(|pid| daemon(pid, Some(false))).collect();
         assert_eq!(processes_text(&[]), "no corosync in this process namespace");
-        assert_eq!(processes_text(&daemons), "23 corosync: 23 in others (2 3 4 5 6 7 8 9 ...), 1 stopped (5)");
+        assert_eq!(
+            processes_text(&daemons),
+            "23 corosync: 23 in others (2 3 4 5 6 7 8 9 ...), 1 stopped (5)"
+        );
         daemons.truncate(1);
         daemons.extend([daemon(70, Some(true)), daemon(71, None)]);
         assert_eq!(
@@ -277,13 +304,20 @@ mod tests {
     fn a_user_is_found_in_the_map_of_a_namespace() {
         assert_eq!(mapped("         0          0 4294967295\n", 1000), Some(1000));
         let map = "0 1000 1\n1 100000 65536\n";
-        assert_eq!([0, 1, 65536, 65537].map(|id| mapped(map, id)), [Some(1000), Some(100_000), Some(165_535), None]);
+        assert_eq!(
+            [0, 1, 65536, 65537].map(|id| mapped(map, id)),
+            [Some(1000), Some(100_000), Some(165_535), None]
+        );
         assert_eq!([mapped("", 0), mapped("x", 0), mapped("0 4294967295 2", 1)], [None; 3]);
     }
 
     #[test]
     fn an_abstract_socket_is_known_by_its_whole_name() {
         assert!(is_abstract_cmap("@cmap@@@@") && is_abstract_cmap("@cmap"));
-        assert!(!is_abstract_cmap("@cmapx@@") && !is_abstract_cmap("/run/cmap") && !is_abstract_cmap("cmap"));
+        assert!(
+            !is_abstract_cmap("@cmapx@@")
+                && !is_abstract_cmap("/run/cmap")
+                && !is_abstract_cmap("cmap")
+        );
     }
 }

@@ -26,8 +26,8 @@ pub(crate) struct Quorum {
 enum Command {
     /// Prints quorum, votes and nodes
     ///
-    /// What corosync-quorumtool -s prints; with --json the document of `status` without "services". Not being quorate is an
-    /// answer, with status 0, unless --check is given.
+    /// What corosync-quorumtool -s prints; with --json the document of `status` without "services".
+    /// Not being quorate is an answer, with status 0, unless --check is given.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum status
   corosync-ipc quorum status --check >/dev/null || echo 'no quorum'
@@ -40,7 +40,8 @@ enum Command {
 
     /// Prints the nodes: members, and who is absent
     ///
-    /// Node id, votes, state, name and addresses of each; with --json an array of objects, members first.
+    /// Node id, votes, state, name and addresses of each; with --json an array of objects, members
+    /// first.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum nodes
   corosync-ipc --json quorum nodes | jq '.[] | select(.member | not) | .name'")]
@@ -48,8 +49,9 @@ enum Command {
 
     /// Prints notifications as they come, the present state first
     ///
-    /// Quorum and membership from the quorum service, and where votequorum is configured its notifications too. Each is one line,
-    /// written at once; with --json an object with "event", "time", "service" and all that the notification holds. Goes on until it is
+    /// Quorum and membership from the quorum service, and where votequorum is configured its
+    /// notifications too. Each is one line, written at once; with --json an object with
+    /// "event", "time", "service" and all that the notification holds. Goes on until it is
     /// interrupted; ends with 3 when the daemon ends.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum watch
@@ -62,8 +64,8 @@ enum Command {
 
     /// Sets the expected votes of the whole cluster
     ///
-    /// They last until the cluster restarts. Prints nothing. Ends with 1 when the daemon refuses: a value below the votes present, or one that
-    /// would make a quorate cluster inquorate.
+    /// They last until the cluster restarts. Prints nothing. Ends with 1 when the daemon refuses: a
+    /// value below the votes present, or one that would make a quorate cluster inquorate.
     #[command(after_long_help = "Example:
   corosync-ipc quorum expected 3")]
     Expected {
@@ -74,7 +76,8 @@ enum Command {
 
     /// Sets the votes of a node
     ///
-    /// They last until the node restarts. Prints nothing. Ends with 1 when the daemon refuses: no such node, or quorum would be out of reach.
+    /// They last until the node restarts. Prints nothing. Ends with 1 when the daemon refuses: no
+    /// such node, or quorum would be out of reach.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum votes 2
   corosync-ipc quorum votes 0 --node 3")]
@@ -139,9 +142,12 @@ fn expected(context: &Context, votes: u32) -> Result<(), Failure> {
 
 fn set_votes(context: &Context, votes: u32, node: Option<u32>) -> Result<(), Failure> {
     let name = node.map_or_else(|| "this node".to_owned(), |node| format!("node {node}"));
-    connect(context)?.set_votes(node.map_or(LOCAL_NODE, NodeId), votes).explain(|error| match error {
+    connect(context)?.set_votes(node.map_or(LOCAL_NODE, NodeId), votes).explain(|error| match error
+    {
         CsError::NameNotFound => Some(format!("{name} is not known: see quorum nodes")),
-        CsError::InvalidParam => Some(format!("with {votes} votes for {name} quorum would be out of reach")),
+        CsError::InvalidParam => {
+            Some(format!("with {votes} votes for {name} quorum would be out of reach"))
+        }
         _ => None,
     })
 }

@@ -17,14 +17,17 @@ use crate::watch::{self, Line, ids};
 /// Writes notifications until `count` of them were written.
 pub(crate) fn run(context: &Context, count: Option<u64>) -> Result<(), Failure> {
     let (quorum, votequorum) = within(context.deadline, || start(&context.endpoint))?;
-    let descriptors: Vec<_> =
-        iter::once(quorum.as_fd()).chain(votequorum.as_ref().map(votequorum::Client::as_fd)).collect();
+    let descriptors: Vec<_> = iter::once(quorum.as_fd())
+        .chain(votequorum.as_ref().map(votequorum::Client::as_fd))
+        .collect();
     let mut left = count;
     loop {
         loop {
-            let mut lines: Vec<_> = quorum.poll_event()?.into_iter().flat_map(quorum_lines).collect();
+            let mut lines: Vec<_> =
+                quorum.poll_event()?.into_iter().flat_map(quorum_lines).collect();
             if lines.is_empty() {
-                let event = votequorum.as_ref().map(votequorum::Client::poll_event).transpose()?.flatten();
+                let event =
+                    votequorum.as_ref().map(votequorum::Client::poll_event).transpose()?.flatten();
                 lines.extend(event.map(votequorum_line));
             }
             if lines.is_empty() {
@@ -57,7 +60,12 @@ fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
     const SERVICE: &str = "quorum";
     let quorum = |quorate: bool, ring: Ring, members: &[NodeId]| Line {
         event: "quorum",
-        text: format!("{}, ring {}, members {}", quorate_text(quorate), ring_text(ring), words(members)),
+        text: format!(
+            "{}, ring {}, members {}",
+            quorate_text(quorate),
+            ring_text(ring),
+            words(members)
+        ),
         members: json!({
             "service": SERVICE,
             "quorate": quorate,
@@ -104,7 +112,11 @@ fn votequorum_line(event: votequorum::Event) -> Line {
     match event {
         votequorum::Event::Quorum { quorate, nodes, .. } => Line {
             event: "votequorum",
-            text: format!("{}, nodes {}", quorate_text(quorate), words(nodes.iter().map(node_text))),
+            text: format!(
+                "{}, nodes {}",
+                quorate_text(quorate),
+                words(nodes.iter().map(node_text))
+            ),
             members: json!({
                 "service": SERVICE,
                 "quorate": quorate,
@@ -124,7 +136,11 @@ fn votequorum_line(event: votequorum::Event) -> Line {
         votequorum::Event::QdeviceExtraInfo { node_id, extra_info, .. } => {
             let mut members = json!({ "service": SERVICE, "node_id": node_id.0 });
             add_payload(&mut members, &extra_info);
-            Line { event: "qdevice_extra_info", text: format!("node {node_id}, {} bytes", extra_info.len()), members }
+            Line {
+                event: "qdevice_extra_info",
+                text: format!("node {node_id}, {} bytes", extra_info.len()),
+                members,
+            }
         }
         votequorum::Event::Unknown { id, message } => Line::unknown(SERVICE, id, &message),
         // Events that this command does not know yet.
