@@ -81,7 +81,7 @@ pub struct Client<S: Service> {
 
 impl<S: Service> Client<S> {
     pub(crate) fn open(endpoint: &Endpoint, service: S, patience: &Patience) -> Result<Self> {
-        let target = Target { name: S::NAME, ring_size: S::RING_SIZE, nudge: S::nudge };
+        let target = Target { name: S::NAME, ring_size: S::RING_SIZE, nudge: Some(S::nudge) };
         Ok(Self { connection: Connection::open(target, endpoint, patience)?, service })
     }
 
@@ -166,20 +166,7 @@ impl<S: Service> Client<S> {
     /// As [`Client::poll_event`].
     pub fn next_event(&self, deadline: impl Into<Deadline>) -> Result<Option<S::Event>> {
         let deadline = deadline.into().instant();
-        loop {
-            if self.connection.was_woken() {
-                return Ok(None);
-            }
-            if let Some(event) = self.look(Look::Glance, deadline)? {
-                return Ok(Some(event));
-            }
-            // What waits need not become an event, so the deadline is looked at in any case.
-            if !self.connection.wait_event(self.connection.waker()?, deadline)?
-                || deadline.is_some_and(|deadline| Instant::now() >= deadline)
-            {
-                return Ok(None);
-            }
-        }
+        self.connection.next_event(deadline, |message| self.service.event(message))
     }
 
     /// Iterates over events, waiting for each. Ends with the error that ended the connection, or

@@ -18,6 +18,16 @@ pub enum Kind {
     Event,
 }
 
+impl Kind {
+    /// C name of the header.
+    fn header_name(self) -> &'static str {
+        match self {
+            Self::Request => "qb_ipc_request_header",
+            Self::Response | Self::Event => "qb_ipc_response_header",
+        }
+    }
+}
+
 /// Header of every message: the request header, and the status where there is one.
 ///
 /// Matches `qb_ipc_request_header` and `qb_ipc_response_header`.
@@ -38,6 +48,27 @@ impl Header {
         let size = reader.slot("header.size")?;
         let error = if kind == Kind::Request { 0 } else { reader.slot("header.error")? };
         Ok(Self { id, size, error })
+    }
+
+    /// A whole message: a header with the size of all of it, and the body.
+    ///
+    /// # Errors
+    /// [`WireError::TooLarge`] for more than 2 GiB.
+    pub fn encode(self, kind: Kind, body: &[u8]) -> Result<Vec<u8>, WireError> {
+        let mut writer = Writer::new(kind.header_name());
+        self.write(&mut writer, kind);
+        writer.bytes("body", body);
+        writer.finish(0)
+    }
+
+    /// Takes a whole message apart: its header and its body.
+    ///
+    /// # Errors
+    /// [`WireError::Truncated`] for less than a header.
+    pub fn split(message: &[u8], kind: Kind) -> Result<(Self, &[u8]), WireError> {
+        let mut reader = Reader::new(kind.header_name(), message);
+        let header = Self::read(&mut reader, kind)?;
+        Ok((header, reader.rest("body")?))
     }
 
     /// Writes a header; the size is filled in when the message is finished.

@@ -1,6 +1,8 @@
 //! libqb's IPC: the transport of corosync, Pacemaker and others. It knows bytes and their headers,
 //! and nothing of corosync's services.
 //!
+//! [`Client`] connects to any service; [`server`] is the other end.
+//!
 //! The state machines of a connection know no descriptor, no clock and no mapping. `ring` is the
 //! shared memory, `client` and [`server`] are the two ends.
 
@@ -14,3 +16,5 @@ pub(crate) mod ring;
 #[cfg(feature = "server")]
 pub mod server;
 pub(crate) mod wake;
+
+pub use client::Client;

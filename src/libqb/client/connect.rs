@@ -47,7 +47,7 @@ pub(super) struct Parts {
 
 /// Connects to a service.
 pub(super) fn connect(
-    service: &'static str,
+    service: &str,
     endpoint: &Endpoint,
     default_ring_size: u32,
     patience: &Patience,

@@ -115,7 +115,7 @@ pub(crate) struct Connection {
     waker: OnceLock<Waker>,
     is_before_libqb_015: bool,
     /// See [`Target::nudge`].
-    nudge: Nudge,
+    nudge: Option<Nudge>,
     /// The event ring was full and is not: a nudge is to be sent. Set by whoever emptied it, who
     /// then takes the turn to send it; cleared by whoever sends it, in the turn. Whoever finds
     /// the turn taken leaves it to the one who has it, who looks after passing it on.
@@ -152,14 +152,14 @@ struct Requests {
 
 /// The service to connect to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Target {
+pub(crate) struct Target<'a> {
     /// The name of its socket.
-    pub(crate) name: &'static str,
+    pub(crate) name: &'a str,
     /// Room in each ring that every message of the service fits in, in bytes.
     pub(crate) ring_size: u32,
-    /// Makes a request that the daemon answers at once, shortly and exactly once, whatever state
-    /// it is in, and that changes nothing.
-    pub(crate) nudge: Nudge,
+    /// Makes a request that the daemon answers at once, shortly and exactly once, whatever state it
+    /// is in, and that changes nothing. `None`: there is no such request.
+    pub(crate) nudge: Option<Nudge>,
 }
 
 /// See [`Target::nudge`].
@@ -205,7 +205,11 @@ impl Drop for Left<'_> {
 
 impl Connection {
     /// Connects to a service.
-    pub(crate) fn open(target: Target, endpoint: &Endpoint, patience: &Patience) -> Result<Self> {
+    pub(crate) fn open(
+        target: Target<'_>,
+        endpoint: &Endpoint,
+        patience: &Patience,
+    ) -> Result<Self> {
         let Parts {
             socket,
             peer,
@@ -337,6 +341,26 @@ impl Connection {
         });
         self.log_notes();
         reply
+    }
+
+    /// Sends a request and waits for its answer, whatever that says.
+    pub(crate) fn request(&self, patience: &Patience, request: &[u8]) -> Result<Bytes> {
+        let reply = self
+            .patient_turn(patience)
+            .and_then(|mut turn| turn.exchange(&[request], FlowControl::Request, patience));
+        self.log_notes();
+        reply
+    }
+
+    /// Sends a message that is not answered.
+    pub(crate) fn send_unanswered(&self, patience: &Patience, message: &[u8]) -> Result<()> {
+        let mut turn = self.patient_turn(patience)?;
+        if turn.send(&[message], FlowControl::Request, patience.deadline)? {
+            Ok(())
+        } else {
+            drop(turn);
+            Err(self.timed_out(patience))
+        }
     }
 
     /// Sends a request that makes the daemon forget something, and waits neither to send it nor for
@@ -606,7 +630,7 @@ impl Connection {
         if !requests.exchange.may_nudge() {
             return Ok(false);
         }
-        let Ok(message) = (self.nudge)() else { return Ok(false) };
+        let Some(Ok(message)) = self.nudge.map(|nudge| nudge()) else { return Ok(false) };
         // As a multicast it waits while the daemon takes no requests, which spins as long as there
         // are some.
         let sent = self.send(requests, &[&message], FlowControl::Multicast, Instant::now())?;
@@ -682,6 +706,28 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(true),
             Err(error) => Err(Error::system("reading the setup socket", error)),
+        }
+    }
+
+    /// Waits for the next event. `None`: the deadline passed, or the waker was used.
+    pub(crate) fn next_event<E>(
+        &self,
+        deadline: Option<Instant>,
+        make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
+    ) -> Result<Option<E>> {
+        loop {
+            if self.was_woken() {
+                return Ok(None);
+            }
+            if let Some(event) = self.poll_event(Look::Glance, deadline, &make)? {
+                return Ok(Some(event));
+            }
+            // What waits need not become an event, so the deadline is looked at in any case.
+            if !self.wait_event(self.waker()?, deadline)?
+                || deadline.is_some_and(|deadline| Instant::now() >= deadline)
+            {
+                return Ok(None);
+            }
         }
     }
 
