@@ -8,6 +8,7 @@
 use std::error::Error;
 
 use bytes::Bytes;
+use corosync_ipc::codec::{Header, Kind};
 use corosync_ipc::libqb::server::{Conn, Connections, Handler, Listener, Peer, Refusal};
 
 /// Raises the counter; the answer is its new value.
@@ -36,14 +37,13 @@ impl Handler for Counter {
     }
 
     fn on_request(&mut self, conn: &mut Conn<'_, Session>, request: Bytes) {
-        // The header: an id and a size, each in 8 bytes.
-        let id = request.first_chunk().map(|id| i32::from_ne_bytes(*id));
+        let id = Header::split(&request, Kind::Request).map(|(header, _)| header.id);
         match id {
-            Some(RAISE) => {
+            Ok(RAISE) => {
                 self.value += 1;
                 self.tell_watchers(conn.connections());
             }
-            Some(WATCH) => conn.session().watches = true,
+            Ok(WATCH) => conn.session().watches = true,
             // Whoever asks for something else speaks another protocol.
             _ => return conn.disconnect(),
         }
@@ -71,9 +71,10 @@ impl Counter {
     }
 }
 
-/// A `struct qb_ipc_response_header` (id, size and error, each in 8 bytes) and the value.
+/// A `struct qb_ipc_response_header` and the value.
 fn message(id: i32, value: u64) -> Vec<u8> {
-    [id as u64, 32, 0, value].iter().flat_map(|part| part.to_ne_bytes()).collect()
+    let header = Header { id, size: 0, error: 0 };
+    header.encode(Kind::Response, &value.to_ne_bytes()).expect("it is short")
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -169,7 +169,7 @@ int main(void) {
 
 #[test]
 #[cfg(feature = "server")]
-fn own_service_serves_c_clients() {
+fn own_service_serves_c_clients_and_ours() {
     if harness::skip() {
         return;
     }
@@ -179,10 +179,12 @@ fn own_service_serves_c_clients() {
     service.wait_stdout("listening as counter");
     let output = cluster.node(1).command(&client).run().success();
     assert_eq!(output, "answer 1: 0\nanswer 0: 1\nevent 2: 1\n");
+    let output = run(&cluster, "libqb_client").arg("counter").run().success();
+    assert_eq!(output, "answer 1: 1\nanswer 0: 2\nevent: 2\n");
     service.write("\n");
     let output = service.wait().success();
     assert!(
-        output.contains("of user 0 connects") && output.ends_with("the counter was 1\n"),
+        output.contains("of user 0 connects") && output.ends_with("the counter was 2\n"),
         "{output}"
     );
 }
