@@ -217,12 +217,16 @@ fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
         process.wait_stdout("serving node 1");
         process
     };
+    let rings = || names(running.folder()).iter().filter(|name| name.starts_with("qb-")).count();
     let join = |folder: &Path| {
+        let before = rings();
         let joined = NodeCommand::here(program())
             .args(["cpg", "join", "g"])
             .env("COROSYNC_IPC_SOCKET_DIR", folder);
         let joined = joined.env("COROSYNC_IPC_SHM_ROOT", running.folder()).interactive().spawn();
         joined.wait_stdout("confchg");
+        // It asked cmap, too, over a connection that the server may not have closed yet.
+        eventually("one connection is left", || rings() == before + 1);
         joined
     };
     // Not those of a process of long ago that had the same number.
