@@ -5,10 +5,10 @@ use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
@@ -164,6 +164,18 @@ pub(crate) fn open_subdirectory(parent: &impl AsFd, name: &OsStr) -> io::Result<
     Ok(retry(|| openat(parent, name, flags, Mode::empty()))?)
 }
 
+/// What tells a directory from all others: its device and its inode.
+pub(crate) fn identity(directory: &OwnedFd) -> io::Result<(u64, u64)> {
+    let found = File::from(directory.try_clone()?).metadata()?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// Whether a directory is this process's user's, and nobody else may use it.
+pub(crate) fn is_private(directory: &OwnedFd) -> bool {
+    let found = directory.try_clone().and_then(|directory| File::from(directory).metadata());
+    found.is_ok_and(|it| it.uid() == geteuid().as_raw() && it.mode() & 0o077 == 0)
+}
+
 /// Whether there is a regular file of this process's user.
 pub(crate) fn is_own_file(directory: &impl AsFd, name: &OsStr) -> bool {
     file::look_at(directory, name)
@@ -174,7 +186,7 @@ pub(crate) fn is_own_file(directory: &impl AsFd, name: &OsStr) -> bool {
 #[derive(Debug)]
 pub(crate) struct LockedFile {
     name: OsString,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl LockedFile {
@@ -205,12 +217,20 @@ impl LockedFile {
 
     fn lock(file: File, name: &OsStr) -> Option<Self> {
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
-        let is_there = lock.metadata().is_ok_and(|file| file.nlink() > 0);
-        is_there.then(|| Self { name: name.to_owned(), _lock: lock })
+        // Nor under another name too, which somebody else gave it.
+        let is_there = lock.metadata().is_ok_and(|file| file.nlink() == 1);
+        is_there.then(|| Self { name: name.to_owned(), lock })
     }
 
-    pub(crate) fn name(&self) -> &OsStr {
-        &self.name
+    /// Reads it, up to so many bytes.
+    pub(crate) fn read(&self, limit: usize) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        Read::take(&*self.lock, limit as u64).read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: usize) -> io::Result<()> {
+        self.lock.write_all_at(bytes, offset as u64)
     }
 
     pub(crate) fn remove(&self, directory: &impl AsFd) {

@@ -243,7 +243,17 @@ fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
     fs::write(running.folder().join("qb-1-2-3-abcdef/qb-request-cpg-data"), "").unwrap();
     let foreign =
         tempfile::Builder::new().prefix("corosync-ipc-1-").tempdir_in("/dev/shm").unwrap();
+    // A list that somebody else put together, and a directory that is not the one it was.
+    let shared = running.folder().join("qb-shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("file"), "").unwrap();
+    fs::write(shared.join("corosync-ipc-forged.lock"), "").unwrap();
+    let found = fs::metadata(&shared).unwrap();
+    let mut list = format!("qb-shared\n{}\n{}\n", found.dev(), found.ino() + 1).into_bytes();
+    list.resize(128, 0);
+    let forged = running.folder().join("corosync-ipc-forged.lock");
     let before = names(running.folder());
+    fs::write(&forged, &list).unwrap();
 
     let mut killed = start();
     let pid = killed.pid();
@@ -260,6 +270,7 @@ fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
     let mut again = start();
     assert_eq!(private(pid), Vec::<String>::new());
     assert!(names(running.folder()).is_superset(&before));
+    assert!(shared.join("file").exists() && !forged.exists());
     assert!(foreign.path().exists() && again.is_running());
     again.signal(Signal::SIGTERM);
     assert_eq!(again.wait().code(), 0);

@@ -16,7 +16,7 @@ use crate::cmap::Value;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::libqb::server::{Generation, Listener, Overflow};
-use crate::libqb::server::{Marker, Marking};
+use crate::libqb::server::{Mark, Marker, Marking};
 use crate::sys::event::Bell;
 use crate::sys::{file, serve};
 use crate::wire::values::NodeId;
@@ -173,7 +173,7 @@ impl ClusterBuilder {
                 Some(endpoint) => (endpoint.clone(), None),
                 None => {
                     let directory =
-                        PrivateDirectory::create(marking(Path::new(SHARED_MEMORY)).get()?)?;
+                        PrivateDirectory::create(&marking(Path::new(SHARED_MEMORY)).get()?)?;
                     (
                         Endpoint::new().socket_dir(&directory.path).shm_root(&directory.path),
                         Some(directory),
@@ -259,12 +259,12 @@ pub(super) struct PrivateDirectory {
     parent: OwnedFd,
     name: OsString,
     path: PathBuf,
-    directory: OwnedFd,
-    marker: Arc<Marker>,
+    /// Dropped last, when the directory is gone.
+    _mark: Mark,
 }
 
 impl PrivateDirectory {
-    fn create(marker: Arc<Marker>) -> Result<Self> {
+    fn create(marker: &Arc<Marker>) -> Result<Self> {
         let failed = |source: std::io::Error| {
             Error::system(format!("making a directory in {SHARED_MEMORY}"), source)
         };
@@ -272,15 +272,15 @@ impl PrivateDirectory {
         let prefix = format!("corosync-ipc-{}-", std::process::id());
         let (name, directory) = serve::create_directory(&parent, &prefix, 0o700).map_err(failed)?;
         let path = Path::new(SHARED_MEMORY).join(&name);
-        let created = Self { parent, name, path, directory, marker };
-        created.marker.mark(&created.directory).map_err(failed)?;
-        Ok(created)
+        let mark = marker.mark(&name, &directory).inspect_err(|_| {
+            file::remove_directory(&parent, &name);
+        });
+        Ok(Self { _mark: mark.map_err(failed)?, parent, name, path })
     }
 }
 
 impl Drop for PrivateDirectory {
     fn drop(&mut self) {
-        file::remove_file(&self.directory, self.marker.name());
         file::remove_directory(&self.parent, &self.name);
     }
 }

@@ -63,7 +63,7 @@ pub(crate) use connections::Serving;
 pub use connections::{Conn, ConnectionId, Connections};
 pub use generation::Generation;
 pub use listener::{Builder, Gone, Handler, Listener, Peer, Refusal, RingAccess};
-pub(crate) use marker::{Marker, Marking};
+pub(crate) use marker::{Mark, Marker, Marking};
 pub(crate) use random::Random;
 
 use std::time::Duration;

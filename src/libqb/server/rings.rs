@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nix::unistd::geteuid;
 
-use super::marker::Marker;
+use super::marker::{Mark, Marker};
 use super::{Generation, RingAccess};
 use crate::libqb::ring::{Consumer, Mapping, Producer, Ring};
 use crate::sys::socket::Credentials;
@@ -32,8 +32,8 @@ pub(crate) struct Files {
     names: Vec<OsString>,
     /// Open until the client is given them.
     open: Vec<File>,
-    /// There as long as something is marked by it.
-    _marker: Option<Arc<Marker>>,
+    /// Dropped last, when the directory is gone.
+    mark: Option<Mark>,
 }
 
 /// A connection's rings, seen from the server.
@@ -73,16 +73,9 @@ impl Rings {
         };
         let mut path = request.told_root.to_path_buf();
         path.extend(directory.as_ref().map(|(name, _)| name));
-        let mut files = Files {
-            root,
-            directory,
-            names: Vec::new(),
-            open: Vec::new(),
-            _marker: request.marker.cloned(),
-        };
-        if let (Some(marker), Some((_, directory))) = (request.marker, &files.directory) {
-            marker.mark(directory)?;
-            files.names.push(marker.name().to_owned());
+        let mut files = Files { root, directory, names: Vec::new(), open: Vec::new(), mark: None };
+        if let (Some(marker), Some((name, directory))) = (request.marker, &files.directory) {
+            files.mark = Some(marker.mark(name, directory)?);
         }
         let mut told = [const { Bytes::new() }; 3];
         let mut rings = Vec::with_capacity(RING_NAMES.len());
