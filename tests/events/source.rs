@@ -136,7 +136,9 @@ impl Source for Cfg {
     /// Somebody asks for a shutdown, which another one refuses in the name of all.
     fn cause(client: &cfg::Client) {
         let endpoint = ENDPOINTS.lock().unwrap().as_ref().unwrap()[&descriptor(client)].clone();
-        let [asking, refusing] = [(); 2].map(|()| cfg::Client::connect_to(&endpoint).unwrap());
+        // One by one: the thread's stack may be small.
+        let asking = cfg::Client::connect_to(&endpoint).unwrap();
+        let refusing = cfg::Client::connect_to(&endpoint).unwrap();
         refusing.track_start().unwrap();
         thread::scope(|scope| {
             let asking = scope.spawn(|| asking.try_shutdown(ShutdownKind::REQUEST));
