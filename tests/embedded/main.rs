@@ -12,12 +12,16 @@ use std::env;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
+use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::embedded;
 use corosync_ipc::embedded::{Corosync, CorosyncBuilder};
 use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::{ENV_SHM_ROOT, ENV_SOCKET_DIR, Endpoint, Error, cmap, evs, quorum, votequorum};
-use harness::{Cluster, Node, Transport, eventually, nothing_to_compare};
+use harness::{Cluster, Node, Transport, WATCHDOG, eventually, nothing_to_compare};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -458,4 +462,46 @@ fn no_key_of_some_sections_is_deleted_with_an_old_libqb() {
         let corosync = Corosync::builder().generation(generation).start().unwrap();
         bodies::cmap::no_key_of_some_sections_is_deleted_with_an_old_libqb(corosync.endpoint());
     }
+}
+
+/// What a member takes slowly piles up, and those who cause it wait for it: but not for ever.
+#[test]
+fn a_member_that_takes_events_slowly_keeps_nobody_waiting() {
+    let corosync = Corosync::start().unwrap();
+    let join = |group: &str, pid| {
+        let options = cpg::Options::new().pid(pid);
+        let client = cpg::Client::connect_with(corosync.endpoint(), options).unwrap();
+        client.join(&GroupName::new(group).unwrap()).unwrap();
+        client
+    };
+    let (slow, flooding, bystander) = (join("flooded", 1), join("flooded", 2), join("another", 3));
+    let (held, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                slow.poll_event().unwrap();
+                thread::sleep(Duration::from_millis(200));
+            }
+        });
+        scope.spawn(|| {
+            let mut refusals = 0;
+            while !done.load(Ordering::SeqCst) {
+                match flooding.try_multicast(Guarantee::AGREED, &[0; 10_000]) {
+                    Ok(()) => refusals = 0,
+                    Err(_) => {
+                        refusals += 1;
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                // More than a ring that is full for a moment.
+                held.fetch_or(refusals >= 100, Ordering::SeqCst);
+                while flooding.poll_event().unwrap().is_some() {}
+            }
+        });
+        eventually("the flood is held back", || held.load(Ordering::SeqCst));
+        bystander.set_request_timeout(WATCHDOG);
+        let told: Result<Vec<_>, _> = (0..20).map(|_| bystander.local_node_id()).collect();
+        done.store(true, Ordering::SeqCst);
+        assert_eq!(told.unwrap().len(), 20);
+    });
 }

@@ -31,9 +31,12 @@ const LAST_REQUESTS: usize = 1 << 16;
 const BEHIND: usize = 4 << 20;
 const CAUGHT_UP: usize = 2 << 20;
 
-/// How long nobody waits for a client that takes none of its events. The others are not to stand
-/// still with one that does.
+/// How long the others wait for a client that does not take [`PROGRESS`] of its events. They are not
+/// to stand still with one that does.
 const STANDSTILL: Duration = Duration::from_secs(2);
+
+/// How many bytes of events a client takes within [`STANDSTILL`] if it is worth waiting for.
+const PROGRESS: usize = 1 << 20;
 
 /// How often a blocked producer looks whether there is room.
 const BLOCKED_SLICE: Duration = Duration::from_millis(1);
@@ -58,8 +61,10 @@ pub(super) struct Connection {
     flow_control: FlowControl,
     /// Its requests wait, since others cannot take in what they cause.
     is_held: bool,
-    /// When it last took an event that made room for one that waited.
+    /// When it had last taken [`PROGRESS`] of the events that waited, or began to be behind.
     took: Instant,
+    /// How many bytes of events it has taken since.
+    taken: usize,
     /// Answers that did not fit in the ring. While there are any, no more requests are taken, so
     /// there are few.
     answers: VecDeque<Bytes>,
@@ -93,6 +98,7 @@ impl Connection {
             flow_control: FlowControl::Off,
             is_held: false,
             took: Instant::now(),
+            taken: 0,
             answers: VecDeque::new(),
             events: VecDeque::new(),
             event_bytes: 0,
@@ -167,10 +173,14 @@ impl Connection {
             if !self.rings.event.try_send(&[event])? {
                 break;
             }
-            self.event_bytes -= event.len();
+            let size = event.len();
+            self.event_bytes -= size;
             self.events.pop_front();
             self.notifications += 1;
-            self.took = Instant::now();
+            self.taken += size;
+            if self.taken >= PROGRESS {
+                (self.took, self.taken) = (Instant::now(), 0);
+            }
         }
         self.flush_socket();
         Ok(())
@@ -286,7 +296,7 @@ impl Connection {
             self.no_room(message)
         } else if message.len() <= memory {
             if self.events.is_empty() {
-                self.took = Instant::now();
+                (self.took, self.taken) = (Instant::now(), 0);
             }
             self.event_bytes += message.len();
             self.events.push_back(Bytes::copy_from_slice(message));
