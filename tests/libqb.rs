@@ -54,6 +54,7 @@ const C_SERVER: &str = r#"
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -121,6 +122,8 @@ int main(int argc, char **argv)
     qb_ipcs_service_t *service = qb_ipcs_create(argv[1], 0, QB_IPC_SHM, &handlers);
     loop = qb_loop_create();
     assert(service && loop);
+    if (argc > 2)
+        qb_ipcs_enforce_buffer_size(service, atoi(argv[2]));
     qb_ipcs_poll_handlers_set(service, &poll);
     assert(qb_ipcs_run(service) == 0);
     printf("listening\n");
@@ -207,6 +210,20 @@ fn libqbs_service_answers_and_tells_events() {
     let server = NodeCommand::here(program).arg(&name).spawn();
     server.wait_stdout("listening");
     a_service_answers_and_tells_events(&Endpoint::new().abstract_sockets(), &name);
+    server.kill();
+}
+
+#[test]
+fn a_service_may_raise_the_size_of_messages() {
+    const RAISED: usize = 128 << 10;
+    let Some(program) = cc(C_SERVER, &["qb"]) else { return };
+    let name = name("raising");
+    let server = NodeCommand::here(program).arg(&name).arg(RAISED.to_string()).spawn();
+    server.wait_stdout("listening");
+    let endpoint = Endpoint::new().abstract_sockets();
+    let client = Client::connect_to(&endpoint, &name, 8192).unwrap();
+    assert_eq!(client.max_message_size(), RAISED);
+    echoes(&client, &[7; RAISED - 100]);
     server.kill();
 }
 

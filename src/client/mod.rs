@@ -81,7 +81,12 @@ pub struct Client<S: Service> {
 
 impl<S: Service> Client<S> {
     pub(crate) fn open(endpoint: &Endpoint, service: S, patience: &Patience) -> Result<Self> {
-        let target = Target { name: S::NAME, ring_size: S::RING_SIZE, nudge: Some(S::nudge) };
+        let target = Target {
+            name: S::NAME,
+            ring_size: S::RING_SIZE,
+            may_raise_size: false,
+            nudge: Some(S::nudge),
+        };
         Ok(Self { connection: Connection::open(target, endpoint, patience)?, service })
     }
 

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::unistd::{getegid, geteuid};
 
+use super::connection::Target;
 use super::patience::Patience;
 use super::ring_files::{self, RingFiles};
 use crate::codec::setup::{ConnectReply, ConnectRequest, Generation, TransportType};
-use crate::endpoint::{Endpoint, SocketAddress};
+use crate::endpoint::{Endpoint, MAX_RING_SIZE, SocketAddress};
 use crate::error::{Error, ProtocolError, Result, RingError};
 use crate::libqb::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
 use crate::libqb::ring::{
@@ -47,12 +48,12 @@ pub(super) struct Parts {
 
 /// Connects to a service.
 pub(super) fn connect(
-    service: &str,
+    target: Target<'_>,
     endpoint: &Endpoint,
-    default_ring_size: u32,
     patience: &Patience,
 ) -> Result<Parts> {
-    let max_msg_size = endpoint.ring_size_or(default_ring_size)?;
+    let service = target.name;
+    let max_msg_size = endpoint.ring_size_or(target.ring_size)?;
     let name = Cow::Owned(endpoint.name(service).to_owned());
     let (timeout, deadline) = (patience.timeout, Some(patience.deadline));
     let connecting = Connecting { endpoint, service: name, timeout, deadline };
@@ -83,7 +84,8 @@ pub(super) fn connect(
     if let Some(source) = unknown {
         return Err(connecting.protocol(source));
     }
-    connecting.rings(socket, peer, &reply, max_msg_size)
+    let raised = if target.may_raise_size { reply.max_msg_size.min(MAX_RING_SIZE) } else { 0 };
+    connecting.rings(socket, peer, &reply, max_msg_size.max(raised))
 }
 
 struct Connecting<'a> {
@@ -275,8 +277,7 @@ impl Connecting<'_> {
         }
         let header = Mapping::new(&files.header, header_size).map_err(failed)?;
         let size = files.data.metadata().map_err(failed)?.len();
-        // As qb_rb_open. No corosync makes rings larger than it is asked to; what a ring holds
-        // bounds the work of looking for an event.
+        // As qb_rb_open. What a ring holds bounds the work of looking for an event.
         let limit = (u64::from(asked) + CHUNK_MARGIN as u64 + 1).next_multiple_of(LARGEST_PAGE);
         if size > limit {
             return Err(self.protocol(RingError::TooLarge { ring, have: size, limit }.into()));

@@ -157,6 +157,8 @@ pub(crate) struct Target<'a> {
     pub(crate) name: &'a str,
     /// Room in each ring that every message of the service fits in, in bytes.
     pub(crate) ring_size: u32,
+    /// Whether the service may make rings larger than it is asked to. No corosync does.
+    pub(crate) may_raise_size: bool,
     /// Makes a request that the daemon answers at once, shortly and exactly once, whatever state it
     /// is in, and that changes nothing. `None`: there is no such request.
     pub(crate) nudge: Option<Nudge>,
@@ -220,7 +222,7 @@ impl Connection {
             request,
             response,
             event,
-        } = connect::connect(target.name, endpoint, target.ring_size, patience).inspect_err(|_error| {
+        } = connect::connect(target, endpoint, patience).inspect_err(|_error| {
             crate::log::debug!(service = %endpoint.name(target.name), error = %_error, "cannot connect");
         })?;
         let service: Cow<'static, str> = Cow::Owned(endpoint.name(target.name).to_owned());

@@ -81,7 +81,7 @@ impl Client {
     pub fn connect_to(endpoint: &Endpoint, service: &str, max_message_size: u32) -> Result<Self> {
         let ring_size = max_message_size.max(crate::endpoint::MIN_RING_SIZE);
         let endpoint = endpoint.clone().ring_size(endpoint.ring_size_or(ring_size)?);
-        let target = Target { name: service, ring_size, nudge: None };
+        let target = Target { name: service, ring_size, may_raise_size: true, nudge: None };
         let patience = Patience::connecting(&endpoint);
         Ok(Self { connection: Connection::open(target, &endpoint, &patience)? })
     }
