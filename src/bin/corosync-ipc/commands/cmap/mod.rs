@@ -84,7 +84,7 @@ A string that begins with a dash comes behind `--`.
 Examples:
   corosync-ipc cmap set my.counter u32 17
   corosync-ipc cmap set my.text str 'two words'
-  corosync-ipc cmap set my.bytes bin @/etc/corosync/authkey
+  corosync-ipc cmap set my.bytes bin @/etc/hostname
   corosync-ipc cmap set my.option str -- --dash"
     )]
     Set {
