@@ -142,6 +142,10 @@ fn without_a_daemon_everything_ends_with_3() {
             &[directory, "No such file", "CS_ERR_NOT_EXIST"],
         );
     }
+    let doctor = outside(&["--socket-dir", "/no/such", "doctor"]);
+    let told = String::from_utf8(doctor.stdout).unwrap();
+    assert!(told.contains("there is no directory /no/such"), "{told}");
+    assert!(!told.contains("namespace: `nsenter"), "{told}");
     let doctor = outside(&["--socket-dir", directory, "doctor"]);
     assert_eq!(doctor.status.code(), Some(3));
     let verbose = outside(&["-v", "--socket-dir", directory, "cmap", "get", "totem.version"]);

@@ -3,7 +3,9 @@
 mod surroundings;
 
 use std::fmt::Write;
+use std::io;
 use std::mem::discriminant;
+use std::path::Path;
 use std::thread;
 
 use clap::Args;
@@ -198,7 +200,8 @@ fn write_services(
     }
     // What the errors say differs in names only.
     let nameless = |(name, error): (&str, &Error)| {
-        (discriminant(error), advice(error, seen).replace(name, ""))
+        // One of the names is that of a command, too.
+        (discriminant(error), advice(error, seen).replace("cfg reload", "reload").replace(name, ""))
     };
     while let Some(first @ (name, error)) = failed.first().copied() {
         let (alike, others) =
@@ -239,7 +242,9 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
     let surroundings = seen.surroundings;
     match error {
         Error::NoSocket { service, .. } if seen.is_reached => missing(service),
-        Error::NoSocket { .. } => no_socket(surroundings),
+        Error::NoSocket { address, source, .. } => {
+            no_socket(surroundings, Path::new(address), source)
+        }
         Error::UntrustedServer { uid, is_unmapped: true, .. } => format!(
             "this is a user namespace: if it is the host's root who serves, --server-uid {uid} allows it, and with it \
              every other user that is not mapped here"
@@ -321,9 +326,20 @@ fn missing(service: &str) -> String {
     format!("this corosync runs without {service}, which every corosync has: look at its log")
 }
 
-fn no_socket(surroundings: &Surroundings) -> String {
+fn no_socket(surroundings: &Surroundings, address: &Path, source: &io::Error) -> String {
     let sockets = &surroundings.sockets;
-    let elsewhere = surroundings.daemons.iter().find(|daemon| daemon.same_network == Some(false));
+    let is_file = address.is_absolute();
+    // Sockets that are files are there in every network namespace.
+    let mut elsewhere = surroundings.daemons.iter().filter(|_| !is_file);
+    let elsewhere = elsewhere.find(|daemon| daemon.same_network == Some(false));
+    if is_file && source.kind() == io::ErrorKind::ConnectionRefused {
+        return "the socket is left over and nobody listens there: start corosync".to_owned();
+    }
+    let is_missing =
+        |directory: &&Path| is_file && surroundings.sees_processes() && !directory.exists();
+    if let Some(directory) = address.parent().filter(is_missing) {
+        return format!("there is no directory {}: name another one", directory.display());
+    }
     match (sockets.is_abstract, sockets.files.first().and_then(|file| file.parent()), elsewhere) {
         (true, ..) => "there is an abstract socket of corosync here: --abstract uses it".to_owned(),
         (_, Some(directory), _) => {
