@@ -373,18 +373,26 @@ fn nothing_is_logged_while_a_lock_is_held() {
         let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
         let _listener =
             Listener::<Ends>::builder().endpoint(&endpoint).service("cpg").start(ends).unwrap();
-        let client = Arc::new(cpg::Client::connect_to(&endpoint).unwrap());
-        client.set_request_timeout(Duration::from_millis(10));
+        let connect = || {
+            let client = cpg::Client::connect_to(&endpoint).unwrap();
+            client.set_request_timeout(Duration::from_millis(10));
+            Arc::new(client)
+        };
+        let use_up = |client: &cpg::Client, time: Duration| {
+            let _ = client.local_node_id();
+            // To the end that the event is.
+            while client.next_event(time).is_ok_and(|event| event.is_some()) {}
+        };
+        // What is logged first where nobody subscribes is logged to nobody until somebody does: a
+        // thread of another test must not be the first meanwhile.
+        use_up(&connect(), Duration::from_secs(1));
+        let client = connect();
         let (ended, told) = mpsc::channel();
         // On a thread of its own: one that waits for itself does so for ever.
         thread::spawn(move || {
             let curious = Curious { client: OnceLock::from(Arc::clone(&client)), ended };
             tracing::subscriber::with_default(curious, || {
-                let _ = client.local_node_id();
-                // To the end that the event is.
-                while client.next_event(Duration::from_secs(60)).is_ok_and(|event| event.is_some())
-                {
-                }
+                use_up(&client, Duration::from_secs(60));
             });
         });
         let asked = told
