@@ -13,13 +13,13 @@ use super::{Client, Service};
 use crate::endpoint::Deadline;
 use crate::error::{Error, Result};
 use crate::libqb::client::Look;
-use crate::sys::event::{Bell, Poller};
+use crate::sys::event::{Poller, Wakeup};
 
 /// A client gets its next turn after so many events, when others have events too.
 pub(crate) const EVENTS_PER_TURN: usize = 16;
 
-/// What the poller calls the bell. Clients are numbered from 1.
-const BELL: u64 = 0;
+/// What the poller calls the wakeup. Clients are numbered from 1.
+const WAKEUP: u64 = 0;
 
 /// Hands over the events of any number of clients, of any services, on one thread. Each client has
 /// a handler, and all handlers are given the same `&mut S`.
@@ -96,10 +96,10 @@ impl<S> Dispatcher<S> {
     pub fn new() -> Result<Self> {
         let failed = |source| Error::system("making a dispatcher", source);
         let poller = Poller::new().map_err(failed)?;
-        let bell = Bell::new().map_err(failed)?;
-        poller.add(&bell, BELL).map_err(failed)?;
-        let registry = Registry { poller, entries: HashMap::new(), last: BELL };
-        let queue = Queue { tasks: Mutex::default(), stop: AtomicBool::new(false), bell };
+        let wakeup = Wakeup::new().map_err(failed)?;
+        poller.add(&wakeup, WAKEUP).map_err(failed)?;
+        let registry = Registry { poller, entries: HashMap::new(), last: WAKEUP };
+        let queue = Queue { tasks: Mutex::default(), stop: AtomicBool::new(false), wakeup };
         Ok(Self { registry, queue: Arc::new(queue), ready: Vec::new() })
     }
 
@@ -175,7 +175,7 @@ impl<S> Dispatcher<S> {
             if self.queue.is_stopped() {
                 break;
             }
-            if *number == BELL { self.run_tasks(state) } else { self.serve(*number, state) }
+            if *number == WAKEUP { self.run_tasks(state) } else { self.serve(*number, state) }
         }
         let round = if ready.is_empty() { Round::TimedOut } else { Round::Busy };
         self.ready = ready;
@@ -183,7 +183,7 @@ impl<S> Dispatcher<S> {
     }
 
     fn run_tasks(&mut self, state: &mut S) {
-        self.queue.bell.silence();
+        self.queue.wakeup.clear();
         let tasks = mem::take(&mut self.queue.tasks().list);
         for task in tasks {
             task(state, &mut Control { registry: &mut self.registry, queue: &self.queue });
@@ -386,7 +386,7 @@ struct Queue<S> {
     tasks: Mutex<Tasks<S>>,
     /// Stored with Release and taken with Acquire: what was done before a stop is seen after it.
     stop: AtomicBool,
-    bell: Bell,
+    wakeup: Wakeup,
 }
 
 struct Tasks<S> {
@@ -425,7 +425,7 @@ impl<S> DispatcherWaker<S> {
     /// [`Dispatcher::run`] or [`Dispatcher::round`] returns at once.
     pub fn stop(&self) {
         self.queue.stop.store(true, Ordering::Release);
-        self.queue.bell.ring();
+        self.queue.wakeup.wake();
     }
 
     /// Runs `task` on the dispatcher's thread, between two handlers. Tasks run in the order they
@@ -441,7 +441,7 @@ impl<S> DispatcherWaker<S> {
             }
             tasks.list.push(task);
         }
-        self.queue.bell.ring();
+        self.queue.wakeup.wake();
         true
     }
 }

@@ -26,7 +26,7 @@ use crate::libqb::server::rings::{Request, Rings};
 use crate::libqb::server::{
     Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal, RingAccess,
 };
-use crate::sys::event::Bell;
+use crate::sys::event::Wakeup;
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
 use crate::sys::{serve, socket};
@@ -62,7 +62,7 @@ impl SlowDaemon {
         let services = ServiceId::all(true);
         let delay = Arc::new(AtomicU64::new(0));
         let daemon =
-            Daemon::new(world, vec![Arc::new(Bell::new().unwrap())], Clock::Real, services);
+            Daemon::new(world, vec![Arc::new(Wakeup::new().unwrap())], Clock::Real, services);
         let slow = Slow { daemon, delay: Arc::clone(&delay) };
         let (endpoint, directory) = private_endpoint();
         let builder = Listener::<Slow>::builder().endpoint(&endpoint);

@@ -12,7 +12,7 @@ use super::node::{ClientId, Node, ServiceId};
 use super::world::{ClientOutput, World};
 use crate::libqb::server::Serving;
 use crate::libqb::server::{Conn, ConnectionId, Connections, Gone, Handler, Peer, Refusal};
-use crate::sys::event::Bell;
+use crate::sys::event::Wakeup;
 use crate::sys::file;
 
 /// Serves the nodes' clients. The services of a node follow each other, and the nodes.
@@ -24,7 +24,7 @@ pub(crate) struct Daemon {
     /// Which requests to a service are refused.
     refused: BTreeMap<usize, Refuse>,
     /// Of each node; rung when it ends.
-    ended: Vec<Arc<Bell>>,
+    ended: Vec<Arc<Wakeup>>,
     /// What each node serves.
     services: &'static [ServiceId],
 }
@@ -51,7 +51,7 @@ impl Clock {
 impl Daemon {
     pub(crate) fn new(
         world: World,
-        ended: Vec<Arc<Bell>>,
+        ended: Vec<Arc<Wakeup>>,
         clock: Clock,
         services: &'static [ServiceId],
     ) -> Self {
@@ -178,7 +178,7 @@ impl Daemon {
                         self.held.remove(&place);
                         self.refused.remove(&place);
                     }
-                    self.ended.get(node).into_iter().for_each(|bell| bell.ring());
+                    self.ended.get(node).into_iter().for_each(|wakeup| wakeup.wake());
                 }
             }
         }

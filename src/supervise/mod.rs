@@ -49,7 +49,7 @@ use crate::client::{Client, Service};
 use crate::endpoint::Deadline;
 use crate::error::{CsError, Error, Result};
 use crate::libqb::client::{Limit, Waker};
-use crate::sys::event::{Alarm, Poller};
+use crate::sys::event::{Poller, Timer};
 use crate::sys::wait::{Interest, wait_for};
 
 /// A service whose clients can be supervised. Only this crate implements it.
@@ -177,7 +177,7 @@ struct Watch<S: Supervise> {
     poller: Poller,
     /// Goes off when an attempt is due, or when a client has ended that its socket tells nothing
     /// of.
-    alarm: Alarm,
+    timer: Timer,
     /// The client whose socket the poller knows.
     client: Option<Arc<Client<S>>>,
 }
@@ -221,12 +221,12 @@ impl<S: Supervise> Supervised<S> {
                 match self.plan.attempt_at {
                     Some(at) if at > Instant::now() => {
                         wait_for(
-                            waker.bell(),
+                            waker.wakeup(),
                             Interest::Readable,
                             Some(deadline.map_or(at, |deadline| deadline.min(at))),
                         )
                         .map_err(|source| Error::system("waiting for the next attempt", source))?;
-                        waker.bell().silence();
+                        waker.wakeup().clear();
                     }
                     _ => {
                         if let Some(notice) = self.attempt()? {
@@ -338,10 +338,10 @@ impl<S: Supervise> Supervised<S> {
     pub fn descriptor(&mut self) -> Result<OwnedFd> {
         let waker = self.waker()?;
         let new = || {
-            let (poller, alarm) = (Poller::new()?, Alarm::new()?);
-            poller.add(&alarm, 0)?;
-            poller.add(waker.bell(), 0)?;
-            Ok(Watch { poller, alarm, client: None })
+            let (poller, timer) = (Poller::new()?, Timer::new()?);
+            poller.add(&timer, 0)?;
+            poller.add(waker.wakeup(), 0)?;
+            Ok(Watch { poller, timer, client: None })
         };
         let failed = |source| Error::system("making a descriptor of a supervised client", source);
         let watch = match self.watch.take() {
@@ -379,7 +379,7 @@ impl<S: Supervise> Supervised<S> {
             }
         }
         let due = if self.ending.is_some() { Some(Instant::now()) } else { None };
-        watch.alarm.set(match &self.client {
+        watch.timer.set(match &self.client {
             Some(_) => due,
             None => Some(self.plan.attempt_at.unwrap_or_else(Instant::now)),
         });

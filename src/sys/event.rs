@@ -1,4 +1,4 @@
-//! Being woken by another thread, and waiting for many descriptors.
+//! Wakeups from other threads, timers, and waiting for many descriptors.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,40 +12,41 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::socket::retry;
 use super::wait::millis_until;
 
-/// Rung by one thread to wake another: its descriptor is readable from then until it is silenced.
+/// Wakes another thread: its descriptor polls readable from [`wake`](Self::wake) until
+/// [`clear`](Self::clear).
 #[derive(Debug)]
-pub(crate) struct Bell(EventFd);
+pub(crate) struct Wakeup(EventFd);
 
-impl Bell {
+impl Wakeup {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
-    /// Makes the descriptor readable. What was done before is seen by whoever
-    /// [`silence`](Self::silence)s it.
-    pub(crate) fn ring(&self) {
-        // Fails only when the counter is full, and then the descriptor is readable already.
+    /// Makes the descriptor readable. The thread that calls [`clear`](Self::clear) then sees what
+    /// the caller did before.
+    pub(crate) fn wake(&self) {
+        // A write fails only when the counter is full, and then the descriptor is readable already.
         let _ = retry(|| self.0.write(1));
     }
 
-    /// Makes the descriptor unreadable. Look for the reason of the ringing afterwards, never
-    /// before.
-    pub(crate) fn silence(&self) {
+    /// Makes the descriptor unreadable. Call it before looking for the reason of the wakeup, never
+    /// after: else a wakeup in between is lost.
+    pub(crate) fn clear(&self) {
         let _ = retry(|| self.0.read());
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for Wakeup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-/// A descriptor that is readable from some time on.
+/// A timer whose descriptor polls readable from a given time on.
 #[derive(Debug)]
-pub(crate) struct Alarm(TimerFd);
+pub(crate) struct Timer(TimerFd);
 
-impl Alarm {
+impl Timer {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(TimerFd::new(
             ClockId::CLOCK_MONOTONIC,
@@ -53,13 +54,13 @@ impl Alarm {
         )?))
     }
 
-    /// Sets when it becomes readable, which it is not before; `None`: never.
+    /// Sets the time from which the descriptor is readable. `None` disarms the timer.
     pub(crate) fn set(&self, at: Option<Instant>) {
-        // Neither fails with times that are valid.
+        // Both calls fail only for invalid times.
         let _ = match at {
             None => self.0.unset(),
             Some(at) => {
-                // No time at all would unset it.
+                // A duration of zero would disarm the timer.
                 let left =
                     at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
                 self.0.set(
@@ -71,18 +72,18 @@ impl Alarm {
     }
 }
 
-impl AsFd for Alarm {
+impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-/// Waits for any number of descriptors to be readable, each known by a number. Reports them again
-/// and again while they are.
+/// Waits for any number of descriptors to become readable. Each has a number. The poller is
+/// level-triggered: it reports a descriptor on every wait while it is readable.
 #[derive(Debug)]
 pub(crate) struct Poller(Epoll);
 
-/// How many descriptors are reported at once. The others come first the next time.
+/// The most descriptors that one wait reports. The next wait reports the others first.
 pub(crate) const REPORTED: usize = 32;
 
 impl Poller {
@@ -95,12 +96,12 @@ impl Poller {
     }
 
     pub(crate) fn remove(&self, fd: &impl AsFd) {
-        // Whoever closed it removed it.
+        // Fails when the descriptor is closed, and closing has removed it already.
         let _ = self.0.delete(fd);
     }
 
-    /// Puts the numbers of readable descriptors into `found`, waiting for one until the deadline;
-    /// `None` waits for ever.
+    /// Appends the numbers of the readable descriptors to `found`. Waits until the deadline for the
+    /// first one; `None` waits for ever.
     pub(crate) fn wait(&self, found: &mut Vec<u64>, deadline: Option<Instant>) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); REPORTED];
         let count = retry(|| {

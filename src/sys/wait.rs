@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// What a wait ended with.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
-    /// What was waited for is there.
+    /// The descriptor has what was waited for.
     Yes,
     /// The other end closed, or the socket failed. There may still be something to read.
     HungUp,
@@ -23,18 +23,18 @@ pub(crate) enum Ready {
 pub(crate) enum Interest {
     Readable,
     Writable,
-    /// Nothing but the other end closing.
+    /// Only that the other end closes.
     HangUp,
 }
 
-/// Waits until `deadline`; `None` waits for ever. A deadline in the past looks once and does not
-/// wait.
+/// Waits until `deadline`; `None` waits for ever. With a deadline in the past it polls once without
+/// blocking.
 pub(crate) fn wait_for(
     fd: &impl AsFd,
     interest: Interest,
     deadline: Option<Instant>,
 ) -> io::Result<Ready> {
-    // A hang-up is always reported, asked for or not.
+    // poll always reports a hang-up.
     let flags = match interest {
         Interest::Readable => PollFlags::POLLIN,
         Interest::Writable => PollFlags::POLLOUT,
@@ -46,21 +46,23 @@ pub(crate) fn wait_for(
     Ok(readiness(&fd))
 }
 
-/// As [`wait_for`] something to read, but `bell` ends the wait too. Returns how it is with each;
-/// without both the deadline passed.
-pub(crate) fn wait_or_rung(
+/// As [`wait_for`] with [`Interest::Readable`], but `wakeup` ends the wait too. Returns the state of
+/// `fd`, and true if `wakeup` is readable. `(TimedOut, false)` means that the deadline passed.
+pub(crate) fn wait_or_woken(
     fd: &impl AsFd,
-    bell: &impl AsFd,
+    wakeup: &impl AsFd,
     deadline: Option<Instant>,
 ) -> io::Result<(Ready, bool)> {
-    let mut fds =
-        [PollFd::new(fd.as_fd(), PollFlags::POLLIN), PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+    let mut fds = [
+        PollFd::new(fd.as_fd(), PollFlags::POLLIN),
+        PollFd::new(wakeup.as_fd(), PollFlags::POLLIN),
+    ];
     poll_until(&mut fds, deadline)?;
-    let [fd, bell] = fds;
-    Ok((readiness(&fd), readiness(&bell) != Ready::TimedOut))
+    let [fd, wakeup] = fds;
+    Ok((readiness(&fd), readiness(&wakeup) != Ready::TimedOut))
 }
 
-/// Waits until one is ready or the deadline passed.
+/// Waits until a descriptor is ready or the deadline passes.
 pub(super) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     loop {
         let millis = deadline.map(millis_until);
@@ -94,8 +96,8 @@ fn readiness(fd: &PollFd<'_>) -> Ready {
     }
 }
 
-/// How long until then, in whole milliseconds: rounded up, so that a wait never ends before its
-/// deadline and then spins.
+/// Returns the milliseconds until `deadline`, rounded up: a wait that ended early would make its
+/// caller spin.
 pub(crate) fn millis_until(deadline: Instant) -> i32 {
     let left: Duration = deadline.saturating_duration_since(Instant::now());
     i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)

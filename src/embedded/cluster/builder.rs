@@ -17,7 +17,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::libqb::server::{Generation, Listener, Overflow};
 use crate::libqb::server::{Mark, Marker, Marking};
-use crate::sys::event::Bell;
+use crate::sys::event::Wakeup;
 use crate::sys::{file, serve};
 use crate::wire::values::NodeId;
 
@@ -180,8 +180,9 @@ impl ClusterBuilder {
                     )
                 }
             };
-            let ended =
-                Arc::new(Bell::new().map_err(|source| Error::system("starting a server", source))?);
+            let ended = Arc::new(
+                Wakeup::new().map_err(|source| Error::system("starting a server", source))?,
+            );
             nodes.push(NodeSlot { id: *id, endpoint, ended, directory });
         }
         let beginning = Instant::now();

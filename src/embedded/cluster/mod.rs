@@ -15,7 +15,7 @@ use super::world::{ClientOutput, World};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::libqb::server::Listener;
-use crate::sys::event::Bell;
+use crate::sys::event::Wakeup;
 use crate::wire::values::NodeId;
 
 /// The latest time there is on a cluster's clock: a hundred years.
@@ -59,7 +59,7 @@ struct NodeSlot {
     id: NodeId,
     endpoint: Endpoint,
     /// Rings while its daemon does not run.
-    ended: Arc<Bell>,
+    ended: Arc<Wakeup>,
     /// Removed with it.
     directory: Option<PrivateDirectory>,
 }
@@ -239,7 +239,7 @@ impl Cluster {
                 }
             }
             daemon.drive(connections, |world, now| start_daemons(world, now, &[number]))?;
-            ended.iter().for_each(|bell| bell.silence());
+            ended.iter().for_each(|wakeup| wakeup.clear());
             Ok(())
         });
         started.and_then(|result| result)

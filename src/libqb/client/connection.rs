@@ -26,7 +26,7 @@ use crate::libqb::refill::Refill;
 use crate::libqb::ring::{Consumer, Mapping, Producer};
 use crate::libqb::wake::{BATCH, MOST_STRAY, WakeBytes};
 use crate::sys::socket::Credentials;
-use crate::sys::wait::{Interest, Ready, wait_for, wait_or_rung};
+use crate::sys::wait::{Interest, Ready, wait_for, wait_or_woken};
 use crate::sys::{file, socket};
 
 /// How long to sleep on the reply's semaphore, at first and at most, before looking whether the
@@ -739,10 +739,10 @@ impl Connection {
         if lock(&self.events).ring.has_chunk() {
             return Ok(true);
         }
-        let ready = wait_or_rung(&self.socket, waker.bell(), deadline);
+        let ready = wait_or_woken(&self.socket, waker.wakeup(), deadline);
         let (ready, rung) = ready.map_err(|source| Error::system("waiting for events", source))?;
         if rung {
-            waker.bell().silence();
+            waker.wakeup().clear();
         }
         match ready {
             Ready::Yes => Ok(true),

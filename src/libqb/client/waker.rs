@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
-use crate::sys::event::Bell;
+use crate::sys::event::Wakeup;
 
 /// Ends a client's wait for events from another thread, or from one of its handlers; made by
 /// [`Client::waker`](crate::Client::waker).
@@ -17,16 +17,16 @@ pub struct Waker {
 
 #[derive(Debug)]
 struct Shared {
-    /// Says that there is a reason to wake up, without a system call; the bell only interrupts the
+    /// Says that there is a reason to wake up, without a system call; the wakeup only interrupts the
     /// sleep.
     woken: AtomicBool,
-    bell: Bell,
+    wakeup: Wakeup,
 }
 
 impl Waker {
     pub(crate) fn new() -> Result<Self> {
-        let bell = Bell::new().map_err(|source| Error::system("making a waker", source))?;
-        Ok(Self { shared: Arc::new(Shared { woken: AtomicBool::new(false), bell }) })
+        let wakeup = Wakeup::new().map_err(|source| Error::system("making a waker", source))?;
+        Ok(Self { shared: Arc::new(Shared { woken: AtomicBool::new(false), wakeup }) })
     }
 
     /// Ends one wait: the one under way, or else the next. A [`dispatch`](crate::Client::dispatch)
@@ -39,19 +39,19 @@ impl Waker {
     pub fn wake(&self) {
         // Pairs with the swap in `take`: what the caller did before is seen by who was woken.
         self.shared.woken.store(true, Ordering::Release);
-        self.shared.bell.ring();
+        self.shared.wakeup.wake();
     }
 
     /// Whether it was used since the last time this was asked. To be asked between silencing the
-    /// bell and sleeping.
+    /// wakeup and sleeping.
     pub(crate) fn take(&self) -> bool {
         // Most often it was not, and then nothing is written.
         self.shared.woken.load(Ordering::Relaxed)
             && self.shared.woken.swap(false, Ordering::Acquire)
     }
 
-    pub(crate) fn bell(&self) -> &Bell {
-        &self.shared.bell
+    pub(crate) fn wakeup(&self) -> &Wakeup {
+        &self.shared.wakeup
     }
 }
 
@@ -75,11 +75,11 @@ mod tests {
     #[test]
     fn the_bell_rings_until_it_is_silenced() {
         let waker = Waker::new().unwrap();
-        let look = || wait_for(waker.bell(), Interest::Readable, Some(Instant::now())).unwrap();
+        let look = || wait_for(waker.wakeup(), Interest::Readable, Some(Instant::now())).unwrap();
         assert_eq!(look(), Ready::TimedOut);
         waker.wake();
         assert_eq!((look(), look()), (Ready::Yes, Ready::Yes));
-        waker.bell().silence();
+        waker.wakeup().clear();
         assert_eq!(look(), Ready::TimedOut);
     }
 }

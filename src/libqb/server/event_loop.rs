@@ -17,7 +17,7 @@ use super::random::Random;
 use super::rings::{Request, Rings};
 use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, TransportType};
 use crate::libqb::accept::Accept;
-use crate::sys::event::Bell;
+use crate::sys::event::Wakeup;
 use crate::sys::serve::{self, Seen, Watch};
 use crate::sys::socket::{self, Credentials};
 
@@ -74,7 +74,7 @@ pub(super) struct EventLoop<H: Handler> {
     connections: Connections<H::Session>,
     settings: Settings,
     handshaking: Vec<Handshaking>,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
     inbox: Receiver<Job<H>>,
     accept_after: Option<Instant>,
     /// How many jobs of [`Job::Drive`] there were.
@@ -88,7 +88,7 @@ impl<H: Handler> EventLoop<H> {
         handler: H,
         services: Vec<(ServiceAddress, Bound)>,
         settings: Settings,
-        bell: Arc<Bell>,
+        wakeup: Arc<Wakeup>,
         inbox: Receiver<Job<H>>,
     ) -> Self {
         Self {
@@ -96,7 +96,7 @@ impl<H: Handler> EventLoop<H> {
             connections: Connections::new(services, settings.event_memory),
             settings,
             handshaking: Vec::new(),
-            bell,
+            wakeup,
             inbox,
             accept_after: None,
             drives: 0,
@@ -151,7 +151,7 @@ impl<H: Handler> EventLoop<H> {
                 },
             );
         let clients: Vec<_> = clients.collect();
-        let mut watched: Vec<(BorrowedFd<'_>, Watch)> = vec![(self.bell.as_fd(), read)];
+        let mut watched: Vec<(BorrowedFd<'_>, Watch)> = vec![(self.wakeup.as_fd(), read)];
         watched.extend(services.iter().map(|(_, socket)| (*socket, accept)));
         watched.extend(self.handshaking.iter().map(|client| (client.socket.as_fd(), read)));
         watched
@@ -168,7 +168,7 @@ impl<H: Handler> EventLoop<H> {
     /// Handles one round. Returns true when asked to stop.
     fn step(&mut self, mut look: Look) -> bool {
         if look.rung {
-            self.bell.silence();
+            self.wakeup.clear();
             while let Ok(job) = self.inbox.try_recv() {
                 match job {
                     Job::Run(body) => body(&mut self.handler, &mut self.connections),

@@ -18,7 +18,7 @@ use super::marker::{Marker, Marking};
 use super::{Generation, Overflow};
 use crate::endpoint::{Endpoint, MAX_RING_SIZE, SocketAddress};
 use crate::error::{Error, Result};
-use crate::sys::event::Bell;
+use crate::sys::event::Wakeup;
 use crate::sys::file;
 use crate::sys::serve;
 use crate::sys::socket;
@@ -146,7 +146,7 @@ impl Refusal {
 /// A running server. Dropping it ends its thread, disconnects its clients and removes its files.
 pub struct Listener<H: Handler> {
     jobs: Sender<Job<H>>,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
     thread: Option<JoinHandle<H>>,
 }
 
@@ -201,7 +201,7 @@ impl<H: Handler> Listener<H> {
             let _ = sender.send(body(handler, connections));
         };
         let _ = self.jobs.send(Job::Drive(Box::new(body), done));
-        self.bell.ring();
+        self.wakeup.wake();
         // Nothing is sent; the other end goes when the job is done, or the thread has ended.
         let _ = is_done.recv();
         result.try_recv().map_err(|_| Error::Finalized)
@@ -212,7 +212,7 @@ impl<H: Handler> Listener<H> {
     pub fn post(&self, body: impl FnOnce(&mut H, &mut Connections<H::Session>) + Send + 'static) {
         // A thread that has ended runs nothing.
         let _ = self.jobs.send(Job::Run(Box::new(body)));
-        self.bell.ring();
+        self.wakeup.wake();
     }
 
     /// Stops the server and returns its handler.
@@ -226,7 +226,7 @@ impl<H: Handler> Listener<H> {
 
     fn end(&self) {
         let _ = self.jobs.send(Job::Stop);
-        self.bell.ring();
+        self.wakeup.wake();
     }
 }
 
@@ -379,12 +379,13 @@ impl Builder {
             self.services.into_iter().map(|place| place.bind().map(|bound| (place, bound)));
         let services = services.collect::<Result<Vec<_>>>()?;
         let failed = |source: io::Error| Error::system("starting a server", source);
-        let bell = Arc::new(Bell::new().map_err(failed)?);
+        let wakeup = Arc::new(Wakeup::new().map_err(failed)?);
         let (jobs, inbox) = mpsc::channel();
-        let event_loop = EventLoop::new(handler, services, self.settings, Arc::clone(&bell), inbox);
+        let event_loop =
+            EventLoop::new(handler, services, self.settings, Arc::clone(&wakeup), inbox);
         let thread =
             thread::Builder::new().name(name).spawn(move || event_loop.run()).map_err(failed)?;
-        Ok(Listener { jobs, bell, thread: Some(thread) })
+        Ok(Listener { jobs, wakeup, thread: Some(thread) })
     }
 }
 
