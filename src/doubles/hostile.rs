@@ -60,7 +60,7 @@ impl Handler for Talker {
     }
 
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, _: Bytes) {
-        (0..EVENTS).for_each(|_| conn.send_event(b"of which nothing is told").unwrap());
+        (0..EVENTS).for_each(|_| conn.send_event(b"no byte announces this").unwrap());
         conn.reply(&wire::quorum::GetQuorateReply { quorate: 1 }.encode().unwrap()).unwrap();
     }
 }

@@ -206,7 +206,7 @@ fn a_waker_ends_a_wait_and_the_connection_goes_on<S: Source>(endpoint: &Endpoint
     for mode in [WAITING; 10].concat() {
         thread::scope(|scope| {
             let dispatching = spawn_until_asleep(scope, || (count(&client, mode), Instant::now()));
-            // Made only now: the wait that is under way must heed it all the same.
+            // Made only now: it ends the wait that is under way all the same.
             let waker = client.waker().unwrap();
             let woken = Instant::now();
             waker.wake();

@@ -138,7 +138,7 @@ impl Drop for Cluster {
     }
 }
 
-/// What a cluster shall be like.
+/// Configures a `Cluster`.
 #[must_use]
 #[derive(Clone)]
 pub struct Builder {
