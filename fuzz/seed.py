@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes the vectors of proto/ into the corpus of the fuzz target `messages`: run it before fuzzing."""
+"""Writes the vectors of proto/ as seeds of the fuzz target `messages`. Run it before fuzzing."""
 import pathlib
 
 here = pathlib.Path(__file__).resolve().parent
 corpus = here / "corpus" / "messages"
 corpus.mkdir(parents=True, exist_ok=True)
-# As in src/fuzzing.rs: three kinds for each service.
+# In the order of src/fuzzing.rs: three kinds for each service.
 services = ["cmap", "quorum", "votequorum", "cfg", "evs", "cpg"]
 kinds = ["request", "response", "event"]
 for path in sorted((here.parent / "proto" / "vectors").glob("*.txt")):
