@@ -52,6 +52,8 @@ pub mod cpg;
 pub mod embedded;
 pub mod event_loops;
 pub mod evs;
+#[doc = include_str!("../docs/glossary.md")]
+pub mod glossary {}
 pub mod libqb;
 pub mod quorum;
 pub mod supervise;
