@@ -6,8 +6,6 @@
 //! the ratio.
 
 mod compare;
-#[path = "../tests/harness/mod.rs"]
-mod harness;
 
 use std::hint::black_box;
 use std::path::Path;
@@ -103,7 +101,7 @@ fn ours(what: &str, count: u32) -> Duration {
     start.elapsed()
 }
 
-fn theirs(program: &Path, node: &harness::Node, what: &str, count: u32) -> Duration {
+fn theirs(program: &Path, node: &testbed::Node, what: &str, count: u32) -> Duration {
     let output = node.command(program).args([what, &count.to_string()]).run().success();
     Duration::from_nanos(output.trim().parse().unwrap())
 }
@@ -125,11 +123,11 @@ fn shared_memory() -> u64 {
 }
 
 fn main() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
-    let Some(program) = harness::cc(C_PROGRAM, &["cmap", "quorum"]) else { return };
-    let cluster = harness::Cluster::one();
+    let Some(program) = testbed::cc(C_PROGRAM, &["cmap", "quorum"]) else { return };
+    let cluster = testbed::Cluster::one();
     let node = cluster.node(1);
     node.run(|| cmap::Client::connect().unwrap().set("bench.number", 1_u32).unwrap());
     compare::print_head();

@@ -7,8 +7,6 @@
 //! daemon counted of its own delays: how often its loop was late, and how long the token was away.
 
 mod compare;
-#[path = "../tests/harness/mod.rs"]
-mod harness;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -105,18 +103,18 @@ fn strain() -> String {
     format!("scheduling missed {late} times, mean time to the token {token}")
 }
 
-fn theirs(program: &Path, node: &harness::Node, count: u32) -> Vec<Duration> {
+fn theirs(program: &Path, node: &testbed::Node, count: u32) -> Vec<Duration> {
     let output =
         node.command(program).args([count.to_string(), REPEATS.to_string()]).run().success();
     output.lines().map(|nanos| Duration::from_nanos(nanos.parse().unwrap())).collect()
 }
 
 fn main() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
-    let Some(program) = harness::cc(C_PROGRAM, &["cmap"]) else { return };
-    let cluster = harness::Cluster::one();
+    let Some(program) = testbed::cc(C_PROGRAM, &["cmap"]) else { return };
+    let cluster = testbed::Cluster::one();
     let node = cluster.node(1);
     compare::print_head();
     let before = node.run(strain);

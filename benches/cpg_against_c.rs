@@ -6,8 +6,6 @@
 //! it.
 
 mod compare;
-#[path = "../tests/harness/mod.rs"]
-mod harness;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -139,7 +137,7 @@ fn processor_time() -> Duration {
     time(usage.user_time()) + time(usage.system_time())
 }
 
-fn theirs(program: &Path, node: &harness::Node, count: u32, size: usize) -> (Duration, Duration) {
+fn theirs(program: &Path, node: &testbed::Node, count: u32, size: usize) -> (Duration, Duration) {
     let output = node.command(program).args([count.to_string(), size.to_string()]).run().success();
     let mut times =
         output.split_whitespace().map(|nanos| Duration::from_nanos(nanos.parse().unwrap()));
@@ -147,11 +145,11 @@ fn theirs(program: &Path, node: &harness::Node, count: u32, size: usize) -> (Dur
 }
 
 fn main() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
-    let Some(program) = harness::cc(C_PROGRAM, &["cpg"]) else { return };
-    let cluster = harness::Cluster::one();
+    let Some(program) = testbed::cc(C_PROGRAM, &["cpg"]) else { return };
+    let cluster = testbed::Cluster::one();
     let node = cluster.node(1);
     compare::print_head();
     for (count, size) in LOADS {

@@ -1,20 +1,19 @@
 //! The cfg client against real daemons.
 
-mod bodies;
-mod harness;
-
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use bodies::{next, next_or_error};
 use corosync_ipc::cfg::{
     Client, Event, LOCAL_NODE, LinkStatus, MAX_REASON, NodeStatus, ShutdownAnswer, ShutdownKind,
 };
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, Result, cmap};
-use harness::{Cluster, Node, Transport, WATCHDOG, cc, eventually, shared_one, skip, version};
+use testbed::{
+    Cluster, Node, Transport, WATCHDOG, cc, eventually, next, next_or_error, shared_one, skip,
+    version,
+};
 
 /// First version with node status and shutdown tracking.
 const NODE_STATUS: [u32; 4] = [3, 1, 1, 0];

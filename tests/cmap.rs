@@ -1,14 +1,11 @@
 //! cmap against a real corosync.
 
-mod bodies;
-mod harness;
-
 use std::sync::OnceLock;
 
-use bodies::{against_corosync, cmap as body, next_that};
 use corosync_ipc::cmap::{Client, Event, Map, TrackEvents, Value};
 use corosync_ipc::{Endpoint, Error};
-use harness::{Cluster, Node, eventually, shared_one, skip, version};
+use testbed::bodies::cmap as body;
+use testbed::{Cluster, Node, against_corosync, eventually, next_that, shared_one, skip, version};
 
 against_corosync! { shared_one().node(1);
     body::every_type_comes_back as every_type_comes_back;

@@ -2,13 +2,10 @@
 //! COROSYNC_IPC_TEST_DAEMON), and against any other one, where it says so. What the daemon need not
 //! be real for is in `embedded` too.
 
-mod bodies;
-mod harness;
-
 use corosync_ipc::evs::Client;
 use corosync_ipc::{Deadline, Endpoint, Error, NodeId, TrackFlags};
 use corosync_ipc::{cmap, quorum, votequorum};
-use harness::{Cluster, Node, shared_one, skip, version};
+use testbed::{Cluster, Node, shared_one, skip, version};
 
 /// A cluster with evs. Where the daemon has none, this asserts that connecting says so, and there
 /// is nothing else to test.
@@ -41,20 +38,20 @@ fn members_come_first_and_then_their_changes() {
     let Some(cluster) = cluster(3) else { return };
     let client = clients(&cluster).remove(0);
     let (kill, start) = (|| cluster.node(3).kill(), || cluster.node(3).start());
-    bodies::evs::members_come_first_and_then_their_changes(&client, kill, start);
+    testbed::bodies::evs::members_come_first_and_then_their_changes(&client, kill, start);
 }
 
 #[test]
 fn a_message_reaches_the_members_of_its_groups_once() {
     let Some(cluster) = cluster(2) else { return };
     let clients = clients(&cluster).try_into().expect("two");
-    bodies::evs::a_message_reaches_the_members_of_its_groups_once(clients);
+    testbed::bodies::evs::a_message_reaches_the_members_of_its_groups_once(clients);
 }
 
 #[test]
 fn all_see_the_same_order_and_nothing_twice() {
     let Some(cluster) = cluster(3) else { return };
-    bodies::evs::all_see_the_same_order_and_nothing_twice(&clients(&cluster));
+    testbed::bodies::evs::all_see_the_same_order_and_nothing_twice(&clients(&cluster));
 }
 
 /// Makes tests of bodies, each against a node of its own.
@@ -63,7 +60,7 @@ macro_rules! against_corosync_with_evs {
         #[test]
         fn $body() {
             let Some(cluster) = cluster(1) else { return };
-            cluster.node(1).run(|| bodies::evs::$body(&Endpoint::new()));
+            cluster.node(1).run(|| testbed::bodies::evs::$body(&Endpoint::new()));
         }
     )*};
 }
@@ -79,7 +76,7 @@ against_corosync_with_evs! {
 fn a_dead_daemon_ends_the_connection() {
     let Some(cluster) = cluster(1) else { return };
     let client = clients(&cluster).remove(0);
-    bodies::evs::a_dead_daemon_ends_the_connection(&client, || cluster.node(1).kill());
+    testbed::bodies::evs::a_dead_daemon_ends_the_connection(&client, || cluster.node(1).kill());
 }
 
 /// With a daemon that has evs, this is the oldest libqb there is.

@@ -1,13 +1,9 @@
 //! The examples, each as a process inside a node.
 
-mod harness;
-
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
-
-use harness::{Cluster, NodeCommand};
 
 /// An example's program. `cargo test` has built it together with the tests, but `cargo test --test
 /// examples` has not.
@@ -36,6 +32,7 @@ fn example(name: &str) -> PathBuf {
     });
     folder.join(name)
 }
+use testbed::{Cluster, NodeCommand};
 
 fn run(cluster: &Cluster, name: &str) -> NodeCommand {
     cluster.node(1).command(example(name))
@@ -56,7 +53,7 @@ fn every_example_is_run_here() {
 
 #[test]
 fn quorum_hook_runs_its_command_at_each_change_and_without_a_daemon() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
     let cluster = Cluster::one();
@@ -72,7 +69,7 @@ fn quorum_hook_runs_its_command_at_each_change_and_without_a_daemon() {
 
 #[test]
 fn cmap_follow_prints_changes_and_reads_again_after_a_gap() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
     let cluster = Cluster::one();
@@ -90,7 +87,7 @@ fn cmap_follow_prints_changes_and_reads_again_after_a_gap() {
 
 #[test]
 fn poll_loop_serves_clients_and_standard_input() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
     let cluster = Cluster::one();
@@ -106,7 +103,7 @@ fn poll_loop_serves_clients_and_standard_input() {
 
 #[test]
 fn mio_loop_sees_every_event() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
     let cluster = Cluster::one();
@@ -121,7 +118,7 @@ fn mio_loop_sees_every_event() {
 
 #[test]
 fn cpg_chat_talks_across_nodes() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
     let cluster = Cluster::builder().nodes(2).start();
@@ -170,10 +167,10 @@ int main(void) {
 #[test]
 #[cfg(feature = "server")]
 fn own_service_serves_c_clients_and_ours() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
-    let Some(client) = harness::cc(COUNTER_CLIENT, &["qb"]) else { return };
+    let Some(client) = testbed::cc(COUNTER_CLIENT, &["qb"]) else { return };
     let cluster = Cluster::builder().create();
     let mut service = run(&cluster, "own_service").arg("counter").interactive().spawn();
     service.wait_stdout("listening as counter");
@@ -193,7 +190,7 @@ fn own_service_serves_c_clients_and_ours() {
 #[test]
 #[cfg(feature = "tokio")]
 fn tokio_service_goes_on_after_the_daemon_was_killed_and_tells_the_gap() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
     let cluster = Cluster::one();

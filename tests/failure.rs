@@ -1,8 +1,5 @@
 //! What clients say when corosync dies, stops, is restarted, refuses them or has no room.
 
-mod bodies;
-mod harness;
-
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::ControlFlow::Continue;
@@ -10,11 +7,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bodies::{cs, rings, spawn_until_asleep, waiting};
 use corosync_ipc::cmap::{Client, TrackEvents, Value};
 use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, TrackFlags, quorum, votequorum};
-use harness::{Cluster, eventually, skip, version};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use testbed::{Cluster, cs, eventually, rings, skip, spawn_until_asleep, version, waiting};
 
 /// nobody, wherever corosync runs.
 const NOBODY: u32 = 65534;
@@ -99,7 +95,7 @@ fn death_is_noticed_by_whoever_waits_and_its_rings_are_removed() {
         assert_disconnected(dispatcher.next_event(Deadline::NEVER));
         assert_disconnected(dispatcher.set("death_is_noticed", 1_u8));
         assert_disconnected(idle.is_quorate());
-        assert!(bodies::is_readable(&idle), "who polls must see the end");
+        assert!(testbed::is_readable(&idle), "who polls must see the end");
         assert!(killed.elapsed() < LONG);
 
         let refused = Client::connect();

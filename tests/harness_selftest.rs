@@ -1,7 +1,5 @@
 //! The harness itself: what it starts forms clusters, and nothing of it stays behind.
 
-mod harness;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +11,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use harness::{Cluster, Node, Transport, cc, eventually, shared_one, skip, watchdog};
+use testbed::{Cluster, Node, Transport, cc, eventually, shared_one, skip, watchdog};
 
 /// nobody and nogroup, wherever corosync runs.
 const NOBODY: u32 = 65534;

@@ -1,7 +1,5 @@
 //! `libqb::Client`: a libqb service of ours, and one of libqb's own.
 
-mod harness;
-
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +9,7 @@ use corosync_ipc::codec::{Header, Kind};
 use corosync_ipc::libqb::Client;
 use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use corosync_ipc::{Endpoint, Error};
-use harness::{NodeCommand, WATCHDOG, cc};
+use testbed::{NodeCommand, WATCHDOG, cc};
 
 /// Is answered by as many events as its body says, and then by itself.
 const EVENTS: i32 = 1;

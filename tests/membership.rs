@@ -1,9 +1,6 @@
 //! Three nodes are parted, killed, stopped and brought together again: what quorum and votequorum
 //! tell of it, compared with what corosync-quorumtool says.
 
-mod bodies;
-mod harness;
-
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,7 +9,7 @@ use std::time::Duration;
 use corosync_ipc::quorum::{self, Model, NodelistNotification};
 use corosync_ipc::votequorum::{self, InfoFlags, NodeState};
 use corosync_ipc::{Client, Endpoint, Error, NodeId, RingId, Service, TrackFlags, cmap};
-use harness::{Cluster, Node, Patience, WATCHDOG, eventually, skip, version};
+use testbed::{Cluster, Node, Patience, WATCHDOG, eventually, skip, version};
 
 type Members = BTreeSet<NodeId>;
 

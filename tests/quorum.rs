@@ -1,12 +1,9 @@
 //! quorum and votequorum against a real corosync of one node.
 
-mod bodies;
-mod harness;
-
-use bodies::{against_corosync, quorum as body, votequorum as votes};
 use corosync_ipc::quorum::{Client, Model};
 use corosync_ipc::{Endpoint, Error, votequorum};
-use harness::{Builder, Cluster, Node, shared_one, version};
+use testbed::bodies::{quorum as body, votequorum as votes};
+use testbed::{Builder, Cluster, Node, against_corosync, shared_one, version};
 
 against_corosync! { shared_one().node(1);
     body::the_node_is_quorate as the_node_is_quorate;

@@ -2,17 +2,13 @@
 //!
 //! One test in a process of its own: what is counted is the process's.
 
-mod bodies;
-mod harness;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd;
 
-use bodies::{rings, waiting};
 use corosync_ipc::cmap::{Client, Map, TrackEvents, Value};
 use corosync_ipc::{Endpoint, Error, TrackFlags, quorum, votequorum};
-use harness::{Cluster, Patience, eventually, skip, version};
+use testbed::{Cluster, Patience, eventually, rings, skip, version, waiting};
 
 /// What a process has, and what the daemon has for it.
 #[derive(Debug, PartialEq, Eq, Clone)]

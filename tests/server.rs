@@ -1,7 +1,5 @@
 //! `libqb::server::Listener`: libqb's C clients, and clients that lie.
 
-mod harness;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
@@ -19,8 +17,8 @@ use corosync_ipc::libqb::server::{
     Refusal, RingAccess, SendError,
 };
 use corosync_ipc::{Credentials, Endpoint};
-use harness::{cc, eventually, watchdog};
 use nix::libc;
+use testbed::{cc, eventually, watchdog};
 
 /// Requests that are not just echoed.
 const EVENTS: i32 = 1;
@@ -197,7 +195,7 @@ impl Place {
         padded.resize(107, 0);
         let stream =
             UnixStream::connect_addr(&SocketAddr::from_abstract_name(padded).unwrap()).unwrap();
-        stream.set_read_timeout(Some(harness::WATCHDOG)).unwrap();
+        stream.set_read_timeout(Some(testbed::WATCHDOG)).unwrap();
         stream
     }
 
@@ -688,7 +686,7 @@ fn events_for_a_client_that_does_not_read_are_dropped_or_end_it() {
 fn a_blocked_producer_goes_on_when_the_client_reads() {
     let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
     let place = Place::new();
-    let overflow = Overflow::Block(harness::WATCHDOG);
+    let overflow = Overflow::Block(testbed::WATCHDOG);
     let _listener = place.builder().event_queue(0, overflow).start(Echo::default()).unwrap();
     // The events come before the reply the client waits for, so only as many as the ring has room
     // for would do; the rest waits.

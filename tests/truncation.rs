@@ -3,9 +3,6 @@
 //! Each test runs in a process of its own with the guard on, so that a death is a failure of one
 //! test.
 
-mod bodies;
-mod harness;
-
 use std::collections::HashSet;
 use std::env;
 use std::ffi::{c_int, c_void};
@@ -19,7 +16,6 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use bodies::{Random, next, spawn_until_asleep};
 use bytes::Bytes;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::cpg::{self, GroupName, Guarantee, Iteration};
@@ -28,13 +24,13 @@ use corosync_ipc::libqb::server::{
     Conn, Connections, FlowControl, Handler, Listener, Peer, Refusal,
 };
 use corosync_ipc::{Dispatch, Endpoint, Error, guard_against_truncation};
-use harness::{NodeCommand, Output, WATCHDOG, eventually};
 use memmap2::MmapRaw;
 use nix::errno::Errno;
 use nix::libc::{self, siginfo_t};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
 use nix::unistd::Pid;
+use testbed::{NodeCommand, Output, Random, WATCHDOG, eventually, next, spawn_until_asleep};
 
 /// Set in a test's own process.
 const OWN_PROCESS: &str = "COROSYNC_IPC_TEST_OWN_PROCESS";
@@ -209,7 +205,7 @@ fn assert_all_disconnected(client: &cmap::Client) {
         assert_disconnected(call(client), what);
     }
     assert_disconnected(client.events().collect::<Result<Vec<_>, _>>(), "events");
-    assert!(bodies::is_readable(client), "who polls must see the end");
+    assert!(testbed::is_readable(client), "who polls must see the end");
 }
 
 in_own_process! {
@@ -288,11 +284,11 @@ in_own_process! {
     /// The daemon is stopped and then killed: the C server has no guard.
     fn a_client_of_a_real_daemon_lives() {
         // Older ones have no directory for each connection.
-        if harness::skip() || harness::version() < [2, 4, 0, 0] {
+        if testbed::skip() || testbed::version() < [2, 4, 0, 0] {
             return;
         }
         guard_against_truncation().unwrap();
-        let daemon = harness::Cluster::one();
+        let daemon = testbed::Cluster::one();
         let node = daemon.node(1);
         node.run(|| {
             let endpoint = Endpoint::new().request_timeout(WATCHDOG);

@@ -1,7 +1,5 @@
 //! Whom a client lets serve it, and which files it takes for its rings.
 
-mod harness;
-
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -23,10 +21,10 @@ use corosync_ipc::codec::setup::{
 };
 use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use corosync_ipc::{Endpoint, Error, ProtocolError, RingError, RingFileFault};
-use harness::{Cluster, copy_for_all, skip};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
+use testbed::{Cluster, copy_for_all, skip};
 
 /// nobody, wherever corosync runs.
 const NOBODY: u32 = 65534;

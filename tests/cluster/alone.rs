@@ -11,9 +11,7 @@ use corosync_ipc::cpg::{Event, GroupName, Guarantee, Options};
 use corosync_ipc::embedded::{Cluster, ClusterBuilder, Refuse};
 use corosync_ipc::votequorum::{self, InfoFlags};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum};
-
-use crate::bodies::{cs, invalid, next, next_that, spawn_until_asleep, waiting};
-use crate::harness::WATCHDOG;
+use testbed::{WATCHDOG, cs, invalid, next, next_that, spawn_until_asleep, waiting};
 
 /// So long that a test which expects an answer has failed long before, and so short that nothing
 /// need be cleaned up.

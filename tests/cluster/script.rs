@@ -10,8 +10,7 @@ use corosync_ipc::embedded;
 use corosync_ipc::{
     CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum, votequorum,
 };
-
-use crate::harness::{self, Paused, eventually};
+use testbed::{Paused, eventually};
 
 /// Something that is done to a cluster of the nodes 1 to 3 or by one of its clients.
 #[derive(Clone, Copy, Debug)]
@@ -80,13 +79,13 @@ pub(crate) struct Real {
     paused: BTreeMap<u32, Paused>,
     down: BTreeSet<u32>,
     parts: Vec<Vec<u32>>,
-    cluster: harness::Cluster,
+    cluster: testbed::Cluster,
 }
 
 impl Real {
     /// Starts nodes with these features of votequorum.
     pub(crate) fn start(features: &[&str]) -> Self {
-        let builder = harness::Cluster::builder().nodes(3).loses_nodes();
+        let builder = testbed::Cluster::builder().nodes(3).loses_nodes();
         let builder = features
             .iter()
             .fold(builder, |it, feature| it.setting("quorum", &format!("{feature}: 1")));
@@ -160,7 +159,7 @@ struct Event(Option<RingId>, String);
 
 impl Client {
     fn connect(endpoint: &Endpoint, pid: u32) -> Self {
-        let endpoint = endpoint.clone().timeout(harness::WATCHDOG);
+        let endpoint = endpoint.clone().timeout(testbed::WATCHDOG);
         let cpg = Arc::new(cpg::Client::connect_with(&endpoint, Options::new().pid(pid)).unwrap());
         let v0 = quorum::Client::connect_to(&endpoint).unwrap();
         let v1 = quorum::Client::connect_model(&endpoint, quorum::Model::V1).unwrap();

@@ -3,7 +3,6 @@
 
 use corosync_ipc::embedded;
 
-use crate::harness;
 use crate::script::{Real, Step, run};
 
 /// How often a script is run on a real cluster until its nodes form no rings but those that the
@@ -41,7 +40,7 @@ fn compare_with(features: &[&str], steps: &[Step]) {
         .fold(nodes, |nodes, id| nodes.node(id, format!("n{id}"), format!("10.77.0.{id}"), None));
     let mut cluster = nodes.start().unwrap();
     let embedded = run(&mut cluster, steps, None);
-    if harness::nothing_to_compare() {
+    if testbed::nothing_to_compare() {
         return;
     }
     let mut last = None;

@@ -5,8 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testbed::{Cluster, Node, Process, Transport, eventually, shared_one, skip, version};
 
-use super::harness::{Cluster, Node, Process, Transport, eventually, shared_one, skip, version};
 use super::served::Served;
 use super::{assert_fails, command, json, lines, ok, outside, run};
 

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use testbed::{Cluster, eventually, shared_one, skip};
 
-use super::harness::{Cluster, eventually, shared_one, skip};
 use super::served::{Place, against_both};
 use super::{assert_fails, assert_one_line, command, json, lines, ok, program, run};
 
@@ -232,7 +232,7 @@ fn files_are_loaded_as_a_whole_or_not_at_all(node: &impl Place) {
 }
 
 /// Starts watching and waits until the daemon knows.
-fn watch(node: &impl Place, args: &[&str]) -> super::harness::Process {
+fn watch(node: &impl Place, args: &[&str]) -> testbed::Process {
     let process = command(node, &["-v", "cmap", "watch"]).args(args).spawn();
     eventually("watching", || process.stderr().contains("watching"));
     process

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testbed::{Cluster, Node, Process, eventually, skip, version};
 
-use super::harness::{Cluster, Node, Process, eventually, skip, version};
 use super::served::{Place, Served, against_both};
 use super::{assert_fails, assert_one_line, command, json, lines, ok, program, run};
 

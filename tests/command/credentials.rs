@@ -7,8 +7,8 @@ use std::path::Path;
 use corosync_ipc::{Endpoint, Error, cmap};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testbed::{NodeCommand, Process, skip};
 
-use super::harness::{NodeCommand, Process, skip};
 use super::served::{Served, serve};
 use super::{NOBODY, assert_fails, outside, program};
 

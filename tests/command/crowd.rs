@@ -7,9 +7,9 @@ use std::time::Duration;
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee, Options, Reason};
 use nix::sys::signal::Signal;
+use testbed::{Patience, Process, WATCHDOG, eventually, patiently_for};
 
 use super::command;
-use super::harness::{Patience, Process, WATCHDOG, eventually, patiently_for};
 use super::served::Served;
 
 /// Clients in this process; half of them leave, the others' sockets are closed.

@@ -4,8 +4,8 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testbed::{NodeCommand, Process, eventually};
 
-use super::harness::{NodeCommand, Process, eventually};
 use super::{assert_fails, lines, program};
 
 fn embedded(args: &[&str]) -> NodeCommand {

@@ -8,8 +8,8 @@ use std::thread;
 
 use bytes::Bytes;
 use corosync_ipc::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, Generation, TransportType};
+use testbed::{Cluster, shared_one, skip};
 
-use super::harness::{Cluster, shared_one, skip};
 use super::served::{Place, against_both};
 use super::{NOBODY, assert_fails, assert_one_line, command, json, ok, outside, program, run};
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::Duration;
 
-use super::harness::{Cluster, Process, WATCHDOG, cc, copy_for_all, skip, test_seconds, version};
 use super::program;
 
 /// How much more memory the server may need than at its start, in KiB: the rings of one client, and
@@ -16,6 +15,7 @@ fn most_memory(process: &Process) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim_end_matches("kB").trim().parse().unwrap()
 }
+use testbed::{Cluster, Process, WATCHDOG, cc, copy_for_all, skip, test_seconds, version};
 
 #[test]
 fn a_c_program_that_drains_is_never_disconnected_and_takes_no_memory() {

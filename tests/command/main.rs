@@ -3,9 +3,6 @@
 
 #![cfg(feature = "cli")]
 
-#[path = "../harness/mod.rs"]
-mod harness;
-
 mod cfg;
 mod cmap;
 mod cpg;
@@ -26,9 +23,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{NodeCommand, Output, copy_for_all};
 use serde_json::Value;
 use served::Place;
+use testbed::{NodeCommand, Output, copy_for_all};
 
 /// nobody and nogroup, wherever corosync runs.
 const NOBODY: u32 = 65534;

@@ -15,8 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testbed::{Cluster, Node, NodeCommand, Output, eventually, skip, version};
 
-use super::harness::{Cluster, Node, NodeCommand, Output, eventually, skip, version};
 use super::served::{Place, Served};
 use super::{assert_fails, assert_one_line, command, json, lines, ok, run};
 

@@ -8,8 +8,8 @@ use corosync_ipc::embedded::{Cluster as EmbeddedCluster, Corosync};
 use corosync_ipc::{NodeId, RingId, votequorum};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testbed::{Cluster, Node, Process, eventually, shared_one, skip};
 
-use super::harness::{Cluster, Node, Process, eventually, shared_one, skip};
 use super::served::Place;
 use super::tool::{comparable, quorumtool};
 use super::{assert_fails, assert_one_line, command, json, lines, ok, run};

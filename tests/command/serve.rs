@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testbed::{Cluster, Node, NodeCommand, eventually, skip, version};
 
-use super::harness::{Cluster, Node, NodeCommand, eventually, skip, version};
 use super::served::{Served, serve};
 use super::{assert_fails, command, json, lines, ok, outside, program, run};
 

@@ -8,8 +8,8 @@ use corosync_ipc::Endpoint;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use testbed::{Node, NodeCommand, Output, Process};
 
-use super::harness::{Node, NodeCommand, Output, Process};
 use super::{lines, program};
 
 /// A place with a daemon, which programs are sent to.
@@ -137,8 +137,8 @@ macro_rules! against_both {
             $(
                 #[test]
                 fn $body() {
-                    if !crate::harness::skip() {
-                        super::$body(crate::harness::shared_one().node(1));
+                    if !testbed::skip() {
+                        super::$body(testbed::shared_one().node(1));
                     }
                 }
             )*

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-
-use super::harness::Node;
+use testbed::Node;
 
 /// What `corosync-quorumtool -s` says, in the words of `corosync-ipc --json status`; what its
 /// version does not print is missing.

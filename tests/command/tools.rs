@@ -2,8 +2,8 @@
 //! nodes, line by line.
 
 use nix::sys::signal::Signal;
+use testbed::{Cluster, Node, Process, Transport, eventually, lacks, nothing_to_compare};
 
-use super::harness::{Cluster, Node, Process, Transport, eventually, lacks, nothing_to_compare};
 use super::{ok, program};
 
 /// The token timeout of three nodes that are configured with none, in milliseconds.

@@ -8,9 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use corosync_ipc::cpg::{Client, Event, GroupName, Options, Reason};
 use corosync_ipc::{Endpoint, NodeId};
+use testbed::{Cluster, Node, Process, Random, skip};
 
-use crate::bodies::Random;
-use crate::harness::{Cluster, Node, Process, skip};
 use crate::support::{
     Change, busy_cluster, connect, group, has_fragments, join, next, next_change, next_or_error,
     own_options, pattern, send,
@@ -107,7 +106,7 @@ fn all_nodes_see_all_messages_in_the_same_order() {
                 scope.spawn(move || {
                     let mut random = Random::new(2 * index + 1);
                     for number in 0..EACH as u64 {
-                        let length = (random.next() % 2000) as usize;
+                        let length = (random.word() % 2000) as usize;
                         send(
                             client,
                             &[&number.to_ne_bytes()[..], &pattern(number, length)].concat(),

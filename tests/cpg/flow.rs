@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use corosync_ipc::cpg::{Client, Event, Guarantee};
 use corosync_ipc::{CsError, Endpoint, Error};
+use testbed::{Cluster, skip};
 
-use crate::harness::{Cluster, skip};
 use crate::support::{
     connect, group, has_fragments, join, next, next_change, next_message, own_options, pattern,
     send,

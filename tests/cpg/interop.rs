@@ -2,11 +2,11 @@
 
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::GroupName;
-
-use crate::bodies::interop::{
+use testbed::bodies::interop::{
     both_mean_the_same_groups, both_see_the_same_messages_in_the_same_order, cpg_program,
 };
-use crate::harness::{shared_one, skip};
+use testbed::{shared_one, skip};
+
 use crate::support::{busy_cluster, connect, has_fragments};
 
 /// How many messages each side sends.

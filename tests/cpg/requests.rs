@@ -12,8 +12,8 @@ use corosync_ipc::{CsError, Dispatch, Endpoint, Error};
 use nix::libc;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
+use testbed::{eventually, patiently, shared_one, skip};
 
-use crate::harness::{eventually, patiently, shared_one, skip};
 use crate::support::{
     Change, ONE, assert_cs, assert_invalid, connect, group, has_fragments, is_since_2_99, join,
     next, next_change, next_message, own_options, pattern, send,

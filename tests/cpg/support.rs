@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 use corosync_ipc::cpg::{Address, Client, Event, GroupName, Guarantee, Options, Reason};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap};
+use testbed::{Cluster, Random, WATCHDOG};
 
-use crate::bodies::Random;
-pub(crate) use crate::bodies::{next, next_or_error};
-use crate::harness::{Cluster, WATCHDOG};
+pub(crate) use testbed::{next, next_or_error};
 
 /// A group of its own for each test.
 pub(crate) fn group(name: &str) -> GroupName {
@@ -105,7 +104,7 @@ pub(crate) fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random::new(2 * seed + 1);
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
-        bytes.extend_from_slice(&random.next().to_ne_bytes());
+        bytes.extend_from_slice(&random.word().to_ne_bytes());
     }
     bytes.truncate(length);
     bytes

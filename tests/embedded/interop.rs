@@ -4,9 +4,9 @@
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::{Client, GroupName, Options};
 use corosync_ipc::embedded::Corosync;
+use testbed::bodies::interop;
+use testbed::{Cluster, skip};
 
-use crate::bodies::interop;
-use crate::harness::{Cluster, skip};
 use crate::{Embedded, nothing_to_compare};
 
 /// How many messages each side sends; among so many are some of more than 1 MiB.

@@ -1,9 +1,5 @@
 //! `embedded::Corosync` against the real one: corosync's own tools print the same with both.
 
-#[path = "../bodies/mod.rs"]
-mod bodies;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod interop;
 mod three;
 mod transcripts;
@@ -21,9 +17,9 @@ use corosync_ipc::embedded;
 use corosync_ipc::embedded::{Corosync, CorosyncBuilder};
 use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::{ENV_SHM_ROOT, ENV_SOCKET_DIR, Endpoint, Error, cmap, evs, quorum, votequorum};
-use harness::{Cluster, Node, Transport, WATCHDOG, eventually, nothing_to_compare};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use testbed::{Cluster, Node, Transport, WATCHDOG, eventually, nothing_to_compare};
 
 /// A node without a daemon, with an embedded one inside.
 struct Embedded {
@@ -248,7 +244,7 @@ fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
     map.track_add("test.", cmap::TrackEvents::ALL | cmap::TrackEvents::PREFIX).unwrap();
     map.set("test.value", 1_u32).unwrap();
     assert_eq!(map.get_as::<u32>("test.value").unwrap(), Some(1));
-    let event = bodies::next(&map);
+    let event = testbed::next(&map);
     let cmap::Event::Notify(event) = event else { panic!("not told: {event:?}") };
     assert_eq!((event.key.as_str(), event.new_value), ("test.value", Some(cmap::Value::U32(1))));
     let keys: Vec<String> =
@@ -270,7 +266,7 @@ fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
 fn a_nodes_descriptor_tells_whether_it_runs() {
     let cluster = embedded::Cluster::builder().nodes(3).down(3).start().unwrap();
     let ended = || -> Vec<bool> {
-        let nodes = cluster.nodes().map(|node| (bodies::is_fd_readable(&node), node.has_ended()));
+        let nodes = cluster.nodes().map(|node| (testbed::is_fd_readable(&node), node.has_ended()));
         nodes
             .inspect(|(readable, has_ended)| assert_eq!(readable, has_ended))
             .map(|(readable, _)| readable)
@@ -339,7 +335,7 @@ macro_rules! against_embedded {
         #[test]
         fn $body() {
             let corosync: Corosync = $builder.start().unwrap();
-            crate::bodies::$module::$body(corosync.endpoint());
+            testbed::bodies::$module::$body(corosync.endpoint());
         }
     )*};
 }
@@ -412,31 +408,34 @@ mod the_same_as_the_real_one {
     #[test]
     fn evs_reaches_other_nodes() {
         let (_cluster, clients) = evs_of(2);
-        bodies::evs::a_message_reaches_the_members_of_its_groups_once(
+        testbed::bodies::evs::a_message_reaches_the_members_of_its_groups_once(
             clients.try_into().expect("two"),
         );
         let (_cluster, clients) = evs_of(3);
-        bodies::evs::all_see_the_same_order_and_nothing_twice(&clients);
+        testbed::bodies::evs::all_see_the_same_order_and_nothing_twice(&clients);
     }
 
     #[test]
     fn evs_tells_who_comes_and_goes() {
         let (cluster, clients) = evs_of(3);
         let (kill, start) = (|| cluster.kill(3).unwrap(), || cluster.start_node(3).unwrap());
-        bodies::evs::members_come_first_and_then_their_changes(&clients[0], kill, start);
+        testbed::bodies::evs::members_come_first_and_then_their_changes(&clients[0], kill, start);
     }
 
     #[test]
     fn a_dead_daemon_ends_a_connection_to_evs() {
         let corosync = Corosync::builder().evs(true).start().unwrap();
         let client = evs::Client::connect_to(corosync.endpoint()).unwrap();
-        bodies::evs::a_dead_daemon_ends_the_connection(&client, || drop(corosync));
+        testbed::bodies::evs::a_dead_daemon_ends_the_connection(&client, || drop(corosync));
     }
 
     #[test]
     fn votequorums_present_state_comes_as_the_flags_say() {
         let corosync = Corosync::start().unwrap();
-        bodies::votequorum::the_present_state_comes_as_the_flags_say(corosync.endpoint(), true);
+        testbed::bodies::votequorum::the_present_state_comes_as_the_flags_say(
+            corosync.endpoint(),
+            true,
+        );
     }
 }
 
@@ -450,9 +449,9 @@ fn every_generation_of_libqb_is_spoken() {
         Generation::Libqb104,
     ] {
         let corosync = Corosync::builder().generation(generation).start().unwrap();
-        bodies::cmap::values_of_every_size_come_back(corosync.endpoint());
-        bodies::cmap::small_rings_do_for_small_values(corosync.endpoint());
-        bodies::votequorum::votes_are_changed_and_told(corosync.endpoint());
+        testbed::bodies::cmap::values_of_every_size_come_back(corosync.endpoint());
+        testbed::bodies::cmap::small_rings_do_for_small_values(corosync.endpoint());
+        testbed::bodies::votequorum::votes_are_changed_and_told(corosync.endpoint());
     }
 }
 
@@ -460,7 +459,9 @@ fn every_generation_of_libqb_is_spoken() {
 fn no_key_of_some_sections_is_deleted_with_an_old_libqb() {
     for generation in [Generation::Libqb010, Generation::Libqb013, Generation::Libqb014] {
         let corosync = Corosync::builder().generation(generation).start().unwrap();
-        bodies::cmap::no_key_of_some_sections_is_deleted_with_an_old_libqb(corosync.endpoint());
+        testbed::bodies::cmap::no_key_of_some_sections_is_deleted_with_an_old_libqb(
+            corosync.endpoint(),
+        );
     }
 }
 

@@ -3,9 +3,9 @@
 use corosync_ipc::embedded;
 use corosync_ipc::embedded::ClusterBuilder;
 use corosync_ipc::{Endpoint, NodeId, cfg};
+use testbed::bodies::interop;
+use testbed::{Cluster, Node, Transport, eventually};
 
-use crate::bodies::interop;
-use crate::harness::{Cluster, Node, Transport, eventually};
 use crate::{TOKEN, nothing_to_compare};
 
 /// A node without a daemon, with the first of three embedded ones inside.

@@ -11,9 +11,8 @@ use corosync_ipc::cpg::{self, GroupName, Guarantee, Iteration};
 use corosync_ipc::{
     Client, Endpoint, Error, NodeId, Result, Service, TrackFlags, quorum, votequorum,
 };
+use testbed::{Cluster, eventually, next};
 
-use crate::bodies::next;
-use crate::harness::{Cluster, eventually};
 use crate::{Embedded, TOKEN, like_the_harness, nothing_to_compare};
 
 /// What was called and what came of it, line by line.
@@ -282,7 +281,7 @@ fn of_cfg() {
             transcript.call("stop", two.track_stop());
             transcript.call("ask", asked.join().unwrap());
         });
-        let ended = crate::bodies::next_or_error(&one).map(Some);
+        let ended = testbed::next_or_error(&one).map(Some);
         transcript.0.push(format!("{:?}", ended.map_err(|error| error.is_unreachable())));
         transcript
     });

@@ -12,10 +12,10 @@ use corosync_ipc::cmap::{Cmap, Event, TrackEvents};
 use corosync_ipc::quorum::Quorum;
 use corosync_ipc::{AsyncClient, Endpoint, Error, Service};
 use futures_core::Stream;
+use testbed::{Patience, WATCHDOG};
 use tokio::runtime::{self, Runtime};
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{Patience, WATCHDOG};
 use crate::host::{Host, for_each_host};
 use crate::source::{Source, drain, for_each_service};
 

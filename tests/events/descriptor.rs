@@ -14,9 +14,8 @@ use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use corosync_ipc::{Client, CsError, Dispatch, Endpoint, Result, Service};
 use nix::sys::socket::{MsgFlags, recv};
 use tempfile::TempDir;
+use testbed::{Random, becomes_readable, diagnosis, eventually, is_readable, waiting};
 
-use crate::bodies::{Random, becomes_readable, diagnosis, is_readable, waiting};
-use crate::harness::eventually;
 use crate::host::for_each_host;
 
 for_each_host! {

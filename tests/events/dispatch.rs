@@ -11,9 +11,8 @@ use corosync_ipc::cmap::Cmap;
 use corosync_ipc::{Client, CsError, Deadline, Dispatch, Endpoint, Error, Result, Service};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use testbed::{eventually, next, spawn_until_asleep};
 
-use crate::bodies::{next, spawn_until_asleep};
-use crate::harness::eventually;
 use crate::host::Host;
 use crate::report;
 use crate::source::{Source, drain, for_each_service};

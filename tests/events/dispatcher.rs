@@ -13,9 +13,8 @@ use corosync_ipc::quorum::Quorum;
 use corosync_ipc::votequorum::Votequorum;
 use corosync_ipc::{Deadline, Dispatcher, Endpoint, Error, Round};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use testbed::{WATCHDOG, eventually, patiently};
 
-use crate::harness::eventually;
-use crate::harness::{WATCHDOG, patiently};
 use crate::host::{Host, for_each_host};
 use crate::source::Source;
 

@@ -10,8 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-
-use crate::harness::{self, Cluster};
+use testbed::Cluster;
 
 /// A daemon that a test has for itself, to be ended, stopped and started again.
 pub(crate) enum Host {
@@ -106,7 +105,7 @@ impl Drop for Embedded {
 #[must_use = "the daemon goes on at once"]
 pub(crate) enum Paused {
     Embedded(Pid),
-    Real(#[allow(dead_code, reason = "for its drop")] harness::Paused),
+    Real(#[allow(dead_code, reason = "for its drop")] testbed::Paused),
 }
 
 impl Drop for Paused {
@@ -152,14 +151,14 @@ pub(crate) mod real {
 
     /// Runs a body that leaves its daemon alone: one for all of them.
     pub(crate) fn shared(body: impl FnOnce(&Endpoint) + Send) {
-        if !harness::skip() {
-            harness::shared_one().node(1).run(|| body(&Endpoint::new()));
+        if !testbed::skip() {
+            testbed::shared_one().node(1).run(|| body(&Endpoint::new()));
         }
     }
 
     /// Runs a body that needs a daemon of its own.
     pub(crate) fn own(body: impl FnOnce(&Host) + Send) {
-        if !harness::skip() {
+        if !testbed::skip() {
             let cluster = Cluster::one();
             let node = cluster.node(1).clone();
             let host = Host::Real(cluster);

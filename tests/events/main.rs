@@ -1,11 +1,6 @@
 //! Events: every way to wait for them, for every service, from one thread or many, and what ends a
 //! wait. Against the embedded daemon and the real one.
 
-#[path = "../bodies/mod.rs"]
-mod bodies;
-#[path = "../harness/mod.rs"]
-mod harness;
-
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod descriptor;

@@ -15,9 +15,7 @@ use corosync_ipc::wire::quorum::{
 };
 use corosync_ipc::{Endpoint, NodeId, TrackFlags};
 use tempfile::TempDir;
-
-use crate::bodies::next;
-use crate::harness::eventually;
+use testbed::{eventually, next};
 
 /// How many events a start of tracking brings. A ring of the smallest size holds a tenth of them.
 const EVENTS: u64 = 500;

@@ -12,10 +12,8 @@ use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::supervise::{CmapTracker, Notice, Supervised};
 use corosync_ipc::{Control, Dispatch, Dispatcher, Endpoint, Error, NodeId, RingId, TrackFlags};
 use corosync_ipc::{cfg, evs, quorum, votequorum};
+use testbed::{eventually, next, patiently, test_seconds, waiting};
 
-use crate::bodies::{next, waiting};
-use crate::harness::eventually;
-use crate::harness::{patiently, test_seconds};
 use crate::host::for_each_host;
 use crate::source::Source;
 

@@ -15,9 +15,7 @@ use corosync_ipc::votequorum::Votequorum;
 use corosync_ipc::{
     Client, CsError, Endpoint, Service, TrackFlags, cfg, cmap, cpg, evs, quorum, votequorum,
 };
-
-use crate::bodies::{cs, next};
-use crate::harness;
+use testbed::{cs, next};
 
 /// A service whose daemon can be made to send an event.
 pub(crate) trait Source: Service + Sized {
@@ -152,7 +150,7 @@ impl Source for Cfg {
     }
 
     fn is_real() -> bool {
-        harness::version() >= [3, 1, 1, 0]
+        testbed::version() >= [3, 1, 1, 0]
     }
 
     /// All who track are asked.

@@ -20,9 +20,11 @@ use corosync_ipc::votequorum::Votequorum;
 use corosync_ipc::{
     Client, Control, CsError, Dispatcher, Endpoint, Error, TrackFlags, cfg, quorum, votequorum,
 };
+use testbed::{
+    Cluster, Patience, WATCHDOG, is_fd_readable, is_fd_readable_within, patiently,
+    spawn_until_asleep,
+};
 
-use crate::bodies::{is_fd_readable, is_fd_readable_within, spawn_until_asleep};
-use crate::harness::{self, Cluster, Patience, WATCHDOG, patiently};
 use crate::host::{Host, for_each_host};
 use crate::report;
 use crate::source::{self, Source, for_each_service};
@@ -407,7 +409,7 @@ fn a_daemon_that_does_not_ask_about_shutdowns_is_supervised_too(host: &Host) {
 /// notice of the loss stands in its place.
 #[test]
 fn no_message_is_missing_without_a_notice_of_the_loss() {
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
     const LOSSES: usize = 3;

@@ -11,7 +11,6 @@ use corosync_ipc::{CsError, Dispatch, Endpoint, Error};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::getppid;
 
-use crate::harness;
 use crate::host::{self, Host, for_each_host};
 use crate::source::Source;
 
@@ -64,7 +63,7 @@ fn dispatch_every_service_between_marks() {
 #[test]
 fn a_dispatch_with_nothing_waiting_makes_no_system_call() {
     // strace is among what its tests need.
-    if harness::skip() {
+    if testbed::skip() {
         return;
     }
     host::embedded::own(|host| {

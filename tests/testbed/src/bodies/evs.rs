@@ -11,8 +11,7 @@ use corosync_ipc::evs::{
 };
 use corosync_ipc::{CsError, Dispatch, Endpoint, Error, NodeId, Result};
 
-use super::{cs, invalid, next, next_that};
-use crate::harness::eventually;
+use crate::{cs, eventually, invalid, next, next_that};
 
 fn connect(endpoint: &Endpoint) -> Client {
     Client::connect_to(endpoint).unwrap()

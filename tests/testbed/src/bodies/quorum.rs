@@ -5,7 +5,7 @@ use corosync_ipc::quorum::{
 };
 use corosync_ipc::{CsError, Endpoint, NodeId, RingId, TrackFlags};
 
-use super::{cs, next, waiting};
+use crate::{cs, next, waiting};
 
 /// Every combination of the track flags.
 pub fn all_track_flags() -> impl Iterator<Item = TrackFlags> {
@@ -97,7 +97,7 @@ pub fn model_v1_tells_rings(endpoint: &Endpoint) {
 pub fn ring(endpoint: &Endpoint) -> RingId {
     let client = Client::connect_model(endpoint, Model::V1).unwrap();
     client.track_start(TrackFlags::CURRENT).unwrap();
-    super::next_that(&client, |event| match event {
+    crate::next_that(&client, |event| match event {
         Event::Quorum(quorum) => Some(quorum.ring_id),
         _ => None,
     })

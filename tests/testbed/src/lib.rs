@@ -1,20 +1,19 @@
-//! Real corosync clusters on this machine, for integration tests.
+//! What the integration tests and benches of corosync-ipc stand on: real corosync clusters on this
+//! machine, helpers for clients, and [`bodies`], the tests that run against any daemon.
 //!
-//! Every node has a network, a mount and a uts namespace of its own, with private /dev/shm, /run
-//! and /var/lib/corosync; a veth joins it to bridges in one more network namespace, the switch.
-//! Nothing is created in the machine's own namespaces, no namespace has a name and every cluster
-//! uses the same addresses, so any number of clusters and test binaries run side by side. `state`
-//! says what is cleaned up when.
+//! Every node of a [`Cluster`] has a network, a mount and a uts namespace of its own, with private
+//! /dev/shm, /run and /var/lib/corosync. A veth joins it to bridges in one more network namespace,
+//! the switch. Nothing is created in the machine's own namespaces, no namespace has a name and
+//! every cluster uses the same addresses, so any number of clusters and test binaries run side by
+//! side. The module `state` says what is cleaned up when.
 //!
 //! ```ignore
-//! mod harness;
-//!
 //! #[test]
 //! fn a_value_is_seen_by_the_daemon() {
-//!     if harness::skip() {
+//!     if testbed::skip() {
 //!         return;
 //!     }
-//!     let cluster = harness::Cluster::builder().nodes(3).start();
+//!     let cluster = testbed::Cluster::builder().nodes(3).start();
 //!     cluster.node(1).run(|| { /* a client here talks to the corosync of node 1 */ });
 //!     cluster.partition(&[&[1, 2], &[3]]);
 //!     cluster.wait_members(&[1, 2], 2);
@@ -25,14 +24,14 @@
 //! - `COROSYNC_IPC_REQUIRE_DAEMON=1`: tests that cannot run fail instead of being skipped.
 //! - `COROSYNC_IPC_TEST_DAEMON`: another daemon than the installed one; its tools lie next to it.
 
-#![allow(dead_code, unused_imports, reason = "every test binary uses only a part")]
-#![allow(unreachable_pub, reason = "a test binary exports nothing")]
-
+pub mod bodies;
 mod cc;
+mod clients;
 mod cluster;
 mod command;
 mod config;
 mod daemon;
+mod diagnosis;
 mod membership;
 mod namespaces;
 mod node;
@@ -52,14 +51,39 @@ use self::poll::say;
 use self::state::State;
 
 pub use self::cc::cc;
+pub use self::clients::{
+    Random, becomes_readable, cs, invalid, is_fd_readable, is_fd_readable_within, is_readable,
+    next, next_or_error, next_that, rings, spawn_until_asleep, waiting,
+};
 pub use self::cluster::{Builder, Cluster};
 pub use self::command::{NodeCommand, Output, Process};
 pub use self::config::Transport;
 pub use self::daemon::Version;
+pub use self::diagnosis::diagnosis;
 pub use self::membership::Membership;
 pub use self::node::{FullShm, Node, Paused};
 pub use self::patience::{Patience, WATCHDOG, patiently, patiently_for};
 pub use self::poll::{Condition, eventually, watchdog};
+
+/// Makes tests of bodies, run inside a node against its corosync, which must be the same process
+/// afterwards.
+#[macro_export]
+macro_rules! against_corosync {
+    ($node:expr; $($body:path as $name:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            if $crate::skip() {
+                return;
+            }
+            let node = $node;
+            let pid = node.pid();
+            node.run(|| $body(&corosync_ipc::Endpoint::new()));
+            // The tools of corosync 1.99 are sometimes refused.
+            $crate::eventually("corosync answers", || !node.is_running() || node.membership().is_some());
+            assert_eq!(node.pid(), pid);
+        }
+    )*};
+}
 
 /// Whether clusters cannot be started here; prints why.
 ///

@@ -1,18 +1,4 @@
-//! What clients do and see, whoever serves them: each public function is the body of one test and
-//! takes the endpoint of a server that stands for one quorate node with the id 1 and one vote.
-//!
-//! The keys a body sets begin with its own name, so that bodies run side by side against one
-//! server.
-
-#![allow(dead_code, unused_imports, unused_macros, reason = "every test binary uses only a part")]
-#![allow(unreachable_pub, reason = "a test binary exports nothing")]
-
-pub mod cmap;
-mod diagnosis;
-pub mod evs;
-pub mod interop;
-pub mod quorum;
-pub mod votequorum;
+//! What tests ask of clients and their descriptors.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -24,28 +10,7 @@ use corosync_ipc::{Client, CsError, Error, Result, Service};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::gettid;
 
-pub use self::diagnosis::diagnosis;
-use crate::harness::{Patience, patiently, patiently_for};
-
-/// Makes tests of bodies, run inside a node against its corosync, which must be the same process
-/// afterwards.
-macro_rules! against_corosync {
-    ($node:expr; $($body:path as $name:ident;)*) => {$(
-        #[test]
-        fn $name() {
-            if crate::harness::skip() {
-                return;
-            }
-            let node = $node;
-            let pid = node.pid();
-            node.run(|| $body(&corosync_ipc::Endpoint::new()));
-            // The tools of corosync 1.99 are sometimes refused.
-            crate::harness::eventually("corosync answers", || !node.is_running() || node.membership().is_some());
-            assert_eq!(node.pid(), pid);
-        }
-    )*};
-}
-pub(crate) use against_corosync;
+use crate::{Patience, diagnosis, patiently, patiently_for};
 
 /// The error of the daemon that a call ended with.
 #[track_caller]
@@ -165,7 +130,7 @@ impl Random {
     }
 
     /// The next one; the same in C in `interop`.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -174,6 +139,6 @@ impl Random {
 
     /// Below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 33) % limit
+        (self.word() >> 33) % limit
     }
 }

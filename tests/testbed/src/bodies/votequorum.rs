@@ -7,14 +7,14 @@ use corosync_ipc::votequorum::{NodeEntry, NodeState, QDEVICE_NODE_ID};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
 
 use super::quorum::{all_track_flags, tells_changes, tells_present};
-use super::{cs, invalid, next_that, waiting};
+use crate::{cs, invalid, next_that, waiting};
 
 const US: NodeId = NodeId(1);
 
 /// Waits until votequorum, which tells the other nodes first, has done as it was asked.
 #[track_caller]
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let patience = crate::harness::Patience::new();
+    let patience = crate::Patience::new();
     while !condition() {
         assert!(!patience.is_over(), "{what}");
         std::thread::sleep(std::time::Duration::from_millis(1));

@@ -7,8 +7,7 @@ use corosync_ipc::Endpoint;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee, Options};
 
-use super::{Random, next};
-use crate::harness::{NodeCommand, cc, copy_for_all};
+use crate::{NodeCommand, Random, cc, copy_for_all, next};
 
 /// The program over libcpg, or `None` where it cannot be had.
 pub fn cpg_program() -> Option<std::path::PathBuf> {
@@ -27,7 +26,7 @@ pub fn statistics_program() -> Option<std::path::PathBuf> {
 
 /// The lengths of messages: mostly short, some long, a few in fragments.
 fn length(random: &mut Random) -> usize {
-    let kind = random.next() % 10_000;
+    let kind = random.word() % 10_000;
     let limit: u64 = match kind {
         0..2 => 5 << 20,
         2..10 => 500_000,
@@ -35,7 +34,7 @@ fn length(random: &mut Random) -> usize {
         200..9_000 => 200,
         _ => 1,
     };
-    (random.next() % limit) as usize
+    (random.word() % limit) as usize
 }
 
 /// Takes messages in; equal for equal messages in equal order.
@@ -59,7 +58,7 @@ impl Hash {
 
 fn fill(random: &mut Random, message: &mut [u8]) {
     message.chunks_mut(8).for_each(|word| {
-        let bytes = random.next().to_ne_bytes();
+        let bytes = random.word().to_ne_bytes();
         word.copy_from_slice(&bytes[..word.len()]);
     });
 }

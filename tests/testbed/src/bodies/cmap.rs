@@ -9,8 +9,7 @@ use corosync_ipc::cmap::{
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::{CsError, Dispatch, Endpoint, TrackFlags, quorum, votequorum};
 
-use super::{cs, invalid, next, waiting};
-use crate::harness::Patience;
+use crate::{Patience, cs, invalid, next, waiting};
 
 /// A value of each of the twelve types.
 pub fn one_of_each() -> Vec<(&'static str, Value)> {
@@ -480,7 +479,7 @@ pub fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
     client.set(key, 1_u8).unwrap();
     client.delete(key).unwrap();
     // Other bodies delete keys too.
-    super::next_that(&client, |event| match event {
+    crate::next_that(&client, |event| match event {
         Event::Notify(notification) => {
             (notification.tracker == all && notification.key == key).then_some(())
         }
@@ -725,7 +724,7 @@ pub fn statistics_are_cleared(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     let other = quorum::Client::connect_to(endpoint).unwrap();
     other.track_start(TrackFlags::CURRENT).unwrap();
-    super::next(&other);
+    crate::next(&other);
     let number = |key: &str| match client.get(key).unwrap() {
         Some(Value::U64(number)) => number,
         Some(Value::U32(number)) => number.into(),

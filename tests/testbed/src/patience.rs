@@ -22,6 +22,12 @@ pub struct Patience {
     end: Duration,
 }
 
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience::new()
+    }
+}
+
 impl Patience {
     /// [`WATCHDOG`] from now on.
     pub fn new() -> Patience {
