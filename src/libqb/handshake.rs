@@ -57,6 +57,10 @@ pub(crate) fn has_old_magic(reply: &ConnectReply) -> bool {
 /// The names of the rings, in the order in which the reply has them.
 pub(crate) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
 
+/// What the names of a ring's two files end with.
+pub(crate) const HEADER_SUFFIX: &str = "-header";
+pub(crate) const DATA_SUFFIX: &str = "-data";
+
 /// The names of all rings, which lie in one directory.
 ///
 /// # Errors
@@ -87,7 +91,7 @@ pub(crate) fn ring_names(
 pub(crate) struct RingName {
     /// Directories to go down.
     pub(crate) directories: Vec<OsString>,
-    /// Name of both files, without `-header` or `-data`.
+    /// Name of both files, without the suffix.
     pub(crate) base: OsString,
 }
 
@@ -189,7 +193,7 @@ mod tests {
     fn names_of_all_generations_are_found() {
         let new = parse("/dev/shm/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
         assert_eq!(
-            (new.directories.len(), new.file("-header")),
+            (new.directories.len(), new.file(HEADER_SUFFIX)),
             (1, "qb-request-cmap-header".into())
         );
         let mapped = parse("/host/shm/qb-10-20-30-abcdef/qb-request-cmap").unwrap();
@@ -208,7 +212,7 @@ mod tests {
         assert_eq!(deep.directories, ["a", "b", "qb-10-20-30-abcdef"]);
         let old = parse("cmap-request-10-20-30").unwrap();
         assert_eq!(
-            (old.directories.len(), old.file("-data")),
+            (old.directories.len(), old.file(DATA_SUFFIX)),
             (0, "qb-cmap-request-10-20-30-data".into())
         );
     }

@@ -1,23 +1,31 @@
 //! The client's half: a connection to a service.
 
 mod connect;
-pub(crate) mod connection;
+mod connection;
+mod events;
+mod link;
 #[cfg(all(test, loom))]
 mod model;
+mod notes;
+mod orphans;
 mod patience;
+mod requests;
 mod ring_files;
 mod turnstile;
 mod waker;
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-pub(crate) use connection::{Connection, FlowControl, Look, Target};
+pub(crate) use connection::{Connection, Target};
+pub(crate) use events::Look;
 pub use patience::within;
 pub(crate) use patience::{Limit, Patience};
+pub(crate) use requests::FlowControl;
 pub use waker::Waker;
 
 use crate::endpoint::{Deadline, Endpoint};
@@ -180,4 +188,10 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("peer", &self.connection.peer()).finish_non_exhaustive()
     }
+}
+
+/// Locks; a panic of another thread inside the lock would be a bug here, and leaves nothing half
+/// done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result, RingFileFault};
-use crate::libqb::handshake::RingName;
+use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX, RingName};
 use crate::sys::file;
 
 /// The two files of a ring.
@@ -35,21 +35,18 @@ pub(super) fn open(
     let opening = Opening::new(service, endpoint, server_uid, names)?;
     let mut seen = Vec::new();
     for name in names {
-        for suffix in [HEADER, DATA] {
+        for suffix in [HEADER_SUFFIX, DATA_SUFFIX] {
             opening.look_at(name, suffix, &mut seen)?;
         }
     }
     seen.clear();
     let mut open = |name| -> Result<RingFiles> {
-        let header = opening.open(name, HEADER, &mut seen)?;
-        Ok(RingFiles { header, data: opening.open(name, DATA, &mut seen)? })
+        let header = opening.open(name, HEADER_SUFFIX, &mut seen)?;
+        Ok(RingFiles { header, data: opening.open(name, DATA_SUFFIX, &mut seen)? })
     };
     let [request, response, event] = names;
     Ok([open(request)?, open(response)?, open(event)?])
 }
-
-const HEADER: &str = "-header";
-const DATA: &str = "-data";
 
 struct Opening<'a> {
     service: &'a str,

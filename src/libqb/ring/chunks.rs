@@ -47,6 +47,9 @@ const WORD: usize = size_of::<u32>();
 /// Words in front of a chunk's payload: its size and its magic. Matches `QB_RB_CHUNK_HEADER_WORDS`.
 const CHUNK_HEADER_WORDS: u32 = 2;
 
+/// The same in bytes: what every message takes in a ring besides its length.
+pub(crate) const CHUNK_HEADER_SIZE: usize = CHUNK_HEADER_WORDS as usize * WORD;
+
 /// Bytes that must stay free behind a payload. Matches `QB_RB_CHUNK_MARGIN`.
 pub(crate) const CHUNK_MARGIN: usize = 12;
 
@@ -149,6 +152,30 @@ impl<R: Region> Ring<R> {
     /// How many processes use the ring; 2 while both ends do.
     pub(crate) fn ref_count(&self) -> &AtomicU32 {
         self.header.word(REF_COUNT)
+    }
+
+    /// Refuses a ring that has another user than the process that created it: the daemon named
+    /// another connection's.
+    pub(crate) fn check_unused(&self) -> Result<(), RingError> {
+        // Relaxed: a count; the daemon looks at it only after the socket told it something.
+        match self.ref_count().load(Ordering::Relaxed) {
+            1 => Ok(()),
+            _ => Err(RingError::InUse { ring: self.name }),
+        }
+    }
+
+    /// Counts this process as the second user.
+    pub(crate) fn attach(&self) -> Result<(), RingError> {
+        self.ref_count()
+            .compare_exchange(1, 2, Ordering::Relaxed, Ordering::Relaxed)
+            .map(drop)
+            .map_err(|_| RingError::InUse { ring: self.name })
+    }
+
+    /// Stops being counted as a user.
+    pub(crate) fn detach(&self) {
+        // Relaxed: nothing else is to be seen with it.
+        self.ref_count().fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether a file of the ring was cut short, as far as this process has noticed by touching

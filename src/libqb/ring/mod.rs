@@ -29,7 +29,8 @@ use crate::error::{Error, Result};
 use crate::sys::fault;
 
 pub(crate) use chunks::{
-    CHUNK_MARGIN, Consumer, Format, HEADER_SIZE, Producer, REQUEST_HEADER_SIZE, Ring,
+    CHUNK_HEADER_SIZE, CHUNK_MARGIN, Consumer, Format, HEADER_SIZE, Producer, REQUEST_HEADER_SIZE,
+    Ring,
 };
 #[cfg(feature = "server")]
 pub(crate) use chunks::{HEADER_FILE_SIZE, REQUEST_HEADER_FILE_SIZE};

@@ -15,6 +15,7 @@ use nix::unistd::geteuid;
 
 use super::marker::{Mark, Marker};
 use super::{Generation, RingAccess};
+use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX};
 use crate::libqb::ring::{Consumer, Mapping, Producer, Ring};
 use crate::sys::socket::Credentials;
 use crate::sys::{file, serve};
@@ -114,16 +115,10 @@ impl Rings {
 
 impl Drop for Rings {
     fn drop(&mut self) {
-        use std::sync::atomic::Ordering;
-        // What tells C clients that the server is gone. Relaxed: nothing else is to be seen with
-        // it.
-        for count in [
-            self.request.ring().ref_count(),
-            self.response.ring().ref_count(),
-            self.event.ring().ref_count(),
-        ] {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
+        // What tells C clients that the server is gone.
+        self.request.ring().detach();
+        self.response.ring().detach();
+        self.event.ring().detach();
     }
 }
 
@@ -140,7 +135,7 @@ impl Files {
             request.generation.data_size(request.max_msg_size),
         ];
         let mut parts = Vec::with_capacity(sizes.len());
-        for (suffix, size) in ["-header", "-data"].into_iter().zip(sizes) {
+        for (suffix, size) in [HEADER_SUFFIX, DATA_SUFFIX].into_iter().zip(sizes) {
             let name = OsString::from(format!("{name}{suffix}"));
             let path: PathBuf = directory.join(&name);
             let file = self.create(&name, size)?;

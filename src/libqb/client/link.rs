@@ -1,0 +1,141 @@
+//! The setup socket of a connection: whether the daemon is there, and how the connection ended.
+
+use std::borrow::Cow;
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use super::notes::{Note, Notes};
+use super::patience::Patience;
+use crate::error::{Error, ProtocolError, Result, RingError};
+use crate::sys::socket;
+use crate::sys::wait::{Interest, Ready, wait_for};
+
+/// How a connection is. Only ever moves on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum State {
+    Open,
+    /// The daemon closed. Events left in the ring are still delivered.
+    Gone,
+    /// The daemon broke the protocol. Nothing it left is read.
+    Broken,
+    /// The client closed.
+    Finalized,
+}
+
+/// The socket, the state and what is to be logged about them.
+pub(super) struct Link {
+    pub(super) service: Cow<'static, str>,
+    pub(super) socket: OwnedFd,
+    /// A [`State`].
+    state: AtomicU8,
+    /// The ring of which a file was cut short. Set before the state becomes [`State::Broken`].
+    truncated: OnceLock<&'static str>,
+    notes: Notes,
+}
+
+impl Link {
+    pub(super) fn new(service: Cow<'static, str>, socket: OwnedFd) -> Self {
+        Self {
+            service,
+            socket,
+            state: AtomicU8::new(State::Open as u8),
+            truncated: OnceLock::new(),
+            notes: Notes::default(),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        // Pairs with the change in `advance`: who sees `Broken` sees `truncated` too.
+        match self.state.load(Ordering::Acquire) {
+            0 => State::Open,
+            1 => State::Gone,
+            2 => State::Broken,
+            _ => State::Finalized,
+        }
+    }
+
+    /// Moves to a later state. Returns whether the connection was open.
+    pub(super) fn advance(&self, state: State) -> bool {
+        self.state.fetch_max(state as u8, Ordering::AcqRel) == State::Open as u8
+    }
+
+    /// # Errors
+    /// [`Link::ended`] when the connection has ended.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.state() == State::Open { Ok(()) } else { Err(self.ended()) }
+    }
+
+    /// The error of every call after the connection ended.
+    pub(super) fn ended(&self) -> Error {
+        match self.state() {
+            State::Finalized => Error::Finalized,
+            _ => Error::Disconnected {
+                service: self.service.clone(),
+                truncated: self.truncated.get().copied(),
+            },
+        }
+    }
+
+    /// Ends the connection because the daemon closed.
+    pub(super) fn hung_up(&self) -> Error {
+        if self.advance(State::Gone) {
+            self.notes.add(Note::Disconnected);
+        }
+        self.ended()
+    }
+
+    /// Ends the connection because the daemon broke the protocol: nothing it says can be believed
+    /// any more.
+    pub(super) fn broken(&self, source: impl Into<ProtocolError>) -> Error {
+        let source = source.into();
+        self.notes.add(Note::Broken(source));
+        let truncated = match source {
+            ProtocolError::Ring(RingError::Truncated { ring }) => {
+                Some(*self.truncated.get_or_init(|| ring))
+            }
+            _ => None,
+        };
+        self.advance(State::Broken);
+        socket::shut_down(&self.socket);
+        if truncated.is_some() {
+            return self.ended();
+        }
+        Error::Protocol { service: self.service.clone(), source }
+    }
+
+    /// The error of a call whose time is over.
+    pub(super) fn timed_out(&self, patience: &Patience) -> Error {
+        self.notes.add(Note::TimedOut(patience.call));
+        Error::TimedOut { operation: Cow::Borrowed(patience.call), after: patience.timeout }
+    }
+
+    /// Logs what happened. Not for callers that hold a lock.
+    pub(super) fn log_notes(&self) {
+        self.notes.log(&self.service);
+    }
+
+    pub(super) fn is_hung_up(&self) -> Result<bool> {
+        let ready = wait_for(&self.socket, Interest::HangUp, Some(Instant::now()));
+        Ok(ready.map_err(|source| Error::system("looking for the daemon", source))?
+            == Ready::HungUp)
+    }
+
+    /// Sleeps a little longer each time, but not past the deadline, and not when the daemon goes.
+    pub(super) fn pause(
+        &self,
+        pause: &mut Duration,
+        most: Duration,
+        deadline: Instant,
+    ) -> Result<()> {
+        let until = deadline.min(Instant::now() + *pause);
+        *pause = (*pause * 2).min(most);
+        let ready = wait_for(&self.socket, Interest::HangUp, Some(until));
+        match ready.map_err(|source| Error::system("waiting for the daemon", source))? {
+            Ready::HungUp => Err(self.hung_up()),
+            Ready::Yes | Ready::TimedOut => Ok(()),
+        }
+    }
+}
