@@ -263,8 +263,7 @@ impl Client {
     /// [`Client::local_node_id`].
     pub fn node_addresses(&self, node: NodeId) -> Result<Vec<IpAddr>> {
         let reply = self.call("cfg get node addrs", &wire::GetNodeAddresses { nodeid: node })?;
-        addresses(&reply)
-            .map_err(|source| Error::Protocol { service: Cfg::NAME.into(), source: source.into() })
+        addresses(&reply).map_err(|source| Error::protocol(Cfg::NAME, source))
     }
 
     /// State of this node's interfaces, which corosync calls rings or links. From corosync 3.1.1 on
@@ -583,7 +582,7 @@ impl Service for Cfg {
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         Ok(Some(match wire::AnyEvent::decode(&message) {
-            Ok(wire::AnyEvent::TestShutdown(event)) if event.status == CsError::Timeout as i32 => {
+            Ok(wire::AnyEvent::TestShutdown(event)) if event.status == CsError::Timeout.raw() => {
                 Event::ShutdownTimedOut { kind: event.flags }
             }
             Ok(wire::AnyEvent::TestShutdown(event)) => Event::Shutdown { kind: event.flags },
@@ -648,7 +647,7 @@ mod tests {
             service.event(message.into()).unwrap().unwrap()
         };
         assert_eq!(event(1), Event::Shutdown { kind });
-        assert_eq!(event(CsError::Timeout as i32), Event::ShutdownTimedOut { kind });
+        assert_eq!(event(CsError::Timeout.raw()), Event::ShutdownTimedOut { kind });
         let message = Bytes::from(encode_refusal(99, CsError::Busy).unwrap());
         let unknown = service.event(message.clone()).unwrap();
         assert_eq!(unknown, Some(Event::Unknown { id: 99, message }));

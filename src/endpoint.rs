@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
+use crate::address::SocketAddress;
 use crate::error::Escaped;
-use crate::error::{ABSTRACT, Error, Result};
+use crate::error::{Error, Result};
 use crate::sys::file::is_unmapped;
 
 /// Overrides [`Endpoint::socket_dir`].
@@ -77,22 +77,6 @@ enum Sockets {
     Default,
     Abstract,
     Directory(PathBuf),
-}
-
-/// Where one service listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum SocketAddress {
-    Abstract(String),
-    Path(PathBuf),
-}
-
-impl fmt::Display for SocketAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Abstract(name) => write!(f, "{ABSTRACT}{name}"),
-            Self::Path(path) => path.display().fmt(f),
-        }
-    }
 }
 
 impl Default for Endpoint {
@@ -278,7 +262,8 @@ impl Endpoint {
         self
     }
 
-    pub(crate) fn address(&self, service: &str) -> SocketAddress {
+    /// Where the socket of a service is looked for.
+    pub fn socket_address(&self, service: &str) -> SocketAddress {
         let name = self.name(service);
         match &self.sockets {
             Sockets::Directory(directory) => SocketAddress::Path(directory.join(name)),
@@ -330,20 +315,6 @@ impl Endpoint {
     #[cfg(feature = "server")]
     pub(crate) fn told_shm_root_path(&self) -> &Path {
         self.told_shm_root.as_deref().unwrap_or(&self.shm_root)
-    }
-
-    /// Where the socket of a service is looked for, in words: a path or an abstract address.
-    pub fn socket_address(&self, service: &str) -> String {
-        self.address(service).to_string()
-    }
-
-    /// The file that the socket of a service is looked for at; `None`: it is looked for at an
-    /// abstract address.
-    pub fn socket_path(&self, service: &str) -> Option<PathBuf> {
-        match self.address(service) {
-            SocketAddress::Path(path) => Some(path),
-            SocketAddress::Abstract(_) => None,
-        }
     }
 
     pub(crate) fn ring_size_or(&self, default: u32) -> Result<u32> {
@@ -509,16 +480,15 @@ mod tests {
 
     #[test]
     fn addresses_follow_the_kind_of_socket() {
-        let address = Endpoint::new().socket_dir("/run/x").service_name("other").address("cmap");
+        let address =
+            Endpoint::new().socket_dir("/run/x").service_name("other").socket_address("cmap");
         assert_eq!(address, SocketAddress::Path("/run/x/other".into()));
         assert_eq!(
-            Endpoint::new().socket_dir("/run/x").socket_path("cmap"),
-            Some("/run/x/cmap".into())
+            Endpoint::new().socket_dir("/run/x").socket_address("cmap").path(),
+            Some(Path::new("/run/x/cmap"))
         );
-        assert_eq!(Endpoint::new().abstract_sockets().socket_path("cmap"), None);
-        assert_eq!(
-            Endpoint::new().abstract_sockets().address("cmap"),
-            SocketAddress::Abstract("cmap".into())
-        );
+        let address = Endpoint::new().abstract_sockets().socket_address("cmap");
+        assert_eq!(address.path(), None);
+        assert_eq!(address, SocketAddress::Abstract("cmap".into()));
     }
 }

@@ -30,6 +30,7 @@
 // Allowed again in `libqb/ring/` and `sys/` alone.
 #![deny(unsafe_code)]
 
+mod address;
 mod client;
 #[cfg(all(test, feature = "server", not(loom)))]
 mod doubles;
@@ -60,6 +61,7 @@ pub mod supervise;
 pub mod votequorum;
 pub mod wire;
 
+pub use address::SocketAddress;
 #[cfg(feature = "tokio")]
 pub use client::{AsyncClient, AsyncEvents};
 pub use client::{Client, Dispatch, Events, Service};
@@ -68,7 +70,9 @@ pub use endpoint::{Deadline, Endpoint, parse_duration};
 pub use endpoint::{
     ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE,
 };
-pub use error::{CsError, Error, ProtocolError, Result, RingError, RingFileFault, WireError};
+pub use error::{
+    CsError, Error, ProtocolError, Result, RingError, RingFileFault, Stage, WireError,
+};
 pub use libqb::client::{Waker, within};
 pub use libqb::ring::guard_against_truncation;
 pub use sys::socket::Credentials;

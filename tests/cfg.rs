@@ -220,7 +220,7 @@ fn assert_rings_are_not_asked_for(node: &Node) {
             text.starts_with("cfg ring status get was not sent") && text.contains("has 2"),
             "{text}"
         );
-        assert_eq!(error.cs_error(), Some(CsError::NotSupported));
+        assert_eq!(error.cs_error(), CsError::NotSupported);
         client.local_node_id().unwrap();
     });
     assert!(node.is_running());

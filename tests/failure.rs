@@ -191,7 +191,7 @@ fn connecting_to_a_stopped_daemon_times_out() {
             let refused = Client::connect_to(&short());
             assert!(begin.elapsed() >= timeout);
             match refused {
-                Err(Error::TimedOut { operation, after }) => {
+                Err(Error::TimedOut { operation, after, .. }) => {
                     assert_eq!((&*operation, after), ("connecting to cmap", timeout))
                 }
                 other => panic!("{other:?}"),
@@ -400,7 +400,8 @@ fn the_datagram_transport_is_named() {
         for _ in 0..3 {
             let error = Client::connect().unwrap_err();
             assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
-            assert!(error.to_string().contains("qb_ipc_type: socket"), "{error}");
+            let text = error.with_sources().to_string();
+            assert!(text.contains("qb_ipc_type: socket"), "{text}");
         }
     });
     eventually("corosync answers", || node.membership());

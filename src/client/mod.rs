@@ -117,8 +117,8 @@ impl<S: Service> Client<S> {
         patience: &Patience,
         request: &R,
     ) -> Result<R::Reply> {
-        let message =
-            request.encode().map_err(|source| Error::invalid(patience.call, source.to_string()))?;
+        let unencodable = |source| Error::Unencodable { call: patience.call.into(), source };
+        let message = request.encode().map_err(unencodable)?;
         self.decode(patience.call, &self.connection.call(busy, patience, &message)?)
     }
 

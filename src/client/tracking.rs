@@ -34,7 +34,7 @@ impl Tracking {
         if !were_on {
             let started = send(flags);
             // Without an answer the daemon may have started them, or may yet.
-            if changes && matches!(started, Err(Error::Cs { .. } | Error::UnknownCs { .. })) {
+            if changes && matches!(started, Err(Error::Cs { .. })) {
                 self.on.store(false, Ordering::Relaxed);
             }
             return started;
@@ -79,8 +79,8 @@ mod tests {
         };
         start(TrackFlags::CURRENT).unwrap();
         start(TrackFlags::CHANGES).unwrap();
-        assert_eq!(start(TrackFlags::CHANGES).unwrap_err().cs_error(), Some(CsError::Exist));
-        assert_eq!(start(TrackFlags::CHANGES_ONLY).unwrap_err().cs_error(), Some(CsError::Exist));
+        assert_eq!(start(TrackFlags::CHANGES).unwrap_err().cs_error(), CsError::Exist);
+        assert_eq!(start(TrackFlags::CHANGES_ONLY).unwrap_err().cs_error(), CsError::Exist);
         assert_eq!(*sent.borrow(), [TrackFlags::CURRENT, TrackFlags::CHANGES, TrackFlags::CURRENT]);
         tracking.stop(|| Ok(())).unwrap();
         start(TrackFlags::CHANGES_ONLY).unwrap();
@@ -93,7 +93,8 @@ mod tests {
         let is_on = || tracking.on.load(Ordering::Relaxed);
         tracking.start(CALL, TrackFlags::CHANGES, |_| cs(CsError::NoMemory)).unwrap_err();
         assert!(!is_on());
-        let late = || Err(Error::TimedOut { operation: CALL.into(), after: Duration::ZERO });
+        let late =
+            || Err(Error::TimedOut { operation: CALL.into(), after: Duration::ZERO, stage: None });
         tracking.start(CALL, TrackFlags::CHANGES, |_| late()).unwrap_err();
         assert!(is_on());
         tracking.stop(late).unwrap_err();

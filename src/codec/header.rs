@@ -84,7 +84,7 @@ impl Header {
 /// A refusal, as the daemon sends it: a bare response header.
 pub fn encode_refusal(id: i32, error: CsError) -> Result<Vec<u8>, WireError> {
     let mut writer = Writer::new("qb_ipc_response_header");
-    Header { id, size: 0, error: error as i32 }.write(&mut writer, Kind::Response);
+    Header { id, size: 0, error: error.raw() }.write(&mut writer, Kind::Response);
     writer.finish(0)
 }
 

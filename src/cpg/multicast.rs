@@ -127,7 +127,7 @@ impl Client {
         patience: Option<&Patience>,
     ) -> Result<bool> {
         let deadline = patience.map_or_else(Instant::now, |patience| patience.deadline);
-        let head = Mcast::encode_head(guarantee, length).map_err(invalid)?;
+        let head = Mcast::encode_head(guarantee, length).map_err(unencodable)?;
         let Some(mut turn) = self.connection.turn(deadline)? else {
             self.check_joined()?;
             return Ok(false);
@@ -163,7 +163,8 @@ impl Client {
                 _ if sent + size == length => FragmentType::LAST,
                 _ => FragmentType::CONTINUED,
             };
-            let head = PartialMcast::encode_head(guarantee, msglen, kind, size).map_err(invalid)?;
+            let head =
+                PartialMcast::encode_head(guarantee, msglen, kind, size).map_err(unencodable)?;
             let fragment = behind(&head, cut(parts, sent, size));
             match turn.call(&fragment, FlowControl::Multicast, &patience) {
                 Ok(_) => {
@@ -196,8 +197,8 @@ impl Client {
     }
 }
 
-fn invalid(source: crate::error::WireError) -> Error {
-    Error::invalid("message", source.to_string())
+fn unencodable(source: crate::error::WireError) -> Error {
+    Error::Unencodable { call: CALL.into(), source }
 }
 
 /// As much as fits; nothing is longer than the address space, but parts may repeat.

@@ -273,7 +273,7 @@ fn serve_one<T: Send + 'static>(
     serve: impl FnOnce(OwnedFd, Rings) -> T + Send + 'static,
 ) -> (Endpoint, JoinHandle<T>, TempDir) {
     let (endpoint, directory) = private_endpoint();
-    let path = endpoint.socket_path("cpg").unwrap();
+    let path = endpoint.socket_address("cpg").path().unwrap().to_owned();
     let listener = serve::listen_stream(&socket::path_address(&path).unwrap()).unwrap();
     let root = directory.path().to_owned();
     let thread = thread::spawn(move || {

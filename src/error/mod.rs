@@ -1,21 +1,30 @@
 //! What can go wrong, and what to look at then.
 
+mod cs;
 mod escaped;
+mod protocol;
 mod wire;
 
 use std::borrow::Cow;
+use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::cs::CsError;
 pub(crate) use self::escaped::Escaped;
+pub use self::protocol::{ProtocolError, RingError};
 pub use self::wire::WireError;
+use crate::address::SocketAddress;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong. Each variant says who caused it; the text says what to look at.
+///
+/// An error prints itself and not its [source](std::error::Error::source).
+/// [`Error::with_sources`] prints both.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -26,6 +35,15 @@ pub enum Error {
         argument: &'static str,
         /// What is wrong with it.
         reason: Cow<'static, str>,
+    },
+
+    /// The caller gave a value that the request has no room for. Nothing was sent.
+    #[error("{call}: the request cannot be encoded")]
+    Unencodable {
+        /// What was to be asked.
+        call: Cow<'static, str>,
+        /// Which value it is.
+        source: WireError,
     },
 
     /// The value of a key of cmap has another type than was asked for.
@@ -40,12 +58,12 @@ pub enum Error {
     },
 
     /// Nobody listens at the service's socket.
-    #[error("no {service} socket at {address}: {}", where_else(address))]
+    #[error("no {service} socket at {address} ({})", where_else(address))]
     NoSocket {
         /// The service.
         service: Cow<'static, str>,
         /// Where it was looked for.
-        address: String,
+        address: SocketAddress,
         /// What the system said.
         source: io::Error,
     },
@@ -87,7 +105,7 @@ pub enum Error {
     /// The daemon is there but did not take connections until the deadline: it is starting, or out
     /// of file descriptors.
     #[error(
-        "the daemon takes no {service} connections yet (CS_ERR_TRY_AGAIN): it is starting, or has no file descriptors left"
+        "the daemon takes no {service} connections yet: it is starting, or has no file descriptors left"
     )]
     NotReady {
         /// The service.
@@ -96,7 +114,7 @@ pub enum Error {
 
     /// The daemon refuses this user.
     #[error(
-        "uid {uid} gid {gid} may not use {service} (CS_ERR_ACCESS): only root and corosync's own user may, \
+        "uid {uid} gid {gid} may not use {service}: only root and corosync's own user may, \
          unless corosync.conf or a file in uidgid.d has a uidgid section for this user"
     )]
     NotAllowed {
@@ -110,8 +128,8 @@ pub enum Error {
 
     /// The daemon answered, but the rings it made cannot be opened here.
     #[error(
-        "the daemon's ring {} cannot be opened: is its /dev/shm visible here (container, private /dev/shm), \
-         and is this the same user?", path.display()
+        "the daemon's ring {} cannot be opened (is its /dev/shm visible here, and is this the same user? A container may \
+         have a /dev/shm of its own)", path.display()
     )]
     RingsNotVisible {
         /// The file looked for.
@@ -130,7 +148,7 @@ pub enum Error {
     },
 
     /// The daemon refused the connection for another reason.
-    #[error("the daemon refused a connection to {service}: {source}")]
+    #[error("the daemon refused a connection to {service}")]
     Refused {
         /// The service.
         service: Cow<'static, str>,
@@ -139,12 +157,14 @@ pub enum Error {
     },
 
     /// The peer does not follow the protocol.
-    #[error("the protocol of {service} is not understood: {source}")]
+    #[error("{service} does not follow the protocol")]
     Protocol {
         /// The service.
         service: Cow<'static, str>,
         /// What was wrong with its bytes.
         source: ProtocolError,
+        /// Where connecting failed of it; `None`: after connecting.
+        stage: Option<Stage>,
     },
 
     /// The deadline passed. Whether a request was carried out is not known.
@@ -154,6 +174,8 @@ pub enum Error {
         operation: Cow<'static, str>,
         /// How long it was waited for.
         after: Duration,
+        /// Where connecting was then; `None`: it was no connecting.
+        stage: Option<Stage>,
     },
 
     /// The daemon ended or closed the connection, or a file of its rings was cut short. It does not
@@ -165,10 +187,12 @@ pub enum Error {
         /// The ring of which a file was cut short, where that is why. Noticed only after
         /// [`guard_against_truncation`](crate::guard_against_truncation).
         truncated: Option<&'static str>,
+        /// Where connecting failed of it; `None`: after connecting.
+        stage: Option<Stage>,
     },
 
     /// The client was finalized by [`Client::finalize`](crate::Client::finalize).
-    #[error("the client was finalized (CS_ERR_BAD_HANDLE)")]
+    #[error("the client was finalized")]
     Finalized,
 
     /// The daemon answered with an error of its own.
@@ -180,23 +204,12 @@ pub enum Error {
         error: CsError,
     },
 
-    /// The daemon answered with an error that this version does not know.
-    #[error("{call}: unknown cs_error {code}")]
-    UnknownCs {
-        /// What was asked.
-        call: Cow<'static, str>,
-        /// The number it answered.
-        code: i32,
-    },
-
     /// A message that is sent in fragments could not be sent to its end. Members throw away what
     /// they have of it.
     ///
     /// Only when the source does not tell whether the daemon took a fragment ([`Error::TimedOut`],
     /// [`Error::Disconnected`]) and that was the last one, members may have got all of it.
-    #[error(
-        "only {sent} of {length} bytes of a message were sent, so no member gets any of it: {source}"
-    )]
+    #[error("only {sent} of {length} bytes of a message were sent, so no member gets any of it")]
     PartlySent {
         /// Bytes the daemon took for certain.
         sent: usize,
@@ -226,13 +239,40 @@ pub enum Error {
     },
 
     /// The system failed.
-    #[error("{operation}: {source}")]
+    #[error("{operation}")]
     System {
         /// What was tried.
         operation: Cow<'static, str>,
         /// What the system said.
         source: io::Error,
+        /// Where connecting failed of it; `None`: it was no connecting.
+        stage: Option<Stage>,
     },
+}
+
+/// The steps of connecting to a service. An error says in which one connecting failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Reaching the service's setup socket.
+    Socket,
+    /// Looking who serves there.
+    Credentials,
+    /// Asking the daemon for a connection.
+    Handshake,
+    /// Opening the rings that the daemon made.
+    Rings,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Socket => "socket",
+            Self::Credentials => "credentials",
+            Self::Handshake => "handshake",
+            Self::Rings => "rings",
+        })
+    }
 }
 
 /// What was wrong with a file that the daemon named for a ring.
@@ -281,17 +321,17 @@ fn unmapped(uid: u32, is_unmapped: bool) -> String {
     }
 }
 
-/// What the address of an abstract socket begins with in words.
-pub(crate) const ABSTRACT: &str = "the abstract address @";
-
 /// An abstract socket belongs to a network namespace, one in a directory to whoever sees the
 /// directory.
-fn where_else(address: &str) -> &'static str {
-    if address.starts_with(ABSTRACT) {
-        "is corosync running in this network namespace, and does it use abstract sockets, and not a directory?"
-    } else {
-        "is corosync running, and does it keep its sockets in this directory (a container's /run is another), and not at \
-         abstract addresses?"
+fn where_else(address: &SocketAddress) -> &'static str {
+    match address {
+        SocketAddress::Abstract(_) => {
+            "is corosync running in this network namespace, and does it use abstract sockets, and not a directory?"
+        }
+        SocketAddress::Path(_) => {
+            "is corosync running, and does it keep its sockets in this directory (a container's /run is another), and not at \
+             abstract addresses?"
+        }
     }
 }
 
@@ -308,124 +348,13 @@ fn owned(owner: Option<u32>) -> String {
     owner.map_or_else(String::new, |uid| format!(" (owner: uid {uid})"))
 }
 
-/// What was wrong with the peer's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProtocolError {
-    /// A message is not what it should be.
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    /// A ring is not what it should be.
-    #[error(transparent)]
-    Ring(#[from] RingError),
-    /// A ring's name in the connection reply is not one that libqb gives, or leads out of the
-    /// shared memory directory.
-    #[error(
-        "the name of the {ring} ring leads out of the shared memory directory, or is no ring's name"
-    )]
-    RingName {
-        /// Which ring.
-        ring: &'static str,
-    },
-    /// The rings do not lie in one directory.
-    #[error("the {ring} ring lies in another directory than the request ring")]
-    RingDirectory {
-        /// Which ring.
-        ring: &'static str,
-    },
-    /// The daemon chose the datagram transport.
-    #[error(
-        "the daemon uses the datagram transport (system.qb_ipc_type: socket), which this version does not speak"
-    )]
-    DatagramTransport,
-    /// The daemon chose a transport that is not known.
-    #[error("unknown transport {0}")]
-    Transport(i32),
-    /// The daemon goes on without end.
-    #[error("more than {limit} {what}")]
-    Endless {
-        /// What there is too much of.
-        what: &'static str,
-        /// How much is accepted.
-        limit: u64,
-    },
-}
-
-/// What was wrong with a ring in shared memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RingError {
-    /// A file of the ring is smaller than it must be.
-    #[error("the {ring} ring's {file} file has {have} bytes, needs {need}")]
-    TooSmall {
-        /// Which ring.
-        ring: &'static str,
-        /// Which of its two files.
-        file: &'static str,
-        /// Bytes it has.
-        have: u64,
-        /// Bytes it needs.
-        need: u64,
-    },
-    /// Somebody else uses the ring: it is of another connection.
-    #[error("the {ring} ring is in use by another connection")]
-    InUse {
-        /// Which ring.
-        ring: &'static str,
-    },
-    /// The ring is larger than any that is accepted.
-    #[error("the {ring} ring has {have} bytes, more than {limit}")]
-    TooLarge {
-        /// Which ring.
-        ring: &'static str,
-        /// Bytes it has.
-        have: u64,
-        /// Bytes it may have.
-        limit: u64,
-    },
-    /// An index points behind the end of the ring.
-    #[error("an index of the {ring} ring is {index}, the ring has {words} words")]
-    Index {
-        /// Which ring.
-        ring: &'static str,
-        /// The index.
-        index: u32,
-        /// Words in the ring.
-        words: u32,
-    },
-    /// The semaphore announced a chunk that is not there.
-    #[error("the {ring} ring has magic {magic:#010x} where a chunk should begin")]
-    Magic {
-        /// Which ring.
-        ring: &'static str,
-        /// The word found.
-        magic: u32,
-    },
-    /// A file of the ring was cut short, or its file system is full. Noticed only after
-    /// [`guard_against_truncation`](crate::guard_against_truncation); without that, the process is
-    /// killed.
-    #[error("a file of the {ring} ring was cut short")]
-    Truncated {
-        /// Which ring.
-        ring: &'static str,
-    },
-    /// A chunk is larger than the ring.
-    #[error("a chunk of the {ring} ring has {size} bytes, more than {limit}")]
-    ChunkSize {
-        /// Which ring.
-        ring: &'static str,
-        /// Its size.
-        size: u32,
-        /// The largest possible.
-        limit: u32,
-    },
-}
-
 impl Error {
-    /// The number a C program would have seen, for those who come from there. See [`CsError`].
-    pub fn cs_error(&self) -> Option<CsError> {
-        Some(match self {
-            Self::InvalidArgument { .. } | Self::WrongType { .. } => CsError::InvalidParam,
+    /// The number that a C program would have got. See [`CsError`].
+    pub fn cs_error(&self) -> CsError {
+        match self {
+            Self::InvalidArgument { .. } | Self::Unencodable { .. } | Self::WrongType { .. } => {
+                CsError::InvalidParam
+            }
             Self::NotReady { .. } => CsError::TryAgain,
             Self::NotAllowed { .. } => CsError::Access,
             Self::UntrustedServer { .. } | Self::RingFile { .. } => CsError::Security,
@@ -441,10 +370,40 @@ impl Error {
             }
             Self::Finalized => CsError::BadHandle,
             Self::Cs { error, .. } => *error,
-            Self::PartlySent { source, .. } => return source.cs_error(),
-            Self::UnknownCs { .. } => return None,
+            Self::PartlySent { source, .. } => source.cs_error(),
             Self::Unsupported { .. } | Self::WouldCrash { .. } => CsError::NotSupported,
-        })
+        }
+    }
+
+    /// The stage in which connecting failed. `None` for an error of a connected client, and for
+    /// what the caller got wrong.
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::NoSocket { .. } => Some(Stage::Socket),
+            Self::UntrustedServer { .. } => Some(Stage::Credentials),
+            Self::NotReady { .. }
+            | Self::NotAllowed { .. }
+            | Self::SharedMemoryFull { .. }
+            | Self::Refused { .. } => Some(Stage::Handshake),
+            Self::RingFile { .. } | Self::RingsNotVisible { .. } => Some(Stage::Rings),
+            Self::Protocol { stage, .. }
+            | Self::TimedOut { stage, .. }
+            | Self::Disconnected { stage, .. }
+            | Self::System { stage, .. } => *stage,
+            Self::InvalidArgument { .. }
+            | Self::Unencodable { .. }
+            | Self::WrongType { .. }
+            | Self::Finalized
+            | Self::Cs { .. }
+            | Self::PartlySent { .. }
+            | Self::Unsupported { .. }
+            | Self::WouldCrash { .. } => None,
+        }
+    }
+
+    /// Prints the error and its sources on one line, each behind a colon.
+    pub fn with_sources(&self) -> impl fmt::Display {
+        WithSources(self)
     }
 
     /// Whether the daemon cannot be reached at all, as against refusing or failing something.
@@ -464,157 +423,169 @@ impl Error {
 
     /// The daemon ended or closed the connection.
     pub(crate) fn disconnected(service: impl Into<Cow<'static, str>>) -> Self {
-        Self::Disconnected { service: service.into(), truncated: None }
+        Self::Disconnected { service: service.into(), truncated: None, stage: None }
     }
 
     pub(crate) fn system(
         operation: impl Into<Cow<'static, str>>,
         source: impl Into<io::Error>,
     ) -> Self {
-        Self::System { operation: operation.into(), source: source.into() }
+        Self::System { operation: operation.into(), source: source.into(), stage: None }
+    }
+
+    /// What a connected service got wrong.
+    pub(crate) fn protocol(
+        service: impl Into<Cow<'static, str>>,
+        source: impl Into<ProtocolError>,
+    ) -> Self {
+        Self::Protocol { service: service.into(), source: source.into(), stage: None }
     }
 
     pub(crate) fn from_status(call: &'static str, status: i32) -> Self {
-        let call = Cow::Borrowed(call);
-        match CsError::from_code(status) {
-            Some(error) => Self::Cs { call, error },
-            None => Self::UnknownCs { call, code: status },
-        }
+        Self::Cs { call: Cow::Borrowed(call), error: CsError::from_raw(status) }
     }
 }
 
-macro_rules! cs_errors {
-    ($($(#[$doc:meta])* $name:ident = $code:literal $c_name:literal,)*) => {
-        /// corosync's own errors, with the numbers of `cs_error_t`. Prints the C name.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        #[repr(u32)]
-        pub enum CsError { $($(#[$doc])* $name = $code,)* }
+struct WithSources<'a>(&'a Error);
 
-        impl CsError {
-            /// Every error there is.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// The name C gives it.
-            pub const fn c_name(self) -> &'static str {
-                match self { $(Self::$name => $c_name,)* }
-            }
-        }
-    };
-}
-
-cs_errors! {
-    /// The library or the daemon failed; the connection is usually gone.
-    Library = 2 "CS_ERR_LIBRARY",
-    /// The two ends do not fit together.
-    Version = 3 "CS_ERR_VERSION",
-    /// Initialization failed.
-    Init = 4 "CS_ERR_INIT",
-    /// Time is over.
-    Timeout = 5 "CS_ERR_TIMEOUT",
-    /// The daemon is busy; the request was not carried out.
-    TryAgain = 6 "CS_ERR_TRY_AGAIN",
-    /// An argument is not valid, or the daemon does not know the request.
-    InvalidParam = 7 "CS_ERR_INVALID_PARAM",
-    /// The daemon has no memory.
-    NoMemory = 8 "CS_ERR_NO_MEMORY",
-    /// What the request names is not there (any more).
-    BadHandle = 9 "CS_ERR_BAD_HANDLE",
-    /// Something is in use.
-    Busy = 10 "CS_ERR_BUSY",
-    /// Not allowed; cmap: the key is read-only.
-    Access = 11 "CS_ERR_ACCESS",
-    /// There is no such thing.
-    NotExist = 12 "CS_ERR_NOT_EXIST",
-    /// A name is too long (cmap: or too short, or has a character that is not allowed).
-    NameTooLong = 13 "CS_ERR_NAME_TOO_LONG",
-    /// It exists already.
-    Exist = 14 "CS_ERR_EXIST",
-    /// No space left.
-    NoSpace = 15 "CS_ERR_NO_SPACE",
-    /// Interrupted.
-    Interrupt = 16 "CS_ERR_INTERRUPT",
-    /// No such name.
-    NameNotFound = 17 "CS_ERR_NAME_NOT_FOUND",
-    /// No resources.
-    NoResources = 18 "CS_ERR_NO_RESOURCES",
-    /// Not supported.
-    NotSupported = 19 "CS_ERR_NOT_SUPPORTED",
-    /// The operation does not fit.
-    BadOperation = 20 "CS_ERR_BAD_OPERATION",
-    /// The operation failed.
-    FailedOperation = 21 "CS_ERR_FAILED_OPERATION",
-    /// A message is wrong; votequorum: the poll is for another ring.
-    MessageError = 22 "CS_ERR_MESSAGE_ERROR",
-    /// A queue is full.
-    QueueFull = 23 "CS_ERR_QUEUE_FULL",
-    /// A queue is not there.
-    QueueNotAvailable = 24 "CS_ERR_QUEUE_NOT_AVAILABLE",
-    /// Flags are wrong.
-    BadFlags = 25 "CS_ERR_BAD_FLAGS",
-    /// Too big.
-    TooBig = 26 "CS_ERR_TOO_BIG",
-    /// Nothing left to iterate.
-    NoSections = 27 "CS_ERR_NO_SECTIONS",
-    /// No such context.
-    ContextNotFound = 28 "CS_ERR_CONTEXT_NOT_FOUND",
-    /// Too many groups.
-    TooManyGroups = 30 "CS_ERR_TOO_MANY_GROUPS",
-    /// Security.
-    Security = 100 "CS_ERR_SECURITY",
-}
-
-impl CsError {
-    /// The error with this number. `None` for 1, which is `CS_OK`, and for numbers not known.
-    pub fn from_code(code: i32) -> Option<Self> {
-        Self::ALL.iter().copied().find(|error| i64::from(code) == i64::from(*error as u32))
-    }
-
-    /// What the C library makes of an errno. Matches `qb_to_cs_error`.
-    pub fn from_errno(errno: i32) -> Self {
-        use nix::libc;
-        match errno {
-            libc::EBADF => Self::BadHandle,
-            libc::ENOMEM => Self::NoMemory,
-            libc::ENOMSG | libc::ENOBUFS | libc::ETIMEDOUT | libc::EAGAIN => Self::TryAgain,
-            libc::EBADE => Self::FailedOperation,
-            libc::ETIME => Self::Timeout,
-            libc::EINVAL => Self::InvalidParam,
-            libc::EBUSY => Self::Busy,
-            libc::EACCES => Self::Access,
-            libc::EOVERFLOW => Self::NameTooLong,
-            libc::EEXIST => Self::Exist,
-            libc::ENOSPC => Self::NoSpace,
-            libc::EINTR => Self::Interrupt,
-            libc::ENOENT | libc::ENODEV => Self::NotExist,
-            libc::ENOSYS | libc::ENOTSUP => Self::NotSupported,
-            libc::EBADMSG => Self::MessageError,
-            libc::EMSGSIZE | libc::E2BIG => Self::TooBig,
-            _ => Self::Library,
-        }
-    }
-}
-
-impl fmt::Display for CsError {
+impl fmt::Display for WithSources<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.c_name())
+        self.0.fmt(f)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
     }
 }
-
-impl std::error::Error for CsError {}
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
+    /// One of each, with what it may be of.
+    fn all() -> Vec<Error> {
+        let service = || Cow::Borrowed("cmap");
+        let refused = || io::Error::from_raw_os_error(111);
+        let (uid, gid) = (1000, 1000);
+        let wires = [
+            WireError::Truncated { message: "m", field: "f", offset: 8, need: 4, have: 1 },
+            WireError::TooLarge { message: "m", field: "f", offset: 8, value: 9, limit: 8 },
+            WireError::Invalid { message: "m", field: "f", offset: 8, value: -1 },
+            WireError::UnknownId { message: "m", id: 77 },
+        ];
+        let ring = "event";
+        let rings = [
+            RingError::TooSmall { ring, file: "header", have: 1, need: 2 },
+            RingError::InUse { ring },
+            RingError::TooLarge { ring, have: 2, limit: 1 },
+            RingError::Index { ring, index: 9, words: 8 },
+            RingError::Magic { ring, magic: 0xdead },
+            RingError::Truncated { ring },
+            RingError::ChunkSize { ring, size: 9, limit: 8 },
+        ];
+        let protocols =
+            wires.map(ProtocolError::Wire).into_iter().chain(rings.map(ProtocolError::Ring)).chain(
+                [
+                    ProtocolError::RingName { ring },
+                    ProtocolError::RingDirectory { ring },
+                    ProtocolError::DatagramTransport,
+                    ProtocolError::Transport(7),
+                    ProtocolError::Endless { what: "keys", limit: 1 },
+                ],
+            );
+        let faults = [
+            RingFileFault::Owner { own: uid, server: 33 },
+            RingFileFault::Ours { own: uid, server: 33 },
+            RingFileFault::NotAFile,
+            RingFileFault::NotADirectory,
+            RingFileFault::Links(2),
+            RingFileFault::Twice,
+        ];
+        let addresses =
+            [SocketAddress::Abstract("cmap".to_owned()), SocketAddress::Path("/run/cmap".into())];
+        let mut all = vec![
+            Error::invalid("key", "is empty"),
+            Error::WrongType { key: "k".to_owned(), found: "u8".into(), asked: "String" },
+            Error::UntrustedServer { service: service(), uid, pid: 1, is_unmapped: true },
+            Error::NotReady { service: service() },
+            Error::NotAllowed { service: service(), uid, gid },
+            Error::RingsNotVisible { path: Path::new("/dev/shm/x").into(), source: refused() },
+            Error::SharedMemoryFull { service: service() },
+            Error::Refused { service: service(), source: refused() },
+            Error::TimedOut { operation: "get".into(), after: Duration::ZERO, stage: None },
+            Error::disconnected("cmap"),
+            Error::Finalized,
+            Error::from_status("get", 12),
+            Error::from_status("get", 29),
+            Error::PartlySent {
+                sent: 1,
+                length: 2,
+                source: Box::new(Error::system("x", refused())),
+            },
+            Error::Unsupported { feature: "f", since: "3.1" },
+            Error::WouldCrash { call: "track".into(), reason: "a name".into() },
+            Error::system("opening a file", refused()),
+        ];
+        all.extend(addresses.map(|address| Error::NoSocket {
+            service: service(),
+            address,
+            source: refused(),
+        }));
+        all.extend(faults.map(|fault| Error::RingFile {
+            service: service(),
+            path: "/dev/shm/x".into(),
+            owner: Some(uid),
+            fault,
+        }));
+        all.extend(wires.map(|source| Error::Unencodable { call: "set".into(), source }));
+        all.extend(protocols.map(|source| Error::protocol("cmap", source)));
+        all
+    }
+
     #[test]
-    fn numbers_and_names_are_those_of_c() {
-        assert_eq!(CsError::TryAgain as u32, 6);
-        assert_eq!(CsError::TryAgain.to_string(), "CS_ERR_TRY_AGAIN");
-        assert_eq!(CsError::from_code(30), Some(CsError::TooManyGroups));
-        assert_eq!(
-            (CsError::from_code(1), CsError::from_code(29), CsError::from_code(-6)),
-            (None, None, None)
-        );
+    fn every_source_is_returned_and_none_is_printed_twice() {
+        for error in all() {
+            let mut parts: Vec<String> = Vec::new();
+            let mut next: Option<&dyn std::error::Error> = Some(&error);
+            while let Some(one) = next {
+                parts.push(one.to_string());
+                next = one.source();
+            }
+            assert_eq!(error.with_sources().to_string(), parts.join(": "), "{error:?}");
+            for (at, part) in parts.iter().enumerate() {
+                assert!(!part.is_empty(), "{error:?}");
+                let others = parts.iter().enumerate().filter(|(other, _)| *other != at);
+                for (_, other) in others {
+                    assert!(!other.contains(part.as_str()), "{error:?}: {parts:?}");
+                }
+            }
+            // Where there is a source the chain goes on to it.
+            let has_source = format!("{error:?}").contains("source: ");
+            assert_eq!(parts.len() > 1, has_source, "{error:?}: {parts:?}");
+        }
+    }
+
+    #[test]
+    fn connecting_fails_in_a_stage() {
+        let stages = |stage| {
+            let refused = io::Error::from_raw_os_error(111);
+            let source = WireError::UnknownId { message: "m", id: 1 }.into();
+            [
+                Error::System { operation: "x".into(), source: refused, stage },
+                Error::TimedOut { operation: "x".into(), after: Duration::ZERO, stage },
+                Error::Disconnected { service: "cmap".into(), truncated: None, stage },
+                Error::Protocol { service: "cmap".into(), source, stage },
+            ]
+            .map(|error| error.stage())
+        };
+        for stage in [None, Some(Stage::Handshake)] {
+            assert_eq!(stages(stage), [stage; 4]);
+        }
+        assert_eq!(Error::NotReady { service: "cmap".into() }.stage(), Some(Stage::Handshake));
+        assert_eq!(Error::from_status("get", 12).stage(), None);
     }
 }

@@ -106,7 +106,7 @@ pub(crate) fn may_be_answered_again(reply: &[u8]) -> bool {
         header.id == 0
             && [CsError::TryAgain, CsError::InvalidParam]
                 .iter()
-                .any(|error| header.error == *error as i32)
+                .any(|error| header.error == error.raw())
     };
     Header::read(&mut reader, Kind::Response).is_ok_and(refused) && reader.remaining() == 0
 }

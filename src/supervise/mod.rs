@@ -568,6 +568,7 @@ fn is_too_early(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::SocketAddress;
     use crate::quorum::Quorum;
     use crate::wire::values::TrackFlags;
 
@@ -625,7 +626,8 @@ mod tests {
     fn where_nobody_listens_it_is_looked_often_and_told_seldom() {
         let nobody = || {
             let source = std::io::ErrorKind::ConnectionRefused.into();
-            Error::NoSocket { service: "quorum".into(), address: "here".into(), source }
+            let address = SocketAddress::Path("/run/quorum".into());
+            Error::NoSocket { service: "quorum".into(), address, source }
         };
         let (mut plan, start) = (plan(), Instant::now());
         let told = failures(&mut plan, start, Duration::from_secs(60), nobody);
@@ -672,15 +674,12 @@ mod tests {
         let mut plan = plan();
         plan.note(&TrackFlags::CHANGES).unwrap();
         let exists = plan.note(&TrackFlags::CURRENT).unwrap_err();
-        assert_eq!(exists.cs_error(), Some(CsError::Exist));
+        assert_eq!(exists.cs_error(), CsError::Exist);
         assert!(plan.settle(&TrackFlags::CHANGES, Err(gone())).unwrap().is_some());
         assert_eq!(plan.setups, [TrackFlags::CHANGES]);
         let refused = Error::Cs { call: "quorum trackstart".into(), error: CsError::Access };
         assert!(plan.settle(&TrackFlags::CHANGES, Err(refused)).is_err());
         assert!(plan.setups.is_empty());
-        assert_eq!(
-            plan.forget(&TrackFlags::CHANGES).unwrap_err().cs_error(),
-            Some(CsError::NotExist)
-        );
+        assert_eq!(plan.forget(&TrackFlags::CHANGES).unwrap_err().cs_error(), CsError::NotExist);
     }
 }

@@ -608,7 +608,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_time_to_answer_is_in_the_header() {
-        let event = TestShutdown { status: CsError::Timeout as i32, flags: ShutdownKind::REQUEST };
+        let event = TestShutdown { status: CsError::Timeout.raw(), flags: ShutdownKind::REQUEST };
         let bytes = event.encode().unwrap();
         assert_eq!((bytes.len(), bytes[16]), (32, 5));
         assert_eq!(TestShutdown::decode(&bytes).unwrap(), event);

@@ -314,7 +314,7 @@ fn connect_with_few_descriptors() {
 #[test]
 fn a_lack_of_descriptors_is_told_as_that_at_each_step_of_connecting() {
     let corosync = Corosync::start().unwrap();
-    let path = corosync.endpoint().socket_path("cmap").unwrap();
+    let path = corosync.endpoint().socket_address("cmap").path().unwrap().to_owned();
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "connect_with_few_descriptors", "--ignored", "--nocapture"]);
     command

@@ -360,7 +360,7 @@ fn poll_and_take<S: Service>(seed: u64, mut maker: impl Maker, mut taker: Taker<
             };
             match handed {
                 (Ok(()), _) => {}
-                (Err(error), 0) => assert_eq!(error.cs_error(), Some(CsError::TryAgain)),
+                (Err(error), 0) => assert_eq!(error.cs_error(), CsError::TryAgain),
                 other => panic!("{other:?}"),
             }
             looks += u64::from(handed.1 == 0);

@@ -338,7 +338,7 @@ fn the_end_of_a_connection_is_told_and_the_client_removed(host: &Host) {
     assert_eq!(events.load(Ordering::Relaxed), 50, "what the daemon left was not handed over");
     assert_eq!(
         ends[1..],
-        [Error::Disconnected { service: "cmap".into(), truncated: None }.to_string()]
+        [Error::Disconnected { service: "cmap".into(), truncated: None, stage: None }.to_string()]
     );
     assert!(dispatcher.is_empty());
 }

@@ -269,7 +269,7 @@ fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
 
     // What was taken down does not come back.
     client.take_down(&tracker).unwrap();
-    assert_eq!(client.take_down(&tracker).unwrap_err().cs_error(), Some(CsError::NotExist));
+    assert_eq!(client.take_down(&tracker).unwrap_err().cs_error(), CsError::NotExist);
     host.kill();
     events_until_lost(&mut client);
     host.start();
@@ -371,7 +371,7 @@ fn what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told<S: HasExample>
     let endpoint = host.endpoint();
     let mut client = Supervised::new(move || connect(&endpoint)).backoff(quickly);
     client.set_up(setup.clone()).unwrap();
-    assert_eq!(client.set_up(setup.clone()).unwrap_err().cs_error(), Some(CsError::Exist));
+    assert_eq!(client.set_up(setup.clone()).unwrap_err().cs_error(), CsError::Exist);
     for round in 0..3 {
         let Up { gap, restored } = up(&mut client);
         assert_eq!(gap.is_some(), round > 0);

@@ -1,7 +1,6 @@
 //! How the command ends when something goes wrong: one line on standard error, and an exit status.
 
 use std::collections::HashSet;
-use std::error::Error as _;
 
 use corosync_ipc::{CsError, Error};
 use serde_json::{Value as Json, json};
@@ -83,7 +82,7 @@ fn hint(error: &Error) -> Option<&'static str> {
 /// The exit status for an error of the library.
 pub(crate) fn status(error: &Error) -> u8 {
     match error {
-        Error::InvalidArgument { .. } => USAGE,
+        Error::InvalidArgument { .. } | Error::Unencodable { .. } => USAGE,
         Error::TimedOut { .. } => TIMED_OUT,
         // The library repeats such a request until its deadline.
         Error::Cs { error: CsError::TryAgain, .. } => TIMED_OUT,
@@ -95,25 +94,17 @@ pub(crate) fn status(error: &Error) -> u8 {
 
 /// One line: what failed, what the system said, and the cs_error where there is one.
 pub(crate) fn describe(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut details = Vec::new();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            details.push(said);
-        }
-        source = cause.source();
+    let text = error.with_sources().to_string();
+    let error = match error {
+        // Why it was not sent to the end.
+        Error::PartlySent { source, .. } => source,
+        error => error,
+    };
+    match error {
+        // It is in the text already, or no daemon gave it: the caller is wrong.
+        Error::Cs { .. } | Error::InvalidArgument { .. } | Error::Unencodable { .. } => text,
+        error => format!("{text} ({})", error.cs_error()),
     }
-    // What the caller did wrong has a number too, but no daemon gave it.
-    let cs_error = error.cs_error().filter(|_| !matches!(error, Error::InvalidArgument { .. }));
-    if let Some(name) = cs_error.map(CsError::c_name).filter(|name| !text.contains(name)) {
-        details.push(name.to_owned());
-    }
-    if !details.is_empty() {
-        text += &format!(" ({})", details.join(", "));
-    }
-    text
 }
 
 /// Why one part of an answer is missing.
@@ -140,7 +131,7 @@ impl Fault {
 
 impl From<&Error> for Fault {
     fn from(error: &Error) -> Self {
-        let cs_error = error.cs_error().map(CsError::c_name);
+        let cs_error = error.cs_error().c_name();
         Self { status: status(error), text: describe(error), cs_error, hint: hint(error) }
     }
 }
@@ -243,16 +234,19 @@ impl<T> Explain<T> for Result<T, Error> {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::time::Duration;
+
+    use corosync_ipc::SocketAddress;
 
     use super::*;
 
     #[test]
     fn a_line_has_the_cause_and_the_cs_error_once() {
         let refused = io::Error::from_raw_os_error(111);
-        let error =
-            Error::NoSocket { service: "cmap".into(), address: "@cmap".into(), source: refused };
+        let address = SocketAddress::Abstract("cmap".to_owned());
+        let error = Error::NoSocket { service: "cmap".into(), address, source: refused };
         let line = describe(&error);
-        assert!(line.ends_with(" (Connection refused (os error 111), CS_ERR_LIBRARY)"), "{line}");
+        assert!(line.ends_with(": Connection refused (os error 111) (CS_ERR_LIBRARY)"), "{line}");
         assert_eq!(status(&error), UNREACHABLE);
 
         let error = Error::Cs { call: "cmap set".into(), error: CsError::Access };
@@ -262,9 +256,9 @@ mod tests {
 
     #[test]
     fn parts_that_fail_decide_how_the_command_ends() {
-        let gone = Error::Disconnected { service: "cfg".into(), truncated: None };
+        let gone = Error::Disconnected { service: "cfg".into(), truncated: None, stage: None };
         let late =
-            Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
+            Error::TimedOut { operation: "x".into(), after: Duration::from_secs(1), stage: None };
         let refused = Error::Cs { call: "x".into(), error: CsError::Access };
         let ends = |errors: &[&Error], answered| {
             let mut faults = Faults::default();
@@ -293,7 +287,7 @@ mod tests {
     #[test]
     fn a_message_that_was_cut_off_ends_as_what_cut_it_off() {
         let late =
-            Error::TimedOut { operation: "x".into(), after: std::time::Duration::from_secs(1) };
+            Error::TimedOut { operation: "x".into(), after: Duration::from_secs(1), stage: None };
         assert_eq!(
             status(&Error::PartlySent { sent: 1, length: 2, source: Box::new(late) }),
             TIMED_OUT

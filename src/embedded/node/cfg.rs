@@ -142,7 +142,7 @@ impl Cfg {
         {
             context.event(
                 tracker.client,
-                &TestShutdown { status: CsError::Timeout as i32, flags: kind },
+                &TestShutdown { status: CsError::Timeout.raw(), flags: kind },
             );
         }
     }

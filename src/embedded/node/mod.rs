@@ -130,7 +130,7 @@ impl Context<'_> {
         let Some(mut message) = encode(message) else {
             return self.refuse(client, M::ID, CsError::Library);
         };
-        let status = status.map_or_else(|error| error as i32, |()| CS_OK);
+        let status = status.map_or_else(CsError::raw, |()| CS_OK);
         if let Some(field) = message.get_mut(16..20) {
             field.copy_from_slice(&status.to_ne_bytes());
         }

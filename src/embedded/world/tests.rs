@@ -297,7 +297,7 @@ fn a_group_has_as_many_members_as_its_messages_name() {
     for number in 1..=ROOM {
         assert_eq!(join(&mut run.world, 0, number), (Some(1), number));
     }
-    assert_eq!(join(&mut run.world, 0, ROOM + 1), (Some(CsError::NoResources as i32), 0));
+    assert_eq!(join(&mut run.world, 0, ROOM + 1), (Some(CsError::NoResources.raw()), 0));
     // Two that are as large meet.
     for number in 1..=ROOM {
         assert_eq!(join(&mut run.world, 1, number), (Some(1), number));

@@ -12,9 +12,10 @@ use nix::unistd::{getegid, geteuid};
 use super::connection::Target;
 use super::patience::Patience;
 use super::ring_files::{self, RingFiles};
+use crate::address::SocketAddress;
 use crate::codec::setup::{ConnectReply, ConnectRequest, Generation, TransportType};
-use crate::endpoint::{Endpoint, MAX_RING_SIZE, SocketAddress};
-use crate::error::{Error, ProtocolError, Result, RingError};
+use crate::endpoint::{Endpoint, MAX_RING_SIZE};
+use crate::error::{Error, ProtocolError, Result, RingError, Stage, WireError};
 use crate::libqb::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
 use crate::libqb::ring::{
     CHUNK_MARGIN, Consumer, Format, HEADER_SIZE, Mapping, Producer, REQUEST_HEADER_SIZE, Ring,
@@ -57,13 +58,13 @@ pub(super) fn connect(
     let name = Cow::Owned(endpoint.name(service).to_owned());
     let (timeout, deadline) = (patience.timeout, Some(patience.deadline));
     let connecting = Connecting { endpoint, service: name, timeout, deadline };
-    crate::log::debug!(service = %connecting.service, address = %endpoint.address(service), "connecting");
+    crate::log::debug!(service = %connecting.service, address = %endpoint.socket_address(service), "connecting");
     if patience.is_over() {
-        return Err(connecting.timed_out());
+        return Err(connecting.timed_out(Stage::Socket));
     }
     let mut pause = QUEUE_RETRY;
     let (socket, peer, reply) = loop {
-        let socket = connecting.socket(&endpoint.address(service))?;
+        let socket = connecting.socket(&endpoint.socket_address(service))?;
         match connecting.handshake(&socket, max_msg_size) {
             Ok((peer, reply)) => break (socket, peer, reply),
             // The daemon is starting, which takes it a second or so.
@@ -82,7 +83,7 @@ pub(super) fn connect(
         other => Some(ProtocolError::Transport(other.0)),
     };
     if let Some(source) = unknown {
-        return Err(connecting.protocol(source));
+        return Err(connecting.protocol(Stage::Handshake, source));
     }
     let raised = if target.may_raise_size { reply.max_msg_size.min(MAX_RING_SIZE) } else { 0 };
     connecting.rings(socket, peer, &reply, max_msg_size.max(raised))
@@ -109,7 +110,7 @@ impl Connecting<'_> {
                 Ok(socket) => return Ok(socket),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                        return Err(self.timed_out());
+                        return Err(self.timed_out(Stage::Socket));
                     }
                     thread::sleep(QUEUE_RETRY);
                 }
@@ -121,12 +122,13 @@ impl Connecting<'_> {
                 {
                     return Err(Error::NoSocket {
                         service: self.service.clone(),
-                        address: address.to_string(),
+                        address: address.clone(),
                         source,
                     });
                 }
                 Err(source) => {
-                    return Err(Error::system(format!("connecting to {address}"), source));
+                    let operation = format!("connecting to {address}");
+                    return Err(system(Stage::Socket, operation, source));
                 }
             }
         }
@@ -147,22 +149,23 @@ impl Connecting<'_> {
         socket: &OwnedFd,
         max_msg_size: u32,
     ) -> Result<(Credentials, ConnectReply)> {
-        let failed = |source| Error::system(format!("connecting to {}", self.service), source);
-        let protocol = |source: crate::error::WireError| self.protocol(source.into());
+        let failed = |source| self.failed(source);
+        let protocol = |source: WireError| self.protocol(Stage::Handshake, source.into());
         socket::pass_credentials(socket, true).map_err(failed)?;
         let request = ConnectRequest { max_msg_size }.encode().map_err(protocol)?;
         match socket::send_now(socket, &request) {
             Ok(sent) if sent == request.len() => {}
             // 24 bytes always fit in the buffer of a new socket.
             Ok(_) => return Err(failed(io::ErrorKind::WriteZero.into())),
-            Err(error) => return Err(self.disconnected(error)),
+            Err(error) => return Err(self.failed(error)),
         }
         // The kernel noted who listens, so nobody can pretend to be another. The request tells
         // nothing but a size, and goes to those who are refused too: servers with libqb
         // 0.10 and 0.11 would wait for it for ever, spinning, even when the client is gone.
         let peer = socket::peer_credentials(socket);
-        let peer =
-            peer.map_err(|error| Error::system("reading the daemon's credentials", error))?;
+        let peer = peer.map_err(|error| {
+            system(Stage::Credentials, "reading the daemon's credentials", error)
+        })?;
         self.check_server(peer)?;
         let mut handshake = Handshake::default();
         let mut buffer = [0; 2048];
@@ -170,7 +173,7 @@ impl Connecting<'_> {
             let wants = handshake.wants().map_err(protocol)?.min(buffer.len());
             let room = buffer.get_mut(..wants).unwrap_or_default();
             match socket::receive_from(socket, room) {
-                Ok((0, _)) => return Err(Error::disconnected(self.service.clone())),
+                Ok((0, _)) => return Err(self.disconnected()),
                 Ok((count, sender)) => {
                     // Whoever listened may have dropped privileges since, or passed the socket on.
                     // The one who answers will read the requests, so it must be
@@ -185,10 +188,10 @@ impl Connecting<'_> {
                     if wait_for(socket, Interest::Readable, self.deadline).map_err(failed)?
                         == Ready::TimedOut
                     {
-                        return Err(self.timed_out());
+                        return Err(self.timed_out(Stage::Handshake));
                     }
                 }
-                Err(error) => return Err(self.disconnected(error)),
+                Err(error) => return Err(self.failed(error)),
             }
         };
         socket::pass_credentials(socket, false).map_err(failed)?;
@@ -217,7 +220,7 @@ impl Connecting<'_> {
     ) -> Result<Parts> {
         let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
         let names = ring_names(reply, self.endpoint.shm_root_path())
-            .map_err(|source| self.protocol(source))?;
+            .map_err(|source| self.protocol(Stage::Rings, source))?;
         let files = ring_files::open(&self.service, self.endpoint, peer.uid, &names);
         let [request_files, response_files, event_files] = files.map_err(|error| match error {
             // A limit of this process or machine, which says nothing about where the rings are.
@@ -227,7 +230,7 @@ impl Connecting<'_> {
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
                 ) =>
             {
-                Error::system(format!("opening the ring {}", path.display()), source)
+                system(Stage::Rings, format!("opening the ring {}", path.display()), source)
             }
             error => error,
         })?;
@@ -236,7 +239,7 @@ impl Connecting<'_> {
             self.ring(request, format, &request_files, REQUEST_HEADER_SIZE, asked)?.producer();
         let response = self.ring(response, format, &response_files, HEADER_SIZE, asked)?.consumer();
         let event = self.ring(event, format, &event_files, HEADER_SIZE, asked)?.consumer();
-        let failed = |source: RingError| self.protocol(source.into());
+        let failed = |source: RingError| self.protocol(Stage::Rings, source.into());
         let event = event.map_err(failed)?;
         // Its data files have no more room than was asked for, but for the rest of a page, and lie
         // directly below the root; those of libqb 1.0.4 and later lie in a directory of
@@ -266,44 +269,56 @@ impl Connecting<'_> {
         header_size: usize,
         asked: u32,
     ) -> Result<Ring<Mapping>> {
-        let failed =
-            |source| Error::system(format!("mapping the {ring} ring of {}", self.service), source);
+        let failed = |source| {
+            system(Stage::Rings, format!("mapping the {ring} ring of {}", self.service), source)
+        };
+        let broken = |source: RingError| self.protocol(Stage::Rings, source.into());
         let have = files.header.metadata().map_err(failed)?.len();
         if have < header_size as u64 {
             let need = header_size as u64;
-            return Err(
-                self.protocol(RingError::TooSmall { ring, file: "header", have, need }.into())
-            );
+            return Err(broken(RingError::TooSmall { ring, file: "header", have, need }));
         }
         let header = Mapping::new(&files.header, header_size).map_err(failed)?;
         let size = files.data.metadata().map_err(failed)?.len();
         // As qb_rb_open. What a ring holds bounds the work of looking for an event.
         let limit = (u64::from(asked) + CHUNK_MARGIN as u64 + 1).next_multiple_of(LARGEST_PAGE);
         if size > limit {
-            return Err(self.protocol(RingError::TooLarge { ring, have: size, limit }.into()));
+            return Err(broken(RingError::TooLarge { ring, have: size, limit }));
         }
         let data = Mapping::new(&files.data, usize::try_from(size).unwrap_or(usize::MAX))
             .map_err(failed)?;
-        Ring::open(ring, format, header, data).map_err(|source| self.protocol(source.into()))
+        Ring::open(ring, format, header, data).map_err(broken)
     }
 
-    fn protocol(&self, source: ProtocolError) -> Error {
-        Error::Protocol { service: self.service.clone(), source }
+    fn protocol(&self, stage: Stage, source: ProtocolError) -> Error {
+        Error::Protocol { service: self.service.clone(), source, stage: Some(stage) }
     }
 
-    fn disconnected(&self, error: io::Error) -> Error {
+    /// The handshake failed of the system, or of a daemon that is gone.
+    fn failed(&self, error: io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                Error::disconnected(self.service.clone())
-            }
-            _ => Error::system(format!("connecting to {}", self.service), error),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.disconnected(),
+            _ => system(Stage::Handshake, format!("connecting to {}", self.service), error),
         }
     }
 
-    fn timed_out(&self) -> Error {
+    fn disconnected(&self) -> Error {
+        Error::Disconnected {
+            service: self.service.clone(),
+            truncated: None,
+            stage: Some(Stage::Handshake),
+        }
+    }
+
+    fn timed_out(&self, stage: Stage) -> Error {
         Error::TimedOut {
             operation: format!("connecting to {}", self.service).into(),
             after: self.timeout,
+            stage: Some(stage),
         }
     }
+}
+
+fn system(stage: Stage, operation: impl Into<Cow<'static, str>>, source: io::Error) -> Error {
+    Error::System { operation: operation.into(), source, stage: Some(stage) }
 }

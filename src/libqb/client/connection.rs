@@ -12,7 +12,7 @@ use super::orphans::RingOrigin;
 use super::patience::Patience;
 use super::requests::{Nudge, Requests};
 use crate::endpoint::Endpoint;
-use crate::error::{Error, ProtocolError, Result};
+use crate::error::{Error, ProtocolError, Result, Stage};
 use crate::sys::socket::{self, Credentials};
 
 /// The service to connect to.
@@ -65,7 +65,7 @@ impl Connection {
             response,
             event,
         } = connect::connect(target, endpoint, patience).inspect_err(|_error| {
-            crate::log::debug!(service = %endpoint.name(target.name), error = %_error, "cannot connect");
+            crate::log::debug!(service = %endpoint.name(target.name), error = %_error.with_sources(), "cannot connect");
         })?;
         let service: Cow<'static, str> = Cow::Owned(endpoint.name(target.name).to_owned());
         let socket_buffer = socket::send_buffer(&socket)
@@ -73,7 +73,11 @@ impl Connection {
         let rings = [request.ring(), response.ring(), event.ring()];
         let unused = rings.iter().try_for_each(|ring| ring.check_unused());
         unused.and_then(|()| rings.iter().try_for_each(|ring| ring.attach())).map_err(
-            |source| Error::Protocol { service: service.clone(), source: source.into() },
+            |source| Error::Protocol {
+                service: service.clone(),
+                source: source.into(),
+                stage: Some(Stage::Rings),
+            },
         )?;
         let max_request = usize::try_from(max_msg_size).unwrap_or(usize::MAX);
         let connection = Self {

@@ -75,6 +75,7 @@ impl Link {
             _ => Error::Disconnected {
                 service: self.service.clone(),
                 truncated: self.truncated.get().copied(),
+                stage: None,
             },
         }
     }
@@ -103,13 +104,17 @@ impl Link {
         if truncated.is_some() {
             return self.ended();
         }
-        Error::Protocol { service: self.service.clone(), source }
+        Error::protocol(self.service.clone(), source)
     }
 
     /// The error of a call whose time is over.
     pub(super) fn timed_out(&self, patience: &Patience) -> Error {
         self.notes.add(Note::TimedOut(patience.call));
-        Error::TimedOut { operation: Cow::Borrowed(patience.call), after: patience.timeout }
+        Error::TimedOut {
+            operation: Cow::Borrowed(patience.call),
+            after: patience.timeout,
+            stage: None,
+        }
     }
 
     /// Logs what happened. Not for callers that hold a lock.

@@ -216,7 +216,7 @@ impl Connection {
             match reply_status(&reply).map_err(|source| self.link.broken(source))? {
                 CS_OK => return Ok(reply),
                 status => {
-                    let busy = busy.iter().any(|busy| status == *busy as i32);
+                    let busy = busy.contains(&CsError::from_raw(status));
                     // An attempt needs some time too: one that is cut off leaves in doubt what
                     // became of it.
                     if !busy || Instant::now() + 2 * pause >= patience.deadline {

@@ -16,7 +16,8 @@ use super::connections::{Conn, ConnectionId, Connections};
 use super::event_loop::{EventLoop, Job};
 use super::marker::{Marker, Marking};
 use super::{Generation, Overflow};
-use crate::endpoint::{Endpoint, MAX_RING_SIZE, SocketAddress};
+use crate::address::SocketAddress;
+use crate::endpoint::{Endpoint, MAX_RING_SIZE};
 use crate::error::{Error, Result};
 use crate::sys::event::Wakeup;
 use crate::sys::file;
@@ -420,7 +421,7 @@ impl ServiceAddress {
         file::open_directory(shm_root, [])
             .map_err(|source| Error::system(format!("opening {}", shm_root.display()), source))?;
         let marker = marking.as_ref().map(|marking| marking.get()).transpose()?;
-        let address = endpoint.address(name);
+        let address = endpoint.socket_address(name);
         let (resolved, path) = match &address {
             SocketAddress::Abstract(name) => (socket::abstract_address(name), None),
             SocketAddress::Path(path) => (socket::path_address(path), Some(path.clone())),

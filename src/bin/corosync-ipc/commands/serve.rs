@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::time::SystemTime;
 
@@ -193,9 +193,8 @@ fn announce(context: &Context, nodes: &Nodes, cluster_name: &str) -> Result<(), 
     let (endpoint, served) = (&context.endpoint, nodes.served);
     let shm_root = endpoint.shm_root_path();
     if context.json {
-        let socket = endpoint.socket_path("cmap");
-        let socket_dir =
-            socket.as_ref().and_then(|path| path.parent()).map(|path| path.to_string_lossy());
+        let socket = endpoint.socket_address("cmap");
+        let socket_dir = socket.path().and_then(Path::parent).map(Path::to_string_lossy);
         let members = json!({
             "cluster_name": cluster_name,
             "node_id": served,

@@ -86,6 +86,6 @@ fn service_json(probe: &Probe) -> Json {
         "service": probe.service.name,
         "reachable": probe.result.is_ok(),
         "error": error.map(describe),
-        "cs_error": error.and_then(corosync_ipc::Error::cs_error).map(corosync_ipc::CsError::c_name),
+        "cs_error": error.and_then(|error| error.cs_error().c_name()),
     })
 }

@@ -565,7 +565,11 @@ mod tests {
 
     #[test]
     fn node_status_says_what_ring_status_does() {
-        let fault = Fault::from(&Error::Disconnected { service: "cfg".into(), truncated: None });
+        let fault = Fault::from(&Error::Disconnected {
+            service: "cfg".into(),
+            truncated: None,
+            stage: None,
+        });
         let states: BTreeMap<NodeId, State> = [
             told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
             told(

@@ -407,7 +407,11 @@ fn present_state(quorum: &quorum::Client, deadline: Instant) -> Result<Told, Err
             Some(_) => continue,
             None => {
                 let operation = "waiting for the state of quorum".into();
-                return Err(Error::TimedOut { operation, after: quorum.request_timeout() });
+                return Err(Error::TimedOut {
+                    operation,
+                    after: quorum.request_timeout(),
+                    stage: None,
+                });
             }
         };
         return Ok(Told {

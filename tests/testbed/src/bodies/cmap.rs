@@ -60,7 +60,7 @@ pub fn every_type_comes_back(endpoint: &Endpoint) {
     ] {
         let error = result.unwrap_err();
         assert_eq!(error.to_string(), format!("the value of {key} has the type u32, not {asked}"));
-        assert_eq!(error.cs_error(), Some(CsError::InvalidParam));
+        assert_eq!(error.cs_error(), CsError::InvalidParam);
     }
     assert_eq!(client.get_as::<u16>("every_type_comes_back.none").unwrap(), None);
 }

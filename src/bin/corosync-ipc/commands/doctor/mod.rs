@@ -10,7 +10,9 @@ use std::thread;
 
 use clap::Args;
 use corosync_ipc::cmap::{self, Map};
-use corosync_ipc::{CsError, Endpoint, Error, ProtocolError, RingError, RingFileFault};
+use corosync_ipc::{
+    CsError, Endpoint, Error, ProtocolError, RingError, RingFileFault, SocketAddress, Stage,
+};
 use nix::errno::Errno;
 use serde_json::{Value as Json, json};
 
@@ -32,59 +34,6 @@ use crate::snapshot::services::{self, Probe, ask, join};
   corosync-ipc doctor
   corosync-ipc doctor --socket-dir /host/run --shm-root /host/dev/shm")]
 pub(crate) struct Doctor {}
-
-/// How far the way to a service was gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wall {
-    Socket,
-    Credentials,
-    Handshake,
-    Rings,
-    Request,
-}
-
-impl Wall {
-    fn of(error: &Error) -> Self {
-        match error {
-            Error::System { operation, .. } if operation.starts_with("mapping") => Self::Rings,
-            Error::InvalidArgument { .. } | Error::NoSocket { .. } | Error::System { .. } => {
-                Self::Socket
-            }
-            Error::UntrustedServer { .. } => Self::Credentials,
-            Error::NotReady { .. }
-            | Error::NotAllowed { .. }
-            | Error::SharedMemoryFull { .. }
-            | Error::Refused { .. }
-            | Error::Protocol {
-                source: ProtocolError::Transport(_) | ProtocolError::DatagramTransport,
-                ..
-            } => Self::Handshake,
-            Error::TimedOut { operation, .. } if operation.starts_with("connecting") => {
-                Self::Handshake
-            }
-            Error::RingsNotVisible { .. }
-            | Error::RingFile { .. }
-            | Error::Protocol {
-                source:
-                    ProtocolError::Ring(_)
-                    | ProtocolError::RingName { .. }
-                    | ProtocolError::RingDirectory { .. },
-                ..
-            } => Self::Rings,
-            _ => Self::Request,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Socket => "socket",
-            Self::Credentials => "credentials",
-            Self::Handshake => "handshake",
-            Self::Rings => "rings",
-            Self::Request => "request",
-        }
-    }
-}
 
 impl Doctor {
     #[allow(clippy::unused_self, reason = "as all commands")]
@@ -210,7 +159,7 @@ fn write_services(
         let _ = writeln!(
             text,
             "{name:<12}failed at the {}: {}",
-            Wall::of(error).name(),
+            failed_at(error),
             printable(&describe(error))
         );
         let alike: Vec<&str> = alike.iter().skip(1).map(|(name, _)| *name).collect();
@@ -230,11 +179,20 @@ fn service_json(probe: &Probe, is_absent: bool, seen: &Seen<'_>) -> Json {
         "configured": !is_absent,
         "pid": daemon.map(|daemon| daemon.pid),
         "uid": daemon.map(|daemon| daemon.uid),
-        "failed_at": error.map(|error| Wall::of(error).name()),
+        "failed_at": error.map(failed_at),
         "error": error.map(describe),
-        "cs_error": error.and_then(Error::cs_error).map(CsError::c_name),
+        "cs_error": error.and_then(|error| error.cs_error().c_name()),
         "advice": error.filter(|_| !is_absent).map(|error| advice(error, seen)),
     })
+}
+
+/// The stage of connecting that failed, or the first request.
+fn failed_at(error: &Error) -> String {
+    match error {
+        // Nothing was tried yet.
+        Error::InvalidArgument { .. } => Stage::Socket.to_string(),
+        _ => error.stage().map_or_else(|| "request".to_owned(), |stage| stage.to_string()),
+    }
 }
 
 /// What to do about an error, seeing what is seen.
@@ -243,7 +201,7 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
     match error {
         Error::NoSocket { service, .. } if seen.is_reached => missing(service),
         Error::NoSocket { address, source, .. } => {
-            no_socket(surroundings, Path::new(address), source)
+            no_socket(surroundings, address, source)
         }
         Error::UntrustedServer { uid, is_unmapped: true, .. } => format!(
             "this is a user namespace: if it is the host's root who serves, --server-uid {uid} allows it, and with it \
@@ -326,18 +284,17 @@ fn missing(service: &str) -> String {
     format!("this corosync runs without {service}, which every corosync has: look at its log")
 }
 
-fn no_socket(surroundings: &Surroundings, address: &Path, source: &io::Error) -> String {
+fn no_socket(surroundings: &Surroundings, address: &SocketAddress, source: &io::Error) -> String {
     let sockets = &surroundings.sockets;
-    let is_file = address.is_absolute();
+    let is_file = address.path().is_some();
     // Sockets that are files are there in every network namespace.
     let mut elsewhere = surroundings.daemons.iter().filter(|_| !is_file);
     let elsewhere = elsewhere.find(|daemon| daemon.same_network == Some(false));
     if is_file && source.kind() == io::ErrorKind::ConnectionRefused {
         return "the socket is left over and nobody listens there: start corosync".to_owned();
     }
-    let is_missing =
-        |directory: &&Path| is_file && surroundings.sees_processes() && !directory.exists();
-    if let Some(directory) = address.parent().filter(is_missing) {
+    let is_missing = |directory: &&Path| surroundings.sees_processes() && !directory.exists();
+    if let Some(directory) = address.path().and_then(Path::parent).filter(is_missing) {
         return format!("there is no directory {}: name another one", directory.display());
     }
     match (sockets.is_abstract, sockets.files.first().and_then(|file| file.parent()), elsewhere) {

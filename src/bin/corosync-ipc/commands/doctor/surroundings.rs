@@ -84,7 +84,7 @@ impl Surroundings {
             gid,
             outside: Some(outside).filter(|outside| *outside != (uid, gid)),
             environment: names.into_iter().filter_map(value).collect(),
-            address: endpoint.socket_address("cmap"),
+            address: endpoint.socket_address("cmap").to_string(),
             shm: Shm::look(&shm_root),
             shm_root,
             daemons,
