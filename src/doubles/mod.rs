@@ -17,8 +17,8 @@ use tempfile::TempDir;
 
 use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, TransportType};
 use crate::codec::{Header, Kind, Reader, encode_refusal};
-use crate::embedded::daemon::{Clock, Daemon};
-use crate::embedded::node::{Age, Config, NodeConfig, ServiceId};
+use crate::embedded::host::{Clock, Host};
+use crate::embedded::node::{Config, NodeConfig, ServiceId, Version};
 use crate::embedded::world::World;
 use crate::endpoint::Endpoint;
 use crate::error::CsError;
@@ -52,7 +52,7 @@ impl SlowDaemon {
             votes: None,
         };
         let config = Config {
-            age: Age::default(),
+            version: Version::default(),
             cluster_name: "slow".into(),
             nodes: vec![node],
             settings: Vec::new(),
@@ -62,7 +62,7 @@ impl SlowDaemon {
         let services = ServiceId::all(true);
         let delay = Arc::new(AtomicU64::new(0));
         let daemon =
-            Daemon::new(world, vec![Arc::new(Wakeup::new().unwrap())], Clock::Real, services);
+            Host::new(world, vec![Arc::new(Wakeup::new().unwrap())], Clock::Real, services);
         let slow = Slow { daemon, delay: Arc::clone(&delay) };
         let (endpoint, directory) = private_endpoint();
         let builder = Listener::<Slow>::builder().endpoint(&endpoint);
@@ -82,7 +82,7 @@ impl SlowDaemon {
 }
 
 struct Slow {
-    daemon: Daemon,
+    daemon: Host,
     delay: Arc<AtomicU64>,
 }
 

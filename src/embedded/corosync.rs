@@ -1,18 +1,19 @@
-//! The embedded daemon alone: a cluster of one node.
+//! One embedded daemon: a cluster of which a single node runs.
 
-use super::cluster::{Cluster, ClusterBuilder};
-use crate::cmap::Value;
+use super::builder::Builder;
+use super::cluster::Cluster;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::libqb::server::Generation;
 use crate::wire::values::NodeId;
 
-/// An embedded corosync: one node, alone in its cluster, that answers as corosync 3.1.7 does. See
-/// [`Cluster`] for several.
+/// An embedded corosync: the only running node of its cluster. See [`Cluster`] for several nodes.
 ///
-/// It serves cmap, cfg, cpg, quorum and votequorum, and [evs](CorosyncBuilder::evs) if wanted, to
-/// the clients of this crate and, at abstract addresses in a network namespace of their own, to C
-/// programs. Dropping it ends it as if the daemon had been stopped, and leaves no files.
+/// It answers as corosync 3.1.7 does. It serves cmap, cfg, cpg, quorum and votequorum, and
+/// [evs](Builder::evs) on request. Clients of this crate connect to it, and so do C programs if it
+/// listens at abstract sockets in a network namespace of its own. Dropping it stops the daemon in
+/// good order and leaves no files.
+///
+/// It runs in real time: timers expire by the system's clock.
 ///
 /// ```
 /// use corosync_ipc::{cmap, embedded::Corosync};
@@ -30,115 +31,71 @@ pub struct Corosync {
 }
 
 impl Corosync {
-    /// Starts a node with the default configuration, at a private endpoint.
+    /// Starts a daemon with the default configuration at a private endpoint.
     ///
     /// # Errors
-    /// As [`CorosyncBuilder::start`].
+    /// As [`Builder<Corosync>::start`](Builder#method.start).
     pub fn start() -> Result<Self> {
         Self::builder().start()
     }
 
-    /// Describes a node.
-    pub fn builder() -> CorosyncBuilder {
-        CorosyncBuilder {
-            endpoint: None,
-            node_id: NodeId(1),
-            cluster: Cluster::builder().real_time(),
-        }
+    /// Returns a builder with the default configuration.
+    pub fn builder() -> Builder<Self> {
+        Builder::new(true)
     }
 
-    /// Where clients find it.
+    /// The endpoint that clients connect to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// Whether it ended by itself: a client shut it down or killed its node.
-    pub fn has_ended(&self) -> bool {
-        self.cluster.nodes().all(|node| node.has_ended())
+    /// Returns false once a client has shut the daemon down or killed its node.
+    pub fn is_running(&self) -> bool {
+        self.cluster.nodes().any(|node| node.is_running())
     }
 
-    /// How many clients are connected.
+    /// The number of connected clients.
     pub fn connections(&self) -> usize {
         self.cluster.nodes().map(|node| node.connections()).sum()
     }
 }
 
-/// Configures a [`Corosync`].
-#[must_use]
-#[derive(Clone, Debug)]
-pub struct CorosyncBuilder {
-    endpoint: Option<Endpoint>,
-    node_id: NodeId,
-    cluster: ClusterBuilder,
-}
-
-impl CorosyncBuilder {
-    /// Where it listens and makes its rings. Default: at sockets in a directory of its own, which
-    /// is gone with it.
+/// Settings of a single daemon.
+impl Builder<Corosync> {
+    /// Sets where the daemon listens and creates its rings. Default: sockets in a private
+    /// directory, which is removed with the daemon.
     pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
-        self.endpoint = Some(endpoint.clone());
+        self.options.own_endpoint = Some(endpoint.clone());
         self
     }
 
-    /// Which libqb and which corosync it speaks as, as [`ClusterBuilder::generation`].
-    pub fn generation(mut self, generation: Generation) -> Self {
-        self.cluster = self.cluster.generation(generation);
-        self
-    }
-
-    /// The id of this node. Default: 1.
+    /// Sets the id of the node that runs. Default: 1.
+    ///
+    /// Other nodes of the [nodelist](Builder::node) never run. Without a nodelist there is only
+    /// this node, named `n` and its id, at 127.0.0.1.
     pub fn node_id(mut self, id: impl Into<NodeId>) -> Self {
-        self.node_id = id.into();
+        self.options.own_id = id.into();
         self
     }
 
-    /// `totem.cluster_name`. Default: `embedded`.
-    pub fn cluster_name(mut self, name: impl Into<String>) -> Self {
-        self.cluster = self.cluster.cluster_name(name);
-        self
-    }
-
-    /// Adds a node to the nodelist: its id, name, address and, where they are configured, votes.
-    /// Without this one the nodelist is made of this node, named `n` and its id, at 127.0.0.1.
-    /// Other nodes than this one never run.
-    pub fn node(
-        mut self,
-        id: impl Into<NodeId>,
-        name: impl Into<String>,
-        address: impl Into<String>,
-        votes: Option<u32>,
-    ) -> Self {
-        self.cluster = self.cluster.node(id, name, address, votes);
-        self
-    }
-
-    /// Sets a key that corosync.conf would set, as [`ClusterBuilder::setting`].
-    pub fn setting(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.cluster = self.cluster.setting(key, value);
-        self
-    }
-
-    /// Serves evs too, as [`ClusterBuilder::evs`].
-    pub fn evs(mut self, is_on: bool) -> Self {
-        self.cluster = self.cluster.evs(is_on);
-        self
-    }
-
-    /// Starts it. When this returns clients can connect, and the node has formed its ring.
+    /// Starts the daemon. When this returns, clients can connect and the node has formed its ring.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a configuration with which corosync does not start; as
-    /// [`crate::libqb::server::Builder::start`].
-    pub fn start(self) -> Result<Corosync> {
-        let Self { endpoint, node_id: id, mut cluster } = self;
+    /// [`Error::InvalidArgument`] for a node id that is 0 or not in the nodelist, and for a
+    /// configuration that corosync does not start with; as
+    /// [`libqb::server::Builder::start`](crate::libqb::server::Builder::start).
+    pub fn start(mut self) -> Result<Corosync> {
+        let options = &mut self.options;
+        let id = options.own_id;
         if id == NodeId(0) {
-            return Err(Error::invalid("node id", "0 is no node"));
+            return Err(Error::invalid("node id", "a node id must not be 0"));
         }
-        if !cluster.has_nodes() {
-            cluster = cluster.node(id, format!("n{id}"), "127.0.0.1", None);
+        if options.config.nodes.is_empty() {
+            options.add_node(id, format!("n{id}"), "127.0.0.1".to_owned(), None);
         }
-        cluster = endpoint.iter().fold(cluster, |cluster, endpoint| cluster.endpoint(id, endpoint));
-        let cluster = cluster.start_only(&[id])?;
+        let endpoint = options.own_endpoint.take();
+        options.endpoints.extend(endpoint.map(|endpoint| (id, endpoint)));
+        let cluster = self.options.start(&[id])?;
         let endpoint = cluster.node(id)?.endpoint().clone();
         Ok(Corosync { cluster, endpoint })
     }

@@ -1,5 +1,5 @@
-//! What joins the nodes: rings, and messages in one order for all members of a ring. In memory,
-//! without faults but those it is told of.
+//! totem in memory: forms rings of nodes and delivers messages in one order to all members of a
+//! ring. It has no faults but those that a test asks for.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,18 +7,19 @@ use super::node::Membership;
 use crate::libqb::server::Random;
 use crate::wire::values::{NodeId, RingId};
 
-/// By how much the numbers of rings grow. Matches what `memb_state_commit_token_create` adds.
+/// The step between the sequence numbers of rings. Matches what `memb_state_commit_token_create`
+/// adds.
 const RING_STEP: u64 = 4;
 
-/// What a daemon adds at its start to the number of the last ring it knows, which it keeps in a
-/// file.
+/// The number that a daemon adds at its start to the sequence number of its last ring, which it
+/// keeps in a file.
 const START_STEP: u64 = 1;
 
-/// At most so many messages of a node are sent before the next node's. As `totem.max_messages` by
-/// default.
-const MESSAGES_A_TURN: usize = 17;
+/// The most messages that a node sends while it holds the token. Matches the default of
+/// `totem.max_messages`.
+const MESSAGES_PER_TOKEN: usize = 17;
 
-/// A message on its way to the members of a ring.
+/// A message to the members of a ring.
 pub(super) struct Sent<M> {
     pub(super) from: NodeId,
     pub(super) to: Vec<NodeId>,
@@ -27,28 +28,28 @@ pub(super) struct Sent<M> {
 
 /// Rings of nodes that send each other messages `M`.
 ///
-/// Nodes that run, are not paused and reach each other are in one ring, once [`Totem::form`] was
-/// called until it forms no more.
+/// Call [`Totem::form`] until it forms no more rings. Then all nodes that run, are not paused and
+/// reach each other are in one ring.
 pub(super) struct Totem<M> {
     nodes: BTreeMap<NodeId, TotemNode<M>>,
     rings: BTreeMap<RingId, Ring>,
     random: Random,
 }
 
-/// What a node has of it.
+/// totem's state of a node.
 struct TotemNode<M> {
-    /// Nodes of the same part of the network reach each other.
+    /// The part of the network that the node is in. Nodes of one part reach each other.
     part: usize,
     is_up: bool,
     is_paused: bool,
-    /// The last ring it knows of, and that ring's members; none since its start.
+    /// The node's ring and its members. `None` from the start until it forms a ring.
     ring: Option<(RingId, Vec<NodeId>)>,
-    /// It missed what happened, so it needs a new ring, be it with the same members.
+    /// The node was paused, so it must form a new ring even if the members are the same.
     has_lost_token: bool,
-    /// The highest number of a ring it was in, which survives its end.
+    /// The highest sequence number of the node's rings. It survives the daemon's end.
     seq: u64,
     queue: VecDeque<M>,
-    /// What it sent before its ring formed, to go out when that is synchronized.
+    /// Messages from before the ring formed. They are sent once the ring is synchronized.
     held_back: VecDeque<M>,
 }
 
@@ -69,10 +70,11 @@ impl<M> Default for TotemNode<M> {
 
 struct Ring {
     members: Vec<NodeId>,
-    /// Whose turn it is, and how much it has sent.
+    /// The index of the member that holds the token.
     token: usize,
+    /// The number of messages that the holder has sent.
     sent: usize,
-    /// Nobody has spoken since it was decided where the token is.
+    /// No member has sent a message since the position of the token was chosen at random.
     is_idle: bool,
 }
 
@@ -82,56 +84,55 @@ impl<M> Totem<M> {
         Self { nodes, rings: BTreeMap::new(), random: Random::new(seed) }
     }
 
-    /// A daemon starts.
+    /// Starts a daemon.
     pub(super) fn start(&mut self, id: NodeId) {
-        if let Some(place) = self.nodes.get_mut(&id) {
-            let TotemNode { part, seq, .. } = *place;
-            *place = TotemNode { part, is_up: true, seq: seq + START_STEP, ..TotemNode::default() };
+        if let Some(node) = self.nodes.get_mut(&id) {
+            let TotemNode { part, seq, .. } = *node;
+            *node = TotemNode { part, is_up: true, seq: seq + START_STEP, ..TotemNode::default() };
         }
     }
 
-    /// A daemon ends, and with it what it had not sent yet.
+    /// Ends a daemon. Its unsent messages are lost.
     pub(super) fn end(&mut self, id: NodeId) {
-        if let Some(place) = self.nodes.get_mut(&id) {
-            let TotemNode { part, seq, .. } = *place;
-            *place = TotemNode { part, seq, ..TotemNode::default() };
+        if let Some(node) = self.nodes.get_mut(&id) {
+            let TotemNode { part, seq, .. } = *node;
+            *node = TotemNode { part, seq, ..TotemNode::default() };
         }
     }
 
-    /// A node stands still, or goes on and finds that its token is lost.
+    /// Pauses or resumes a node. A resumed node finds its token lost.
     pub(super) fn pause(&mut self, id: NodeId, is_paused: bool) {
-        if let Some(place) = self.nodes.get_mut(&id) {
-            place.has_lost_token |= place.is_paused && !is_paused;
-            place.is_paused = is_paused;
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.has_lost_token |= node.is_paused && !is_paused;
+            node.is_paused = is_paused;
         }
     }
 
-    /// Cuts the network into these parts and one of the nodes that are in none.
+    /// Partitions the network into `parts`. The nodes that are in none form one more part.
     pub(super) fn partition(&mut self, parts: &[Vec<NodeId>]) {
-        for (id, place) in &mut self.nodes {
-            place.part = parts.iter().position(|part| part.contains(id)).unwrap_or(parts.len());
+        for (id, node) in &mut self.nodes {
+            node.part = parts.iter().position(|part| part.contains(id)).unwrap_or(parts.len());
         }
     }
 
     /// Takes a message for all members of the sender's ring.
     pub(super) fn multicast(&mut self, from: NodeId, message: M) {
-        if let Some(place) = self.nodes.get_mut(&from) {
-            // Who has no ring yet speaks up when it has one.
-            let queue = if place.ring.is_none() { &mut place.held_back } else { &mut place.queue };
+        if let Some(node) = self.nodes.get_mut(&from) {
+            // A node without a ring sends once it has one.
+            let queue = if node.ring.is_none() { &mut node.held_back } else { &mut node.queue };
             queue.push_back(message);
         }
     }
 
-    /// The next message. Members get the messages of a ring in this order.
+    /// Takes the next message. All members get the messages of a ring in this order.
     pub(super) fn next(&mut self) -> Option<Sent<M>> {
         for ring in self.rings.values_mut() {
             for _ in 0..ring.members.len() {
                 let from = ring.members.get(ring.token).copied();
-                let place = from
-                    .and_then(|from| self.nodes.get_mut(&from))
-                    .filter(|place| !place.is_paused);
-                let message = if ring.sent < MESSAGES_A_TURN {
-                    place.and_then(|it| it.queue.pop_front())
+                let node =
+                    from.and_then(|from| self.nodes.get_mut(&from)).filter(|node| !node.is_paused);
+                let message = if ring.sent < MESSAGES_PER_TOKEN {
+                    node.and_then(|it| it.queue.pop_front())
                 } else {
                     None
                 };
@@ -142,7 +143,8 @@ impl<M> Totem<M> {
                 }
                 (ring.token, ring.sent) = ((ring.token + 1) % ring.members.len(), 0);
             }
-            // Where the token is when somebody speaks again is nobody's choice.
+            // The ring is idle. Real time would decide who holds the token when a member sends
+            // again, so the seed does.
             if !std::mem::replace(&mut ring.is_idle, true) {
                 ring.token = self.random.below(ring.members.len());
             }
@@ -150,15 +152,16 @@ impl<M> Totem<M> {
         None
     }
 
-    /// Forms the rings that are due: of each member what it is told. They are to be synchronized.
+    /// Forms the rings that are due. Returns the memberships of each new ring, one per member. The
+    /// caller synchronizes the rings.
     pub(super) fn form(&mut self) -> Vec<Vec<(NodeId, Membership)>> {
-        let running = || self.nodes.iter().filter(|(_, place)| place.is_up && !place.is_paused);
-        // Whoever starts is alone first, until it hears of the others.
+        let running = || self.nodes.iter().filter(|(_, node)| node.is_up && !node.is_paused);
+        // A node that starts is alone in its first ring, until it hears of the others.
         let mut parts: Vec<Vec<NodeId>> =
-            running().filter(|(_, place)| place.ring.is_none()).map(|(id, _)| vec![*id]).collect();
+            running().filter(|(_, node)| node.ring.is_none()).map(|(id, _)| vec![*id]).collect();
         if parts.is_empty() {
             let mut by_part: BTreeMap<usize, Vec<NodeId>> = BTreeMap::new();
-            running().for_each(|(id, place)| by_part.entry(place.part).or_default().push(*id));
+            running().for_each(|(id, node)| by_part.entry(node.part).or_default().push(*id));
             parts = by_part.into_values().filter(|members| !self.is_ring(members)).collect();
         }
         parts.into_iter().map(|members| self.form_ring(&members)).collect()
@@ -166,8 +169,8 @@ impl<M> Totem<M> {
 
     fn is_ring(&self, members: &[NodeId]) -> bool {
         let rings: Vec<_> = members.iter().filter_map(|id| self.nodes.get(id)).collect();
-        let first = rings.first().and_then(|place| place.ring.as_ref());
-        rings.iter().all(|place| !place.has_lost_token && place.ring.as_ref() == first)
+        let first = rings.first().and_then(|node| node.ring.as_ref());
+        rings.iter().all(|node| !node.has_lost_token && node.ring.as_ref() == first)
             && first.is_some_and(|(_, ring)| ring == members)
     }
 
@@ -176,7 +179,7 @@ impl<M> Totem<M> {
         let seq = members
             .iter()
             .filter_map(|id| self.nodes.get(id))
-            .map(|place| place.seq)
+            .map(|node| node.seq)
             .max()
             .unwrap_or(0);
         let node_id = members.first().copied().unwrap_or_default();
@@ -188,7 +191,7 @@ impl<M> Totem<M> {
         let old_id = |id: &NodeId| {
             before.get(id).and_then(|ring| ring.as_ref()).map(|(ring_id, _)| *ring_id)
         };
-        let mut told = Vec::new();
+        let mut memberships = Vec::new();
         for id in members {
             let old = before
                 .get(id)
@@ -202,38 +205,38 @@ impl<M> Totem<M> {
                 list.iter().filter(|other| !transitional.contains(other)).copied().collect()
             };
             let (joined, left) = (without(members), without(old));
-            told.push((
+            memberships.push((
                 *id,
                 Membership { ring_id, members: members.to_vec(), joined, left, transitional },
             ));
         }
         for id in members {
-            if let Some(place) = self.nodes.get_mut(id) {
-                (place.ring, place.seq, place.has_lost_token) =
+            if let Some(node) = self.nodes.get_mut(id) {
+                (node.ring, node.seq, node.has_lost_token) =
                     (Some((ring_id, members.to_vec())), ring_id.seq, false);
-                place.held_back.append(&mut place.queue);
+                node.held_back.append(&mut node.queue);
             }
         }
         let token = self.random.below(members.len());
         self.rings
             .insert(ring_id, Ring { members: members.to_vec(), token, sent: 0, is_idle: true });
-        // Rings that nobody who runs is in any more.
+        // Drop each ring that a member has left.
         let nodes = &self.nodes;
         self.rings.retain(|id, ring| {
             ring.members.iter().all(|node| {
-                nodes.get(node).is_some_and(|place| {
-                    place.ring.as_ref().is_some_and(|(ring_id, _)| ring_id == id)
+                nodes.get(node).is_some_and(|node| {
+                    node.ring.as_ref().is_some_and(|(ring_id, _)| ring_id == id)
                 })
             })
         });
-        told
+        memberships
     }
 
-    /// A ring is synchronized: what its members had to say before goes out.
+    /// Lets the members of a synchronized ring send the messages they held back.
     pub(super) fn synchronized(&mut self, members: &[NodeId]) {
         for id in members {
-            if let Some(place) = self.nodes.get_mut(id) {
-                place.queue.append(&mut place.held_back);
+            if let Some(node) = self.nodes.get_mut(id) {
+                node.queue.append(&mut node.held_back);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use corosync_ipc::cfg::{self, ShutdownKind};
 use corosync_ipc::cmap::TrackEvents;
 use corosync_ipc::cpg::{Event, GroupName, Guarantee, Options};
-use corosync_ipc::embedded::{Cluster, ClusterBuilder, Refuse};
+use corosync_ipc::embedded::{Builder, Cluster, Refuse};
 use corosync_ipc::votequorum::{self, InfoFlags};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum};
 use testbed::{WATCHDOG, cs, invalid, next, next_that, spawn_until_asleep, waiting};
@@ -98,7 +98,7 @@ fn a_call_serves_what_was_sent_before_it() {
 
 #[test]
 fn quorum_follows_votes() {
-    let three = |builder: ClusterBuilder| {
+    let three = |builder: Builder<Cluster>| {
         builder.node(2, "n2", "127.0.0.2", None).node(3, "n3", "127.0.0.3", None)
     };
     let cluster = three(Cluster::builder().node(1, "n1", "127.0.0.1", Some(3))).start().unwrap();
@@ -114,7 +114,7 @@ fn quorum_follows_votes() {
 #[test]
 fn nodes_come_and_go() {
     let cluster = Cluster::builder().nodes(3).down(3).start().unwrap();
-    assert!(cluster.node(3).unwrap().has_ended());
+    assert!(!cluster.node(3).unwrap().is_running());
     assert!(cmap::Client::connect_to(&endpoint(&cluster, 3)).unwrap_err().is_unreachable());
     let one = map(&cluster, 1);
     let status =
@@ -127,7 +127,7 @@ fn nodes_come_and_go() {
     let three = map(&cluster, 3);
     three.set("test.key", 1_u8).unwrap();
     cluster.kill(3).unwrap();
-    assert!(cluster.node(3).unwrap().has_ended());
+    assert!(!cluster.node(3).unwrap().is_running());
     assert!(three.get("test.key").unwrap_err().is_unreachable());
     assert_eq!(status(3).as_deref(), Some("left"));
     cluster.start_node(3).unwrap();
@@ -144,7 +144,7 @@ fn nodes_come_and_go() {
     };
     assert_eq!(next_that(&two, left), (3, cpg::Reason::PROCDOWN));
     assert!(three.events().last().unwrap().is_err());
-    assert!(cluster.node(3).unwrap().has_ended());
+    assert!(!cluster.node(3).unwrap().is_running());
     assert_eq!(status(3).as_deref(), Some("left"));
     let cfg = cfg::Client::connect_to(&endpoint(&cluster, 1)).unwrap();
     let _ = cfg.kill_node(NodeId(2), "test");
@@ -306,7 +306,7 @@ fn wrong_arguments_are_named() {
     for wrong in [cluster.kill(1), cluster.stop(1), cluster.pause(1)] {
         assert_eq!(invalid(wrong), "node");
     }
-    let start = |builder: ClusterBuilder| invalid(builder.start());
+    let start = |builder: Builder<Cluster>| invalid(builder.start());
     assert_eq!(start(Cluster::builder()), "nodes");
     assert_eq!(start(Cluster::builder().nodes(2).nodes(1)), "nodes");
     assert_eq!(start(Cluster::builder().nodes(385)), "nodes");

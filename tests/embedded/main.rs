@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::embedded;
-use corosync_ipc::embedded::{Corosync, CorosyncBuilder};
+use corosync_ipc::embedded::{Builder, Corosync};
 use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::{ENV_SHM_ROOT, ENV_SOCKET_DIR, Endpoint, Error, cmap, evs, quorum, votequorum};
 use nix::libc;
@@ -29,7 +29,7 @@ struct Embedded {
 }
 
 impl Embedded {
-    fn start(builder: CorosyncBuilder) -> Self {
+    fn start(builder: Builder<Corosync>) -> Self {
         let cluster = Cluster::builder().create();
         let corosync = cluster.node(1).run(|| {
             let builder = builder.endpoint(&Endpoint::new().abstract_sockets());
@@ -48,7 +48,7 @@ impl Embedded {
 const TOKEN: u32 = 5000;
 
 /// As the harness configures one node.
-fn like_the_harness(cluster_name: &str) -> CorosyncBuilder {
+fn like_the_harness(cluster_name: &str) -> Builder<Corosync> {
     let mut builder = Corosync::builder()
         .cluster_name(cluster_name)
         .node(1, "n1", "10.77.0.1", None)
@@ -157,7 +157,7 @@ fn cmapctl_and_quorumtool_print_the_same() {
             ("corosync-cfgtool", &["-H"]),
         ],
     );
-    eventually("both have ended", || !real.node(1).is_running() && embedded.corosync.has_ended());
+    eventually("both have ended", || !real.node(1).is_running() && !embedded.corosync.is_running());
     assert_eq!(
         print(embedded.node(), "corosync-cmapctl", &[]),
         print(real.node(1), "corosync-cmapctl", &[])
@@ -266,10 +266,10 @@ fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
 fn a_nodes_descriptor_tells_whether_it_runs() {
     let cluster = embedded::Cluster::builder().nodes(3).down(3).start().unwrap();
     let ended = || -> Vec<bool> {
-        let nodes = cluster.nodes().map(|node| (testbed::is_fd_readable(&node), node.has_ended()));
+        let nodes = cluster.nodes().map(|node| (testbed::is_fd_readable(&node), node.is_running()));
         nodes
-            .inspect(|(readable, has_ended)| assert_eq!(readable, has_ended))
-            .map(|(readable, _)| readable)
+            .inspect(|(is_readable, is_running)| assert_eq!(*is_readable, !is_running))
+            .map(|(is_readable, _)| is_readable)
             .collect()
     };
     assert_eq!(ended(), [false, false, true]);
@@ -280,15 +280,15 @@ fn a_nodes_descriptor_tells_whether_it_runs() {
 
 #[test]
 fn configurations_that_corosync_refuses_are_refused() {
-    let refused = |builder: CorosyncBuilder| builder.start().unwrap_err().to_string();
+    let refused = |builder: Builder<Corosync>| builder.start().unwrap_err().to_string();
     let device = Corosync::builder().setting("quorum.device.model", "net");
     assert!(
         refused(device.setting("quorum.two_node", 1_u8)).contains("two_node and quorum device")
     );
-    assert!(refused(Corosync::builder().node_id(0)).contains("0 is no node"));
+    assert!(refused(Corosync::builder().node_id(0)).contains("a node id must not be 0"));
     assert!(
         refused(Corosync::builder().node(2, "n2", "127.0.0.2", None))
-            .contains("node 1 is not among them")
+            .contains("node 1 is not in the nodelist")
     );
 }
 

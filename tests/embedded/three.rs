@@ -1,7 +1,6 @@
 //! Three embedded nodes against three real ones.
 
 use corosync_ipc::embedded;
-use corosync_ipc::embedded::ClusterBuilder;
 use corosync_ipc::{Endpoint, NodeId, cfg};
 use testbed::bodies::interop;
 use testbed::{Cluster, Node, Transport, eventually};
@@ -17,7 +16,7 @@ struct Embedded {
 
 impl Embedded {
     /// Nodes at the harness's addresses.
-    fn start(builder: ClusterBuilder) -> Self {
+    fn start(builder: embedded::Builder<embedded::Cluster>) -> Self {
         let namespaces = Cluster::builder().create();
         let cluster = namespaces.node(1).run(|| {
             let builder = (1..=3)

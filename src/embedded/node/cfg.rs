@@ -1,4 +1,4 @@
-//! The cfg service: exec/cfg.c, of a daemon whose configuration file never changes.
+//! The cfg service, as exec/cfg.c. The daemon's configuration file never changes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,21 +21,21 @@ use crate::wire::cfg::{
 };
 use crate::wire::values::NodeId;
 
-/// The largest packet of each transport, in bytes: knet's to the node itself, and what Ethernet
-/// leaves of one behind knet's headers and behind totem's.
+/// The largest packet of each transport in bytes: knet's to the node itself, knet's over Ethernet
+/// (without knet's headers) and udpu's (without totem's).
 const KNET_OWN_MTU: u32 = 65535;
 const KNET_MTU: u32 = 1446;
 const UDPU_MTU: u32 = 1410;
 
-/// How long a decision about shutdown takes at most, in milliseconds.
+/// The time to answer a shutdown request, in milliseconds.
 const DEFAULT_SHUTDOWN_TIMEOUT: u32 = 5000;
 
-/// What nodes tell each other. The numbers are those of the daemon.
+/// A message between nodes, numbered as in the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Exec {
     Kill(NodeId),
     Shutdown,
-    /// The client waits for the answer.
+    /// Asked for by this client, which waits for the reply.
     Reload(ClientId),
 }
 
@@ -49,14 +49,14 @@ impl Exec {
     }
 }
 
-/// Whoever takes part in decisions about shutdown.
+/// A client that tracks shutdowns, and its answer to the pending one.
 #[derive(Debug)]
 struct Tracker {
     client: ClientId,
     answer: Option<bool>,
 }
 
-/// A shutdown that is being decided on.
+/// A pending shutdown.
 #[derive(Debug)]
 struct Shutdown {
     client: ClientId,
@@ -70,14 +70,14 @@ struct Shutdown {
 #[derive(Debug)]
 pub(crate) struct Cfg {
     us: NodeId,
-    /// Addresses of the nodelist's nodes.
+    /// The addresses of the nodelist.
     addresses: BTreeMap<NodeId, String>,
     members: Vec<NodeId>,
     is_knet: bool,
-    /// In the order in which they came; the newest is told first.
+    /// In the order in which they started tracking. The newest is notified first.
     trackers: Vec<Tracker>,
-    /// Clients that asked for a shutdown once.
-    tried: Vec<ClientId>,
+    /// The clients that have ever asked for a shutdown.
+    requesters: Vec<ClientId>,
     shutdown: Option<Shutdown>,
 }
 
@@ -90,7 +90,7 @@ impl Cfg {
             members: Vec::new(),
             is_knet: true,
             trackers: Vec::new(),
-            tried: Vec::new(),
+            requesters: Vec::new(),
             shutdown: None,
         }
     }
@@ -102,19 +102,19 @@ impl Cfg {
             .is_none_or(|transport| transport == "knet");
     }
 
-    /// Whether knet is the transport.
+    /// Returns true if the transport is knet.
     pub(crate) fn is_knet(&self) -> bool {
         self.is_knet
     }
 
-    /// The largest packet to a node over knet, in bytes.
+    /// The largest packet to a node over knet in bytes.
     pub(crate) fn knet_mtu(&self, id: NodeId) -> u32 {
         if id == self.us { KNET_OWN_MTU } else { KNET_MTU }
     }
 
     pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, client: ClientId) {
         self.remove_tracker(context, client);
-        self.tried.retain(|other| *other != client);
+        self.requesters.retain(|other| *other != client);
     }
 
     pub(crate) fn configure(&mut self, members: &[NodeId]) {
@@ -125,7 +125,7 @@ impl Cfg {
         self.shutdown.as_ref().and_then(|shutdown| shutdown.until)
     }
 
-    /// Who has not answered by now says no.
+    /// Ends the time to answer: a missing answer counts as no.
     pub(crate) fn timer(&mut self, context: &mut Context<'_>) {
         let Some(shutdown) = &mut self.shutdown else {
             return;
@@ -136,9 +136,10 @@ impl Cfg {
         shutdown.no = shutdown.expected;
         let kind = shutdown.kind;
         self.check_shutdown(context);
-        // The daemon tells only those who once asked for a shutdown themselves.
+        // The daemon notifies only trackers that have asked for a shutdown themselves.
+        let requesters = &self.requesters;
         for tracker in
-            self.trackers.iter().rev().filter(|tracker| self.tried.contains(&tracker.client))
+            self.trackers.iter().rev().filter(|tracker| requesters.contains(&tracker.client))
         {
             context.event(
                 tracker.client,
@@ -147,7 +148,7 @@ impl Cfg {
         }
     }
 
-    /// What a reload of an unchanged configuration does to the map, in this order.
+    /// The changes that a reload of an unchanged configuration makes to the map, in order.
     pub(crate) const RELOAD: [(&'static str, Value); 5] = [
         ("config.totemconfig_reload_in_progress", Value::U8(1)),
         ("config.reload_in_progress", Value::U8(1)),
@@ -246,15 +247,15 @@ impl Cfg {
         }
     }
 
-    /// Whoever goes says yes. Matches `remove_ci_from_shutdown`.
+    /// Removes a tracker, which counts as a yes. Matches `remove_ci_from_shutdown`.
     fn remove_tracker(&mut self, context: &mut Context<'_>, client: ClientId) {
         if self.shutdown.as_ref().is_some_and(|shutdown| shutdown.client == client) {
             self.shutdown = None;
         }
-        let Some(place) = self.trackers.iter().position(|tracker| tracker.client == client) else {
+        let Some(index) = self.trackers.iter().position(|tracker| tracker.client == client) else {
             return;
         };
-        let Tracker { answer, .. } = self.trackers.remove(place);
+        let Tracker { answer, .. } = self.trackers.remove(index);
         if let Some(shutdown) = &mut self.shutdown {
             match answer {
                 Some(true) => shutdown.yes -= 1,
@@ -274,8 +275,8 @@ impl Cfg {
         if self.shutdown.is_some() {
             return context.reply_with(client, &TryShutdownReply {}, Err(CsError::Exist));
         }
-        if !self.tried.contains(&client) {
-            self.tried.push(client);
+        if !self.requesters.contains(&client) {
+            self.requesters.push(client);
         }
         let mut expected = 0;
         for tracker in self.trackers.iter_mut().filter(|tracker| tracker.client != client) {
@@ -304,7 +305,7 @@ impl Cfg {
         Ok(())
     }
 
-    /// Decides, once all have answered. Matches `check_shutdown_status`.
+    /// Decides on the shutdown once all trackers have answered. Matches `check_shutdown_status`.
     fn check_shutdown(&mut self, context: &mut Context<'_>) {
         let is_decided = |shutdown: &mut Shutdown| shutdown.yes + shutdown.no >= shutdown.expected;
         let Some(shutdown) = self.shutdown.take_if(is_decided) else {
@@ -321,7 +322,8 @@ impl Cfg {
 
     // --- nodes ---
 
-    /// In words, or of knet one character for each node by its place in the list.
+    /// The state of this node's interface: with knet one character per node in the order of the
+    /// nodelist, else a word.
     fn ring_status(&self) -> Bytes {
         if !self.is_knet {
             return Bytes::from_static(b"OK");
@@ -355,22 +357,22 @@ impl Cfg {
         context.reply(client, &NodeAddressesReply { family: family as u32, addrs: vec![bytes] });
     }
 
-    /// Matches `totempg_nodestatus_get`, which knows more with knet.
+    /// Matches `totempg_nodestatus_get`, which returns less without knet.
     fn node_status(&self, context: &mut Context<'_>, client: ClientId, id: NodeId, version: u32) {
         let address = self.addresses.get(&id);
-        // The answer to a failure has a header and nothing more.
+        // The reply to a failed request is a bare header.
         if self.is_knet && address.is_none() {
             return context.refuse(client, NodeStatusReply::ID, CsError::FailedOperation);
         }
         if version != NODE_STATUS_V1 {
             return context.refuse(client, NodeStatusReply::ID, CsError::NotSupported);
         }
-        let is_here = u8::from(self.members.contains(&id));
+        let is_member = u8::from(self.members.contains(&id));
         let mut links: [Link; MAX_LINKS] = Default::default();
         if let (Some(link), Some(address)) = (links.first_mut(), address) {
             let text = |address: &str| Bytes::copy_from_slice(address.as_bytes());
             let our_address = self.addresses.get(&self.us).map_or("", String::as_str);
-            // udpu tells the node's address for its own.
+            // udpu reports the other node's address as this node's.
             let (mtu, source, destination) = if self.is_knet {
                 (self.knet_mtu(id), our_address, address.as_str())
             } else {
@@ -379,17 +381,17 @@ impl Cfg {
             let (src_ipaddr, dst_ipaddr) = (text(source), text(destination));
             *link = Link {
                 enabled: 1,
-                connected: is_here,
+                connected: is_member,
                 dynconnected: 0,
                 mtu,
                 src_ipaddr,
                 dst_ipaddr,
             };
         }
-        // The versions are those of a knet that does not know of versions, as Debian's.
+        // The protocol versions are 0, as from a knet without such versions (Debian's).
         let status = NodeStatusReply {
             nodeid: id,
-            reachable: is_here,
+            reachable: is_member,
             remote: 0,
             external: 0,
             onwire_min: 0,

@@ -1,4 +1,4 @@
-//! The cmap service: exec/cmap.c.
+//! The cmap service, as exec/cmap.c.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::icmap::{Icmap, Iter, raw};
 use super::stats::{self, Stats};
-use super::trackers::{TrackerId, Watcher};
+use super::trackers::{Notice, TrackerId, Watcher};
 use super::{ClientId, Context, Exec, Membership, c_string};
 use crate::cmap::{TrackEvents, Value};
 use crate::error::CsError;
@@ -19,22 +19,23 @@ use crate::wire::values::NodeId;
 
 const CONFIG_VERSION: &str = "totem.config_version";
 
-/// The largest buffer the daemon finds memory for. Asked for more it says so; asked for less, but
-/// more than the ring has room for, it loses the answer.
-const MOST_MEMORY: u64 = 1 << 40;
+/// The largest reply buffer that the daemon can allocate, in bytes. It refuses a request for more.
+/// A reply to a request for less that does not fit in the ring is lost.
+const MAX_BUFFER: u64 = 1 << 40;
 
 #[derive(Debug, Default)]
 pub(crate) struct Cmap {
     sessions: BTreeMap<ClientId, Session>,
 }
 
-/// What a connection has open.
+/// The open iterators and trackers of a connection.
 #[derive(Debug, Default)]
 struct Session {
+    /// The connection works on the stats map.
     on_stats: bool,
     iterators: BTreeMap<u64, AnyIter>,
     trackers: BTreeMap<u64, OpenTracker>,
-    handles: u64,
+    last_handle: u64,
 }
 
 #[derive(Debug)]
@@ -46,15 +47,15 @@ enum AnyIter {
 #[derive(Debug)]
 struct OpenTracker {
     instance: u64,
-    /// In the session's map, which stays the same while there are trackers.
+    /// The id in the session's map. A session with trackers cannot change its map.
     id: TrackerId,
 }
 
 impl Session {
-    /// A number that looks like libqb's handles: not small, never 0, and never the same.
-    fn handle(&mut self) -> u64 {
-        self.handles += 1;
-        (0x5eed_0000 << 32) | self.handles
+    /// Returns a new handle that looks like libqb's: large, never 0, and never used before.
+    fn new_handle(&mut self) -> u64 {
+        self.last_handle += 1;
+        (0x5eed_0000 << 32) | self.last_handle
     }
 }
 
@@ -84,9 +85,8 @@ impl Cmap {
         for iterator in session.iterators.into_values() {
             if let AnyIter::Icmap(iterator) = iterator {
                 let notices = context.icmap.finish(iterator);
-                // Not for the client that goes.
-                let gone = |watcher| matches!(watcher, Watcher::Client { client: told, .. } if told == client);
-                context.tell(notices.into_iter().filter(|notice| !gone(notice.watcher)).collect());
+                let is_for_others = |notice: &Notice| !matches!(notice.watcher, Watcher::Client { client: other, .. } if other == client);
+                context.notify(notices.into_iter().filter(is_for_others).collect());
             }
         }
         for tracker in session.trackers.into_values() {
@@ -98,7 +98,7 @@ impl Cmap {
         }
     }
 
-    /// Tells the other nodes the version of this node's configuration.
+    /// Multicasts the version of this node's configuration.
     pub(crate) fn send_config_version(context: &mut Context<'_>) {
         let version = context.icmap.get_as::<u64>(CONFIG_VERSION).unwrap_or(0);
         context.multicast(Exec::ConfigVersion(version));
@@ -135,7 +135,7 @@ impl Cmap {
             AnyRequest::Delete(Delete { key_name }) => {
                 let key = c_string(&key_name);
                 let done = if session.on_stats {
-                    Stats::change(&key)
+                    Stats::refuse_change(&key)
                 } else {
                     change(context, &key, |map| map.delete(&key))
                 };
@@ -144,7 +144,7 @@ impl Cmap {
             AnyRequest::AdjustInt(AdjustInt { key_name, step }) => {
                 let key = c_string(&key_name);
                 let done = if session.on_stats {
-                    Stats::change(&key)
+                    Stats::refuse_change(&key)
                 } else {
                     change(context, &key, |map| map.adjust(&key, step))
                 };
@@ -160,7 +160,7 @@ impl Cmap {
                 get(context, client, value, value_len);
             }
             AnyRequest::IterInit(IterInit { prefix }) => {
-                let iter_handle = session.handle();
+                let iter_handle = session.new_handle();
                 let prefix = c_string(&prefix);
                 let iterator = if session.on_stats {
                     AnyIter::Stats(Stats::iter(prefix))
@@ -176,7 +176,7 @@ impl Cmap {
                     Some(AnyIter::Stats(iterator)) => (stats.next(iterator), CsError::NoSections),
                     Some(AnyIter::Icmap(iterator)) => {
                         let (next, notices) = context.icmap.next(iterator);
-                        context.tell(notices);
+                        context.notify(notices);
                         (next, CsError::NoSections)
                     }
                 };
@@ -194,7 +194,7 @@ impl Cmap {
                 let status = iterator.as_ref().map(|_| ()).ok_or(CsError::BadHandle);
                 if let Some(AnyIter::Icmap(iterator)) = iterator {
                     let notices = context.icmap.finish(iterator);
-                    context.tell(notices);
+                    context.notify(notices);
                 }
                 context.reply_with(client, &IterFinalizeReply {}, status);
             }
@@ -207,7 +207,7 @@ impl Cmap {
                     context.icmap.track(key, track_type, watcher)
                 };
                 let opened = id.map(|id| {
-                    let handle = session.handle();
+                    let handle = session.new_handle();
                     session
                         .trackers
                         .insert(handle, OpenTracker { instance: track_inst_handle, id });
@@ -247,23 +247,23 @@ impl Cmap {
     }
 }
 
-/// Changes a key for a client, if clients may.
+/// Changes a key for a client, unless the key is read-only.
 fn change(
     context: &mut Context<'_>,
     key: &[u8],
-    change: impl FnOnce(&mut Icmap) -> Result<Vec<super::Notice>, CsError>,
+    change: impl FnOnce(&mut Icmap) -> Result<Vec<Notice>, CsError>,
 ) -> Result<(), CsError> {
     if context.icmap.is_read_only(key) {
         return Err(CsError::Access);
     }
     let notices = change(context.icmap)?;
-    context.tell(notices);
+    context.notify(notices);
     Ok(())
 }
 
 fn get(context: &mut Context<'_>, client: ClientId, value: Option<RawValue>, room: u64) {
     let answer = match value {
-        _ if room > MOST_MEMORY => Err(CsError::NoMemory),
+        _ if room > MAX_BUFFER => Err(CsError::NoMemory),
         None => Err(CsError::NotExist),
         Some(value) if room > 0 && room < value.data.len() as u64 => Err(CsError::InvalidParam),
         Some(value) => Ok(value),
@@ -283,7 +283,7 @@ fn get(context: &mut Context<'_>, client: ClientId, value: Option<RawValue>, roo
     }
 }
 
-/// Sets what nobody watches yet.
+/// Sets a key before anybody tracks it.
 pub(crate) fn preset(icmap: &mut Icmap, key: &str, value: impl Into<Value>) {
     let _ = icmap.set(key.as_bytes(), &raw(value));
 }

@@ -1,4 +1,4 @@
-//! What a node is configured with, and the keys a daemon's map has at the start.
+//! The configuration of a node, and the keys that the map has at the daemon's start.
 
 use super::ServiceId;
 use super::cmap::preset;
@@ -6,9 +6,9 @@ use super::icmap::Icmap;
 use crate::cmap::Value;
 use crate::wire::values::NodeId;
 
-/// Whose messages a daemon speaks.
+/// The corosync version whose messages a daemon speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Age {
+pub(crate) enum Version {
     /// corosync 1.99.9.
     V1_99,
     /// corosync 2.4.6.
@@ -18,9 +18,9 @@ pub(crate) enum Age {
     V3_1,
 }
 
-impl Age {
-    /// The services the daemon loads, by their numbers: short name, and how many messages their
-    /// nodes exchange.
+impl Version {
+    /// The services that the daemon loads, indexed by service id: short name, and the number of
+    /// kinds of messages that nodes send each other.
     fn services(self) -> [(&'static str, u32); 8] {
         let [cmap, cfg, cpg] = match self {
             Self::V1_99 => [0, 3, 6],
@@ -39,9 +39,9 @@ impl Age {
         ]
     }
 
-    /// Whether the daemon dies of a request, which before 2.99 it does of all that are not in its
-    /// tables.
-    pub(super) fn dies_of(self, service: ServiceId, message: &[u8]) -> bool {
+    /// Returns true if a request crashes the daemon. Before 2.99 each id that is not in the daemon's
+    /// tables does.
+    pub(super) fn crashes_on(self, service: ServiceId, message: &[u8]) -> bool {
         let known: u32 = match service {
             _ if self == Self::V3_1 => return false,
             ServiceId::Cmap => 9,
@@ -51,7 +51,7 @@ impl Age {
             ServiceId::Cpg => 13,
             ServiceId::Quorum => 4,
             ServiceId::Votequorum => 10,
-            // These have none.
+            // evs has no newer requests.
             ServiceId::Evs => return false,
         };
         message.first_chunk().is_some_and(|id| u32::from_ne_bytes(*id) >= known)
@@ -64,22 +64,21 @@ pub(crate) struct NodeConfig {
     pub(crate) id: NodeId,
     pub(crate) name: String,
     pub(crate) address: String,
-    /// `None`: not configured, which is one vote.
+    /// `None`: not configured, which means one vote.
     pub(crate) votes: Option<u32>,
 }
 
-/// What corosync.conf says, and who reads it.
+/// The content of corosync.conf, and the version of the corosync that reads it.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    pub(crate) age: Age,
+    pub(crate) version: Version,
     pub(crate) cluster_name: String,
     pub(crate) nodes: Vec<NodeConfig>,
-    /// Further keys, with the types the daemon's parser gives them.
+    /// Further keys with the types that the daemon's parser gives them.
     pub(crate) settings: Vec<(String, Value)>,
 }
 
-/// Keys that clients may not change: the key, and whether it is a prefix. Matches
-/// `set_icmap_ro_keys_flag`.
+/// The read-only keys: a key, and true if it is a prefix. Matches `set_icmap_ro_keys_flag`.
 const READ_ONLY: [(&str, bool); 25] = [
     ("internal_configuration.", true),
     ("runtime.services.", true),
@@ -108,7 +107,7 @@ const READ_ONLY: [(&str, bool); 25] = [
     ("nodelist.local_node_pos", false),
 ];
 
-/// Keys with the same value in every daemon.
+/// The keys that have the same value in every daemon.
 const CONSTANT: [(&str, Constant); 42] = [
     ("resources.system.load_15min.current", Constant::F64(0.0)),
     ("resources.system.load_15min.last_updated", Constant::U64(0)),
@@ -181,7 +180,7 @@ impl From<Constant> for Value {
 }
 
 impl Config {
-    /// Fills a map with what it has before the services start.
+    /// Fills a map with the keys that it has before the services start.
     pub(super) fn fill(&self, icmap: &mut Icmap, local: NodeId) {
         for (key, value) in CONSTANT {
             preset(icmap, key, value);
@@ -205,7 +204,7 @@ impl Config {
             preset(icmap, key, value.clone());
         }
         self.fill_timeouts(icmap);
-        for (number, (name, _)) in self.age.services().into_iter().enumerate() {
+        for (number, (name, _)) in self.version.services().into_iter().enumerate() {
             preset(
                 icmap,
                 &format!("internal_configuration.service.{number}.name"),
@@ -218,18 +217,18 @@ impl Config {
         }
     }
 
-    /// Adds the counters of messages, which start when the services have.
+    /// Adds the counters of messages. The daemon creates them after the services have started.
     pub(super) fn fill_counters(&self, icmap: &mut Icmap) {
-        for (name, messages) in self.age.services() {
+        for (name, messages) in self.version.services() {
             for message in 0..messages {
-                for way in ["rx", "tx"] {
-                    preset(icmap, &format!("runtime.services.{name}.{message}.{way}"), 0u64);
+                for direction in ["rx", "tx"] {
+                    preset(icmap, &format!("runtime.services.{name}.{message}.{direction}"), 0u64);
                 }
             }
         }
     }
 
-    /// What totemconfig.c computes of the token timeout, in milliseconds.
+    /// Adds the timeouts that totemconfig.c computes from the token timeout, in milliseconds.
     fn fill_timeouts(&self, icmap: &mut Icmap) {
         let token = icmap.get_as("totem.token").unwrap_or(DEFAULT_TOKEN);
         let coefficient: u32 =
@@ -267,8 +266,8 @@ mod tests {
 
     #[test]
     fn each_age_has_layouts_of_its_own_and_dies_of_later_requests() {
-        for (age, info, said) in
-            [(Age::V1_99, 56, 152), (Age::V2_4, 320, 9248), (Age::V3_1, 320, 9248)]
+        for (version, info_size, membership_size) in
+            [(Version::V1_99, 56, 152), (Version::V2_4, 320, 9248), (Version::V3_1, 320, 9248)]
         {
             let node = NodeConfig {
                 id: NodeId(1),
@@ -277,20 +276,21 @@ mod tests {
                 votes: None,
             };
             let config = Config {
-                age,
+                version,
                 cluster_name: "old".to_owned(),
                 nodes: vec![node],
                 settings: Vec::new(),
             };
             let now = Instant::now();
             let mut node = Node::start(now, NodeId(1), config).unwrap();
-            let mut ask = |service, request: Bytes| {
+            let mut send = |service, request: Bytes| {
                 let client = ClientId(service as u64);
                 node.connect(now, service, client, 1, String::new());
                 node.request(now, service, client, &request);
                 node.take_outputs().pop().unwrap()
             };
-            let mut reply = |service, request| match ask(service, request) {
+            // The length of the reply, and the size in its header.
+            let mut reply = |service, request| match send(service, request) {
                 Output::Reply { message, .. } => {
                     (message.len(), u32::from_ne_bytes(message[8..12].try_into().unwrap()))
                 }
@@ -299,13 +299,16 @@ mod tests {
             let get_info = votequorum::GetInfo { nodeid: NodeId(1) };
             assert_eq!(
                 reply(ServiceId::Votequorum, get_info.encode().unwrap().into()),
-                (info, info as u32)
+                (info_size, info_size as u32)
             );
             let members = cpg::MembershipGet { group_name: GroupName::default() };
-            assert_eq!(reply(ServiceId::Cpg, members.encode().unwrap().into()), (9248, said));
+            assert_eq!(
+                reply(ServiceId::Cpg, members.encode().unwrap().into()),
+                (9248, membership_size)
+            );
             let map = Bytes::from(cmap::SetCurrentMap { map: 1 }.encode().unwrap());
-            let dies = matches!(ask(ServiceId::Cmap, map), Output::Exit(Ending::Killed));
-            assert_eq!(dies, age != Age::V3_1);
+            let crashes = matches!(send(ServiceId::Cmap, map), Output::Exit(Ending::Killed));
+            assert_eq!(crashes, version != Version::V3_1);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The cpg service: exec/cpg.c.
+//! The cpg service, as exec/cpg.c.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::{Age, ClientId, Context, Membership};
+use super::{ClientId, Context, Membership, Version};
 use crate::cpg::{Address, GroupName, Reason};
 use crate::error::CsError;
 use crate::wire::cpg::{
@@ -15,14 +15,15 @@ use crate::wire::cpg::{
 };
 use crate::wire::values::{NodeId, RingId};
 
-/// Asks for the totem membership. Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
+/// The flag of a join that asks for the totem membership. Matches
+/// `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
 const INITIAL_TOTEM: u32 = 1;
 
-/// What corosync 1.99 says that its answer about members has, in bytes. Matches `sizeof (struct
-/// req_lib_cpg_membership_get)`.
+/// The size in the header of corosync 1.99's membership reply, which is that of the request.
+/// Matches `sizeof (struct req_lib_cpg_membership_get)`.
 const MEMBERSHIP_REQUEST_SIZE: u32 = 152;
 
-/// What nodes tell each other. The numbers are those of the daemon.
+/// A message between nodes, numbered as in the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Exec {
     Join {
@@ -34,14 +35,14 @@ pub(crate) enum Exec {
         group: GroupName,
         reason: Reason,
     },
-    /// The processes of the sender, for those it was not in a ring with.
+    /// The members on the sender's node, for nodes that were not in its last ring.
     JoinList(Vec<(u32, GroupName)>),
     Mcast {
         pid: u32,
         group: GroupName,
         message: Bytes,
     },
-    /// The nodes that left, as the sender sees it, of which nobody makes any use.
+    /// The nodes that left, as the sender sees it. Receivers ignore it.
     DownList,
     PartialMcast {
         pid: u32,
@@ -71,7 +72,7 @@ enum State {
     Unjoined,
     JoinStarted,
     Joined,
-    /// For ever: a connection that left its group joins no other.
+    /// Final: a connection that left its group cannot join another.
     Left,
 }
 
@@ -82,17 +83,17 @@ struct Session {
     group: GroupName,
     flags: u32,
     has_initial_totem: bool,
-    /// Counts configuration changes, and what it counted when the first fragment of a message was
-    /// sent.
+    /// The number of configuration changes.
     transitions: u64,
+    /// The value of `transitions` at the first fragment of the current message.
     at_first_fragment: u64,
-    /// It said good-bye: no events any more.
+    /// The client sent a finalize request, so it gets no more events.
     is_finalized: bool,
 }
 
 impl Session {
-    /// Whether it hears what is said in a group.
-    fn hears(&self, group: &GroupName) -> bool {
+    /// Returns true if the client gets the events of a group.
+    fn receives(&self, group: &GroupName) -> bool {
         !self.is_finalized
             && matches!(self.state, State::Joined | State::Left)
             && self.group == *group
@@ -122,26 +123,26 @@ struct Iteration {
 #[derive(Debug)]
 pub(crate) struct Cpg {
     us: NodeId,
-    age: Age,
+    version: Version,
     sessions: BTreeMap<ClientId, Session>,
-    /// Sorted by node and process; those who came later behind those who are equal.
+    /// All members of all groups, sorted by node and pid. Equal ones are in order of their join.
     processes: Vec<Process>,
     iterations: BTreeMap<u64, Iteration>,
     next_iteration: u64,
     ring_id: RingId,
     members: Vec<NodeId>,
     old_members: Vec<NodeId>,
-    /// Nodes that were members before and did not come along.
+    /// The nodes of the last ring that are not in the new one.
     left_nodes: Vec<NodeId>,
-    /// Processes that nodes told during synchronization, the latest first.
+    /// The members that nodes reported during synchronization, the latest first.
     join_lists: Vec<Process>,
 }
 
 impl Cpg {
-    pub(crate) fn new(us: NodeId, age: Age) -> Self {
+    pub(crate) fn new(us: NodeId, version: Version) -> Self {
         Self {
             us,
-            age,
+            version,
             sessions: BTreeMap::new(),
             processes: Vec::new(),
             iterations: BTreeMap::new(),
@@ -183,7 +184,7 @@ impl Cpg {
         }
     }
 
-    /// The daemon closes its connections, the newest first.
+    /// Closes all connections, the newest first.
     pub(crate) fn unload(&mut self, context: &mut Context<'_>) {
         for client in self.newest_first(|_| true) {
             self.disconnect(context, client);
@@ -247,8 +248,8 @@ impl Cpg {
         }
     }
 
-    /// Matches `joinlist_remove_zombie_pi_entries`: processes that left while their node was
-    /// elsewhere.
+    /// Removes processes that left while their node was in another partition. Matches
+    /// `joinlist_remove_zombie_pi_entries`.
     fn remove_zombies(&mut self, context: &mut Context<'_>) {
         let is_zombie =
             |process: &&Process| process.node != self.us && !self.join_lists.contains(process);
@@ -258,18 +259,19 @@ impl Cpg {
         }
     }
 
-    /// Whether it was not there.
+    /// Adds a member to its group. Returns false if it is in the group already.
     fn add_process(&mut self, process: Process) -> bool {
         if self.processes.contains(&process) {
             return false;
         }
-        let place = (process.node, process.pid);
-        let at = self.processes.partition_point(|other| (other.node, other.pid) <= place);
+        let key = (process.node, process.pid);
+        let at = self.processes.partition_point(|other| (other.node, other.pid) <= key);
         self.processes.insert(at, process);
         true
     }
 
-    /// Matches `do_proc_leave`: the group is told although nobody may have been there.
+    /// Removes a member from its group. Notifies the group even if the process was not a member, as
+    /// `do_proc_leave`.
     fn remove_process(&mut self, context: &mut Context<'_>, process: Process, reason: Reason) {
         self.notify_change(context, process.group, Vec::new(), vec![process.address(reason)]);
         self.processes.retain(|other| *other != process);
@@ -321,35 +323,36 @@ impl Cpg {
         }
     }
 
-    /// Who gets a message. Nobody as long as the sender's node is not known to have a member in the
-    /// group.
+    /// Returns the clients that get a message: none as long as no member of the group on the
+    /// sender's node is known.
     fn receivers(&self, from: NodeId, group: &GroupName) -> Vec<ClientId> {
         if !self.processes.iter().any(|process| process.node == from && process.group == *group) {
             return Vec::new();
         }
-        self.newest_first(|session| session.hears(group))
+        self.newest_first(|session| session.receives(group))
     }
 
     fn listening(&self) -> Vec<ClientId> {
         self.newest_first(|session| !session.is_finalized)
     }
 
-    /// Clients in the order in which the daemon goes through them.
-    fn newest_first(&self, is_wanted: impl Fn(&Session) -> bool) -> Vec<ClientId> {
+    /// Returns the matching clients in the order in which the daemon notifies them.
+    fn newest_first(&self, matches: impl Fn(&Session) -> bool) -> Vec<ClientId> {
         self.sessions
             .iter()
             .rev()
-            .filter(|(_, session)| is_wanted(session))
+            .filter(|(_, session)| matches(session))
             .map(|(client, _)| *client)
             .collect()
     }
 
-    /// The members of a group; the first of them where nodes that had large groups have met.
+    /// The members of a group, at most [`MAX_MEMBERS`]. When partitions merge, a group can have
+    /// more.
     fn members_of(&self, group: &GroupName) -> impl Iterator<Item = &Process> {
         self.processes.iter().filter(move |process| process.group == *group).take(MAX_MEMBERS)
     }
 
-    /// Matches `notify_lib_joinlist`.
+    /// Notifies the group of a configuration change. Matches `notify_lib_joinlist`.
     fn notify_change(
         &mut self,
         context: &mut Context<'_>,
@@ -373,7 +376,7 @@ impl Cpg {
         left_list.truncate(MAX_MEMBERS);
         joined_list.truncate(MAX_MEMBERS);
         let event = ConfchgCallback { group_name: group, member_list, left_list, joined_list };
-        for client in self.newest_first(|session| session.hears(&group)) {
+        for client in self.newest_first(|session| session.receives(&group)) {
             context.event(client, &event);
             if let Some(session) = self.sessions.get_mut(&client) {
                 session.transitions += 1;
@@ -414,7 +417,7 @@ impl Cpg {
                 context.reply_with(client, &LeaveReply {}, status);
             }
             AnyRequest::Mcast(Mcast { message, .. }) => {
-                // Who may not send is not told so.
+                // A multicast has no reply, so a client that is not a member gets no error.
                 let sender = self.sessions.get(&client).filter(|session| is_sender(session));
                 if let Some(Session { pid, group, .. }) = sender {
                     context.multicast(super::Exec::Cpg(Exec::Mcast {
@@ -433,7 +436,7 @@ impl Cpg {
                 let member_list =
                     members.map(|process| process.address(Reason::UNDEFINED)).collect();
                 context.reply(client, &MembershipReply { member_list });
-                if self.age == Age::V1_99 {
+                if self.version == Version::V1_99 {
                     context.claim_size(MEMBERSHIP_REQUEST_SIZE);
                 }
             }
@@ -483,11 +486,11 @@ impl Cpg {
         if self.sessions.values().any(|session| !session.is_finalized && is_same(session)) {
             return Err(CsError::Exist);
         }
-        // The process may have left, and the message that says so may still be on its way.
+        // The process may have left while its leave message is still on its way.
         if self.processes.contains(&Process { node: self.us, pid, group }) {
             return Err(CsError::TryAgain);
         }
-        // The daemon does not count: it writes its answer about a larger group beyond the answer's
+        // The daemon has no such check: it writes its reply about a larger group beyond the reply's
         // end.
         if self.members_of(&group).count() == MAX_MEMBERS {
             return Err(CsError::NoResources);
@@ -549,20 +552,20 @@ impl Cpg {
         Ok(())
     }
 
-    /// Copies what there is, in the order in which the daemon's way of grouping leaves it: the last
-    /// group first; in each group the first process, then the others from the last on.
+    /// Starts an iteration over a copy of the members, in the daemon's order: the last group first,
+    /// and in each group the first process, then the others from the last to the second.
     fn begin_iteration(&mut self, owner: ClientId, request: &IterationInitialize) -> u64 {
         const NAMES_ONLY: u32 = 1;
         const ONE_GROUP: u32 = 2;
         let mut items: VecDeque<Process> = VecDeque::new();
         for process in &self.processes {
             let same = items.iter().position(|item| item.group == process.group);
-            let is_wanted = match request.iteration_type {
+            let is_included = match request.iteration_type {
                 NAMES_ONLY => same.is_none(),
                 ONE_GROUP => process.group == request.group_name,
                 _ => true,
             };
-            if is_wanted {
+            if is_included {
                 let names = request.iteration_type == NAMES_ONLY;
                 let item =
                     if names { Process { node: NodeId(0), pid: 0, ..*process } } else { *process };
@@ -580,7 +583,7 @@ fn is_sender(session: &Session) -> bool {
     matches!(session.state, State::JoinStarted | State::Joined)
 }
 
-/// Processes by their group, in the order of the daemon's map: C strings.
+/// Groups processes by their group, in the order of the daemon's map, whose keys are C strings.
 fn by_group(processes: Vec<Process>) -> Vec<(GroupName, Vec<Process>)> {
     let mut groups: BTreeMap<Vec<u8>, (GroupName, Vec<Process>)> = BTreeMap::new();
     for process in processes {

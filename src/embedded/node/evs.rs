@@ -1,7 +1,7 @@
-//! The evs service: exec/evs.c of corosync 1.99, which later ones do not have.
+//! The evs service, as exec/evs.c of corosync 1.99. Later versions do not have it.
 //!
-//! Its messages are not among the counters of the map: by `runtime.services.evs.` clients know a
-//! corosync 1.99.
+//! The map has no counters of its messages: clients recognize corosync 1.99 by the keys
+//! `runtime.services.evs.`.
 
 use std::collections::BTreeMap;
 
@@ -26,9 +26,9 @@ pub(crate) struct Exec {
 #[derive(Debug)]
 pub(crate) struct Evs {
     us: NodeId,
-    /// The groups of each client, each as often as it was joined.
+    /// The groups of each client. A group that was joined twice is listed twice.
     sessions: BTreeMap<ClientId, Vec<GroupName>>,
-    /// The last change, with which new clients are greeted.
+    /// The last configuration change, which a new client gets first.
     last: Option<Confchg>,
 }
 
@@ -37,7 +37,8 @@ impl Evs {
         Self { us, sessions: BTreeMap::new(), last: None }
     }
 
-    /// Before the first change the daemon greets with zeros, of which clients make nothing.
+    /// Sends a new client the last configuration change. Before the first change the daemon sends
+    /// zeros, which clients ignore; this sends nothing.
     pub(crate) fn connect(&mut self, context: &mut Context<'_>, client: ClientId) {
         self.sessions.insert(client, Vec::new());
         if let Some(last) = &self.last {
@@ -49,21 +50,21 @@ impl Evs {
         self.sessions.remove(&client);
     }
 
-    /// Tells who is left of the ring before, then the new ring. Matches `evs_confchg_fn`, which
-    /// totem calls for both.
+    /// Sends clients the transitional configuration, then the regular one. Matches
+    /// `evs_confchg_fn`, which totem calls for each.
     pub(crate) fn configure(&mut self, context: &mut Context<'_>, membership: &Membership) {
         let Membership { members, joined, left, transitional, .. } = membership.clone();
-        self.tell(
+        self.notify(
             context,
             Confchg { member_list: transitional, left_list: left, joined_list: Vec::new() },
         );
-        self.tell(
+        self.notify(
             context,
             Confchg { member_list: members, left_list: Vec::new(), joined_list: joined },
         );
     }
 
-    fn tell(&mut self, context: &mut Context<'_>, change: Confchg) {
+    fn notify(&mut self, context: &mut Context<'_>, change: Confchg) {
         for client in self.sessions.keys().rev() {
             context.event(*client, &change);
         }
@@ -79,7 +80,7 @@ impl Evs {
         }
     }
 
-    /// The service takes no request of a node that is not quorate. Matches
+    /// Serves a request. While the node is not quorate, it refuses all requests, as
     /// `corosync_sending_allowed`.
     pub(crate) fn request(
         &mut self,
@@ -125,7 +126,7 @@ impl Evs {
         if groups.len() > MAX_GROUPS {
             return Err(CsError::TooManyGroups);
         }
-        // The daemon has no limit but its memory.
+        // The daemon's only limit is its memory.
         if joined.len() + groups.len() > MAX_JOINED_GROUPS {
             return Err(CsError::NoMemory);
         }
@@ -133,7 +134,7 @@ impl Evs {
         Ok(())
     }
 
-    /// Ends at the first group that was not joined; those before it are left.
+    /// Leaves groups. Stops at the first group that was not joined; the groups before it are left.
     fn leave(&mut self, client: ClientId, groups: &[GroupName]) -> Result<(), CsError> {
         let joined = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
         for group in groups {
@@ -148,7 +149,7 @@ impl Evs {
 mod tests {
     use std::time::Instant;
 
-    use super::super::{Age, Config, Node, NodeConfig, Output, ServiceId};
+    use super::super::{Config, Node, NodeConfig, Output, ServiceId, Version};
     use super::*;
     use crate::codec::encode_refusal;
     use crate::wire::Message;
@@ -157,7 +158,7 @@ mod tests {
 
     const CLIENT: ClientId = ClientId(7);
 
-    /// Node 1 of three, in a ring of itself.
+    /// Node 1 of three, alone in its ring.
     fn node() -> Node {
         let nodes = [1, 2, 3].map(|id| NodeConfig {
             id: NodeId(id),
@@ -166,7 +167,7 @@ mod tests {
             votes: None,
         });
         let config = Config {
-            age: Age::default(),
+            version: Version::default(),
             cluster_name: "evs".to_owned(),
             nodes: nodes.into(),
             settings: Vec::new(),

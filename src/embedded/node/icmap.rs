@@ -1,5 +1,5 @@
-//! The map behind cmap: exec/icmap.c over libqb's trie, with the trie's ways where clients see
-//! them.
+//! The map behind cmap, as exec/icmap.c over libqb's trie. It behaves as the trie where clients
+//! notice.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -11,15 +11,15 @@ use crate::cmap::{MAX_VALUE_SIZE, TrackEvents, Value, ValueType};
 use crate::error::CsError;
 use crate::wire::cmap::RawValue;
 
-/// Shortest and longest key. Match `ICMAP_KEYNAME_MINLEN` and `ICMAP_KEYNAME_MAXLEN`.
+/// The valid lengths of a key. Match `ICMAP_KEYNAME_MINLEN` and `ICMAP_KEYNAME_MAXLEN`.
 const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 3..=255;
 
-/// A place in an iteration. What it stands on stays in the map, though deleted, until it moves on:
-/// as in the trie.
+/// An iterator. As in the trie, a key that is deleted while an iterator is on it stays in the map
+/// until the iterator moves on.
 #[derive(Debug, Default)]
 pub(crate) struct Iter {
     prefix: Bytes,
-    at: Position,
+    position: Position,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -33,7 +33,7 @@ enum Position {
 #[derive(Debug)]
 struct Entry {
     value: RawValue,
-    /// 1 for being in the map, and 1 for each iterator that stands here.
+    /// 1 until the key is deleted, plus 1 for each iterator on it.
     references: u32,
 }
 
@@ -41,35 +41,35 @@ struct Entry {
 pub(crate) struct Icmap {
     entries: BTreeMap<Bytes, Entry>,
     trackers: Trackers,
-    /// Keys and prefixes (`true`) that clients may not change.
+    /// The read-only keys: a key, and true if it is a prefix.
     read_only: Vec<(&'static str, bool)>,
 }
 
-/// A value as clients set it.
+/// Encodes a value as a client sends it.
 pub(crate) fn raw(value: impl Into<Value>) -> RawValue {
     let value: Value = value.into();
-    // A value of the server's own is never too long.
+    // The server's own values are never too long.
     value.into_wire().unwrap_or_default()
 }
 
-/// A value as clients are told it: text has its NUL.
+/// Encodes a value as a client receives it: a string ends with a NUL.
 pub(crate) fn stored(value: impl Into<Value>) -> RawValue {
     let value = raw(value);
     RawValue { data: check(&value).unwrap_or_default(), ..value }
 }
 
 impl Icmap {
-    /// The value of a key.
+    /// Returns the value of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<&RawValue> {
         self.entries.get(key).map(|entry| &entry.value)
     }
 
-    /// The value of a key that has just this type.
+    /// Returns the value of a key if it has exactly this type.
     pub(crate) fn get_as<T: TryFrom<Value>>(&self, key: &str) -> Option<T> {
         T::try_from(Value::from_wire(self.get(key.as_bytes())?.clone())).ok()
     }
 
-    /// Sets a key. Matches `icmap_set_r`.
+    /// Sets a key. Matches `icmap_set_r`. Returns the notices of the change, as all functions below.
     pub(crate) fn set(&mut self, key: &[u8], value: &RawValue) -> Result<Vec<Notice>, CsError> {
         let data = check(value)?;
         let stored = RawValue { value_type: value.value_type, data };
@@ -98,8 +98,7 @@ impl Icmap {
         }
     }
 
-    /// Counts: as [`Icmap::adjust`], but in place, so that watchers are not told the old value.
-    /// Matches `icmap_fast_inc`.
+    /// Adds 1 to an integer in place, so that notices have no old value. Matches `icmap_fast_inc`.
     pub(crate) fn count(&mut self, key: &str) -> Vec<Notice> {
         let Some(entry) = self.entries.get_mut(key.as_bytes()) else {
             return Vec::new();
@@ -119,7 +118,7 @@ impl Icmap {
         Ok(self.release(key))
     }
 
-    /// Gives one reference to a key back. The last one deletes it.
+    /// Drops one reference to a key. The last one deletes the key.
     fn release(&mut self, key: &[u8]) -> Vec<Notice> {
         let Some(entry) = self.entries.get_mut(key) else {
             return Vec::new();
@@ -134,13 +133,13 @@ impl Icmap {
 
     /// Starts an iteration.
     pub(crate) fn iter(prefix: Bytes) -> Iter {
-        Iter { prefix, at: Position::Start }
+        Iter { prefix, position: Position::Start }
     }
 
-    /// Moves on to the next key. What was deleted while the iterator stood on it is gone now, of
-    /// which the notices tell.
+    /// Moves on to the next key. A key that was deleted while the iterator was on it is removed now,
+    /// and the notices say so.
     pub(crate) fn next(&mut self, iter: &mut Iter) -> (Option<(Bytes, RawValue)>, Vec<Notice>) {
-        let from = match &iter.at {
+        let from = match &iter.position {
             Position::Start => Bound::Included(iter.prefix.clone()),
             Position::On(key) => Bound::Excluded(key.clone()),
             Position::End => return (None, Vec::new()),
@@ -153,25 +152,25 @@ impl Icmap {
                 entry.references += 1;
             }
         }
-        let place = found.as_ref().map_or(Position::End, |(key, _)| Position::On(key.clone()));
-        let left = std::mem::replace(&mut iter.at, place);
+        let position = found.as_ref().map_or(Position::End, |(key, _)| Position::On(key.clone()));
+        let left = std::mem::replace(&mut iter.position, position);
         (found, self.leave(left))
     }
 
     /// Ends an iteration.
     pub(crate) fn finish(&mut self, iter: Iter) -> Vec<Notice> {
-        self.leave(iter.at)
+        self.leave(iter.position)
     }
 
-    /// An iterator stands here no more.
-    fn leave(&mut self, place: Position) -> Vec<Notice> {
-        match place {
+    /// Releases the key that an iterator was on.
+    fn leave(&mut self, position: Position) -> Vec<Notice> {
+        match position {
             Position::On(key) => self.release(&key),
             Position::Start | Position::End => Vec::new(),
         }
     }
 
-    /// All keys, in the order in which an iteration finds them.
+    /// The keys with a prefix, in the order of an iteration.
     pub(crate) fn with_prefix(
         &self,
         prefix: &'static str,
@@ -182,7 +181,8 @@ impl Icmap {
             .map(|(key, entry)| (key, &entry.value))
     }
 
-    /// Starts to watch a key, a prefix, or with an empty one everything. Matches `icmap_track_add`.
+    /// Starts tracking a key, a prefix or, with an empty key, everything. Matches
+    /// `icmap_track_add`.
     pub(crate) fn track(
         &mut self,
         key: Bytes,
@@ -201,20 +201,20 @@ impl Icmap {
         self.trackers.remove(id);
     }
 
-    /// From now on clients may not change this key, or any key with this prefix.
-    pub(crate) fn protect(&mut self, key: &'static str, prefix: bool) {
-        self.read_only.push((key, prefix));
+    /// Makes a key, or all keys with a prefix, read-only for clients.
+    pub(crate) fn protect(&mut self, key: &'static str, is_prefix: bool) {
+        self.read_only.push((key, is_prefix));
     }
 
-    /// Whether clients may not change a key.
+    /// Returns true if clients must not change a key.
     pub(crate) fn is_read_only(&self, key: &[u8]) -> bool {
-        self.read_only.iter().any(|(name, prefix)| {
-            if *prefix { key.starts_with(name.as_bytes()) } else { key == name.as_bytes() }
+        self.read_only.iter().any(|(name, is_prefix)| {
+            if *is_prefix { key.starts_with(name.as_bytes()) } else { key == name.as_bytes() }
         })
     }
 }
 
-/// Checks a value and returns its bytes as they are stored. Matches `icmap_check_value_len`.
+/// Checks a value and returns the bytes to store. Matches `icmap_check_value_len`.
 fn check(value: &RawValue) -> Result<Bytes, CsError> {
     let length = value.data.len();
     if length > MAX_VALUE_SIZE {
@@ -224,19 +224,19 @@ fn check(value: &RawValue) -> Result<Bytes, CsError> {
         ValueType::BINARY => Ok(value.data.clone()),
         ValueType::STRING => {
             let text = value.data.split(|byte| *byte == 0).next().unwrap_or_default();
-            // A NUL may end the text, but nothing may follow it.
+            // A NUL may end the text, but no byte may follow it.
             if length > text.len() + 1 {
                 return Err(CsError::InvalidParam);
             }
             Ok([text, &[0]].concat().into())
         }
-        // What has an unknown type has no length.
+        // A value of an unknown type must be empty.
         number if length == size(number).unwrap_or(0) => Ok(value.data.clone()),
         _ => Err(CsError::InvalidParam),
     }
 }
 
-/// Bytes of a number.
+/// The size of a number in bytes.
 fn size(value_type: ValueType) -> Option<usize> {
     Some(match value_type {
         ValueType::INT8 | ValueType::UINT8 => 1,
@@ -247,10 +247,11 @@ fn size(value_type: ValueType) -> Option<usize> {
     })
 }
 
-/// The sum, of the same type. `None` for a type the daemon does not know, which it leaves alone.
+/// Returns the sum in the type of `value`. `None` for an unknown type, which the daemon leaves
+/// unchanged.
 fn add(value: &RawValue, step: i32) -> Result<Option<RawValue>, CsError> {
-    let no_integer = [ValueType::FLOAT, ValueType::DOUBLE, ValueType::STRING, ValueType::BINARY];
-    if no_integer.contains(&value.value_type) {
+    let not_integers = [ValueType::FLOAT, ValueType::DOUBLE, ValueType::STRING, ValueType::BINARY];
+    if not_integers.contains(&value.value_type) {
         return Err(CsError::InvalidParam);
     }
     macro_rules! sum {
@@ -269,7 +270,7 @@ fn add(value: &RawValue, step: i32) -> Result<Option<RawValue>, CsError> {
         Some(8) => sum!(u64),
         _ => return Ok(None),
     };
-    // `set` lets no number in that has not its type's length.
+    // `set` accepts a number only in the length of its type.
     Ok(sum.ok().map(|data| RawValue { value_type: value.value_type, data }))
 }
 
@@ -278,7 +279,7 @@ mod tests {
     use super::*;
     use crate::embedded::node::ClientId;
 
-    fn keys(notices: &[Notice]) -> Vec<u64> {
+    fn instances(notices: &[Notice]) -> Vec<u64> {
         let instance = |notice: &Notice| match notice.watcher {
             Watcher::Client { instance, .. } => instance,
             _ => u64::MAX,
@@ -314,9 +315,9 @@ mod tests {
             let watcher = Watcher::Client { client: ClientId(1), instance: instance as u64 };
             map.track(Bytes::from(key), events, watcher).unwrap();
         }
-        assert_eq!(keys(&map.set(b"b.one", &raw(2u32)).unwrap()), [4, 2, 3, 5, 1, 6, 0]);
+        assert_eq!(instances(&map.set(b"b.one", &raw(2u32)).unwrap()), [4, 2, 3, 5, 1, 6, 0]);
         assert!(map.set(b"b.one", &raw(2u32)).unwrap().is_empty());
-        assert_eq!(keys(&map.delete(b"b.one").unwrap()), [7, 4, 2, 3, 5, 1, 6, 0]);
+        assert_eq!(instances(&map.delete(b"b.one").unwrap()), [7, 4, 2, 3, 5, 1, 6, 0]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The services of corosync as state machines without I/O: requests, multicasts, membership and
-//! time come in, answers, events and multicasts go out, in the order in which the daemon sends
-//! them.
+//! The services of corosync as state machines without I/O. Inputs are requests, multicasts,
+//! memberships and time. Outputs are replies, events and multicasts, in the order in which the
+//! daemon sends them.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +16,7 @@ mod stats;
 mod trackers;
 mod votequorum;
 
-pub(crate) use config::{Age, Config, NodeConfig};
+pub(crate) use config::{Config, NodeConfig, Version};
 pub(crate) use services::{Node, ServiceId, SyncStep};
 
 use std::collections::VecDeque;
@@ -36,30 +36,30 @@ use trackers::{Notice, Watcher};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ClientId(pub(crate) u64);
 
-/// What a node wants done.
+/// Output of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Output {
-    /// Answer a client. The message is followed by so many zeros, if there is room for it all; else
-    /// it is lost, as in the daemon.
+    /// Send a client a reply, followed by `zeros` zero bytes. A reply that does not fit in the ring
+    /// is lost, as in the daemon.
     Reply { client: ClientId, message: Vec<u8>, zeros: u64 },
     /// Send a client an event.
     Event { client: ClientId, message: Vec<u8> },
-    /// Send a message to all members, this node among them.
+    /// Send a message to all members of the ring, this node included.
     Multicast(Exec),
-    /// The daemon ends.
+    /// End the daemon.
     Exit(Ending),
 }
 
-/// How a daemon ends.
+/// The way a daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// At once.
+    /// At once, as by SIGKILL.
     Killed,
-    /// In good order: it sends the other nodes its farewell messages.
+    /// In good order: it tells the other nodes first.
     Stopped,
 }
 
-/// What the services of the nodes tell each other.
+/// A message between the services of nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Exec {
     /// The version of the sender's configuration.
@@ -71,7 +71,7 @@ pub(crate) enum Exec {
 }
 
 impl Exec {
-    /// The service's name and the message's number, by which the daemon counts messages.
+    /// The service's name and the message's number in the map's counters.
     fn counted_as(&self) -> (&'static str, u32) {
         match self {
             Self::ConfigVersion(_) => ("cmap", 0),
@@ -83,33 +83,33 @@ impl Exec {
     }
 }
 
-/// A membership, as totem tells it. The lists are sorted.
+/// A membership as totem reports it. The lists are sorted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Membership {
     pub(crate) ring_id: RingId,
     pub(crate) members: Vec<NodeId>,
     pub(crate) joined: Vec<NodeId>,
     pub(crate) left: Vec<NodeId>,
-    /// Those who came from the same ring as this node.
+    /// The members that were in the same ring as this node before.
     pub(crate) transitional: Vec<NodeId>,
 }
 
-/// What a service works with beyond its own state.
+/// What a service uses besides its own state: time, the map and the outputs.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) icmap: &'a mut Icmap,
     outputs: &'a mut Vec<Output>,
-    /// Changes of the map for the services, and the notices that follow them.
-    internal: &'a mut VecDeque<Notice>,
+    /// Pending notices: one for a service, and those that must follow it.
+    pending: &'a mut VecDeque<Notice>,
 }
 
 impl Context<'_> {
-    /// Answers with `CS_OK`.
+    /// Replies with a message and `CS_OK`.
     fn reply<M: Message>(&mut self, client: ClientId, message: &M) {
         self.reply_with(client, message, Ok(()));
     }
 
-    /// Answers with a message and a status.
+    /// Replies with a message and a status.
     fn reply_with<M: Message>(
         &mut self,
         client: ClientId,
@@ -119,7 +119,7 @@ impl Context<'_> {
         self.reply_padded(client, message, status, 0);
     }
 
-    /// Answers with a message whose last field is filled with zeros.
+    /// Replies with a message whose last field is padded with `zeros` zero bytes.
     fn reply_padded<M: Message>(
         &mut self,
         client: ClientId,
@@ -141,14 +141,14 @@ impl Context<'_> {
         self.outputs.push(Output::Reply { client, message, zeros });
     }
 
-    /// Makes the last answer say that it has another size than it has.
+    /// Overwrites the size in the header of the last reply.
     fn claim_size(&mut self, size: u32) {
         if let Some(Output::Reply { message, .. }) = self.outputs.last_mut() {
             set_size(message, size);
         }
     }
 
-    /// Answers with a bare header.
+    /// Replies with a bare header.
     fn refuse(&mut self, client: ClientId, id: i32, status: CsError) {
         let message = encode_refusal(id, status).unwrap_or_default();
         self.outputs.push(Output::Reply { client, message, zeros: 0 });
@@ -158,27 +158,27 @@ impl Context<'_> {
         self.outputs.extend(encode(message).map(|message| Output::Event { client, message }));
     }
 
-    /// Sends to all members, and counts it.
+    /// Sends a message to all members and counts it.
     fn multicast(&mut self, exec: Exec) {
         let (service, number) = exec.counted_as();
         self.count(service, number, "tx");
         self.outputs.push(Output::Multicast(exec));
     }
 
-    fn count(&mut self, service: &str, number: u32, way: &str) {
-        let notices = self.icmap.count(&format!("runtime.services.{service}.{number}.{way}"));
-        self.tell(notices);
+    fn count(&mut self, service: &str, number: u32, direction: &str) {
+        let notices = self.icmap.count(&format!("runtime.services.{service}.{number}.{direction}"));
+        self.notify(notices);
     }
 
-    /// Sets a key of the server's own.
+    /// Sets one of the daemon's own keys.
     fn set(&mut self, key: &str, value: impl Into<crate::cmap::Value>) {
         let notices = self.icmap.set(key.as_bytes(), &icmap::raw(value));
-        self.tell(notices.unwrap_or_default());
+        self.notify(notices.unwrap_or_default());
     }
 
-    /// Tells what changed in the map, in this order. From the first that this context cannot tell
-    /// on, they wait until whatever is being done is done.
-    fn tell(&mut self, notices: Vec<Notice>) {
+    /// Delivers notices in order. The first one for votequorum, which this context cannot reach,
+    /// and all after it stay pending until the current step ends.
+    fn notify(&mut self, notices: Vec<Notice>) {
         let mut notices = notices.into_iter();
         while let Some(notice) = notices.next() {
             match notice.watcher {
@@ -196,7 +196,7 @@ impl Context<'_> {
                 Watcher::ConfigVersion => cmap::Cmap::send_config_version(self),
                 Watcher::Votequorum => {
                     let rest: Vec<_> = std::iter::once(notice).chain(notices).collect();
-                    rest.into_iter().rev().for_each(|notice| self.internal.push_front(notice));
+                    rest.into_iter().rev().for_each(|notice| self.pending.push_front(notice));
                     return;
                 }
             }
@@ -204,21 +204,22 @@ impl Context<'_> {
     }
 }
 
-/// Messages of the server's own always fit their layout; one that did not would not be sent.
+/// Encodes a message. The server's own messages always fit their layout; one that did not would not
+/// be sent.
 fn encode<M: Message>(message: &M) -> Option<Vec<u8>> {
     let encoded = message.encode();
     debug_assert!(encoded.is_ok(), "{}: {encoded:?}", M::NAME);
     encoded.ok()
 }
 
-/// Changes the size in a header.
+/// Overwrites the size in a header.
 fn set_size(message: &mut [u8], size: u32) {
     if let Some(field) = message.get_mut(8..12) {
         field.copy_from_slice(&size.to_ne_bytes());
     }
 }
 
-/// Text as C reads it: up to the first NUL.
+/// Returns the bytes before the first NUL, as C reads a string.
 fn c_string(bytes: &Bytes) -> Bytes {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     bytes.slice(..end)

@@ -1,4 +1,4 @@
-//! The quorum service: exec/vsf_quorum.c.
+//! The quorum service, as exec/vsf_quorum.c.
 
 use std::collections::BTreeMap;
 
@@ -10,27 +10,27 @@ use crate::wire::quorum::{
 };
 use crate::wire::values::{NodeId, RingId, TrackFlags};
 
-/// A quorum provider is configured. Matches `QUORUM_SET`.
+/// The quorum type of a node with a quorum provider. Matches `QUORUM_SET`.
 const QUORUM_SET: u32 = 1;
 
 #[derive(Debug, Default)]
 pub(crate) struct Quorum {
     quorate: bool,
     quorum_type: u32,
-    /// What the provider said.
+    /// The ring and its members as of the provider's last decision.
     ring_id: RingId,
     view: Vec<NodeId>,
-    /// What totem said.
+    /// totem's membership.
     sync: Membership,
     old_members: Vec<NodeId>,
     models: BTreeMap<ClientId, u32>,
-    /// In the order in which they came; the newest is told first.
+    /// In the order in which they started tracking. The newest is notified first.
     trackers: Vec<ClientId>,
 }
 
 impl Quorum {
-    /// Matches `quorum_exec_init_fn`, for a node with a quorum provider or without: then it is
-    /// always quorate.
+    /// Starts the service. A node without a quorum provider is always quorate. Matches
+    /// `quorum_exec_init_fn`.
     pub(crate) fn start(&mut self, has_provider: bool) {
         self.quorum_type = if has_provider { QUORUM_SET } else { 0 };
         self.quorate = !has_provider;
@@ -49,7 +49,7 @@ impl Quorum {
         self.trackers.retain(|tracker| *tracker != client);
     }
 
-    /// The provider decided. Matches `quorum_api_set_quorum`.
+    /// Takes the provider's decision. Matches `quorum_api_set_quorum`.
     pub(crate) fn set_quorum(
         &mut self,
         context: &mut Context<'_>,
@@ -133,7 +133,7 @@ impl Quorum {
                 context.reply_with(client, &TrackStartReply {}, status);
             }
             AnyRequest::TrackStop(_) => {
-                // Also when there were none: the daemon forgets the error it found.
+                // Succeeds without a tracker too: the daemon drops its error.
                 self.trackers.retain(|tracker| *tracker != client);
                 context.reply(client, &TrackStopReply {});
             }

@@ -1,4 +1,4 @@
-//! A node: all services of a daemon, and the map they share.
+//! A node: all services of a daemon and the map that they share.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use super::quorum::Quorum;
 use super::stats::Stats;
 use super::trackers::{Notice, Watcher};
 use super::votequorum::Votequorum;
-use super::{Age, ClientId, Config, Context, Ending, Exec, Membership, Output};
+use super::{ClientId, Config, Context, Ending, Exec, Membership, Output, Version};
 use crate::error::CsError;
 use crate::sys::socket::Credentials;
 use crate::wire::values::NodeId;
@@ -32,7 +32,7 @@ pub(crate) enum ServiceId {
 }
 
 impl ServiceId {
-    /// Those that corosync 3 has.
+    /// The services of corosync 3.
     const USUAL: [Self; 5] = [Self::Cmap, Self::Cfg, Self::Cpg, Self::Quorum, Self::Votequorum];
     const WITH_EVS: [Self; 6] =
         [Self::Cmap, Self::Cfg, Self::Cpg, Self::Quorum, Self::Votequorum, Self::Evs];
@@ -49,7 +49,7 @@ impl ServiceId {
             Self::Cpg => 2,
             Self::Quorum => 3,
             Self::Votequorum => 5,
-            // 0 where it exists, which is another's here.
+            // corosync 1.99 gives evs the number 0, which is cmap's here.
             Self::Evs => 8,
         }
     }
@@ -66,7 +66,7 @@ impl ServiceId {
     }
 }
 
-/// What takes part in synchronization, in the daemon's order.
+/// The services that take part in synchronization, in the daemon's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SyncStep {
     Cmap,
@@ -85,7 +85,7 @@ pub(crate) struct Node {
     services: Services,
     membership: Membership,
     outputs: Vec<Output>,
-    internal: VecDeque<Notice>,
+    pending: VecDeque<Notice>,
 }
 
 struct Services {
@@ -99,19 +99,19 @@ struct Services {
 }
 
 impl Node {
-    /// A daemon that has just started, and is in no ring yet.
+    /// Starts a daemon. It is in no ring yet.
     ///
     /// # Errors
-    /// A configuration with which the daemon does not start, in its words.
+    /// The daemon's error message for a configuration that it does not start with.
     pub(crate) fn start(now: Instant, id: NodeId, config: Config) -> Result<Self, &'static str> {
         let mut icmap = Icmap::default();
         config.fill(&mut icmap, id);
         let services = Services {
             cmap: Cmap::default(),
             cfg: Cfg::new(id, &config),
-            cpg: Cpg::new(id, config.age),
+            cpg: Cpg::new(id, config.version),
             quorum: Quorum::default(),
-            votequorum: Votequorum::new(id, config.age),
+            votequorum: Votequorum::new(id, config.version),
             evs: Evs::new(id),
             stats: Stats::new(now),
         };
@@ -121,7 +121,7 @@ impl Node {
             services,
             membership: Membership::default(),
             outputs: Vec::new(),
-            internal: VecDeque::new(),
+            pending: VecDeque::new(),
         };
         let started = node.step(now, |services, context| {
             Cmap::start(context);
@@ -137,23 +137,25 @@ impl Node {
         started.map(|()| node)
     }
 
-    /// What the node wants done, in this order.
+    /// Takes the node's outputs, in order.
     pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
         let stats = &mut self.services.stats;
         for output in &self.outputs {
             match output {
                 Output::Multicast(_) => stats.count_sent(),
                 Output::Reply { client, .. } => {
-                    stats.count(*client, |counted| &mut counted.responses)
+                    stats.count(*client, |counters| &mut counters.responses)
                 }
-                Output::Event { client, .. } => stats.count(*client, |counted| &mut counted.events),
+                Output::Event { client, .. } => {
+                    stats.count(*client, |counters| &mut counters.events)
+                }
                 Output::Exit(_) => {}
             }
         }
         std::mem::take(&mut self.outputs)
     }
 
-    /// Whether a user may connect. Matches `cs_ipcs_connection_accept`.
+    /// Returns true if a user may connect. Matches `cs_ipcs_connection_accept`.
     pub(crate) fn allows(&self, client: Credentials) -> bool {
         let is_set = |key: String| self.icmap.get_as::<u8>(&key) == Some(1);
         client.uid == 0
@@ -164,7 +166,7 @@ impl Node {
             })
     }
 
-    /// A process connected; its name is for the statistics.
+    /// Adds a client. `pid` and `name` are those of its process, for the stats map.
     pub(crate) fn connect(
         &mut self,
         now: Instant,
@@ -181,7 +183,7 @@ impl Node {
                 ServiceId::Evs => services.evs.connect(context, client),
                 ServiceId::Cfg | ServiceId::Votequorum => {}
             }
-            context.tell(services.stats.connect(client, service.number(), pid, name));
+            context.notify(services.stats.connect(client, service.number(), pid, name));
         });
         self.count_connections(now);
     }
@@ -196,23 +198,23 @@ impl Node {
                 ServiceId::Votequorum => services.votequorum.disconnect(client),
                 ServiceId::Evs => services.evs.disconnect(client),
             }
-            context.tell(services.stats.disconnect(client));
+            context.notify(services.stats.disconnect(client));
         });
         self.count_connections(now);
     }
 
-    /// Until 2.4 connections are counted in the map, by which clients tell that the daemon dies of
-    /// later requests.
+    /// Counts connections in the map, as corosync does until 2.4. Clients recognize by this key that
+    /// later requests would crash the daemon.
     fn count_connections(&mut self, now: Instant) {
-        if self.config.age < Age::V3_1 {
+        if self.config.version < Version::V3_1 {
             self.step(now, |services, context| {
                 context.set("runtime.connections.active", services.stats.connections());
             });
         }
     }
 
-    /// A client sent a request. One that cannot be read is answered as the daemon answers ids it
-    /// does not know; the daemon itself believes that every message has its size.
+    /// Serves a request. A request that cannot be decoded gets the daemon's reply to an unknown id.
+    /// The daemon itself does not check that a request has its full size.
     pub(crate) fn request(
         &mut self,
         now: Instant,
@@ -220,8 +222,8 @@ impl Node {
         client: ClientId,
         message: &Bytes,
     ) {
-        self.services.stats.count(client, |counted| &mut counted.requests);
-        if self.config.age.dies_of(service, message) {
+        self.services.stats.count(client, |counters| &mut counters.requests);
+        if self.config.version.crashes_on(service, message) {
             self.outputs.push(Output::Exit(Ending::Killed));
             return;
         }
@@ -243,13 +245,13 @@ impl Node {
                 }),
             };
             if served.is_err() {
-                services.stats.count(client, |counted| &mut counted.invalid);
+                services.stats.count(client, |counters| &mut counters.invalid);
                 refuse(context, service, client, message, CsError::InvalidParam);
             }
         });
     }
 
-    /// A client sent a request, which is refused as by a daemon that has too much to do.
+    /// Refuses a request as a busy daemon does.
     pub(crate) fn refuse(
         &mut self,
         now: Instant,
@@ -257,18 +259,18 @@ impl Node {
         client: ClientId,
         message: &Bytes,
     ) {
-        self.services.stats.count(client, |counted| &mut counted.requests);
-        self.services.stats.count(client, |counted| &mut counted.overload);
+        self.services.stats.count(client, |counters| &mut counters.requests);
+        self.services.stats.count(client, |counters| &mut counters.overload);
         self.step(now, |_, context| refuse(context, service, client, message, CsError::TryAgain));
     }
 
-    /// A message of a member, in the order that all members agree on.
+    /// Delivers a message of a member, in the agreed order.
     pub(crate) fn deliver(&mut self, now: Instant, from: NodeId, exec: Exec) {
         self.services.stats.count_delivered();
         let (service, number) = exec.counted_as();
         self.step(now, |_, context| context.count(service, number, "rx"));
         if let Exec::Cfg(super::cfg::Exec::Reload(_)) = exec {
-            // Step by step, since other services watch.
+            // One step for each change, since other services track these keys.
             for (key, value) in Cfg::RELOAD {
                 self.step(now, |_, context| context.set(key, value));
             }
@@ -284,8 +286,8 @@ impl Node {
         });
     }
 
-    /// The members changed. Synchronization follows: each step of it on all members before the
-    /// next.
+    /// Changes the membership. Synchronization must follow, each step on all members before the
+    /// next one.
     pub(crate) fn configure(&mut self, now: Instant, membership: Membership) {
         let addresses: Vec<_> = membership
             .joined
@@ -336,12 +338,14 @@ impl Node {
         });
     }
 
-    /// Whether this node has done its part of a step, so that it can be activated once all have.
+    /// Returns true once this node has processed a step. When all members have, the step is
+    /// activated.
     pub(crate) fn is_sync_processed(&self, step: SyncStep) -> bool {
         step != SyncStep::Votequorum || !self.services.votequorum.waits_for_device()
     }
 
-    /// The daemon ends in good order: the services with the highest priority are the first to go.
+    /// Unloads the services before the daemon ends in good order, the ones with the highest priority
+    /// first.
     pub(crate) fn unload(&mut self, now: Instant) {
         self.step(now, |services, context| {
             services.votequorum.unload(context);
@@ -349,7 +353,7 @@ impl Node {
         });
     }
 
-    /// When [`Node::timer`] is to be called.
+    /// The time of the next call of [`Node::timer`].
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let Services { votequorum, cfg, stats, .. } = &self.services;
         [votequorum.next_timer(), cfg.next_timer(), stats.next_timer()].into_iter().flatten().min()
@@ -359,11 +363,11 @@ impl Node {
         self.step(now, |services, context| {
             services.votequorum.timer(context, &mut services.quorum);
             services.cfg.timer(context);
-            context.tell(services.stats.timer(context.now));
+            context.notify(services.stats.timer(context.now));
         });
     }
 
-    /// Runs a part of a service, then whatever wants to know of the changes it made to the map.
+    /// Runs `body`, then delivers the pending notices of the changes it made to the map.
     fn step<T>(
         &mut self,
         now: Instant,
@@ -373,20 +377,20 @@ impl Node {
             now,
             icmap: &mut self.icmap,
             outputs: &mut self.outputs,
-            internal: &mut self.internal,
+            pending: &mut self.pending,
         };
         let result = body(&mut self.services, &mut context);
-        while let Some(notice) = context.internal.pop_front() {
+        while let Some(notice) = context.pending.pop_front() {
             match notice.watcher {
                 Watcher::Votequorum => self.services.votequorum.refresh(&mut context, &notice),
-                Watcher::ConfigVersion | Watcher::Client { .. } => context.tell(vec![notice]),
+                Watcher::ConfigVersion | Watcher::Client { .. } => context.notify(vec![notice]),
             }
         }
         result
     }
 }
 
-/// Refuses a request. A multicast is lost: nobody waits for an answer.
+/// Refuses a request. A multicast is dropped: its sender expects no reply.
 fn refuse(
     context: &mut Context<'_>,
     service: ServiceId,

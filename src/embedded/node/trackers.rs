@@ -1,4 +1,4 @@
-//! Who wants to know of changes of a map, in the order of libqb's trie.
+//! The trackers of a map, notified in the order of libqb's trie.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use super::ClientId;
 use crate::cmap::TrackEvents;
 use crate::wire::cmap::RawValue;
 
-/// Who is told of changes.
+/// The owner of a tracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Watcher {
-    /// A client, with what it gave to recognize the tracker by.
+    /// A client, and the handle that it chose for the tracker.
     Client { client: ClientId, instance: u64 },
-    /// votequorum reads its configuration again.
+    /// votequorum, which reads its configuration again.
     Votequorum,
-    /// The cmap service tells the other nodes the configuration's version.
+    /// The cmap service, which multicasts the configuration's version.
     ConfigVersion,
 }
 
-/// A change, for one watcher.
+/// A change of a key, to be delivered to one watcher.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Notice {
     pub(crate) watcher: Watcher,
@@ -29,7 +29,7 @@ pub(crate) struct Notice {
     pub(crate) old: RawValue,
 }
 
-/// Names a tracker. A later one has a greater name.
+/// The id of a tracker. Later trackers have greater ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TrackerId(u64);
 
@@ -49,7 +49,7 @@ pub(crate) struct Trackers {
 }
 
 impl Trackers {
-    /// Starts to watch a key, a prefix, or with an empty one everything.
+    /// Adds a tracker of a key, a prefix or, with an empty key, everything.
     pub(crate) fn add(&mut self, key: Bytes, events: TrackEvents, watcher: Watcher) -> TrackerId {
         let id = TrackerId(self.next);
         self.next += 1;
@@ -61,9 +61,10 @@ impl Trackers {
         self.all.remove(&id);
     }
 
-    /// Who is told, in the trie's order: the key's own node first, then upwards; on a node trackers
-    /// of the key itself, the newest first, then those of the prefix, the oldest first;
-    /// trackers of everything at last, the newest first.
+    /// Returns the notices of a change in the trie's order: first the trackers on the key's own trie
+    /// node, then those on its ancestors. On one trie node the trackers of the key itself come
+    /// first, from the newest to the oldest, then those of the prefix, from the oldest to the newest.
+    /// The trackers of everything come last, from the newest to the oldest.
     pub(crate) fn notices(
         &self,
         event: TrackEvents,
@@ -71,9 +72,9 @@ impl Trackers {
         new: &RawValue,
         old: &RawValue,
     ) -> Vec<Notice> {
-        let mut told: Vec<_> =
-            self.all.iter().filter(|(_, tracker)| tracker.is_told(event, key)).collect();
-        told.sort_by_key(|(id, tracker)| {
+        let mut matching: Vec<_> =
+            self.all.iter().filter(|(_, tracker)| tracker.matches(event, key)).collect();
+        matching.sort_by_key(|(id, tracker)| {
             let age = id.0 as i64;
             let is_prefix = tracker.events.contains(TrackEvents::PREFIX) && !tracker.key.is_empty();
             (std::cmp::Reverse(tracker.key.len()), is_prefix, if is_prefix { age } else { -age })
@@ -85,15 +86,15 @@ impl Trackers {
             new: new.clone(),
             old: old.clone(),
         };
-        told.into_iter().map(|(_, tracker)| notice(tracker)).collect()
+        matching.into_iter().map(|(_, tracker)| notice(tracker)).collect()
     }
 }
 
 impl Tracker {
-    fn is_told(&self, event: TrackEvents, key: &[u8]) -> bool {
-        let prefix = self.events.contains(TrackEvents::PREFIX);
+    fn matches(&self, event: TrackEvents, key: &[u8]) -> bool {
+        let is_prefix = self.events.contains(TrackEvents::PREFIX);
         self.events.contains(event)
-            && if prefix { key.starts_with(&self.key) } else { key == self.key }
+            && if is_prefix { key.starts_with(&self.key) } else { key == self.key }
     }
 }
 
@@ -105,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// Removing one at a cost that grows with their number would take hours.
+    /// A removal whose cost grows with the number of trackers would make this take hours.
     #[test]
     fn many_trackers_go_as_fast_as_few() {
         const MANY: u64 = 1_000_000;
@@ -118,7 +119,7 @@ mod tests {
             let ids: Vec<_> = (0..MANY)
                 .map(|at| trackers.add(key.clone(), TrackEvents::ALL, watcher(at)))
                 .collect();
-            // The newest is the last to be found by whoever looks from the beginning.
+            // The newest first: a search from the beginning would find it last.
             ids.into_iter().rev().for_each(|id| trackers.remove(id));
             let value = RawValue::default();
             let _ = done.send(trackers.notices(TrackEvents::ADD, &key, &value, &value));

@@ -1,5 +1,4 @@
-//! The nodes and what joins them, as one state machine: whatever is done to it, all that follows
-//! happens at once.
+//! The nodes and the network between them as one state machine without I/O.
 
 use std::time::Instant;
 
@@ -7,102 +6,99 @@ use super::node::{ClientId, Config, Ending, Exec, Node, Output, SyncStep};
 use super::totem::Totem;
 use crate::wire::values::NodeId;
 
-/// All nodes and what joins them. After each call everything that follows from it has happened.
+/// All nodes and the network between them. When a call returns, all its consequences have happened.
 pub(crate) struct World {
-    seats: Vec<WorldNode>,
+    slots: Vec<Slot>,
     totem: Totem<Exec>,
     syncs: Vec<Sync>,
-    /// Daemons that are about to end.
+    /// The daemons that are about to end.
     ending: Vec<(usize, Ending)>,
     outputs: Vec<ClientOutput>,
 }
 
-/// Where a daemon runs, or does not.
-struct WorldNode {
+/// A node of the cluster.
+struct Slot {
     id: NodeId,
     config: Config,
+    /// `None` while the daemon does not run.
     daemon: Option<Node>,
     is_paused: bool,
 }
 
-/// The synchronization of a ring: each step on all members before the next.
+/// The synchronization of a ring. All members finish a step before the next one begins.
 struct Sync {
     members: Vec<NodeId>,
     steps: std::slice::Iter<'static, SyncStep>,
-    /// The step that all have begun and not all have ended.
+    /// The step that all members have begun and not all have finished.
     current: Option<SyncStep>,
 }
 
-/// What is to be sent to a client.
+/// Output for the host.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ClientOutput {
-    Reply {
-        client: ClientId,
-        message: Vec<u8>,
-        zeros: u64,
-    },
-    Event {
-        client: ClientId,
-        message: Vec<u8>,
-    },
-    /// The daemon with this number ends, and its clients find it gone.
+    /// Send a client a reply, followed by `zeros` zero bytes.
+    Reply { client: ClientId, message: Vec<u8>, zeros: u64 },
+    /// Send a client an event.
+    Event { client: ClientId, message: Vec<u8> },
+    /// The daemon of the node with this index has ended: disconnect its clients.
     Exit(usize),
 }
 
 impl World {
-    /// Nodes that are down.
+    /// Creates nodes that are down.
     pub(crate) fn new(nodes: Vec<(NodeId, Config)>, seed: u64) -> Self {
         let totem = Totem::new(nodes.iter().map(|(id, _)| *id), seed);
-        let seat = |(id, config)| WorldNode { id, config, daemon: None, is_paused: false };
-        let seats = nodes.into_iter().map(seat).collect();
-        Self { seats, totem, syncs: Vec::new(), ending: Vec::new(), outputs: Vec::new() }
+        let slot = |(id, config)| Slot { id, config, daemon: None, is_paused: false };
+        let slots = nodes.into_iter().map(slot).collect();
+        Self { slots, totem, syncs: Vec::new(), ending: Vec::new(), outputs: Vec::new() }
     }
 
-    // --- what there is ---
+    // --- state ---
 
-    /// A daemon that runs, be it paused.
-    pub(crate) fn daemon(&self, number: usize) -> Option<&Node> {
-        self.seats.get(number)?.daemon.as_ref()
+    /// Returns the daemon of a node if it runs, paused or not.
+    pub(crate) fn daemon(&self, index: usize) -> Option<&Node> {
+        self.slots.get(index)?.daemon.as_ref()
     }
 
-    pub(crate) fn is_paused(&self, number: usize) -> bool {
-        self.seats.get(number).is_some_and(|seat| seat.is_paused)
+    pub(crate) fn is_paused(&self, index: usize) -> bool {
+        self.slots.get(index).is_some_and(|slot| slot.is_paused)
     }
 
-    /// Whether a node's ring is not synchronized yet.
-    pub(crate) fn is_in_sync(&self, number: usize) -> bool {
-        let id = self.seats.get(number).map(|seat| seat.id);
+    /// Returns true while a node's ring is being synchronized.
+    pub(crate) fn is_in_sync(&self, index: usize) -> bool {
+        let id = self.slots.get(index).map(|slot| slot.id);
         self.syncs.iter().any(|sync| sync.members.iter().any(|member| Some(*member) == id))
     }
 
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.seats
+        self.slots
             .iter()
-            .filter(|seat| !seat.is_paused)
-            .filter_map(|seat| seat.daemon.as_ref()?.next_timer())
+            .filter(|slot| !slot.is_paused)
+            .filter_map(|slot| slot.daemon.as_ref()?.next_timer())
             .min()
     }
 
-    // --- what happens ---
+    // --- inputs ---
+    //
+    // Each returns the outputs that follow from it, in order.
 
-    /// Lets a node do something. Returns what is to be sent to clients, in this order, as do all
-    /// that follow.
+    /// Runs `body` on a node.
     pub(crate) fn step(
         &mut self,
         now: Instant,
-        number: usize,
+        index: usize,
         body: impl FnOnce(&mut Node),
     ) -> Vec<ClientOutput> {
-        if let Some(node) = self.seats.get_mut(number).and_then(|seat| seat.daemon.as_mut()) {
+        if let Some(node) = self.slots.get_mut(index).and_then(|slot| slot.daemon.as_mut()) {
             body(node);
         }
         self.settle(now)
     }
 
-    /// Lets happen what the time has come for.
+    /// Expires the timers that are due.
     pub(crate) fn timer(&mut self, now: Instant) -> Vec<ClientOutput> {
-        for seat in self.seats.iter_mut().filter(|seat| !seat.is_paused) {
-            seat.daemon.iter_mut().for_each(|node| node.timer(now));
+        for slot in self.slots.iter_mut().filter(|slot| !slot.is_paused) {
+            slot.daemon.iter_mut().for_each(|node| node.timer(now));
         }
         self.settle(now)
     }
@@ -110,76 +106,79 @@ impl World {
     /// Starts daemons that do not run, all at once.
     ///
     /// # Errors
-    /// A configuration with which the daemon does not start, in its words. Then none was started.
+    /// The daemon's error message for a configuration that it does not start with. Then no daemon
+    /// was started.
     pub(crate) fn start(
         &mut self,
         now: Instant,
-        numbers: &[usize],
+        indices: &[usize],
     ) -> Result<Vec<ClientOutput>, &'static str> {
         let mut started = Vec::new();
-        for number in numbers {
-            if let Some(seat) = self.seats.get(*number) {
-                started.push((*number, Node::start(now, seat.id, seat.config.clone())?));
+        for index in indices {
+            if let Some(slot) = self.slots.get(*index) {
+                started.push((*index, Node::start(now, slot.id, slot.config.clone())?));
             }
         }
-        for (number, node) in started {
-            if let Some(seat) = self.seats.get_mut(number) {
-                self.totem.start(seat.id);
-                seat.daemon = Some(node);
+        for (index, node) in started {
+            if let Some(slot) = self.slots.get_mut(index) {
+                self.totem.start(slot.id);
+                slot.daemon = Some(node);
             }
         }
         Ok(self.settle(now))
     }
 
     /// Ends a daemon.
-    pub(crate) fn end(&mut self, now: Instant, number: usize, ending: Ending) -> Vec<ClientOutput> {
-        self.ending.push((number, ending));
+    pub(crate) fn end(&mut self, now: Instant, index: usize, ending: Ending) -> Vec<ClientOutput> {
+        self.ending.push((index, ending));
         self.settle(now)
     }
 
-    /// Stops a daemon, or lets it go on.
+    /// Pauses or resumes a daemon.
     pub(crate) fn pause(
         &mut self,
         now: Instant,
-        number: usize,
+        index: usize,
         is_paused: bool,
     ) -> Vec<ClientOutput> {
-        if let Some(seat) = self.seats.get_mut(number) {
-            seat.is_paused = is_paused;
-            self.totem.pause(seat.id, is_paused);
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.is_paused = is_paused;
+            self.totem.pause(slot.id, is_paused);
         }
         self.timer(now)
     }
 
-    /// Cuts the network into these parts and one of the nodes that are in none.
+    /// Partitions the network into `parts`. The nodes that are in none form one more part.
     pub(crate) fn partition(&mut self, now: Instant, parts: &[Vec<NodeId>]) -> Vec<ClientOutput> {
         self.totem.partition(parts);
         self.settle(now)
     }
 
-    /// Lets happen what is due.
+    // --- consequences ---
+
+    /// Processes messages, exits, synchronization and new rings until nothing is left to do.
     fn settle(&mut self, now: Instant) -> Vec<ClientOutput> {
         loop {
             self.exchange(now);
-            let has_more = self.end_daemons(now) || self.synchronize(now) || self.form(now);
-            if !has_more {
+            let has_changed = self.end_daemons(now) || self.synchronize(now) || self.form(now);
+            if !has_changed {
                 return std::mem::take(&mut self.outputs);
             }
         }
     }
 
     fn with(&mut self, id: NodeId, body: impl FnOnce(&mut Node)) {
-        let seat = self.seats.iter_mut().find(|seat| seat.id == id && !seat.is_paused);
-        if let Some(node) = seat.and_then(|seat| seat.daemon.as_mut()) {
+        let slot = self.slots.iter_mut().find(|slot| slot.id == id && !slot.is_paused);
+        if let Some(node) = slot.and_then(|slot| slot.daemon.as_mut()) {
             body(node);
         }
     }
 
-    /// Delivers messages until there are none.
+    /// Delivers messages until none is left.
     fn exchange(&mut self, now: Instant) {
         loop {
-            for (number, seat) in self.seats.iter_mut().enumerate() {
-                for output in seat.daemon.iter_mut().flat_map(Node::take_outputs) {
+            for (index, slot) in self.slots.iter_mut().enumerate() {
+                for output in slot.daemon.iter_mut().flat_map(Node::take_outputs) {
                     self.outputs.push(match output {
                         Output::Reply { client, message, zeros } => {
                             ClientOutput::Reply { client, message, zeros }
@@ -188,11 +187,11 @@ impl World {
                             ClientOutput::Event { client, message }
                         }
                         Output::Multicast(exec) => {
-                            self.totem.multicast(seat.id, exec);
+                            self.totem.multicast(slot.id, exec);
                             continue;
                         }
                         Output::Exit(ending) => {
-                            self.ending.push((number, ending));
+                            self.ending.push((index, ending));
                             continue;
                         }
                     });
@@ -207,36 +206,37 @@ impl World {
         }
     }
 
-    /// Whether there was anything to do, as for the following.
+    /// Ends the daemons that are about to end. Returns true if there were any.
     fn end_daemons(&mut self, now: Instant) -> bool {
         if self.ending.is_empty() {
             return false;
         }
         let ending = std::mem::take(&mut self.ending);
-        for (number, how) in &ending {
-            let daemon = self.seats.get_mut(*number).and_then(|seat| seat.daemon.as_mut());
+        for (index, how) in &ending {
+            let daemon = self.slots.get_mut(*index).and_then(|slot| slot.daemon.as_mut());
             if let (Some(node), Ending::Stopped) = (daemon, how) {
                 node.unload(now);
             }
         }
         self.exchange(now);
-        for (number, _) in ending {
-            if let Some(seat) = self.seats.get_mut(number).filter(|seat| seat.daemon.is_some()) {
-                (seat.daemon, seat.is_paused) = (None, false);
-                self.totem.end(seat.id);
-                self.outputs.push(ClientOutput::Exit(number));
+        for (index, _) in ending {
+            if let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.daemon.is_some()) {
+                (slot.daemon, slot.is_paused) = (None, false);
+                self.totem.end(slot.id);
+                self.outputs.push(ClientOutput::Exit(index));
             }
         }
         true
     }
 
+    /// Forms the rings that are due. Returns true if there were any.
     fn form(&mut self, now: Instant) -> bool {
         let formed = self.totem.form();
-        for told in &formed {
-            let members: Vec<NodeId> = told.iter().map(|(id, _)| *id).collect();
-            // What was not finished is not: its members are in other rings now.
+        for memberships in &formed {
+            let members: Vec<NodeId> = memberships.iter().map(|(id, _)| *id).collect();
+            // A new ring aborts the unfinished synchronization of its members' old rings.
             self.syncs.retain(|sync| !sync.members.iter().any(|id| members.contains(id)));
-            for (id, membership) in told {
+            for (id, membership) in memberships {
                 self.with(*id, |node| node.configure(now, membership.clone()));
             }
             self.syncs.push(Sync { members, steps: SyncStep::ALL.iter(), current: None });
@@ -244,15 +244,16 @@ impl World {
         !formed.is_empty()
     }
 
-    /// Takes each synchronization that does not wait a step further.
+    /// Advances each synchronization that waits for no member by one step. Returns true if one
+    /// advanced.
     fn synchronize(&mut self, now: Instant) -> bool {
-        let mut has_moved = false;
+        let mut has_advanced = false;
         for mut sync in std::mem::take(&mut self.syncs) {
-            let runs = |seat: &&WorldNode| {
-                sync.members.contains(&seat.id) && seat.daemon.is_some() && !seat.is_paused
+            let runs = |slot: &&Slot| {
+                sync.members.contains(&slot.id) && slot.daemon.is_some() && !slot.is_paused
             };
-            if self.seats.iter().filter(runs).count() < sync.members.len() {
-                // The others are about to form another ring.
+            if self.slots.iter().filter(runs).count() < sync.members.len() {
+                // A member is gone or paused: the others are about to form another ring.
                 continue;
             }
             match sync.current {
@@ -266,7 +267,7 @@ impl World {
                     .for_each(|id| self.with(*id, |node| node.sync_activate(now, step))),
                 None => {}
             }
-            has_moved = true;
+            has_advanced = true;
             sync.current = sync.steps.next().copied();
             let Some(step) = sync.current else {
                 self.totem.synchronized(&sync.members);
@@ -275,12 +276,12 @@ impl World {
             sync.members.iter().for_each(|id| self.with(*id, |node| node.sync_process(now, step)));
             self.syncs.push(sync);
         }
-        has_moved
+        has_advanced
     }
 
     fn is_done(&self, members: &[NodeId], step: SyncStep) -> bool {
-        let seats = self.seats.iter().filter(|seat| members.contains(&seat.id));
-        seats.filter_map(|seat| seat.daemon.as_ref()).all(|node| node.is_sync_processed(step))
+        let slots = self.slots.iter().filter(|slot| members.contains(&slot.id));
+        slots.filter_map(|slot| slot.daemon.as_ref()).all(|node| node.is_sync_processed(step))
     }
 }
 

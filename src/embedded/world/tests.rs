@@ -1,5 +1,5 @@
-//! Random scripts, without descriptors and time: what all clients are told is held against what
-//! extended virtual synchrony promises.
+//! Random scripts without descriptors and real time. They check the events of all clients against
+//! the guarantees of extended virtual synchrony.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cpg::{GroupName, Guarantee};
-use crate::embedded::node::{Age, NodeConfig, ServiceId};
+use crate::embedded::node::{NodeConfig, ServiceId, Version};
 use crate::error::CsError;
 use crate::wire::cpg::{AnyEvent, Finalize, Join, Leave, Mcast, MembershipGet, MembershipReply};
 use crate::wire::quorum::{GetQuorate, GetQuorateReply};
@@ -24,7 +24,7 @@ enum Action {
     Mcast(usize),
     Leave(usize),
     Disconnect(usize),
-    /// Each node's part by a number.
+    /// The number of each node's part.
     Partition([u8; NODES as usize]),
     End(u32, Ending),
     Start(u32),
@@ -50,13 +50,13 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(action, 1..60)
 }
 
-/// A cpg client, and what it was told.
+/// A cpg client and the events it got.
 struct Client {
     id: ClientId,
     node: usize,
     pid: u32,
     is_connected: bool,
-    told: Vec<AnyEvent>,
+    events: Vec<AnyEvent>,
 }
 
 struct Run {
@@ -65,7 +65,7 @@ struct Run {
     clients: Vec<Client>,
     next_id: u64,
     parts: [u8; NODES as usize],
-    /// Everything that was sent to clients, as it was sent.
+    /// All outputs in order.
     all: Vec<ClientOutput>,
 }
 
@@ -78,7 +78,7 @@ impl Run {
             votes: None,
         });
         let config = Config {
-            age: Age::default(),
+            version: Version::default(),
             cluster_name: "test".to_owned(),
             nodes: nodes.collect(),
             settings: Vec::new(),
@@ -106,8 +106,8 @@ impl Run {
             match output {
                 ClientOutput::Event { client, message } => {
                     let event = AnyEvent::decode(&Bytes::copy_from_slice(message)).unwrap();
-                    let told = self.clients.iter_mut().filter(|it| it.id == *client);
-                    told.for_each(|it| it.told.push(event.clone()));
+                    let receivers = self.clients.iter_mut().filter(|it| it.id == *client);
+                    receivers.for_each(|it| it.events.push(event.clone()));
                 }
                 ClientOutput::Exit(node) => {
                     self.clients
@@ -129,14 +129,14 @@ impl Run {
         self.take(outputs);
     }
 
-    /// A client that is connected to a node that runs.
+    /// Chooses a client that is connected to a running node.
     fn choose(&self, number: usize) -> Option<usize> {
         let clients = self.clients.iter().enumerate();
-        let there: Vec<usize> = clients
+        let connected: Vec<usize> = clients
             .filter(|(_, it)| it.is_connected && self.is_running(it.node))
             .map(|(at, _)| at)
             .collect();
-        (!there.is_empty()).then(|| there[number % there.len()])
+        (!connected.is_empty()).then(|| connected[number % connected.len()])
     }
 
     fn act(&mut self, action: Action) {
@@ -149,7 +149,7 @@ impl Run {
                 self.world.step(now, node, |it| {
                     it.connect(now, ServiceId::Cpg, id, pid as i32, String::new())
                 });
-                self.clients.push(Client { id, node, pid, is_connected: true, told: Vec::new() });
+                self.clients.push(Client { id, node, pid, is_connected: true, events: Vec::new() });
                 self.request(self.clients.len() - 1, &Join { group_name: group, pid, flags: 0 });
             }
             Action::Mcast(number) => {
@@ -203,7 +203,7 @@ impl Run {
         }
     }
 
-    /// What a node says about quorum.
+    /// Asks a node whether it is quorate.
     fn is_quorate(&mut self, node: usize) -> bool {
         let (now, client) = (self.now, ClientId(u64::MAX));
         let request = Bytes::from(GetQuorate {}.encode().unwrap());
@@ -215,7 +215,7 @@ impl Run {
         GetQuorateReply::decode(&Bytes::copy_from_slice(message)).unwrap().quorate != 0
     }
 
-    /// Whoever runs in a part with a majority is quorate, and nobody else.
+    /// Checks that exactly the running nodes in a part with a majority are quorate.
     fn check_quorum(&mut self) {
         for node in (0..NODES as usize).filter(|node| self.is_running(*node)).collect::<Vec<_>>() {
             let together = (0..NODES as usize)
@@ -225,7 +225,8 @@ impl Run {
         }
     }
 
-    /// Clients that are in the same two rings, one after the other, are told the same between.
+    /// Checks that clients which are in the same two rings, one after the other, get the same events
+    /// in between.
     fn check_synchrony(&self) {
         let mut stretches: BTreeMap<(RingId, RingId), &[AnyEvent]> = BTreeMap::new();
         for client in &self.clients {
@@ -236,7 +237,7 @@ impl Run {
                 _ => None,
             };
             let rings = client
-                .told
+                .events
                 .iter()
                 .enumerate()
                 .filter_map(|(at, event)| Some((at, is_ring(event)?)));
@@ -244,7 +245,7 @@ impl Run {
             for pair in rings.windows(2) {
                 let [(from, first), (to, second)] = *pair else { continue };
                 assert!(first.seq < second.seq, "{first} before {second}");
-                let events = &client.told[from + 1..to];
+                let events = &client.events[from + 1..to];
                 let same = *stretches.entry((first, second)).or_insert(events);
                 assert_eq!(same, events, "between {first} and {second}");
             }
@@ -252,14 +253,14 @@ impl Run {
     }
 }
 
-/// More processes than a message has room for are more than a group has.
+/// A group cannot have more members than a message has room for.
 #[test]
 fn a_group_has_as_many_members_as_its_messages_name() {
     const ROOM: usize = 384;
     let mut run = Run::new(0);
     run.act(Action::Partition([0, 1, 1, 1, 1]));
     let (now, group_name) = (run.now, GroupName::new("group").unwrap());
-    // The longest lists of members, and of those that joined, among events that must all be events.
+    // The lengths of the longest member list and joined list. All events must decode.
     let longest = |outputs: &[ClientOutput]| {
         let events = outputs.iter().filter_map(|output| match output {
             ClientOutput::Event { message, .. } => {
@@ -287,8 +288,8 @@ fn a_group_has_as_many_members_as_its_messages_name() {
             _ => None,
         });
         if number > 1 {
-            // One of each node hears of the others. Those that said good-bye stay members until
-            // they are gone.
+            // Only the first client of each node gets events. A finalized client stays a member
+            // until it disconnects.
             let request = Bytes::from(Finalize {}.encode().unwrap());
             world.step(now, node, |it| it.request(now, ServiceId::Cpg, id, &request));
         }
@@ -298,7 +299,7 @@ fn a_group_has_as_many_members_as_its_messages_name() {
         assert_eq!(join(&mut run.world, 0, number), (Some(1), number));
     }
     assert_eq!(join(&mut run.world, 0, ROOM + 1), (Some(CsError::NoResources.raw()), 0));
-    // Two that are as large meet.
+    // Two groups of that size meet.
     for number in 1..=ROOM {
         assert_eq!(join(&mut run.world, 1, number), (Some(1), number));
     }

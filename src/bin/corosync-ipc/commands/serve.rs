@@ -8,7 +8,7 @@ use std::process;
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
-use corosync_ipc::embedded::{Cluster, ClusterBuilder};
+use corosync_ipc::embedded::{Builder, Cluster};
 use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::{Endpoint, Error};
 use serde_json::json;
@@ -159,7 +159,7 @@ impl Serve {
     }
 }
 
-fn builder(nodes: &Nodes, cluster_name: &str, endpoint: &Endpoint) -> ClusterBuilder {
+fn builder(nodes: &Nodes, cluster_name: &str, endpoint: &Endpoint) -> Builder<Cluster> {
     let builder = Cluster::builder()
         .real_time()
         .evs(true)
@@ -172,7 +172,7 @@ fn builder(nodes: &Nodes, cluster_name: &str, endpoint: &Endpoint) -> ClusterBui
     })
 }
 
-fn start(builder: ClusterBuilder) -> Result<Cluster, Failure> {
+fn start(builder: Builder<Cluster>) -> Result<Cluster, Failure> {
     builder.start().map_err(|error| {
         let is_taken =
             matches!(&error, Error::System { source, .. } if source.kind() == ErrorKind::AddrInUse);

@@ -1,12 +1,12 @@
-//! The keys of knet's links. Nothing goes over a link here, so that what is counted of it stays as
-//! it was.
+//! The keys of knet's links. No packets pass over a link here, so the counters keep their initial
+//! values.
 
 use crate::cmap::Value;
 use crate::wire::values::NodeId;
 
 pub(super) const PREFIX: &str = "stats.knet.";
 
-/// Of the whole of knet. The shortest time is the greatest number, as long as there was none.
+/// The keys of the knet handle. A minimum starts as the greatest number.
 const HANDLE: [&str; 22] = [
     "tx_uncompressed_packets",
     "tx_compressed_packets",
@@ -32,7 +32,7 @@ const HANDLE: [&str; 22] = [
     "rx_crypt_packets",
 ];
 
-/// Of a link: what is counted by 64 bits, and by 32.
+/// The 64-bit counters of a link.
 const LINK_LONG: [&str; 22] = [
     "tx_data_packets",
     "rx_data_packets",
@@ -57,6 +57,8 @@ const LINK_LONG: [&str; 22] = [
     "tx_total_errors",
     "rx_total_retries",
 ];
+
+/// The 32-bit counters of a link.
 const LINK_SHORT: [&str; 13] = [
     "tx_pmtu_errors",
     "tx_pmtu_retries",
@@ -73,11 +75,12 @@ const LINK_SHORT: [&str; 13] = [
     "up_count",
 ];
 
-/// The key of something about the link to a node.
-pub(super) fn of_link(node: NodeId, name: &str) -> String {
+/// Returns a key of the link to a node.
+pub(super) fn link_key(node: NodeId, name: &str) -> String {
     format!("{PREFIX}node{node}.link0.{name}")
 }
 
+/// Returns the keys of the knet handle with their initial values.
 pub(super) fn handle() -> impl Iterator<Item = (String, Value)> {
     HANDLE.into_iter().map(|name| {
         let number = if name.ends_with("_min") { u64::MAX } else { 0 };
@@ -85,7 +88,7 @@ pub(super) fn handle() -> impl Iterator<Item = (String, Value)> {
     })
 }
 
-/// The link to a node that is not here yet.
+/// Returns the keys of the link to a node that is not connected yet, with their initial values.
 pub(super) fn link(node: NodeId, mtu: u32) -> impl Iterator<Item = (String, Value)> {
     let state = [
         ("enabled", Value::U8(1)),
@@ -99,5 +102,5 @@ pub(super) fn link(node: NodeId, mtu: u32) -> impl Iterator<Item = (String, Valu
         .into_iter()
         .chain(long)
         .chain(short)
-        .map(move |(name, value)| (of_link(node, name), value))
+        .map(move |(name, value)| (link_key(node, name), value))
 }

@@ -1,4 +1,4 @@
-//! The stats map: exec/stats.c, of a cluster in which nothing goes wrong.
+//! The stats map, as exec/stats.c, of a cluster without network faults.
 
 mod knet;
 
@@ -16,7 +16,7 @@ use crate::error::CsError;
 use crate::wire::cmap::RawValue;
 use crate::wire::values::NodeId;
 
-/// How often the daemon looks whether what is tracked has changed. As
+/// The interval at which the daemon checks tracked keys for changes. Matches
 /// `corosync_totem_stats_updater`.
 const PERIOD: Duration = Duration::from_millis(1500);
 
@@ -25,7 +25,7 @@ const CLOSED: &str = "stats.ipcs.global.closed";
 const SENT: &str = "stats.srp.mcast_tx";
 const DELIVERED: &str = "stats.srp.mcast_rx";
 
-/// What is counted when a ring forms.
+/// The counters that grow when a ring forms.
 const ENTERED: [&str; 4] = [
     "stats.srp.gather_entered",
     "stats.srp.commit_entered",
@@ -33,8 +33,8 @@ const ENTERED: [&str; 4] = [
     "stats.srp.operational_entered",
 ];
 
-/// What is not of a connection. The token's counters stand still, as those of a real node that is
-/// alone do.
+/// The keys that belong to no connection. The token's counters never change, as on a real node that
+/// is alone.
 const COUNTERS: [(&str, Value); 34] = [
     (ACTIVE, Value::U64(0)),
     (CLOSED, Value::U64(0)),
@@ -74,18 +74,18 @@ const COUNTERS: [(&str, Value); 34] = [
 
 type Read = fn(&Connection) -> Value;
 
-/// What is told of a connection, in the order in which the keys come and go. What does not happen
-/// here is 0.
-const OF_A_CONNECTION: [(&str, Read); 13] = [
+/// The keys of a connection, in the order in which they are added and deleted. Keys that count what
+/// cannot happen here are 0.
+const CONNECTION_KEYS: [(&str, Read); 13] = [
     ("queueing", |_| Value::I32(0)),
     ("queued", |_| Value::U32(0)),
-    ("invalid_request", |connection| Value::U64(connection.counted.invalid)),
-    ("overload", |connection| Value::U64(connection.counted.overload)),
-    ("sent", |connection| Value::U32(connection.counted.events as u32)),
+    ("invalid_request", |connection| Value::U64(connection.counters.invalid)),
+    ("overload", |connection| Value::U64(connection.counters.overload)),
+    ("sent", |connection| Value::U32(connection.counters.events as u32)),
     ("procname", |connection| Value::String(connection.name.clone())),
-    ("requests", |connection| Value::U64(connection.counted.requests)),
-    ("responses", |connection| Value::U64(connection.counted.responses)),
-    ("dispatched", |connection| Value::U64(connection.counted.events)),
+    ("requests", |connection| Value::U64(connection.counters.requests)),
+    ("responses", |connection| Value::U64(connection.counters.responses)),
+    ("dispatched", |connection| Value::U64(connection.counters.events)),
     ("send_retries", |_| Value::U64(0)),
     ("recv_retries", |_| Value::U64(0)),
     ("flow_control", |_| Value::U32(0)),
@@ -94,40 +94,41 @@ const OF_A_CONNECTION: [(&str, Read); 13] = [
 
 const CLEAR: &[u8] = b"stats.clear.";
 
-/// What is counted, and who tracks it.
+/// The stats map and its trackers.
 #[derive(Debug)]
 pub(crate) struct Stats {
     keys: BTreeMap<Bytes, Source>,
     connections: BTreeMap<ClientId, Connection>,
-    /// To whom knet has links, and whether they are here.
+    /// The nodes that knet has links to. True if the node is a member.
     links: BTreeMap<NodeId, bool>,
     trackers: Trackers,
-    /// Those of a key, which the timer looks at.
+    /// The trackers of a single key, which the timer checks.
     watched: BTreeMap<TrackerId, Watched>,
-    /// When the daemon started, from which on the timer runs.
+    /// The time of the daemon's start, which is when the timer's first interval begins.
     started: Instant,
-    /// When the timer ends; nothing while none is watched.
+    /// The end of the timer's interval. Meaningless while `watched` is empty.
     due: Instant,
 }
 
-/// Where the value of a key is.
+/// The source of a key's value.
 #[derive(Debug)]
 enum Source {
-    Own(Value),
-    Of(ClientId, Read),
+    Value(Value),
+    Connection(ClientId, Read),
 }
 
 #[derive(Debug)]
 struct Connection {
-    /// What its keys begin with.
+    /// The prefix of the connection's keys.
     prefix: String,
+    /// The name of the client's process.
     name: String,
-    counted: Counted,
+    counters: Counters,
 }
 
-/// What clients cause.
+/// The counters of a connection.
 #[derive(Debug, Default)]
-pub(crate) struct Counted {
+pub(crate) struct Counters {
     pub(crate) requests: u64,
     pub(crate) responses: u64,
     pub(crate) events: u64,
@@ -139,11 +140,12 @@ pub(crate) struct Counted {
 struct Watched {
     watcher: Watcher,
     key: Bytes,
-    /// The value that was told last. What was not there was 0.
-    told: Bytes,
+    /// The value that the watcher was last notified of, at first the value at the start of tracking.
+    /// Eight zero bytes if the key did not exist.
+    last: Bytes,
 }
 
-/// A place in an iteration, behind the last key that was found.
+/// An iterator, positioned behind the last key that it returned.
 #[derive(Debug)]
 pub(crate) struct Iter {
     prefix: Bytes,
@@ -153,7 +155,7 @@ pub(crate) struct Iter {
 impl Stats {
     pub(crate) fn new(now: Instant) -> Self {
         let own = |(name, value): (&'static str, Value)| {
-            (Bytes::from_static(name.as_bytes()), Source::Own(value))
+            (Bytes::from_static(name.as_bytes()), Source::Value(value))
         };
         Self {
             keys: COUNTERS.into_iter().map(own).collect(),
@@ -166,21 +168,20 @@ impl Stats {
         }
     }
 
-    /// The node talks with these, itself among them, over knet, in packets of so many bytes at
-    /// most.
+    /// Adds the keys of knet's links to `nodes`, which include this node. The numbers are the
+    /// largest packets in bytes.
     pub(crate) fn add_links(&mut self, nodes: impl Iterator<Item = (NodeId, u32)>) {
         let nodes: BTreeMap<NodeId, u32> = nodes.collect();
         self.links = nodes.keys().map(|node| (*node, false)).collect();
         let links = nodes.into_iter().flat_map(|(node, mtu)| knet::link(node, mtu));
         self.keys.extend(
-            knet::handle().chain(links).map(|(name, value)| (name.into(), Source::Own(value))),
+            knet::handle().chain(links).map(|(name, value)| (name.into(), Source::Value(value))),
         );
     }
 
-    // --- what is counted ---
+    // --- counting ---
 
-    /// A connection was made, of which those are told who track its keys. Matches
-    /// `stats_ipcs_add_connection`.
+    /// Adds the keys of a connection and returns the notices. Matches `stats_ipcs_add_connection`.
     pub(crate) fn connect(
         &mut self,
         client: ClientId,
@@ -188,46 +189,47 @@ impl Stats {
         pid: i32,
         name: String,
     ) -> Vec<Notice> {
-        // The last part is an address in the daemon.
+        // In the daemon the last part is the address of its connection.
         let address = 0x5eed_0000_0000 + (client.0 << 4);
         let prefix = format!("stats.ipcs.service{service}.{pid}.{address:#x}");
-        let connection = Connection { prefix, name, counted: Counted::default() };
+        let connection = Connection { prefix, name, counters: Counters::default() };
         let mut notices = Vec::new();
-        for (name, value) in OF_A_CONNECTION {
+        for (name, value) in CONNECTION_KEYS {
             let (key, now) = (connection.key(name), stored(value(&connection)));
             notices.extend(self.trackers.notices(TrackEvents::ADD, &key, &now, &now));
-            self.keys.insert(key, Source::Of(client, value));
+            self.keys.insert(key, Source::Connection(client, value));
         }
         self.connections.insert(client, connection);
         self.add(ACTIVE, 1);
         notices
     }
 
-    /// A connection is gone. Matches `stats_ipcs_del_connection`.
+    /// Deletes the keys of a connection and returns the notices. Matches
+    /// `stats_ipcs_del_connection`.
     pub(crate) fn disconnect(&mut self, client: ClientId) -> Vec<Notice> {
         let Some(connection) = self.connections.remove(&client) else {
             return Vec::new();
         };
         let mut notices = Vec::new();
-        for (name, value) in OF_A_CONNECTION {
+        for (name, value) in CONNECTION_KEYS {
             let (key, last) = (connection.key(name), stored(value(&connection)));
             notices.extend(self.trackers.notices(TrackEvents::DELETE, &key, &last, &last));
             self.keys.remove(&key);
         }
-        // Less than none, once they were cleared.
+        // Subtracts 1. As in the daemon, the counter wraps below 0 after a clear.
         self.add(ACTIVE, u64::MAX);
         self.add(CLOSED, 1);
         notices
     }
 
-    /// Counts what a client caused.
-    pub(crate) fn count(&mut self, client: ClientId, what: fn(&mut Counted) -> &mut u64) {
+    /// Adds 1 to a counter of a connection.
+    pub(crate) fn count(&mut self, client: ClientId, counter: fn(&mut Counters) -> &mut u64) {
         if let Some(connection) = self.connections.get_mut(&client) {
-            *what(&mut connection.counted) += 1;
+            *counter(&mut connection.counters) += 1;
         }
     }
 
-    /// How many there are.
+    /// The number of connections.
     pub(crate) fn connections(&self) -> u64 {
         self.connections.len() as u64
     }
@@ -240,37 +242,38 @@ impl Stats {
         self.add(DELIVERED, 1);
     }
 
-    /// A ring of these formed.
+    /// Counts a new ring, and the links that went up or down with it.
     pub(crate) fn count_ring(&mut self, members: &[NodeId]) {
         ENTERED.into_iter().for_each(|name| self.add(name, 1));
         let mut links = std::mem::take(&mut self.links);
-        for (node, was_here) in &mut links {
-            let is_here = members.contains(node);
-            if std::mem::replace(was_here, is_here) != is_here {
-                self.add(&knet::of_link(*node, if is_here { "up_count" } else { "down_count" }), 1);
-                let connected = knet::of_link(*node, "connected").into();
-                self.keys.insert(connected, Source::Own(Value::U8(is_here.into())));
+        for (node, was_member) in &mut links {
+            let is_member = members.contains(node);
+            if std::mem::replace(was_member, is_member) != is_member {
+                let counter = if is_member { "up_count" } else { "down_count" };
+                self.add(&knet::link_key(*node, counter), 1);
+                let connected = knet::link_key(*node, "connected").into();
+                self.keys.insert(connected, Source::Value(Value::U8(is_member.into())));
             }
         }
         self.links = links;
     }
 
-    /// Adds to a number, which wraps around.
+    /// Adds to a number. The sum wraps around.
     fn add(&mut self, key: &str, count: u64) {
         match self.keys.get_mut(key.as_bytes()) {
-            Some(Source::Own(Value::U64(number))) => *number = number.wrapping_add(count),
-            Some(Source::Own(Value::U32(number))) => *number = number.wrapping_add(count as u32),
+            Some(Source::Value(Value::U64(number))) => *number = number.wrapping_add(count),
+            Some(Source::Value(Value::U32(number))) => *number = number.wrapping_add(count as u32),
             _ => {}
         }
     }
 
-    /// Matches `stats_map_set`: nothing can be set but what clears the others.
+    /// Clears counters. No other key can be set. Matches `stats_map_set`.
     pub(crate) fn set(&mut self, key: &[u8]) -> Result<(), CsError> {
-        let behind = key.strip_prefix(CLEAR).ok_or(CsError::Access)?;
-        let is = |name: &str| behind.starts_with(name.as_bytes());
+        let group = key.strip_prefix(CLEAR).ok_or(CsError::Access)?;
+        let is = |name: &str| group.starts_with(name.as_bytes());
         let (knet, ipc) = (is("knet") || is("all"), is("ipc") || is("all"));
-        // As in the daemon, what is to clear knet's counters clears totem's. There are none of
-        // schedmiss here.
+        // As in the daemon, clearing knet's counters clears totem's too. This map has no schedmiss
+        // counters.
         let totem = is("totem") || knet;
         if !(totem || ipc || is("schedmiss")) {
             return Err(CsError::NotSupported);
@@ -285,12 +288,12 @@ impl Stats {
             self.clear("stats.ipcs.global.");
             self.connections
                 .values_mut()
-                .for_each(|connection| connection.counted = Counted::default());
+                .for_each(|connection| connection.counters = Counters::default());
         }
         Ok(())
     }
 
-    /// Sets what is counted of these keys to 0, which nothing of 8 bits is.
+    /// Sets the counters with a prefix to 0. Values of 8 bits are no counters.
     fn clear(&mut self, prefix: &str) {
         let keys = self
             .keys
@@ -298,19 +301,19 @@ impl Stats {
             .filter(|(key, _)| key.starts_with(prefix.as_bytes()) && !key.ends_with(b".mtu"));
         for (_, source) in keys {
             match source {
-                Source::Own(Value::U64(number)) => *number = 0,
-                Source::Own(Value::U32(number)) => *number = 0,
+                Source::Value(Value::U64(number)) => *number = 0,
+                Source::Value(Value::U32(number)) => *number = 0,
                 _ => {}
             }
         }
     }
 
-    /// Matches `stats_map_delete` and `stats_map_adjust_int`.
-    pub(crate) fn change(key: &[u8]) -> Result<(), CsError> {
+    /// Refuses to delete or adjust a key. Matches `stats_map_delete` and `stats_map_adjust_int`.
+    pub(crate) fn refuse_change(key: &[u8]) -> Result<(), CsError> {
         Err(if key.starts_with(CLEAR) { CsError::NotSupported } else { CsError::Access })
     }
 
-    // --- what is read ---
+    // --- reading ---
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<RawValue> {
         self.value(self.keys.get(key)?)
@@ -318,8 +321,8 @@ impl Stats {
 
     fn value(&self, source: &Source) -> Option<RawValue> {
         Some(stored(match source {
-            Source::Own(value) => value.clone(),
-            Source::Of(client, value) => value(self.connections.get(client)?),
+            Source::Value(value) => value.clone(),
+            Source::Connection(client, value) => value(self.connections.get(client)?),
         }))
     }
 
@@ -328,7 +331,7 @@ impl Stats {
         Iter { from: Some(Bound::Included(prefix.clone())), prefix }
     }
 
-    /// Moves on to the next key. The daemon does not know the lengths of strings here.
+    /// Moves on to the next key. As in the daemon, an iterator reports the length 0 for strings.
     pub(crate) fn next(&self, iter: &mut Iter) -> Option<(Bytes, RawValue)> {
         let (key, source) = self.keys.range((iter.from.take()?, Bound::Unbounded)).next()?;
         let mut value = self.value(source).filter(|_| key.starts_with(&iter.prefix))?;
@@ -339,10 +342,10 @@ impl Stats {
         Some((key.clone(), value))
     }
 
-    // --- who is told ---
+    // --- tracking ---
 
-    /// Starts to watch. Matches `stats_map_track_add`: prefixes only for what comes and goes;
-    /// unknown bits are left alone.
+    /// Starts tracking. A prefix can be tracked only for added and deleted keys. Unknown bits are
+    /// ignored. Matches `stats_map_track_add`.
     pub(crate) fn track(
         &mut self,
         now: Instant,
@@ -357,12 +360,12 @@ impl Stats {
         let id = self.trackers.add(key.clone(), events, watcher);
         if !is_prefix && !key.is_empty() {
             if self.watched.is_empty() {
-                let passed =
+                let elapsed =
                     now.saturating_duration_since(self.started).as_nanos() % PERIOD.as_nanos();
-                self.due = now + PERIOD - Duration::from_nanos(passed as u64);
+                self.due = now + PERIOD - Duration::from_nanos(elapsed as u64);
             }
-            let told = self.get(&key).map_or(Bytes::from_static(&[0; 8]), |value| value.data);
-            self.watched.insert(id, Watched { watcher, key, told });
+            let last = self.get(&key).map_or(Bytes::from_static(&[0; 8]), |value| value.data);
+            self.watched.insert(id, Watched { watcher, key, last });
         }
         Ok(id)
     }
@@ -372,14 +375,14 @@ impl Stats {
         self.watched.remove(&id);
     }
 
-    /// When [`Stats::timer`] is to be called: not before somebody tracks a key.
+    /// The time of the next call of [`Stats::timer`]. `None` while no single key is tracked.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         (!self.watched.is_empty()).then_some(self.due)
     }
 
-    /// Whom to tell what changed since the timer ended last. Matches `stats_trigger_trackers`: the
-    /// newest tracker is the first, whatever events it asked for, and the old value is told to
-    /// be the new one.
+    /// Returns the notices of the values that changed since the timer last expired. Matches
+    /// `stats_trigger_trackers`: the newest tracker comes first, each gets `MODIFY` whatever events
+    /// it asked for, and the old value is the same as the new one.
     pub(crate) fn timer(&mut self, now: Instant) -> Vec<Notice> {
         if self.next_timer().is_none_or(|due| now < due) {
             return Vec::new();
@@ -387,10 +390,10 @@ impl Stats {
         self.due = now + PERIOD;
         let mut watched = std::mem::take(&mut self.watched);
         let mut notices = Vec::new();
-        for Watched { watcher, key, told } in watched.values_mut().rev() {
-            // Only so many bytes are compared as the value has.
-            if let Some(value) = self.get(key).filter(|value| !told.starts_with(&value.data)) {
-                told.clone_from(&value.data);
+        for Watched { watcher, key, last } in watched.values_mut().rev() {
+            // As in the daemon, the comparison has the length of the new value.
+            if let Some(value) = self.get(key).filter(|value| !last.starts_with(&value.data)) {
+                last.clone_from(&value.data);
                 let (new, old) = (value.clone(), value);
                 notices.push(Notice {
                     watcher: *watcher,
@@ -426,8 +429,8 @@ mod tests {
             let watcher = Watcher::Client { client: ClientId(1), instance: 0 };
             stats.track(now, Bytes::from(key), events, watcher).unwrap()
         };
-        let comes_and_goes = TrackEvents::ADD | TrackEvents::DELETE | TrackEvents::PREFIX;
-        track(&mut stats, start, "stats.", comes_and_goes);
+        let add_delete = TrackEvents::ADD | TrackEvents::DELETE | TrackEvents::PREFIX;
+        track(&mut stats, start, "stats.", add_delete);
         track(&mut stats, start, "", TrackEvents::ALL);
         assert_eq!(stats.next_timer(), None);
         let one = track(&mut stats, after(2, 1), CLOSED, TrackEvents::MODIFY);

@@ -1,10 +1,10 @@
-//! votequorum's requests and notifications.
+//! The requests and notifications of votequorum.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::{Age, ClientId, Context, c_string};
+use super::super::{ClientId, Context, Version, c_string};
 use super::{Exec, TieBreaker, Tracker, Votequorum, flag};
 use crate::embedded::node;
 use crate::error::CsError;
@@ -19,17 +19,17 @@ use crate::wire::votequorum::{
 
 impl Votequorum {
     pub(super) fn notify_quorum(&self, context: &mut Context<'_>, client: ClientId, tracking: u64) {
-        // This node is the last, whatever its id: so does the daemon sort others into its list.
+        // The daemon's list has the other nodes by id, then this one.
         let others = self.nodes.iter().filter(|(id, _)| **id != self.us);
         let all = others.chain(self.nodes.get_key_value(&self.us));
         let mut node_list: Vec<_> =
             all.map(|(id, node)| NodeEntry { node_id: *id, state: node.state }).collect();
         if self.our_flags() & flag::QDEVICE_REGISTERED != 0 {
-            // Nobody ever sets the state of the device's entry.
+            // The daemon never sets the state of the device's entry.
             node_list.push(NodeEntry { node_id: QDEVICE_NODE_ID, state: NodeState(0) });
         }
         let quorate = self.is_quorate.into();
-        if self.age == Age::V1_99 {
+        if self.version == Version::V1_99 {
             return context
                 .event(client, &Notification199 { quorate, context: tracking, node_list });
         }
@@ -42,8 +42,8 @@ impl Votequorum {
         client: ClientId,
         tracking: u64,
     ) {
-        if self.age == Age::V1_99 {
-            // It has no such notification.
+        if self.version == Version::V1_99 {
+            // corosync 1.99 has no such notification.
             return;
         }
         let (ring_id, node_list) = (self.ring_id, self.members.clone());
@@ -54,7 +54,7 @@ impl Votequorum {
         let expected_votes = self.our_votes().1;
         for tracker in self.trackers.iter().rev() {
             let Tracker { client, context: tracking, .. } = *tracker;
-            if self.age == Age::V1_99 {
+            if self.version == Version::V1_99 {
                 context.event(
                     client,
                     &ExpectedVotesNotification199 { context: tracking, expected_votes },
@@ -88,7 +88,7 @@ impl Votequorum {
             }
             AnyRequest::QdeviceRegister(QdeviceRegister { name }) => {
                 match self.register(context, client, name) {
-                    // Answered when the message has come round.
+                    // The reply follows when the multicast is delivered.
                     Ok(None) => return,
                     Ok(Some(())) => Ok(()),
                     Err(error) => Err(error),
@@ -105,7 +105,7 @@ impl Votequorum {
             }
             AnyRequest::QdevicePoll(request) => self.poll(context, &request),
             AnyRequest::QdeviceMasterWins(request) => self.master_wins(context, &request),
-            // Newer than the corosync this is.
+            // Newer than corosync 3.1.7.
             AnyRequest::SetQdeviceExtraInfo(_) | AnyRequest::GetQdeviceExtraInfo(_) => {
                 return context.refuse(client, 0, CsError::InvalidParam);
             }
@@ -128,10 +128,10 @@ impl Votequorum {
             qdevice_name: Bytes::new(),
         };
         let Some(node) = self.nodes.get(&id) else {
-            return context.reply_with(client, &self.laid_out(info), Err(CsError::NotExist));
+            return context.reply_with(client, &self.in_layout(info), Err(CsError::NotExist));
         };
-        let of = |flag: u32| node.flags & flag != 0;
-        let device = if of(flag::QDEVICE_CAST_VOTE) { self.qdevice_votes } else { 0 };
+        let has = |flag: u32| node.flags & flag != 0;
+        let device = if has(flag::QDEVICE_CAST_VOTE) { self.qdevice_votes } else { 0 };
         for (is_set, flag) in [
             (self.two_node, InfoFlags::TWO_NODE),
             (self.is_quorate, InfoFlags::QUORATE),
@@ -139,10 +139,10 @@ impl Votequorum {
             (self.last_man_standing, InfoFlags::LAST_MAN_STANDING),
             (self.tie_breaker != TieBreaker::None, InfoFlags::AUTO_TIE_BREAKER),
             (self.allow_downscale, InfoFlags::ALLOW_DOWNSCALE),
-            (of(flag::QDEVICE_REGISTERED), InfoFlags::QDEVICE_REGISTERED),
-            (of(flag::QDEVICE_ALIVE), InfoFlags::QDEVICE_ALIVE),
-            (of(flag::QDEVICE_CAST_VOTE), InfoFlags::QDEVICE_CAST_VOTE),
-            (of(flag::QDEVICE_MASTER_WINS), InfoFlags::QDEVICE_MASTER_WINS),
+            (has(flag::QDEVICE_REGISTERED), InfoFlags::QDEVICE_REGISTERED),
+            (has(flag::QDEVICE_ALIVE), InfoFlags::QDEVICE_ALIVE),
+            (has(flag::QDEVICE_CAST_VOTE), InfoFlags::QDEVICE_CAST_VOTE),
+            (has(flag::QDEVICE_MASTER_WINS), InfoFlags::QDEVICE_MASTER_WINS),
         ] {
             if is_set {
                 info.flags |= flag;
@@ -159,11 +159,12 @@ impl Votequorum {
         info.quorum = self.quorum;
         info.qdevice_votes = self.qdevice_votes;
         info.qdevice_name = self.qdevice_name.clone();
-        context.reply(client, &self.laid_out(info));
+        context.reply(client, &self.in_layout(info));
     }
 
-    fn laid_out(&self, info: NodeInfo) -> GetInfoReply {
-        if self.age > Age::V1_99 {
+    /// Lays out the reply as this daemon's version does.
+    fn in_layout(&self, info: NodeInfo) -> GetInfoReply {
+        if self.version > Version::V1_99 {
             return GetInfoReply::Full(info);
         }
         let NodeInfo {
@@ -221,7 +222,7 @@ impl Votequorum {
         Ok(())
     }
 
-    /// Votes of a node or, as node 0, of the quorum device.
+    /// Returns the votes of a node, or of the quorum device for node 0.
     pub(super) fn votes_of(&self, id: NodeId) -> Option<u32> {
         if id == QDEVICE_NODE_ID {
             Some(self.qdevice_votes)
@@ -258,7 +259,7 @@ impl Votequorum {
         Ok(())
     }
 
-    /// That a quorum device is registered, by this name.
+    /// Checks that a quorum device with this name is registered.
     fn check_device(&self, name: &Bytes) -> Result<(), CsError> {
         if self.our_flags() & flag::QDEVICE_REGISTERED == 0 {
             return Err(CsError::NotExist);
@@ -266,7 +267,7 @@ impl Votequorum {
         if c_string(name) == self.qdevice_name { Ok(()) } else { Err(CsError::InvalidParam) }
     }
 
-    /// `None`: the answer comes later.
+    /// Registers a quorum device. `None`: the reply comes later.
     fn register(
         &mut self,
         context: &mut Context<'_>,
@@ -312,10 +313,14 @@ impl Votequorum {
         }
         self.check_device(&request.name)?;
         let old = self.our_flags();
-        let votes = request.cast_vote != 0;
+        let casts_vote = request.cast_vote != 0;
         self.change_our_flags(|flags| {
             let flags = flags | flag::QDEVICE_ALIVE;
-            if votes { flags | flag::QDEVICE_CAST_VOTE } else { flags & !flag::QDEVICE_CAST_VOTE }
+            if casts_vote {
+                flags | flag::QDEVICE_CAST_VOTE
+            } else {
+                flags & !flag::QDEVICE_CAST_VOTE
+            }
         });
         if self.our_flags() != old {
             self.send_node_info(context, self.us);

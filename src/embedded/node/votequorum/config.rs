@@ -1,4 +1,4 @@
-//! What votequorum reads of the map: when the daemon starts, and whenever it changes.
+//! votequorum's configuration: read from the map at the daemon's start and on each change.
 
 use super::super::Context;
 use super::super::trackers::Notice;
@@ -11,7 +11,7 @@ use crate::embedded::node;
 use crate::votequorum::QDEVICE_NODE_ID;
 
 impl Votequorum {
-    /// A key the service watches has changed. Matches `votequorum_refresh_config`.
+    /// Handles the change of a tracked key. Matches `votequorum_refresh_config`.
     pub(crate) fn refresh(&mut self, context: &mut Context<'_>, notice: &Notice) {
         if context
             .icmap
@@ -20,8 +20,8 @@ impl Votequorum {
         {
             return;
         }
-        let reload = notice.key == b"config.totemconfig_reload_in_progress"[..];
-        if reload
+        let is_reload = notice.key == b"config.totemconfig_reload_in_progress"[..];
+        if is_reload
             && context
                 .icmap
                 .get_as::<i32>("config.reload_status")
@@ -38,7 +38,7 @@ impl Votequorum {
             return;
         }
         let (old_votes, old_expected) = self.our_votes();
-        // What the daemon only logs at run time.
+        // At run time the daemon only logs an error in the configuration.
         let _ = self.read_config(context, false);
         self.send_node_info(context, self.us);
         self.send_node_info(context, QDEVICE_NODE_ID);
@@ -67,7 +67,7 @@ impl Votequorum {
         let model =
             context.icmap.get_as::<String>("quorum.device.model").filter(|model| !model.is_empty());
         let has_device = model.is_some();
-        // -1 stands for "to be computed".
+        // u32::MAX, which is -1 in the daemon, stands for "to be computed".
         let mut device_votes = 0;
         if has_device {
             device_votes = context.icmap.get_as::<u32>("quorum.device.votes").unwrap_or(u32::MAX);
@@ -190,7 +190,7 @@ impl Votequorum {
         Ok(())
     }
 
-    /// What is only read when the daemon starts.
+    /// Reads the keys that the daemon reads only at its start.
     fn read_features(&mut self, context: &mut Context<'_>) {
         let flag = |key| context.icmap.get_as::<u8>(key).map(|value| value != 0);
         self.allow_downscale = flag("quorum.allow_downscale").unwrap_or(false);
@@ -209,25 +209,25 @@ impl Votequorum {
         }
         self.initial_tie_breaker = self.tie_breaker.clone();
         if self.expected_tracking {
-            // The daemon keeps it in a file from one start to the next; here every start is the
-            // first.
+            // The daemon keeps the barrier in a file from one start to the next. Here every start is
+            // the first.
             self.set_tracking_barrier(context, self.tracking_barrier);
         }
     }
 
-    /// How many nodes the nodelist has, this node's votes, and those of all. Matches
-    /// `votequorum_read_nodelist_configuration`.
+    /// Returns the number of nodes in the nodelist, this node's votes and the votes of all nodes.
+    /// Matches `votequorum_read_nodelist_configuration`.
     fn read_nodelist(&self, context: &Context<'_>) -> Option<(u32, u32, u32)> {
         const PREFIX: &str = "nodelist.node.";
         let our_position = context.icmap.get_as::<u32>("nodelist.local_node_pos")?;
         let (mut count, mut our_votes, mut expected, mut last) = (0, 0, 0u32, None);
         for (key, _) in context.icmap.with_prefix(PREFIX) {
-            let behind = key
+            let rest = key
                 .get(PREFIX.len()..)
                 .and_then(|key| std::str::from_utf8(key).ok())
                 .unwrap_or_default();
             let Some(position) =
-                behind.split_once('.').and_then(|(position, _)| position.parse::<u32>().ok())
+                rest.split_once('.').and_then(|(position, _)| position.parse::<u32>().ok())
             else {
                 continue;
             };

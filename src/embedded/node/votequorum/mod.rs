@@ -1,4 +1,4 @@
-//! The votequorum service: exec/votequorum.c.
+//! The votequorum service, as exec/votequorum.c.
 
 mod clients;
 mod config;
@@ -11,14 +11,14 @@ use bytes::Bytes;
 
 use super::quorum::Quorum;
 use super::trackers::Watcher;
-use super::{Age, ClientId, Context, Membership};
+use super::{ClientId, Context, Membership, Version};
 use crate::cmap::TrackEvents;
 use crate::error::CsError;
 use crate::votequorum::{NodeState, QDEVICE_NODE_ID};
 use crate::wire::values::{NodeId, RingId};
 use crate::wire::votequorum::Status;
 
-/// What nodes tell each other. The numbers are those of the daemon.
+/// A message between nodes, numbered as in the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Exec {
     NodeInfo { node: NodeId, votes: u32, expected_votes: u32, flags: u32 },
@@ -41,7 +41,7 @@ impl Exec {
     }
 }
 
-/// Flags of a node. Match `NODE_FLAGS_QUORATE` and its siblings.
+/// The flags of a node. Match `NODE_FLAGS_QUORATE` and its siblings.
 mod flag {
     pub(super) const QUORATE: u32 = 1;
     pub(super) const LEAVING: u32 = 2;
@@ -57,7 +57,7 @@ const DEFAULT_QDEVICE_TIMEOUT: u32 = 10_000;
 const DEFAULT_QDEVICE_SYNC_TIMEOUT: u32 = 30_000;
 const DEFAULT_LAST_MAN_WINDOW: u32 = 10_000;
 
-/// Keys that clients may not change while the daemon runs.
+/// The keys that become read-only when the daemon has started.
 const READ_ONLY: [&str; 7] = [
     "quorum.allow_downscale",
     "quorum.wait_for_all",
@@ -120,8 +120,8 @@ struct Tracker {
 #[derive(Debug)]
 pub(crate) struct Votequorum {
     us: NodeId,
-    age: Age,
-    /// Every node ever known, this one among them.
+    version: Version,
+    /// All nodes ever seen, this one included.
     nodes: BTreeMap<NodeId, Node>,
     qdevice_votes: u32,
     qdevice_name: Bytes,
@@ -129,7 +129,7 @@ pub(crate) struct Votequorum {
     qdevice_sync_timeout: u32,
     qdevice_can_operate: bool,
     qdevice_master_wins: bool,
-    /// Who waits for the answer to a registration.
+    /// The client whose registration of a quorum device is pending.
     registering: Option<ClientId>,
     two_node: bool,
     wait_for_all: bool,
@@ -158,10 +158,10 @@ pub(crate) struct Votequorum {
 }
 
 impl Votequorum {
-    pub(crate) fn new(us: NodeId, age: Age) -> Self {
+    pub(crate) fn new(us: NodeId, version: Version) -> Self {
         Self {
             us,
-            age,
+            version,
             nodes: BTreeMap::new(),
             qdevice_votes: 0,
             qdevice_name: Bytes::new(),
@@ -200,7 +200,7 @@ impl Votequorum {
     /// Matches `votequorum_exec_init_fn`.
     ///
     /// # Errors
-    /// A configuration with which the daemon does not start, in its words.
+    /// The daemon's error message for a configuration that it does not start with.
     pub(crate) fn start(
         &mut self,
         context: &mut Context<'_>,
@@ -230,7 +230,7 @@ impl Votequorum {
         Ok(())
     }
 
-    /// Tells the others that this node leaves. Matches `votequorum_exec_exit_fn`.
+    /// Multicasts that this node leaves, if downscale is allowed. Matches `votequorum_exec_exit_fn`.
     pub(crate) fn unload(&mut self, context: &mut Context<'_>) {
         if self.allow_downscale {
             self.change_our_flags(|flags| flags | flag::LEAVING);
@@ -245,17 +245,17 @@ impl Votequorum {
         }
     }
 
-    /// When [`Votequorum::timer`] is to be called.
+    /// The time of the next call of [`Votequorum::timer`].
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         self.qdevice_timer.into_iter().chain(self.last_man_timer).min()
     }
 
-    /// Does what the time has come for.
+    /// Expires the timers that are due.
     pub(crate) fn timer(&mut self, context: &mut Context<'_>, quorum: &mut Quorum) {
         let now = context.now;
-        let is_late = self.qdevice_timer.take_if(|timer| *timer <= now).is_some();
-        self.waits_for_device &= !is_late;
-        if is_late && self.our_flags() & flag::QDEVICE_ALIVE != 0 {
+        let has_expired = self.qdevice_timer.take_if(|timer| *timer <= now).is_some();
+        self.waits_for_device &= !has_expired;
+        if has_expired && self.our_flags() & flag::QDEVICE_ALIVE != 0 {
             self.change_our_flags(|flags| flags & !(flag::QDEVICE_ALIVE | flag::QDEVICE_CAST_VOTE));
             self.send_node_info(context, self.us);
         }
@@ -418,10 +418,10 @@ impl Votequorum {
             }
         }
         let count = membership.members.len() as u32;
-        let low =
+        let has_lowest =
             self.tie_breaker != TieBreaker::None && self.alive().any(|(id, _)| *id == self.lowest);
         if self.last_man_standing
-            && ((count >= self.quorum && has_left) || (count <= self.quorum && low))
+            && ((count >= self.quorum && has_left) || (count <= self.quorum && has_lowest))
         {
             self.last_man_timer =
                 context.now.checked_add(Duration::from_millis(self.last_man_window.into()));
@@ -436,8 +436,8 @@ impl Votequorum {
         self.waits_for_device = self.our_flags() & polled == polled;
     }
 
-    /// Whether synchronization waits for the quorum device to say what it thinks of the new ring,
-    /// or for the time it has for that.
+    /// Returns true while synchronization waits for the quorum device's vote on the new ring, at
+    /// most for `quorum.device.sync_timeout`.
     pub(crate) fn waits_for_device(&self) -> bool {
         self.waits_for_device && self.our_flags() & flag::QDEVICE_REGISTERED != 0
     }
@@ -456,7 +456,7 @@ impl Votequorum {
 
     pub(crate) fn sync_activate(&mut self, context: &mut Context<'_>, quorum: &mut Quorum) {
         self.recalculate(context, quorum, false, false);
-        self.tell_quorum(context, quorum);
+        self.publish_quorum(context, quorum);
         self.in_sync = false;
     }
 }

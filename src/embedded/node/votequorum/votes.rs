@@ -1,4 +1,4 @@
-//! Votes counted, and what follows from them.
+//! Counting votes and deciding on quorum.
 
 use super::super::Context;
 use super::super::quorum::Quorum;
@@ -17,7 +17,7 @@ impl Votequorum {
         }
     }
 
-    /// This node's votes and expected votes.
+    /// Returns this node's votes and expected votes.
     pub(super) fn our_votes(&self) -> (u32, u32) {
         self.nodes.get(&self.us).map_or((0, 0), |us| (us.votes, us.expected_votes))
     }
@@ -26,7 +26,7 @@ impl Votequorum {
         self.nodes.iter().filter(|(_, node)| node.state == NodeState::MEMBER)
     }
 
-    /// The quorum and the votes of all. Matches `calculate_quorum`.
+    /// Returns the quorum and the total votes. Matches `calculate_quorum`.
     pub(super) fn calculate(&self, allow_decrease: bool, max_expected: u32) -> (u32, u32) {
         let mut max_expected = max_expected;
         if self.allow_downscale && allow_decrease && max_expected != 0 {
@@ -87,7 +87,7 @@ impl Votequorum {
             self.set_tracking_barrier(context, self.our_votes().1);
         }
         let (new_quorum, total) = self.calculate(allow_decrease, count);
-        // In the daemon it has 8 bits.
+        // The daemon keeps it in 8 bits.
         self.quorum = new_quorum & 0xff;
         self.set_expected(count);
         self.decide(context, quorum, total);
@@ -122,7 +122,7 @@ impl Votequorum {
             self.set_wait_for_all_status(context, !is_quorate);
         }
         if has_changed && !self.in_sync {
-            self.tell_quorum(context, quorum);
+            self.publish_quorum(context, quorum);
         }
     }
 
@@ -147,7 +147,7 @@ impl Votequorum {
         self.alive().any(|(_, node)| node.flags & both == both)
     }
 
-    pub(super) fn tell_quorum(&self, context: &mut Context<'_>, quorum: &mut Quorum) {
+    pub(super) fn publish_quorum(&self, context: &mut Context<'_>, quorum: &mut Quorum) {
         quorum.set_quorum(context, &self.members, self.is_quorate, self.ring_id);
         for tracker in self.trackers.iter().rev() {
             self.notify_quorum(context, tracker.client, tracker.context);

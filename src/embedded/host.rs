@@ -1,4 +1,4 @@
-//! The state machines' way to their clients.
+//! The handler that connects the nodes' state machines to their clients.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,26 +15,29 @@ use crate::libqb::server::{Conn, ConnectionId, Connections, Gone, Handler, Peer,
 use crate::sys::event::Wakeup;
 use crate::sys::file;
 
-/// Serves the nodes' clients. The services of a node follow each other, and the nodes.
-pub(crate) struct Daemon {
+/// Serves the clients of all nodes.
+///
+/// The listener numbers the services of all nodes: first those of node 0, then those of node 1 and
+/// so on. `service_index` is such a number.
+pub(crate) struct Host {
     world: World,
     clock: Clock,
-    /// Services whose requests wait.
+    /// Service indices whose requests are held.
     held: BTreeSet<usize>,
-    /// Which requests to a service are refused.
+    /// Refused requests by service index.
     refused: BTreeMap<usize, Refuse>,
-    /// Of each node; rung when it ends.
+    /// One wakeup per node, woken when the node's daemon ends.
     ended: Vec<Arc<Wakeup>>,
-    /// What each node serves.
+    /// The services of each node.
     services: &'static [ServiceId],
 }
 
-/// What time it is for the nodes.
+/// The clock of the nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Clock {
-    /// What it is for everybody.
+    /// The system's monotonic clock.
     Real,
-    /// So much after the beginning.
+    /// The time of the start, and the time elapsed since. Only [`Host::advance`] moves it.
     Driven(Instant, Duration),
 }
 
@@ -42,13 +45,15 @@ impl Clock {
     fn now(self) -> Instant {
         match self {
             Self::Real => Instant::now(),
-            // The builder's limit keeps it from overflowing.
-            Self::Driven(beginning, passed) => beginning.checked_add(passed).unwrap_or(beginning),
+            // `Cluster::advance` has a limit, so this does not overflow.
+            Self::Driven(started_at, elapsed) => {
+                started_at.checked_add(elapsed).unwrap_or(started_at)
+            }
         }
     }
 }
 
-impl Daemon {
+impl Host {
     pub(crate) fn new(
         world: World,
         ended: Vec<Arc<Wakeup>>,
@@ -70,7 +75,7 @@ impl Daemon {
         self.clock
     }
 
-    /// Does something to the nodes and sends clients what follows.
+    /// Runs `body` on the nodes and sends the outputs it returns to the clients.
     pub(crate) fn drive<T>(
         &mut self,
         connections: &mut Connections<()>,
@@ -81,34 +86,34 @@ impl Daemon {
         result
     }
 
-    /// Lets time pass, up to which whatever is due happens in its time.
+    /// Advances a driven clock. Each timer that is due meanwhile expires at its time.
     pub(crate) fn advance(&mut self, connections: &mut Connections<()>, by: Duration) {
-        let Clock::Driven(beginning, passed) = self.clock else {
+        let Clock::Driven(started_at, elapsed) = self.clock else {
             return;
         };
-        let until = passed.saturating_add(by);
+        let until = elapsed.saturating_add(by);
         while let Some(timer) = self.world.next_timer() {
-            let due = timer.saturating_duration_since(beginning);
+            let due = timer.saturating_duration_since(started_at);
             if due > until {
                 break;
             }
-            self.clock = Clock::Driven(beginning, due.max(passed));
+            self.clock = Clock::Driven(started_at, due.max(elapsed));
             let outputs = self.world.timer(self.clock.now());
             self.send(connections, outputs);
         }
-        self.clock = Clock::Driven(beginning, until);
+        self.clock = Clock::Driven(started_at, until);
     }
 
     pub(crate) fn hold(
         &mut self,
         connections: &mut Connections<()>,
-        service: usize,
+        service_index: usize,
         is_held: bool,
     ) {
         if is_held {
-            self.held.insert(service);
+            self.held.insert(service_index);
         } else {
-            self.held.remove(&service);
+            self.held.remove(&service_index);
         }
         self.update_serving(connections);
     }
@@ -118,34 +123,34 @@ impl Daemon {
         self.update_serving(connections);
     }
 
-    pub(crate) fn refuse(&mut self, service: usize, which: Refuse) {
-        self.refused.insert(service, which);
+    pub(crate) fn refuse(&mut self, service_index: usize, which: Refuse) {
+        self.refused.insert(service_index, which);
     }
 
-    /// The place of a node's service among those of all nodes.
-    pub(crate) fn place(&self, node: usize, service: ServiceId) -> Option<usize> {
-        let index = self.services.iter().position(|other| *other == service)?;
-        Some(node * self.services.len() + index)
+    pub(crate) fn service_index(&self, node: usize, service: ServiceId) -> Option<usize> {
+        let offset = self.services.iter().position(|other| *other == service)?;
+        Some(node * self.services.len() + offset)
     }
 
-    /// The services of a node.
-    pub(crate) fn places(&self, node: usize) -> Range<usize> {
+    /// The service indices of a node.
+    pub(crate) fn services_of(&self, node: usize) -> Range<usize> {
         let count = self.services.len();
         node * count..(node + 1) * count
     }
 
-    fn at(&self, place: usize) -> Option<(usize, ServiceId)> {
+    /// The node and the service of a service index.
+    fn node_and_service(&self, service_index: usize) -> Option<(usize, ServiceId)> {
         let count = self.services.len();
-        Some((place / count, *self.services.get(place % count)?))
+        Some((service_index / count, *self.services.get(service_index % count)?))
     }
 
     fn step(
         &mut self,
         connections: &mut Connections<()>,
-        place: usize,
+        service_index: usize,
         body: impl FnOnce(&mut Node, ServiceId, Instant),
     ) {
-        if let Some((node, service)) = self.at(place) {
+        if let Some((node, service)) = self.node_and_service(service_index) {
             self.drive(connections, |world, now| {
                 (world.step(now, node, |node| body(node, service, now)), ())
             });
@@ -154,7 +159,8 @@ impl Daemon {
 
     fn send(&mut self, connections: &mut Connections<()>, outputs: Vec<ClientOutput>) {
         for output in outputs {
-            // What does not fit in a client's ring is lost, and the daemon tells nobody either.
+            // A message that does not fit in a client's ring is lost. corosync reports that to nobody
+            // either, so errors are ignored here.
             match output {
                 ClientOutput::Reply { client, mut message, zeros } => {
                     let Some(mut conn) = connections.get(ConnectionId::from_number(client.0))
@@ -173,12 +179,12 @@ impl Daemon {
                     }
                 }
                 ClientOutput::Exit(node) => {
-                    for place in self.places(node) {
-                        connections.close_service(place);
-                        self.held.remove(&place);
-                        self.refused.remove(&place);
+                    for service_index in self.services_of(node) {
+                        connections.close_service(service_index);
+                        self.held.remove(&service_index);
+                        self.refused.remove(&service_index);
                     }
-                    self.ended.get(node).into_iter().for_each(|wakeup| wakeup.wake());
+                    self.ended.get(node).into_iter().for_each(|ended| ended.wake());
                 }
             }
         }
@@ -188,28 +194,29 @@ impl Daemon {
         self.update_serving(connections);
     }
 
-    /// Updates which clients are served. While a ring synchronizes, the daemon reads votequorum's
-    /// requests only.
+    /// Updates which clients are served. While a ring synchronizes, the daemon reads only requests
+    /// to votequorum.
     fn update_serving(&self, connections: &mut Connections<()>) {
         for node in 0..self.nodes() {
             let (is_paused, is_in_sync) = (self.world.is_paused(node), self.world.is_in_sync(node));
-            for place in self.places(node) {
-                let waits = is_in_sync && self.place(node, ServiceId::Votequorum) != Some(place);
-                connections.set_serving(
-                    place,
-                    match () {
-                        () if is_paused => Serving::Nothing,
-                        () if waits || self.held.contains(&place) => Serving::NewClients,
-                        () => Serving::All,
-                    },
-                );
+            let votequorum = self.service_index(node, ServiceId::Votequorum);
+            for service_index in self.services_of(node) {
+                let waits_for_sync = is_in_sync && votequorum != Some(service_index);
+                let serving = if is_paused {
+                    Serving::Nothing
+                } else if waits_for_sync || self.held.contains(&service_index) {
+                    Serving::NewClients
+                } else {
+                    Serving::All
+                };
+                connections.set_serving(service_index, serving);
             }
         }
     }
 
-    /// Whether a request to a service is refused.
-    fn refuses(&mut self, place: usize) -> bool {
-        match self.refused.get_mut(&place) {
+    /// Returns true if the next request to a service is to be refused, and counts it.
+    fn take_refusal(&mut self, service_index: usize) -> bool {
+        match self.refused.get_mut(&service_index) {
             Some(Refuse::All) => true,
             Some(Refuse::Next(count @ 1..)) => {
                 *count -= 1;
@@ -220,36 +227,36 @@ impl Daemon {
     }
 }
 
-impl Handler for Daemon {
+impl Handler for Host {
     type Session = ();
 
     fn authorize(&mut self, peer: &Peer<'_>) -> Result<(), Refusal> {
-        let node = self.at(peer.service_index).and_then(|(node, _)| self.world.daemon(node));
-        match node {
-            Some(node) if node.allows(peer.credentials) || is_own(peer) => Ok(()),
+        let node = self.node_and_service(peer.service_index);
+        match node.and_then(|(node, _)| self.world.daemon(node)) {
+            Some(node) if node.allows(peer.credentials) || is_same_user(peer) => Ok(()),
             Some(_) => Err(Refusal::NOT_ALLOWED),
             None => Err(Refusal::NO_SERVICE),
         }
     }
 
     fn on_connect(&mut self, conn: &mut Conn<'_, ()>) {
-        let (place, client) = (conn.service_index(), client_id(conn.id()));
+        let (service_index, client) = (conn.service_index(), client_id(conn.id()));
         let pid = conn.credentials().pid;
         let name = file::process_name(pid).unwrap_or_default();
-        self.step(conn.connections(), place, |node, service, now| {
+        self.step(conn.connections(), service_index, |node, service, now| {
             node.connect(now, service, client, pid, name)
         });
     }
 
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
-        let (place, client) = (conn.service_index(), client_id(conn.id()));
-        if self.refuses(place) {
-            self.step(conn.connections(), place, |node, service, now| {
+        let (service_index, client) = (conn.service_index(), client_id(conn.id()));
+        if self.take_refusal(service_index) {
+            self.step(conn.connections(), service_index, |node, service, now| {
                 node.refuse(now, service, client, &request)
             });
             return;
         }
-        self.step(conn.connections(), place, |node, service, now| {
+        self.step(conn.connections(), service_index, |node, service, now| {
             node.request(now, service, client, &request)
         });
     }
@@ -270,7 +277,8 @@ fn client_id(id: ConnectionId) -> ClientId {
     ClientId(id.number())
 }
 
-/// The user who runs the embedded daemon may use it, as root may use root's.
-fn is_own(peer: &Peer<'_>) -> bool {
+/// Returns true if the peer is the user who runs this process. That user may use the embedded
+/// daemon, as root may use corosync.
+fn is_same_user(peer: &Peer<'_>) -> bool {
     peer.credentials.uid == nix::unistd::geteuid().as_raw()
 }
