@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use corosync_ipc::cmap::{self, TrackEvents};
-use corosync_ipc::{Client, Service, TrackFlags, votequorum};
+use corosync_ipc::{ServiceClient, TrackFlags, votequorum};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
@@ -44,8 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Takes events until there is none: only then there will be another edge.
-fn drain<S: Service<Event: std::fmt::Debug>>(
-    client: &Client<S>,
+fn drain<C: ServiceClient<Event: std::fmt::Debug>>(
+    client: &C,
     left: &mut u64,
 ) -> corosync_ipc::Result<()> {
     while let Some(event) = client.poll_event()? {

@@ -79,7 +79,7 @@ impl Service {
         self.quorate && !self.paused && !self.sent
     }
 
-    fn cpg(&mut self, notice: NoticeOf<cpg::Cpg>) {
+    fn cpg(&mut self, notice: NoticeOf<cpg::Client>) {
         tell("cpg", &notice);
         match notice {
             Notice::Event(cpg::Event::Deliver { payload, .. })
@@ -95,7 +95,7 @@ impl Service {
         }
     }
 
-    fn quorum(&mut self, notice: NoticeOf<quorum::Quorum>) {
+    fn quorum(&mut self, notice: NoticeOf<quorum::Client>) {
         tell("quorum", &notice);
         match notice {
             Notice::Event(quorum::Event::Notification(now)) => self.quorate = now.quorate,
@@ -106,7 +106,7 @@ impl Service {
     }
 }
 
-async fn read_pause(client: &AsyncClient<cmap::Cmap>) -> bool {
+async fn read_pause(client: &AsyncClient<cmap::Client>) -> bool {
     matches!(client.call(|cmap| cmap.get(PAUSE)).await, Ok(Some(Value::U8(1))))
 }
 

@@ -39,11 +39,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::client::{self, Service, sealed};
+use crate::client::{SMALL_RING_SIZE, Service, client};
 use crate::cmap::{Probe, Value};
 use crate::endpoint::Endpoint;
-use crate::error::WireError;
-use crate::error::{CsError, Error, Result};
+use crate::error::{CsError, Error, Result, WireError};
 use crate::features::{NODE_STATUS, RELOAD_CONFIG, REOPEN_LOG_FILES, SHUTDOWN_TRACKING};
 use crate::libqb::client::Patience;
 use crate::wire::Message;
@@ -52,12 +51,14 @@ use crate::wire::cfg as wire;
 pub use crate::wire::cfg::{ShutdownAnswer, ShutdownKind};
 use crate::wire::values::NodeId;
 
-/// A connection to the cfg service.
-pub type Client = client::Client<Cfg>;
+client! {
+    /// A connection to the cfg service.
+    pub struct Client: Cfg as "corosync_cfg"
+}
 
-/// The cfg service.
+/// The service, with what a client of it remembers.
 #[derive(Debug)]
-pub struct Cfg {
+pub(crate) struct Cfg {
     probe: Probe,
 }
 
@@ -245,7 +246,7 @@ impl Client {
     /// # Errors
     /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`] as the daemon says.
     pub fn local_node_id(&self) -> Result<NodeId> {
-        Ok(self.call("cfg local get", &wire::LocalGet {})?.local_nodeid)
+        Ok(self.core.call("cfg local get", &wire::LocalGet {})?.local_nodeid)
     }
 
     /// Addresses of a node, one for each link; [`LOCAL_NODE`] is this one.
@@ -262,7 +263,8 @@ impl Client {
     /// known; [`Error::Protocol`] for a family that is neither IPv4 nor IPv6; as
     /// [`Client::local_node_id`].
     pub fn node_addresses(&self, node: NodeId) -> Result<Vec<IpAddr>> {
-        let reply = self.call("cfg get node addrs", &wire::GetNodeAddresses { nodeid: node })?;
+        let reply =
+            self.core.call("cfg get node addrs", &wire::GetNodeAddresses { nodeid: node })?;
         addresses(&reply).map_err(|source| Error::protocol(Cfg::NAME, source))
     }
 
@@ -287,9 +289,9 @@ impl Client {
         const CALL: &str = "cfg ring status get";
         const REPLY_SIZE: usize = 10272;
         self.check_room(REPLY_SIZE)?;
-        let patience = self.patience(CALL);
+        let patience = self.core.patience(CALL);
         self.check_rings(CALL, &patience)?;
-        let reply = self.call_within(&patience, CALL, &wire::GetRingStatus {})?;
+        let reply = self.core.call_within(&patience, CALL, &wire::GetRingStatus {})?;
         Ok(reply.interfaces.iter().map(RingStatus::new).collect())
     }
 
@@ -300,9 +302,9 @@ impl Client {
     /// then.
     fn check_rings(&self, call: &'static str, patience: &Patience) -> Result<()> {
         let request = wire::GetNodeAddresses { nodeid: LOCAL_NODE };
-        let reply = self.call_within(patience, "cfg get node addrs", &request)?;
+        let reply = self.core.call_within(patience, "cfg get node addrs", &request)?;
         let count = reply.addrs.len();
-        if count == 1 || self.service.probe.has_status_of_every_ring(patience)? {
+        if count == 1 || self.core.service.probe.has_status_of_every_ring(patience)? {
             return Ok(());
         }
         let reason = format!(
@@ -320,7 +322,7 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::NotSupported`] from corosync 2.99 and later, where links come
     /// back by themselves; as [`Client::local_node_id`].
     pub fn ring_reenable(&self) -> Result<()> {
-        self.call("cfg ring reenable", &wire::RingReenable {})?;
+        self.core.call("cfg ring reenable", &wire::RingReenable {})?;
         Ok(())
     }
 
@@ -344,7 +346,8 @@ impl Client {
         not_zero(node)?;
         self.check_room(REPLY_SIZE)?;
         let request = wire::GetNodeStatus { nodeid: node, version: wire::NODE_STATUS_V1 };
-        let reply = self.service.probe.call(self, &NODE_STATUS, "cfg node status get", &request);
+        let reply =
+            self.core.service.probe.call(&self.core, &NODE_STATUS, "cfg node status get", &request);
         let reply = NODE_STATUS.or_unsupported(reply)?;
         let links = reply
             .links
@@ -374,8 +377,8 @@ impl Client {
     /// versions), or with [`CsError::Library`] from corosync 2; [`Error::Unsupported`]; as
     /// [`Client::local_node_id`].
     pub fn reload_config(&self) -> Result<()> {
-        self.service.probe.call(
-            self,
+        self.core.service.probe.call(
+            &self.core,
             &RELOAD_CONFIG,
             "cfg reload config",
             &wire::ReloadConfig {},
@@ -393,9 +396,13 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::NotSupported`] when its libqb cannot; [`Error::Unsupported`];
     /// as [`Client::local_node_id`].
     pub fn reopen_log_files(&self) -> Result<()> {
-        let probe = &self.service.probe;
-        let reply =
-            probe.call(self, &REOPEN_LOG_FILES, "cfg reopen log files", &wire::ReopenLogFiles {});
+        let probe = &self.core.service.probe;
+        let reply = probe.call(
+            &self.core,
+            &REOPEN_LOG_FILES,
+            "cfg reopen log files",
+            &wire::ReopenLogFiles {},
+        );
         REOPEN_LOG_FILES.or_unsupported(reply)?;
         Ok(())
     }
@@ -421,7 +428,7 @@ impl Client {
             return Err(Error::invalid("reason", "a reason has no NUL in it"));
         }
         let reason = Bytes::copy_from_slice(reason.as_bytes());
-        self.call("cfg kill node", &wire::KillNode { nodeid: node, reason })?;
+        self.core.call("cfg kill node", &wire::KillNode { nodeid: node, reason })?;
         Ok(())
     }
 
@@ -444,17 +451,17 @@ impl Client {
             return Err(Error::invalid("shutdown kind", format!("{} is none", kind.0)));
         }
         const CALL: &str = "cfg try shutdown";
-        let mut patience = self.patience(CALL);
+        let mut patience = self.core.patience(CALL);
         if kind != ShutdownKind::IMMEDIATE {
             patience.extend(self.shutdown_timeout(&patience));
         }
-        self.call_within(&patience, CALL, &wire::TryShutdown { flags: kind })?;
+        self.core.call_within(&patience, CALL, &wire::TryShutdown { flags: kind })?;
         Ok(())
     }
 
     /// How long the daemon waits for answers.
     fn shutdown_timeout(&self, patience: &Patience) -> Duration {
-        let cmap = self.service.probe.cmap(patience);
+        let cmap = self.core.service.probe.cmap(patience);
         shutdown_timeout(
             cmap.and_then(|cmap| cmap.get_within(SHUTDOWN_TIMEOUT_KEY, patience))
                 .ok()
@@ -472,7 +479,7 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::Access`] when no shutdown is being decided (any more); as
     /// [`Client::local_node_id`].
     pub fn reply_to_shutdown(&self, answer: ShutdownAnswer) -> Result<()> {
-        self.call("cfg reply to shutdown", &wire::ReplyToShutdown { response: answer })?;
+        self.core.call("cfg reply to shutdown", &wire::ReplyToShutdown { response: answer })?;
         Ok(())
     }
 
@@ -487,7 +494,12 @@ impl Client {
     /// [`Error::Unsupported`]; as [`Client::local_node_id`].
     pub fn track_start(&self) -> Result<()> {
         let request = wire::TrackStart { track_flags: 0 };
-        let reply = self.service.probe.call(self, &SHUTDOWN_TRACKING, "cfg trackstart", &request);
+        let reply = self.core.service.probe.call(
+            &self.core,
+            &SHUTDOWN_TRACKING,
+            "cfg trackstart",
+            &request,
+        );
         SHUTDOWN_TRACKING.or_unsupported(reply)?;
         Ok(())
     }
@@ -500,15 +512,19 @@ impl Client {
     /// # Errors
     /// As [`Client::track_start`].
     pub fn track_stop(&self) -> Result<()> {
-        let reply =
-            self.service.probe.call(self, &SHUTDOWN_TRACKING, "cfg trackstop", &wire::TrackStop {});
+        let reply = self.core.service.probe.call(
+            &self.core,
+            &SHUTDOWN_TRACKING,
+            "cfg trackstop",
+            &wire::TrackStop {},
+        );
         SHUTDOWN_TRACKING.or_unsupported(reply)?;
         Ok(())
     }
 
     /// A reply that does not fit is dropped by the daemon, which tells nobody.
     fn check_room(&self, size: usize) -> Result<()> {
-        let room = self.connection.max_reply();
+        let room = self.core.connection.max_reply();
         if room < size {
             let reason =
                 format!("an answer of {size} bytes does not fit in a ring with room for {room}");
@@ -568,13 +584,11 @@ fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-impl sealed::Sealed for Cfg {}
-
 impl Service for Cfg {
     type Event = Event;
 
     const NAME: &'static str = "cfg";
-    const RING_SIZE: u32 = client::SMALL_RING_SIZE;
+    const RING_SIZE: u32 = SMALL_RING_SIZE;
 
     fn nudge() -> Result<Vec<u8>, WireError> {
         wire::LocalGet {}.encode()

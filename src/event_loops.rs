@@ -3,9 +3,9 @@
 //! # Which way to choose
 //! | the program | takes events by |
 //! | --- | --- |
-//! | waits for one client and does nothing else | [`Client::events`](crate::Client::events), or [`dispatch`](crate::Client::dispatch) with `Blocking` |
+//! | waits for one client and does nothing else | [`Client::events`](crate::ServiceClient::events), or [`dispatch`](crate::ServiceClient::dispatch) with `Blocking` |
 //! | has several clients on one thread | [`Dispatcher`](crate::Dispatcher) |
-//! | has an event loop of its own: poll(2), epoll, mio, glib | the descriptor and [`Client::poll_event`](crate::Client::poll_event) |
+//! | has an event loop of its own: poll(2), epoll, mio, glib | the descriptor and [`Client::poll_event`](crate::ServiceClient::poll_event) |
 //! | is built on tokio | `AsyncClient`, with the feature `tokio` |
 //! | is to go on when the daemon restarts | [`Supervised`](crate::supervise::Supervised), in a `Dispatcher` by [`add_supervised`](crate::Dispatcher::add_supervised), in a loop of its own by its [`descriptor`](crate::supervise::Supervised::descriptor); or `AsyncSupervised` |
 //!
@@ -86,8 +86,8 @@
 //! other clients, and drop any. A handler that takes long delays only the events behind it; the
 //! daemon keeps them in its memory.
 //!
-//! To end a wait in another thread use [`Client::waker`](crate::Client::waker), which ends this
-//! wait and leaves the client as it is, or [`Client::finalize`](crate::Client::finalize), which
+//! To end a wait in another thread use [`Client::waker`](crate::ServiceClient::waker), which ends this
+//! wait and leaves the client as it is, or [`Client::finalize`](crate::ServiceClient::finalize), which
 //! ends the client for all threads. Either takes as long as waking a thread does, some 20 µs. The
 //! death of the daemon ends every wait too, as soon as the kernel has closed its sockets: after a
 //! few milliseconds. What runs on the thread of a `Dispatcher` is reached by its

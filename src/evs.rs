@@ -25,11 +25,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-use crate::client::{self, Service, sealed};
+use crate::client::{Service, client};
 use crate::codec::{Header, Kind, Reader};
 use crate::endpoint::Endpoint;
-use crate::error::WireError;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, WireError};
 use crate::libqb::client::Patience;
 use crate::wire::Message;
 use crate::wire::evs as wire;
@@ -42,12 +41,14 @@ pub use crate::wire::evs::Guarantee;
 #[doc(inline)]
 pub use crate::wire::evs::{GROUP_NAME_SIZE, GroupName};
 
-/// A connection to the evs service.
-pub type Client = client::Client<Evs>;
+client! {
+    /// A connection to the evs service.
+    pub struct Client: Evs as "evs"
+}
 
-/// The evs service.
+/// The service, with what a client of it remembers.
 #[derive(Debug)]
-pub struct Evs {
+pub(crate) struct Evs {
     /// How many groups this client joined, at most; one can be joined several times.
     joined: AtomicUsize,
 }
@@ -151,6 +152,7 @@ impl Client {
         check_groups(groups)?;
         // Relaxed: a count. A join whose answer is not known counts.
         let joined = self
+            .core
             .service
             .joined
             .fetch_add(groups.len(), Ordering::Relaxed)
@@ -161,10 +163,10 @@ impl Client {
                 format!("{joined} joined in all are more than {MAX_JOINED_GROUPS}"),
             ))
         } else {
-            self.call("evs join", &wire::Join { groups: groups.to_vec() }).map(drop)
+            self.core.call("evs join", &wire::Join { groups: groups.to_vec() }).map(drop)
         };
         if matches!(result, Err(Error::InvalidArgument { .. } | Error::Cs { .. })) {
-            self.service.joined.fetch_sub(groups.len(), Ordering::Relaxed);
+            self.core.service.joined.fetch_sub(groups.len(), Ordering::Relaxed);
         }
         result
     }
@@ -178,8 +180,8 @@ impl Client {
     /// was not joined: those before it are left, those behind it are not; as [`Client::join`].
     pub fn leave(&self, groups: &[GroupName]) -> Result<()> {
         check_groups(groups)?;
-        self.call("evs leave", &wire::Leave { groups: groups.to_vec() })?;
-        self.service.joined.fetch_sub(groups.len(), Ordering::Relaxed);
+        self.core.call("evs leave", &wire::Leave { groups: groups.to_vec() })?;
+        self.core.service.joined.fetch_sub(groups.len(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -192,7 +194,7 @@ impl Client {
     /// [`Error::InvalidArgument`] for a message longer than [`MAX_MESSAGE_SIZE`] or than the ring
     /// has room for; as [`Client::join`].
     pub fn multicast_joined(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
-        self.call(
+        self.core.call(
             "evs mcast joined",
             &wire::McastJoined { guarantee, msg: check_message(message)? },
         )?;
@@ -215,7 +217,7 @@ impl Client {
         check_groups(groups)?;
         let request =
             wire::McastGroups { guarantee, groups: groups.to_vec(), msg: check_message(message)? };
-        self.call("evs mcast groups", &request)?;
+        self.core.call("evs mcast groups", &request)?;
         Ok(())
     }
 
@@ -226,7 +228,7 @@ impl Client {
     /// # Errors
     /// As [`Client::join`].
     pub fn membership(&self) -> Result<Membership> {
-        let reply = self.call("evs membership get", &wire::GetMembership {})?;
+        let reply = self.core.call("evs membership get", &wire::GetMembership {})?;
         Ok(Membership { local_node_id: reply.local_nodeid, members: reply.member_list })
     }
 }
@@ -251,8 +253,6 @@ fn check_message(message: &[u8]) -> Result<Bytes> {
     }
     Ok(Bytes::copy_from_slice(message))
 }
-
-impl sealed::Sealed for Evs {}
 
 impl Service for Evs {
     type Event = Event;

@@ -1,8 +1,8 @@
 //! corosync's IPC, spoken natively: no C library is linked, loaded or needed.
 //!
 //! Each service of corosync has a module with a `Client`: [`cmap`], [`cpg`], [`quorum`],
-//! [`votequorum`], [`cfg`](mod@cfg), [`evs`]. All clients share the same surface for events,
-//! described at [`Client`], and find the daemon by an [`Endpoint`].
+//! [`votequorum`], [`cfg`](mod@cfg), [`evs`]. All clients take events in the same ways and find the
+//! daemon by an [`Endpoint`]; code that works with any of them is generic over [`ServiceClient`].
 //!
 //! ```no_run
 //! use corosync_ipc::{cmap, quorum};
@@ -64,8 +64,8 @@ pub mod wire;
 pub use address::SocketAddress;
 #[cfg(feature = "tokio")]
 pub use client::{AsyncClient, AsyncEvents};
-pub use client::{Client, Dispatch, Events, Service};
 pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
+pub use client::{Dispatch, Events, ServiceClient};
 pub use endpoint::{Deadline, Endpoint, parse_duration};
 pub use endpoint::{
     ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE,

@@ -21,23 +21,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::client::{self, Service, Tracking, sealed};
+use crate::client::{SMALL_RING_SIZE, Service, Tracking, client};
 use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
-use crate::error::WireError;
-use crate::error::{CsError, Error, Result};
+use crate::error::{CsError, Error, Result, WireError};
 use crate::features::QUORUM_MODEL_V1;
 use crate::libqb::client::Patience;
 use crate::wire::Message;
 use crate::wire::quorum as wire;
 use crate::wire::values::{NodeId, RingId, TrackFlags, open_enum};
 
-/// A connection to the quorum service.
-pub type Client = client::Client<Quorum>;
+client! {
+    /// A connection to the quorum service.
+    pub struct Client: Quorum as "quorum"
+}
 
-/// The quorum service.
+/// The service, with what a client of it remembers.
 #[derive(Debug)]
-pub struct Quorum {
+pub(crate) struct Quorum {
     quorum_type: QuorumType,
     model: Model,
     tracking: Tracking,
@@ -163,21 +164,21 @@ impl Client {
         let mut client = Self::open(endpoint, service, &patience)?;
         let quorum_type = match model {
             Model::V0 => {
-                client.call_within(&patience, "quorum gettype", &wire::GetType {})?.quorum_type
+                client.core.call_within(&patience, "quorum gettype", &wire::GetType {})?.quorum_type
             }
             Model::V1 => {
                 let request = wire::ModelGetType { model: 1 };
-                let reply = client.call_within(&patience, "quorum model gettype", &request);
+                let reply = client.core.call_within(&patience, "quorum model gettype", &request);
                 QUORUM_MODEL_V1.or_unsupported(reply)?.quorum_type
             }
         };
-        client.service.quorum_type = QuorumType(quorum_type);
+        client.core.service.quorum_type = QuorumType(quorum_type);
         Ok(client)
     }
 
     /// Whether a quorum provider is configured, as the daemon said when this client connected.
     pub fn quorum_type(&self) -> QuorumType {
-        self.service.quorum_type
+        self.core.service.quorum_type
     }
 
     /// Whether this node is quorate.
@@ -187,7 +188,7 @@ impl Client {
     /// # Errors
     /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`] as the daemon says.
     pub fn is_quorate(&self) -> Result<bool> {
-        Ok(self.call("quorum getquorate", &wire::GetQuorate {})?.quorate != 0)
+        Ok(self.core.call("quorum getquorate", &wire::GetQuorate {})?.quorate != 0)
     }
 
     /// Starts notifications. With `CURRENT` or `CHANGES` the present state comes first, before this
@@ -206,23 +207,23 @@ impl Client {
         const CALL: &str = "quorum trackstart";
         let send = |track_flags: TrackFlags| {
             let present = track_flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES);
-            if self.service.model == Model::V0 || !present {
-                return self.call(CALL, &wire::TrackStart { track_flags }).map(drop);
+            if self.core.service.model == Model::V0 || !present {
+                return self.core.call(CALL, &wire::TrackStart { track_flags }).map(drop);
             }
             // Before the request: the state is here before the answer.
-            self.service.present().asked += 1;
-            let started = self.call(CALL, &wire::TrackStart { track_flags }).map(drop);
+            self.core.service.present().asked += 1;
+            let started = self.core.call(CALL, &wire::TrackStart { track_flags }).map(drop);
             if !matches!(
                 started,
                 Ok(()) | Err(Error::Cs { error: CsError::Exist, .. } | Error::TimedOut { .. })
             ) {
                 // It is not told.
-                let mut present = self.service.present();
+                let mut present = self.core.service.present();
                 present.asked = present.asked.saturating_sub(1);
             }
             started
         };
-        self.service.tracking.start(CALL, flags, send)
+        self.core.service.tracking.start(CALL, flags, send)
     }
 
     /// Ends notifications. Those already sent still come.
@@ -232,7 +233,10 @@ impl Client {
     /// # Errors
     /// As [`Client::is_quorate`]. That notifications were off is none.
     pub fn track_stop(&self) -> Result<()> {
-        self.service.tracking.stop(|| self.call("quorum trackstop", &wire::TrackStop {}).map(drop))
+        self.core
+            .service
+            .tracking
+            .stop(|| self.core.call("quorum trackstop", &wire::TrackStop {}).map(drop))
     }
 }
 
@@ -259,13 +263,11 @@ impl Present {
     }
 }
 
-impl sealed::Sealed for Quorum {}
-
 impl Service for Quorum {
     type Event = Event;
 
     const NAME: &'static str = "quorum";
-    const RING_SIZE: u32 = client::SMALL_RING_SIZE;
+    const RING_SIZE: u32 = SMALL_RING_SIZE;
 
     fn nudge() -> Result<Vec<u8>, WireError> {
         wire::GetQuorate {}.encode()

@@ -19,11 +19,10 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::client::{self, Service, Tracking, sealed};
+use crate::client::{SMALL_RING_SIZE, Service, Tracking, client};
 use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
-use crate::error::WireError;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, WireError};
 use crate::features::{QDEVICE, QDEVICE_EXTRA_INFO};
 use crate::libqb::client::Patience;
 use crate::wire::Message;
@@ -32,12 +31,14 @@ use crate::wire::votequorum as wire;
 #[doc(inline)]
 pub use crate::wire::votequorum::{InfoFlags, NodeEntry, NodeState};
 
-/// A connection to the votequorum service.
-pub type Client = client::Client<Votequorum>;
+client! {
+    /// A connection to the votequorum service.
+    pub struct Client: Votequorum as "votequorum"
+}
 
-/// The votequorum service.
+/// The service, with what a client of it remembers.
 #[derive(Debug)]
-pub struct Votequorum {
+pub(crate) struct Votequorum {
     endpoint: Endpoint,
     probe: Probe,
     tracking: Tracking,
@@ -180,11 +181,11 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) for a node that was never
     /// a member; [`Error::TimedOut`], [`Error::Disconnected`].
     pub fn info(&self, node: NodeId) -> Result<Info> {
-        self.info_within(node, &self.patience("votequorum getinfo"))
+        self.info_within(node, &self.core.patience("votequorum getinfo"))
     }
 
     fn info_within(&self, node: NodeId, patience: &Patience) -> Result<Info> {
-        let reply = match self.call_within(
+        let reply = match self.core.call_within(
             patience,
             "votequorum getinfo",
             &wire::GetInfo { nodeid: node },
@@ -193,7 +194,7 @@ impl Client {
             // The two short layouts are equally long; the one with a state came together with
             // quorum devices.
             wire::GetInfoReply::Short(words) => {
-                match self.service.probe.require(&QDEVICE, patience) {
+                match self.core.service.probe.require(&QDEVICE, patience) {
                     Ok(()) => words.with_state(),
                     Err(Error::Unsupported { .. }) => words.without_state(),
                     Err(error) => return Err(error),
@@ -230,7 +231,7 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::InvalidParam`](crate::CsError::InvalidParam) when the value
     /// would make the quorum larger or split the cluster; as [`Client::info`].
     pub fn set_expected(&self, expected_votes: u32) -> Result<()> {
-        self.call("votequorum setexpected", &wire::SetExpected { expected_votes })?;
+        self.core.call("votequorum setexpected", &wire::SetExpected { expected_votes })?;
         Ok(())
     }
 
@@ -245,10 +246,10 @@ impl Client {
     /// the node would no longer be quorate; as [`Client::info`].
     pub fn set_votes(&self, node: NodeId, votes: u32) -> Result<()> {
         const CALL: &str = "votequorum setvotes";
-        let patience = self.patience(CALL);
+        let patience = self.core.patience(CALL);
         let nodeid =
             if node == LOCAL_NODE { self.info_within(node, &patience)?.node_id } else { node };
-        self.call_within(&patience, CALL, &wire::SetVotes { votes, nodeid })?;
+        self.core.call_within(&patience, CALL, &wire::SetVotes { votes, nodeid })?;
         Ok(())
     }
 
@@ -264,9 +265,10 @@ impl Client {
     /// start timed out; as [`Client::info`].
     pub fn track_start(&self, context: u64, flags: TrackFlags) -> Result<()> {
         const CALL: &str = "votequorum trackstart";
-        let send =
-            |track_flags| self.call(CALL, &wire::TrackStart { context, track_flags }).map(drop);
-        self.service.tracking.start(CALL, flags, send)
+        let send = |track_flags| {
+            self.core.call(CALL, &wire::TrackStart { context, track_flags }).map(drop)
+        };
+        self.core.service.tracking.start(CALL, flags, send)
     }
 
     /// Ends notifications. Those already sent still come.
@@ -277,9 +279,10 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when notifications are
     /// off; as [`Client::info`].
     pub fn track_stop(&self) -> Result<()> {
-        self.service
+        self.core
+            .service
             .tracking
-            .stop(|| self.call("votequorum trackstop", &wire::TrackStop {}).map(drop))
+            .stop(|| self.core.call("votequorum trackstop", &wire::TrackStop {}).map(drop))
     }
 
     /// Registers this node's quorum device. It votes once it polls. The daemon answers when all
@@ -300,15 +303,16 @@ impl Client {
     pub fn qdevice_register(&self, name: &str) -> Result<()> {
         let name = device_name("name", name)?;
         const CALL: &str = "votequorum qdevice register";
-        let patience = self.patience(CALL);
-        self.service.probe.require(&QDEVICE, &patience)?;
-        let registrar = || self.service.registrar.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = self.core.patience(CALL);
+        self.core.service.probe.require(&QDEVICE, &patience)?;
+        let registrar =
+            || self.core.service.registrar.lock().unwrap_or_else(PoisonError::into_inner);
         let earlier = registrar().take();
         let client = match earlier {
             Some(client) => client,
-            None => Box::new(Self::connect_within(&self.service.endpoint, &patience)?),
+            None => Box::new(Self::connect_within(&self.core.service.endpoint, &patience)?),
         };
-        let registered = client.call_within(&patience, CALL, &wire::QdeviceRegister { name });
+        let registered = client.core.call_within(&patience, CALL, &wire::QdeviceRegister { name });
         if matches!(registered, Err(Error::TimedOut { .. })) {
             mem::forget(registrar().replace(client));
         }
@@ -324,8 +328,8 @@ impl Client {
     /// [`CsError::NotExist`](crate::CsError::NotExist) when there is none.
     pub fn qdevice_unregister(&self, name: &str) -> Result<()> {
         let name = device_name("name", name)?;
-        self.service.probe.call(
-            self,
+        self.core.service.probe.call(
+            &self.core,
             &QDEVICE,
             "votequorum qdevice unregister",
             &wire::QdeviceUnregister { name },
@@ -344,7 +348,12 @@ impl Client {
             oldname: device_name("old name", old_name)?,
             newname: device_name("new name", new_name)?,
         };
-        self.service.probe.call(self, &QDEVICE, "votequorum qdevice update", &request)?;
+        self.core.service.probe.call(
+            &self.core,
+            &QDEVICE,
+            "votequorum qdevice update",
+            &request,
+        )?;
         Ok(())
     }
 
@@ -359,8 +368,8 @@ impl Client {
     /// [`Client::qdevice_unregister`].
     pub fn qdevice_poll(&self, name: &str, cast_vote: bool, ring_id: RingId) -> Result<()> {
         let name = device_name("name", name)?;
-        self.service.probe.call(
-            self,
+        self.core.service.probe.call(
+            &self.core,
             &QDEVICE,
             "votequorum qdevice poll",
             &wire::QdevicePoll { name, cast_vote: cast_vote.into(), ring_id },
@@ -376,8 +385,8 @@ impl Client {
     /// As [`Client::qdevice_unregister`].
     pub fn qdevice_master_wins(&self, name: &str, allow: bool) -> Result<()> {
         let name = device_name("name", name)?;
-        self.service.probe.call(
-            self,
+        self.core.service.probe.call(
+            &self.core,
             &QDEVICE,
             "votequorum qdevice master wins",
             &wire::QdeviceMasterWins { name, allow: allow.into() },
@@ -403,8 +412,8 @@ impl Client {
             return Err(Error::invalid("extra info", reason));
         }
         let request = wire::SetQdeviceExtraInfo { extra_info };
-        let reply = self.service.probe.call(
-            self,
+        let reply = self.core.service.probe.call(
+            &self.core,
             &QDEVICE_EXTRA_INFO,
             "votequorum set qdevice extra info",
             &request,
@@ -422,8 +431,8 @@ impl Client {
     /// [`Error::Unsupported`] by a corosync up to 3.1.10; as [`Client::info`].
     pub fn qdevice_extra_info(&self, node: NodeId) -> Result<Bytes> {
         let request = wire::GetQdeviceExtraInfo { nodeid: node };
-        let reply = self.service.probe.call(
-            self,
+        let reply = self.core.service.probe.call(
+            &self.core,
             &QDEVICE_EXTRA_INFO,
             "votequorum get qdevice extra info",
             &request,
@@ -444,13 +453,11 @@ fn device_name(argument: &'static str, name: &str) -> Result<Bytes> {
     Ok(Bytes::copy_from_slice(name.as_bytes()))
 }
 
-impl sealed::Sealed for Votequorum {}
-
 impl Service for Votequorum {
     type Event = Event;
 
     const NAME: &'static str = "votequorum";
-    const RING_SIZE: u32 = client::SMALL_RING_SIZE;
+    const RING_SIZE: u32 = SMALL_RING_SIZE;
 
     fn nudge() -> Result<Vec<u8>, WireError> {
         // Of a node that is not there, or of a quorum device that is not: less work than for any

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use corosync_ipc::quorum::{self, Model, NodelistNotification};
 use corosync_ipc::votequorum::{self, InfoFlags, NodeState};
-use corosync_ipc::{Client, Endpoint, Error, NodeId, RingId, Service, TrackFlags, cmap};
+use corosync_ipc::{Endpoint, Error, NodeId, RingId, ServiceClient, TrackFlags, cmap};
 use testbed::{Cluster, Node, Patience, WATCHDOG, eventually, skip, version};
 
 type Members = BTreeSet<NodeId>;
@@ -209,7 +209,7 @@ fn settle_all(watches: &mut [&mut Watch<'_>], members: &[u32], quorate: bool) ->
 }
 
 #[track_caller]
-fn ends<S: Service>(client: &Client<S>) {
+fn ends<C: ServiceClient>(client: &C) {
     let last = client.events().last();
     assert!(matches!(last, Some(Err(Error::Disconnected { .. }))));
 }

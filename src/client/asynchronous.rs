@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout_at;
 
-use super::{Client, Service};
+use super::ServiceClient;
 use crate::error::{Error, Result};
 use crate::libqb::client::Limit;
 
@@ -45,12 +45,12 @@ use crate::libqb::client::Limit;
 /// request runs on tokio's threads for blocking work, one request of a client at a time, since the
 /// daemon answers no more than one anyway. However many requests wait for a daemon that is stopped,
 /// a client takes one thread from the pool. The runtime's own threads are never blocked.
-pub struct AsyncClient<S: Service> {
-    client: Shared<S>,
+pub struct AsyncClient<C: ServiceClient> {
+    client: Shared<C>,
     turn: Arc<Semaphore>,
 }
 
-impl<S: Service> AsyncClient<S> {
+impl<C: ServiceClient> AsyncClient<C> {
     /// Connects by the function given, such as `cmap::Client::connect`, on a thread for blocking
     /// work. Its time begins when a thread is free.
     ///
@@ -59,14 +59,12 @@ impl<S: Service> AsyncClient<S> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub async fn connect(
-        connect: impl FnOnce() -> Result<Client<S>> + Send + 'static,
-    ) -> Result<Self> {
+    pub async fn connect(connect: impl FnOnce() -> Result<C> + Send + 'static) -> Result<Self> {
         Blocking::start(connect).await.map(Self::new)
     }
 
     /// Makes one of a client. Events taken elsewhere are not seen here.
-    pub fn new(client: impl Into<Arc<Client<S>>>) -> Self {
+    pub fn new(client: impl Into<Arc<C>>) -> Self {
         Self { client: Shared(Some(client.into())), turn: Arc::new(Semaphore::new(1)) }
     }
 
@@ -75,7 +73,7 @@ impl<S: Service> AsyncClient<S> {
     /// in the order they came.
     ///
     /// All that the closure calls, the wait for other requests and the wait for a thread have one
-    /// [`Client::request_timeout`] together, as set when this is awaited. Only what takes
+    /// [`request_timeout`](ServiceClient::request_timeout) together, as set when this is awaited. Only what takes
     /// longer by nature does here too: a cpg multicast in fragments while it makes
     /// progress, and a shutdown that others are asked about.
     ///
@@ -92,9 +90,9 @@ impl<S: Service> AsyncClient<S> {
     /// As the closure; outside of a tokio runtime with a timer.
     pub async fn call<T: Send + 'static>(
         &self,
-        request: impl FnOnce(&Client<S>) -> Result<T> + Send + 'static,
+        request: impl FnOnce(&C) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let connection = &self.client().connection;
+        let connection = &self.client().core().connection;
         let patience = connection.patience("waiting for other requests");
         let deadline = patience.deadline.into();
         let turn = timeout_at(deadline, Arc::clone(&self.turn).acquire_owned()).await;
@@ -123,7 +121,7 @@ impl<S: Service> AsyncClient<S> {
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O.
-    pub fn events(&self) -> Result<AsyncEvents<S>> {
+    pub fn events(&self) -> Result<AsyncEvents<C>> {
         #[allow(
             deprecated,
             reason = "what replaces it is not in older releases of tokio, and an OwnedFd keeps its promise"
@@ -137,18 +135,18 @@ impl<S: Service> AsyncClient<S> {
     }
 
     /// The client, for what does not block.
-    pub fn client(&self) -> &Arc<Client<S>> {
+    pub fn client(&self) -> &Arc<C> {
         self.client.get()
     }
 }
 
-impl<S: Service> Clone for AsyncClient<S> {
+impl<C: ServiceClient> Clone for AsyncClient<C> {
     fn clone(&self) -> Self {
         Self { client: self.client.clone(), turn: Arc::clone(&self.turn) }
     }
 }
 
-impl<S: Service> fmt::Debug for AsyncClient<S> {
+impl<C: ServiceClient> fmt::Debug for AsyncClient<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("AsyncClient").field(self.client()).finish()
     }
@@ -156,20 +154,20 @@ impl<S: Service> fmt::Debug for AsyncClient<S> {
 
 /// A stream of a client's events; made by [`AsyncClient::events`]. Ends with the error that ended
 /// the connection.
-pub struct AsyncEvents<S: Service> {
+pub struct AsyncEvents<C: ServiceClient> {
     /// A descriptor of its own, since tokio knows each only once, and remembers one task that
     /// polls it.
     fd: AsyncFd<OwnedFd>,
-    client: Shared<S>,
+    client: Shared<C>,
     ended: bool,
 }
 
-impl<S: Service> AsyncEvents<S> {
+impl<C: ServiceClient> AsyncEvents<C> {
     /// Waits for the next event. Nothing is lost when the future is dropped.
     ///
     /// # Errors
-    /// As [`Client::poll_event`]; [`Error::System`] when the runtime shuts down.
-    pub async fn next_event(&mut self) -> Result<S::Event> {
+    /// As [`poll_event`](ServiceClient::poll_event); [`Error::System`] when the runtime shuts down.
+    pub async fn next_event(&mut self) -> Result<C::Event> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
@@ -177,7 +175,7 @@ impl<S: Service> AsyncEvents<S> {
     ///
     /// # Errors
     /// As [`AsyncEvents::next_event`].
-    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Event>> {
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<C::Event>> {
         loop {
             // Also makes a task that always finds an event let others run now and then.
             let ready = ready!(self.fd.poll_read_ready(cx));
@@ -191,13 +189,13 @@ impl<S: Service> AsyncEvents<S> {
     }
 
     /// The client.
-    pub fn client(&self) -> &Arc<Client<S>> {
+    pub fn client(&self) -> &Arc<C> {
         self.client.get()
     }
 }
 
-impl<S: Service> Stream for AsyncEvents<S> {
-    type Item = Result<S::Event>;
+impl<C: ServiceClient> Stream for AsyncEvents<C> {
+    type Item = Result<C::Event>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.ended {
@@ -209,13 +207,13 @@ impl<S: Service> Stream for AsyncEvents<S> {
     }
 }
 
-impl<S: Service> FusedStream for AsyncEvents<S> {
+impl<C: ServiceClient> FusedStream for AsyncEvents<C> {
     fn is_terminated(&self) -> bool {
         self.ended
     }
 }
 
-impl<S: Service> fmt::Debug for AsyncEvents<S> {
+impl<C: ServiceClient> fmt::Debug for AsyncEvents<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("AsyncEvents").field(self.client()).finish()
     }
@@ -223,21 +221,21 @@ impl<S: Service> fmt::Debug for AsyncEvents<S> {
 
 /// Keeps a client, and lets it go on a thread for blocking work: the end of a connection whose
 /// daemon was killed takes a few dozen milliseconds.
-struct Shared<S: Service>(Option<Arc<Client<S>>>);
+struct Shared<C: ServiceClient>(Option<Arc<C>>);
 
-impl<S: Service> Shared<S> {
-    fn get(&self) -> &Arc<Client<S>> {
+impl<C: ServiceClient> Shared<C> {
+    fn get(&self) -> &Arc<C> {
         self.0.as_ref().expect("only drop takes it")
     }
 }
 
-impl<S: Service> Clone for Shared<S> {
+impl<C: ServiceClient> Clone for Shared<C> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<S: Service> Drop for Shared<S> {
+impl<C: ServiceClient> Drop for Shared<C> {
     fn drop(&mut self) {
         let last = self.0.take().and_then(Arc::into_inner);
         if let (Some(client), Ok(runtime)) = (last, Handle::try_current()) {

@@ -1,7 +1,7 @@
 //! What the four ways of dispatching do after each look at the events. One implementation for all
 //! services.
 
-/// How [`dispatch`](crate::Client::dispatch) goes about the events that wait. Matches
+/// How [`dispatch`](crate::ServiceClient::dispatch) goes about the events that wait. Matches
 /// `cs_dispatch_flags_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dispatch {

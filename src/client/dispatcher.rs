@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Client, Service};
+use super::ServiceClient;
 use crate::endpoint::Deadline;
 use crate::error::{Error, Result};
 use crate::libqb::client::Look;
@@ -109,12 +109,12 @@ impl<S> Dispatcher<S> {
     /// # Errors
     /// [`Error::InvalidArgument`] for a client that is in this dispatcher already;
     /// [`Error::System`].
-    pub fn add<T, F>(&mut self, client: impl Into<Arc<Client<T>>>, handler: F) -> Result<ClientId>
+    pub fn add<C, F>(&mut self, client: C, handler: F) -> Result<ClientId>
     where
-        T: Service,
-        F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+        C: ServiceClient,
+        F: FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
     {
-        self.registry.add(client.into(), handler)
+        self.registry.add(client, handler)
     }
 
     /// The dispatcher as its handlers see it.
@@ -239,12 +239,12 @@ impl<S> Control<'_, S> {
     ///
     /// # Errors
     /// As there.
-    pub fn add<T, F>(&mut self, client: impl Into<Arc<Client<T>>>, handler: F) -> Result<ClientId>
+    pub fn add<C, F>(&mut self, client: C, handler: F) -> Result<ClientId>
     where
-        T: Service,
-        F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+        C: ServiceClient,
+        F: FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
     {
-        self.registry.add(client.into(), handler)
+        self.registry.add(client, handler)
     }
 
     /// As [`Dispatcher::remove`]; also the client whose handler this is.
@@ -295,11 +295,12 @@ struct Entry<S> {
 }
 
 impl<S> Registry<S> {
-    fn add<T, F>(&mut self, client: Arc<Client<T>>, handler: F) -> Result<ClientId>
+    fn add<C, F>(&mut self, client: C, handler: F) -> Result<ClientId>
     where
-        T: Service,
-        F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+        C: ServiceClient,
+        F: FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
     {
+        let client = Arc::new(client);
         let pump = ClientPump { client: Arc::clone(&client), handler };
         self.add_pump(client, Box::new(pump))
     }
@@ -337,15 +338,15 @@ pub(crate) trait Pump<S>: Send {
     -> ControlFlow<()>;
 }
 
-struct ClientPump<T: Service, F> {
-    client: Arc<Client<T>>,
+struct ClientPump<C: ServiceClient, F> {
+    client: Arc<C>,
     handler: F,
 }
 
-impl<S, T, F> Pump<S> for ClientPump<T, F>
+impl<S, C, F> Pump<S> for ClientPump<C, F>
 where
-    T: Service,
-    F: FnMut(&mut S, Result<T::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send,
+    C: ServiceClient,
+    F: FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send,
 {
     fn pump(
         &mut self,
@@ -359,7 +360,7 @@ where
         let mut look = Look::Thorough;
         for _ in 0..EVENTS_PER_TURN {
             let Some(event) =
-                self.client.look(mem::replace(&mut look, Look::Glance), None).transpose()
+                self.client.core().look(mem::replace(&mut look, Look::Glance), None).transpose()
             else {
                 break;
             };

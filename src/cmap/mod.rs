@@ -36,22 +36,23 @@ pub use crate::wire::cmap::{TrackEvents, ValueType};
 pub(crate) use probe::Probe;
 pub use value::{MAX_VALUE_SIZE, Value};
 
-use crate::client::{self, Service, sealed};
+use crate::client::{Service, client};
 use crate::endpoint::Endpoint;
 use crate::error::Escaped;
-use crate::error::WireError;
-use crate::error::{CsError, Error, ProtocolError, Result};
+use crate::error::{CsError, Error, ProtocolError, Result, WireError};
 use crate::features::{Feature, STATS_COMING_AND_GOING, STATS_MAP};
 use crate::libqb::client::Patience;
 use crate::wire::Message;
 use crate::wire::cmap as wire;
 
-/// A connection to the cmap service.
-pub type Client = client::Client<Cmap>;
+client! {
+    /// A connection to the cmap service.
+    pub struct Client: Cmap as "cmap"
+}
 
-/// The cmap service.
+/// The service, with what a client of it remembers.
 #[derive(Debug)]
-pub struct Cmap {
+pub(crate) struct Cmap {
     map: Map,
     /// Whether the daemon survives that a tracker of the stats map is told what comes and goes.
     stats_come_and_go: bool,
@@ -185,12 +186,12 @@ impl Client {
         let mut client = Self::open(endpoint, Cmap::new(map), patience)?;
         if map == Map::Stats {
             client.require(&STATS_MAP, patience)?;
-            client.service.stats_come_and_go =
+            client.core.service.stats_come_and_go =
                 match client.require(&STATS_COMING_AND_GOING, patience) {
                     Err(Error::Unsupported { .. }) => false,
                     answer => answer.map(|()| true)?,
                 };
-            let reply = client.call_within(
+            let reply = client.core.call_within(
                 patience,
                 "cmap set current map",
                 &wire::SetCurrentMap { map: 1 },
@@ -214,7 +215,7 @@ impl Client {
     /// [`Error::InvalidArgument`] for what cannot be a key, and when the endpoint's ring size is
     /// too small for the value; [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`].
     pub fn get(&self, key: &str) -> Result<Option<Value>> {
-        self.get_within(key, &self.patience("cmap get"))
+        self.get_within(key, &self.core.patience("cmap get"))
     }
 
     /// As [`Client::get`], as a part of another call.
@@ -243,7 +244,7 @@ impl Client {
         patience: &Patience,
     ) -> Result<Option<Value>> {
         let value_len = room.min(self.room());
-        match self.call_within(
+        match self.core.call_within(
             patience,
             "cmap get",
             &wire::Get { key_name: key_name.clone(), value_len },
@@ -257,7 +258,7 @@ impl Client {
     /// Room for a value that the largest answer has: it is 40 bytes longer. If it did not fit the
     /// ring, the daemon could not send it.
     fn room(&self) -> u64 {
-        self.connection.max_reply().saturating_sub(64) as u64
+        self.core.connection.max_reply().saturating_sub(64) as u64
     }
 
     /// The value of a key as a Rust type: `client.get_as::<u32>("totem.token")?`. `None` when there
@@ -295,7 +296,7 @@ impl Client {
         let (key_name, value) = (key_bytes(key)?, value.into().into_wire()?);
         // As the daemon will read it, whatever kind of value it was.
         danger::check_set(key, &Value::from_wire(value.clone()))?;
-        self.call("cmap set", &wire::Set { key_name, value })?;
+        self.core.call("cmap set", &wire::Set { key_name, value })?;
         Ok(())
     }
 
@@ -311,9 +312,9 @@ impl Client {
         let key_name = key_bytes(key)?;
         danger::check_delete(key)?;
         const CALL: &str = "cmap delete";
-        let patience = self.patience(CALL);
+        let patience = self.core.patience(CALL);
         if let Some(section) = danger::kept_section(key) {
-            if self.connection.is_before_libqb_015() {
+            if self.core.connection.is_before_libqb_015() {
                 return Err(danger::of_kept_section(key));
             }
             let entries = self.entries(section, &patience)?;
@@ -321,7 +322,7 @@ impl Client {
                 return Err(danger::last_of_section(key));
             }
         }
-        self.call_within(&patience, CALL, &wire::Delete { key_name })?;
+        self.core.call_within(&patience, CALL, &wire::Delete { key_name })?;
         Ok(())
     }
 
@@ -355,7 +356,7 @@ impl Client {
     pub fn adjust(&self, key: &str, step: i32) -> Result<()> {
         let key_name = key_bytes(key)?;
         danger::check_adjust(key)?;
-        self.call("cmap adjust", &wire::AdjustInt { key_name, step })?;
+        self.core.call("cmap adjust", &wire::AdjustInt { key_name, step })?;
         Ok(())
     }
 
@@ -374,17 +375,17 @@ impl Client {
     /// [`Error::Protocol`] when there is no end to the keys: more than a million, or than 64
     /// MiB with their values.
     pub fn iter(&self, prefix: &str) -> Result<Iter<'_>> {
-        let entries = self.entries(prefix, &self.patience("cmap iter"))?;
+        let entries = self.entries(prefix, &self.core.patience("cmap iter"))?;
         Ok(Iter { entries: entries.into_iter(), client: PhantomData })
     }
 
     /// As [`Client::iter`], as a part of another call.
     fn entries(&self, prefix: &str, patience: &Patience) -> Result<Vec<Entry>> {
         let request = wire::IterInit { prefix: prefix_bytes("prefix", prefix)? };
-        match self.call_within(patience, "cmap iter init", &request) {
+        match self.core.call_within(patience, "cmap iter init", &request) {
             Ok(wire::IterInitReply { iter_handle }) => {
                 let entries = self.iterate(prefix, iter_handle, patience);
-                self.release(&wire::IterFinalize { iter_handle });
+                self.core.release(&wire::IterFinalize { iter_handle });
                 entries
             }
             Err(Error::Cs { error: CsError::NoSections, .. }) => Ok(Vec::new()),
@@ -397,12 +398,14 @@ impl Client {
         // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves
         // the prefix, or finds a key again that moved below the node it had.
         loop {
-            let reply =
-                match self.call_within(patience, "cmap iter next", &wire::IterNext { iter_handle })
-                {
-                    Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(entries),
-                    reply => reply?,
-                };
+            let reply = match self.core.call_within(
+                patience,
+                "cmap iter next",
+                &wire::IterNext { iter_handle },
+            ) {
+                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(entries),
+                reply => reply?,
+            };
             let key = String::from_utf8_lossy(&reply.key_name).into_owned();
             if key.starts_with(prefix) && found.insert(key.clone()) {
                 if entries.len() == MOST_KEYS {
@@ -410,7 +413,7 @@ impl Client {
                         what: "keys of an iteration",
                         limit: MOST_KEYS as u64,
                     };
-                    return Err(self.connection.refuse(endless));
+                    return Err(self.core.connection.refuse(endless));
                 }
                 size += key.len() as u64 + reply.value_len.min(MOST_ROOM);
                 self.check_size(size)?;
@@ -433,7 +436,7 @@ impl Client {
     /// As [`Client::iter`] and [`Client::get`]; [`Error::Protocol`] also for more than 64 MiB of
     /// keys and values.
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, Value)>> {
-        let patience = self.patience("cmap list");
+        let patience = self.core.patience("cmap list");
         let mut found = Vec::new();
         let mut size = 0;
         for Entry { key, value_len, .. } in self.entries(prefix, &patience)? {
@@ -463,7 +466,7 @@ impl Client {
         if bytes > MOST_BYTES {
             let endless =
                 ProtocolError::Endless { what: "bytes of keys and values", limit: MOST_BYTES };
-            return Err(self.connection.refuse(endless));
+            return Err(self.core.connection.refuse(endless));
         }
         Ok(())
     }
@@ -486,7 +489,7 @@ impl Client {
     /// [`CsError::NotSupported`] for other events of a prefix of the stats map; as [`Client::get`].
     pub fn track_add(&self, key: &str, events: TrackEvents) -> Result<Tracker> {
         let tracker = {
-            let mut trackers = self.service.trackers();
+            let mut trackers = self.core.service.trackers();
             trackers.last += 1;
             Tracker(trackers.last)
         };
@@ -507,26 +510,29 @@ impl Client {
             key_bytes(key)?
         };
         // `stats_trigger_trackers` has room for eight bytes, up to the main branch of August 2026.
-        if self.service.map == Map::Stats
+        if self.core.service.map == Map::Stats
             && !events.contains(TrackEvents::PREFIX)
             && key.ends_with(".procname")
         {
             return Err(Error::invalid("key", format!("corosync would die of tracking {key}")));
         }
         let comes_or_goes = events.intersects(TrackEvents::ADD | TrackEvents::DELETE);
-        if self.service.map == Map::Stats && comes_or_goes && !self.service.stats_come_and_go {
+        if self.core.service.map == Map::Stats
+            && comes_or_goes
+            && !self.core.service.stats_come_and_go
+        {
             return Err(STATS_COMING_AND_GOING.unsupported());
         }
         // Known before it is asked for: the first notification can be here before the answer.
-        self.service.trackers().handles.insert(tracker.0, 0);
+        self.core.service.trackers().handles.insert(tracker.0, 0);
         let request = wire::TrackAdd { key_name, track_type: events, track_inst_handle: tracker.0 };
-        match self.call("cmap track add", &request) {
+        match self.core.call("cmap track add", &request) {
             Ok(reply) => {
-                self.service.trackers().handles.insert(tracker.0, reply.track_handle);
+                self.core.service.trackers().handles.insert(tracker.0, reply.track_handle);
                 Ok(())
             }
             Err(error) => {
-                self.service.trackers().handles.remove(&tracker.0);
+                self.core.service.trackers().handles.remove(&tracker.0);
                 Err(error)
             }
         }
@@ -541,10 +547,10 @@ impl Client {
     /// [`Client::get`].
     pub fn track_delete(&self, tracker: Tracker) -> Result<()> {
         const CALL: &str = "cmap track delete";
-        let handle = self.service.trackers().handles.get(&tracker.0).copied();
+        let handle = self.core.service.trackers().handles.get(&tracker.0).copied();
         let handle = handle.ok_or(Error::Cs { call: CALL.into(), error: CsError::BadHandle })?;
-        self.call(CALL, &wire::TrackDelete { track_handle: handle })?;
-        self.service.trackers().handles.remove(&tracker.0);
+        self.core.call(CALL, &wire::TrackDelete { track_handle: handle })?;
+        self.core.service.trackers().handles.remove(&tracker.0);
         Ok(())
     }
 }
@@ -575,8 +581,6 @@ impl Cmap {
         self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-impl sealed::Sealed for Cmap {}
 
 impl Service for Cmap {
     type Event = Event;

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::client::{Client, Service};
+use crate::client::{Core, Service};
 use crate::cmap::{self, Map};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ impl Probe {
     /// A client's call that needs a feature, with one deadline for finding out and for the call.
     pub(crate) fn call<S: Service, R: Request>(
         &self,
-        client: &Client<S>,
+        client: &Core<S>,
         feature: &'static Feature,
         call: &'static str,
         request: &R,

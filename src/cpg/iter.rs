@@ -53,7 +53,7 @@ impl Client {
     /// [`CsError::NoMemory`]. [`Error::Protocol`] when there is no end to the entries: more
     /// than 262,144.
     pub fn iter(&self, iteration: Iteration) -> Result<Iter<'_>> {
-        self.iter_within(iteration, &self.patience("cpg iteration initialize"))
+        self.iter_within(iteration, &self.core.patience("cpg iteration initialize"))
     }
 
     /// What [`Client::iter`] finds, as a list. This takes a request for each entry, and all of them
@@ -62,7 +62,7 @@ impl Client {
     /// # Errors
     /// As [`Client::iter`].
     pub fn list(&self, iteration: Iteration) -> Result<Vec<Entry>> {
-        self.list_within(iteration, &self.patience("cpg list"))
+        self.list_within(iteration, &self.core.patience("cpg list"))
     }
 
     /// As [`Client::list`], as a part of another call.
@@ -82,7 +82,7 @@ impl Client {
             Iteration::All => (3, GroupName::default()),
         };
         let request = wire::IterationInitialize { group_name, iteration_type };
-        let reply = self.call_within(patience, "cpg iteration initialize", &request)?;
+        let reply = self.core.call_within(patience, "cpg iteration initialize", &request)?;
         let names = iteration == Iteration::Names;
         Ok(Iter { client: self, handle: Some(reply.iteration_handle), names, left: MOST_ENTRIES })
     }
@@ -102,7 +102,7 @@ pub struct Iter<'a> {
 impl Iter<'_> {
     fn release(&mut self) {
         if let Some(iteration_handle) = self.handle.take() {
-            self.client.release(&wire::IterationFinalize { iteration_handle });
+            self.client.core.release(&wire::IterationFinalize { iteration_handle });
         }
     }
 
@@ -121,7 +121,7 @@ impl Iter<'_> {
         };
         let request = wire::IterationNext { iteration_handle };
         let wire::Description { group, nodeid, pid } =
-            match self.client.call_within(patience, "cpg iteration next", &request) {
+            match self.client.core.call_within(patience, "cpg iteration next", &request) {
                 Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(None),
                 reply => reply?.description,
             };
@@ -130,7 +130,7 @@ impl Iter<'_> {
                 what: "entries of an iteration",
                 limit: MOST_ENTRIES as u64,
             };
-            return Err(self.client.connection.refuse(endless));
+            return Err(self.client.core.connection.refuse(endless));
         };
         self.left = left;
         let (node_id, pid) = if self.names { Default::default() } else { (nodeid, pid) };
@@ -143,7 +143,7 @@ impl Iterator for Iter<'_> {
 
     /// The next entry. After an error there is none.
     fn next(&mut self) -> Option<Self::Item> {
-        let patience = self.client.patience("cpg iteration next");
+        let patience = self.client.core.patience("cpg iteration next");
         self.step(&patience)
     }
 }

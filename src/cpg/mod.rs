@@ -23,7 +23,7 @@
 //! A message up to [`Client::max_atomic_message_size`] travels in one piece. A longer one is cut
 //! into fragments, which members put together again; a member sees either the whole message or
 //! nothing of it. How much memory unfinished messages may take is set by
-//! [`Options::reassembly_limit`]. [`Client::dispatch`](crate::Client::dispatch) with
+//! [`Options::reassembly_limit`]. [`Client::dispatch`](crate::ServiceClient::dispatch) with
 //! [`One`](crate::Dispatch::One) is done with each fragment, as in C.
 //!
 //! # Flow control
@@ -35,7 +35,7 @@
 //! without a limit.
 //!
 //! # The end of a connection
-//! When a client is dropped or [finalized](crate::Client::finalize), or its process ends, the
+//! When a client is dropped or [finalized](crate::ServiceClient::finalize), or its process ends, the
 //! daemon makes it leave its group with [`Reason::PROCDOWN`]; only [`Client::leave`] makes it
 //! [`Reason::LEAVE`].
 
@@ -51,11 +51,10 @@ use bytes::Bytes;
 pub use iter::{Entry, Iter, Iteration};
 
 use self::reassembly::{Progress, Reassembly};
-use crate::client::{self, Service, sealed};
+use crate::client::{Service, client};
 use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
-use crate::error::WireError;
-use crate::error::{CsError, Error, Result};
+use crate::error::{CsError, Error, Result, WireError};
 use crate::features;
 use crate::libqb::client::Patience;
 use crate::wire::Message;
@@ -64,12 +63,14 @@ use crate::wire::cpg as wire;
 pub use crate::wire::cpg::{Address, GroupName, Guarantee, MAX_GROUP_NAME, Reason};
 use crate::wire::values::{NodeId, RingId};
 
-/// A connection to the cpg service, which can be in one group.
-pub type Client = client::Client<Cpg>;
+client! {
+    /// A connection to the cpg service, which can be in one group.
+    pub struct Client: Cpg as "cpg"
+}
 
-/// The cpg service.
+/// The service, with what a client of it remembers.
 #[derive(Debug)]
-pub struct Cpg {
+pub(crate) struct Cpg {
     options: Options,
     probe: Probe,
     /// With the process that the group sees.
@@ -278,24 +279,27 @@ impl Client {
                 "is empty: the daemon would never make such a member leave",
             ));
         }
-        let patience = self.patience("cpg join");
+        let patience = self.core.patience("cpg join");
         if self.membership_within(group, &patience)?.len() >= MAX_MEMBERS {
             let reason = format!(
                 "{group} has {MAX_MEMBERS} members: corosync would crash of more when their nodes leave"
             );
             return Err(Error::invalid("group", reason));
         }
-        let flags =
-            if self.service.options.initial_totem_confchg { DELIVER_INITIAL_TOTEM_CONF } else { 0 };
+        let flags = if self.core.service.options.initial_totem_confchg {
+            DELIVER_INITIAL_TOTEM_CONF
+        } else {
+            0
+        };
         // Of now: the process may have forked since it connected.
-        let pid = self.service.own_pid();
+        let pid = self.core.service.own_pid();
         let request = wire::Join { group_name: *group, pid, flags };
-        self.call_while(BUSY, &patience, &request)?;
-        *self.service.joined() = Some((*group, pid));
+        self.core.call_while(BUSY, &patience, &request)?;
+        *self.core.service.joined() = Some((*group, pid));
         // While it is surely possible: a process may drop its privileges or go into a sandbox
         // later. If the time is not enough, or something else is wrong, it is asked again
         // when it matters.
-        let _ = self.service.probe.require(&features::CPG_FRAGMENTS, &patience);
+        let _ = self.core.service.probe.require(&features::CPG_FRAGMENTS, &patience);
         Ok(())
     }
 
@@ -311,13 +315,13 @@ impl Client {
         const CALL: &str = "cpg leave";
         // Before anything is sent, so that no multicast comes behind: the daemon would drop it
         // without a word.
-        let left = self.service.joined().take_if(|(joined, _)| joined == group);
+        let left = self.core.service.joined().take_if(|(joined, _)| joined == group);
         let (_, pid) = left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
         let request = wire::Leave { group_name: *group, pid };
-        let reply = self.call_while(BUSY, &self.patience(CALL), &request);
+        let reply = self.core.call_while(BUSY, &self.core.patience(CALL), &request);
         if let Err(Error::Cs { error: CsError::TryAgain | CsError::Busy, .. }) = reply {
             // It was certainly not carried out.
-            self.service.joined().get_or_insert((*group, pid));
+            self.core.service.joined().get_or_insert((*group, pid));
         }
         reply.map(|_| ())
     }
@@ -331,7 +335,7 @@ impl Client {
     /// # Errors
     /// As [`Client::iter`].
     pub fn membership(&self, group: &GroupName) -> Result<Vec<Address>> {
-        self.membership_within(group, &self.patience("cpg membership"))
+        self.membership_within(group, &self.core.patience("cpg membership"))
     }
 
     fn membership_within(&self, group: &GroupName, patience: &Patience) -> Result<Vec<Address>> {
@@ -350,18 +354,18 @@ impl Client {
     /// # Errors
     /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Finalized`].
     pub fn local_node_id(&self) -> Result<NodeId> {
-        Ok(self.call("cpg local get", &wire::LocalGet {})?.local_nodeid)
+        Ok(self.core.call("cpg local get", &wire::LocalGet {})?.local_nodeid)
     }
 
     /// The process id by which members know this client, or would if it joined now: see
     /// [`Options::pid`].
     pub fn pid(&self) -> u32 {
-        self.service.joined().map_or_else(|| self.service.own_pid(), |(_, pid)| pid)
+        self.core.service.joined().map_or_else(|| self.core.service.own_pid(), |(_, pid)| pid)
     }
 
     /// The group that was joined and not left.
     pub fn joined(&self) -> Option<GroupName> {
-        self.service.joined().map(|(group, _)| group)
+        self.core.service.joined().map(|(group, _)| group)
     }
 }
 
@@ -399,8 +403,6 @@ impl Cpg {
         }
     }
 }
-
-impl sealed::Sealed for Cpg {}
 
 impl Service for Cpg {
     type Event = Event;

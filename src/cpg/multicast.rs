@@ -70,11 +70,11 @@ impl Client {
         if length > self.max_atomic_message_size() {
             return self.multicast_fragments(guarantee, parts, length);
         }
-        let patience = self.patience(CALL);
+        let patience = self.core.patience(CALL);
         if self.multicast_until(guarantee, parts, length, Some(&patience))? {
             Ok(())
         } else {
-            Err(self.connection.timed_out(&patience))
+            Err(self.core.connection.timed_out(&patience))
         }
     }
 
@@ -115,7 +115,12 @@ impl Client {
     /// survive two such messages one behind the other.
     pub fn max_atomic_message_size(&self) -> usize {
         // A ring is never that small, but then nothing is to go wrong with pieces of no length.
-        self.connection.max_request().min(LARGEST_REQUEST - FRAME).saturating_sub(HEADERS).max(1)
+        self.core
+            .connection
+            .max_request()
+            .min(LARGEST_REQUEST - FRAME)
+            .saturating_sub(HEADERS)
+            .max(1)
     }
 
     /// `None`: at once or not at all. `false`: the time was over before it could be sent.
@@ -128,7 +133,7 @@ impl Client {
     ) -> Result<bool> {
         let deadline = patience.map_or_else(Instant::now, |patience| patience.deadline);
         let head = Mcast::encode_head(guarantee, length).map_err(unencodable)?;
-        let Some(mut turn) = self.connection.turn(deadline)? else {
+        let Some(mut turn) = self.core.connection.turn(deadline)? else {
             self.check_joined()?;
             return Ok(false);
         };
@@ -150,9 +155,9 @@ impl Client {
             Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX))
         })?;
         self.check_joined()?;
-        let mut patience = self.patience(CALL);
-        self.service.probe.require(&features::CPG_FRAGMENTS, &patience)?;
-        let mut turn = self.connection.patient_turn(&patience)?;
+        let mut patience = self.core.patience(CALL);
+        self.core.service.probe.require(&features::CPG_FRAGMENTS, &patience)?;
+        let mut turn = self.core.connection.patient_turn(&patience)?;
         self.check_joined()?;
         let most = self.max_atomic_message_size();
         let (mut sent, mut restarts) = (0, 0);

@@ -11,7 +11,7 @@ use crate::doubles::{Deaf, Endless, SlowDaemon};
 use crate::error::{CsError, Error, ProtocolError, Result};
 use crate::quorum::Model;
 use crate::supervise::{CmapTracker, Notice, Supervised};
-use crate::{Client, Deadline, Endpoint, NodeId, RingId, Service, TrackFlags, within};
+use crate::{Deadline, Endpoint, NodeId, RingId, ServiceClient, TrackFlags, within};
 use crate::{cfg, cmap, cpg, evs, quorum, votequorum};
 
 /// A timeout that no test waits for.
@@ -102,14 +102,14 @@ impl Table {
         }));
     }
 
-    fn call<S: Service, T: Send + 'static>(
+    fn call<C: ServiceClient, T: Send + 'static>(
         &mut self,
-        client: impl Fn(&Endpoint) -> Client<S> + Clone + Send + Sync + 'static,
+        client: impl Fn(&Endpoint) -> C + Clone + Send + Sync + 'static,
         outcome: Outcome,
         name: &str,
-        call: impl Fn(&Client<S>) -> Result<T> + Clone + Send + Sync + 'static,
+        call: impl Fn(&C) -> Result<T> + Clone + Send + Sync + 'static,
     ) {
-        let name = format!("{} {name}", S::NAME);
+        let name = format!("{} {name}", C::SERVICE);
         #[cfg(feature = "tokio")]
         self.awaited(client.clone(), outcome, &name, call.clone());
         self.prepared(client, outcome, &name, move |client, start| {
@@ -119,12 +119,12 @@ impl Table {
     }
 
     #[cfg(feature = "tokio")]
-    fn awaited<S: Service, T: Send + 'static>(
+    fn awaited<C: ServiceClient, T: Send + 'static>(
         &mut self,
-        client: impl Fn(&Endpoint) -> Client<S> + Send + Sync + 'static,
+        client: impl Fn(&Endpoint) -> C + Send + Sync + 'static,
         outcome: Outcome,
         name: &str,
-        call: impl Fn(&Client<S>) -> Result<T> + Clone + Send + Sync + 'static,
+        call: impl Fn(&C) -> Result<T> + Clone + Send + Sync + 'static,
     ) {
         self.0.push(Row::new(format!("{name}, awaited"), outcome, move |endpoint, start| {
             let runtime =
@@ -138,12 +138,12 @@ impl Table {
     }
 
     /// For a call that something else goes before. The end of the client counts too.
-    fn prepared<S: Service>(
+    fn prepared<C: ServiceClient>(
         &mut self,
-        client: impl Fn(&Endpoint) -> Client<S> + Send + Sync + 'static,
+        client: impl Fn(&Endpoint) -> C + Send + Sync + 'static,
         outcome: Outcome,
         name: &str,
-        call: impl Fn(&Client<S>, &Start<'_>) -> Result<()> + Send + Sync + 'static,
+        call: impl Fn(&C, &Start<'_>) -> Result<()> + Send + Sync + 'static,
     ) {
         self.0.push(Row::new(name, outcome, move |endpoint, start| {
             let client = client(&endpoint.clone().timeout(LONG));

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::client::sealed;
+use crate::client::{Core, Service};
 use crate::codec::Kind;
 use crate::doubles::{self, Flood};
 use crate::error::WireError;
-use crate::libqb::client::Patience;
+use crate::libqb::client::{Look, Patience};
 use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal};
 use crate::libqb::wake::MOST_STRAY;
 use crate::wire::{self, Message, tables};
 use crate::{
-    Client, Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError,
-    Result, RingError, RingId, Service, TrackFlags,
+    Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError, Result,
+    RingError, RingId, ServiceClient, TrackFlags,
 };
 use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
 
@@ -27,8 +27,6 @@ use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
 struct Mute {
     looked_at: AtomicUsize,
 }
-
-impl sealed::Sealed for Mute {}
 
 impl Service for Mute {
     type Event = ();
@@ -144,9 +142,9 @@ impl Handler for Liar {
 }
 
 /// Looks at what came, in every way that does not wait for ever.
-fn events<S: Service>(client: &Client<S>)
+fn events<C: ServiceClient>(client: &C)
 where
-    S::Event: std::fmt::Debug,
+    C::Event: std::fmt::Debug,
 {
     while let Ok(Some(event)) = client.poll_event() {
         drop(format!("{event:?}"));
@@ -233,7 +231,7 @@ fn call_evs(client: &evs::Client) {
 }
 
 /// Connects, calls and looks, again and again. How often there was a connection.
-fn bear<S: Service>(connect: impl Fn() -> Result<Client<S>>, call: impl Fn(&Client<S>)) -> usize {
+fn bear<C: ServiceClient>(connect: impl Fn() -> Result<C>, call: impl Fn(&C)) -> usize {
     let connected = |_: &usize| match connect() {
         Ok(client) => {
             call(&client);
@@ -300,13 +298,12 @@ fn messages_that_are_no_events_keep_nobody_beyond_the_deadline() {
     let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
     let _listener =
         Listener::<Talker>::builder().endpoint(&endpoint).service("mute").start(Talker).unwrap();
-    let client =
-        Client::open(&endpoint, Mute::default(), &Patience::connecting(&endpoint)).unwrap();
+    let client = Core::open(&endpoint, Mute::default(), &Patience::connecting(&endpoint)).unwrap();
     client.call("talk", &wire::quorum::GetQuorate {}).unwrap();
     let looked_at = || client.service.looked_at.load(Ordering::Relaxed);
-    assert_eq!((client.next_event(Instant::now()).unwrap(), looked_at()), (None, 1));
+    assert_eq!((client.next_event(Instant::now().into()).unwrap(), looked_at()), (None, 1));
     // Whoever never waits takes what there is, for the sake of edge-triggered loops.
-    assert_eq!((client.poll_event().unwrap(), looked_at()), (None, EVENTS));
+    assert_eq!((client.look(Look::Thorough, None).unwrap(), looked_at()), (None, EVENTS));
 }
 
 #[test]

@@ -191,7 +191,7 @@ pub enum Error {
         stage: Option<Stage>,
     },
 
-    /// The client was finalized by [`Client::finalize`](crate::Client::finalize).
+    /// The client was finalized by [`Client::finalize`](crate::ServiceClient::finalize).
     #[error("the client was finalized")]
     Finalized,
 

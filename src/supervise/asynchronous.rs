@@ -11,7 +11,7 @@ use futures_core::Stream;
 use tokio::time::{Sleep, sleep_until};
 
 use super::{Attempt, NoticeOf, Plan, Supervise, attempt, loses_connection};
-use crate::client::{AsyncClient, AsyncEvents, Blocking, Client};
+use crate::client::{AsyncClient, AsyncEvents, Blocking};
 use crate::error::{Error, Result};
 use crate::supervise::Notice;
 
@@ -35,31 +35,31 @@ use crate::supervise::Notice;
 /// }
 /// # }
 /// ```
-pub struct AsyncSupervised<S: Supervise> {
-    plan: Plan<S>,
-    link: Link<S>,
+pub struct AsyncSupervised<C: Supervise> {
+    plan: Plan<C>,
+    link: Link<C>,
     ended: bool,
 }
 
-enum Link<S: Supervise> {
+enum Link<C: Supervise> {
     /// There is none, and nothing is done about it yet.
     Down,
     /// The next attempt is waited for.
     Waiting(Pin<Box<Sleep>>),
     /// An attempt is under way.
-    Connecting(Blocking<Attempt<S>>),
+    Connecting(Blocking<Attempt<C>>),
     Up {
-        client: AsyncClient<S>,
-        events: AsyncEvents<S>,
+        client: AsyncClient<C>,
+        events: AsyncEvents<C>,
         /// What made the client useless. The events it has left are handed over before.
         ending: Option<Error>,
     },
 }
 
-impl<S: Supervise> AsyncSupervised<S> {
+impl<C: Supervise> AsyncSupervised<C> {
     /// As [`Supervised::new`](super::Supervised::new). The function runs on a thread for blocking
     /// work.
-    pub fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
+    pub fn new(connect: impl Fn() -> Result<C> + Send + Sync + 'static) -> Self {
         Self { plan: Plan::new(connect), link: Link::Down, ended: false }
     }
 
@@ -77,7 +77,7 @@ impl<S: Supervise> AsyncSupervised<S> {
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and a timer.
-    pub async fn next(&mut self) -> Result<NoticeOf<S>> {
+    pub async fn next(&mut self) -> Result<NoticeOf<C>> {
         poll_fn(|cx| self.poll_notice(cx)).await
     }
 
@@ -88,7 +88,7 @@ impl<S: Supervise> AsyncSupervised<S> {
     ///
     /// # Panics
     /// As there.
-    pub fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<Result<NoticeOf<S>>> {
+    pub fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<Result<NoticeOf<C>>> {
         loop {
             self.link = match &mut self.link {
                 Link::Down => match self.plan.attempt_at {
@@ -148,7 +148,7 @@ impl<S: Supervise> AsyncSupervised<S> {
     ///
     /// # Errors
     /// As there.
-    pub async fn set_up(&mut self, setup: S::Setup) -> Result<()> {
+    pub async fn set_up(&mut self, setup: C::Setup) -> Result<()> {
         self.plan.note(&setup)?;
         match &mut self.link {
             Link::Down | Link::Waiting(_) | Link::Up { ending: Some(_), .. } => {}
@@ -156,7 +156,7 @@ impl<S: Supervise> AsyncSupervised<S> {
             Link::Connecting(_) => self.link = Link::Down,
             Link::Up { client, ending, .. } => {
                 let new = setup.clone();
-                let result = client.call(move |client| S::set_up(client, &new)).await;
+                let result = client.call(move |client| C::set_up(client, &new)).await;
                 *ending = self.plan.settle(&setup, result)?;
             }
         }
@@ -167,14 +167,14 @@ impl<S: Supervise> AsyncSupervised<S> {
     ///
     /// # Errors
     /// As there.
-    pub async fn take_down(&mut self, setup: &S::Setup) -> Result<()> {
+    pub async fn take_down(&mut self, setup: &C::Setup) -> Result<()> {
         self.plan.forget(setup)?;
         match &mut self.link {
             Link::Down | Link::Waiting(_) | Link::Up { ending: Some(_), .. } => {}
             Link::Connecting(_) => self.link = Link::Down,
             Link::Up { client, ending, .. } => {
                 let old = setup.clone();
-                match client.call(move |client| S::take_down(client, &old)).await {
+                match client.call(move |client| C::take_down(client, &old)).await {
                     Err(error) if loses_connection(&error) => *ending = Some(error),
                     result => result?,
                 }
@@ -184,7 +184,7 @@ impl<S: Supervise> AsyncSupervised<S> {
     }
 
     /// What is set up after a gap.
-    pub fn setups(&self) -> &[S::Setup] {
+    pub fn setups(&self) -> &[C::Setup] {
         &self.plan.setups
     }
 
@@ -192,22 +192,22 @@ impl<S: Supervise> AsyncSupervised<S> {
     ///
     /// # Errors
     /// [`Error::Disconnected`] when there is none.
-    pub fn client(&self) -> Result<&AsyncClient<S>> {
+    pub fn client(&self) -> Result<&AsyncClient<C>> {
         match &self.link {
             Link::Up { client, .. } => Ok(client),
-            _ => Err(Error::disconnected(S::NAME)),
+            _ => Err(Error::disconnected(C::SERVICE)),
         }
     }
 
-    fn connect(&mut self) -> Link<S> {
+    fn connect(&mut self) -> Link<C> {
         self.plan.begin(Instant::now());
         let (connect, setups) = (Arc::clone(&self.plan.connect), self.plan.setups.clone());
         Link::Connecting(Blocking::start(move || attempt(&*connect, &setups)))
     }
 }
 
-impl<S: Supervise> Stream for AsyncSupervised<S> {
-    type Item = Result<NoticeOf<S>>;
+impl<C: Supervise> Stream for AsyncSupervised<C> {
+    type Item = Result<NoticeOf<C>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.ended {
@@ -220,9 +220,9 @@ impl<S: Supervise> Stream for AsyncSupervised<S> {
 }
 
 // Nothing in it is pinned but what is in a box of its own.
-impl<S: Supervise> Unpin for AsyncSupervised<S> {}
+impl<C: Supervise> Unpin for AsyncSupervised<C> {}
 
-impl<S: Supervise> fmt::Debug for AsyncSupervised<S> {
+impl<C: Supervise> fmt::Debug for AsyncSupervised<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncSupervised")
             .field("client", &self.client().ok())

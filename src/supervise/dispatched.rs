@@ -18,13 +18,13 @@ impl<S> Dispatcher<S> {
     ///
     /// # Errors
     /// [`Error::System`](crate::Error::System) when there are no file descriptors left.
-    pub fn add_supervised<T, F>(&mut self, client: Supervised<T>, handler: F) -> Result<ClientId>
+    pub fn add_supervised<C, F>(&mut self, client: Supervised<C>, handler: F) -> Result<ClientId>
     where
-        T: Supervise,
+        C: Supervise,
         F: FnMut(
                 &mut S,
-                Result<NoticeOf<T>>,
-                &mut Supervised<T>,
+                Result<NoticeOf<C>>,
+                &mut Supervised<C>,
                 &mut Control<'_, S>,
             ) -> ControlFlow<()>
             + Send
@@ -39,17 +39,17 @@ impl<S> Control<'_, S> {
     ///
     /// # Errors
     /// As there.
-    pub fn add_supervised<T, F>(
+    pub fn add_supervised<C, F>(
         &mut self,
-        mut client: Supervised<T>,
+        mut client: Supervised<C>,
         handler: F,
     ) -> Result<ClientId>
     where
-        T: Supervise,
+        C: Supervise,
         F: FnMut(
                 &mut S,
-                Result<NoticeOf<T>>,
-                &mut Supervised<T>,
+                Result<NoticeOf<C>>,
+                &mut Supervised<C>,
                 &mut Control<'_, S>,
             ) -> ControlFlow<()>
             + Send
@@ -59,18 +59,18 @@ impl<S> Control<'_, S> {
     }
 }
 
-struct SupervisedPump<T: Supervise, F> {
-    client: Supervised<T>,
+struct SupervisedPump<C: Supervise, F> {
+    client: Supervised<C>,
     handler: F,
 }
 
-impl<S, T, F> Pump<S> for SupervisedPump<T, F>
+impl<S, C, F> Pump<S> for SupervisedPump<C, F>
 where
-    T: Supervise,
+    C: Supervise,
     F: FnMut(
             &mut S,
-            Result<NoticeOf<T>>,
-            &mut Supervised<T>,
+            Result<NoticeOf<C>>,
+            &mut Supervised<C>,
             &mut Control<'_, S>,
         ) -> ControlFlow<()>
         + Send,

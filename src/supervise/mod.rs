@@ -45,15 +45,15 @@ use std::time::{Duration, Instant};
 pub use asynchronous::AsyncSupervised;
 pub use services::{CfgTracker, CmapTracker, VotequorumTracker};
 
-use crate::client::{Client, Service};
+use crate::client::ServiceClient;
 use crate::endpoint::Deadline;
 use crate::error::{CsError, Error, Result};
 use crate::libqb::client::{Limit, Waker};
 use crate::sys::event::{Poller, Timer};
 use crate::sys::wait::{Interest, wait_for};
 
-/// A service whose clients can be supervised. Only this crate implements it.
-pub trait Supervise: Service {
+/// A client that can be supervised, which each service's is. Only this crate implements it.
+pub trait Supervise: ServiceClient {
     /// What a client sets up, and the daemon forgets when the connection ends: a tracker, a group
     /// joined.
     type Setup: Clone + PartialEq + fmt::Debug + Send + Sync + 'static;
@@ -64,15 +64,11 @@ pub trait Supervise: Service {
 
     /// Sets it up.
     #[doc(hidden)]
-    fn set_up(client: &Client<Self>, setup: &Self::Setup) -> Result<()>
-    where
-        Self: Sized;
+    fn set_up(client: &Self, setup: &Self::Setup) -> Result<()>;
 
     /// Takes it down.
     #[doc(hidden)]
-    fn take_down(client: &Client<Self>, setup: &Self::Setup) -> Result<()>
-    where
-        Self: Sized;
+    fn take_down(client: &Self, setup: &Self::Setup) -> Result<()>;
 
     /// What is missed of it in a gap.
     #[doc(hidden)]
@@ -142,7 +138,7 @@ pub struct Restored<T> {
 }
 
 /// [`Notice`] of a service.
-pub type NoticeOf<S> = Notice<<S as Service>::Event, <S as Supervise>::Setup>;
+pub type NoticeOf<C> = Notice<<C as ServiceClient>::Event, <C as Supervise>::Setup>;
 
 /// The pause before the second, third and later attempts if nothing else is said: 100 ms, then
 /// twice as long each time, at most 5 s.
@@ -163,29 +159,29 @@ pub fn default_backoff(attempts: u32) -> Duration {
 ///
 /// It sets up again what was set up by [`Supervised::set_up`], and not what was through the
 /// [`Supervised::client`] of the moment.
-pub struct Supervised<S: Supervise> {
-    plan: Plan<S>,
-    client: Option<Arc<Client<S>>>,
+pub struct Supervised<C: Supervise> {
+    plan: Plan<C>,
+    client: Option<Arc<C>>,
     /// What made the client useless. The events it has left are handed over before.
     ending: Option<Error>,
     waker: Option<Waker>,
-    watch: Option<Watch<S>>,
+    watch: Option<Watch<C>>,
 }
 
 /// What [`Supervised::descriptor`] is made of.
-struct Watch<S: Supervise> {
+struct Watch<C: Supervise> {
     poller: Poller,
     /// Goes off when an attempt is due, or when a client has ended that its socket tells nothing
     /// of.
     timer: Timer,
     /// The client whose socket the poller knows.
-    client: Option<Arc<Client<S>>>,
+    client: Option<Arc<C>>,
 }
 
-impl<S: Supervise> Supervised<S> {
+impl<C: Supervise> Supervised<C> {
     /// A client that connects by the function given, such as `quorum::Client::connect`. It does so
     /// in [`Supervised::next`], not now, so a program can start before the daemon.
-    pub fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
+    pub fn new(connect: impl Fn() -> Result<C> + Send + Sync + 'static) -> Self {
         Self { plan: Plan::new(connect), client: None, ending: None, waker: None, watch: None }
     }
 
@@ -208,13 +204,13 @@ impl<S: Supervise> Supervised<S> {
     /// [`Error::Finalized`] when the client was finalized; [`Error::InvalidArgument`] when
     /// connecting fails with it, as it would always; [`Error::System`] when there is no file
     /// descriptor for a waker. What else happens is told by notices.
-    pub fn next(&mut self, deadline: impl Into<Deadline>) -> Result<Option<NoticeOf<S>>> {
+    pub fn next(&mut self, deadline: impl Into<Deadline>) -> Result<Option<NoticeOf<C>>> {
         let notice = self.next_notice(deadline.into().instant());
         self.update_watch();
         notice
     }
 
-    fn next_notice(&mut self, deadline: Option<Instant>) -> Result<Option<NoticeOf<S>>> {
+    fn next_notice(&mut self, deadline: Option<Instant>) -> Result<Option<NoticeOf<C>>> {
         let waker = self.waker()?;
         while !waker.take() {
             let Some(client) = &self.client else {
@@ -244,7 +240,7 @@ impl<S: Supervise> Supervised<S> {
                     self.ending = ending;
                     return Ok(Some(Notice::Event(event)));
                 }
-                (Ok(None), None) => client.connection.wait_event(&waker, deadline),
+                (Ok(None), None) => client.core().connection.wait_event(&waker, deadline),
                 (Err(Error::Finalized), _) => return Err(Error::Finalized),
                 (Ok(None), Some(error)) | (Err(_), Some(error)) | (Err(error), None) => Err(error),
             };
@@ -266,12 +262,12 @@ impl<S: Supervise> Supervised<S> {
     /// # Errors
     /// What the daemon refuses it with; it is not noted then. [`Error::Cs`] with [`CsError::Exist`]
     /// when it is noted already, or another one where a client can have only one.
-    pub fn set_up(&mut self, setup: S::Setup) -> Result<()> {
+    pub fn set_up(&mut self, setup: C::Setup) -> Result<()> {
         self.plan.note(&setup)?;
         let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else {
             return Ok(());
         };
-        let result = S::set_up(client, &setup);
+        let result = C::set_up(client, &setup);
         self.ending = self.plan.settle(&setup, result)?;
         self.update_watch();
         Ok(())
@@ -282,12 +278,12 @@ impl<S: Supervise> Supervised<S> {
     /// # Errors
     /// [`Error::Cs`] with [`CsError::NotExist`] when it was not set up, and otherwise what the
     /// daemon refuses it with; it is not set up again in any case.
-    pub fn take_down(&mut self, setup: &S::Setup) -> Result<()> {
+    pub fn take_down(&mut self, setup: &C::Setup) -> Result<()> {
         self.plan.forget(setup)?;
         let Some(client) = self.client.as_ref().filter(|_| self.ending.is_none()) else {
             return Ok(());
         };
-        match S::take_down(client, setup) {
+        match C::take_down(client, setup) {
             Err(error) if loses_connection(&error) => self.ending = Some(error),
             result => result?,
         }
@@ -296,7 +292,7 @@ impl<S: Supervise> Supervised<S> {
     }
 
     /// What is set up after a gap.
-    pub fn setups(&self) -> &[S::Setup] {
+    pub fn setups(&self) -> &[C::Setup] {
         &self.plan.setups
     }
 
@@ -304,8 +300,8 @@ impl<S: Supervise> Supervised<S> {
     ///
     /// # Errors
     /// [`Error::Disconnected`] when there is none.
-    pub fn client(&self) -> Result<&Arc<Client<S>>> {
-        self.client.as_ref().ok_or(Error::disconnected(S::NAME))
+    pub fn client(&self) -> Result<&Arc<C>> {
+        self.client.as_ref().ok_or(Error::disconnected(C::SERVICE))
     }
 
     /// What ends a [`Supervised::next`] from another thread. The waker of the
@@ -363,7 +359,7 @@ impl<S: Supervise> Supervised<S> {
     /// Makes the descriptor readable when [`Supervised::next`] has something to do.
     fn update_watch(&mut self) {
         let Some(watch) = &mut self.watch else { return };
-        let as_pointer = |client: &Option<Arc<Client<S>>>| client.as_ref().map(Arc::as_ptr);
+        let as_pointer = |client: &Option<Arc<C>>| client.as_ref().map(Arc::as_ptr);
         if as_pointer(&watch.client) != as_pointer(&self.client) {
             if let Some(old) = watch.client.take() {
                 watch.poller.remove(&*old);
@@ -386,7 +382,7 @@ impl<S: Supervise> Supervised<S> {
     }
 
     /// Attempts to connect. `None`: nobody listens still, which was told before.
-    fn attempt(&mut self) -> Result<Option<NoticeOf<S>>> {
+    fn attempt(&mut self) -> Result<Option<NoticeOf<C>>> {
         self.plan.begin(Instant::now());
         match attempt(&*self.plan.connect, &self.plan.setups) {
             Ok((client, restored)) => {
@@ -398,7 +394,7 @@ impl<S: Supervise> Supervised<S> {
     }
 }
 
-impl<S: Supervise> fmt::Debug for Supervised<S> {
+impl<C: Supervise> fmt::Debug for Supervised<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Supervised")
             .field("client", &self.client)
@@ -410,18 +406,18 @@ impl<S: Supervise> fmt::Debug for Supervised<S> {
 /// How often to look whether somebody listens again where nobody did.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-type Connect<S> = dyn Fn() -> Result<Client<S>> + Send + Sync;
+type Connect<C> = dyn Fn() -> Result<C> + Send + Sync;
 
 /// What an attempt that succeeds comes to.
-type Attempt<S> = (Client<S>, Vec<Restored<<S as Supervise>::Setup>>);
+type Attempt<C> = (C, Vec<Restored<<C as Supervise>::Setup>>);
 
 /// What is to be set up, and when to attempt it. Without I/O and clock: time comes in as an
 /// argument.
-struct Plan<S: Supervise> {
-    connect: Arc<Connect<S>>,
+struct Plan<C: Supervise> {
+    connect: Arc<Connect<C>>,
     /// `None`: the default.
     backoff: Option<Box<dyn Fn(u32) -> Duration + Send + Sync>>,
-    setups: Vec<S::Setup>,
+    setups: Vec<C::Setup>,
     /// When the connection was lost, if there ever was one and there is none now.
     lost: Option<Instant>,
     /// When the last attempt began, and how many failed since the last success.
@@ -436,8 +432,8 @@ struct Plan<S: Supervise> {
     attempt_at: Option<Instant>,
 }
 
-impl<S: Supervise> Plan<S> {
-    fn new(connect: impl Fn() -> Result<Client<S>> + Send + Sync + 'static) -> Self {
+impl<C: Supervise> Plan<C> {
+    fn new(connect: impl Fn() -> Result<C> + Send + Sync + 'static) -> Self {
         Self {
             connect: Arc::new(connect),
             backoff: None,
@@ -457,7 +453,7 @@ impl<S: Supervise> Plan<S> {
     }
 
     /// An attempt failed. `None`: that is not told.
-    fn failed(&mut self, error: Error, now: Instant) -> Result<Option<NoticeOf<S>>> {
+    fn failed(&mut self, error: Error, now: Instant) -> Result<Option<NoticeOf<C>>> {
         if matches!(error, Error::InvalidArgument { .. }) {
             return Err(error);
         }
@@ -488,7 +484,7 @@ impl<S: Supervise> Plan<S> {
         self.backoff.as_ref().map_or_else(|| default_backoff(1), |backoff| backoff(1))
     }
 
-    fn up(&mut self, mut restored: Vec<Restored<S::Setup>>, now: Instant) -> NoticeOf<S> {
+    fn up(&mut self, mut restored: Vec<Restored<C::Setup>>, now: Instant) -> NoticeOf<C> {
         let gap = self.lost.take().map(|lost| now.saturating_duration_since(lost));
         if gap.is_none() {
             restored.iter_mut().for_each(|restored| restored.missed = Missed::Nothing);
@@ -497,15 +493,15 @@ impl<S: Supervise> Plan<S> {
         Notice::Up(Up { gap, restored })
     }
 
-    fn lost(&mut self, error: Error, now: Instant) -> NoticeOf<S> {
+    fn lost(&mut self, error: Error, now: Instant) -> NoticeOf<C> {
         self.lost = Some(now);
         // At once, but not all the time with a daemon that accepts connections only to close them.
         self.attempt_at = self.begun.and_then(|begun| begun.checked_add(self.first_pause()));
         Notice::Lost { error }
     }
 
-    fn note(&mut self, setup: &S::Setup) -> Result<()> {
-        if self.setups.len() >= S::MOST || self.setups.contains(setup) {
+    fn note(&mut self, setup: &C::Setup) -> Result<()> {
+        if self.setups.len() >= C::MOST || self.setups.contains(setup) {
             return Err(Error::Cs { call: "set up".into(), error: CsError::Exist });
         }
         self.setups.push(setup.clone());
@@ -514,7 +510,7 @@ impl<S: Supervise> Plan<S> {
 
     /// What was noted is set up now, or was refused and is forgotten, or else the connection is
     /// lost, by the error returned.
-    fn settle(&mut self, setup: &S::Setup, result: Result<()>) -> Result<Option<Error>> {
+    fn settle(&mut self, setup: &C::Setup, result: Result<()>) -> Result<Option<Error>> {
         match result {
             Ok(()) => Ok(None),
             Err(error) if loses_connection(&error) => Ok(Some(error)),
@@ -525,7 +521,7 @@ impl<S: Supervise> Plan<S> {
         }
     }
 
-    fn forget(&mut self, setup: &S::Setup) -> Result<()> {
+    fn forget(&mut self, setup: &C::Setup) -> Result<()> {
         let position = self.setups.iter().position(|noted| noted == setup);
         let position =
             position.ok_or(Error::Cs { call: "take down".into(), error: CsError::NotExist })?;
@@ -535,13 +531,13 @@ impl<S: Supervise> Plan<S> {
 }
 
 /// Connects, and sets everything up.
-fn attempt<S: Supervise>(connect: &Connect<S>, setups: &[S::Setup]) -> Result<Attempt<S>> {
+fn attempt<C: Supervise>(connect: &Connect<C>, setups: &[C::Setup]) -> Result<Attempt<C>> {
     let client = connect()?;
     // One call of the user, so to say, whatever there is to set up.
-    let _limit = Limit::set(client.patience("setting up").deadline);
-    let restore = |setup: &S::Setup| match S::set_up(&client, setup) {
+    let _limit = Limit::set(client.core().patience("setting up").deadline);
+    let restore = |setup: &C::Setup| match C::set_up(&client, setup) {
         Err(error) if loses_connection(&error) || is_too_early(&error) => Err(error),
-        result => Ok(Restored { setup: setup.clone(), result, missed: S::missed(setup) }),
+        result => Ok(Restored { setup: setup.clone(), result, missed: C::missed(setup) }),
     };
     let restored = setups.iter().map(restore).collect::<Result<_>>()?;
     Ok((client, restored))
@@ -569,10 +565,10 @@ fn is_too_early(error: &Error) -> bool {
 mod tests {
     use super::*;
     use crate::address::SocketAddress;
-    use crate::quorum::Quorum;
+    use crate::quorum;
     use crate::wire::values::TrackFlags;
 
-    fn plan() -> Plan<Quorum> {
+    fn plan() -> Plan<quorum::Client> {
         Plan::new(|| Err(Error::Finalized))
     }
 
@@ -606,7 +602,7 @@ mod tests {
 
     /// What a plan tells of attempts that fail until `end`: when, and after how many.
     fn failures(
-        plan: &mut Plan<Quorum>,
+        plan: &mut Plan<quorum::Client>,
         start: Instant,
         end: Duration,
         error: impl Fn() -> Error,

@@ -3,14 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Missed, Supervise};
-use crate::cfg::Cfg;
-use crate::client::Client;
-use crate::cmap::{Cmap, TrackEvents, Tracker};
-use crate::cpg::{Cpg, GroupName};
+use crate::cfg;
+use crate::cmap::{self, TrackEvents, Tracker};
+use crate::cpg::{self, GroupName};
 use crate::error::Result;
-use crate::evs::{self, Evs};
-use crate::quorum::Quorum;
-use crate::votequorum::Votequorum;
+use crate::evs;
+use crate::quorum;
+use crate::votequorum;
 use crate::wire::values::TrackFlags;
 
 /// A tracker of cmap.
@@ -46,16 +45,16 @@ impl CmapTracker {
     }
 }
 
-impl Supervise for Cmap {
+impl Supervise for cmap::Client {
     type Setup = CmapTracker;
 
     const MOST: usize = usize::MAX;
 
-    fn set_up(client: &Client<Self>, setup: &CmapTracker) -> Result<()> {
+    fn set_up(client: &Self, setup: &CmapTracker) -> Result<()> {
         client.track_add_as(setup.tracker, &setup.key, setup.events)
     }
 
-    fn take_down(client: &Client<Self>, setup: &CmapTracker) -> Result<()> {
+    fn take_down(client: &Self, setup: &CmapTracker) -> Result<()> {
         client.track_delete(setup.tracker)
     }
 
@@ -66,16 +65,16 @@ impl Supervise for Cmap {
 
 /// How quorum is tracked, as [`Client::track_start`](crate::quorum::Client::track_start). With
 /// `CURRENT` or `CHANGES` the state after a gap comes as an event: [`Missed::States`].
-impl Supervise for Quorum {
+impl Supervise for quorum::Client {
     type Setup = TrackFlags;
 
     const MOST: usize = 1;
 
-    fn set_up(client: &Client<Self>, setup: &TrackFlags) -> Result<()> {
+    fn set_up(client: &Self, setup: &TrackFlags) -> Result<()> {
         client.track_start(*setup)
     }
 
-    fn take_down(client: &Client<Self>, _: &TrackFlags) -> Result<()> {
+    fn take_down(client: &Self, _: &TrackFlags) -> Result<()> {
         client.track_stop()
     }
 
@@ -94,16 +93,16 @@ pub struct VotequorumTracker {
     pub flags: TrackFlags,
 }
 
-impl Supervise for Votequorum {
+impl Supervise for votequorum::Client {
     type Setup = VotequorumTracker;
 
     const MOST: usize = 1;
 
-    fn set_up(client: &Client<Self>, setup: &VotequorumTracker) -> Result<()> {
+    fn set_up(client: &Self, setup: &VotequorumTracker) -> Result<()> {
         client.track_start(setup.context, setup.flags)
     }
 
-    fn take_down(client: &Client<Self>, _: &VotequorumTracker) -> Result<()> {
+    fn take_down(client: &Self, _: &VotequorumTracker) -> Result<()> {
         client.track_stop()
     }
 
@@ -122,16 +121,16 @@ fn missed_states(flags: TrackFlags) -> Missed {
 
 /// The group joined, as [`Client::join`](crate::cpg::Client::join). To its other members a gap is a
 /// leave and a join. What was sent in between does not come again: [`Missed::Messages`].
-impl Supervise for Cpg {
+impl Supervise for cpg::Client {
     type Setup = GroupName;
 
     const MOST: usize = 1;
 
-    fn set_up(client: &Client<Self>, setup: &GroupName) -> Result<()> {
+    fn set_up(client: &Self, setup: &GroupName) -> Result<()> {
         client.join(setup)
     }
 
-    fn take_down(client: &Client<Self>, setup: &GroupName) -> Result<()> {
+    fn take_down(client: &Self, setup: &GroupName) -> Result<()> {
         client.leave(setup)
     }
 
@@ -145,16 +144,16 @@ impl Supervise for Cpg {
 pub struct CfgTracker;
 
 /// A shutdown that is being decided when the gap ends is told: [`Missed::States`].
-impl Supervise for Cfg {
+impl Supervise for cfg::Client {
     type Setup = CfgTracker;
 
     const MOST: usize = 1;
 
-    fn set_up(client: &Client<Self>, _: &CfgTracker) -> Result<()> {
+    fn set_up(client: &Self, _: &CfgTracker) -> Result<()> {
         client.track_start()
     }
 
-    fn take_down(client: &Client<Self>, _: &CfgTracker) -> Result<()> {
+    fn take_down(client: &Self, _: &CfgTracker) -> Result<()> {
         client.track_stop()
     }
 
@@ -164,16 +163,16 @@ impl Supervise for Cfg {
 }
 
 /// A group joined, as [`Client::join`](crate::evs::Client::join): [`Missed::Messages`].
-impl Supervise for Evs {
+impl Supervise for evs::Client {
     type Setup = evs::GroupName;
 
     const MOST: usize = evs::MAX_JOINED_GROUPS;
 
-    fn set_up(client: &Client<Self>, setup: &evs::GroupName) -> Result<()> {
+    fn set_up(client: &Self, setup: &evs::GroupName) -> Result<()> {
         client.join(&[*setup])
     }
 
-    fn take_down(client: &Client<Self>, setup: &evs::GroupName) -> Result<()> {
+    fn take_down(client: &Self, setup: &evs::GroupName) -> Result<()> {
         client.leave(&[*setup])
     }
 

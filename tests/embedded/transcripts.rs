@@ -9,7 +9,7 @@ use corosync_ipc::cfg::{self, ShutdownAnswer, ShutdownKind};
 use corosync_ipc::cmap::{self, TrackEvents};
 use corosync_ipc::cpg::{self, GroupName, Guarantee, Iteration};
 use corosync_ipc::{
-    Client, Endpoint, Error, NodeId, Result, Service, TrackFlags, quorum, votequorum,
+    Endpoint, Error, NodeId, Result, ServiceClient, TrackFlags, quorum, votequorum,
 };
 use testbed::{Cluster, eventually, next};
 
@@ -30,9 +30,9 @@ impl Transcript {
     }
 
     /// So many events, and no more.
-    fn events<S: Service>(&mut self, who: &str, client: &Client<S>, count: usize)
+    fn events<C: ServiceClient>(&mut self, who: &str, client: &C, count: usize)
     where
-        S::Event: Debug,
+        C::Event: Debug,
     {
         for _ in 0..count {
             self.0.push(format!("{who} is told {:?}", next(client)));

@@ -8,9 +8,9 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use corosync_ipc::cmap::{Cmap, Event, TrackEvents};
-use corosync_ipc::quorum::Quorum;
-use corosync_ipc::{AsyncClient, Endpoint, Error, Service};
+use corosync_ipc::cmap::{self, Event, TrackEvents};
+use corosync_ipc::quorum;
+use corosync_ipc::{AsyncClient, Endpoint, Error, ServiceClient};
 use futures_core::Stream;
 use testbed::{Patience, WATCHDOG};
 use tokio::runtime::{self, Runtime};
@@ -40,14 +40,14 @@ fn one_thread() -> Runtime {
     runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-async fn connect<S: Source>(endpoint: &Endpoint) -> AsyncClient<S> {
+async fn connect<C: Source>(endpoint: &Endpoint) -> AsyncClient<C> {
     let endpoint = endpoint.clone();
-    AsyncClient::connect(move || Ok(S::client(&endpoint))).await.unwrap()
+    AsyncClient::connect(move || Ok(C::quiet(&endpoint))).await.unwrap()
 }
 
-async fn cause<S: Source>(client: &AsyncClient<S>) {
+async fn cause<C: Source>(client: &AsyncClient<C>) {
     let caused = client.call(|client| {
-        S::cause(client);
+        C::cause(client);
         Ok(())
     });
     caused.await.unwrap();
@@ -63,9 +63,9 @@ async fn next<T: Stream + Unpin>(stream: &mut T) -> Option<T::Item> {
     }
 }
 
-fn a_stream_has_every_event_in_order_and_is_woken_for_each<S: Source>(endpoint: &Endpoint) {
+fn a_stream_has_every_event_in_order_and_is_woken_for_each<C: Source>(endpoint: &Endpoint) {
     one_thread().block_on(async {
-        let client = connect::<S>(endpoint).await;
+        let client = connect::<C>(endpoint).await;
         let mut events = client.events().unwrap();
         cause(&client).await;
         next(&mut events).await.unwrap().unwrap();
@@ -87,9 +87,9 @@ fn a_stream_has_every_event_in_order_and_is_woken_for_each<S: Source>(endpoint: 
     });
 }
 
-fn a_client_that_is_finalized_ends_its_stream<S: Source>(endpoint: &Endpoint) {
+fn a_client_that_is_finalized_ends_its_stream<C: Source>(endpoint: &Endpoint) {
     one_thread().block_on(async {
-        let client = connect::<S>(endpoint).await;
+        let client = connect::<C>(endpoint).await;
         let mut events = client.events().unwrap();
         let waiting = tokio::spawn(async move {
             let end = next(&mut events).await;
@@ -108,7 +108,7 @@ fn a_client_that_is_finalized_ends_its_stream<S: Source>(endpoint: &Endpoint) {
 
 fn no_event_of_many_is_lost_or_doubled_when_waiting_is_cancelled_all_the_time(endpoint: &Endpoint) {
     one_thread().block_on(async {
-        let client = connect::<Cmap>(endpoint).await;
+        let client = connect::<cmap::Client>(endpoint).await;
         let key = "async.order";
         client.call(|cmap| cmap.track_add(key, TrackEvents::ALL)).await.unwrap();
         let mut events = client.events().unwrap();
@@ -136,7 +136,7 @@ fn no_event_of_many_is_lost_or_doubled_when_waiting_is_cancelled_all_the_time(en
 
 fn a_stream_that_never_ends_lets_other_tasks_run(endpoint: &Endpoint) {
     one_thread().block_on(async {
-        let client = connect::<Quorum>(endpoint).await;
+        let client = connect::<quorum::Client>(endpoint).await;
         for _ in 0..500 {
             cause(&client).await;
         }
@@ -164,7 +164,7 @@ fn many_requests_at_once_each_get_their_own_answer(endpoint: &Endpoint) {
     let runtime =
         runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = connect::<Cmap>(endpoint).await;
+        let client = connect::<cmap::Client>(endpoint).await;
         let tasks: Vec<_> = (0_u32..200)
             .map(|number| {
                 let client = client.clone();
@@ -189,7 +189,7 @@ async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 
 fn a_request_that_is_dropped_in_flight_leaves_the_next_its_own_answer(host: &Host) {
     one_thread().block_on(async {
-        let client = connect::<Cmap>(&host.endpoint()).await;
+        let client = connect::<cmap::Client>(&host.endpoint()).await;
         for (key, value) in [("async.a", 1_u32), ("async.b", 2)] {
             client.call(move |cmap| cmap.set(key, value)).await.unwrap();
         }
@@ -233,7 +233,7 @@ fn requests_to_a_stopped_daemon_time_out_and_take_one_thread_only(host: &Host) {
         .unwrap();
     runtime.block_on(async {
         let endpoint = host.endpoint().request_timeout(Duration::from_millis(300));
-        let client = connect::<Cmap>(&endpoint).await;
+        let client = connect::<cmap::Client>(&endpoint).await;
         let paused = host.pause();
         let ran = Arc::new(AtomicUsize::new(0));
         let requests: Vec<_> = (0..50)
@@ -265,7 +265,7 @@ fn requests_to_a_stopped_daemon_time_out_and_take_one_thread_only(host: &Host) {
 
 fn a_panic_in_a_request_reaches_who_awaits_it_and_frees_the_turn(endpoint: &Endpoint) {
     one_thread().block_on(async {
-        let client = connect::<Cmap>(endpoint).await;
+        let client = connect::<cmap::Client>(endpoint).await;
         let panicking = client.clone();
         let panicked =
             tokio::spawn(async move { panicking.call::<()>(|_| panic!("as asked for")).await })
@@ -277,7 +277,7 @@ fn a_panic_in_a_request_reaches_who_awaits_it_and_frees_the_turn(endpoint: &Endp
 
 fn a_stream_ends_with_what_a_killed_daemon_left_and_disconnected(host: &Host) {
     one_thread().block_on(async {
-        let client = connect::<Cmap>(&host.endpoint()).await;
+        let client = connect::<cmap::Client>(&host.endpoint()).await;
         for _ in 0..5 {
             cause(&client).await;
         }
@@ -301,7 +301,7 @@ fn a_stream_ends_with_what_a_killed_daemon_left_and_disconnected(host: &Host) {
 fn clients_outlive_their_runtime_and_can_be_dropped_anywhere(endpoint: &Endpoint) {
     fn is_send_and_sync<T: Send + Sync>(_: &T) {}
     let (client, events) = one_thread().block_on(async {
-        let client = connect::<Cmap>(endpoint).await;
+        let client = connect::<cmap::Client>(endpoint).await;
         let events = client.events().unwrap();
         (client, events)
     });
@@ -312,5 +312,5 @@ fn clients_outlive_their_runtime_and_can_be_dropped_anywhere(endpoint: &Endpoint
     let weak = Arc::downgrade(events.client());
     drop(events);
     assert!(weak.upgrade().is_none());
-    assert_eq!(Cmap::NAME, "cmap");
+    assert_eq!(cmap::Client::SERVICE, "cmap");
 }

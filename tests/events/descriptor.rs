@@ -2,16 +2,16 @@
 //! does.
 
 use std::ops::ControlFlow::{Break, Continue};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use corosync_ipc::cfg::{self, Cfg};
-use corosync_ipc::cmap::{self, Cmap, TrackEvents, Value};
+use corosync_ipc::cfg;
+use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
-use corosync_ipc::{Client, CsError, Dispatch, Endpoint, Result, Service};
+use corosync_ipc::{CsError, Dispatch, Endpoint, Result, ServiceClient};
 use nix::sys::socket::{MsgFlags, recv};
 use tempfile::TempDir;
 use testbed::{Random, becomes_readable, diagnosis, eventually, is_readable, waiting};
@@ -28,15 +28,15 @@ for_each_host! {
 const AT_A_LOOK: usize = 64;
 
 /// A client to which events come that are numbered from 1, and what it has seen of them.
-struct Taker<S: Service> {
-    client: Client<S>,
-    number: fn(&S::Event) -> u64,
+struct Taker<C: ServiceClient> {
+    client: C,
+    number: fn(&C::Event) -> u64,
     seen: u64,
 }
 
-impl<S: Service> Taker<S> {
+impl<C: ServiceClient> Taker<C> {
     /// Every event comes once, in order.
-    fn took(&mut self, event: &S::Event) {
+    fn took(&mut self, event: &C::Event) {
         self.seen += 1;
         assert_eq!((self.number)(event), self.seen);
     }
@@ -100,7 +100,7 @@ struct Setter {
 }
 
 impl Setter {
-    fn new(endpoint: &Endpoint, key: &'static str) -> (Setter, Taker<Cmap>) {
+    fn new(endpoint: &Endpoint, key: &'static str) -> (Setter, Taker<cmap::Client>) {
         let setter = Setter { client: cmap::Client::connect_to(endpoint).unwrap(), key, made: 0 };
         let client = cmap::Client::connect_to(endpoint).unwrap();
         client.track_add(key, TrackEvents::ADD | TrackEvents::MODIFY).unwrap();
@@ -154,7 +154,7 @@ impl Handler for Mute {
 }
 
 impl Late {
-    fn new() -> (Late, Taker<Cfg>) {
+    fn new() -> (Late, Taker<cfg::Client>) {
         let folder =
             tempfile::Builder::new().prefix("corosync-ipc-late-").tempdir_in("/dev/shm").unwrap();
         let endpoint = Endpoint::new().socket_dir(folder.path()).shm_root(folder.path());
@@ -236,10 +236,10 @@ fn the_descriptor_is_readable_while_events_wait_whose_bytes_came_late() {
 }
 
 /// One thread does everything, so what the descriptor must say is known at each step.
-fn take_in_random_ways<S: Service>(
+fn take_in_random_ways<C: ServiceClient>(
     seed: u64,
     mut maker: impl Maker,
-    mut taker: Taker<S>,
+    mut taker: Taker<C>,
     most: u64,
 ) {
     let mut random = Random::new(seed);
@@ -325,7 +325,12 @@ fn a_poll_loop_sees_every_event_however_late_its_byte() {
 }
 
 /// One thread makes events as fast as it can while another waits with poll(2) and takes them.
-fn poll_and_take<S: Service>(seed: u64, mut maker: impl Maker, mut taker: Taker<S>, events: u64) {
+fn poll_and_take<C: ServiceClient>(
+    seed: u64,
+    mut maker: impl Maker,
+    mut taker: Taker<C>,
+    events: u64,
+) {
     let (mut random, mut looks, seen) = (Random::new(seed), 0, AtomicU64::new(0));
     thread::scope(|scope| {
         let seen = &seen;

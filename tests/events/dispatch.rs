@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use corosync_ipc::cmap::Cmap;
-use corosync_ipc::{Client, CsError, Deadline, Dispatch, Endpoint, Error, Result, Service};
+use corosync_ipc::cmap;
+use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, Result, ServiceClient};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use testbed::{eventually, next, spawn_until_asleep};
@@ -43,7 +43,7 @@ fn is_try_again(result: &Result<()>) -> bool {
 }
 
 /// Counts the events of one dispatch.
-fn count<S: Service>(client: &Client<S>, mode: Dispatch) -> (usize, Result<()>) {
+fn count<C: ServiceClient>(client: &C, mode: Dispatch) -> (usize, Result<()>) {
     let mut count = 0;
     let result = client.dispatch(mode, |_| {
         count += 1;
@@ -52,8 +52,8 @@ fn count<S: Service>(client: &Client<S>, mode: Dispatch) -> (usize, Result<()>) 
     (count, result)
 }
 
-fn modes_that_do_not_wait_say_that_nothing_waits<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
+fn modes_that_do_not_wait_say_that_nothing_waits<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
     for _ in 0..3 {
         assert!(matches!(count(&client, Dispatch::All), (0, Ok(()))));
         let (0, result) = count(&client, Dispatch::OneNonblocking) else {
@@ -65,25 +65,25 @@ fn modes_that_do_not_wait_say_that_nothing_waits<S: Source>(endpoint: &Endpoint)
     }
 }
 
-fn modes_that_wait_sleep_until_an_event_comes<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
+fn modes_that_wait_sleep_until_an_event_comes<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
     for mode in WAITING {
         thread::scope(|scope| {
             let waiter = spawn_until_asleep(scope, || client.dispatch(mode, |_| Break(())));
             assert!(!waiter.is_finished(), "{mode:?} did not wait");
-            S::cause(&client);
+            C::cause(&client);
             waiter.join().unwrap().unwrap();
         });
         drain(&client);
     }
 }
 
-fn all_hands_over_everything_and_one_one_event<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
-    S::cause(&client);
+fn all_hands_over_everything_and_one_one_event<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
+    C::cause(&client);
     let each = drain(&client);
     assert!(each > 0);
-    (0..5).for_each(|_| S::cause(&client));
+    (0..5).for_each(|_| C::cause(&client));
     assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
     assert!(matches!(count(&client, Dispatch::OneNonblocking), (1, Ok(()))));
     assert!(client.events().next().unwrap().is_ok());
@@ -92,10 +92,10 @@ fn all_hands_over_everything_and_one_one_event<S: Source>(endpoint: &Endpoint) {
     assert_eq!(counted, 5 * each - 3);
 }
 
-fn a_handler_that_breaks_ends_every_mode_well<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
+fn a_handler_that_breaks_ends_every_mode_well<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
     for mode in MODES {
-        (0..3).for_each(|_| S::cause(&client));
+        (0..3).for_each(|_| C::cause(&client));
         let mut handed_over = 0;
         client
             .dispatch(mode, |_| {
@@ -108,10 +108,10 @@ fn a_handler_that_breaks_ends_every_mode_well<S: Source>(endpoint: &Endpoint) {
     }
 }
 
-fn a_client_finalized_by_its_handler_ends_the_modes_that_go_on<S: Source>(endpoint: &Endpoint) {
+fn a_client_finalized_by_its_handler_ends_the_modes_that_go_on<C: Source>(endpoint: &Endpoint) {
     for mode in MODES {
-        let client = S::client(endpoint);
-        (0..3).for_each(|_| S::cause(&client));
+        let client = C::quiet(endpoint);
+        (0..3).for_each(|_| C::cause(&client));
         let mut handed_over = 0;
         let result = client.dispatch(mode, |_| {
             handed_over += 1;
@@ -128,9 +128,9 @@ fn a_client_finalized_by_its_handler_ends_the_modes_that_go_on<S: Source>(endpoi
     }
 }
 
-fn a_finalized_client_ends_every_mode<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
-    S::cause(&client);
+fn a_finalized_client_ends_every_mode<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
+    C::cause(&client);
     client.finalize();
     for mode in MODES {
         assert!(matches!(count(&client, mode), (0, Err(Error::Finalized))), "{mode:?}");
@@ -141,9 +141,9 @@ fn a_finalized_client_ends_every_mode<S: Source>(endpoint: &Endpoint) {
     client.finalize();
 }
 
-fn a_finalize_elsewhere_ends_a_wait<S: Source>(endpoint: &Endpoint) {
+fn a_finalize_elsewhere_ends_a_wait<C: Source>(endpoint: &Endpoint) {
     for mode in WAITING {
-        let client = S::client(endpoint);
+        let client = C::quiet(endpoint);
         thread::scope(|scope| {
             let dispatching = spawn_until_asleep(scope, || client.dispatch(mode, |_| Continue(())));
             assert!(!dispatching.is_finished(), "{mode:?} did not wait");
@@ -153,9 +153,9 @@ fn a_finalize_elsewhere_ends_a_wait<S: Source>(endpoint: &Endpoint) {
     }
 }
 
-fn a_signal_ends_no_mode<S: Source>(endpoint: &Endpoint) {
+fn a_signal_ends_no_mode<C: Source>(endpoint: &Endpoint) {
     interrupt_system_calls();
-    let client = Arc::new(S::client(endpoint));
+    let client = Arc::new(C::quiet(endpoint));
     for mode in WAITING {
         let (shared, ended) = (Arc::clone(&client), Arc::new(AtomicBool::new(false)));
         let end = Arc::clone(&ended);
@@ -169,7 +169,7 @@ fn a_signal_ends_no_mode<S: Source>(endpoint: &Endpoint) {
             thread::sleep(Duration::from_millis(1));
         }
         assert!(!ended.load(Ordering::SeqCst), "a signal ended {mode:?}");
-        S::cause(&client);
+        C::cause(&client);
         thread.join().unwrap().unwrap();
         drain(&client);
     }
@@ -199,8 +199,8 @@ fn interrupt_system_calls() {
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
 }
 
-fn a_waker_ends_a_wait_and_the_connection_goes_on<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
+fn a_waker_ends_a_wait_and_the_connection_goes_on<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
     let mut times = Vec::new();
     for mode in [WAITING; 10].concat() {
         thread::scope(|scope| {
@@ -215,7 +215,7 @@ fn a_waker_ends_a_wait_and_the_connection_goes_on<S: Source>(endpoint: &Endpoint
             times.push(end.saturating_duration_since(woken));
         });
     }
-    report(&format!("{}: from wake to the end of a dispatch", S::NAME), times);
+    report(&format!("{}: from wake to the end of a dispatch", C::SERVICE), times);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| client.next_event(Deadline::NEVER));
         let iterating = scope.spawn(|| client.events().count());
@@ -229,12 +229,12 @@ fn a_waker_ends_a_wait_and_the_connection_goes_on<S: Source>(endpoint: &Endpoint
     });
     // A wake that came too late for both.
     let _ = client.next_event(Duration::ZERO).unwrap();
-    S::cause(&client);
+    C::cause(&client);
     next(&client);
 }
 
-fn a_waker_used_before_ends_the_next_wait_and_only_that<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
+fn a_waker_used_before_ends_the_next_wait_and_only_that<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
     let waker = client.waker().unwrap();
     waker.wake();
     waker.wake();
@@ -242,19 +242,19 @@ fn a_waker_used_before_ends_the_next_wait_and_only_that<S: Source>(endpoint: &En
     assert!(matches!(count(&client, Dispatch::All), (0, Ok(()))));
     assert!(is_try_again(&count(&client, Dispatch::OneNonblocking).1));
     assert!(matches!(count(&client, Dispatch::Blocking), (0, Ok(()))));
-    S::cause(&client);
+    C::cause(&client);
     assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
 }
 
-fn a_waker_ends_a_dispatch_that_always_has_events<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
+fn a_waker_ends_a_dispatch_that_always_has_events<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
     let waker = client.waker().unwrap();
-    S::cause(&client);
+    C::cause(&client);
     let mut handed_over = 0;
     client
         .dispatch(Dispatch::Blocking, |_| {
             handed_over += 1;
-            S::cause(&client);
+            C::cause(&client);
             if handed_over == 20 {
                 waker.wake();
             }
@@ -265,11 +265,11 @@ fn a_waker_ends_a_dispatch_that_always_has_events<S: Source>(endpoint: &Endpoint
     assert!(drain(&client) > 0);
 }
 
-fn a_handler_may_call_its_client_and_dispatch_and_open_others<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
-    S::cause(&client);
+fn a_handler_may_call_its_client_and_dispatch_and_open_others<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
+    C::cause(&client);
     let each = drain(&client);
-    (0..2).for_each(|_| S::cause(&client));
+    (0..2).for_each(|_| C::cause(&client));
     let mut seen = 0;
     client
         .dispatch(Dispatch::All, |_| -> ControlFlow<()> {
@@ -277,12 +277,12 @@ fn a_handler_may_call_its_client_and_dispatch_and_open_others<S: Source>(endpoin
             if seen <= 3 {
                 // Handed over too: by this dispatch, or by the one within, which takes one that the
                 // other would have.
-                S::cause(&client);
+                C::cause(&client);
                 assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
-                let other = Cmap::client(endpoint);
-                Cmap::cause(&other);
+                let other = cmap::Client::quiet(endpoint);
+                cmap::Client::cause(&other);
                 assert!(matches!(count(&other, Dispatch::One), (1, Ok(()))));
-                drop(S::client(endpoint));
+                drop(C::quiet(endpoint));
             }
             Continue(())
         })
@@ -291,18 +291,18 @@ fn a_handler_may_call_its_client_and_dispatch_and_open_others<S: Source>(endpoin
 }
 
 /// What the daemon left is handed over, then every mode tells the end.
-fn a_killed_daemon_ends_every_mode_after_its_events<S: Source>(host: &Host) {
+fn a_killed_daemon_ends_every_mode_after_its_events<C: Source>(host: &Host) {
     let endpoint = host.endpoint();
-    let clients = MODES.map(|mode| (mode, S::client(&endpoint)));
+    let clients = MODES.map(|mode| (mode, C::quiet(&endpoint)));
     for (_, client) in &clients {
-        (0..2).for_each(|_| S::cause(client));
+        (0..2).for_each(|_| C::cause(client));
     }
     let waiting = [WAITING; 2]
         .concat()
         .into_iter()
-        .map(|mode| (mode, S::client(&endpoint)))
+        .map(|mode| (mode, C::quiet(&endpoint)))
         .collect::<Vec<_>>();
-    let late = S::client(&endpoint);
+    let late = C::quiet(&endpoint);
     thread::scope(|scope| {
         let ends: Vec<_> = waiting
             .iter()
@@ -317,7 +317,7 @@ fn a_killed_daemon_ends_every_mode_after_its_events<S: Source>(host: &Host) {
             assert!(matches!(result, (0, Err(Error::Disconnected { .. }))), "{mode:?}: {result:?}");
             at.saturating_duration_since(killed)
         });
-        report(&format!("{}: from SIGKILL to the end of a dispatch", S::NAME), times.collect());
+        report(&format!("{}: from SIGKILL to the end of a dispatch", C::SERVICE), times.collect());
     });
     for (mode, client) in &clients {
         let mut handed_over = 0;
@@ -340,9 +340,9 @@ fn a_killed_daemon_ends_every_mode_after_its_events<S: Source>(host: &Host) {
 }
 
 /// A daemon that is stopped is as one that has nothing to say.
-fn a_stopped_daemon_is_waited_for<S: Source>(host: &Host) {
-    let client = S::client(&host.endpoint());
-    (0..2).for_each(|_| S::cause(&client));
+fn a_stopped_daemon_is_waited_for<C: Source>(host: &Host) {
+    let client = C::quiet(&host.endpoint());
+    (0..2).for_each(|_| C::cause(&client));
     let paused = host.pause();
     assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
     let (left, result) = count(&client, Dispatch::All);
@@ -359,6 +359,6 @@ fn a_stopped_daemon_is_waited_for<S: Source>(host: &Host) {
         });
     }
     drop(paused);
-    S::cause(&client);
+    C::cause(&client);
     assert!(matches!(count(&client, Dispatch::One), (1, Ok(()))));
 }

@@ -8,9 +8,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use corosync_ipc::cmap::{self, Cmap};
-use corosync_ipc::quorum::Quorum;
-use corosync_ipc::votequorum::Votequorum;
+use corosync_ipc::cmap;
+use corosync_ipc::quorum;
+use corosync_ipc::votequorum;
 use corosync_ipc::{Deadline, Dispatcher, Endpoint, Error, Round};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use testbed::{WATCHDOG, eventually, patiently};
@@ -37,9 +37,9 @@ fn clients_of_all_services_share_a_thread_and_a_state(endpoint: &Endpoint) {
         quorum: usize,
         votequorum: usize,
     }
-    let cmap = Arc::new(Cmap::client(endpoint));
-    let quorum = Arc::new(Quorum::client(endpoint));
-    let votequorum = Arc::new(Votequorum::client(endpoint));
+    let cmap = Arc::new(cmap::Client::quiet(endpoint));
+    let quorum = Arc::new(quorum::Client::quiet(endpoint));
+    let votequorum = Arc::new(votequorum::Client::quiet(endpoint));
     let mut dispatcher = Dispatcher::new().unwrap();
     dispatcher
         .add(Arc::clone(&cmap), |seen: &mut Seen, event, _| {
@@ -69,8 +69,8 @@ fn clients_of_all_services_share_a_thread_and_a_state(endpoint: &Endpoint) {
     let mut seen = Seen::default();
     assert_eq!(dispatcher.round(&mut seen, Duration::ZERO).unwrap(), Round::TimedOut);
     for _ in 0..3 {
-        Cmap::cause(&cmap);
-        Quorum::cause(&quorum);
+        cmap::Client::cause(&cmap);
+        quorum::Client::cause(&quorum);
     }
     while seen.cmap < 3 || seen.quorum < 3 {
         let round = patiently(|limit| {
@@ -79,13 +79,14 @@ fn clients_of_all_services_share_a_thread_and_a_state(endpoint: &Endpoint) {
         });
         assert_eq!(round, Some(Round::Busy));
     }
-    (0..3).for_each(|_| Votequorum::cause(&votequorum));
+    (0..3).for_each(|_| votequorum::Client::cause(&votequorum));
     dispatcher.run(&mut seen).unwrap();
     assert!((seen.cmap, seen.quorum) == (3, 3) && seen.votequorum >= 3);
 }
 
 fn a_busy_client_does_not_keep_others_waiting(endpoint: &Endpoint) {
-    let (busy, calm) = (Arc::new(Quorum::client(endpoint)), Arc::new(Cmap::client(endpoint)));
+    let (busy, calm) =
+        (Arc::new(quorum::Client::quiet(endpoint)), Arc::new(cmap::Client::quiet(endpoint)));
     let mut dispatcher = Dispatcher::new().unwrap();
     let again = Arc::clone(&busy);
     dispatcher
@@ -93,7 +94,7 @@ fn a_busy_client_does_not_keep_others_waiting(endpoint: &Endpoint) {
             event.unwrap();
             seen.0 += 1;
             // There is always one more.
-            Quorum::cause(&again);
+            quorum::Client::cause(&again);
             Continue(())
         })
         .unwrap();
@@ -105,8 +106,8 @@ fn a_busy_client_does_not_keep_others_waiting(endpoint: &Endpoint) {
             Continue(())
         })
         .unwrap();
-    (0..100).for_each(|_| Quorum::cause(&busy));
-    Cmap::cause(&calm);
+    (0..100).for_each(|_| quorum::Client::cause(&busy));
+    cmap::Client::cause(&calm);
     let mut seen = (0, None);
     dispatcher.run(&mut seen).unwrap();
     assert!(
@@ -117,7 +118,7 @@ fn a_busy_client_does_not_keep_others_waiting(endpoint: &Endpoint) {
 }
 
 fn handlers_add_and_remove_clients(endpoint: &Endpoint) {
-    let first = Arc::new(Cmap::client(endpoint));
+    let first = Arc::new(cmap::Client::quiet(endpoint));
     let mut dispatcher = Dispatcher::new().unwrap();
     let to_open = endpoint.clone();
     let first_id = dispatcher
@@ -125,8 +126,8 @@ fn handlers_add_and_remove_clients(endpoint: &Endpoint) {
             event.unwrap();
             seen.push("first");
             if seen.len() == 1 {
-                let second = Quorum::client(&to_open);
-                Quorum::cause(&second);
+                let second = quorum::Client::quiet(&to_open);
+                quorum::Client::cause(&second);
                 let added = control.add(second, |seen: &mut Vec<&str>, event, _| {
                     event.unwrap();
                     seen.push("second");
@@ -137,7 +138,7 @@ fn handlers_add_and_remove_clients(endpoint: &Endpoint) {
             Continue(())
         })
         .unwrap();
-    Cmap::cause(&first);
+    cmap::Client::cause(&first);
     let mut seen = Vec::new();
     while dispatcher.len() == 2 || seen.len() < 2 {
         dispatcher.round(&mut seen, WATCHDOG).unwrap();
@@ -148,13 +149,13 @@ fn handlers_add_and_remove_clients(endpoint: &Endpoint) {
     assert!(!dispatcher.remove(first_id));
     // Nothing is left to wait for.
     dispatcher.run(&mut seen).unwrap();
-    Cmap::cause(&first);
+    cmap::Client::cause(&first);
     assert_eq!(dispatcher.round(&mut seen, Duration::ZERO).unwrap(), Round::TimedOut);
     assert!(first.poll_event().unwrap().is_some());
 }
 
 fn a_handler_that_removes_its_own_client_is_not_called_again(endpoint: &Endpoint) {
-    let client = Arc::new(Cmap::client(endpoint));
+    let client = Arc::new(cmap::Client::quiet(endpoint));
     let mut dispatcher = Dispatcher::new().unwrap();
     let dropped = Arc::new(AtomicBool::new(false));
     struct OnDrop(Arc<AtomicBool>);
@@ -179,13 +180,13 @@ fn a_handler_that_removes_its_own_client_is_not_called_again(endpoint: &Endpoint
         )
         .unwrap();
     state.1 = Some(id);
-    (0..5).for_each(|_| Cmap::cause(&client));
+    (0..5).for_each(|_| cmap::Client::cause(&client));
     dispatcher.run(&mut state).unwrap();
     assert!(state.0 == 1 && dispatcher.is_empty() && dropped.load(Ordering::SeqCst));
 }
 
 fn the_same_client_twice_is_an_argument_that_is_wrong(endpoint: &Endpoint) {
-    let client = Arc::new(Cmap::client(endpoint));
+    let client = Arc::new(cmap::Client::quiet(endpoint));
     let mut dispatcher = Dispatcher::<()>::new().unwrap();
     dispatcher.add(Arc::clone(&client), |_, _, _| Continue(())).unwrap();
     let error = dispatcher.add(Arc::clone(&client), |_, _, _| Continue(())).unwrap_err();
@@ -193,10 +194,10 @@ fn the_same_client_twice_is_an_argument_that_is_wrong(endpoint: &Endpoint) {
 }
 
 fn a_waker_runs_something_on_the_dispatchers_thread_and_stops_it(endpoint: &Endpoint) {
-    let client = Arc::new(Cmap::client(endpoint));
+    let client = Arc::new(cmap::Client::quiet(endpoint));
     let mut dispatcher = Dispatcher::<Vec<u32>>::new().unwrap();
     let added = Arc::clone(&client);
-    dispatcher.add(Quorum::client(endpoint), |_, _, _| Continue(())).unwrap();
+    dispatcher.add(quorum::Client::quiet(endpoint), |_, _, _| Continue(())).unwrap();
     let waker = dispatcher.waker();
     let thread = thread::spawn(move || {
         let mut state = Vec::new();
@@ -215,7 +216,7 @@ fn a_waker_runs_something_on_the_dispatchers_thread_and_stops_it(endpoint: &Endp
         });
         added.unwrap();
     }));
-    Cmap::cause(&client);
+    cmap::Client::cause(&client);
     assert_eq!(patiently(|limit| events.recv_timeout(limit).ok()), Some(thread.thread().id()));
     waker.clone().stop();
     let (dispatcher, state) = thread.join().unwrap();
@@ -252,7 +253,7 @@ fn a_task_that_was_not_run_is_dropped_with_the_dispatcher() {
 }
 
 fn the_dispatchers_descriptor_is_readable_while_there_is_something_to_do(endpoint: &Endpoint) {
-    let client = Arc::new(Cmap::client(endpoint));
+    let client = Arc::new(cmap::Client::quiet(endpoint));
     let mut dispatcher = Dispatcher::<usize>::new().unwrap();
     dispatcher
         .add(Arc::clone(&client), |count: &mut usize, event, _| {
@@ -266,7 +267,7 @@ fn the_dispatchers_descriptor_is_readable_while_there_is_something_to_do(endpoin
         poll(&mut fds, timeout).unwrap() == 1
     };
     assert!(!readable(&dispatcher, PollTimeout::ZERO));
-    (0..100).for_each(|_| Cmap::cause(&client));
+    (0..100).for_each(|_| cmap::Client::cause(&client));
     let mut count = 0;
     while count < 100 {
         assert!(readable(&dispatcher, PollTimeout::NONE));
@@ -282,7 +283,8 @@ fn the_dispatchers_descriptor_is_readable_while_there_is_something_to_do(endpoin
 }
 
 fn a_panic_in_a_handler_leaves_the_others_alone(endpoint: &Endpoint) {
-    let (bad, good) = (Arc::new(Cmap::client(endpoint)), Arc::new(Quorum::client(endpoint)));
+    let (bad, good) =
+        (Arc::new(cmap::Client::quiet(endpoint)), Arc::new(quorum::Client::quiet(endpoint)));
     let mut dispatcher = Dispatcher::<usize>::new().unwrap();
     dispatcher.add(Arc::clone(&bad), |_, _, _| panic!("as asked for")).unwrap();
     dispatcher
@@ -292,13 +294,13 @@ fn a_panic_in_a_handler_leaves_the_others_alone(endpoint: &Endpoint) {
             Continue(())
         })
         .unwrap();
-    Cmap::cause(&bad);
+    cmap::Client::cause(&bad);
     let mut count = 0;
     let panicked =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatcher.run(&mut count)));
     assert!(panicked.is_err());
-    Cmap::cause(&bad);
-    Quorum::cause(&good);
+    cmap::Client::cause(&bad);
+    quorum::Client::cause(&good);
     while count == 0 || dispatcher.len() == 2 {
         dispatcher.round(&mut count, WATCHDOG).unwrap();
     }
@@ -308,8 +310,8 @@ fn a_panic_in_a_handler_leaves_the_others_alone(endpoint: &Endpoint) {
 fn the_end_of_a_connection_is_told_and_the_client_removed(host: &Host) {
     let endpoint = host.endpoint();
     let mut dispatcher = Dispatcher::<Vec<String>>::new().unwrap();
-    let client = Arc::new(Cmap::client(&endpoint));
-    let finalized = Arc::new(Cmap::client(&endpoint));
+    let client = Arc::new(cmap::Client::quiet(&endpoint));
+    let finalized = Arc::new(cmap::Client::quiet(&endpoint));
     let events = Arc::new(AtomicUsize::new(0));
     for client in [&client, &finalized] {
         let events = Arc::clone(&events);
@@ -332,7 +334,7 @@ fn the_end_of_a_connection_is_told_and_the_client_removed(host: &Host) {
         dispatcher.round(&mut ends, WATCHDOG).unwrap();
     }
     assert_eq!((ends.as_slice(), dispatcher.len()), (&[Error::Finalized.to_string()][..], 1));
-    (0..50).for_each(|_| Cmap::cause(&client));
+    (0..50).for_each(|_| cmap::Client::cause(&client));
     host.kill();
     dispatcher.run(&mut ends).unwrap();
     assert_eq!(events.load(Ordering::Relaxed), 50, "what the daemon left was not handed over");

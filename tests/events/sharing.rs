@@ -215,10 +215,10 @@ fn call_cfg(endpoint: &Endpoint) {
     let _ = client.ring_reenable();
     let _ = client.reopen_log_files();
     assert!(client.reply_to_shutdown(cfg::ShutdownAnswer::NO).is_err());
-    if cfg::Cfg::is_real() {
-        let _alone = cfg::Cfg::alone();
-        let client = cfg::Cfg::client(endpoint);
-        cfg::Cfg::cause(&client);
+    if cfg::Client::is_real() {
+        let _alone = cfg::Client::alone();
+        let client = cfg::Client::quiet(endpoint);
+        cfg::Client::cause(&client);
         next(&client);
         client.track_stop().unwrap();
     }

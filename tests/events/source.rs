@@ -1,29 +1,24 @@
 //! Clients of every service, and how to have the daemon send them events.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use corosync_ipc::cfg::{Cfg, ShutdownAnswer, ShutdownKind};
-use corosync_ipc::cmap::{Cmap, TrackEvents};
-use corosync_ipc::cpg::{Cpg, GroupName, Guarantee};
-use corosync_ipc::evs::Evs;
-use corosync_ipc::quorum::Quorum;
-use corosync_ipc::votequorum::Votequorum;
-use corosync_ipc::{
-    Client, CsError, Endpoint, Service, TrackFlags, cfg, cmap, cpg, evs, quorum, votequorum,
-};
+use corosync_ipc::cfg::{self, ShutdownAnswer, ShutdownKind};
+use corosync_ipc::cmap::{self, TrackEvents};
+use corosync_ipc::cpg::{self, GroupName, Guarantee};
+use corosync_ipc::{CsError, Endpoint, ServiceClient, TrackFlags, evs, quorum, votequorum};
 use testbed::{cs, next};
 
 /// A service whose daemon can be made to send an event.
-pub(crate) trait Source: Service + Sized {
+pub(crate) trait Source: ServiceClient {
     /// A client to which no events come by themselves.
-    fn client(endpoint: &Endpoint) -> Client<Self>;
+    fn quiet(endpoint: &Endpoint) -> Self;
 
     /// Has the daemon send events, which are there when this returns.
-    fn cause(client: &Client<Self>);
+    fn cause(client: &Self);
 
     /// Whether the real daemon has the service and its events.
     fn is_real() -> bool {
@@ -36,8 +31,8 @@ pub(crate) trait Source: Service + Sized {
     }
 }
 
-impl Source for Cmap {
-    fn client(endpoint: &Endpoint) -> cmap::Client {
+impl Source for cmap::Client {
+    fn quiet(endpoint: &Endpoint) -> cmap::Client {
         let client = cmap::Client::connect_to(endpoint).unwrap();
         client.track_add(&cause_key(&client), TrackEvents::ALL).unwrap();
         client
@@ -53,7 +48,7 @@ fn cause_key(client: &cmap::Client) -> String {
     format!("cause.{}.{}", std::process::id(), descriptor(client))
 }
 
-fn descriptor<S: Service>(client: &Client<S>) -> RawFd {
+fn descriptor<C: ServiceClient>(client: &C) -> RawFd {
     client.as_fd().as_raw_fd()
 }
 
@@ -63,8 +58,8 @@ fn number() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-impl Source for Quorum {
-    fn client(endpoint: &Endpoint) -> quorum::Client {
+impl Source for quorum::Client {
+    fn quiet(endpoint: &Endpoint) -> quorum::Client {
         quorum::Client::connect_to(endpoint).unwrap()
     }
 
@@ -73,8 +68,8 @@ impl Source for Quorum {
     }
 }
 
-impl Source for Votequorum {
-    fn client(endpoint: &Endpoint) -> votequorum::Client {
+impl Source for votequorum::Client {
+    fn quiet(endpoint: &Endpoint) -> votequorum::Client {
         votequorum::Client::connect_to(endpoint).unwrap()
     }
 
@@ -86,8 +81,8 @@ impl Source for Votequorum {
 /// Other members of the groups of this process' clients, which see when a message is delivered.
 static WITNESSES: Mutex<Vec<(GroupName, Arc<cpg::Client>)>> = Mutex::new(Vec::new());
 
-impl Source for Cpg {
-    fn client(endpoint: &Endpoint) -> cpg::Client {
+impl Source for cpg::Client {
+    fn quiet(endpoint: &Endpoint) -> cpg::Client {
         let group = GroupName::new(format!("events.{}.{}", std::process::id(), number())).unwrap();
         let [client, witness] = [(); 2].map(|()| {
             let endpoint = endpoint.clone().ring_size(1 << 16);
@@ -123,8 +118,8 @@ pub(crate) fn remember(client: &cfg::Client, endpoint: &Endpoint) {
     ENDPOINTS.lock().unwrap().get_or_insert_default().insert(descriptor(client), endpoint.clone());
 }
 
-impl Source for Cfg {
-    fn client(endpoint: &Endpoint) -> cfg::Client {
+impl Source for cfg::Client {
+    fn quiet(endpoint: &Endpoint) -> cfg::Client {
         let client = cfg::Client::connect_to(endpoint).unwrap();
         client.track_start().unwrap();
         remember(&client, endpoint);
@@ -160,8 +155,8 @@ impl Source for Cfg {
     }
 }
 
-impl Source for Evs {
-    fn client(endpoint: &Endpoint) -> evs::Client {
+impl Source for evs::Client {
+    fn quiet(endpoint: &Endpoint) -> evs::Client {
         let client = evs::Client::connect_to(endpoint).unwrap();
         client.join(&[evs::GroupName::new(format!("events.{}", number())).unwrap()]).unwrap();
         // The membership that comes first.
@@ -188,28 +183,28 @@ macro_rules! for_each_service {
         mod each {
             use $crate::source::for_each_service;
 
-            for_each_service!(@ cmap Cmap $($kind $body)*);
-            for_each_service!(@ cpg Cpg $($kind $body)*);
-            for_each_service!(@ quorum Quorum $($kind $body)*);
-            for_each_service!(@ votequorum Votequorum $($kind $body)*);
-            for_each_service!(@ cfg Cfg $($kind $body)*);
-            for_each_service!(@ evs Evs $($kind $body)*);
+            for_each_service!(@ cmap $($kind $body)*);
+            for_each_service!(@ cpg $($kind $body)*);
+            for_each_service!(@ quorum $($kind $body)*);
+            for_each_service!(@ votequorum $($kind $body)*);
+            for_each_service!(@ cfg $($kind $body)*);
+            for_each_service!(@ evs $($kind $body)*);
         }
     };
-    (@ $module:ident $service:ident $($kind:ident $body:ident)*) => {
+    (@ $module:ident $($kind:ident $body:ident)*) => {
         mod $module {
-            use corosync_ipc::$module::$service;
+            use corosync_ipc::$module::Client;
 
             mod embedded {
-                $(#[test] fn $body() { $crate::host::embedded::$kind(super::super::super::$body::<super::$service>); })*
+                $(#[test] fn $body() { $crate::host::embedded::$kind(super::super::super::$body::<super::Client>); })*
             }
             mod real {
                 $(
                     #[test]
                     fn $body() {
-                        if <super::$service as $crate::source::Source>::is_real() {
-                            let _alone = <super::$service as $crate::source::Source>::alone();
-                            $crate::host::real::$kind(super::super::super::$body::<super::$service>);
+                        if <super::Client as $crate::source::Source>::is_real() {
+                            let _alone = <super::Client as $crate::source::Source>::alone();
+                            $crate::host::real::$kind(super::super::super::$body::<super::Client>);
                         }
                     }
                 )*
@@ -220,6 +215,6 @@ macro_rules! for_each_service {
 pub(crate) use for_each_service;
 
 /// Takes every event that waits. How many there were.
-pub(crate) fn drain<S: Service>(client: &Client<S>) -> usize {
+pub(crate) fn drain<C: ServiceClient>(client: &C) -> usize {
     std::iter::from_fn(|| client.poll_event().unwrap()).count()
 }

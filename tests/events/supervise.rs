@@ -7,18 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use corosync_ipc::cfg::Cfg;
-use corosync_ipc::cmap::{self, Cmap, TrackEvents};
-use corosync_ipc::cpg::{self, Cpg, GroupName, Guarantee};
-use corosync_ipc::evs::{self, Evs};
-use corosync_ipc::quorum::Quorum;
+use corosync_ipc::cmap::{self, TrackEvents};
+use corosync_ipc::cpg::{self, GroupName, Guarantee};
+use corosync_ipc::evs;
 use corosync_ipc::supervise::{
     CfgTracker, CmapTracker, Missed, Notice, NoticeOf, Restored, Supervise, Supervised, Up,
     VotequorumTracker,
 };
-use corosync_ipc::votequorum::Votequorum;
 use corosync_ipc::{
-    Client, Control, CsError, Dispatcher, Endpoint, Error, TrackFlags, cfg, quorum, votequorum,
+    Control, CsError, Dispatcher, Endpoint, Error, TrackFlags, cfg, quorum, votequorum,
 };
 use testbed::{
     Cluster, Patience, WATCHDOG, is_fd_readable, is_fd_readable_within, patiently,
@@ -44,14 +41,14 @@ for_each_host! {
 }
 
 /// The next notice, which must come.
-fn next<S: Supervise>(client: &mut Supervised<S>) -> NoticeOf<S> {
+fn next<C: Supervise>(client: &mut Supervised<C>) -> NoticeOf<C> {
     patiently(|limit| client.next(limit).unwrap()).expect("no notice came")
 }
 
 /// The next notice that a connection is there; those before must be of failed attempts.
-fn up<S: Supervise>(client: &mut Supervised<S>) -> Up<S::Setup>
+fn up<C: Supervise>(client: &mut Supervised<C>) -> Up<C::Setup>
 where
-    S::Event: Debug,
+    C::Event: Debug,
 {
     loop {
         match next(client) {
@@ -62,9 +59,9 @@ where
     }
 }
 
-fn event<S: Supervise>(client: &mut Supervised<S>) -> S::Event
+fn event<C: Supervise>(client: &mut Supervised<C>) -> C::Event
 where
-    S::Event: Debug,
+    C::Event: Debug,
 {
     match next(client) {
         Notice::Event(event) => event,
@@ -73,9 +70,9 @@ where
 }
 
 /// The events until the loss, and why it was.
-fn events_until_lost<S: Supervise>(client: &mut Supervised<S>) -> (Vec<S::Event>, Error)
+fn events_until_lost<C: Supervise>(client: &mut Supervised<C>) -> (Vec<C::Event>, Error)
 where
-    S::Event: Debug,
+    C::Event: Debug,
 {
     let mut events = Vec::new();
     loop {
@@ -88,10 +85,10 @@ where
 }
 
 /// The next notice, got as an event loop gets it: only when the descriptor is readable.
-fn next_when_readable<S: Supervise>(
-    client: &mut Supervised<S>,
+fn next_when_readable<C: Supervise>(
+    client: &mut Supervised<C>,
     descriptor: &OwnedFd,
-) -> NoticeOf<S> {
+) -> NoticeOf<C> {
     let notice = patiently(|limit| {
         let is_readable = is_fd_readable_within(descriptor, limit);
         is_readable.then(|| client.next(Duration::ZERO).unwrap()).flatten()
@@ -173,8 +170,8 @@ fn a_supervised_client_fits_a_dispatcher(host: &Host) {
     client.set_up(CmapTracker::new("dispatched.", TrackEvents::ALL | TrackEvents::PREFIX)).unwrap();
     let mut dispatcher = Dispatcher::new().unwrap();
     let handler = |seen: &mut Vec<&str>,
-                   notice: Result<NoticeOf<Cmap>, Error>,
-                   client: &mut Supervised<Cmap>,
+                   notice: Result<NoticeOf<cmap::Client>, Error>,
+                   client: &mut Supervised<cmap::Client>,
                    _: &mut Control<'_, _>| {
         match notice.unwrap() {
             Notice::Up(_) => {
@@ -277,21 +274,21 @@ fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
 }
 
 /// Something that clients of a service set up.
-struct Example<S: Supervise> {
-    connect: fn(&Endpoint) -> Result<Client<S>, Error>,
-    setup: S::Setup,
+struct Example<C: Supervise> {
+    connect: fn(&Endpoint) -> Result<C, Error>,
+    setup: C::Setup,
     /// What may be missed of it in a gap.
     missed: Missed,
     /// Makes an event, where setting it up does not.
-    make_event: fn(&Client<S>),
-    is_of_setup: fn(&S::Event) -> bool,
+    make_event: fn(&C),
+    is_of_setup: fn(&C::Event) -> bool,
 }
 
 trait HasExample: Supervise<Event: Debug> + Sized {
     fn example() -> Example<Self>;
 }
 
-impl HasExample for Cmap {
+impl HasExample for cmap::Client {
     fn example() -> Example<Self> {
         Example {
             connect: cmap::Client::connect_to,
@@ -303,7 +300,7 @@ impl HasExample for Cmap {
     }
 }
 
-impl HasExample for Cpg {
+impl HasExample for cpg::Client {
     fn example() -> Example<Self> {
         Example {
             connect: cpg::Client::connect_to,
@@ -315,7 +312,7 @@ impl HasExample for Cpg {
     }
 }
 
-impl HasExample for Quorum {
+impl HasExample for quorum::Client {
     fn example() -> Example<Self> {
         Example {
             connect: quorum::Client::connect_to,
@@ -327,7 +324,7 @@ impl HasExample for Quorum {
     }
 }
 
-impl HasExample for Votequorum {
+impl HasExample for votequorum::Client {
     fn example() -> Example<Self> {
         Example {
             connect: votequorum::Client::connect_to,
@@ -339,7 +336,7 @@ impl HasExample for Votequorum {
     }
 }
 
-impl HasExample for Cfg {
+impl HasExample for cfg::Client {
     fn example() -> Example<Self> {
         Example {
             connect: |endpoint| {
@@ -348,13 +345,13 @@ impl HasExample for Cfg {
             },
             setup: CfgTracker,
             missed: Missed::States,
-            make_event: Cfg::cause,
+            make_event: cfg::Client::cause,
             is_of_setup: |event| matches!(event, cfg::Event::Shutdown { .. }),
         }
     }
 }
 
-impl HasExample for Evs {
+impl HasExample for evs::Client {
     fn example() -> Example<Self> {
         Example {
             connect: evs::Client::connect_to,
@@ -366,8 +363,8 @@ impl HasExample for Evs {
     }
 }
 
-fn what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told<S: HasExample>(host: &Host) {
-    let Example { connect, setup, missed: missed_in_gap, make_event, is_of_setup } = S::example();
+fn what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told<C: HasExample>(host: &Host) {
+    let Example { connect, setup, missed: missed_in_gap, make_event, is_of_setup } = C::example();
     let endpoint = host.endpoint();
     let mut client = Supervised::new(move || connect(&endpoint)).backoff(quickly);
     client.set_up(setup.clone()).unwrap();
@@ -398,9 +395,11 @@ fn a_daemon_that_does_not_ask_about_shutdowns_is_supervised_too(host: &Host) {
     client.set_up(CfgTracker).unwrap();
     match &*up(&mut client).restored {
         [Restored { result: Ok(()), .. }] => {
-            assert!(matches!(host, Host::Embedded(_)) || Cfg::is_real())
+            assert!(matches!(host, Host::Embedded(_)) || cfg::Client::is_real())
         }
-        [Restored { result: Err(Error::Unsupported { .. }), .. }] => assert!(!Cfg::is_real()),
+        [Restored { result: Err(Error::Unsupported { .. }), .. }] => {
+            assert!(!cfg::Client::is_real())
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -573,7 +572,7 @@ mod asynchronous {
     }
 
     /// The next notice, by waits that are cancelled all the time.
-    async fn next<S: Supervise>(client: &mut AsyncSupervised<S>) -> NoticeOf<S> {
+    async fn next<C: Supervise>(client: &mut AsyncSupervised<C>) -> NoticeOf<C> {
         let patience = Patience::new();
         loop {
             if let Ok(notice) = timeout(Duration::from_millis(2), client.next()).await {
@@ -588,7 +587,7 @@ mod asynchronous {
         runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let attempts = Arc::new(AtomicU32::new(0));
             let counter = Arc::clone(&attempts);
-            let mut client = AsyncSupervised::<Cmap>::new(move || {
+            let mut client = AsyncSupervised::<cmap::Client>::new(move || {
                 counter.fetch_add(1, Ordering::SeqCst);
                 cmap::Client::connect_to(&endpoint)
             })
@@ -643,7 +642,7 @@ mod asynchronous {
         let (open, gate) = channel::<()>();
         let gate = Mutex::new(gate);
         runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-            let mut client = AsyncSupervised::<Cpg>::new(move || {
+            let mut client = AsyncSupervised::<cpg::Client>::new(move || {
                 // Until the test goes on.
                 let _ = gate.lock().unwrap().recv();
                 cpg::Client::connect_with(&endpoint, cpg::Options::new().pid(77))

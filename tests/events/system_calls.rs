@@ -6,7 +6,7 @@ use std::ops::ControlFlow::Continue;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use corosync_ipc::cmap::Cmap;
+use corosync_ipc::cmap;
 use corosync_ipc::{CsError, Dispatch, Endpoint, Error};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::getppid;
@@ -17,7 +17,7 @@ use crate::source::Source;
 for_each_host! { own a_slow_answer_is_waited_for_asleep; }
 
 fn a_slow_answer_is_waited_for_asleep(host: &Host) {
-    let client = Cmap::client(&host.endpoint());
+    let client = cmap::Client::quiet(&host.endpoint());
     client.set_request_timeout(Duration::from_secs(3));
     let _paused = host.pause();
     let sleeps = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();
@@ -32,8 +32,8 @@ fn a_slow_answer_is_waited_for_asleep(host: &Host) {
 const ROUNDS: u32 = 50_000;
 
 /// Dispatches between two marks.
-fn dispatch_between_marks<S: Source>(endpoint: &Endpoint) {
-    let client = S::client(endpoint);
+fn dispatch_between_marks<C: Source>(endpoint: &Endpoint) {
+    let client = C::quiet(endpoint);
     // The first look may find a byte to take.
     client.dispatch(Dispatch::All, |_| Continue(())).unwrap();
     let start = Instant::now();
@@ -52,12 +52,12 @@ fn dispatch_between_marks<S: Source>(endpoint: &Endpoint) {
 #[ignore = "run by another test, under strace"]
 fn dispatch_every_service_between_marks() {
     let endpoint = Endpoint::from_env().unwrap();
-    dispatch_between_marks::<corosync_ipc::cmap::Cmap>(&endpoint);
-    dispatch_between_marks::<corosync_ipc::cpg::Cpg>(&endpoint);
-    dispatch_between_marks::<corosync_ipc::quorum::Quorum>(&endpoint);
-    dispatch_between_marks::<corosync_ipc::votequorum::Votequorum>(&endpoint);
-    dispatch_between_marks::<corosync_ipc::cfg::Cfg>(&endpoint);
-    dispatch_between_marks::<corosync_ipc::evs::Evs>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::cmap::Client>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::cpg::Client>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::quorum::Client>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::votequorum::Client>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::cfg::Client>(&endpoint);
+    dispatch_between_marks::<corosync_ipc::evs::Client>(&endpoint);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 use crate::sys::event::Wakeup;
 
 /// Ends a client's wait for events from another thread, or from one of its handlers; made by
-/// [`Client::waker`](crate::Client::waker).
+/// [`Client::waker`](crate::ServiceClient::waker).
 ///
-/// The connection goes on; [`Client::finalize`](crate::Client::finalize) would end it.
+/// The connection goes on; [`Client::finalize`](crate::ServiceClient::finalize) would end it.
 #[derive(Clone, Debug)]
 pub struct Waker {
     shared: Arc<Shared>,
@@ -29,10 +29,10 @@ impl Waker {
         Ok(Self { shared: Arc::new(Shared { woken: AtomicBool::new(false), wakeup }) })
     }
 
-    /// Ends one wait: the one under way, or else the next. A [`dispatch`](crate::Client::dispatch)
+    /// Ends one wait: the one under way, or else the next. A [`dispatch`](crate::ServiceClient::dispatch)
     /// that may wait, `One` or `Blocking`, then returns `Ok(())`,
-    /// [`next_event`](crate::Client::next_event) returns `Ok(None)`, and
-    /// [`events`](crate::Client::events) ends. Events that wait stay where they are. Used twice
+    /// [`next_event`](crate::ServiceClient::next_event) returns `Ok(None)`, and
+    /// [`events`](crate::ServiceClient::events) ends. Events that wait stay where they are. Used twice
     /// before the wait ended, it ends that one only.
     ///
     /// Never blocks, and takes one system call.

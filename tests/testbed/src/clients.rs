@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use corosync_ipc::{Client, CsError, Error, Result, Service};
+use corosync_ipc::{CsError, Error, Result, ServiceClient};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::gettid;
 
@@ -32,22 +32,22 @@ pub fn invalid<T: std::fmt::Debug>(result: Result<T, Error>) -> &'static str {
 
 /// The next event or the error that comes instead.
 #[track_caller]
-pub fn next_or_error<S: Service>(client: &Client<S>) -> Result<S::Event> {
+pub fn next_or_error<C: ServiceClient>(client: &C) -> Result<C::Event> {
     let came = patiently(|limit| client.next_event(limit).transpose());
     came.unwrap_or_else(|| panic!("no event came\n{}", diagnosis(client)))
 }
 
 /// The next event, which must come.
 #[track_caller]
-pub fn next<S: Service>(client: &Client<S>) -> S::Event {
+pub fn next<C: ServiceClient>(client: &C) -> C::Event {
     next_or_error(client).unwrap()
 }
 
 /// Events up to the one that `wanted` makes something of; the others are thrown away.
 #[track_caller]
-pub fn next_that<S: Service, T>(
-    client: &Client<S>,
-    mut wanted: impl FnMut(S::Event) -> Option<T>,
+pub fn next_that<C: ServiceClient, T>(
+    client: &C,
+    mut wanted: impl FnMut(C::Event) -> Option<T>,
 ) -> T {
     let patience = Patience::new();
     loop {
@@ -62,17 +62,17 @@ pub fn next_that<S: Service, T>(
 
 /// Every event that waits.
 #[track_caller]
-pub fn waiting<S: Service>(client: &Client<S>) -> Vec<S::Event> {
+pub fn waiting<C: ServiceClient>(client: &C) -> Vec<C::Event> {
     std::iter::from_fn(|| client.poll_event().unwrap()).collect()
 }
 
 /// Whether a client's descriptor polls readable now.
-pub fn is_readable<S: Service>(client: &Client<S>) -> bool {
+pub fn is_readable<C: ServiceClient>(client: &C) -> bool {
     is_fd_readable(client)
 }
 
 /// Whether a client's descriptor becomes readable.
-pub fn becomes_readable<S: Service>(client: &Client<S>) -> bool {
+pub fn becomes_readable<C: ServiceClient>(client: &C) -> bool {
     patiently(|limit| is_fd_readable_within(client, limit).then_some(())).is_some()
 }
 

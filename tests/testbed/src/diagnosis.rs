@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use corosync_ipc::ServiceClient;
 use corosync_ipc::cmap::{self, Map};
-use corosync_ipc::{Client, Service};
 
 /// Offsets in a ring's header file, and how long it is.
 const WRITE_PT: usize = 0;
@@ -22,9 +22,9 @@ const HEADER: usize = 8244;
 
 /// The rings of a client, both ends of its setup socket, and what the daemon counted of this
 /// process's connections.
-pub fn diagnosis<S: Service>(client: &Client<S>) -> String {
+pub fn diagnosis<C: ServiceClient>(client: &C) -> String {
     let (server, own) = (client.peer_credentials().pid, std::process::id());
-    let mut text = format!("{} of pid {server}:\n", S::NAME);
+    let mut text = format!("{} of pid {server}:\n", C::SERVICE);
     let sockets = sockets(client);
     sockets.iter().for_each(|line| text += &format!("  {line}\n"));
     // Rings are named after the daemon's descriptor of the socket.

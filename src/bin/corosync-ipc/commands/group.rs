@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use corosync_ipc::cpg::{DEFAULT_REASSEMBLY_LIMIT, GroupName};
-use corosync_ipc::{Client, Deadline, Dispatcher, Error, Service};
+use corosync_ipc::{Deadline, Dispatcher, Error, ServiceClient};
 use serde_json::{Value as Json, json};
 
 use crate::context::Context;
@@ -77,10 +77,10 @@ pub(crate) fn delivery(from: impl Display, mut members: Json, payload: &[u8]) ->
 }
 
 /// Takes events until one is what is waited for, as long as a request may take.
-pub(crate) fn await_event<S: Service, T>(
-    client: &Client<S>,
+pub(crate) fn await_event<C: ServiceClient, T>(
+    client: &C,
     what: &str,
-    mut wanted: impl FnMut(S::Event) -> Option<T>,
+    mut wanted: impl FnMut(C::Event) -> Option<T>,
 ) -> Result<T, Failure> {
     let timeout = client.request_timeout();
     let deadline = Instant::now().checked_add(timeout);
@@ -152,16 +152,16 @@ impl State {
 
 /// Writes the clients' events, and sends the lines of standard input, until `count` messages were
 /// delivered or something fails. The end of standard input ends nothing.
-pub(crate) fn take_part<S, L, F>(
+pub(crate) fn take_part<C, L, F>(
     context: &Context,
-    clients: &[Arc<Client<S>>],
+    clients: &[Arc<C>],
     count: Option<u64>,
     line: L,
     send: F,
 ) -> Result<(), Failure>
 where
-    S: Service,
-    L: Fn(usize, S::Event) -> Line + Clone + Send + 'static,
+    C: ServiceClient,
+    L: Fn(usize, C::Event) -> Line + Clone + Send + 'static,
     F: Fn(&[u8]) -> Result<(), Error> + Send + 'static,
 {
     let mut dispatcher: Dispatcher<State> = Dispatcher::new()?;

@@ -1,0 +1,163 @@
+//! The core that the clients of all services share: a connection, and the service behind it.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::dispatch::{Dispatch, Next};
+use crate::endpoint::{Deadline, Endpoint};
+use crate::error::{CsError, Error, Result, WireError};
+use crate::libqb::client::{Connection, Look, Patience, Target};
+use crate::wire::{Message, Request, decode_reply};
+
+/// Room that every message of quorum, votequorum and cfg fits in: the state of 16 links, or all
+/// nodes there can be in three lists. They tell little, and seldom.
+pub(crate) const SMALL_RING_SIZE: u32 = 16 << 10;
+
+/// A service of corosync, with what a client of it remembers.
+pub(crate) trait Service: Send + Sync + 'static {
+    /// An event of the service.
+    type Event: Send + 'static;
+
+    /// The name of the service's socket.
+    const NAME: &'static str;
+
+    /// Room in each ring that every message of the service fits in, in bytes.
+    const RING_SIZE: u32;
+
+    /// A request that the daemon answers at once, shortly and exactly once, whatever state it is
+    /// in, and that changes nothing. It is sent when the event ring was full and is empty
+    /// again: with a request the daemon also looks whether events wait for room.
+    fn nudge() -> Result<Vec<u8>, WireError>;
+
+    /// Makes an event of a message. `None`: the message is no event.
+    fn event(&self, message: Bytes) -> Result<Option<Self::Event>, WireError>;
+}
+
+/// A connection to the service `S`.
+pub(crate) struct Core<S: Service> {
+    pub(crate) connection: Connection,
+    pub(crate) service: S,
+}
+
+impl<S: Service> Core<S> {
+    /// Connects. In a box, since a kilobyte that is moved around is too much for a small stack.
+    pub(crate) fn open(endpoint: &Endpoint, service: S, patience: &Patience) -> Result<Box<Self>> {
+        let target = Target {
+            name: S::NAME,
+            ring_size: S::RING_SIZE,
+            may_raise_size: false,
+            nudge: Some(S::nudge),
+        };
+        let connection = Connection::open(target, endpoint, patience)?;
+        Ok(Box::new(Self { connection, service }))
+    }
+
+    /// The time of a call that makes several requests.
+    pub(crate) fn patience(&self, call: &'static str) -> Patience {
+        self.connection.patience(call)
+    }
+
+    /// A call of one request.
+    pub(crate) fn call<R: Request>(&self, call: &'static str, request: &R) -> Result<R::Reply> {
+        self.call_within(&self.patience(call), call, request)
+    }
+
+    /// One of several requests of a call.
+    pub(crate) fn call_within<R: Request>(
+        &self,
+        patience: &Patience,
+        call: &'static str,
+        request: &R,
+    ) -> Result<R::Reply> {
+        self.call_while(&[CsError::TryAgain], &patience.step(call), request)
+    }
+
+    /// As [`Core::call_within`], for requests to which other answers mean "busy" too.
+    pub(crate) fn call_while<R: Request>(
+        &self,
+        busy: &[CsError],
+        patience: &Patience,
+        request: &R,
+    ) -> Result<R::Reply> {
+        let unencodable = |source| Error::Unencodable { call: patience.call.into(), source };
+        let message = request.encode().map_err(unencodable)?;
+        self.decode(patience.call, &self.connection.call(busy, patience, &message)?)
+    }
+
+    /// Reads the reply to a request.
+    pub(crate) fn decode<M: Message>(&self, call: &'static str, reply: &[u8]) -> Result<M> {
+        decode_reply(reply)
+            .map_err(|source| self.connection.refuse(source.into()))?
+            .map_err(|status| Error::from_status(call, status))
+    }
+
+    /// Sends a request that makes the daemon forget something; see [`Connection::release`].
+    pub(crate) fn release<R: Request>(&self, request: &R) {
+        // One of numbers only always fits its layout.
+        if let Ok(message) = request.encode() {
+            self.connection.release(message);
+        }
+    }
+
+    /// Takes the next event, if one waits.
+    pub(crate) fn look(&self, look: Look, deadline: Option<Instant>) -> Result<Option<S::Event>> {
+        self.connection.poll_event(look, deadline, |message| self.service.event(message))
+    }
+
+    /// Takes what counts as one in this mode: an event, or a message that need not become one.
+    fn look_for_one(&self, mode: Dispatch) -> Result<Option<Option<S::Event>>> {
+        if mode.counts_messages() {
+            self.connection.poll_one(Look::Glance, |message| self.service.event(message))
+        } else {
+            Ok(self.look(Look::Glance, None)?.map(Some))
+        }
+    }
+
+    /// See [`ServiceClient::next_event`](super::ServiceClient::next_event).
+    pub(crate) fn next_event(&self, deadline: Deadline) -> Result<Option<S::Event>> {
+        self.connection.next_event(deadline.instant(), |message| self.service.event(message))
+    }
+
+    /// See [`ServiceClient::dispatch`](super::ServiceClient::dispatch).
+    pub(crate) fn dispatch(
+        &self,
+        mode: Dispatch,
+        mut handler: impl FnMut(S::Event) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut next = mode.start();
+        loop {
+            let wait = match next {
+                Next::Wait if self.connection.was_woken() => return Ok(()),
+                Next::Wait => true,
+                Next::Look => false,
+                Next::Done => return Ok(()),
+                Next::TryAgain => {
+                    return Err(Error::Cs { call: "dispatch".into(), error: CsError::TryAgain });
+                }
+            };
+            next = match self.look_for_one(mode)? {
+                Some(event) => match event.map_or(ControlFlow::Continue(()), &mut handler) {
+                    ControlFlow::Continue(()) => mode.taken(),
+                    ControlFlow::Break(()) => Next::Done,
+                },
+                None if wait => {
+                    self.connection.wait_event(self.connection.waker()?, None)?;
+                    Next::Wait
+                }
+                None => mode.nothing_waits(),
+            };
+        }
+    }
+}
+
+impl<S: Service> fmt::Debug for Core<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("service", &S::NAME)
+            .field("peer", &self.connection.peer())
+            .finish_non_exhaustive()
+    }
+}
