@@ -4,6 +4,9 @@
 //! [`votequorum`], [`cfg`](mod@cfg), [`evs`]. All clients take events in the same ways and find the
 //! daemon by an [`Endpoint`]; code that works with any of them is generic over [`ServiceClient`].
 //!
+//! # Three ways in
+//! **Use a service.** A client connects to the corosync of this machine:
+//!
 //! ```no_run
 //! use corosync_ipc::{cmap, quorum};
 //!
@@ -13,18 +16,45 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 //!
+//! [`event_loops`] compares the ways to wait for events. [`supervise`] has clients that connect
+//! again. [`libqb::Client`] talks to services that are not corosync's.
+//!
+//! **Serve one.** `libqb::server` (feature `server`) is a listener for any libqb service. C
+//! programs and this crate connect to it.
+//!
+//! **Test with one.** `embedded` (feature `server`) is a corosync, or a whole cluster, in the
+//! test's own process:
+//!
+//! ```
+//! # #[cfg(feature = "server")] {
+//! use corosync_ipc::{cmap, embedded::Corosync};
+//!
+//! let corosync = Corosync::start()?;
+//! let client = cmap::Client::connect_to(corosync.endpoint())?;
+//! client.set("test.answer", 42_u32)?;
+//! assert_eq!(client.get_as::<u32>("test.answer")?, Some(42));
+//! # }
+//! # Ok::<(), corosync_ipc::Error>(())
+//! ```
+//!
+//! [`glossary`] explains the field's words.
+//!
 //! # How a message travels
-//! The caller's values become bytes in [`wire`], which knows every message's layout and does no
-//! I/O. A client of [`libqb`] puts them in a ring in shared memory, wakes the daemon through a
-//! socket, and waits for the answer with a deadline. Events come the other way, through a ring of
-//! their own. Nothing that comes from the daemon is believed before it was checked, and nothing in
-//! it that is merely unknown is refused.
+//! [`wire`] knows the layout of every message, does no I/O, and turns the caller's values into
+//! bytes. A client of [`libqb`] puts them into a ring in shared memory, wakes the daemon through a
+//! socket, and waits for the answer until its deadline. Events come the other way, through a ring
+//! of their own. What comes from the daemon is checked before it is believed. Ids and values that
+//! are merely unknown are kept.
 //!
 //! # Features
-//! `default-features = false` gives the clients, with five small dependencies. `cli` is the
-//! `corosync-ipc` command, `server` the other end of the wire and the embedded corosync, `tokio`
-//! makes streams of events, `tracing` logs connects, disconnects and timeouts, `serde` serializes
-//! the values.
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | (none) | | the clients, with five small dependencies |
+//! | `server` | yes | `libqb::server` and `embedded` |
+//! | `cli` | yes | the `corosync-ipc` command; includes `server` and `tracing` |
+//! | `tokio` | | events as a `Stream`, awaitable requests |
+//! | `tracing` | | logs of connects, disconnects and timeouts |
+//! | `serde` | | `Serialize` and `Deserialize` for the values of the services |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Allowed again in `libqb/ring/` and `sys/` alone.

@@ -1,4 +1,5 @@
-//! Feeds any bytes, in pieces, to the client's half of the handshake, and any name to the rings' parser.
+//! Feeds any bytes, in pieces, to the client's half of the handshake, and any name to the parser of
+//! ring names.
 
 #![no_main]
 
