@@ -2,7 +2,7 @@
 
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::GroupName;
-use testbed::bodies::interop::{
+use testbed::interop::{
     both_mean_the_same_groups, both_see_the_same_messages_in_the_same_order, cpg_program,
 };
 use testbed::{shared_one, skip};

@@ -4,7 +4,7 @@
 use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::{Client, GroupName, Options};
 use corosync_ipc::embedded::Corosync;
-use testbed::bodies::interop;
+use testbed::interop;
 use testbed::{Cluster, skip};
 
 use crate::{Embedded, nothing_to_compare};

@@ -2,7 +2,7 @@
 
 use corosync_ipc::embedded;
 use corosync_ipc::{Endpoint, NodeId, cfg};
-use testbed::bodies::interop;
+use testbed::interop;
 use testbed::{Cluster, Node, Transport, eventually};
 
 use crate::{TOKEN, nothing_to_compare};

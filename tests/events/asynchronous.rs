@@ -12,27 +12,26 @@ use corosync_ipc::cmap::{self, Event, TrackEvents};
 use corosync_ipc::quorum;
 use corosync_ipc::{AsyncClient, Endpoint, Error, ServiceClient};
 use futures_core::Stream;
-use testbed::{Patience, WATCHDOG};
+use testbed::{Host, Patience, WATCHDOG};
 use tokio::runtime::{self, Runtime};
 use tokio::time::{sleep, timeout};
 
-use crate::host::{Host, for_each_host};
 use crate::source::{Source, drain, for_each_service};
 
 for_each_service! {
-    shared a_stream_has_every_event_in_order_and_is_woken_for_each;
-    shared a_client_that_is_finalized_ends_its_stream;
+    a_stream_has_every_event_in_order_and_is_woken_for_each;
+    a_client_that_is_finalized_ends_its_stream;
 }
 
-for_each_host! {
-    shared no_event_of_many_is_lost_or_doubled_when_waiting_is_cancelled_all_the_time;
-    shared a_stream_that_never_ends_lets_other_tasks_run;
-    shared many_requests_at_once_each_get_their_own_answer;
-    own a_request_that_is_dropped_in_flight_leaves_the_next_its_own_answer;
-    own requests_to_a_stopped_daemon_time_out_and_take_one_thread_only;
-    shared a_panic_in_a_request_reaches_who_awaits_it_and_frees_the_turn;
-    own a_stream_ends_with_what_a_killed_daemon_left_and_disconnected;
-    shared clients_outlive_their_runtime_and_can_be_dropped_anywhere;
+testbed::on_each_host! {
+    no_event_of_many_is_lost_or_doubled_when_waiting_is_cancelled_all_the_time;
+    a_stream_that_never_ends_lets_other_tasks_run;
+    many_requests_at_once_each_get_their_own_answer;
+    a_request_that_is_dropped_in_flight_leaves_the_next_its_own_answer;
+    requests_to_a_stopped_daemon_time_out_and_take_one_thread_only;
+    a_panic_in_a_request_reaches_who_awaits_it_and_frees_the_turn;
+    a_stream_ends_with_what_a_killed_daemon_left_and_disconnected;
+    clients_outlive_their_runtime_and_can_be_dropped_anywhere;
 }
 
 /// One thread: whoever blocks it blocks every task.

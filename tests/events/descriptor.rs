@@ -16,12 +16,10 @@ use nix::sys::socket::{MsgFlags, recv};
 use tempfile::TempDir;
 use testbed::{Random, becomes_readable, diagnosis, eventually, is_readable, waiting};
 
-use crate::host::for_each_host;
-
-for_each_host! {
-    shared the_descriptor_is_readable_while_events_wait;
-    shared a_poll_loop_sees_every_event;
-    shared a_small_ring_gets_many_events_in_order;
+testbed::on_each_host! {
+    the_descriptor_is_readable_while_events_wait;
+    a_poll_loop_sees_every_event;
+    a_small_ring_gets_many_events_in_order;
 }
 
 /// How many bytes whose events were taken before go when there is no event.

@@ -11,9 +11,8 @@ use corosync_ipc::cmap;
 use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, Result, ServiceClient};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use testbed::{eventually, next, spawn_until_asleep};
+use testbed::{Host, eventually, next, spawn_until_asleep};
 
-use crate::host::Host;
 use crate::report;
 use crate::source::{Source, drain, for_each_service};
 
@@ -22,20 +21,20 @@ const MODES: [Dispatch; 4] =
 const WAITING: [Dispatch; 2] = [Dispatch::One, Dispatch::Blocking];
 
 for_each_service! {
-    shared modes_that_do_not_wait_say_that_nothing_waits;
-    shared modes_that_wait_sleep_until_an_event_comes;
-    shared all_hands_over_everything_and_one_one_event;
-    shared a_handler_that_breaks_ends_every_mode_well;
-    shared a_client_finalized_by_its_handler_ends_the_modes_that_go_on;
-    shared a_finalized_client_ends_every_mode;
-    shared a_finalize_elsewhere_ends_a_wait;
-    shared a_signal_ends_no_mode;
-    shared a_waker_ends_a_wait_and_the_connection_goes_on;
-    shared a_waker_used_before_ends_the_next_wait_and_only_that;
-    shared a_waker_ends_a_dispatch_that_always_has_events;
-    shared a_handler_may_call_its_client_and_dispatch_and_open_others;
-    own a_killed_daemon_ends_every_mode_after_its_events;
-    own a_stopped_daemon_is_waited_for;
+    modes_that_do_not_wait_say_that_nothing_waits;
+    modes_that_wait_sleep_until_an_event_comes;
+    all_hands_over_everything_and_one_one_event;
+    a_handler_that_breaks_ends_every_mode_well;
+    a_client_finalized_by_its_handler_ends_the_modes_that_go_on;
+    a_finalized_client_ends_every_mode;
+    a_finalize_elsewhere_ends_a_wait;
+    a_signal_ends_no_mode;
+    a_waker_ends_a_wait_and_the_connection_goes_on;
+    a_waker_used_before_ends_the_next_wait_and_only_that;
+    a_waker_ends_a_dispatch_that_always_has_events;
+    a_handler_may_call_its_client_and_dispatch_and_open_others;
+    a_killed_daemon_ends_every_mode_after_its_events;
+    a_stopped_daemon_is_waited_for;
 }
 
 fn is_try_again(result: &Result<()>) -> bool {

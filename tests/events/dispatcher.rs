@@ -13,21 +13,20 @@ use corosync_ipc::quorum;
 use corosync_ipc::votequorum;
 use corosync_ipc::{Deadline, Dispatcher, Endpoint, Error, Round};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use testbed::{WATCHDOG, eventually, patiently};
+use testbed::{Host, WATCHDOG, eventually, patiently};
 
-use crate::host::{Host, for_each_host};
 use crate::source::Source;
 
-for_each_host! {
-    shared clients_of_all_services_share_a_thread_and_a_state;
-    shared a_busy_client_does_not_keep_others_waiting;
-    shared handlers_add_and_remove_clients;
-    shared a_handler_that_removes_its_own_client_is_not_called_again;
-    shared the_same_client_twice_is_an_argument_that_is_wrong;
-    shared a_waker_runs_something_on_the_dispatchers_thread_and_stops_it;
-    shared the_dispatchers_descriptor_is_readable_while_there_is_something_to_do;
-    shared a_panic_in_a_handler_leaves_the_others_alone;
-    own the_end_of_a_connection_is_told_and_the_client_removed;
+testbed::on_each_host! {
+    clients_of_all_services_share_a_thread_and_a_state;
+    a_busy_client_does_not_keep_others_waiting;
+    handlers_add_and_remove_clients;
+    a_handler_that_removes_its_own_client_is_not_called_again;
+    the_same_client_twice_is_an_argument_that_is_wrong;
+    a_waker_runs_something_on_the_dispatchers_thread_and_stops_it;
+    the_dispatchers_descriptor_is_readable_while_there_is_something_to_do;
+    a_panic_in_a_handler_leaves_the_others_alone;
+    the_end_of_a_connection_is_told_and_the_client_removed;
 }
 
 fn clients_of_all_services_share_a_thread_and_a_state(endpoint: &Endpoint) {

@@ -6,7 +6,6 @@ mod asynchronous;
 mod descriptor;
 mod dispatch;
 mod dispatcher;
-mod host;
 mod refill;
 mod sharing;
 mod source;
@@ -14,6 +13,8 @@ mod supervise;
 mod system_calls;
 
 use std::time::Duration;
+
+testbed::embedded_process!();
 
 /// Prints the median and the worst of what was measured. For people to read: a busy machine can
 /// miss any limit.

@@ -12,14 +12,13 @@ use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::supervise::{CmapTracker, Notice, Supervised};
 use corosync_ipc::{Control, Dispatch, Dispatcher, Endpoint, Error, NodeId, RingId, TrackFlags};
 use corosync_ipc::{cfg, evs, quorum, votequorum};
-use testbed::{eventually, next, patiently, test_seconds, waiting};
+use testbed::{Setup, eventually, next, patiently, test_seconds, version, waiting};
 
-use crate::host::for_each_host;
-use crate::source::Source;
+use crate::source::{ASKS, SHUTDOWN, Source};
 
-for_each_host! {
-    shared threads_share_a_client_while_one_dispatches;
-    shared a_stack_of_64_kib_is_enough;
+testbed::on_each_host! {
+    threads_share_a_client_while_one_dispatches;
+    a_stack_of_64_kib_is_enough, Setup::new().alone(&SHUTDOWN);
 }
 
 const THREADS: u64 = 8;
@@ -215,8 +214,7 @@ fn call_cfg(endpoint: &Endpoint) {
     let _ = client.ring_reenable();
     let _ = client.reopen_log_files();
     assert!(client.reply_to_shutdown(cfg::ShutdownAnswer::NO).is_err());
-    if cfg::Client::is_real() {
-        let _alone = cfg::Client::alone();
+    if version() >= ASKS {
         let client = cfg::Client::quiet(endpoint);
         cfg::Client::cause(&client);
         next(&client);

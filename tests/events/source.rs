@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use corosync_ipc::cfg::{self, ShutdownAnswer, ShutdownKind};
 use corosync_ipc::cmap::{self, TrackEvents};
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::{CsError, Endpoint, ServiceClient, TrackFlags, evs, quorum, votequorum};
-use testbed::{cs, next};
+use testbed::{Setup, Version, cs, next};
 
 /// A service whose daemon can be made to send an event.
 pub(crate) trait Source: ServiceClient {
@@ -20,14 +20,9 @@ pub(crate) trait Source: ServiceClient {
     /// Has the daemon send events, which are there when this returns.
     fn cause(client: &Self);
 
-    /// Whether the real daemon has the service and its events.
-    fn is_real() -> bool {
-        true
-    }
-
-    /// Held for as long as nobody else may cause events.
-    fn alone() -> Option<MutexGuard<'static, ()>> {
-        None
+    /// What a daemon needs to have the service and its events.
+    fn setup() -> Setup {
+        Setup::new()
     }
 }
 
@@ -110,6 +105,12 @@ impl Source for cpg::Client {
     }
 }
 
+/// The first corosync that asks trackers before it shuts down.
+pub(crate) const ASKS: Version = [3, 1, 1, 0];
+
+/// Held while a body asks for a shutdown: all who track are asked.
+pub(crate) static SHUTDOWN: Mutex<()> = Mutex::new(());
+
 /// Where the clients of cfg found their daemon, by their descriptors.
 static ENDPOINTS: Mutex<Option<HashMap<RawFd, Endpoint>>> = Mutex::new(None);
 
@@ -144,14 +145,8 @@ impl Source for cfg::Client {
         });
     }
 
-    fn is_real() -> bool {
-        testbed::version() >= [3, 1, 1, 0]
-    }
-
-    /// All who track are asked.
-    fn alone() -> Option<MutexGuard<'static, ()>> {
-        static ALONE: Mutex<()> = Mutex::new(());
-        Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner))
+    fn setup() -> Setup {
+        Setup::new().since(ASKS).alone(&SHUTDOWN)
     }
 }
 
@@ -170,44 +165,33 @@ impl Source for evs::Client {
         client.membership().unwrap();
     }
 
-    /// Only corosync 1.99.0 to 1.99.7 has it; see `tests/evs.rs`.
-    fn is_real() -> bool {
-        false
+    fn setup() -> Setup {
+        Setup::new().evs()
     }
 }
 
-/// As [`for_each_host`](crate::host::for_each_host), with bodies that are generic over the service.
+/// As [`on_each_host!`](testbed::on_each_host), with bodies that are generic over the service.
 macro_rules! for_each_service {
-    ($($kind:ident $body:ident;)*) => {
+    ($($body:ident;)*) => {
         /// Not to clash with names of those who use this.
         mod each {
             use $crate::source::for_each_service;
 
-            for_each_service!(@ cmap $($kind $body)*);
-            for_each_service!(@ cpg $($kind $body)*);
-            for_each_service!(@ quorum $($kind $body)*);
-            for_each_service!(@ votequorum $($kind $body)*);
-            for_each_service!(@ cfg $($kind $body)*);
-            for_each_service!(@ evs $($kind $body)*);
+            for_each_service!(@ cmap $($body)*);
+            for_each_service!(@ cpg $($body)*);
+            for_each_service!(@ quorum $($body)*);
+            for_each_service!(@ votequorum $($body)*);
+            for_each_service!(@ cfg $($body)*);
+            for_each_service!(@ evs $($body)*);
         }
     };
-    (@ $module:ident $($kind:ident $body:ident)*) => {
+    (@ $module:ident $($body:ident)*) => {
         mod $module {
             use corosync_ipc::$module::Client;
+            use $crate::source::Source;
 
-            mod embedded {
-                $(#[test] fn $body() { $crate::host::embedded::$kind(super::super::super::$body::<super::Client>); })*
-            }
-            mod real {
-                $(
-                    #[test]
-                    fn $body() {
-                        if <super::Client as $crate::source::Source>::is_real() {
-                            let _alone = <super::Client as $crate::source::Source>::alone();
-                            $crate::host::real::$kind(super::super::super::$body::<super::Client>);
-                        }
-                    }
-                )*
+            testbed::on_each_host! {
+                $($body = super::super::super::$body::<Client>, Client::setup();)*
             }
         }
     };

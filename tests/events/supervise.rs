@@ -18,26 +18,25 @@ use corosync_ipc::{
     Control, CsError, Dispatcher, Endpoint, Error, TrackFlags, cfg, quorum, votequorum,
 };
 use testbed::{
-    Cluster, Patience, WATCHDOG, is_fd_readable, is_fd_readable_within, patiently,
+    Cluster, Host, Patience, WATCHDOG, is_fd_readable, is_fd_readable_within, patiently,
     spawn_until_asleep,
 };
 
-use crate::host::{Host, for_each_host};
 use crate::report;
-use crate::source::{self, Source, for_each_service};
+use crate::source::{self, ASKS, Source, for_each_service};
 
-for_each_service! { own what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told; }
+for_each_service! { what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told; }
 
-for_each_host! {
-    own trackers_of_cmap_outlive_the_daemon_and_keep_their_names;
-    own the_descriptor_outlives_the_daemon_and_tells_when_there_is_something_to_do;
-    own a_waker_and_a_request_that_loses_the_connection_make_the_descriptor_readable;
-    own a_supervised_client_fits_a_dispatcher;
-    own a_program_can_start_before_the_daemon_and_paces_itself_as_told;
-    own a_deadline_and_a_waker_end_the_wait_with_a_connection_and_without;
-    own a_set_up_that_times_out_loses_the_connection_after_its_events;
-    shared what_cannot_be_set_up_is_told_and_ends_nothing;
-    own a_daemon_that_does_not_ask_about_shutdowns_is_supervised_too;
+testbed::on_each_host! {
+    trackers_of_cmap_outlive_the_daemon_and_keep_their_names;
+    the_descriptor_outlives_the_daemon_and_tells_when_there_is_something_to_do;
+    a_waker_and_a_request_that_loses_the_connection_make_the_descriptor_readable;
+    a_supervised_client_fits_a_dispatcher;
+    a_program_can_start_before_the_daemon_and_paces_itself_as_told;
+    a_deadline_and_a_waker_end_the_wait_with_a_connection_and_without;
+    a_set_up_that_times_out_loses_the_connection_after_its_events;
+    what_cannot_be_set_up_is_told_and_ends_nothing;
+    a_daemon_that_does_not_ask_about_shutdowns_is_supervised_too;
 }
 
 /// The next notice, which must come.
@@ -395,11 +394,9 @@ fn a_daemon_that_does_not_ask_about_shutdowns_is_supervised_too(host: &Host) {
     client.set_up(CfgTracker).unwrap();
     match &*up(&mut client).restored {
         [Restored { result: Ok(()), .. }] => {
-            assert!(matches!(host, Host::Embedded(_)) || cfg::Client::is_real())
+            assert!(host.version() >= ASKS)
         }
-        [Restored { result: Err(Error::Unsupported { .. }), .. }] => {
-            assert!(!cfg::Client::is_real())
-        }
+        [Restored { result: Err(Error::Unsupported { .. }), .. }] => assert!(host.version() < ASKS),
         other => panic!("{other:?}"),
     }
 }
@@ -566,9 +563,9 @@ mod asynchronous {
 
     use super::*;
 
-    for_each_host! {
-        own a_client_of_tokio_goes_on_after_the_daemon_was_killed;
-        shared something_set_up_while_connecting_is_set_up;
+    testbed::on_each_host! {
+        a_client_of_tokio_goes_on_after_the_daemon_was_killed;
+        something_set_up_while_connecting_is_set_up;
     }
 
     /// The next notice, by waits that are cancelled all the time.

@@ -3,18 +3,18 @@
 
 use std::env;
 use std::ops::ControlFlow::Continue;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use corosync_ipc::cmap;
 use corosync_ipc::{CsError, Dispatch, Endpoint, Error};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::getppid;
+use testbed::host::run;
+use testbed::{Host, HostKind, Setup};
 
-use crate::host::{self, Host, for_each_host};
 use crate::source::Source;
 
-for_each_host! { own a_slow_answer_is_waited_for_asleep; }
+testbed::on_each_host! { a_slow_answer_is_waited_for_asleep; }
 
 fn a_slow_answer_is_waited_for_asleep(host: &Host) {
     let client = cmap::Client::quiet(&host.endpoint());
@@ -66,19 +66,12 @@ fn a_dispatch_with_nothing_waiting_makes_no_system_call() {
     if testbed::skip() {
         return;
     }
-    host::embedded::own(|host| {
-        let Host::Embedded(embedded) = host else { unreachable!("asked for") };
-        let mut traced = Command::new("strace");
-        traced.arg("-f").arg(env::current_exe().unwrap()).args([
-            "--ignored",
-            "--nocapture",
-            "--exact",
-        ]);
-        traced.arg("system_calls::dispatch_every_service_between_marks");
-        let output = embedded.tell(&mut traced).output().unwrap();
-        let [trace, printed] =
-            [output.stderr, output.stdout].map(|text| String::from_utf8(text).unwrap());
-        assert!(output.status.success(), "{printed}{trace}");
+    let body = |host: &Host| {
+        let test = "system_calls::dispatch_every_service_between_marks";
+        let traced = host.command("strace").arg("-f").arg(env::current_exe().unwrap());
+        let output = traced.args(["--ignored", "--nocapture", "--exact", test]).run();
+        let trace = output.stderr.clone();
+        let printed = output.success();
         let millis = printed.lines().filter_map(|line| line.strip_prefix("milliseconds: "));
         let millis: Vec<usize> = millis.map(|millis| millis.trim().parse().unwrap()).collect();
         // A call within which strace turned to another thread takes two lines.
@@ -101,5 +94,6 @@ fn a_dispatch_with_nothing_waiting_makes_no_system_call() {
             );
             assert!(calls.len() < ROUNDS as usize / 10);
         }
-    });
+    };
+    run(HostKind::Embedded, body, Setup::new());
 }

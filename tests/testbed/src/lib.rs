@@ -1,5 +1,5 @@
 //! What the integration tests and benches of corosync-ipc stand on: real corosync clusters on this
-//! machine, helpers for clients, and [`bodies`], the tests that run against any daemon.
+//! machine, helpers for clients, and the hosts that bodies of tests run against.
 //!
 //! Every node of a [`Cluster`] has a network, a mount and a uts namespace of its own, with private
 //! /dev/shm, /run and /var/lib/corosync. A veth joins it to bridges in one more network namespace,
@@ -24,7 +24,6 @@
 //! - `COROSYNC_IPC_REQUIRE_DAEMON=1`: tests that cannot run fail instead of being skipped.
 //! - `COROSYNC_IPC_TEST_DAEMON`: another daemon than the installed one; its tools lie next to it.
 
-pub mod bodies;
 mod cc;
 mod clients;
 mod cluster;
@@ -32,6 +31,9 @@ mod command;
 mod config;
 mod daemon;
 mod diagnosis;
+#[cfg(feature = "server")]
+pub mod host;
+pub mod interop;
 mod membership;
 mod namespaces;
 mod node;
@@ -45,6 +47,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+use corosync_ipc::Endpoint;
+use tempfile::TempDir;
 
 use self::namespaces::{Mounts, Namespaces};
 use self::poll::say;
@@ -60,30 +65,12 @@ pub use self::command::{NodeCommand, Output, Process};
 pub use self::config::Transport;
 pub use self::daemon::Version;
 pub use self::diagnosis::diagnosis;
+#[cfg(feature = "server")]
+pub use self::host::{Host, HostKind, HostPaused, NodePaused, Nodes, Setup, at_endpoint, since};
 pub use self::membership::Membership;
 pub use self::node::{FullShm, Node, Paused};
 pub use self::patience::{Patience, WATCHDOG, patiently, patiently_for};
 pub use self::poll::{Condition, eventually, watchdog};
-
-/// Makes tests of bodies, run inside a node against its corosync, which must be the same process
-/// afterwards.
-#[macro_export]
-macro_rules! against_corosync {
-    ($node:expr; $($body:path as $name:ident;)*) => {$(
-        #[test]
-        fn $name() {
-            if $crate::skip() {
-                return;
-            }
-            let node = $node;
-            let pid = node.pid();
-            node.run(|| $body(&corosync_ipc::Endpoint::new()));
-            // The tools of corosync 1.99 are sometimes refused.
-            $crate::eventually("corosync answers", || !node.is_running() || node.membership().is_some());
-            assert_eq!(node.pid(), pid);
-        }
-    )*};
-}
 
 /// Whether clusters cannot be started here; prints why.
 ///
@@ -143,6 +130,18 @@ pub fn shared_one() -> &'static Cluster {
     // Never dropped: the cleaner of `state` ends it after the process.
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(Cluster::one)
+}
+
+/// A private directory for rings and sockets.
+pub fn shm_folder() -> TempDir {
+    let builder = tempfile::Builder::new().prefix("corosync-ipc-test-").tempdir_in("/dev/shm");
+    builder.expect("cannot create a directory in /dev/shm")
+}
+
+/// An endpoint with sockets and rings in a private directory.
+pub fn private_endpoint() -> (Endpoint, TempDir) {
+    let folder = shm_folder();
+    (Endpoint::new().socket_dir(folder.path()).shm_root(folder.path()), folder)
 }
 
 /// How long a test goes on that could go on for ever: `COROSYNC_IPC_TEST_SECONDS`, by default 2.

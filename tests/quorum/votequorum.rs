@@ -1,27 +1,54 @@
-//! votequorum.
+//! What clients of votequorum do and see, whoever serves them.
 
+use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::votequorum::{
     Client, Event, InfoFlags, LOCAL_NODE, MAX_QDEVICE_EXTRA_INFO, MAX_QDEVICE_NAME,
 };
 use corosync_ipc::votequorum::{NodeEntry, NodeState, QDEVICE_NODE_ID};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
+use testbed::host::run;
+use testbed::{HostKind, Setup, Version, cs, eventually, invalid, next_that, since, waiting};
 
-use super::quorum::{all_track_flags, tells_changes, tells_present};
-use crate::{cs, invalid, next_that, waiting};
+use crate::quorum::{all_track_flags, tells_changes, tells_present};
 
-const US: NodeId = NodeId(1);
+testbed::on_each_host! {
+    the_node_tells_its_votes;
+    votequorums_present_state_comes_as_the_flags_say;
+    wrong_names_of_quorum_devices_are_refused;
+    votes_are_changed_and_told, votes_change();
+    a_quorum_device_decides_or_is_refused, device();
+    extra_info_is_published_or_refused, device();
+}
 
-/// Waits until votequorum, which tells the other nodes first, has done as it was asked.
-#[track_caller]
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let patience = crate::Patience::new();
-    while !condition() {
-        assert!(!patience.is_over(), "{what}");
-        std::thread::sleep(std::time::Duration::from_millis(1));
+/// The first releases take other changes for sensible.
+fn votes_change() -> Setup {
+    since([2, 0, 0, 0]).own()
+}
+
+/// One vote of the node, one of the quorum device, and quorum is two.
+fn device() -> Setup {
+    Setup::new()
+        .setting("quorum.expected_votes", 3_u32)
+        .setting("quorum.device.model", "net")
+        .setting("quorum.device.votes", 1_u32)
+}
+
+#[test]
+fn every_generation_of_libqb_is_spoken() {
+    for generation in [
+        Generation::Libqb010,
+        Generation::Libqb013,
+        Generation::Libqb014,
+        Generation::Libqb015,
+        Generation::Libqb104,
+    ] {
+        run(HostKind::Embedded, votes_are_changed_and_told, Setup::new().generation(generation));
     }
 }
 
-pub fn the_node_tells_its_votes(endpoint: &Endpoint) {
+const US: NodeId = NodeId(1);
+
+fn the_node_tells_its_votes(endpoint: &Endpoint) {
     let client = Client::connect_to(&endpoint.clone().ring_size(4096)).unwrap();
     let info = client.info(US).unwrap();
     assert_eq!(info.node_id, US);
@@ -38,8 +65,9 @@ pub fn the_node_tells_its_votes(endpoint: &Endpoint) {
     assert_eq!(client.local_info().unwrap(), info);
 }
 
-/// Whether the members of a ring are told before quorum is a matter of the server's version.
-pub fn the_present_state_comes_as_the_flags_say(endpoint: &Endpoint, nodelist: bool) {
+fn votequorums_present_state_comes_as_the_flags_say(endpoint: &Endpoint, version: Version) {
+    // Older daemons do not tell the members of the ring before quorum.
+    let nodelist = version >= [2, 4, 0, 0];
     for (flags, context) in all_track_flags().zip(u64::MAX - 20..) {
         let client = Client::connect_to(&endpoint.clone().ring_size(4096)).unwrap();
         let us = NodeEntry { node_id: US, state: NodeState::MEMBER };
@@ -85,8 +113,7 @@ pub fn the_present_state_comes_as_the_flags_say(endpoint: &Endpoint, nodelist: b
     }
 }
 
-/// Changes votes, so nobody else may use the server meanwhile.
-pub fn votes_are_changed_and_told(endpoint: &Endpoint) {
+fn votes_are_changed_and_told(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let watchers: Vec<_> = all_track_flags()
         .zip(100..)
@@ -152,7 +179,7 @@ pub fn votes_are_changed_and_told(endpoint: &Endpoint) {
     assert!(watchers.iter().all(|(_, _, watcher)| waiting(watcher).is_empty()));
 }
 
-pub fn wrong_names_of_quorum_devices_are_refused(endpoint: &Endpoint) {
+fn wrong_names_of_quorum_devices_are_refused(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     for name in ["", "nul\0", &"x".repeat(MAX_QDEVICE_NAME + 1)] {
         assert_eq!(invalid(client.qdevice_register(name)), "name");
@@ -168,10 +195,12 @@ pub fn wrong_names_of_quorum_devices_are_refused(endpoint: &Endpoint) {
     );
 }
 
-/// For a server whose configuration gives a quorum device one vote and expects three: quorum is
-/// two, so that the device decides. Nobody else may use the server meanwhile.
-pub fn a_quorum_device_decides(endpoint: &Endpoint) {
+fn a_quorum_device_decides_or_is_refused(endpoint: &Endpoint, version: Version) {
     let client = Client::connect_to(endpoint).unwrap();
+    if version < [2, 4, 0, 0] {
+        let refused = client.qdevice_register("device");
+        return assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+    }
     let quorum = corosync_ipc::quorum::Client::connect_to(endpoint).unwrap();
     let device_flags = || {
         let info = client.local_info().unwrap();
@@ -259,20 +288,17 @@ pub fn a_quorum_device_decides(endpoint: &Endpoint) {
     client.track_stop().unwrap();
 }
 
-/// Only for servers that do not have the calls.
-pub fn extra_info_is_unsupported(endpoint: &Endpoint) {
+fn extra_info_is_published_or_refused(endpoint: &Endpoint, version: Version) {
     let client = Client::connect_to(endpoint).unwrap();
-    for result in [client.set_qdevice_extra_info("info").err(), client.qdevice_extra_info(US).err()]
-    {
-        assert!(matches!(result, Some(Error::Unsupported { .. })), "{result:?}");
+    if version <= [3, 1, 10, 0] {
+        let results =
+            [client.set_qdevice_extra_info("info").err(), client.qdevice_extra_info(US).err()];
+        for result in results {
+            assert!(matches!(result, Some(Error::Unsupported { .. })), "{result:?}");
+        }
+        client.local_info().unwrap();
+        return;
     }
-    client.local_info().unwrap();
-}
-
-/// Only for servers that have the calls and a quorum device in their configuration. Nobody else may
-/// use the server meanwhile.
-pub fn extra_info_is_published(endpoint: &Endpoint) {
-    let client = Client::connect_to(endpoint).unwrap();
     client.track_start(3, TrackFlags::CHANGES_ONLY).unwrap();
     assert_eq!(client.qdevice_extra_info(US).unwrap(), "");
     assert_eq!(cs(client.qdevice_extra_info(NodeId(77))), CsError::NotExist);

@@ -126,6 +126,7 @@ pub fn both_see_the_same_messages_in_the_same_order(
     assert!(output.ends_with(&format!("hash {hash:016x}\n")), "{output}, and {hash:016x} here");
 }
 
+/// Ours and C programs join groups whose names a C string does not hold, and meet there.
 pub fn both_mean_the_same_groups(endpoint: &Endpoint, c: impl Fn() -> NodeCommand) {
     for (number, name) in
         [&b"interop name\0"[..], b"interop name", &[0xfe; 128], b"\0"].into_iter().enumerate()

@@ -1,4 +1,4 @@
-//! cmap.
+//! What clients of cmap do and see, whoever serves them. Keys begin with the name of their body.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,72 @@ use corosync_ipc::cmap::{
     Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType,
 };
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
-use corosync_ipc::{CsError, Dispatch, Endpoint, TrackFlags, quorum, votequorum};
+use corosync_ipc::libqb::server::Generation;
+use corosync_ipc::{CsError, Dispatch, Endpoint, Error, TrackFlags, quorum, votequorum};
+use testbed::host::run;
+use testbed::{HostKind, Patience, Setup, Version, cs, invalid, next, since, waiting};
 
-use crate::{Patience, cs, invalid, next, waiting};
+testbed::on_each_host! {
+    every_type_comes_back;
+    keys_are_set_and_deleted;
+    changes_that_corosync_does_not_survive_are_refused;
+    the_last_key_of_a_section_is_kept, since([2, 0, 0, 0]);
+    integers_wrap_around;
+    read_only_keys_are_refused, since([2, 0, 0, 0]);
+    wrong_keys_are_refused_before_they_are_sent;
+    values_of_every_size_come_back;
+    a_number_of_the_wrong_length_is_refused_by_the_daemon;
+    keys_are_found_by_prefix, Setup::new().own();
+    an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile;
+    an_iterator_finds_no_key_twice;
+    keys_can_be_changed_while_they_are_iterated_over;
+    a_tracker_tells_old_and_new;
+    a_tracker_is_told_what_it_asked_for;
+    a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker;
+    two_trackers_of_one_client_are_told_apart;
+    small_rings_do_for_small_values;
+    what_does_not_fit_the_ring_is_said_so;
+    statistics_are_read_or_refused;
+    a_full_event_ring_is_refilled_by_a_request, since(STATISTICS);
+    trackers_of_statistics_by_prefix_take_what_comes_and_goes, since(TRACKED);
+    statistics_are_read_only_but_for_what_clears_them, since(STATISTICS);
+    statistics_tell_connections_that_come_and_go, since(TRACKED).own();
+    statistics_tell_numbers_that_changed, since(TRACKED).own();
+    strings_of_the_statistics_are_not_tracked_by_key, since(TRACKED).own();
+    statistics_are_cleared, since(STATISTICS).own();
+}
+
+/// The first corosync with statistics.
+const STATISTICS: Version = [2, 99, 0, 0];
+/// The first one whose statistics that come and go can be tracked.
+const TRACKED: Version = [3, 1, 0, 0];
+
+#[test]
+fn every_generation_of_libqb_is_spoken() {
+    for generation in [
+        Generation::Libqb010,
+        Generation::Libqb013,
+        Generation::Libqb014,
+        Generation::Libqb015,
+        Generation::Libqb104,
+    ] {
+        for body in [values_of_every_size_come_back, small_rings_do_for_small_values] {
+            run(HostKind::Embedded, body, Setup::new().generation(generation));
+        }
+    }
+}
+
+#[test]
+fn no_key_of_some_sections_is_deleted_with_an_old_libqb() {
+    let body = no_key_of_some_sections_is_deleted;
+    for generation in [Generation::Libqb010, Generation::Libqb013, Generation::Libqb014] {
+        run(HostKind::Embedded, body, Setup::new().generation(generation));
+    }
+    run(HostKind::Real, body, Setup::new().before([2, 0, 0, 0]));
+}
 
 /// A value of each of the twelve types.
-pub fn one_of_each() -> Vec<(&'static str, Value)> {
+pub(crate) fn one_of_each() -> Vec<(&'static str, Value)> {
     vec![
         ("i8", Value::I8(i8::MIN)),
         ("u8", Value::U8(u8::MAX)),
@@ -31,14 +91,14 @@ pub fn one_of_each() -> Vec<(&'static str, Value)> {
 
 /// The next notification.
 #[track_caller]
-pub fn next_notification(client: &Client) -> Notification {
+fn next_notification(client: &Client) -> Notification {
     match next(client) {
         Event::Notify(notification) => notification,
         other => panic!("{other:?}"),
     }
 }
 
-pub fn every_type_comes_back(endpoint: &Endpoint) {
+fn every_type_comes_back(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     for (name, value) in one_of_each() {
         let key = format!("every_type_comes_back.{name}");
@@ -65,7 +125,7 @@ pub fn every_type_comes_back(endpoint: &Endpoint) {
     assert_eq!(client.get_as::<u16>("every_type_comes_back.none").unwrap(), None);
 }
 
-pub fn keys_are_set_and_deleted(endpoint: &Endpoint) {
+fn keys_are_set_and_deleted(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let other = Client::connect_to(endpoint).unwrap();
     let key = "keys_are_set_and_deleted";
@@ -81,7 +141,7 @@ pub fn keys_are_set_and_deleted(endpoint: &Endpoint) {
 }
 
 /// Each of them ends corosync 3.1.7, or keeps it from its work, when it is sent.
-pub fn changes_that_corosync_does_not_survive_are_refused(endpoint: &Endpoint) {
+fn changes_that_corosync_does_not_survive_are_refused(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     for (key, value) in [
         ("runtime.force_gather", Value::U8(1)),
@@ -112,7 +172,7 @@ pub fn changes_that_corosync_does_not_survive_are_refused(endpoint: &Endpoint) {
 }
 
 /// corosync 3.1.7 deletes such a key without end, until its stack is full.
-pub fn the_last_key_of_a_section_is_kept(endpoint: &Endpoint) {
+fn the_last_key_of_a_section_is_kept(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let keys = ["logging.logger_subsys.LAST.debug", "logging.logger_subsys.LAST.subsys"];
     assert_eq!(cs(client.delete(keys[0])), CsError::NotExist);
@@ -127,7 +187,7 @@ pub fn the_last_key_of_a_section_is_kept(endpoint: &Endpoint) {
 
 /// libqb before 0.14.3 finds the key that is being deleted whatever else is in its section, and
 /// corosync deletes it again.
-pub fn no_key_of_some_sections_is_deleted_with_an_old_libqb(endpoint: &Endpoint) {
+fn no_key_of_some_sections_is_deleted(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let keys = ["logging.logger_subsys.LAST.debug", "logging.logger_subsys.LAST.subsys"];
     for (key, value) in keys.into_iter().zip(["off", "LAST"]) {
@@ -142,7 +202,7 @@ pub fn no_key_of_some_sections_is_deleted_with_an_old_libqb(endpoint: &Endpoint)
     client.delete("no_key_of_some_sections.key").unwrap();
 }
 
-pub fn integers_wrap_around(endpoint: &Endpoint) {
+fn integers_wrap_around(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let key = "integers_wrap_around";
     let get = || client.get(key).unwrap().unwrap();
@@ -179,7 +239,7 @@ pub fn integers_wrap_around(endpoint: &Endpoint) {
     }
 }
 
-pub fn read_only_keys_are_refused(endpoint: &Endpoint) {
+fn read_only_keys_are_refused(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let key = "runtime.services.cmap.service_id";
     let before = client.get(key).unwrap();
@@ -191,7 +251,7 @@ pub fn read_only_keys_are_refused(endpoint: &Endpoint) {
     assert_eq!(client.get(key).unwrap(), before);
 }
 
-pub fn wrong_keys_are_refused_before_they_are_sent(endpoint: &Endpoint) {
+fn wrong_keys_are_refused_before_they_are_sent(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let (longest, too_long) = ("k".repeat(255), "k".repeat(256));
     for key in ["", "ab", "white space", "nul\0nul", "comma,", "ümlaut", &too_long] {
@@ -219,7 +279,7 @@ pub fn wrong_keys_are_refused_before_they_are_sent(endpoint: &Endpoint) {
     }
 }
 
-pub fn values_of_every_size_come_back(endpoint: &Endpoint) {
+fn values_of_every_size_come_back(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let prefix = "values_of_every_size_come_back.";
     let mut expected = BTreeMap::new();
@@ -249,7 +309,7 @@ pub fn values_of_every_size_come_back(endpoint: &Endpoint) {
     }
 }
 
-pub fn a_number_of_the_wrong_length_is_refused_by_the_daemon(endpoint: &Endpoint) {
+fn a_number_of_the_wrong_length_is_refused_by_the_daemon(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let key = "a_number_of_the_wrong_length";
     let value = Value::Other { value_type: ValueType::UINT32, data: Bytes::from_static(b"abc") };
@@ -257,7 +317,7 @@ pub fn a_number_of_the_wrong_length_is_refused_by_the_daemon(endpoint: &Endpoint
     assert_eq!(client.get(key).unwrap(), None);
 }
 
-pub fn keys_are_found_by_prefix(endpoint: &Endpoint) {
+fn keys_are_found_by_prefix(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let prefix = "keys_are_found_by_prefix.";
     let keys: Vec<String> = (0..50).map(|number| format!("{prefix}{number:02}")).collect();
@@ -296,7 +356,7 @@ pub fn keys_are_found_by_prefix(endpoint: &Endpoint) {
 }
 
 /// The iterators of libqb's map lose their prefix when a node above is split.
-pub fn an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile(endpoint: &Endpoint) {
+fn an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let key = |name: &str| format!("an_iterator_keeps_to_its_prefix.{name}");
     let mine = [key("abc.1"), key("abc.2")];
@@ -323,7 +383,7 @@ pub fn an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile(endpoint: &Endp
 /// In libqb's map a key that was found already moves below a node that is split, where the iterator
 /// comes by again. The reference it holds moves too, so that what is deleted afterwards may stay or
 /// be gone already.
-pub fn an_iterator_finds_no_key_twice(endpoint: &Endpoint) {
+fn an_iterator_finds_no_key_twice(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     for (number, sibling) in ["other", "oz", "o", "oa", "one.more"].into_iter().enumerate() {
         let prefix = format!("an_iterator_finds_no_key_twice.{number}.");
@@ -341,7 +401,7 @@ pub fn an_iterator_finds_no_key_twice(endpoint: &Endpoint) {
 
 /// corosync 3.1.7 crashes when one of its iterators goes on from a key that was deleted twice, or
 /// whose place became another's.
-pub fn keys_can_be_changed_while_they_are_iterated_over(endpoint: &Endpoint) {
+fn keys_can_be_changed_while_they_are_iterated_over(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let key = |name: &str| format!("keys_can_be_changed_while_they_are_iterated_over.{name}");
     let (here, sibling) = (key("abcdef"), key("abcxyz"));
@@ -355,7 +415,7 @@ pub fn keys_can_be_changed_while_they_are_iterated_over(endpoint: &Endpoint) {
     assert!(entries.next().is_none());
 }
 
-pub fn a_tracker_tells_old_and_new(endpoint: &Endpoint) {
+fn a_tracker_tells_old_and_new(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let setter = Client::connect_to(endpoint).unwrap();
     let key = "a_tracker_tells_old_and_new";
@@ -398,7 +458,7 @@ pub fn a_tracker_tells_old_and_new(endpoint: &Endpoint) {
     }
 }
 
-pub fn a_tracker_is_told_what_it_asked_for(endpoint: &Endpoint) {
+fn a_tracker_is_told_what_it_asked_for(endpoint: &Endpoint) {
     let setter = Client::connect_to(endpoint).unwrap();
     let key = "a_tracker_is_told_what_it_asked_for";
     let kinds = [TrackEvents::ADD, TrackEvents::MODIFY, TrackEvents::DELETE];
@@ -421,7 +481,7 @@ pub fn a_tracker_is_told_what_it_asked_for(endpoint: &Endpoint) {
     assert_eq!(cs(setter.track_add(key, TrackEvents::from_bits(1 << 20))), CsError::InvalidParam);
 }
 
-pub fn a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker(endpoint: &Endpoint) {
+fn a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let [key, later] = ["a_dispatch_of_one.deleted", "a_dispatch_of_one.later"];
     let tracker = client.track_add(key, TrackEvents::ALL).unwrap();
@@ -439,7 +499,7 @@ pub fn a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker(endpoi
     assert_eq!(waiting(&client), []);
 }
 
-pub fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
+fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let prefix = "two_trackers_of_one_client.";
     let key = "two_trackers_of_one_client.key";
@@ -479,7 +539,7 @@ pub fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
     client.set(key, 1_u8).unwrap();
     client.delete(key).unwrap();
     // Other bodies delete keys too.
-    crate::next_that(&client, |event| match event {
+    testbed::next_that(&client, |event| match event {
         Event::Notify(notification) => {
             (notification.tracker == all && notification.key == key).then_some(())
         }
@@ -488,8 +548,12 @@ pub fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
 }
 
 /// Only for servers that have the map.
-pub fn statistics_are_read(endpoint: &Endpoint) {
-    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+fn statistics_are_read_or_refused(endpoint: &Endpoint, version: Version) {
+    let client = match Client::connect_map(endpoint, Map::Stats) {
+        Err(Error::Unsupported { .. }) => return assert!(version < STATISTICS),
+        client => client.unwrap(),
+    };
+    assert!(version >= STATISTICS);
     let active = client.get("stats.ipcs.global.active").unwrap().unwrap();
     assert!(matches!(active, Value::U64(1..)), "{active:?}");
     let found = client.list("stats.ipcs.").unwrap();
@@ -546,7 +610,7 @@ fn statistic(client: &Client, service: u32, name: &str) -> String {
 
 /// For a server whose statistics nobody else iterates over. For each key of a new connection, and
 /// of one that goes, a tracker of a prefix is told the value, as the new one and as the old one.
-pub fn statistics_tell_connections_that_come_and_go(endpoint: &Endpoint) {
+fn statistics_tell_connections_that_come_and_go(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     // No other body connects to votequorum in this process.
     let tracker =
@@ -597,7 +661,7 @@ pub fn statistics_tell_connections_that_come_and_go(endpoint: &Endpoint) {
 /// For a server whose statistics nobody else iterates over. Numbers are looked at from time to
 /// time. Whoever tracks a key is then told of a change, though it asked for something else, and is
 /// told the new value as the old one too; whoever tracks a prefix is not.
-pub fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
+fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     // No other body of cmap connects to quorum in this process.
     let other = quorum::Client::connect_to(endpoint).unwrap();
@@ -636,7 +700,7 @@ pub fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
 
 /// The daemon takes no notice of room in an event ring until its loop turns, so a client that
 /// emptied a full ring sends a request. It counts them.
-pub fn a_full_event_ring_is_refilled_by_a_request(endpoint: &Endpoint) {
+fn a_full_event_ring_is_refilled_by_a_request(endpoint: &Endpoint) {
     const EVENTS: u64 = 1000;
     let statistics = Client::connect_map(endpoint, Map::Stats).unwrap();
     // No other body of cmap connects to cpg in this process.
@@ -662,7 +726,7 @@ pub fn a_full_event_ring_is_refilled_by_a_request(endpoint: &Endpoint) {
     assert!((1..EVENTS / 10).contains(&nudges), "{nudges} requests");
 }
 
-pub fn trackers_of_statistics_by_prefix_take_what_comes_and_goes(endpoint: &Endpoint) {
+fn trackers_of_statistics_by_prefix_take_what_comes_and_goes(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     let both = TrackEvents::ADD | TrackEvents::DELETE;
     for bits in 0..8 {
@@ -679,7 +743,7 @@ pub fn trackers_of_statistics_by_prefix_take_what_comes_and_goes(endpoint: &Endp
 }
 
 /// The real daemon has room for a number only, and dies when it compares.
-pub fn strings_of_the_statistics_are_not_tracked_by_key(endpoint: &Endpoint) {
+fn strings_of_the_statistics_are_not_tracked_by_key(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     let keys: Vec<_> = client.iter("stats.ipcs.").unwrap().map(Result::unwrap).collect();
     let strings: Vec<_> =
@@ -695,7 +759,7 @@ pub fn strings_of_the_statistics_are_not_tracked_by_key(endpoint: &Endpoint) {
         .unwrap();
 }
 
-pub fn statistics_are_read_only_but_for_what_clears_them(endpoint: &Endpoint) {
+fn statistics_are_read_only_but_for_what_clears_them(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     for key in [
         "stats.srp.mcast_tx",
@@ -720,11 +784,11 @@ pub fn statistics_are_read_only_but_for_what_clears_them(endpoint: &Endpoint) {
 }
 
 /// For a server that nobody else uses.
-pub fn statistics_are_cleared(endpoint: &Endpoint) {
+fn statistics_are_cleared(endpoint: &Endpoint) {
     let client = Client::connect_map(endpoint, Map::Stats).unwrap();
     let other = quorum::Client::connect_to(endpoint).unwrap();
     other.track_start(TrackFlags::CURRENT).unwrap();
-    crate::next(&other);
+    testbed::next(&other);
     let number = |key: &str| match client.get(key).unwrap() {
         Some(Value::U64(number)) => number,
         Some(Value::U32(number)) => number.into(),
@@ -763,7 +827,7 @@ pub fn statistics_are_cleared(endpoint: &Endpoint) {
     assert_eq!(global(), [0; 2]);
 }
 
-pub fn small_rings_do_for_small_values(endpoint: &Endpoint) {
+fn small_rings_do_for_small_values(endpoint: &Endpoint) {
     for ring_size in [4096, 8192] {
         let client = Client::connect_to(&endpoint.clone().ring_size(ring_size)).unwrap();
         let prefix = format!("small_rings_do_for_small_values.{ring_size}.");
@@ -798,7 +862,7 @@ pub fn small_rings_do_for_small_values(endpoint: &Endpoint) {
     }
 }
 
-pub fn what_does_not_fit_the_ring_is_said_so(endpoint: &Endpoint) {
+fn what_does_not_fit_the_ring_is_said_so(endpoint: &Endpoint) {
     let roomy = Client::connect_to(endpoint).unwrap();
     let small = Client::connect_to(&endpoint.clone().ring_size(8192)).unwrap();
     let (key, neighbour) = ("what_does_not_fit_the_ring", "what_does_not_fit_the_ring.neighbour");

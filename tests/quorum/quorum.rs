@@ -1,34 +1,52 @@
-//! quorum.
+//! What clients of quorum do and see, whoever serves them.
 
 use corosync_ipc::quorum::{
     Client, Event, Model, NodelistNotification, Notification, QuorumNotification, QuorumType,
 };
-use corosync_ipc::{CsError, Endpoint, NodeId, RingId, TrackFlags};
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
+use testbed::{Version, cs, next, next_that, shared_one, skip, version, waiting};
 
-use crate::{cs, next, waiting};
+testbed::on_each_host! {
+    the_node_is_quorate;
+    the_present_state_comes_as_the_flags_say;
+    model_v1_tells_rings_or_is_refused;
+}
+
+/// The first corosync with the model V1.
+const MODEL_V1: Version = [3, 1, 0, 0];
+
+#[test]
+fn the_ring_is_the_tools_ring() {
+    if skip() || version() < MODEL_V1 {
+        return;
+    }
+    let node = shared_one().node(1);
+    let theirs = node.membership().unwrap();
+    assert_eq!(node.run(|| ring(&Endpoint::new())).to_string(), theirs.ring);
+}
 
 /// Every combination of the track flags.
-pub fn all_track_flags() -> impl Iterator<Item = TrackFlags> {
+pub(crate) fn all_track_flags() -> impl Iterator<Item = TrackFlags> {
     (0..8).map(TrackFlags::from_bits)
 }
 
 /// Whether the present state is sent.
-pub fn tells_present(flags: TrackFlags) -> bool {
+pub(crate) fn tells_present(flags: TrackFlags) -> bool {
     flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES)
 }
 
 /// Whether changes are sent.
-pub fn tells_changes(flags: TrackFlags) -> bool {
+pub(crate) fn tells_changes(flags: TrackFlags) -> bool {
     flags.intersects(TrackFlags::CHANGES | TrackFlags::CHANGES_ONLY)
 }
 
-pub fn the_node_is_quorate(endpoint: &Endpoint) {
+fn the_node_is_quorate(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     assert!(client.is_quorate().unwrap());
     assert_eq!(client.quorum_type(), QuorumType::SET);
 }
 
-pub fn the_present_state_comes_as_the_flags_say(endpoint: &Endpoint) {
+fn the_present_state_comes_as_the_flags_say(endpoint: &Endpoint) {
     for flags in all_track_flags() {
         let client = Client::connect_to(&endpoint.clone().ring_size(4096)).unwrap();
         let check = || match waiting(&client).as_slice() {
@@ -57,10 +75,13 @@ pub fn the_present_state_comes_as_the_flags_say(endpoint: &Endpoint) {
     }
 }
 
-/// Only for servers that have the model.
-pub fn model_v1_tells_rings(endpoint: &Endpoint) {
+fn model_v1_tells_rings_or_is_refused(endpoint: &Endpoint, version: Version) {
     for flags in all_track_flags() {
-        let client = Client::connect_model(endpoint, Model::V1).unwrap();
+        let client = match Client::connect_model(endpoint, Model::V1) {
+            Err(Error::Unsupported { .. }) => return assert!(version < MODEL_V1),
+            client => client.unwrap(),
+        };
+        assert!(version >= MODEL_V1);
         assert_eq!(client.quorum_type(), QuorumType::SET);
         assert!(client.is_quorate().unwrap());
         client.track_start(flags).unwrap();
@@ -94,10 +115,10 @@ pub fn model_v1_tells_rings(endpoint: &Endpoint) {
 }
 
 /// The ring a server is on, by model v1.
-pub fn ring(endpoint: &Endpoint) -> RingId {
+fn ring(endpoint: &Endpoint) -> RingId {
     let client = Client::connect_model(endpoint, Model::V1).unwrap();
     client.track_start(TrackFlags::CURRENT).unwrap();
-    crate::next_that(&client, |event| match event {
+    next_that(&client, |event| match event {
         Event::Quorum(quorum) => Some(quorum.ring_id),
         _ => None,
     })

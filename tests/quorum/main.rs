@@ -1,0 +1,4 @@
+//! quorum and votequorum of one node.
+
+mod quorum;
+mod votequorum;
