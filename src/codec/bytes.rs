@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::Header;
 use crate::error::WireError;
 
 /// A value with the same bytes in memory and on the wire (host byte order).
@@ -303,9 +304,7 @@ impl Writer {
     pub(crate) fn finish(mut self, tail: usize) -> Result<Vec<u8>, WireError> {
         let size =
             self.length("header.size", self.bytes.len().saturating_add(tail), i32::MAX as usize)?;
-        if let Some(field) = self.bytes.get_mut(SLOT..SLOT + size_of::<u32>()) {
-            field.copy_from_slice(size.as_bytes());
-        }
+        Header::set_size(&mut self.bytes, size);
         Ok(self.bytes)
     }
 }

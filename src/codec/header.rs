@@ -1,11 +1,14 @@
 //! The headers that every libqb message begins with.
 
-use crate::codec::{Reader, Writer};
+use super::bytes::{Plain, Reader, SLOT, Writer};
 use crate::error::CsError;
 use crate::error::WireError;
 
 /// `CS_OK`: the status of a reply that carries its body, and of every event.
 pub(crate) const CS_OK: i32 = 1;
+
+const SIZE_OFFSET: usize = SLOT;
+const STATUS_OFFSET: usize = 2 * SLOT;
 
 /// Which way a message travels. Decides its header: requests have no status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +74,21 @@ impl Header {
         Ok((header, reader.rest("body")?))
     }
 
+    /// The id of a message of any kind. `None` for less than an id.
+    pub(crate) fn id_of(message: &[u8]) -> Option<i32> {
+        message.first_chunk().map(|id| i32::from_ne_bytes(*id))
+    }
+
+    /// Overwrites the size in the header of a message.
+    pub(crate) fn set_size(message: &mut [u8], size: u32) {
+        set(message, SIZE_OFFSET, size);
+    }
+
+    /// Overwrites the status in the header of a response or an event.
+    pub(crate) fn set_status(message: &mut [u8], status: i32) {
+        set(message, STATUS_OFFSET, status);
+    }
+
     /// Writes a header; the size is filled in when the message is finished.
     pub(crate) fn write(self, writer: &mut Writer, kind: Kind) {
         writer.slot("header.id", self.id);
@@ -78,6 +96,14 @@ impl Header {
         if kind != Kind::Request {
             writer.slot("header.error", self.error);
         }
+    }
+}
+
+/// Overwrites a field, if the message is long enough to have it.
+fn set(message: &mut [u8], offset: usize, value: impl Plain) {
+    if let Some(field) = message.get_mut(offset..).and_then(|it| it.get_mut(..size_of_val(&value)))
+    {
+        field.copy_from_slice(value.as_bytes());
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::client::{Core, Service};
-use crate::codec::Kind;
+use crate::codec::{CS_OK, Header, Kind};
 use crate::doubles::{self, Flood};
 use crate::error::WireError;
 use crate::libqb::client::{Look, Patience};
@@ -78,7 +78,7 @@ impl Liar {
             Self { random: Random::new(seed), answers: BTreeMap::new(), events: BTreeMap::new() };
         for (index, service) in fuzzing::SERVICES.iter().enumerate() {
             for (kind, bytes) in tables::vectors(service) {
-                let id = i32::from_ne_bytes(bytes[..4].try_into().unwrap());
+                let id = Header::id_of(&bytes).unwrap();
                 match kind {
                     Kind::Response => liar.answers.entry((index, id)).or_default().push(bytes),
                     Kind::Event => liar.events.entry(index).or_default().push(bytes),
@@ -122,7 +122,7 @@ impl Handler for Liar {
 
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
         let service = conn.service_index();
-        let id = request.get(..4).map_or(0, |id| i32::from_ne_bytes(id.try_into().unwrap()));
+        let id = Header::id_of(&request).unwrap_or_default();
         // What does not fit in the client's rings is not sent.
         for _ in 0..self.random.below(3) {
             let event = self.one_of(self.events.get(&service).cloned());
@@ -132,9 +132,7 @@ impl Handler for Liar {
             let mut answer = self.one_of(self.answers.get(&(service, id)).cloned());
             if self.random.below(2) == 0 {
                 // Most that is captured is an error, or would be taken for one.
-                if let Some(error) = answer.get_mut(16..20) {
-                    error.copy_from_slice(&1u32.to_ne_bytes());
-                }
+                Header::set_status(&mut answer, CS_OK);
             }
             let _ = conn.reply(&answer);
         }

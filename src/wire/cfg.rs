@@ -4,8 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::codec::CS_OK;
-use crate::codec::{Header, Kind, Reader, Writer};
+use crate::codec::{CS_OK, Header, Kind, Reader, Writer};
 use crate::error::WireError;
 use crate::wire::Message;
 use crate::wire::message::{
@@ -386,9 +385,7 @@ impl Message for TestShutdown {
 
     fn encode(&self) -> Result<Vec<u8>, WireError> {
         let mut bytes = write_message(self)?.finish(0)?;
-        if let Some(status) = bytes.get_mut(STATUS..STATUS + size_of::<i32>()) {
-            status.copy_from_slice(&self.status.to_ne_bytes());
-        }
+        Header::set_status(&mut bytes, self.status);
         Ok(bytes)
     }
 
@@ -400,9 +397,6 @@ impl Message for TestShutdown {
         Ok(Self { status: header.error, ..Self::read(&mut reader)? })
     }
 }
-
-/// Where a response's or event's status lies.
-const STATUS: usize = 16;
 
 any_message! {
     /// Any request.

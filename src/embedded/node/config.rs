@@ -4,6 +4,7 @@ use super::ServiceId;
 use super::cmap::preset;
 use super::icmap::Icmap;
 use crate::cmap::Value;
+use crate::codec::Header;
 use crate::wire::values::NodeId;
 
 /// The corosync version whose messages a daemon speaks.
@@ -42,7 +43,7 @@ impl Version {
     /// Returns true if a request crashes the daemon. Before 2.99 each id that is not in the daemon's
     /// tables does.
     pub(super) fn crashes_on(self, service: ServiceId, message: &[u8]) -> bool {
-        let known: u32 = match service {
+        let known = match service {
             _ if self == Self::V3_1 => return false,
             ServiceId::Cmap => 9,
             ServiceId::Cfg if self == Self::V1_99 => 7,
@@ -54,7 +55,7 @@ impl Version {
             // evs has no newer requests.
             ServiceId::Evs => return false,
         };
-        message.first_chunk().is_some_and(|id| u32::from_ne_bytes(*id) >= known)
+        Header::id_of(message).is_some_and(|id| !(0..known).contains(&id))
     }
 }
 

@@ -24,8 +24,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::codec::CS_OK;
-use crate::codec::encode_refusal;
+use crate::codec::{CS_OK, Header, encode_refusal};
 use crate::error::CsError;
 use crate::wire::Message;
 use crate::wire::values::{NodeId, RingId};
@@ -131,12 +130,10 @@ impl Context<'_> {
             return self.refuse(client, M::ID, CsError::Library);
         };
         let status = status.map_or_else(CsError::raw, |()| CS_OK);
-        if let Some(field) = message.get_mut(16..20) {
-            field.copy_from_slice(&status.to_ne_bytes());
-        }
+        Header::set_status(&mut message, status);
         if zeros > 0 {
             let size = (message.len() as u64).saturating_add(zeros) as u32;
-            set_size(&mut message, size);
+            Header::set_size(&mut message, size);
         }
         self.outputs.push(Output::Reply { client, message, zeros });
     }
@@ -144,7 +141,7 @@ impl Context<'_> {
     /// Overwrites the size in the header of the last reply.
     fn claim_size(&mut self, size: u32) {
         if let Some(Output::Reply { message, .. }) = self.outputs.last_mut() {
-            set_size(message, size);
+            Header::set_size(message, size);
         }
     }
 
@@ -210,13 +207,6 @@ fn encode<M: Message>(message: &M) -> Option<Vec<u8>> {
     let encoded = message.encode();
     debug_assert!(encoded.is_ok(), "{}: {encoded:?}", M::NAME);
     encoded.ok()
-}
-
-/// Overwrites the size in a header.
-fn set_size(message: &mut [u8], size: u32) {
-    if let Some(field) = message.get_mut(8..12) {
-        field.copy_from_slice(&size.to_ne_bytes());
-    }
 }
 
 /// Returns the bytes before the first NUL, as C reads a string.

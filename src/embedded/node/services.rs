@@ -15,6 +15,7 @@ use super::stats::Stats;
 use super::trackers::{Notice, Watcher};
 use super::votequorum::Votequorum;
 use super::{ClientId, Config, Context, Ending, Exec, Membership, Output, Version};
+use crate::codec::Header;
 use crate::error::CsError;
 use crate::sys::socket::Credentials;
 use crate::wire::values::NodeId;
@@ -398,7 +399,7 @@ fn refuse(
     message: &Bytes,
     error: CsError,
 ) {
-    if service != ServiceId::Cpg || message.get(..4) != Some(&wire::cpg::Mcast::ID.to_ne_bytes()) {
+    if service != ServiceId::Cpg || Header::id_of(message) != Some(wire::cpg::Mcast::ID) {
         context.refuse(client, 0, error);
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::connection::Connection;
 use super::listener::{Bound, ServiceAddress};
 use super::{FlowControl, SendError};
+use crate::codec::Header;
 use crate::error::Result;
 use crate::sys::serve::Seen;
 use crate::sys::socket::Credentials;
@@ -174,7 +175,7 @@ impl<S> Connections<S> {
         let connection = &mut self.all.get_mut(&id)?.connection;
         let request = connection.take_request(seen, taken)?;
         // As libqb, which takes a request without bytes for a good-bye.
-        let farewell = request.is_empty() || request.get(..4) == Some(&DISCONNECT.to_ne_bytes());
+        let farewell = request.is_empty() || Header::id_of(&request) == Some(DISCONNECT);
         if farewell {
             connection.close();
         }
