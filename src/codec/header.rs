@@ -75,6 +75,7 @@ impl Header {
     }
 
     /// The id of a message of any kind. `None` for less than an id.
+    #[cfg(any(test, feature = "server"))]
     pub(crate) fn id_of(message: &[u8]) -> Option<i32> {
         message.first_chunk().map(|id| i32::from_ne_bytes(*id))
     }

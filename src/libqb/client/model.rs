@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
-use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 use super::turnstile::Turnstile;
@@ -21,7 +21,7 @@ fn model(body: impl Fn() + Send + Sync + 'static) {
     model.check(body);
 }
 
-fn late() -> Instant {
+fn far() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
 
@@ -33,9 +33,9 @@ fn at_once() -> Instant {
 #[test]
 fn one_thread_has_the_turn_and_every_thread_gets_it() {
     model(|| {
-        let shared = Arc::new((Turnstile::default(), AtomicU32::new(0)));
-        let pass = |shared: &(Turnstile, AtomicU32)| {
-            let turn = shared.0.enter(late()).unwrap();
+        let shared = Arc::new((Turnstile::<()>::default(), AtomicU32::new(0)));
+        let pass = |shared: &(Turnstile<()>, AtomicU32)| {
+            let turn = shared.0.enter(far()).unwrap();
             assert_eq!(shared.1.fetch_add(1, Ordering::Relaxed), 0, "two threads have the turn");
             shared.1.fetch_sub(1, Ordering::Relaxed);
             drop(turn);
@@ -54,12 +54,12 @@ fn one_thread_has_the_turn_and_every_thread_gets_it() {
 #[test]
 fn who_gives_up_keeps_the_turn_from_nobody() {
     model(|| {
-        let turnstile = Arc::new(Turnstile::default());
+        let turnstile = Arc::new(Turnstile::<()>::default());
         let hasty = Arc::clone(&turnstile);
         let hasty = thread::spawn(move || drop(hasty.enter(at_once())));
         let patient = Arc::clone(&turnstile);
-        let patient = thread::spawn(move || assert!(patient.enter(late()).is_some()));
-        drop(turnstile.enter(late()).unwrap());
+        let patient = thread::spawn(move || assert!(patient.enter(far()).is_some()));
+        drop(turnstile.enter(far()).unwrap());
         hasty.join().unwrap();
         patient.join().unwrap();
         assert!(turnstile.enter(at_once()).is_some());
@@ -107,12 +107,10 @@ fn a_reply_that_nobody_waits_for_any_more_reaches_nobody() {
             }
         });
         let exchange = Exchange::default();
-        let client =
-            Arc::new((Turnstile::default(), Mutex::new(Requests { request, response, exchange })));
+        let client = Arc::new(Turnstile::new(Requests { request, response, exchange }));
         let giving_up = Arc::clone(&client);
         let giving_up = thread::spawn(move || {
-            let _turn = giving_up.0.enter(late()).unwrap();
-            let mut requests = giving_up.1.lock().unwrap();
+            let mut requests = giving_up.enter(far()).unwrap();
             if requests.exchange.before() == Before::Drain {
                 requests.receive();
             }
@@ -120,8 +118,9 @@ fn a_reply_that_nobody_waits_for_any_more_reaches_nobody() {
             requests.send(1);
         });
         {
-            let _turn = client.0.enter(late()).unwrap();
-            let mut requests = client.1.try_lock().expect("the lock is free for who has the turn");
+            let _ticket = client.queue_up(far()).unwrap();
+            let mut requests =
+                client.value.try_lock().expect("the lock is free for who has the turn");
             if requests.exchange.before() == Before::Drain {
                 assert_eq!(requests.receive(), 1);
             }

@@ -1,8 +1,8 @@
 //! Requests and their answers: the turn to send, the exchange, and the requests that nobody waits
 //! for.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::link::Link;
 use super::lock;
 use super::patience::Patience;
-use super::turnstile::{self, Turnstile};
+use super::turnstile::{Guard, Turnstile};
 use crate::codec::{CS_OK, reply_status};
 use crate::error::{CsError, Error, Result, WireError};
 use crate::libqb::exchange::{Before, Exchange, may_be_answered_again};
@@ -63,11 +63,10 @@ pub(crate) enum FlowControl {
 
 /// What a connection has for requests.
 ///
-/// Locking rules: `rings` is taken by whoever has the turn, and held for as long, replies included.
+/// Locking rules: whoever has `rings` has the turn, and keeps it until the reply is there.
 /// `releases` is held for a few instructions only.
 pub(super) struct Requests {
-    turnstile: Turnstile,
-    rings: Mutex<Rings>,
+    rings: Turnstile<Rings>,
     /// Requests that make the daemon forget what it keeps for this client, and that were not sent
     /// yet.
     releases: Mutex<Vec<Vec<u8>>>,
@@ -96,17 +95,15 @@ struct Rings {
 /// Passed on when dropped.
 pub(crate) struct Turn<'a> {
     connection: &'a Connection,
-    // Released before the turn is passed on.
-    rings: MutexGuard<'a, Rings>,
-    _turn: turnstile::Turn<'a>,
-    // Looked after when the turn was passed on.
-    _left: Left<'a>,
+    rings: Guard<'a, Rings>,
+    // Dropped last, when the turn was passed on.
+    _after: AfterTurn<'a>,
 }
 
 /// Sends the nudge that another thread wanted while the turn was taken, and logs what was noted.
-struct Left<'a>(&'a Connection);
+struct AfterTurn<'a>(&'a Connection);
 
-impl Drop for Left<'_> {
+impl Drop for AfterTurn<'_> {
     fn drop(&mut self) {
         self.0.send_wanted_nudge();
         self.0.link.log_notes();
@@ -128,8 +125,7 @@ impl Requests {
         let exchange = Exchange::default();
         let rings = Rings { request, response, max_request, exchange, wake_room: 0, wake_batch };
         Self {
-            turnstile: Turnstile::default(),
-            rings: Mutex::new(rings),
+            rings: Turnstile::new(rings),
             releases: Mutex::default(),
             waits_while_busy,
             nudge,
@@ -139,9 +135,11 @@ impl Requests {
 
     /// Stops being counted as a user of the rings.
     pub(super) fn detach(&self) {
-        let rings = lock(&self.rings);
-        rings.request.ring().detach();
-        rings.response.ring().detach();
+        // Nobody else is left who could have the turn.
+        if let Some(rings) = self.rings.enter(Instant::now()) {
+            rings.request.ring().detach();
+            rings.response.ring().detach();
+        }
     }
 
     /// Asks for a nudge, which [`Connection::send_wanted_nudge`] sends.
@@ -232,13 +230,8 @@ impl Connection {
     /// already asks without waiting.
     pub(crate) fn turn(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
         self.link.check()?;
-        let turn = |turn| Turn {
-            connection: self,
-            rings: lock(&self.requests.rings),
-            _turn: turn,
-            _left: Left(self),
-        };
-        Ok(self.requests.turnstile.enter(deadline).map(turn))
+        let rings = self.requests.rings.enter(deadline);
+        Ok(rings.map(|rings| Turn { connection: self, rings, _after: AfterTurn(self) }))
     }
 
     /// As [`Connection::turn`], for whom a turn that does not come in time is an error.
@@ -257,15 +250,15 @@ impl Connection {
     /// Sends the nudge that is wanted, if one is. Never blocks: while it cannot be sent it stays
     /// wanted.
     pub(super) fn send_wanted_nudge(&self) {
-        let Requests { turnstile, rings, nudge, nudge_wanted, .. } = &self.requests;
+        let Requests { rings, nudge, nudge_wanted, .. } = &self.requests;
         // Relaxed: the lock in the turnstile orders it. Who finds the turn taken has set it before
         // looking there, and who passes the turn on looks here afterwards.
         while nudge_wanted.load(Ordering::Relaxed) {
-            let Some(_turn) = turnstile.enter(Instant::now()) else { return };
+            let Some(mut rings) = rings.enter(Instant::now()) else { return };
             // Before it is sent: one that is wanted from now on may come too late for it.
             nudge_wanted.store(false, Ordering::Relaxed);
             // What is wrong with the connection, whoever uses it next will be told.
-            if !lock(rings).try_nudge(&self.link, *nudge).unwrap_or(false) {
+            if !rings.try_nudge(&self.link, *nudge).unwrap_or(false) {
                 return nudge_wanted.store(true, Ordering::Relaxed);
             }
         }

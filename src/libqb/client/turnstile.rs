@@ -1,17 +1,20 @@
-//! Lets threads through one at a time, in the order they came, each until its own deadline.
+//! A lock that threads pass in the order they came, each waiting until its own deadline.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 use std::time::Instant;
 
 use crate::sync::{Mutex, MutexGuard, Thread, current, park_timeout};
 
-/// A lock that is fair and gives up at a deadline, which std's is not and does not.
+/// A lock that is fair and gives up at a deadline. std's does neither.
 ///
-/// Locking rules: `queue` is held for a few instructions only, never while waiting.
+/// Locking rules: `queue` is held for a few instructions only, never while waiting. `value` is
+/// taken by the first in the queue only, so nobody waits for it.
 #[derive(Debug, Default)]
-pub(crate) struct Turnstile {
+pub(super) struct Turnstile<T> {
     queue: Mutex<Queue>,
+    pub(super) value: Mutex<T>,
 }
 
 #[derive(Debug, Default)]
@@ -21,26 +24,45 @@ struct Queue {
     waiting: VecDeque<(u64, Thread)>,
 }
 
-/// The turn; passes it on when dropped.
+/// A place in the queue; left when dropped.
 #[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    turnstile: &'a Turnstile,
-    ticket: u64,
+pub(super) struct Ticket<'a> {
+    queue: &'a Mutex<Queue>,
+    number: u64,
 }
 
-impl Turnstile {
-    /// Waits for the turn. `None`: the deadline passed first.
-    pub(crate) fn enter(&self, deadline: Instant) -> Option<Turn<'_>> {
-        let mut queue = self.lock();
-        let ticket = queue.next_ticket;
+/// The value, until dropped.
+#[derive(Debug)]
+pub(super) struct Guard<'a, T> {
+    // Dropped first: the next in the queue finds the value unlocked.
+    value: MutexGuard<'a, T>,
+    _ticket: Ticket<'a>,
+}
+
+impl<T> Turnstile<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self { queue: Mutex::default(), value: Mutex::new(value) }
+    }
+
+    /// Waits for the value. `None`: the deadline passed first. A deadline that has passed already
+    /// asks without waiting.
+    pub(super) fn enter(&self, deadline: Instant) -> Option<Guard<'_, T>> {
+        let ticket = self.queue_up(deadline)?;
+        Some(Guard { value: lock(&self.value), _ticket: ticket })
+    }
+
+    /// Waits to be the first in the queue.
+    pub(super) fn queue_up(&self, deadline: Instant) -> Option<Ticket<'_>> {
+        let mut queue = lock(&self.queue);
+        let number = queue.next_ticket;
         queue.next_ticket += 1;
-        queue.waiting.push_back((ticket, current()));
+        queue.waiting.push_back((number, current()));
         drop(queue);
         // Leaves the queue again in every case.
-        let turn = Turn { turnstile: self, ticket };
+        let ticket = Ticket { queue: &self.queue, number };
         loop {
-            if self.lock().waiting.front().is_some_and(|(first, _)| *first == ticket) {
-                return Some(turn);
+            if lock(&self.queue).waiting.front().is_some_and(|(first, _)| *first == number) {
+                return Some(ticket);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -49,20 +71,34 @@ impl Turnstile {
             park_timeout(left);
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nothing panics while it is held, and the queue would be whole all the same.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl Drop for Turn<'_> {
+/// Locks. Nothing panics while one of the two is held, and both are whole all the same.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let mut queue = self.turnstile.lock();
-        queue.waiting.retain(|(ticket, _)| *ticket != self.ticket);
+        let mut queue = lock(self.queue);
+        queue.waiting.retain(|(number, _)| *number != self.number);
         if let Some((_, thread)) = queue.waiting.front() {
             thread.unpark();
         }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
     }
 }
 
@@ -78,14 +114,14 @@ mod tests {
         Instant::now() + Duration::from_millis(20)
     }
 
-    fn late() -> Instant {
+    fn far() -> Instant {
         Instant::now() + Duration::from_secs(60)
     }
 
     #[test]
     fn a_turn_that_does_not_come_is_given_up_and_harms_nobody() {
-        let turnstile = Turnstile::default();
-        let first = turnstile.enter(late()).unwrap();
+        let turnstile = Turnstile::<()>::default();
+        let first = turnstile.enter(far()).unwrap();
         assert!(turnstile.enter(soon()).is_none());
         drop(first);
         assert!(turnstile.enter(soon()).is_some());
@@ -93,17 +129,17 @@ mod tests {
 
     #[test]
     fn threads_pass_in_the_order_they_came() {
-        let turnstile = Arc::new(Turnstile::default());
+        let turnstile = Arc::new(Turnstile::<()>::default());
         let order = Arc::new(Mutex::new(Vec::new()));
-        let first = turnstile.enter(late()).unwrap();
+        let first = turnstile.enter(far()).unwrap();
         let threads: Vec<_> = (0..8)
             .map(|number| {
                 let (shared, order) = (Arc::clone(&turnstile), Arc::clone(&order));
                 let thread = thread::spawn(move || {
-                    let _turn = shared.enter(late()).unwrap();
+                    let _turn = shared.enter(far()).unwrap();
                     order.lock().unwrap().push(number);
                 });
-                while turnstile.lock().waiting.len() < number + 2 {
+                while turnstile.queue.lock().unwrap().waiting.len() < number + 2 {
                     thread::yield_now();
                 }
                 thread
