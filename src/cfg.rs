@@ -44,7 +44,7 @@ use crate::cmap::{Probe, Value};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
 use crate::features::{NODE_STATUS, RELOAD_CONFIG, REOPEN_LOG_FILES, SHUTDOWN_TRACKING};
-use crate::libqb::client::Patience;
+use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::cfg as wire;
 #[doc(inline)]
@@ -236,7 +236,7 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::open(endpoint, Cfg { probe: Probe::new(endpoint) }, &Patience::connecting(endpoint))
+        Self::open(endpoint, Cfg { probe: Probe::new(endpoint) }, Call::connecting(endpoint))
     }
 
     /// This node's id.
@@ -246,7 +246,7 @@ impl Client {
     /// # Errors
     /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`] as the daemon says.
     pub fn local_node_id(&self) -> Result<NodeId> {
-        Ok(self.core.call("cfg local get", &wire::LocalGet {})?.local_nodeid)
+        Ok(self.core.request(self.core.call("cfg local get"), &wire::LocalGet {})?.local_nodeid)
     }
 
     /// Addresses of a node, one for each link; [`LOCAL_NODE`] is this one.
@@ -263,8 +263,10 @@ impl Client {
     /// known; [`Error::Protocol`] for a family that is neither IPv4 nor IPv6; as
     /// [`Client::local_node_id`].
     pub fn node_addresses(&self, node: NodeId) -> Result<Vec<IpAddr>> {
-        let reply =
-            self.core.call("cfg get node addrs", &wire::GetNodeAddresses { nodeid: node })?;
+        let reply = self.core.request(
+            self.core.call("cfg get node addrs"),
+            &wire::GetNodeAddresses { nodeid: node },
+        )?;
         addresses(&reply).map_err(|source| Error::protocol(Cfg::NAME, source))
     }
 
@@ -289,9 +291,9 @@ impl Client {
         const CALL: &str = "cfg ring status get";
         const REPLY_SIZE: usize = 10272;
         self.check_room(REPLY_SIZE)?;
-        let patience = self.core.patience(CALL);
-        self.check_rings(CALL, &patience)?;
-        let reply = self.core.call_within(&patience, CALL, &wire::GetRingStatus {})?;
+        let call = self.core.call(CALL);
+        self.check_rings(call)?;
+        let reply = self.core.request(call, &wire::GetRingStatus {})?;
         Ok(reply.interfaces.iter().map(RingStatus::new).collect())
     }
 
@@ -300,18 +302,18 @@ impl Client {
     ///
     /// Before 2.1 it reads a number that was never set while it has no address. The question fails
     /// then.
-    fn check_rings(&self, call: &'static str, patience: &Patience) -> Result<()> {
+    fn check_rings(&self, call: Call) -> Result<()> {
         let request = wire::GetNodeAddresses { nodeid: LOCAL_NODE };
-        let reply = self.core.call_within(patience, "cfg get node addrs", &request)?;
+        let reply = self.core.request(call.step("cfg get node addrs"), &request)?;
         let count = reply.addrs.len();
-        if count == 1 || self.core.service.probe.has_status_of_every_ring(patience)? {
+        if count == 1 || self.core.service.probe.has_status_of_every_ring(call)? {
             return Ok(());
         }
         let reason = format!(
             "with udp and udpu it has the status of one address, and this node has {count} (is there a nodeid in its \
              entry in the nodelist, and one link?); node status tells the same"
         );
-        Err(Error::WouldCrash { call: call.into(), reason: reason.into() })
+        Err(Error::WouldCrash { call: call.name.into(), reason: reason.into() })
     }
 
     /// Takes rings into use again that were marked faulty.
@@ -322,7 +324,7 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::NotSupported`] from corosync 2.99 and later, where links come
     /// back by themselves; as [`Client::local_node_id`].
     pub fn ring_reenable(&self) -> Result<()> {
-        self.core.call("cfg ring reenable", &wire::RingReenable {})?;
+        self.core.request(self.core.call("cfg ring reenable"), &wire::RingReenable {})?;
         Ok(())
     }
 
@@ -346,8 +348,12 @@ impl Client {
         not_zero(node)?;
         self.check_room(REPLY_SIZE)?;
         let request = wire::GetNodeStatus { nodeid: node, version: wire::NODE_STATUS_V1 };
-        let reply =
-            self.core.service.probe.call(&self.core, &NODE_STATUS, "cfg node status get", &request);
+        let reply = self.core.service.probe.request(
+            &self.core,
+            &NODE_STATUS,
+            "cfg node status get",
+            &request,
+        );
         let reply = NODE_STATUS.or_unsupported(reply)?;
         let links = reply
             .links
@@ -377,7 +383,7 @@ impl Client {
     /// versions), or with [`CsError::Library`] from corosync 2; [`Error::Unsupported`]; as
     /// [`Client::local_node_id`].
     pub fn reload_config(&self) -> Result<()> {
-        self.core.service.probe.call(
+        self.core.service.probe.request(
             &self.core,
             &RELOAD_CONFIG,
             "cfg reload config",
@@ -397,7 +403,7 @@ impl Client {
     /// as [`Client::local_node_id`].
     pub fn reopen_log_files(&self) -> Result<()> {
         let probe = &self.core.service.probe;
-        let reply = probe.call(
+        let reply = probe.request(
             &self.core,
             &REOPEN_LOG_FILES,
             "cfg reopen log files",
@@ -428,7 +434,8 @@ impl Client {
             return Err(Error::invalid("reason", "a reason has no NUL in it"));
         }
         let reason = Bytes::copy_from_slice(reason.as_bytes());
-        self.core.call("cfg kill node", &wire::KillNode { nodeid: node, reason })?;
+        self.core
+            .request(self.core.call("cfg kill node"), &wire::KillNode { nodeid: node, reason })?;
         Ok(())
     }
 
@@ -451,19 +458,19 @@ impl Client {
             return Err(Error::invalid("shutdown kind", format!("{} is none", kind.0)));
         }
         const CALL: &str = "cfg try shutdown";
-        let mut patience = self.core.patience(CALL);
+        let mut call = self.core.call(CALL);
         if kind != ShutdownKind::IMMEDIATE {
-            patience.extend(self.shutdown_timeout(&patience));
+            call.extend(self.shutdown_timeout(call));
         }
-        self.core.call_within(&patience, CALL, &wire::TryShutdown { flags: kind })?;
+        self.core.request(call, &wire::TryShutdown { flags: kind })?;
         Ok(())
     }
 
     /// How long the daemon waits for answers.
-    fn shutdown_timeout(&self, patience: &Patience) -> Duration {
-        let cmap = self.core.service.probe.cmap(patience);
+    fn shutdown_timeout(&self, call: Call) -> Duration {
+        let cmap = self.core.service.probe.cmap(call);
         shutdown_timeout(
-            cmap.and_then(|cmap| cmap.get_within(SHUTDOWN_TIMEOUT_KEY, patience))
+            cmap.and_then(|cmap| cmap.get_within(SHUTDOWN_TIMEOUT_KEY, call))
                 .ok()
                 .flatten()
                 .as_ref(),
@@ -479,7 +486,10 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::Access`] when no shutdown is being decided (any more); as
     /// [`Client::local_node_id`].
     pub fn reply_to_shutdown(&self, answer: ShutdownAnswer) -> Result<()> {
-        self.core.call("cfg reply to shutdown", &wire::ReplyToShutdown { response: answer })?;
+        self.core.request(
+            self.core.call("cfg reply to shutdown"),
+            &wire::ReplyToShutdown { response: answer },
+        )?;
         Ok(())
     }
 
@@ -494,7 +504,7 @@ impl Client {
     /// [`Error::Unsupported`]; as [`Client::local_node_id`].
     pub fn track_start(&self) -> Result<()> {
         let request = wire::TrackStart { track_flags: 0 };
-        let reply = self.core.service.probe.call(
+        let reply = self.core.service.probe.request(
             &self.core,
             &SHUTDOWN_TRACKING,
             "cfg trackstart",
@@ -512,7 +522,7 @@ impl Client {
     /// # Errors
     /// As [`Client::track_start`].
     pub fn track_stop(&self) -> Result<()> {
-        let reply = self.core.service.probe.call(
+        let reply = self.core.service.probe.request(
             &self.core,
             &SHUTDOWN_TRACKING,
             "cfg trackstop",

@@ -29,7 +29,7 @@ use crate::client::{Service, client};
 use crate::codec::{Header, Kind, Reader};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result, WireError};
-use crate::libqb::client::Patience;
+use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::evs as wire;
 use crate::wire::values::NodeId;
@@ -135,7 +135,7 @@ impl Client {
                 format!("the first event has {LARGEST_CONFCHG} bytes, there is room for {room}");
             return Err(Error::invalid("ring size", reason));
         }
-        Self::open(endpoint, Evs { joined: AtomicUsize::new(0) }, &Patience::connecting(endpoint))
+        Self::open(endpoint, Evs { joined: AtomicUsize::new(0) }, Call::connecting(endpoint))
     }
 
     /// Joins groups: messages to them are delivered to this client from now on. The daemon does not
@@ -163,7 +163,9 @@ impl Client {
                 format!("{joined} joined in all are more than {MAX_JOINED_GROUPS}"),
             ))
         } else {
-            self.core.call("evs join", &wire::Join { groups: groups.to_vec() }).map(drop)
+            self.core
+                .request(self.core.call("evs join"), &wire::Join { groups: groups.to_vec() })
+                .map(drop)
         };
         if matches!(result, Err(Error::InvalidArgument { .. } | Error::Cs { .. })) {
             self.core.service.joined.fetch_sub(groups.len(), Ordering::Relaxed);
@@ -180,7 +182,7 @@ impl Client {
     /// was not joined: those before it are left, those behind it are not; as [`Client::join`].
     pub fn leave(&self, groups: &[GroupName]) -> Result<()> {
         check_groups(groups)?;
-        self.core.call("evs leave", &wire::Leave { groups: groups.to_vec() })?;
+        self.core.request(self.core.call("evs leave"), &wire::Leave { groups: groups.to_vec() })?;
         self.core.service.joined.fetch_sub(groups.len(), Ordering::Relaxed);
         Ok(())
     }
@@ -194,8 +196,8 @@ impl Client {
     /// [`Error::InvalidArgument`] for a message longer than [`MAX_MESSAGE_SIZE`] or than the ring
     /// has room for; as [`Client::join`].
     pub fn multicast_joined(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
-        self.core.call(
-            "evs mcast joined",
+        self.core.request(
+            self.core.call("evs mcast joined"),
             &wire::McastJoined { guarantee, msg: check_message(message)? },
         )?;
         Ok(())
@@ -217,7 +219,7 @@ impl Client {
         check_groups(groups)?;
         let request =
             wire::McastGroups { guarantee, groups: groups.to_vec(), msg: check_message(message)? };
-        self.core.call("evs mcast groups", &request)?;
+        self.core.request(self.core.call("evs mcast groups"), &request)?;
         Ok(())
     }
 
@@ -228,7 +230,8 @@ impl Client {
     /// # Errors
     /// As [`Client::join`].
     pub fn membership(&self) -> Result<Membership> {
-        let reply = self.core.call("evs membership get", &wire::GetMembership {})?;
+        let reply =
+            self.core.request(self.core.call("evs membership get"), &wire::GetMembership {})?;
         Ok(Membership { local_node_id: reply.local_nodeid, members: reply.member_list })
     }
 }

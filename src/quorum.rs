@@ -26,7 +26,7 @@ use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
 use crate::features::QUORUM_MODEL_V1;
-use crate::libqb::client::Patience;
+use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::quorum as wire;
 use crate::wire::values::{NodeId, RingId, TrackFlags, open_enum};
@@ -151,9 +151,9 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon does not have the model.
     pub fn connect_model(endpoint: &Endpoint, model: Model) -> Result<Self> {
-        let patience = Patience::connecting(endpoint);
+        let call = Call::connecting(endpoint);
         if model == Model::V1 {
-            Probe::new(endpoint).require(&QUORUM_MODEL_V1, &patience)?;
+            Probe::new(endpoint).require(&QUORUM_MODEL_V1, call)?;
         }
         let service = Quorum {
             quorum_type: QuorumType::FREE,
@@ -161,14 +161,14 @@ impl Client {
             tracking: Tracking::default(),
             present: Mutex::default(),
         };
-        let mut client = Self::open(endpoint, service, &patience)?;
+        let mut client = Self::open(endpoint, service, call)?;
         let quorum_type = match model {
             Model::V0 => {
-                client.core.call_within(&patience, "quorum gettype", &wire::GetType {})?.quorum_type
+                client.core.request(call.step("quorum gettype"), &wire::GetType {})?.quorum_type
             }
             Model::V1 => {
                 let request = wire::ModelGetType { model: 1 };
-                let reply = client.core.call_within(&patience, "quorum model gettype", &request);
+                let reply = client.core.request(call.step("quorum model gettype"), &request);
                 QUORUM_MODEL_V1.or_unsupported(reply)?.quorum_type
             }
         };
@@ -188,7 +188,8 @@ impl Client {
     /// # Errors
     /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`] as the daemon says.
     pub fn is_quorate(&self) -> Result<bool> {
-        Ok(self.core.call("quorum getquorate", &wire::GetQuorate {})?.quorate != 0)
+        Ok(self.core.request(self.core.call("quorum getquorate"), &wire::GetQuorate {})?.quorate
+            != 0)
     }
 
     /// Starts notifications. With `CURRENT` or `CHANGES` the present state comes first, before this
@@ -208,11 +209,17 @@ impl Client {
         let send = |track_flags: TrackFlags| {
             let present = track_flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES);
             if self.core.service.model == Model::V0 || !present {
-                return self.core.call(CALL, &wire::TrackStart { track_flags }).map(drop);
+                return self
+                    .core
+                    .request(self.core.call(CALL), &wire::TrackStart { track_flags })
+                    .map(drop);
             }
             // Before the request: the state is here before the answer.
             self.core.service.present().asked += 1;
-            let started = self.core.call(CALL, &wire::TrackStart { track_flags }).map(drop);
+            let started = self
+                .core
+                .request(self.core.call(CALL), &wire::TrackStart { track_flags })
+                .map(drop);
             if !matches!(
                 started,
                 Ok(()) | Err(Error::Cs { error: CsError::Exist, .. } | Error::TimedOut { .. })
@@ -233,10 +240,9 @@ impl Client {
     /// # Errors
     /// As [`Client::is_quorate`]. That notifications were off is none.
     pub fn track_stop(&self) -> Result<()> {
-        self.core
-            .service
-            .tracking
-            .stop(|| self.core.call("quorum trackstop", &wire::TrackStop {}).map(drop))
+        self.core.service.tracking.stop(|| {
+            self.core.request(self.core.call("quorum trackstop"), &wire::TrackStop {}).map(drop)
+        })
     }
 }
 

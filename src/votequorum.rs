@@ -24,7 +24,7 @@ use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result, WireError};
 use crate::features::{QDEVICE, QDEVICE_EXTRA_INFO};
-use crate::libqb::client::Patience;
+use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::values::{NodeId, RingId, TrackFlags};
 use crate::wire::votequorum as wire;
@@ -158,11 +158,11 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::connect_within(endpoint, &Patience::connecting(endpoint))
+        Self::connect_within(endpoint, Call::connecting(endpoint))
     }
 
     /// As [`Client::connect_to`], as a part of another call.
-    fn connect_within(endpoint: &Endpoint, patience: &Patience) -> Result<Self> {
+    fn connect_within(endpoint: &Endpoint, call: Call) -> Result<Self> {
         let probe = Probe::new(endpoint);
         let service = Votequorum {
             endpoint: endpoint.clone(),
@@ -170,7 +170,7 @@ impl Client {
             tracking: Tracking::default(),
             registrar: Mutex::default(),
         };
-        Self::open(endpoint, service, patience)
+        Self::open(endpoint, service, call)
     }
 
     /// Votes and state of a node; [`LOCAL_NODE`] is this one.
@@ -181,20 +181,19 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) for a node that was never
     /// a member; [`Error::TimedOut`], [`Error::Disconnected`].
     pub fn info(&self, node: NodeId) -> Result<Info> {
-        self.info_within(node, &self.core.patience("votequorum getinfo"))
+        self.info_within(node, self.core.call("votequorum getinfo"))
     }
 
-    fn info_within(&self, node: NodeId, patience: &Patience) -> Result<Info> {
-        let reply = match self.core.call_within(
-            patience,
-            "votequorum getinfo",
-            &wire::GetInfo { nodeid: node },
-        )? {
+    fn info_within(&self, node: NodeId, call: Call) -> Result<Info> {
+        let reply = match self
+            .core
+            .request(call.step("votequorum getinfo"), &wire::GetInfo { nodeid: node })?
+        {
             wire::GetInfoReply::Full(reply) => reply,
             // The two short layouts are equally long; the one with a state came together with
             // quorum devices.
             wire::GetInfoReply::Short(words) => {
-                match self.core.service.probe.require(&QDEVICE, patience) {
+                match self.core.service.probe.require(&QDEVICE, call) {
                     Ok(()) => words.with_state(),
                     Err(Error::Unsupported { .. }) => words.without_state(),
                     Err(error) => return Err(error),
@@ -231,7 +230,10 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::InvalidParam`](crate::CsError::InvalidParam) when the value
     /// would make the quorum larger or split the cluster; as [`Client::info`].
     pub fn set_expected(&self, expected_votes: u32) -> Result<()> {
-        self.core.call("votequorum setexpected", &wire::SetExpected { expected_votes })?;
+        self.core.request(
+            self.core.call("votequorum setexpected"),
+            &wire::SetExpected { expected_votes },
+        )?;
         Ok(())
     }
 
@@ -246,10 +248,9 @@ impl Client {
     /// the node would no longer be quorate; as [`Client::info`].
     pub fn set_votes(&self, node: NodeId, votes: u32) -> Result<()> {
         const CALL: &str = "votequorum setvotes";
-        let patience = self.core.patience(CALL);
-        let nodeid =
-            if node == LOCAL_NODE { self.info_within(node, &patience)?.node_id } else { node };
-        self.core.call_within(&patience, CALL, &wire::SetVotes { votes, nodeid })?;
+        let call = self.core.call(CALL);
+        let nodeid = if node == LOCAL_NODE { self.info_within(node, call)?.node_id } else { node };
+        self.core.request(call, &wire::SetVotes { votes, nodeid })?;
         Ok(())
     }
 
@@ -266,7 +267,9 @@ impl Client {
     pub fn track_start(&self, context: u64, flags: TrackFlags) -> Result<()> {
         const CALL: &str = "votequorum trackstart";
         let send = |track_flags| {
-            self.core.call(CALL, &wire::TrackStart { context, track_flags }).map(drop)
+            self.core
+                .request(self.core.call(CALL), &wire::TrackStart { context, track_flags })
+                .map(drop)
         };
         self.core.service.tracking.start(CALL, flags, send)
     }
@@ -279,10 +282,9 @@ impl Client {
     /// [`Error::Cs`] with [`CsError::NotExist`](crate::CsError::NotExist) when notifications are
     /// off; as [`Client::info`].
     pub fn track_stop(&self) -> Result<()> {
-        self.core
-            .service
-            .tracking
-            .stop(|| self.core.call("votequorum trackstop", &wire::TrackStop {}).map(drop))
+        self.core.service.tracking.stop(|| {
+            self.core.request(self.core.call("votequorum trackstop"), &wire::TrackStop {}).map(drop)
+        })
     }
 
     /// Registers this node's quorum device. It votes once it polls. The daemon answers when all
@@ -303,16 +305,16 @@ impl Client {
     pub fn qdevice_register(&self, name: &str) -> Result<()> {
         let name = device_name("name", name)?;
         const CALL: &str = "votequorum qdevice register";
-        let patience = self.core.patience(CALL);
-        self.core.service.probe.require(&QDEVICE, &patience)?;
+        let call = self.core.call(CALL);
+        self.core.service.probe.require(&QDEVICE, call)?;
         let registrar =
             || self.core.service.registrar.lock().unwrap_or_else(PoisonError::into_inner);
         let earlier = registrar().take();
         let client = match earlier {
             Some(client) => client,
-            None => Box::new(Self::connect_within(&self.core.service.endpoint, &patience)?),
+            None => Box::new(Self::connect_within(&self.core.service.endpoint, call)?),
         };
-        let registered = client.core.call_within(&patience, CALL, &wire::QdeviceRegister { name });
+        let registered = client.core.request(call, &wire::QdeviceRegister { name });
         if matches!(registered, Err(Error::TimedOut { .. })) {
             mem::forget(registrar().replace(client));
         }
@@ -328,7 +330,7 @@ impl Client {
     /// [`CsError::NotExist`](crate::CsError::NotExist) when there is none.
     pub fn qdevice_unregister(&self, name: &str) -> Result<()> {
         let name = device_name("name", name)?;
-        self.core.service.probe.call(
+        self.core.service.probe.request(
             &self.core,
             &QDEVICE,
             "votequorum qdevice unregister",
@@ -348,7 +350,7 @@ impl Client {
             oldname: device_name("old name", old_name)?,
             newname: device_name("new name", new_name)?,
         };
-        self.core.service.probe.call(
+        self.core.service.probe.request(
             &self.core,
             &QDEVICE,
             "votequorum qdevice update",
@@ -368,7 +370,7 @@ impl Client {
     /// [`Client::qdevice_unregister`].
     pub fn qdevice_poll(&self, name: &str, cast_vote: bool, ring_id: RingId) -> Result<()> {
         let name = device_name("name", name)?;
-        self.core.service.probe.call(
+        self.core.service.probe.request(
             &self.core,
             &QDEVICE,
             "votequorum qdevice poll",
@@ -385,7 +387,7 @@ impl Client {
     /// As [`Client::qdevice_unregister`].
     pub fn qdevice_master_wins(&self, name: &str, allow: bool) -> Result<()> {
         let name = device_name("name", name)?;
-        self.core.service.probe.call(
+        self.core.service.probe.request(
             &self.core,
             &QDEVICE,
             "votequorum qdevice master wins",
@@ -412,7 +414,7 @@ impl Client {
             return Err(Error::invalid("extra info", reason));
         }
         let request = wire::SetQdeviceExtraInfo { extra_info };
-        let reply = self.core.service.probe.call(
+        let reply = self.core.service.probe.request(
             &self.core,
             &QDEVICE_EXTRA_INFO,
             "votequorum set qdevice extra info",
@@ -431,7 +433,7 @@ impl Client {
     /// [`Error::Unsupported`] by a corosync up to 3.1.10; as [`Client::info`].
     pub fn qdevice_extra_info(&self, node: NodeId) -> Result<Bytes> {
         let request = wire::GetQdeviceExtraInfo { nodeid: node };
-        let reply = self.core.service.probe.call(
+        let reply = self.core.service.probe.request(
             &self.core,
             &QDEVICE_EXTRA_INFO,
             "votequorum get qdevice extra info",

@@ -93,22 +93,22 @@ impl<C: ServiceClient> AsyncClient<C> {
         request: impl FnOnce(&C) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let connection = &self.client().core().connection;
-        let patience = connection.patience("waiting for other requests");
-        let deadline = patience.deadline.into();
+        let call = connection.call("waiting for other requests");
+        let deadline = call.deadline.into();
         let turn = timeout_at(deadline, Arc::clone(&self.turn).acquire_owned()).await;
-        let turn = turn.map_err(|_| connection.timed_out(&patience))?;
+        let turn = turn.map_err(|_| connection.timed_out(call))?;
         let client = self.client.clone();
         let (begins, begun) = oneshot::channel::<()>();
         let request = Blocking::start(move || {
             // Until the answer is there, awaited or not.
             let _turn = turn;
             drop(begins);
-            let _limit = Limit::set(patience.deadline);
+            let _limit = Limit::set(call.deadline);
             request(client.get())
         });
         // It begins when a thread of the pool is free, or ends without when the runtime shuts down.
         if timeout_at(deadline, begun).await.is_err() {
-            return Err(connection.timed_out(&patience));
+            return Err(connection.timed_out(call));
         }
         request.await
     }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::dispatch::{Dispatch, Next};
 use crate::endpoint::{Deadline, Endpoint};
-use crate::error::{CsError, Error, Result, WireError};
-use crate::libqb::client::{Connection, Look, Patience, Target};
+use crate::error::{CsError, Error, ProtocolError, Result, WireError};
+use crate::libqb::client::{Call, Connection, Look, Target};
 use crate::wire::{Message, Request, decode_reply};
 
 /// Room that every message of quorum, votequorum and cfg fits in: the state of 16 links, or all
@@ -44,54 +44,28 @@ pub(crate) struct Core<S: Service> {
 
 impl<S: Service> Core<S> {
     /// Connects. In a box, since a kilobyte that is moved around is too much for a small stack.
-    pub(crate) fn open(endpoint: &Endpoint, service: S, patience: &Patience) -> Result<Box<Self>> {
+    pub(crate) fn open(endpoint: &Endpoint, service: S, call: Call) -> Result<Box<Self>> {
         let target = Target {
             name: S::NAME,
             ring_size: S::RING_SIZE,
             may_raise_size: false,
             nudge: Some(S::nudge),
         };
-        let connection = Connection::open(target, endpoint, patience)?;
+        let connection = Connection::open(target, endpoint, call)?;
         Ok(Box::new(Self { connection, service }))
     }
 
-    /// The time of a call that makes several requests.
-    pub(crate) fn patience(&self, call: &'static str) -> Patience {
-        self.connection.patience(call)
+    /// A call that begins now.
+    pub(crate) fn call(&self, name: &'static str) -> Call {
+        self.connection.call(name)
     }
 
-    /// A call of one request.
-    pub(crate) fn call<R: Request>(&self, call: &'static str, request: &R) -> Result<R::Reply> {
-        self.call_within(&self.patience(call), call, request)
-    }
-
-    /// One of several requests of a call.
-    pub(crate) fn call_within<R: Request>(
-        &self,
-        patience: &Patience,
-        call: &'static str,
-        request: &R,
-    ) -> Result<R::Reply> {
-        self.call_while(&[CsError::TryAgain], &patience.step(call), request)
-    }
-
-    /// As [`Core::call_within`], for requests to which other answers mean "busy" too.
-    pub(crate) fn call_while<R: Request>(
-        &self,
-        busy: &[CsError],
-        patience: &Patience,
-        request: &R,
-    ) -> Result<R::Reply> {
-        let unencodable = |source| Error::Unencodable { call: patience.call.into(), source };
+    /// Makes a request, which may be one of several of the call.
+    pub(crate) fn request<R: Request>(&self, call: Call, request: &R) -> Result<R::Reply> {
+        let unencodable = |source| Error::Unencodable { call: call.name.into(), source };
         let message = request.encode().map_err(unencodable)?;
-        self.decode(patience.call, &self.connection.call(busy, patience, &message)?)
-    }
-
-    /// Reads the reply to a request.
-    pub(crate) fn decode<M: Message>(&self, call: &'static str, reply: &[u8]) -> Result<M> {
-        decode_reply(reply)
-            .map_err(|source| self.connection.refuse(source.into()))?
-            .map_err(|status| Error::from_status(call, status))
+        let reply = self.connection.request(call, &message)?;
+        read_reply(call, &reply, |source| self.connection.refuse(source))
     }
 
     /// Sends a request that makes the daemon forget something; see [`Connection::release`].
@@ -160,4 +134,15 @@ impl<S: Service> fmt::Debug for Core<S> {
             .field("peer", &self.connection.peer())
             .finish_non_exhaustive()
     }
+}
+
+/// Reads the reply to a request. `refuse` ends the connection when it breaks the protocol.
+pub(crate) fn read_reply<M: Message>(
+    call: Call,
+    reply: &Bytes,
+    refuse: impl FnOnce(ProtocolError) -> Error,
+) -> Result<M> {
+    decode_reply(reply)
+        .map_err(|source| refuse(source.into()))?
+        .map_err(|status| Error::from_status(call.name, status))
 }

@@ -185,9 +185,9 @@ macro_rules! client {
             pub(crate) fn open(
                 endpoint: &$crate::endpoint::Endpoint,
                 service: $service,
-                patience: &$crate::libqb::client::Patience,
+                call: $crate::libqb::client::Call,
             ) -> $crate::error::Result<Self> {
-                Ok(Self { core: $crate::client::Core::open(endpoint, service, patience)? })
+                Ok(Self { core: $crate::client::Core::open(endpoint, service, call)? })
             }
         }
 

@@ -41,7 +41,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Escaped;
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
 use crate::features::{Feature, STATS_COMING_AND_GOING, STATS_MAP};
-use crate::libqb::client::Patience;
+use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::cmap as wire;
 
@@ -158,12 +158,12 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::connect_within(endpoint, &Patience::connecting(endpoint))
+        Self::connect_within(endpoint, Call::connecting(endpoint))
     }
 
     /// As [`Client::connect_to`], as a part of another call.
-    pub(crate) fn connect_within(endpoint: &Endpoint, patience: &Patience) -> Result<Self> {
-        Self::connect_map_within(endpoint, Map::Icmap, patience)
+    pub(crate) fn connect_within(endpoint: &Endpoint, call: Call) -> Result<Self> {
+        Self::connect_map_within(endpoint, Map::Icmap, call)
     }
 
     /// Connects to one of the maps.
@@ -174,36 +174,30 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon has no such map.
     pub fn connect_map(endpoint: &Endpoint, map: Map) -> Result<Self> {
-        Self::connect_map_within(endpoint, map, &Patience::connecting(endpoint))
+        Self::connect_map_within(endpoint, map, Call::connecting(endpoint))
     }
 
     /// As [`Client::connect_map`], as a part of another call.
-    pub(crate) fn connect_map_within(
-        endpoint: &Endpoint,
-        map: Map,
-        patience: &Patience,
-    ) -> Result<Self> {
-        let mut client = Self::open(endpoint, Cmap::new(map), patience)?;
+    pub(crate) fn connect_map_within(endpoint: &Endpoint, map: Map, call: Call) -> Result<Self> {
+        let mut client = Self::open(endpoint, Cmap::new(map), call)?;
         if map == Map::Stats {
-            client.require(&STATS_MAP, patience)?;
+            client.require(&STATS_MAP, call)?;
             client.core.service.stats_come_and_go =
-                match client.require(&STATS_COMING_AND_GOING, patience) {
+                match client.require(&STATS_COMING_AND_GOING, call) {
                     Err(Error::Unsupported { .. }) => false,
                     answer => answer.map(|()| true)?,
                 };
-            let reply = client.core.call_within(
-                patience,
-                "cmap set current map",
-                &wire::SetCurrentMap { map: 1 },
-            );
+            let reply = client
+                .core
+                .request(call.step("cmap set current map"), &wire::SetCurrentMap { map: 1 });
             STATS_MAP.or_unsupported(reply)?;
         }
         Ok(client)
     }
 
     /// Makes sure that the daemon has a feature.
-    fn require(&self, feature: &Feature, patience: &Patience) -> Result<()> {
-        feature.require(|key| Ok(self.get_within(key, patience)?.is_some()))
+    fn require(&self, feature: &Feature, call: Call) -> Result<()> {
+        feature.require(|key| Ok(self.get_within(key, call)?.is_some()))
     }
 
     /// The value of a key. `None` when there is no such key.
@@ -215,13 +209,13 @@ impl Client {
     /// [`Error::InvalidArgument`] for what cannot be a key, and when the endpoint's ring size is
     /// too small for the value; [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Cs`].
     pub fn get(&self, key: &str) -> Result<Option<Value>> {
-        self.get_within(key, &self.core.patience("cmap get"))
+        self.get_within(key, self.core.call("cmap get"))
     }
 
     /// As [`Client::get`], as a part of another call.
-    pub(crate) fn get_within(&self, key: &str, patience: &Patience) -> Result<Option<Value>> {
+    pub(crate) fn get_within(&self, key: &str, call: Call) -> Result<Option<Value>> {
         let key_name = key_bytes(key)?;
-        let get = |room| self.get_with_room(&key_name, room, patience);
+        let get = |room| self.get_with_room(&key_name, room, call);
         match get(FIRST_ROOM) {
             // Too little room: the daemon does not say so in any other way.
             Err(Error::Cs { error: CsError::InvalidParam, .. }) => match get(MOST_ROOM) {
@@ -237,18 +231,12 @@ impl Client {
         }
     }
 
-    fn get_with_room(
-        &self,
-        key_name: &Bytes,
-        room: u64,
-        patience: &Patience,
-    ) -> Result<Option<Value>> {
+    fn get_with_room(&self, key_name: &Bytes, room: u64, call: Call) -> Result<Option<Value>> {
         let value_len = room.min(self.room());
-        match self.core.call_within(
-            patience,
-            "cmap get",
-            &wire::Get { key_name: key_name.clone(), value_len },
-        ) {
+        match self
+            .core
+            .request(call.step("cmap get"), &wire::Get { key_name: key_name.clone(), value_len })
+        {
             Ok(reply) => Ok(Some(Value::from_wire(reply.value))),
             Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
             Err(error) => Err(error),
@@ -296,7 +284,7 @@ impl Client {
         let (key_name, value) = (key_bytes(key)?, value.into().into_wire()?);
         // As the daemon will read it, whatever kind of value it was.
         danger::check_set(key, &Value::from_wire(value.clone()))?;
-        self.core.call("cmap set", &wire::Set { key_name, value })?;
+        self.core.request(self.core.call("cmap set"), &wire::Set { key_name, value })?;
         Ok(())
     }
 
@@ -312,17 +300,17 @@ impl Client {
         let key_name = key_bytes(key)?;
         danger::check_delete(key)?;
         const CALL: &str = "cmap delete";
-        let patience = self.core.patience(CALL);
+        let call = self.core.call(CALL);
         if let Some(section) = danger::kept_section(key) {
             if self.core.connection.is_before_libqb_015() {
                 return Err(danger::of_kept_section(key));
             }
-            let entries = self.entries(section, &patience)?;
+            let entries = self.entries(section, call)?;
             if !entries.is_empty() && entries.iter().all(|entry| entry.key == key) {
                 return Err(danger::last_of_section(key));
             }
         }
-        self.core.call_within(&patience, CALL, &wire::Delete { key_name })?;
+        self.core.request(call, &wire::Delete { key_name })?;
         Ok(())
     }
 
@@ -356,7 +344,7 @@ impl Client {
     pub fn adjust(&self, key: &str, step: i32) -> Result<()> {
         let key_name = key_bytes(key)?;
         danger::check_adjust(key)?;
-        self.core.call("cmap adjust", &wire::AdjustInt { key_name, step })?;
+        self.core.request(self.core.call("cmap adjust"), &wire::AdjustInt { key_name, step })?;
         Ok(())
     }
 
@@ -375,16 +363,16 @@ impl Client {
     /// [`Error::Protocol`] when there is no end to the keys: more than a million, or than 64
     /// MiB with their values.
     pub fn iter(&self, prefix: &str) -> Result<Iter<'_>> {
-        let entries = self.entries(prefix, &self.core.patience("cmap iter"))?;
+        let entries = self.entries(prefix, self.core.call("cmap iter"))?;
         Ok(Iter { entries: entries.into_iter(), client: PhantomData })
     }
 
     /// As [`Client::iter`], as a part of another call.
-    fn entries(&self, prefix: &str, patience: &Patience) -> Result<Vec<Entry>> {
+    fn entries(&self, prefix: &str, call: Call) -> Result<Vec<Entry>> {
         let request = wire::IterInit { prefix: prefix_bytes("prefix", prefix)? };
-        match self.core.call_within(patience, "cmap iter init", &request) {
+        match self.core.request(call.step("cmap iter init"), &request) {
             Ok(wire::IterInitReply { iter_handle }) => {
-                let entries = self.iterate(prefix, iter_handle, patience);
+                let entries = self.iterate(prefix, iter_handle, call);
                 self.core.release(&wire::IterFinalize { iter_handle });
                 entries
             }
@@ -393,16 +381,15 @@ impl Client {
         }
     }
 
-    fn iterate(&self, prefix: &str, iter_handle: u64, patience: &Patience) -> Result<Vec<Entry>> {
+    fn iterate(&self, prefix: &str, iter_handle: u64, call: Call) -> Result<Vec<Entry>> {
         let (mut entries, mut found, mut size) = (Vec::new(), HashSet::new(), 0);
         // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves
         // the prefix, or finds a key again that moved below the node it had.
         loop {
-            let reply = match self.core.call_within(
-                patience,
-                "cmap iter next",
-                &wire::IterNext { iter_handle },
-            ) {
+            let reply = match self
+                .core
+                .request(call.step("cmap iter next"), &wire::IterNext { iter_handle })
+            {
                 Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(entries),
                 reply => reply?,
             };
@@ -436,25 +423,22 @@ impl Client {
     /// As [`Client::iter`] and [`Client::get`]; [`Error::Protocol`] also for more than 64 MiB of
     /// keys and values.
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, Value)>> {
-        let patience = self.core.patience("cmap list");
+        let call = self.core.call("cmap list");
         let mut found = Vec::new();
         let mut size = 0;
-        for Entry { key, value_len, .. } in self.entries(prefix, &patience)? {
+        for Entry { key, value_len, .. } in self.entries(prefix, call)? {
             // The length is known, so that one request is enough; a value that grew meanwhile takes
             // the usual way. The stats map does not tell the length of strings and
             // writes them whatever room there is: up to 32 bytes.
             let room = value_len.clamp(32, MOST_ROOM);
-            let value = match self.get_with_room(
-                &Bytes::copy_from_slice(key.as_bytes()),
-                room,
-                &patience,
-            ) {
-                Err(Error::Cs { error: CsError::InvalidParam, .. }) => {
-                    size += MOST_ROOM;
-                    self.get_within(&key, &patience)?
-                }
-                value => value?,
-            };
+            let value =
+                match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room, call) {
+                    Err(Error::Cs { error: CsError::InvalidParam, .. }) => {
+                        size += MOST_ROOM;
+                        self.get_within(&key, call)?
+                    }
+                    value => value?,
+                };
             size += key.len() as u64 + room;
             self.check_size(size)?;
             found.extend(value.map(|value| (key, value)));
@@ -526,7 +510,7 @@ impl Client {
         // Known before it is asked for: the first notification can be here before the answer.
         self.core.service.trackers().handles.insert(tracker.0, 0);
         let request = wire::TrackAdd { key_name, track_type: events, track_inst_handle: tracker.0 };
-        match self.core.call("cmap track add", &request) {
+        match self.core.request(self.core.call("cmap track add"), &request) {
             Ok(reply) => {
                 self.core.service.trackers().handles.insert(tracker.0, reply.track_handle);
                 Ok(())
@@ -549,7 +533,7 @@ impl Client {
         const CALL: &str = "cmap track delete";
         let handle = self.core.service.trackers().handles.get(&tracker.0).copied();
         let handle = handle.ok_or(Error::Cs { call: CALL.into(), error: CsError::BadHandle })?;
-        self.core.call(CALL, &wire::TrackDelete { track_handle: handle })?;
+        self.core.request(self.core.call(CALL), &wire::TrackDelete { track_handle: handle })?;
         self.core.service.trackers().handles.remove(&tracker.0);
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::cmap::{self, Map};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::features::Feature;
-use crate::libqb::client::Patience;
+use crate::libqb::client::Call;
 use crate::wire::Request;
 
 /// Asks the cmap of a client's daemon, once for each feature.
@@ -28,10 +28,10 @@ impl Probe {
 
     /// [`Feature::require`] over a connection of its own, unless the answer is known. The daemon
     /// behind a client never changes.
-    pub(crate) fn require(&self, feature: &'static Feature, patience: &Patience) -> Result<()> {
+    pub(crate) fn require(&self, feature: &'static Feature, call: Call) -> Result<()> {
         let there = || self.there.lock().unwrap_or_else(PoisonError::into_inner);
         if !there().contains(&feature) {
-            self.cmap(patience)?.require(feature, patience)?;
+            self.cmap(call)?.require(feature, call)?;
             there().push(feature);
         }
         Ok(())
@@ -42,29 +42,30 @@ impl Probe {
     ///
     /// The stats map tells, since the transport never changes while a daemon runs.
     /// `totem.transport` does not: a reload of a file without that line deletes it.
-    pub(crate) fn has_status_of_every_ring(&self, patience: &Patience) -> Result<bool> {
-        match cmap::Client::connect_map_within(&self.endpoint, Map::Stats, patience) {
-            Ok(stats) => Ok(stats.get_within(KNET_HANDLE, patience)?.is_some()),
+    pub(crate) fn has_status_of_every_ring(&self, call: Call) -> Result<bool> {
+        match cmap::Client::connect_map_within(&self.endpoint, Map::Stats, call) {
+            Ok(stats) => Ok(stats.get_within(KNET_HANDLE, call)?.is_some()),
             Err(Error::Unsupported { .. }) => Ok(true),
             Err(error) => Err(error),
         }
     }
 
-    /// A client's call that needs a feature, with one deadline for finding out and for the call.
-    pub(crate) fn call<S: Service, R: Request>(
+    /// A client's request that needs a feature, with one deadline for finding out and for the
+    /// request.
+    pub(crate) fn request<S: Service, R: Request>(
         &self,
         client: &Core<S>,
         feature: &'static Feature,
-        call: &'static str,
+        name: &'static str,
         request: &R,
     ) -> Result<R::Reply> {
-        let patience = client.patience(call);
-        self.require(feature, &patience)?;
-        client.call_within(&patience, call, request)
+        let call = client.call(name);
+        self.require(feature, call)?;
+        client.request(call, request)
     }
 
     /// A connection to the daemon's map.
-    pub(crate) fn cmap(&self, patience: &Patience) -> Result<cmap::Client> {
-        cmap::Client::connect_within(&self.endpoint, patience)
+    pub(crate) fn cmap(&self, call: Call) -> Result<cmap::Client> {
+        cmap::Client::connect_within(&self.endpoint, call)
     }
 }

@@ -80,6 +80,13 @@ impl Header {
         message.first_chunk().map(|id| i32::from_ne_bytes(*id))
     }
 
+    /// The status of a response or an event. `None` for less than a header.
+    pub(crate) fn status_of(message: &[u8]) -> Option<i32> {
+        Self::read(&mut Reader::new("qb_ipc_response_header", message), Kind::Response)
+            .ok()
+            .map(|header| header.error)
+    }
+
     /// Overwrites the size in the header of a message.
     pub(crate) fn set_size(message: &mut [u8], size: u32) {
         set(message, SIZE_OFFSET, size);
@@ -113,10 +120,4 @@ pub fn encode_refusal(id: i32, error: CsError) -> Result<Vec<u8>, WireError> {
     let mut writer = Writer::new("qb_ipc_response_header");
     Header { id, size: 0, error: error.raw() }.write(&mut writer, Kind::Response);
     writer.finish(0)
-}
-
-/// The status of a reply, whatever its body.
-pub(crate) fn reply_status(reply: &[u8]) -> Result<i32, WireError> {
-    Header::read(&mut Reader::new("qb_ipc_response_header", reply), Kind::Response)
-        .map(|header| header.error)
 }

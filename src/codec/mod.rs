@@ -21,5 +21,5 @@ pub(crate) use self::bytes::SLOT;
 #[cfg(test)]
 pub(crate) use self::bytes::Trace;
 pub use self::bytes::{Number, Plain, Reader, Writer};
-pub(crate) use self::header::{CS_OK, reply_status};
+pub(crate) use self::header::CS_OK;
 pub use self::header::{Header, Kind, encode_refusal};

@@ -4,7 +4,7 @@ use std::iter::FusedIterator;
 
 use super::{Client, GroupName};
 use crate::error::{CsError, Error, ProtocolError, Result};
-use crate::libqb::client::Patience;
+use crate::libqb::client::Call;
 use crate::wire::cpg as wire;
 use crate::wire::values::NodeId;
 
@@ -53,7 +53,7 @@ impl Client {
     /// [`CsError::NoMemory`]. [`Error::Protocol`] when there is no end to the entries: more
     /// than 262,144.
     pub fn iter(&self, iteration: Iteration) -> Result<Iter<'_>> {
-        self.iter_within(iteration, &self.core.patience("cpg iteration initialize"))
+        self.iter_within(iteration, self.core.call("cpg iteration initialize"))
     }
 
     /// What [`Client::iter`] finds, as a list. This takes a request for each entry, and all of them
@@ -62,27 +62,23 @@ impl Client {
     /// # Errors
     /// As [`Client::iter`].
     pub fn list(&self, iteration: Iteration) -> Result<Vec<Entry>> {
-        self.list_within(iteration, &self.core.patience("cpg list"))
+        self.list_within(iteration, self.core.call("cpg list"))
     }
 
     /// As [`Client::list`], as a part of another call.
-    pub(super) fn list_within(
-        &self,
-        iteration: Iteration,
-        patience: &Patience,
-    ) -> Result<Vec<Entry>> {
-        let mut entries = self.iter_within(iteration, patience)?;
-        std::iter::from_fn(|| entries.step(patience)).collect()
+    pub(super) fn list_within(&self, iteration: Iteration, call: Call) -> Result<Vec<Entry>> {
+        let mut entries = self.iter_within(iteration, call)?;
+        std::iter::from_fn(|| entries.step(call)).collect()
     }
 
-    fn iter_within(&self, iteration: Iteration, patience: &Patience) -> Result<Iter<'_>> {
+    fn iter_within(&self, iteration: Iteration, call: Call) -> Result<Iter<'_>> {
         let (iteration_type, group_name) = match iteration {
             Iteration::Names => (1, GroupName::default()),
             Iteration::Group(group) => (2, group),
             Iteration::All => (3, GroupName::default()),
         };
         let request = wire::IterationInitialize { group_name, iteration_type };
-        let reply = self.core.call_within(patience, "cpg iteration initialize", &request)?;
+        let reply = self.core.request(call.step("cpg iteration initialize"), &request)?;
         let names = iteration == Iteration::Names;
         Ok(Iter { client: self, handle: Some(reply.iteration_handle), names, left: MOST_ENTRIES })
     }
@@ -107,21 +103,21 @@ impl Iter<'_> {
     }
 
     /// The next entry, as a part of another call.
-    fn step(&mut self, patience: &Patience) -> Option<Result<Entry>> {
-        let next = self.advance(patience).transpose();
+    fn step(&mut self, call: Call) -> Option<Result<Entry>> {
+        let next = self.advance(call).transpose();
         if !matches!(next, Some(Ok(_))) {
             self.release();
         }
         next
     }
 
-    fn advance(&mut self, patience: &Patience) -> Result<Option<Entry>> {
+    fn advance(&mut self, call: Call) -> Result<Option<Entry>> {
         let Some(iteration_handle) = self.handle else {
             return Ok(None);
         };
         let request = wire::IterationNext { iteration_handle };
         let wire::Description { group, nodeid, pid } =
-            match self.client.core.call_within(patience, "cpg iteration next", &request) {
+            match self.client.core.request(call.step("cpg iteration next"), &request) {
                 Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(None),
                 reply => reply?.description,
             };
@@ -143,8 +139,8 @@ impl Iterator for Iter<'_> {
 
     /// The next entry. After an error there is none.
     fn next(&mut self) -> Option<Self::Item> {
-        let patience = self.client.core.patience("cpg iteration next");
-        self.step(&patience)
+        let call = self.client.core.call("cpg iteration next");
+        self.step(call)
     }
 }
 

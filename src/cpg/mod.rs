@@ -56,7 +56,7 @@ use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
 use crate::features;
-use crate::libqb::client::Patience;
+use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::cpg as wire;
 #[doc(inline)]
@@ -248,7 +248,7 @@ impl Client {
             reassembly: Mutex::new(Reassembly::new(options.reassembly_limit)),
             options,
         };
-        Self::open(endpoint, service, &Patience::connecting(endpoint))
+        Self::open(endpoint, service, Call::connecting(endpoint))
     }
 
     /// Joins a group. Its messages and changes of membership come from now on, beginning with the
@@ -279,8 +279,8 @@ impl Client {
                 "is empty: the daemon would never make such a member leave",
             ));
         }
-        let patience = self.core.patience("cpg join");
-        if self.membership_within(group, &patience)?.len() >= MAX_MEMBERS {
+        let call = self.core.call("cpg join");
+        if self.membership_within(group, call)?.len() >= MAX_MEMBERS {
             let reason = format!(
                 "{group} has {MAX_MEMBERS} members: corosync would crash of more when their nodes leave"
             );
@@ -294,12 +294,12 @@ impl Client {
         // Of now: the process may have forked since it connected.
         let pid = self.core.service.own_pid();
         let request = wire::Join { group_name: *group, pid, flags };
-        self.core.call_while(BUSY, &patience, &request)?;
+        self.core.request(call.busy_when(BUSY), &request)?;
         *self.core.service.joined() = Some((*group, pid));
         // While it is surely possible: a process may drop its privileges or go into a sandbox
         // later. If the time is not enough, or something else is wrong, it is asked again
         // when it matters.
-        let _ = self.core.service.probe.require(&features::CPG_FRAGMENTS, &patience);
+        let _ = self.core.service.probe.require(&features::CPG_FRAGMENTS, call);
         Ok(())
     }
 
@@ -318,7 +318,7 @@ impl Client {
         let left = self.core.service.joined().take_if(|(joined, _)| joined == group);
         let (_, pid) = left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
         let request = wire::Leave { group_name: *group, pid };
-        let reply = self.core.call_while(BUSY, &self.core.patience(CALL), &request);
+        let reply = self.core.request(self.core.call(CALL).busy_when(BUSY), &request);
         if let Err(Error::Cs { error: CsError::TryAgain | CsError::Busy, .. }) = reply {
             // It was certainly not carried out.
             self.core.service.joined().get_or_insert((*group, pid));
@@ -335,13 +335,13 @@ impl Client {
     /// # Errors
     /// As [`Client::iter`].
     pub fn membership(&self, group: &GroupName) -> Result<Vec<Address>> {
-        self.membership_within(group, &self.core.patience("cpg membership"))
+        self.membership_within(group, self.core.call("cpg membership"))
     }
 
-    fn membership_within(&self, group: &GroupName, patience: &Patience) -> Result<Vec<Address>> {
+    fn membership_within(&self, group: &GroupName, call: Call) -> Result<Vec<Address>> {
         let member =
             |Entry { node_id, pid, .. }| Address { node_id, pid, reason: Reason::UNDEFINED };
-        let entries = self.list_within(Iteration::Group(*group), patience)?;
+        let entries = self.list_within(Iteration::Group(*group), call)?;
         let mut members: Vec<_> = entries.into_iter().map(member).collect();
         members.sort_unstable();
         Ok(members)
@@ -354,7 +354,7 @@ impl Client {
     /// # Errors
     /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Finalized`].
     pub fn local_node_id(&self) -> Result<NodeId> {
-        Ok(self.core.call("cpg local get", &wire::LocalGet {})?.local_nodeid)
+        Ok(self.core.request(self.core.call("cpg local get"), &wire::LocalGet {})?.local_nodeid)
     }
 
     /// The process id by which members know this client, or would if it joined now: see

@@ -1,12 +1,11 @@
 //! Sending messages to the group.
 
-use std::time::Instant;
-
 use super::{Client, Guarantee};
+use crate::client::read_reply;
 use crate::error::{CsError, Error, Result};
 use crate::features;
-use crate::libqb::client::{FlowControl, Patience};
-use crate::wire::cpg::{FragmentType, Mcast, PartialMcast};
+use crate::libqb::client::Call;
+use crate::wire::cpg::{FragmentType, Mcast, PartialMcast, PartialSendReply};
 
 /// The largest request that the daemon can pass on to the other nodes, whatever the ring size:
 /// their daemons have as much room for what they put together. Matches `IPC_REQUEST_SIZE`.
@@ -70,11 +69,11 @@ impl Client {
         if length > self.max_atomic_message_size() {
             return self.multicast_fragments(guarantee, parts, length);
         }
-        let patience = self.core.patience(CALL);
-        if self.multicast_until(guarantee, parts, length, Some(&patience))? {
+        let call = self.core.call(CALL).multicast();
+        if self.multicast_in_one_piece(guarantee, parts, length, call, true)? {
             Ok(())
         } else {
-            Err(self.core.connection.timed_out(&patience))
+            Err(self.core.connection.timed_out(call))
         }
     }
 
@@ -101,7 +100,8 @@ impl Client {
                 format!("{length} bytes do not fit in one piece, {limit} do"),
             ));
         }
-        if self.multicast_until(guarantee, parts, length, None)? {
+        let call = self.core.call(CALL).multicast();
+        if self.multicast_in_one_piece(guarantee, parts, length, call, false)? {
             Ok(())
         } else {
             Err(Error::Cs { call: CALL.into(), error: CsError::TryAgain })
@@ -123,26 +123,28 @@ impl Client {
             .max(1)
     }
 
-    /// `None`: at once or not at all. `false`: the time was over before it could be sent.
-    fn multicast_until(
+    /// Sends the message before the deadline, or at once unless it `waits`. `false`: it was not
+    /// sent.
+    fn multicast_in_one_piece(
         &self,
         guarantee: Guarantee,
         parts: &[&[u8]],
         length: usize,
-        patience: Option<&Patience>,
+        call: Call,
+        waits: bool,
     ) -> Result<bool> {
-        let deadline = patience.map_or_else(Instant::now, |patience| patience.deadline);
+        let call = if waits { call } else { call.at_once() };
         let head = Mcast::encode_head(guarantee, length).map_err(unencodable)?;
-        let Some(mut turn) = self.core.connection.turn(deadline)? else {
+        let Some(mut turn) = self.core.connection.turn_before(call.deadline)? else {
             self.check_joined()?;
             return Ok(false);
         };
         // In the turn: a leave that was not asked for yet will be sent behind this.
         self.check_joined()?;
-        if patience.is_some_and(Patience::is_over) {
+        if waits && call.is_over() {
             return Ok(false);
         }
-        turn.send(&behind(&head, parts.iter().copied()), FlowControl::Multicast, deadline)
+        turn.send(call, &behind(&head, parts.iter().copied()))
     }
 
     fn multicast_fragments(
@@ -155,9 +157,9 @@ impl Client {
             Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX))
         })?;
         self.check_joined()?;
-        let mut patience = self.core.patience(CALL);
-        self.core.service.probe.require(&features::CPG_FRAGMENTS, &patience)?;
-        let mut turn = self.core.connection.patient_turn(&patience)?;
+        let mut call = self.core.call(CALL).multicast();
+        self.core.service.probe.require(&features::CPG_FRAGMENTS, call)?;
+        let mut turn = self.core.connection.turn(call)?;
         self.check_joined()?;
         let most = self.max_atomic_message_size();
         let (mut sent, mut restarts) = (0, 0);
@@ -171,10 +173,13 @@ impl Client {
             let head =
                 PartialMcast::encode_head(guarantee, msglen, kind, size).map_err(unencodable)?;
             let fragment = behind(&head, cut(parts, sent, size));
-            match turn.call(&fragment, FlowControl::Multicast, &patience) {
-                Ok(_) => {
+            let accepted = turn
+                .request(call, &fragment)
+                .and_then(|reply| read_reply(call, &reply, |source| turn.refuse(source)));
+            match accepted {
+                Ok(PartialSendReply {}) => {
                     sent += size;
-                    patience.renew();
+                    call.renew();
                 }
                 // The daemon did not send this fragment, and receivers forget the others at the
                 // next first one.

@@ -12,7 +12,7 @@ use crate::client::{Core, Service};
 use crate::codec::{CS_OK, Header, Kind};
 use crate::doubles::{self, Flood};
 use crate::error::WireError;
-use crate::libqb::client::{Look, Patience};
+use crate::libqb::client::{Call, Look};
 use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal};
 use crate::libqb::wake::MOST_STRAY;
 use crate::wire::{self, Message, tables};
@@ -296,8 +296,8 @@ fn messages_that_are_no_events_keep_nobody_beyond_the_deadline() {
     let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
     let _listener =
         Listener::<Talker>::builder().endpoint(&endpoint).service("mute").start(Talker).unwrap();
-    let client = Core::open(&endpoint, Mute::default(), &Patience::connecting(&endpoint)).unwrap();
-    client.call("talk", &wire::quorum::GetQuorate {}).unwrap();
+    let client = Core::open(&endpoint, Mute::default(), Call::connecting(&endpoint)).unwrap();
+    client.request(client.call("talk"), &wire::quorum::GetQuorate {}).unwrap();
     let looked_at = || client.service.looked_at.load(Ordering::Relaxed);
     assert_eq!((client.next_event(Instant::now().into()).unwrap(), looked_at()), (None, 1));
     // Whoever never waits takes what there is, for the sake of edge-triggered loops.

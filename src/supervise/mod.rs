@@ -534,7 +534,7 @@ impl<C: Supervise> Plan<C> {
 fn attempt<C: Supervise>(connect: &Connect<C>, setups: &[C::Setup]) -> Result<Attempt<C>> {
     let client = connect()?;
     // One call of the user, so to say, whatever there is to set up.
-    let _limit = Limit::set(client.core().patience("setting up").deadline);
+    let _limit = Limit::set(client.core().call("setting up").deadline);
     let restore = |setup: &C::Setup| match C::set_up(&client, setup) {
         Err(error) if loses_connection(&error) || is_too_early(&error) => Err(error),
         result => Ok(Restored { setup: setup.clone(), result, missed: C::missed(setup) }),

@@ -75,9 +75,9 @@ pub(crate) fn begin_message<M: Message>() -> Writer {
 ///
 /// A refusal may be a bare header with id 0 (`CS_ERR_TRY_AGAIN` while the daemon is busy,
 /// `CS_ERR_INVALID_PARAM` for an id it does not know), so the status is looked at first, and the id
-/// not at all: replies come in the order of requests.
-pub fn decode_reply<M: Message>(bytes: &[u8]) -> Result<Result<M, i32>, WireError> {
-    let mut reader = Reader::new(M::NAME, bytes);
+/// not at all: replies come in the order of requests. Byte strings share the memory of `bytes`.
+pub fn decode_reply<M: Message>(bytes: &Bytes) -> Result<Result<M, i32>, WireError> {
+    let mut reader = Reader::shared(M::NAME, bytes);
     let header = Header::read(&mut reader, Kind::Response)?;
     if header.error == CS_OK { M::read(&mut reader).map(Ok) } else { Ok(Err(header.error)) }
 }

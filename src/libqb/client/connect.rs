@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::unistd::{getegid, geteuid};
 
+use super::call::Call;
 use super::connection::Target;
-use super::patience::Patience;
 use super::ring_files::{self, RingFiles};
 use crate::address::SocketAddress;
 use crate::codec::setup::{ConnectReply, ConnectRequest, Generation, TransportType};
@@ -48,18 +48,14 @@ pub(super) struct Parts {
 }
 
 /// Connects to a service.
-pub(super) fn connect(
-    target: Target<'_>,
-    endpoint: &Endpoint,
-    patience: &Patience,
-) -> Result<Parts> {
+pub(super) fn connect(target: Target<'_>, endpoint: &Endpoint, call: Call) -> Result<Parts> {
     let service = target.name;
     let max_msg_size = endpoint.ring_size_or(target.ring_size)?;
     let name = Cow::Owned(endpoint.name(service).to_owned());
-    let (timeout, deadline) = (patience.timeout, Some(patience.deadline));
+    let (timeout, deadline) = (call.timeout, Some(call.deadline));
     let connecting = Connecting { endpoint, service: name, timeout, deadline };
     crate::log::debug!(service = %connecting.service, address = %endpoint.socket_address(service), "connecting");
-    if patience.is_over() {
+    if call.is_over() {
         return Err(connecting.timed_out(Stage::Socket));
     }
     let mut pause = QUEUE_RETRY;

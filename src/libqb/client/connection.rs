@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::call::Call;
 use super::connect::{self, Parts};
 use super::events::Events;
 use super::link::{Link, State};
 use super::orphans::RingOrigin;
-use super::patience::Patience;
 use super::requests::{Nudge, Requests};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, ProtocolError, Result, Stage};
@@ -44,16 +44,15 @@ pub(crate) struct Connection {
     max_request: usize,
     max_reply: usize,
     is_before_libqb_015: bool,
+    /// See [`Endpoint::wait_while_busy`].
+    waits_while_busy: bool,
+    /// In nanoseconds.
     timeout: AtomicU64,
 }
 
 impl Connection {
     /// Connects to a service.
-    pub(crate) fn open(
-        target: Target<'_>,
-        endpoint: &Endpoint,
-        patience: &Patience,
-    ) -> Result<Self> {
+    pub(crate) fn open(target: Target<'_>, endpoint: &Endpoint, call: Call) -> Result<Self> {
         let Parts {
             socket,
             peer,
@@ -64,7 +63,7 @@ impl Connection {
             request,
             response,
             event,
-        } = connect::connect(target, endpoint, patience).inspect_err(|_error| {
+        } = connect::connect(target, endpoint, call).inspect_err(|_error| {
             crate::log::debug!(service = %endpoint.name(target.name), error = %_error.with_sources(), "cannot connect");
         })?;
         let service: Cow<'static, str> = Cow::Owned(endpoint.name(target.name).to_owned());
@@ -83,14 +82,7 @@ impl Connection {
         let connection = Self {
             max_reply: response.ring().max_chunk(),
             link: Link::new(service, socket),
-            requests: Requests::new(
-                request,
-                response,
-                max_request,
-                socket_buffer,
-                endpoint.waits_while_busy(),
-                target.nudge,
-            ),
+            requests: Requests::new(request, response, max_request, socket_buffer, target.nudge),
             events: Events::new(event),
             rings: RingOrigin {
                 names,
@@ -100,6 +92,7 @@ impl Connection {
             peer,
             max_request,
             is_before_libqb_015,
+            waits_while_busy: endpoint.waits_while_busy(),
             timeout: AtomicU64::new(0),
         };
         connection.set_timeout(endpoint.request_timeout_value());
@@ -137,9 +130,9 @@ impl Connection {
         self.timeout.store(nanos, Ordering::Relaxed);
     }
 
-    /// The client's timeout, from now on.
-    pub(crate) fn patience(&self, call: &'static str) -> Patience {
-        Patience::new(call, self.timeout())
+    /// A call that begins now and may take [`Connection::timeout`].
+    pub(crate) fn call(&self, name: &'static str) -> Call {
+        Call::new(name, self.timeout(), self.waits_while_busy)
     }
 
     /// Ends the connection for all threads that use it.

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use super::call::Call;
 use super::notes::{Note, Notes};
-use super::patience::Patience;
 use crate::error::{Error, ProtocolError, Result, RingError};
 use crate::sys::socket;
 use crate::sys::wait::{Interest, Ready, wait_for};
@@ -108,13 +108,9 @@ impl Link {
     }
 
     /// The error of a call whose time is over.
-    pub(super) fn timed_out(&self, patience: &Patience) -> Error {
-        self.notes.add(Note::TimedOut(patience.call));
-        Error::TimedOut {
-            operation: Cow::Borrowed(patience.call),
-            after: patience.timeout,
-            stage: None,
-        }
+    pub(super) fn timed_out(&self, call: Call) -> Error {
+        self.notes.add(Note::TimedOut(call.name));
+        Error::TimedOut { operation: Cow::Borrowed(call.name), after: call.timeout, stage: None }
     }
 
     /// Logs what happened. Not for callers that hold a lock.

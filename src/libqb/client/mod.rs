@@ -1,5 +1,6 @@
 //! The client's half: a connection to a service.
 
+mod call;
 mod connect;
 mod connection;
 mod events;
@@ -8,7 +9,6 @@ mod link;
 mod model;
 mod notes;
 mod orphans;
-mod patience;
 mod requests;
 mod ring_files;
 mod turnstile;
@@ -21,11 +21,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use call::within;
+pub(crate) use call::{Call, Limit};
 pub(crate) use connection::{Connection, Target};
 pub(crate) use events::Look;
-pub use patience::within;
-pub(crate) use patience::{Limit, Patience};
-pub(crate) use requests::FlowControl;
 pub use waker::Waker;
 
 use crate::endpoint::{Deadline, Endpoint};
@@ -90,8 +89,8 @@ impl Client {
         let ring_size = max_message_size.max(crate::endpoint::MIN_RING_SIZE);
         let endpoint = endpoint.clone().ring_size(endpoint.ring_size_or(ring_size)?);
         let target = Target { name: service, ring_size, may_raise_size: true, nudge: None };
-        let patience = Patience::connecting(&endpoint);
-        Ok(Self { connection: Connection::open(target, &endpoint, &patience)? })
+        let connection = Connection::open(target, &endpoint, Call::connecting(&endpoint))?;
+        Ok(Self { connection })
     }
 
     /// Sends a request and waits for its answer. After a call that timed out, the late answer is
@@ -105,7 +104,8 @@ impl Client {
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for more than
     /// [`Client::max_message_size`] bytes.
     pub fn request(&self, request: &[u8]) -> Result<Bytes> {
-        self.connection.request(&self.connection.patience("request"), request)
+        // The status is the service's own affair.
+        self.connection.request(self.connection.call("request").busy_when(&[]), request)
     }
 
     /// Sends a message that the service does not answer. Waits for room in the ring, and while the
@@ -116,7 +116,7 @@ impl Client {
     /// # Errors
     /// As [`Client::request`]; when the time is over nothing was sent.
     pub fn send(&self, message: &[u8]) -> Result<()> {
-        self.connection.send_unanswered(&self.connection.patience("send"), message)
+        self.connection.send(self.connection.call("send"), message)
     }
 
     /// Takes the next event, if one waits. Never blocks. See

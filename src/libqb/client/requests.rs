@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::call::{Call, FlowControl};
 use super::connection::Connection;
 use super::link::Link;
 use super::lock;
-use super::patience::Patience;
 use super::turnstile::{Guard, Turnstile};
-use crate::codec::{CS_OK, reply_status};
-use crate::error::{CsError, Error, Result, WireError};
+use crate::codec::Header;
+use crate::error::{CsError, Error, ProtocolError, Result, WireError};
 use crate::libqb::exchange::{Before, Exchange, may_be_answered_again};
 use crate::libqb::ring::{Consumer, Mapping, Producer};
 use crate::sys::socket;
@@ -51,16 +51,6 @@ const MOST_DRAINED: usize = 4;
 /// in, and that changes nothing.
 pub(crate) type Nudge = fn() -> Result<Vec<u8>, WireError>;
 
-/// When the daemon is too busy for a request. The values are what `qb_ipcc_fc_enable_max_set`
-/// takes: the largest flow control word that refuses the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FlowControl {
-    /// Refused while the daemon takes no requests at all: every request but a multicast.
-    Request = 1,
-    /// Refused also while totem's queue is full or the cluster synchronizes: multicasts.
-    Multicast = 2,
-}
-
 /// What a connection has for requests.
 ///
 /// Locking rules: whoever has `rings` has the turn, and keeps it until the reply is there.
@@ -70,8 +60,6 @@ pub(super) struct Requests {
     /// Requests that make the daemon forget what it keeps for this client, and that were not sent
     /// yet.
     releases: Mutex<Vec<Vec<u8>>>,
-    /// See [`Endpoint::wait_while_busy`](crate::Endpoint::wait_while_busy).
-    waits_while_busy: bool,
     nudge: Option<Nudge>,
     /// The event ring was full and is not: a nudge is to be sent. Set by whoever emptied it, who
     /// then takes the turn to send it; cleared by whoever sends it, in the turn. Whoever finds
@@ -117,7 +105,6 @@ impl Requests {
         response: Consumer<Mapping>,
         max_request: usize,
         socket_buffer: usize,
-        waits_while_busy: bool,
         nudge: Option<Nudge>,
     ) -> Self {
         // As unix_writable in Linux: it is writable while a quarter is full at most.
@@ -127,7 +114,6 @@ impl Requests {
         Self {
             rings: Turnstile::new(rings),
             releases: Mutex::default(),
-            waits_while_busy,
             nudge,
             nudge_wanted: AtomicBool::new(false),
         }
@@ -149,43 +135,23 @@ impl Requests {
 }
 
 impl Connection {
-    /// Sends a request and waits for its answer, which says that it was carried out. While the
-    /// daemon answers that it is busy, in one of these ways, the request is sent again, until
-    /// the deadline, unless the endpoint says otherwise; such an answer says that it was not
-    /// carried out.
-    pub(crate) fn call(
-        &self,
-        busy: &[CsError],
-        patience: &Patience,
-        request: &[u8],
-    ) -> Result<Bytes> {
-        let waits = |busy: &CsError| self.requests.waits_while_busy || *busy != CsError::TryAgain;
-        let busy: Vec<_> = busy.iter().copied().filter(waits).collect();
+    /// Sends a request and waits for its answer. While the daemon answers that it is busy, the
+    /// request is sent again, until the deadline.
+    pub(crate) fn request(&self, call: Call, request: &[u8]) -> Result<Bytes> {
         // Others have their turn while this one waits.
-        let reply = self.retry(&busy, patience, || {
-            self.patient_turn(patience)?.exchange(&[request], FlowControl::Request, patience)
-        });
-        self.link.log_notes();
-        reply
-    }
-
-    /// Sends a request and waits for its answer, whatever that says.
-    pub(crate) fn request(&self, patience: &Patience, request: &[u8]) -> Result<Bytes> {
-        let reply = self
-            .patient_turn(patience)
-            .and_then(|mut turn| turn.exchange(&[request], FlowControl::Request, patience));
+        let reply = self.until_not_busy(call, || self.turn(call)?.exchange(call, &[request]));
         self.link.log_notes();
         reply
     }
 
     /// Sends a message that is not answered.
-    pub(crate) fn send_unanswered(&self, patience: &Patience, message: &[u8]) -> Result<()> {
-        let mut turn = self.patient_turn(patience)?;
-        if turn.send(&[message], FlowControl::Request, patience.deadline)? {
+    pub(crate) fn send(&self, call: Call, message: &[u8]) -> Result<()> {
+        let mut turn = self.turn(call)?;
+        if turn.send(call, &[message])? {
             Ok(())
         } else {
             drop(turn);
-            Err(self.timed_out(patience))
+            Err(self.timed_out(call))
         }
     }
 
@@ -195,54 +161,48 @@ impl Connection {
     pub(crate) fn release(&self, request: Vec<u8>) {
         lock(&self.requests.releases).push(request);
         let now = Instant::now();
-        if let Ok(Some(mut turn)) = self.turn(now) {
+        if let Ok(Some(mut turn)) = self.turn_before(now) {
             // A failure ends the connection, and then the daemon forgets everything.
             let _ = turn.send_releases(now);
         }
     }
 
     /// Exchanges messages until the answer is not that the daemon is busy, or the deadline passes.
-    fn retry(
+    fn until_not_busy(
         &self,
-        busy: &[CsError],
-        patience: &Patience,
+        call: Call,
         mut exchange: impl FnMut() -> Result<Bytes>,
     ) -> Result<Bytes> {
         let mut pause = RETRY_FIRST;
         loop {
             let reply = exchange()?;
-            match reply_status(&reply).map_err(|source| self.link.broken(source))? {
-                CS_OK => return Ok(reply),
-                status => {
-                    let busy = busy.contains(&CsError::from_raw(status));
-                    // An attempt needs some time too: one that is cut off leaves in doubt what
-                    // became of it.
-                    if !busy || Instant::now() + 2 * pause >= patience.deadline {
-                        return Err(Error::from_status(patience.call, status));
-                    }
-                }
+            let busy = Header::status_of(&reply).is_some_and(|status| call.is_busy(status));
+            // An attempt needs some time too: one that is cut off leaves in doubt what became of
+            // it.
+            if !busy || Instant::now() + 2 * pause >= call.deadline {
+                return Ok(reply);
             }
-            self.link.pause(&mut pause, RETRY_MOST, patience.deadline)?;
+            self.link.pause(&mut pause, RETRY_MOST, call.deadline)?;
         }
+    }
+
+    /// Waits for the turn to send.
+    pub(crate) fn turn(&self, call: Call) -> Result<Turn<'_>> {
+        self.turn_before(call.deadline)?.ok_or_else(|| self.timed_out(call))
     }
 
     /// Waits for the turn to send. `None`: the deadline passed first. A deadline that has passed
     /// already asks without waiting.
-    pub(crate) fn turn(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
+    pub(crate) fn turn_before(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
         self.link.check()?;
         let rings = self.requests.rings.enter(deadline);
         Ok(rings.map(|rings| Turn { connection: self, rings, _after: AfterTurn(self) }))
     }
 
-    /// As [`Connection::turn`], for whom a turn that does not come in time is an error.
-    pub(crate) fn patient_turn(&self, patience: &Patience) -> Result<Turn<'_>> {
-        self.turn(patience.deadline)?.ok_or_else(|| self.timed_out(patience))
-    }
-
-    /// What a call ends with whose time is over, whatever it waited for: its turn, room for the
+    /// The error of a call whose time is over, whatever it waited for: its turn, room for the
     /// request, or the answer. Not for callers that hold a lock.
-    pub(crate) fn timed_out(&self, patience: &Patience) -> Error {
-        let error = self.link.timed_out(patience);
+    pub(crate) fn timed_out(&self, call: Call) -> Error {
+        let error = self.link.timed_out(call);
         self.link.log_notes();
         error
     }
@@ -269,46 +229,33 @@ impl Turn<'_> {
     /// Sends a message that is not answered. `false`: the deadline passed before the daemon would
     /// take it, and nothing was sent. A deadline that has passed already sends at once or not
     /// at all.
-    pub(crate) fn send(
-        &mut self,
-        parts: &[&[u8]],
-        flow: FlowControl,
-        deadline: Instant,
-    ) -> Result<bool> {
-        self.rings.send(&self.connection.link, parts, flow, deadline)
+    pub(crate) fn send(&mut self, call: Call, parts: &[&[u8]]) -> Result<bool> {
+        self.rings.send(&self.connection.link, call.flow, call.deadline, parts)
     }
 
-    /// Sends a message and waits for its answer, as [`Connection::call`] does, but keeps the turn.
-    pub(crate) fn call(
-        &mut self,
-        parts: &[&[u8]],
-        flow: FlowControl,
-        patience: &Patience,
-    ) -> Result<Bytes> {
-        self.connection
-            .retry(&[CsError::TryAgain], patience, || self.exchange(parts, flow, patience))
+    /// As [`Connection::request`], but keeps the turn.
+    pub(crate) fn request(&mut self, call: Call, parts: &[&[u8]]) -> Result<Bytes> {
+        self.connection.until_not_busy(call, || self.exchange(call, parts))
+    }
+
+    /// As [`Connection::refuse`], where the turn is held.
+    pub(crate) fn refuse(&self, source: ProtocolError) -> Error {
+        self.connection.link.broken(source)
     }
 
     /// Sends a message in parts and waits for its answer, whatever that is.
-    fn exchange(
-        &mut self,
-        parts: &[&[u8]],
-        flow: FlowControl,
-        patience: &Patience,
-    ) -> Result<Bytes> {
+    fn exchange(&mut self, call: Call, parts: &[&[u8]]) -> Result<Bytes> {
         let link = &self.connection.link;
-        let waits = self.connection.requests.waits_while_busy || flow == FlowControl::Multicast;
-        if !waits && self.rings.is_refused(flow) {
-            return Err(Error::Cs { call: patience.call.into(), error: CsError::TryAgain });
+        if !call.waits && self.rings.is_refused(call.flow) {
+            return Err(Error::Cs { call: call.name.into(), error: CsError::TryAgain });
         }
-        let ready =
-            self.send_releases(patience.deadline)? && self.rings.drain(link, patience.deadline)?;
+        let ready = self.send_releases(call.deadline)? && self.rings.drain(link, call.deadline)?;
         // When the time is over nothing is sent: nobody would wait for the answer.
-        if !ready || patience.is_over() || !self.send(parts, flow, patience.deadline)? {
-            return Err(link.timed_out(patience));
+        if !ready || call.is_over() || !self.send(call, parts)? {
+            return Err(link.timed_out(call));
         }
         self.rings.exchange.sent();
-        self.rings.answer(link, patience.deadline)?.ok_or_else(|| link.timed_out(patience))
+        self.rings.answer(link, call.deadline)?.ok_or_else(|| link.timed_out(call))
     }
 
     /// Sends what is waiting in [`Connection::release`]. `false`: the deadline passed first.
@@ -317,7 +264,7 @@ impl Turn<'_> {
         loop {
             let Some(message) = lock(releases).pop() else { return Ok(true) };
             if !(self.rings.drain(link, deadline)?
-                && self.send(&[&message], FlowControl::Request, deadline)?)
+                && self.rings.send(link, FlowControl::Request, deadline, &[&message])?)
             {
                 lock(releases).push(message);
                 return Ok(false);
@@ -333,9 +280,9 @@ impl Rings {
     fn send(
         &mut self,
         link: &Link,
-        parts: &[&[u8]],
         flow: FlowControl,
         deadline: Instant,
+        parts: &[&[u8]],
     ) -> Result<bool> {
         let size = parts.iter().map(|part| part.len()).sum();
         if size > self.max_request || !self.request.fits(size) {
@@ -480,7 +427,7 @@ impl Rings {
         let Some(Ok(message)) = nudge.map(|nudge| nudge()) else { return Ok(false) };
         // As a multicast it waits while the daemon takes no requests, which spins as long as there
         // are some.
-        let sent = self.send(link, &[&message], FlowControl::Multicast, Instant::now())?;
+        let sent = self.send(link, FlowControl::Multicast, Instant::now(), &[&message])?;
         if sent {
             self.exchange.sent_unawaited();
         }
