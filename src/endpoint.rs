@@ -103,7 +103,7 @@ impl Endpoint {
     }
 
     /// [`Endpoint::new`], changed by the environment variables `COROSYNC_IPC_SOCKET_DIR`,
-    /// `COROSYNC_IPC_SHM_ROOT`, `COROSYNC_IPC_TIMEOUT` (as in [`parse_duration`]) and
+    /// `COROSYNC_IPC_SHM_ROOT`, `COROSYNC_IPC_TIMEOUT` (such as `500ms`, `5s` or `2m`) and
     /// `COROSYNC_IPC_SERVER_UID` (numbers, with commas between them). What `connect()` without
     /// an endpoint uses.
     ///
@@ -342,30 +342,23 @@ impl Endpoint {
     }
 }
 
-/// Reads a duration as the command and `COROSYNC_IPC_TIMEOUT` take it: a number and `ms`, `s` or
-/// `m`; seconds when there is no unit. It has at least a nanosecond.
-///
-/// # Errors
-/// What is wrong with the text.
-pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
-    let quoted = format!("\"{}\"", Escaped(text.as_bytes()));
+/// Reads a duration that is not 0: a number and `ms`, `s` or `m`. The command reads more forms.
+fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
+    let invalid = || {
+        format!("invalid duration \"{}\": write it like 500ms, 5s or 2m", Escaped(text.as_bytes()))
+    };
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit.trim() {
         "ms" => 0.001,
-        "" | "s" => 1.0,
+        "s" => 1.0,
         "m" => 60.0,
-        _ => return Err(format!("invalid duration {quoted}: write it like 500ms, 5s or 2m")),
+        _ => return Err(invalid()),
     };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("invalid duration {quoted}: write it like 500ms, 5s or 2m"))?;
-    let duration = Duration::try_from_secs_f64(number * seconds)
-        .map_err(|_| format!("{quoted} is too long"))?;
-    if duration.is_zero() {
-        Err(format!("{quoted} leaves no time: write more than 0"))
-    } else {
-        Ok(duration)
+    let number: f64 = number.parse().map_err(|_| invalid())?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(invalid()),
     }
 }
 
@@ -418,7 +411,6 @@ mod tests {
     fn durations_are_read_with_and_without_unit() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2.5s"), Ok(Duration::from_millis(2500)));
-        assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         for text in ["", "s", "5 parsecs", "-1s", "1e3", "1..2s", "0", "0.0000001ms"] {
             assert!(parse_duration(text).is_err(), "{text}");

@@ -99,7 +99,7 @@ fn crowd(served: &mut Served, endpoint: &Endpoint, group: &GroupName) -> Held {
     // Above all pids that processes have.
     let clients: Vec<Client> = (0..THREADS).map(|number| connect(0x4000_0000 + number)).collect();
     clients.iter().for_each(|client| client.join(group).unwrap());
-    let join = ["cpg", "join", "crowd", "--timeout", &MOST.as_secs().to_string()];
+    let join = ["cpg", "join", "crowd", "--timeout", &format!("{}s", MOST.as_secs())];
     let process = |args: &[&str]| command(served, &join).args(args).interactive().spawn();
     let leaving: Vec<Process> = (0..PROCESSES / 2).map(|_| process(&["--count", "1"])).collect();
     let mut killed: Vec<Process> = (0..PROCESSES / 2).map(|_| process(&[])).collect();

@@ -76,10 +76,11 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (&["cmap", "list", "--map", "attic"], 2, &["attic", "icmap"]),
         (&["status", "--timeout", "soon"], 2, &["soon", "500ms"]),
         (&["status", "--timeout", "0s"], 2, &["--timeout", "more than 0"]),
+        (&["status", "--timeout", "20"], 2, &["--timeout", "5s"]),
         (
             &["status", "--timeout", "0.0000001ms", "--server-uid", "0"],
             2,
-            &["--timeout", "more than 0"],
+            &["--timeout", "below 1ns"],
         ),
         (&["status", "--server-uid", "nobody"], 2, &["--server-uid", "a user's number"]),
         (&["cmap", "set", "wrong.number", "u8", "\x1b[2J\u{85}"], 2, &[r"\x1b[2J\xc2\x85"]),

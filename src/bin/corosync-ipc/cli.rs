@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::env;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use corosync_ipc::{
     Deadline, ENV_SERVER_UID, ENV_TIMEOUT, Endpoint, MAX_RING_SIZE, MIN_RING_SIZE,
-    guard_against_truncation, parse_duration, within,
+    guard_against_truncation, within,
 };
 
 use crate::commands::{cfg, cmap, cpg, doctor, evs, generate, quorum, serve, status};
@@ -16,7 +17,7 @@ use crate::context::Context;
 use crate::embedded::Embedded;
 use crate::failure::{Failure, USAGE};
 use crate::log;
-use crate::output::printable;
+use crate::output::{printable, quoted};
 
 /// What the help of every command ends with.
 const EXIT_STATUS: &str = "\
@@ -116,7 +117,7 @@ struct Global {
     /// How long a command that gives one answer may take, whatever it asks: 500ms, 5s, 2m
     /// [default: 5s]. Parts that were not answered by then have timed out. A command that goes
     /// on (watch, join, send, load) has this for its start and for each call to the daemon.
-    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
 
     /// Room in each of a connection's three rings in shared memory [default: 16384; cmap 262144;
@@ -248,12 +249,29 @@ fn parse_uid(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "it takes a user's number, as `id -u` prints it".to_owned())
 }
 
+/// Reads a duration that is not 0.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text).map_err(|error| {
+        format!("invalid duration {}: {error}; write it like 500ms, 5s or 2m", quoted(text))
+    })?;
+    if timeout.is_zero() {
+        return Err("a timeout is more than 0".to_owned());
+    }
+    Ok(timeout)
+}
+
+fn parse_timeout_variable(text: &OsStr) -> Result<Duration, Failure> {
+    let text = text.to_string_lossy();
+    parse_timeout(&text).map_err(|error| Failure::usage(format!("{ENV_TIMEOUT}: {error}")))
+}
+
 impl Global {
     /// What the environment says, unless an option says otherwise.
     fn endpoint(self) -> Result<Endpoint, Failure> {
         let mut endpoint = Endpoint::from_variables(|name| {
             let is_overridden = match name {
-                ENV_TIMEOUT => self.timeout.is_some(),
+                // Read as the option is.
+                ENV_TIMEOUT => true,
                 ENV_SERVER_UID => !self.server_uid.is_empty(),
                 _ => false,
             };
@@ -271,7 +289,12 @@ impl Global {
         if !self.server_uid.is_empty() {
             endpoint = endpoint.server_uids(self.server_uid);
         }
-        if let Some(timeout) = self.timeout {
+        let timeout = match (self.timeout, env::var_os(ENV_TIMEOUT)) {
+            (Some(timeout), _) => Some(timeout),
+            (None, Some(text)) if !text.is_empty() => Some(parse_timeout_variable(&text)?),
+            (None, _) => None,
+        };
+        if let Some(timeout) = timeout {
             endpoint = endpoint.timeout(timeout);
         }
         if let Some(size) = self.ring_size {

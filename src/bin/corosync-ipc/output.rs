@@ -1,13 +1,16 @@
 //! Standard output and standard error.
 
 use std::io::{self, ErrorKind, Write};
+use std::iter;
 use std::str;
 use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde_json::{Value, json};
 use terminal_size::terminal_size_of;
+use unicode_width::UnicodeWidthStr;
 
 use crate::failure::Failure;
 
@@ -90,73 +93,79 @@ pub(crate) fn words<T: ToString>(words: impl IntoIterator<Item = T>) -> String {
     if words.is_empty() { "-".to_owned() } else { words.join(" ") }
 }
 
-/// Lines up columns under the heads in the first row: each as wide as its widest cell, numbers
-/// (`right`) at its right end.
-///
-/// Where the terminal is too narrow the words of the last column go on below; if they have no room
-/// either, each row becomes a block of lines, one for each head.
-pub(crate) fn table(right: &[bool], rows: &[Vec<String>]) -> String {
-    let columns = terminal_size_of(io::stdout()).map(|(width, _)| width.0.into());
-    layout(right, rows, columns.unwrap_or(usize::MAX))
+/// A column of a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Column {
+    Text(&'static str),
+    /// At the right end of the column.
+    Number(&'static str),
 }
 
-fn layout(right: &[bool], rows: &[Vec<String>], columns: usize) -> String {
-    let length = |text: &str| text.chars().count();
-    let widest = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| length(cell)).max().unwrap_or(0)
+impl Column {
+    fn head(self) -> String {
+        let (Self::Text(head) | Self::Number(head)) = self;
+        head.to_owned()
+    }
+}
+
+/// Lines up the cells under the heads, escaped as [`printable`] does it.
+///
+/// On a narrow terminal the last column wraps between words. If its longest word has no room, each
+/// row becomes a block with a line for each column.
+pub(crate) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
+    layout(columns, rows, terminal_size_of(io::stdout()).map(|(width, _)| width.0))
+}
+
+fn layout(columns: &[Column], rows: &[Vec<String>], width: Option<u16>) -> String {
+    let heads = columns.iter().map(|column| column.head());
+    let table =
+        grid(columns, iter::once(heads.clone().collect()).chain(rows.iter().cloned()), width);
+    if width.is_none_or(|width| table.lines().all(|line| line.width() <= usize::from(width))) {
+        return table;
+    }
+    let block = |row: &Vec<String>| {
+        let lines = heads.clone().zip(row).map(|(head, cell)| vec![head, cell.clone()]);
+        grid(&[Column::Text(""); 2], lines, width)
     };
-    let widths: Vec<usize> = (0..right.len()).map(widest).collect();
-    let indent: usize = widths.iter().rev().skip(1).map(|width| width + GAP).sum();
-    let last = rows.iter().filter_map(|row| row.last());
-    let longest_word = last.flat_map(|cell| cell.split(' ')).map(length).max().unwrap_or(0);
-    let mut text = String::new();
-    if indent + longest_word > columns {
-        let Some((heads, rows)) = rows.split_first() else { return text };
-        let indent = heads.iter().map(|head| length(head)).max().unwrap_or(0) + GAP;
-        let block = |row: &Vec<String>| -> String {
-            let line = |(head, cell): (&String, &String)| {
-                hanging(&format!("{head:<indent$}"), cell, columns)
-            };
-            heads.iter().zip(row).map(line).collect()
-        };
-        return rows.iter().map(block).collect::<Vec<_>>().join("\n");
-    }
+    rows.iter().map(block).collect::<Vec<_>>().join("\n")
+}
+
+/// Rows in columns as wide as their content, but for the last one, which has the rest of the
+/// width.
+fn grid(columns: &[Column], rows: impl Iterator<Item = Vec<String>>, width: Option<u16>) -> String {
+    let mut longest_word = 1;
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     for row in rows {
-        let Some((last, before)) = row.split_last() else { continue };
-        let mut start = String::new();
-        for (cell, (right, width)) in before.iter().zip(right.iter().zip(&widths)) {
-            start += &if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") };
-            start += &" ".repeat(GAP);
-        }
-        let width = widths.last().copied().unwrap_or(0);
-        let last =
-            if right.last() == Some(&true) { format!("{last:>width$}") } else { last.clone() };
-        text += &hanging(&start, &last, columns);
+        let row: Vec<String> = row.iter().map(|cell| printable(cell)).collect();
+        let words = row.last().into_iter().flat_map(|cell| cell.split(' '));
+        longest_word = words.map(UnicodeWidthStr::width).fold(longest_word, usize::max);
+        table.add_row(row);
     }
-    text
+    // It is not cut, even where the line becomes too long.
+    let least = u16::try_from(longest_word).unwrap_or(u16::MAX);
+    if let Some(width) = width {
+        table.set_width(width);
+    }
+    let last = columns.len().saturating_sub(1);
+    for (column, kind) in table.column_iter_mut().zip(columns) {
+        let is_last = column.index == last;
+        column.set_padding((0, if is_last { 0 } else { GAP }));
+        column.set_cell_alignment(match kind {
+            Column::Text(_) => CellAlignment::Left,
+            Column::Number(_) => CellAlignment::Right,
+        });
+        column.set_constraint(if is_last {
+            ColumnConstraint::LowerBoundary(Width::Fixed(least))
+        } else {
+            ColumnConstraint::ContentWidth
+        });
+    }
+    table.trim_fmt() + "\n"
 }
 
 /// Blanks between two columns.
-const GAP: usize = 2;
-
-/// The words behind a start, on as many lines as they need, all of them as far to the right.
-fn hanging(start: &str, words: &str, columns: usize) -> String {
-    let indent = start.chars().count();
-    let mut lines = vec![start.to_owned()];
-    for (number, word) in words.split(' ').enumerate() {
-        let Some(line) = lines.last_mut() else { continue };
-        let has_room = line.chars().count() + 1 + word.chars().count() <= columns;
-        if number == 0 {
-            *line += word;
-        } else if has_room {
-            *line += " ";
-            *line += word;
-        } else {
-            lines.push(" ".repeat(indent) + word);
-        }
-    }
-    lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
-}
+const GAP: u16 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -177,13 +186,34 @@ mod tests {
         assert_eq!(object, json!({ "payload": "YQ==", "text": "a" }));
     }
 
+    fn rows(rows: &[&[&str]]) -> Vec<Vec<String>> {
+        rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect()
+    }
+
     #[test]
     fn columns_line_up() {
-        let rows =
-            [vec!["ID".to_owned(), "NAME".to_owned()], vec!["10".to_owned(), "n".to_owned()]];
-        assert_eq!(layout(&[true, false], &rows, usize::MAX), "ID  NAME\n10  n\n");
-        let rows =
-            [vec!["NODE".to_owned(), "PID".to_owned()], vec!["1".to_owned(), "7".to_owned()]];
-        assert_eq!(layout(&[true, true], &rows, usize::MAX), "NODE  PID\n   1    7\n");
+        let table =
+            layout(&[Column::Number("ID"), Column::Text("NAME")], &rows(&[&["10", "n"]]), None);
+        assert_eq!(table, "ID  NAME\n10  n\n");
+        let table =
+            layout(&[Column::Number("NODE"), Column::Number("PID")], &rows(&[&["1", "7"]]), None);
+        assert_eq!(table, "NODE  PID\n   1    7\n");
+        let table =
+            layout(&[Column::Text("NAME"), Column::Text("X")], &rows(&[&["\u{4e2d}", "x"]]), None);
+        assert_eq!(table, "NAME  X\n\u{4e2d}    x\n");
+    }
+
+    #[test]
+    fn words_in_a_table_are_never_cut() {
+        let columns = [Column::Text("GROUP"), Column::Text("MEMBERS")];
+        let rows = rows(&[&["a", "1/1001 1/1002 1/1003"], &["b\n", "1/1"]]);
+        assert_eq!(
+            layout(&columns, &rows, Some(20)),
+            "GROUP  MEMBERS\na      1/1001 1/1002\n       1/1003\nb\\x0a  1/1\n"
+        );
+        assert_eq!(
+            layout(&columns, &rows, Some(10)),
+            "GROUP    a\nMEMBERS  1/1001\n         1/1002\n         1/1003\n\nGROUP    b\\x0a\nMEMBERS  1/1\n"
+        );
     }
 }

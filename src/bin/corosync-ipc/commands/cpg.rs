@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use crate::commands::group::{self, add_name, end, parse_name};
 use crate::context::Context;
 use crate::failure::{Explain, Failure};
-use crate::output::{self, print, print_document, table, words};
+use crate::output::{self, Column, print, print_document, table, words};
 use crate::snapshot::report::{ring_json, ring_text};
 use crate::watch::{Line, ids};
 
@@ -160,11 +160,8 @@ fn groups(context: &Context) -> Result<(), Failure> {
     let row = |(name, members): &(GroupName, Vec<(u32, u32)>)| {
         vec![name.to_string(), words(members.iter().map(|(node, pid)| format!("{node}/{pid}")))]
     };
-    let head = vec!["GROUP".to_owned(), "MEMBERS".to_owned()];
-    print(table(
-        &[false, false],
-        &[head].into_iter().chain(groups.iter().map(row)).collect::<Vec<_>>(),
-    ))
+    let columns = [Column::Text("GROUP"), Column::Text("MEMBERS")];
+    print(table(&columns, &groups.iter().map(row).collect::<Vec<_>>()))
 }
 
 fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
@@ -185,11 +182,8 @@ fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
         return Ok(());
     }
     let row = |(node, pid): &(u32, u32)| vec![node.to_string(), pid.to_string()];
-    let head = vec!["NODE".to_owned(), "PID".to_owned()];
-    print(table(
-        &[true, true],
-        &[head].into_iter().chain(members.iter().map(row)).collect::<Vec<_>>(),
-    ))
+    let columns = [Column::Number("NODE"), Column::Number("PID")];
+    print(table(&columns, &members.iter().map(row).collect::<Vec<_>>()))
 }
 
 /// The name that a program has for this group which counts the NUL of C strings, or does not.

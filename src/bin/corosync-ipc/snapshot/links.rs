@@ -9,7 +9,7 @@ use corosync_ipc::{CsError, Endpoint, Error, NodeId};
 use serde_json::{Value as Json, json};
 
 use crate::failure::{Fault, Faults};
-use crate::output::{printable, table, words};
+use crate::output::{Column, table, words};
 use crate::snapshot::{CMAP, all_addresses, known_nodes, local_addresses};
 
 /// A node that is configured or joined.
@@ -401,20 +401,17 @@ fn add_error(object: &mut Json, fault: Option<&Fault>) {
 }
 
 pub(crate) fn links_text(links: &[Link]) -> String {
-    let head = ["LINK", "ADDRESS", "STATUS"].map(str::to_owned).to_vec();
     let row = |link: &Link| {
         let number = link.number.map_or("-".to_owned(), |number| number.to_string());
-        vec![number, printable(&link.address), link_state(link)]
+        vec![number, link.address.clone(), link_state(link)]
     };
-    table(
-        &[true, false, false],
-        &[head].into_iter().chain(links.iter().map(row)).collect::<Vec<_>>(),
-    )
+    let columns = [Column::Number("LINK"), Column::Text("ADDRESS"), Column::Text("STATUS")];
+    table(&columns, &links.iter().map(row).collect::<Vec<_>>())
 }
 
 fn link_state(link: &Link) -> String {
     let Some(ends) = &link.ends else {
-        return printable(&link.status.clone().unwrap_or_else(|fault| fault.text()));
+        return link.status.clone().unwrap_or_else(|fault| fault.text());
     };
     if ends.is_empty() {
         return "no other node".to_owned();
@@ -472,10 +469,9 @@ pub(crate) fn nodes_json(nodes: &[Node]) -> Json {
 }
 
 pub(crate) fn nodes_text(nodes: &[Node]) -> String {
-    let head = ["ID", "NAME", "STATE", "LINKS"].map(str::to_owned).to_vec();
     let row = |node: &Node| {
         let state = match &node.state {
-            State::Failed(fault) => printable(&fault.text()),
+            State::Failed(fault) => fault.text(),
             _ if node.local => "local".to_owned(),
             State::Unknown => "unknown".to_owned(),
             State::Told(status) if status.reachable => {
@@ -492,13 +488,12 @@ pub(crate) fn nodes_text(nodes: &[Node]) -> String {
             .told()
             .filter(|_| !node.local)
             .map(|status| status.links.iter().map(link_text));
-        let name = printable(node.name.as_deref().unwrap_or("-"));
+        let name = node.name.as_deref().unwrap_or("-").to_owned();
         vec![node.node_id.to_string(), name, state, words(links.into_iter().flatten())]
     };
-    table(
-        &[true, false, false, false],
-        &[head].into_iter().chain(nodes.iter().map(row)).collect::<Vec<_>>(),
-    )
+    let columns =
+        [Column::Number("ID"), Column::Text("NAME"), Column::Text("STATE"), Column::Text("LINKS")];
+    table(&columns, &nodes.iter().map(row).collect::<Vec<_>>())
 }
 
 fn link_text(link: &LinkStatus) -> String {

@@ -4,7 +4,7 @@ use corosync_ipc::votequorum::{Info, InfoFlags};
 use serde_json::{Value as Json, json};
 
 use crate::failure::Fault;
-use crate::output::{printable, table, words};
+use crate::output::{Column, printable, table, words};
 use crate::snapshot::{Node, Ring, Snapshot};
 
 /// The whole snapshot.
@@ -154,16 +154,16 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
     let has_votes = snapshot.votes.is_some() || snapshot.faults.get("votequorum").is_some();
     let has_device = |node: &Node| node.votes.as_ref().is_some_and(is_registered);
     let has_devices = snapshot.members.iter().any(has_device);
-    let mut head = vec!["ID"];
+    let mut columns = vec![Column::Number("ID")];
     if has_votes {
-        head.push("VOTES");
+        columns.push(Column::Number("VOTES"));
     }
-    head.push("STATE");
+    columns.push(Column::Text("STATE"));
     if has_devices {
-        head.push("QDEVICE");
+        columns.push(Column::Text("QDEVICE"));
     }
-    head.extend(["NAME", "ADDRESS"]);
-    let mut rows: Vec<Vec<String>> = vec![head.iter().map(ToString::to_string).collect()];
+    columns.extend([Column::Text("NAME"), Column::Text("ADDRESS")]);
+    let mut rows = Vec::new();
     let members = snapshot.members.iter().map(|node| (node, "member"));
     for (node, default_state) in members.chain(snapshot.absent.iter().map(|node| (node, "absent")))
     {
@@ -179,13 +179,12 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
         if has_devices {
             row.push(node.votes.as_ref().map_or("-".to_owned(), qdevice_text));
         }
-        row.push(printable(node.name.as_deref().unwrap_or(no("cmap"))));
+        row.push(node.name.as_deref().unwrap_or(no("cmap")).to_owned());
         let local = if node.local { " (local)" } else { "" };
-        row.push(printable(&words(&node.addresses)) + local);
+        row.push(words(&node.addresses) + local);
         rows.push(row);
     }
-    let right: Vec<bool> = head.iter().map(|name| ["ID", "VOTES"].contains(name)).collect();
-    table(&right, &rows)
+    table(&columns, &rows)
 }
 
 fn is_registered(info: &Info) -> bool {

@@ -1,21 +1,18 @@
 //! `corosync-ipc cmap load`: many changes from a file.
 
 use std::fs;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use corosync_ipc::cmap::{self, Client, Value};
 use corosync_ipc::{CsError, Error};
+use indicatif::ProgressBar;
 use serde_json::{Deserializer, Value as Json};
 
 use crate::commands::cmap::hint;
 use crate::commands::cmap::value::Type;
 use crate::failure::{Explain, Failure, describe};
 use crate::output::complain;
-
-/// How often the progress is shown.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One change, and where it was found.
 #[derive(Debug, PartialEq)]
@@ -144,19 +141,17 @@ fn checked(key: &str) -> Result<String, String> {
 /// Makes the changes one after the other, until the daemon refuses one. That a key to delete is not
 /// there is a complaint, as corosync-cmapctl makes it, and no more.
 pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
-    let mut progress = Progress::new(steps.len());
+    // Shown on a terminal only.
+    let progress = ProgressBar::new(steps.len() as u64);
     for (done, step) in steps.iter().enumerate() {
-        progress.show(done);
+        progress.set_position(done as u64);
         let result = match &step.change {
             Change::Set(key, value) => client.set(key, value.clone()).explain(hint(key)),
             Change::Delete(key) => match client.delete(key) {
                 Err(error) if is_absent(&error) => {
-                    progress.clear();
-                    complain(&format!(
-                        "{}: {}: there is no key {key}",
-                        step.place,
-                        describe(&error)
-                    ));
+                    let text =
+                        format!("{}: {}: there is no key {key}", step.place, describe(&error));
+                    progress.suspend(|| complain(&text));
                     Ok(())
                 }
                 deleted => deleted.explain(hint(key)),
@@ -164,7 +159,7 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
             Change::DeletePrefix(prefix) => delete_prefix(client, prefix),
         };
         if let Err(failure) = result {
-            progress.clear();
+            progress.finish_and_clear();
             return Err(failure.while_at(&format!(
                 "{} ({done} of {} were done)",
                 step.place,
@@ -172,7 +167,7 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
             )));
         }
     }
-    progress.clear();
+    progress.finish_and_clear();
     Ok(())
 }
 
@@ -187,33 +182,6 @@ fn delete_prefix(client: &Client, prefix: &str) -> Result<(), Failure> {
 
 fn is_absent(error: &Error) -> bool {
     matches!(error, Error::Cs { error: CsError::NotExist, .. })
-}
-
-/// A counter on one line of the terminal, if standard error is one.
-struct Progress {
-    total: usize,
-    shown: Instant,
-    on: bool,
-}
-
-impl Progress {
-    fn new(total: usize) -> Self {
-        // What is done at once needs no counter.
-        Self { total, shown: Instant::now(), on: io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, done: usize) {
-        if self.on && self.shown.elapsed() >= PROGRESS_INTERVAL {
-            self.shown = Instant::now();
-            let _ = write!(io::stderr(), "\r{done} of {}", self.total);
-        }
-    }
-
-    fn clear(&self) {
-        if self.on {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
 }
 
 #[cfg(test)]
