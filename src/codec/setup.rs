@@ -1,5 +1,7 @@
 //! The two messages that set a connection up, in the layouts of both libqb generations.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::codec::{Header, Kind, Reader, Writer};
@@ -34,6 +36,15 @@ impl Generation {
             Self::Libqb010 => 12336,
             Self::Libqb013 => 12328,
         }
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Libqb010 => "libqb 0.10 to 0.12",
+            Self::Libqb013 => "libqb 0.13 or later",
+        })
     }
 }
 

@@ -309,6 +309,7 @@ fn options_lead_to_the_daemon_and_win_over_the_environment() {
 
     let verbose = with(&["-v"], &[]);
     assert!(verbose.stderr.contains("connected service=cmap"), "{verbose:?}");
+    assert!(verbose.stderr.contains("generation=libqb 0."), "{verbose:?}");
     assert_eq!(verbose.success(), "2\n");
 }
 

@@ -96,7 +96,7 @@ impl Connection {
             timeout: AtomicU64::new(0),
         };
         connection.set_timeout(endpoint.request_timeout_value());
-        crate::log::debug!(service = %connection.link.service, pid = peer.pid, generation = ?_generation, "connected");
+        crate::log::debug!(service = %connection.link.service, pid = peer.pid, generation = %_generation, "connected");
         Ok(connection)
     }
 
