@@ -282,9 +282,9 @@ fn changes_are_told_with_old_and_new_value(node: &impl Place) {
     assert_eq!(
         words,
         [
-            "set watched.key (u8) = 5",
-            "modify watched.key (u8) = 6 (was 5)",
-            "delete watched.key (u8) = 6"
+            "set: watched.key (u8) = 5",
+            "modify: watched.key (u8) = 6 (was 5)",
+            "delete: watched.key (u8) = 6"
         ]
     );
 }
@@ -296,7 +296,7 @@ fn a_reader_that_goes_ends_watching_quietly(node: &impl Place) {
     ok(node, &["cmap", "set", "reader.key", "u8", "1"]);
     // Nothing else happens to the map: it is the reader's end that is noticed.
     let output = shell.wait();
-    assert!(output.stdout.ends_with("set reader.key (u8) = 1\n"), "{output:?}");
+    assert!(output.stdout.ends_with("set: reader.key (u8) = 1\n"), "{output:?}");
     assert!(
         output.stderr.ends_with("\nended 0\n") && !output.stderr.contains("corosync-ipc:"),
         "{output:?}"

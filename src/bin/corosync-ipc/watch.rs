@@ -1,14 +1,16 @@
-//! Events, one line each, and waiting for them.
+//! The loop of all commands that print events.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::SystemTime;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime};
 
-use corosync_ipc::NodeId;
+use corosync_ipc::{Dispatcher, NodeId, ServiceClient};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value as Json, json};
 
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{base64, print, print_event, rfc3339};
 
@@ -32,7 +34,7 @@ impl Line {
         }
     }
 
-    pub(crate) fn write(self, json: bool) -> Result<(), Failure> {
+    fn write(self, json: bool) -> Result<(), Failure> {
         let time = SystemTime::now();
         if json {
             print_event(self.event, time, self.members)
@@ -47,10 +49,105 @@ pub(crate) fn ids(nodes: &[NodeId]) -> Vec<u32> {
     nodes.iter().map(|node| node.0).collect()
 }
 
-/// Counts down what `--count` asks for. True: that was the last.
-pub(crate) fn is_last(left: &mut Option<u64>) -> bool {
-    *left = left.map(|left| left.saturating_sub(1));
-    *left == Some(0)
+/// Prints the events of clients until there were enough or something fails.
+pub(crate) struct Watch {
+    dispatcher: Dispatcher<Printer>,
+    printer: Printer,
+}
+
+struct Printer {
+    json: bool,
+    /// How many lines are left until the end; `None`: there is no end.
+    left: Option<u64>,
+    /// The event whose lines are counted; `None`: all are.
+    counted: Option<&'static str>,
+    end: Option<Result<(), Failure>>,
+}
+
+impl Watch {
+    /// Ends after `count` lines.
+    pub(crate) fn new(context: &Context, count: Option<u64>) -> Result<Self, Failure> {
+        let printer = Printer { json: context.json, left: count, counted: None, end: None };
+        Ok(Self { dispatcher: Dispatcher::new()?, printer })
+    }
+
+    /// Counts the lines of one event only.
+    pub(crate) fn counting(mut self, event: &'static str) -> Self {
+        self.printer.counted = Some(event);
+        self
+    }
+
+    /// Adds a client. `lines` says what is printed of an event.
+    pub(crate) fn add<C, L>(
+        &mut self,
+        client: C,
+        mut lines: impl FnMut(C::Event) -> Result<L, Failure> + Send + 'static,
+    ) -> Result<(), Failure>
+    where
+        C: ServiceClient,
+        L: IntoIterator<Item = Line>,
+    {
+        self.dispatcher.add(client, move |printer: &mut Printer, event, control| {
+            let lines = event.map_err(Failure::from).and_then(&mut lines);
+            match lines.and_then(|lines| printer.print(lines)) {
+                Ok(()) => {}
+                Err(failure) => _ = printer.end.get_or_insert(Err(failure)),
+            }
+            if printer.end.is_some() {
+                control.stop();
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(())
+    }
+
+    /// Ends it from another thread.
+    pub(crate) fn ender(&self) -> impl FnOnce(Failure) + Send + use<> {
+        let waker = self.dispatcher.waker();
+        move |failure| {
+            // Fails when it has ended, and then nobody is left to be told.
+            let _ = waker.run(|printer, _| _ = printer.end.get_or_insert(Err(failure)));
+        }
+    }
+
+    /// Waits for events and prints them. Ends too when nobody reads what is printed.
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        let stdout = io::stdout();
+        loop {
+            // Of standard output nothing is asked but its end, which poll always reports.
+            let mut watched = [
+                PollFd::new(self.dispatcher.as_fd(), PollFlags::POLLIN),
+                PollFd::new(stdout.as_fd(), PollFlags::empty()),
+            ];
+            poll_any(&mut watched, "waiting for events")?;
+            if watched[1].any() == Some(true) {
+                return Err(Failure::OutputClosed);
+            }
+            self.dispatcher.round(&mut self.printer, Duration::ZERO)?;
+            if let Some(end) = self.printer.end {
+                return end;
+            }
+        }
+    }
+}
+
+impl Printer {
+    fn print(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Failure> {
+        for line in lines {
+            if self.end.is_some() {
+                break;
+            }
+            let is_counted = self.counted.is_none_or(|event| event == line.event);
+            line.write(self.json)?;
+            if let Some(left) = self.left.as_mut().filter(|_| is_counted) {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    self.end = Some(Ok(()));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Waits until something is to be seen of a descriptor.
@@ -61,20 +158,5 @@ pub(crate) fn poll_any(watched: &mut [PollFd<'_>], what: &str) -> Result<(), Fai
             Err(Errno::EINTR) => {}
             Err(error) => return Err(Failure::refused(format!("{what}: {error}"))),
         }
-    }
-}
-
-/// Waits until one of the clients may have an event, and ends the command when nobody reads its
-/// output any more.
-pub(crate) fn wait(clients: &[BorrowedFd<'_>]) -> Result<(), Failure> {
-    let stdout = io::stdout();
-    let mut watched: Vec<PollFd<'_>> =
-        clients.iter().map(|client| PollFd::new(*client, PollFlags::POLLIN)).collect();
-    // Asks for nothing but the end, which is always told.
-    watched.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
-    poll_any(&mut watched, "waiting for events")?;
-    match watched.last().and_then(PollFd::any) {
-        Some(true) => Err(Failure::OutputClosed),
-        _ => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! `corosync-ipc cfg`: nodes, links, and what is asked of daemons.
 
-use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use corosync_ipc::cfg::{Client, Event, MAX_REASON, ShutdownAnswer, ShutdownKind};
@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::failure::{self, Explain, Failure};
 use crate::output::{print, print_document};
 use crate::snapshot::links::{self, Link};
-use crate::watch::{self, Line};
+use crate::watch::{Line, Watch};
 
 /// Shows links and nodes, reloads the configuration, ends daemons
 ///
@@ -268,45 +268,40 @@ fn watch_shutdowns(
     answer: ShutdownAnswer,
     count: Option<u64>,
 ) -> Result<(), Failure> {
-    let client = Client::connect_to(&context.endpoint)?;
+    let client = Arc::new(Client::connect_to(&context.endpoint)?);
     client.track_start()?;
     tracing::debug!("tracking");
-    let mut left = count;
-    loop {
-        while let Some(event) = client.poll_event()? {
-            let (line, answered) = match event {
-                Event::Shutdown { kind } => (
-                    Line {
-                        event: "shutdown",
-                        text: format!("{kind}, answered {answer}"),
-                        members: json!({ "kind": kind.to_string(), "answer": answer.to_string() }),
-                    },
-                    // First, since the daemon waits for it, and not always can what is printed be
-                    // taken.
-                    client.reply_to_shutdown(answer),
-                ),
-                Event::ShutdownTimedOut { kind } => (
-                    Line {
-                        event: "shutdown_timed_out",
-                        text: kind.to_string(),
-                        members: json!({ "kind": kind.to_string() }),
-                    },
-                    Ok(()),
-                ),
-                Event::Unknown { id, message } => (Line::unknown("cfg", id, &message), Ok(())),
-                // Events that this command does not know yet.
-                _ => (Line::unknown("cfg", 0, &[]), Ok(())),
-            };
-            line.write(context.json)?;
-            match answered {
+    let mut watch = Watch::new(context, count)?;
+    watch.add(Arc::clone(&client), move |event| {
+        // Before anything is printed: the daemon waits for the answer, and whoever reads what is
+        // printed may be slow.
+        if let Event::Shutdown { .. } = event {
+            match client.reply_to_shutdown(answer) {
                 // It is decided already.
                 Err(Error::Cs { error: CsError::Access, .. }) => {}
-                answered => answered?,
-            }
-            if watch::is_last(&mut left) {
-                return Ok(());
+                replied => replied?,
             }
         }
-        watch::wait(&[client.as_fd()])?;
+        Ok([event_line(event, answer)])
+    })?;
+    watch.run()
+}
+
+fn event_line(event: Event, answer: ShutdownAnswer) -> Line {
+    const SERVICE: &str = "cfg";
+    match event {
+        Event::Shutdown { kind } => Line {
+            event: "shutdown",
+            text: format!("{kind}, answered {answer}"),
+            members: json!({ "kind": kind.to_string(), "answer": answer.to_string() }),
+        },
+        Event::ShutdownTimedOut { kind } => Line {
+            event: "shutdown_timed_out",
+            text: kind.to_string(),
+            members: json!({ "kind": kind.to_string() }),
+        },
+        Event::Unknown { id, message } => Line::unknown(SERVICE, id, &message),
+        // Events that this command does not know yet.
+        _ => Line::unknown(SERVICE, 0, &[]),
     }
 }

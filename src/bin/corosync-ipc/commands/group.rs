@@ -5,22 +5,21 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, BufRead, Read};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use corosync_ipc::cpg::{DEFAULT_REASSEMBLY_LIMIT, GroupName};
-use corosync_ipc::{Deadline, Dispatcher, Error, ServiceClient};
+use corosync_ipc::{Deadline, Error, ServiceClient};
 use serde_json::{Value as Json, json};
 
 use crate::context::Context;
 use crate::embedded::Signals;
 use crate::failure::{Failure, TIMED_OUT};
 use crate::output::{add_payload, escaped};
-use crate::watch::{self, Line};
+use crate::watch::{Line, Watch};
 
 /// The longest message from standard input, in bytes. Members do not put together longer ones,
 /// unless they are told to.
@@ -131,26 +130,7 @@ pub(crate) fn end<T>(result: Result<T, Failure>, leave: impl FnOnce()) -> Result
     result
 }
 
-/// What goes on while a command takes part in groups.
-struct State {
-    json: bool,
-    /// Deliveries to come.
-    left: Option<u64>,
-    end: Option<Result<(), Failure>>,
-}
-
-impl State {
-    fn write(&mut self, line: Line) -> Result<(), Failure> {
-        let counts = line.event == DELIVER;
-        line.write(self.json)?;
-        if counts && watch::is_last(&mut self.left) {
-            self.end.get_or_insert(Ok(()));
-        }
-        Ok(())
-    }
-}
-
-/// Writes the clients' events, and sends the lines of standard input, until `count` messages were
+/// Prints the clients' events, and sends the lines of standard input, until `count` messages were
 /// delivered or something fails. The end of standard input ends nothing.
 pub(crate) fn take_part<C, L, F>(
     context: &Context,
@@ -164,37 +144,19 @@ where
     L: Fn(usize, C::Event) -> Line + Clone + Send + 'static,
     F: Fn(&[u8]) -> Result<(), Error> + Send + 'static,
 {
-    let mut dispatcher: Dispatcher<State> = Dispatcher::new()?;
+    let mut watch = Watch::new(context, count)?.counting(DELIVER);
     for (number, client) in clients.iter().enumerate() {
         let line = line.clone();
-        dispatcher.add(Arc::clone(client), move |state: &mut State, event, control| {
-            let written =
-                event.map_err(Failure::from).and_then(|event| state.write(line(number, event)));
-            if let Err(failure) = written {
-                state.end.get_or_insert(Err(failure));
-            }
-            if state.end.is_some() {
-                control.stop();
-            }
-            std::ops::ControlFlow::Continue(())
-        })?;
+        watch.add(Arc::clone(client), move |event| Ok([line(number, event)]))?;
     }
-    let waker = dispatcher.waker();
+    let end = watch.ender();
     // Not waited for: it may read for ever.
     thread::spawn(move || {
         if let Err(failure) = send_lines(io::stdin().lock(), send) {
-            // Without a dispatcher nobody is left to be told.
-            let _ = waker.run(move |state, _| _ = state.end.get_or_insert(Err(failure)));
+            end(failure);
         }
     });
-    let mut state = State { json: context.json, left: count, end: None };
-    loop {
-        watch::wait(&[dispatcher.as_fd()])?;
-        dispatcher.round(&mut state, Duration::ZERO)?;
-        if let Some(end) = state.end {
-            return end;
-        }
-    }
+    watch.run()
 }
 
 /// Sends each line without its line feed; what comes behind the last one too, if there is

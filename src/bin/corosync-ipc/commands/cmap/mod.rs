@@ -4,9 +4,7 @@ mod load;
 pub(crate) mod value;
 
 use std::io::{IsTerminal, stdout};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use clap::{Args, Subcommand, ValueEnum};
 use corosync_ipc::CsError;
@@ -16,8 +14,8 @@ use serde_json::{Value as Json, json};
 use self::value::Type;
 use crate::context::Context;
 use crate::failure::{Explain, Failure};
-use crate::output::{self, print, print_document, print_event, printable};
-use crate::watch;
+use crate::output::{print, print_document, printable};
+use crate::watch::{Line, Watch};
 
 /// Reads, changes and watches the map of configuration and state
 ///
@@ -215,7 +213,7 @@ impl Cmap {
             Command::Increment { key } => client.increment(&key).explain(hint(&key)),
             Command::Decrement { key } => client.decrement(&key).explain(hint(&key)),
             Command::Watch { patterns, count } => {
-                watch_keys(&client, self.map, context, &patterns, count)
+                watch_keys(client, self.map, context, &patterns, count)
             }
             Command::Set { .. } | Command::Load { .. } => Ok(()),
         }
@@ -334,7 +332,7 @@ fn parse_patterns(texts: &[String]) -> Result<Vec<Pattern>, Failure> {
 }
 
 fn watch_keys(
-    client: &Client,
+    client: Client,
     map: MapName,
     context: &Context,
     texts: &[String],
@@ -359,68 +357,49 @@ fn watch_keys(
         }
         tracing::debug!("watching {pattern:?}");
     }
-    let mut left = count;
-    loop {
-        while let Some(event) = client.poll_event()? {
-            let told = match &event {
-                Event::Notify(notification) => {
-                    let watched =
-                        trackers.iter().find(|(tracker, _)| *tracker == notification.tracker);
-                    let wanted =
-                        watched.is_some_and(|(_, pattern)| pattern.matches(&notification.key));
-                    if wanted {
-                        tell(context, map, notification)?;
-                    }
-                    wanted
-                }
-                // Nothing that was asked for.
-                _ => false,
-            };
-            if told && watch::is_last(&mut left) {
-                return Ok(());
-            }
-        }
-        watch::wait(&[client.as_fd()])?;
-    }
+    let mut watch = Watch::new(context, count)?;
+    watch.add(client, move |event| {
+        let Event::Notify(notification) = event else { return Ok(None) };
+        let tracked = trackers.iter().find(|(tracker, _)| *tracker == notification.tracker);
+        let is_wanted = tracked.is_some_and(|(_, pattern)| pattern.matches(&notification.key));
+        Ok(is_wanted.then(|| event_line(map, notification)))
+    })?;
+    watch.run()
 }
 
-fn tell(context: &Context, map: MapName, notification: &Notification) -> Result<(), Failure> {
-    let Notification { event, key, new_value, .. } = notification;
+fn event_line(map: MapName, notification: Notification) -> Line {
+    let Notification { event, key, new_value, old_value, .. } = notification;
     // Of a change in the stats map corosync sends the new value twice.
-    let is_new = matches!((map, *event), (MapName::Stats, TrackEvents::MODIFY));
-    let old_value = if is_new { &None } else { &notification.old_value };
-    let time = SystemTime::now();
-    let event = match *event {
+    let is_new = matches!((map, event), (MapName::Stats, TrackEvents::MODIFY));
+    let old_value = old_value.filter(|_| !is_new);
+    let event = match event {
         TrackEvents::ADD => "set",
         TrackEvents::MODIFY => "modify",
         TrackEvents::DELETE => "delete",
         _ => "unknown",
     };
-    if context.json {
-        let value = |value: &Option<Value>| value.as_ref().map_or(Json::Null, value::to_json);
-        let value_type = |value: &Option<Value>| {
-            value.as_ref().map_or(Json::Null, |v| value::type_json(v.value_type()))
-        };
-        let mut members = json!({
-            "key": key,
-            "type": value_type(new_value),
-            "value": value(new_value),
-            "old_type": value_type(old_value),
-            "old_value": value(old_value),
-        });
-        for (name, value) in [("raw", new_value), ("old_raw", old_value)] {
-            if let Some(raw) = value.as_ref().and_then(value::raw) {
-                members[name] = raw;
-            }
-        }
-        return print_event(event, time, members);
-    }
-    let what = match (new_value, old_value) {
-        (Some(new), Some(old)) => format!("{} (was {})", value::line(key, new), value::text(old)),
-        (Some(value), None) | (None, Some(value)) => value::line(key, value),
-        (None, None) => printable(key),
+    let json = |value: &Option<Value>| value.as_ref().map_or(Json::Null, value::to_json);
+    let type_json = |value: &Option<Value>| {
+        value.as_ref().map_or(Json::Null, |value| value::type_json(value.value_type()))
     };
-    print(format!("{} {event} {what}\n", output::rfc3339(time)))
+    let mut members = json!({
+        "key": key,
+        "type": type_json(&new_value),
+        "value": json(&new_value),
+        "old_type": type_json(&old_value),
+        "old_value": json(&old_value),
+    });
+    for (name, value) in [("raw", &new_value), ("old_raw", &old_value)] {
+        if let Some(raw) = value.as_ref().and_then(value::raw) {
+            members[name] = raw;
+        }
+    }
+    let text = match (&new_value, &old_value) {
+        (Some(new), Some(old)) => format!("{} (was {})", value::line(&key, new), value::text(old)),
+        (Some(value), None) | (None, Some(value)) => value::line(&key, value),
+        (None, None) => printable(&key),
+    };
+    Line { event, text, members }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! `corosync-ipc quorum watch`: the notifications of quorum and votequorum.
 
 use std::iter;
-use std::os::fd::AsFd;
 
 use corosync_ipc::votequorum::{self, NodeEntry, QDEVICE_NODE_ID};
 use corosync_ipc::{Endpoint, Error, NodeId, TrackFlags, quorum, within};
@@ -12,36 +11,17 @@ use crate::failure::Failure;
 use crate::output::{add_payload, words};
 use crate::snapshot::report::{ring_json, ring_text};
 use crate::snapshot::{Ring, connect_quorum, connect_votequorum};
-use crate::watch::{self, Line, ids};
+use crate::watch::{Line, Watch, ids};
 
-/// Writes notifications until `count` of them were written.
+/// Prints notifications until `count` of them were printed.
 pub(crate) fn run(context: &Context, count: Option<u64>) -> Result<(), Failure> {
     let (quorum, votequorum) = within(context.deadline, || start(&context.endpoint))?;
-    let descriptors: Vec<_> = iter::once(quorum.as_fd())
-        .chain(votequorum.as_ref().map(votequorum::Client::as_fd))
-        .collect();
-    let mut left = count;
-    loop {
-        loop {
-            let mut lines: Vec<_> =
-                quorum.poll_event()?.into_iter().flat_map(quorum_lines).collect();
-            if lines.is_empty() {
-                let event =
-                    votequorum.as_ref().map(votequorum::Client::poll_event).transpose()?.flatten();
-                lines.extend(event.map(votequorum_line));
-            }
-            if lines.is_empty() {
-                break;
-            }
-            for line in lines {
-                line.write(context.json)?;
-                if watch::is_last(&mut left) {
-                    return Ok(());
-                }
-            }
-        }
-        watch::wait(&descriptors)?;
+    let mut watch = Watch::new(context, count)?;
+    watch.add(quorum, |event| Ok(quorum_lines(event)))?;
+    if let Some(votequorum) = votequorum {
+        watch.add(votequorum, |event| Ok([votequorum_line(event)]))?;
     }
+    watch.run()
 }
 
 /// Starts notifications. No votequorum where it is not configured.
@@ -104,7 +84,7 @@ fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
         // Events that this command does not know yet.
         _ => Line::unknown(SERVICE, 0, &[]),
     };
-    std::iter::once(first).chain(second)
+    iter::once(first).chain(second)
 }
 
 fn votequorum_line(event: votequorum::Event) -> Line {
