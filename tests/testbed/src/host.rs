@@ -384,7 +384,7 @@ impl Host {
         }
     }
 
-    /// A program that finds the daemon, if it heeds this crate's environment variables.
+    /// A program that finds the daemon, if it reads this crate's environment variables.
     pub fn command(&self, program: impl AsRef<Path>) -> NodeCommand {
         match self {
             Self::Embedded(host) => at_endpoint(host.folder.path(), program),
