@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use corosync_ipc::cmap::{Client, Map, TrackEvents};
+use corosync_ipc::cmap::{Client, Map, Options, TrackEvents};
 use corosync_ipc::{Dispatch, Endpoint};
 
 const ROUNDS: usize = 5;
@@ -92,7 +92,8 @@ fn ours(count: u32) -> Vec<Duration> {
 
 /// What the daemon says of itself.
 fn strain() -> String {
-    let statistics = Client::connect_map(&Endpoint::new(), Map::Stats).unwrap();
+    let statistics =
+        Client::connect_with(&Endpoint::new(), Options::new().map(Map::Stats)).unwrap();
     let late = statistics
         .iter("stats.schedmiss.")
         .unwrap()

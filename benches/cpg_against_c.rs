@@ -94,7 +94,7 @@ fn ours(count: u32, size: usize) -> (Duration, Duration) {
     let message = vec![0; size];
     let mut received = 0;
     let mut take = |event: Option<Event>| {
-        received += u32::from(matches!(event, Some(Event::Deliver { .. })));
+        received += u32::from(matches!(event, Some(Event::Deliver(_))));
         event.is_some().then_some(received)
     };
     let (start, spent) = (Instant::now(), processor_time());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 
 use corosync_ipc::Dispatcher;
-use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee};
+use corosync_ipc::cpg::{Client, Confchg, Deliver, Event, GroupName, Guarantee};
 
 /// What the thread that dispatches knows.
 #[derive(Default)]
@@ -33,14 +33,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut dispatcher = Dispatcher::<Chat>::new()?;
     dispatcher.add(Arc::clone(&client), move |chat: &mut Chat, event, control| {
         match event {
-            Ok(Event::Deliver { node_id, pid, payload, .. }) => {
+            Ok(Event::Deliver(Deliver { node_id, pid, payload, .. })) => {
                 println!("{node_id}/{pid}: {}", String::from_utf8_lossy(&payload));
                 chat.sent -= usize::from((node_id, pid) == me);
                 if chat.ended && chat.sent == 0 {
                     control.stop();
                 }
             }
-            Ok(Event::Confchg { members, left, joined, .. }) => {
+            Ok(Event::Confchg(Confchg { members, left, joined, .. })) => {
                 for (them, how) in joined
                     .iter()
                     .map(|who| (who, "came"))

@@ -82,7 +82,7 @@ impl Service {
     fn cpg(&mut self, notice: NoticeOf<cpg::Client>) {
         tell("cpg", &notice);
         match notice {
-            Notice::Event(cpg::Event::Deliver { payload, .. })
+            Notice::Event(cpg::Event::Deliver(cpg::Deliver { payload, .. }))
                 if payload == self.number.to_be_bytes()[..] =>
             {
                 self.number += 1;

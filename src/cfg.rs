@@ -27,7 +27,7 @@
 //! let client = Client::connect()?;
 //! client.track_start()?;
 //! for event in client.events() {
-//!     if let Event::Shutdown { .. } = event? {
+//!     if let Event::Shutdown(_) = event? {
 //!         client.reply_to_shutdown(ShutdownAnswer::NO)?;
 //!     }
 //! }
@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::client::{SMALL_RING_SIZE, Service, client};
+use crate::client::{SMALL_RING_SIZE, Service, UnknownEvent, client};
 use crate::cmap::{Probe, Value};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
@@ -191,33 +191,38 @@ impl LinkStatus {
     }
 }
 
-/// What the cfg service tells those who track.
+/// An event of the cfg service, for clients that track.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Event {
-    /// Somebody wants this node's corosync to end. Answer once with [`Client::reply_to_shutdown`].
-    /// `corosync_cfg_shutdown_callback_t`
-    Shutdown {
-        /// Whether the answer can prevent it.
-        kind: ShutdownKind,
-    },
-    /// Not all answered in time. A shutdown by request is off; a shutdown regardless of answers
-    /// begins.
-    ///
-    /// Do not wait for it: daemons up to 3.1.10 at least, by mistake, tell only trackers that once
-    /// called [`Client::try_shutdown`] themselves. C cannot tell this from [`Event::Shutdown`]:
-    /// its callback is called once more.
-    ShutdownTimedOut {
-        /// Which it was.
-        kind: ShutdownKind,
-    },
-    /// An event that this version does not know, as it came.
-    Unknown {
-        /// Its message id.
-        id: i32,
-        /// The whole message.
-        message: Bytes,
-    },
+    /// Somebody wants this node's corosync to end.
+    Shutdown(Shutdown),
+    /// Not all answered in time.
+    ShutdownTimedOut(ShutdownTimedOut),
+    /// An event that this version does not know.
+    Unknown(UnknownEvent),
+}
+
+/// Somebody wants this node's corosync to end. Answer once with [`Client::reply_to_shutdown`].
+/// Matches `corosync_cfg_shutdown_callback_t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Shutdown {
+    /// Whether the answer can prevent it.
+    pub kind: ShutdownKind,
+}
+
+/// Not all answered in time. A shutdown by request is off; a shutdown regardless of answers begins.
+///
+/// Do not wait for it: daemons up to 3.1.10 at least, by mistake, tell only trackers that once
+/// called [`Client::try_shutdown`] themselves. C cannot tell this from [`Event::Shutdown`]: its
+/// callback is called once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ShutdownTimedOut {
+    /// The kind of the shutdown.
+    pub kind: ShutdownKind,
 }
 
 impl Client {
@@ -607,10 +612,12 @@ impl Service for Cfg {
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         Ok(Some(match wire::AnyEvent::decode(&message) {
             Ok(wire::AnyEvent::TestShutdown(event)) if event.status == CsError::Timeout.raw() => {
-                Event::ShutdownTimedOut { kind: event.flags }
+                Event::ShutdownTimedOut(ShutdownTimedOut { kind: event.flags })
             }
-            Ok(wire::AnyEvent::TestShutdown(event)) => Event::Shutdown { kind: event.flags },
-            Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
+            Ok(wire::AnyEvent::TestShutdown(event)) => {
+                Event::Shutdown(Shutdown { kind: event.flags })
+            }
+            Err(WireError::UnknownId { id, .. }) => Event::Unknown(UnknownEvent { id, message }),
             Err(error) => return Err(error),
         }))
     }
@@ -670,11 +677,14 @@ mod tests {
             let message = wire::TestShutdown { status, flags: kind }.encode().unwrap();
             service.event(message.into()).unwrap().unwrap()
         };
-        assert_eq!(event(1), Event::Shutdown { kind });
-        assert_eq!(event(CsError::Timeout.raw()), Event::ShutdownTimedOut { kind });
+        assert_eq!(event(1), Event::Shutdown(Shutdown { kind }));
+        assert_eq!(
+            event(CsError::Timeout.raw()),
+            Event::ShutdownTimedOut(ShutdownTimedOut { kind })
+        );
         let message = Bytes::from(encode_refusal(99, CsError::Busy).unwrap());
         let unknown = service.event(message.clone()).unwrap();
-        assert_eq!(unknown, Some(Event::Unknown { id: 99, message }));
+        assert_eq!(unknown, Some(Event::Unknown(UnknownEvent { id: 99, message })));
     }
 
     #[test]

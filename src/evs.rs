@@ -14,8 +14,8 @@
 //! client.join(&[GroupName::new("example")?])?;
 //! client.multicast_joined(Guarantee::AGREED, b"hello")?;
 //! for event in client.events() {
-//!     if let Event::Deliver { node_id, payload } = event? {
-//!         println!("node {node_id}: {payload:?}");
+//!     if let Event::Deliver(message) = event? {
+//!         println!("node {}: {:?}", message.node_id, message.payload);
 //!     }
 //! }
 //! # Ok::<(), corosync_ipc::Error>(())
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-use crate::client::{Service, client};
+use crate::client::{Service, UnknownEvent, client};
 use crate::codec::{Header, Kind, Reader};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result, WireError};
@@ -76,35 +76,41 @@ pub struct Membership {
     pub members: Vec<NodeId>,
 }
 
-/// What the evs service tells.
+/// An event of the evs service.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Event {
-    /// A message to a group this client is in. Which one it was, the daemon does not tell.
-    /// `evs_deliver_fn_t`
-    Deliver {
-        /// The node it came from.
-        node_id: NodeId,
-        /// The message.
-        payload: Bytes,
-    },
-    /// The membership of the cluster changed; also the first event of each connection, with the
-    /// last change. `evs_confchg_fn_t`
-    Confchg {
-        /// Members now.
-        members: Vec<NodeId>,
-        /// Members before that are not now.
-        left: Vec<NodeId>,
-        /// Members now that were not before.
-        joined: Vec<NodeId>,
-    },
-    /// An event that this version does not know, as it came.
-    Unknown {
-        /// Its message id.
-        id: i32,
-        /// The whole message.
-        message: Bytes,
-    },
+    /// A message to a group that this client is in.
+    Deliver(Deliver),
+    /// The membership of the cluster changed.
+    Confchg(Confchg),
+    /// An event that this version does not know.
+    Unknown(UnknownEvent),
+}
+
+/// A message to a group that this client is in. The daemon does not tell to which one. Matches
+/// `evs_deliver_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Deliver {
+    /// The sender's node.
+    pub node_id: NodeId,
+    /// The message.
+    pub payload: Bytes,
+}
+
+/// The membership of the cluster changed. The first event of each connection is one, with the last
+/// change. Matches `evs_confchg_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Confchg {
+    /// Members now.
+    pub members: Vec<NodeId>,
+    /// Members now that were not members before.
+    pub joined: Vec<NodeId>,
+    /// Members before that are no members now.
+    pub left: Vec<NodeId>,
 }
 
 /// Size of a configuration change, which comes with room for all nodes there can be.
@@ -277,14 +283,14 @@ impl Service for Evs {
         }
         Ok(Some(match wire::AnyEvent::decode_shared(&message) {
             Ok(wire::AnyEvent::Deliver(event)) => {
-                Event::Deliver { node_id: event.local_nodeid, payload: event.msg }
+                Event::Deliver(Deliver { node_id: event.local_nodeid, payload: event.msg })
             }
-            Ok(wire::AnyEvent::Confchg(event)) => Event::Confchg {
+            Ok(wire::AnyEvent::Confchg(event)) => Event::Confchg(Confchg {
                 members: event.member_list,
-                left: event.left_list,
                 joined: event.joined_list,
-            },
-            Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
+                left: event.left_list,
+            }),
+            Err(WireError::UnknownId { id, .. }) => Event::Unknown(UnknownEvent { id, message }),
             Err(error) => return Err(error),
         }))
     }
@@ -319,8 +325,14 @@ mod tests {
         assert_eq!(service.event(Bytes::from(vec![0; 4656])).unwrap(), None);
         let empty = wire::Deliver { local_nodeid: NodeId(1), msg: Bytes::new() }.encode().unwrap();
         let event = service.event(empty.into()).unwrap();
-        assert_eq!(event, Some(Event::Deliver { node_id: NodeId(1), payload: Bytes::new() }));
+        assert_eq!(
+            event,
+            Some(Event::Deliver(Deliver { node_id: NodeId(1), payload: Bytes::new() }))
+        );
         let unknown = crate::codec::encode_refusal(9, crate::error::CsError::Busy).unwrap();
-        assert!(matches!(service.event(unknown.into()), Ok(Some(Event::Unknown { id: 9, .. }))));
+        assert!(matches!(
+            service.event(unknown.into()),
+            Ok(Some(Event::Unknown(UnknownEvent { id: 9, .. })))
+        ));
     }
 }

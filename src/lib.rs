@@ -95,7 +95,7 @@ pub use address::SocketAddress;
 #[cfg(feature = "tokio")]
 pub use client::{AsyncClient, AsyncEvents};
 pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
-pub use client::{Dispatch, Events, ServiceClient};
+pub use client::{Dispatch, Events, ServiceClient, UnknownEvent};
 pub use endpoint::{Deadline, Endpoint};
 pub use endpoint::{
     ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE,

@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::client::{SMALL_RING_SIZE, Service, Tracking, client};
+use crate::client::{SMALL_RING_SIZE, Service, Tracking, UnknownEvent, client};
 use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
@@ -66,6 +66,7 @@ open_enum! {
 
 /// Which notifications the daemon sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Model {
     /// [`Event::Notification`]. Every corosync has it. `QUORUM_MODEL_V0`
     #[default]
@@ -74,28 +75,23 @@ pub enum Model {
     V1,
 }
 
-/// What the quorum service tells.
-#[derive(Clone, Debug, PartialEq)]
+/// An event of the quorum service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Event {
-    /// Model v0: quorum or membership changed. `quorum_notification_fn_t`
+    /// Model v0: quorum or membership changed.
     Notification(Notification),
-    /// Model v1: quorum changed. `quorum_v1_quorum_notification_fn_t`
+    /// Model v1: quorum changed.
     Quorum(QuorumNotification),
-    /// Model v1: membership changed. What it is at first is told with the first [`Event::Quorum`].
-    /// `quorum_v1_nodelist_notification_fn_t`
+    /// Model v1: membership changed. The first [`Event::Quorum`] has the membership at first.
     Nodelist(NodelistNotification),
-    /// A notification that this version does not know, as it came.
-    Unknown {
-        /// Its message id.
-        id: i32,
-        /// The whole message.
-        message: Bytes,
-    },
+    /// An event that this version does not know.
+    Unknown(UnknownEvent),
 }
 
-/// Model v0: quorum or membership changed.
-#[derive(Clone, Debug, PartialEq)]
+/// Model v0: quorum or membership changed. Matches `quorum_notification_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Notification {
     /// Whether this node is quorate.
@@ -106,8 +102,8 @@ pub struct Notification {
     pub members: Vec<NodeId>,
 }
 
-/// Model v1: quorum changed.
-#[derive(Clone, Debug, PartialEq)]
+/// Model v1: quorum changed. Matches `quorum_v1_quorum_notification_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct QuorumNotification {
     /// Whether this node is quorate.
@@ -122,7 +118,39 @@ pub struct QuorumNotification {
     pub nodelist: Option<NodelistNotification>,
 }
 
-pub use wire::NodelistNotification;
+/// Model v1: membership changed. Matches `quorum_v1_nodelist_notification_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct NodelistNotification {
+    /// The ring.
+    pub ring_id: RingId,
+    /// Its members.
+    pub members: Vec<NodeId>,
+    /// Members that were not in the ring before.
+    pub joined: Vec<NodeId>,
+    /// Members of the ring before that are not in this one.
+    pub left: Vec<NodeId>,
+}
+
+/// Options of [`Client::connect_with`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    model: Model,
+}
+
+impl Options {
+    /// The options that [`Client::connect`] uses.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The notifications to be sent. Default: [`Model::V0`].
+    pub fn model(mut self, model: Model) -> Self {
+        self.model = model;
+        self
+    }
+}
 
 impl Client {
     /// Connects with model v0, as [`Endpoint::from_env`] says.
@@ -140,17 +168,18 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::connect_model(endpoint, Model::V0)
+        Self::connect_with(endpoint, Options::new())
     }
 
-    /// Connects with the model given.
+    /// Connects with options.
     ///
     /// Matches `quorum_model_initialize`. Before model v1 is asked for, the daemon's age is looked
     /// up in cmap, over a connection of its own, since daemons before 2.99 die of that request.
     ///
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon does not have the model.
-    pub fn connect_model(endpoint: &Endpoint, model: Model) -> Result<Self> {
+    pub fn connect_with(endpoint: &Endpoint, options: Options) -> Result<Self> {
+        let Options { model } = options;
         let call = Call::connecting(endpoint);
         if model == Model::V1 {
             Probe::new(endpoint).require(&QUORUM_MODEL_V1, call)?;
@@ -256,8 +285,7 @@ impl Present {
     /// Takes a list of nodes that came. Returns it when it is an event of its own.
     fn nodelist_came(&mut self, nodelist: NodelistNotification) -> Option<NodelistNotification> {
         // That of the present state tells no changes.
-        let is_present =
-            self.asked > 0 && nodelist.joined_list.is_empty() && nodelist.left_list.is_empty();
+        let is_present = self.asked > 0 && nodelist.joined.is_empty() && nodelist.left.is_empty();
         if is_present { self.nodelist.replace(nodelist) } else { Some(nodelist) }
     }
 
@@ -293,9 +321,15 @@ impl Service for Quorum {
                 nodelist: self.present().quorum_came(),
             }),
             Ok(wire::AnyEvent::NodelistNotification(event)) => {
-                return Ok(self.present().nodelist_came(event).map(Event::Nodelist));
+                let nodelist = NodelistNotification {
+                    ring_id: event.ring_id,
+                    members: event.member_list,
+                    joined: event.joined_list,
+                    left: event.left_list,
+                };
+                return Ok(self.present().nodelist_came(nodelist).map(Event::Nodelist));
             }
-            Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
+            Err(WireError::UnknownId { id, .. }) => Event::Unknown(UnknownEvent { id, message }),
             Err(error) => return Err(error),
         }))
     }

@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::client::{SMALL_RING_SIZE, Service, Tracking, client};
+use crate::client::{SMALL_RING_SIZE, Service, Tracking, UnknownEvent, client};
 use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result, WireError};
@@ -92,52 +92,68 @@ pub struct Info {
     pub qdevice_name: String,
 }
 
-/// What the votequorum service tells.
-#[derive(Clone, Debug, PartialEq)]
+/// An event of the votequorum service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Event {
-    /// Quorum changed, or a node's state. `votequorum_quorum_notification_fn_t`
-    Quorum {
-        /// As given to [`Client::track_start`].
-        context: u64,
-        /// Whether this node is quorate.
-        quorate: bool,
-        /// All nodes known, members or not, and the quorum device if there is one.
-        nodes: Vec<NodeEntry>,
-    },
-    /// Membership changed. Since corosync 2.4. `votequorum_nodelist_notification_fn_t`
-    Nodelist {
-        /// As given to [`Client::track_start`].
-        context: u64,
-        /// The ring.
-        ring_id: RingId,
-        /// Its members.
-        members: Vec<NodeId>,
-    },
-    /// The expected votes changed. `votequorum_expectedvotes_notification_fn_t`
-    ExpectedVotes {
-        /// As given to [`Client::track_start`].
-        context: u64,
-        /// The new value.
-        expected_votes: u32,
-    },
-    /// A node's quorum device published other bytes. Corosync after 3.1.10.
-    /// `votequorum_qdevice_extra_info_fn_t`
-    QdeviceExtraInfo {
-        /// As given to [`Client::track_start`].
-        context: u64,
-        /// The node.
-        node_id: NodeId,
-        /// The bytes.
-        extra_info: Bytes,
-    },
-    /// A notification that this version does not know, as it came.
-    Unknown {
-        /// Its message id.
-        id: i32,
-        /// The whole message.
-        message: Bytes,
-    },
+    /// Quorum changed, or a node's state.
+    Quorum(QuorumNotification),
+    /// Membership changed.
+    Nodelist(NodelistNotification),
+    /// The expected votes changed.
+    ExpectedVotes(ExpectedVotesNotification),
+    /// A node's quorum device published other bytes.
+    QdeviceExtraInfo(QdeviceExtraInfoNotification),
+    /// An event that this version does not know.
+    Unknown(UnknownEvent),
+}
+
+/// Quorum changed, or a node's state. Matches `votequorum_quorum_notification_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct QuorumNotification {
+    /// As given to [`Client::track_start`].
+    pub context: u64,
+    /// Whether this node is quorate.
+    pub quorate: bool,
+    /// All nodes known, members or not, and the quorum device if there is one.
+    pub nodes: Vec<NodeEntry>,
+}
+
+/// Membership changed. Since corosync 2.4. Matches `votequorum_nodelist_notification_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct NodelistNotification {
+    /// As given to [`Client::track_start`].
+    pub context: u64,
+    /// The ring.
+    pub ring_id: RingId,
+    /// Its members.
+    pub members: Vec<NodeId>,
+}
+
+/// The expected votes changed. Matches `votequorum_expectedvotes_notification_fn_t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ExpectedVotesNotification {
+    /// As given to [`Client::track_start`].
+    pub context: u64,
+    /// The new value.
+    pub expected_votes: u32,
+}
+
+/// A node's quorum device published other bytes. Corosync after 3.1.10. Matches
+/// `votequorum_qdevice_extra_info_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct QdeviceExtraInfoNotification {
+    /// As given to [`Client::track_start`].
+    pub context: u64,
+    /// The node.
+    pub node_id: NodeId,
+    /// The bytes.
+    pub extra_info: Bytes,
 }
 
 impl Client {
@@ -469,26 +485,32 @@ impl Service for Votequorum {
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
         Ok(Some(match wire::decode_event(&message) {
-            Ok(wire::AnyEvent::QuorumNotification(event)) => Event::Quorum {
+            Ok(wire::AnyEvent::QuorumNotification(event)) => Event::Quorum(QuorumNotification {
                 context: event.context,
                 quorate: event.quorate != 0,
                 nodes: event.node_list,
-            },
-            Ok(wire::AnyEvent::NodelistNotification(event)) => Event::Nodelist {
-                context: event.context,
-                ring_id: event.ring_id,
-                members: event.node_list,
-            },
-            Ok(wire::AnyEvent::ExpectedVotesNotification(event)) => Event::ExpectedVotes {
-                context: event.context,
-                expected_votes: event.expected_votes,
-            },
-            Ok(wire::AnyEvent::QdeviceExtraInfoNotification(event)) => Event::QdeviceExtraInfo {
-                context: event.context,
-                node_id: event.nodeid,
-                extra_info: event.extra_info,
-            },
-            Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
+            }),
+            Ok(wire::AnyEvent::NodelistNotification(event)) => {
+                Event::Nodelist(NodelistNotification {
+                    context: event.context,
+                    ring_id: event.ring_id,
+                    members: event.node_list,
+                })
+            }
+            Ok(wire::AnyEvent::ExpectedVotesNotification(event)) => {
+                Event::ExpectedVotes(ExpectedVotesNotification {
+                    context: event.context,
+                    expected_votes: event.expected_votes,
+                })
+            }
+            Ok(wire::AnyEvent::QdeviceExtraInfoNotification(event)) => {
+                Event::QdeviceExtraInfo(QdeviceExtraInfoNotification {
+                    context: event.context,
+                    node_id: event.nodeid,
+                    extra_info: event.extra_info,
+                })
+            }
+            Err(WireError::UnknownId { id, .. }) => Event::Unknown(UnknownEvent { id, message }),
             Err(error) => return Err(error),
         }))
     }

@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use corosync_ipc::cfg::{
-    Client, Event, LOCAL_NODE, LinkStatus, MAX_REASON, NodeStatus, ShutdownAnswer, ShutdownKind,
+    Client, Event, LOCAL_NODE, LinkStatus, MAX_REASON, NodeStatus, Shutdown, ShutdownAnswer,
+    ShutdownKind, ShutdownTimedOut,
 };
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, Result, cmap};
 use testbed::{
@@ -71,7 +72,7 @@ fn answer_always(node: &Node, answer: ShutdownAnswer) -> thread::JoinHandle<Vec<
     node.spawn(move || {
         let mut asked = Vec::new();
         while let Ok(event) = next_or_error(&client) {
-            if let Event::Shutdown { kind } = event {
+            if let Event::Shutdown(Shutdown { kind }) = event {
                 asked.push(kind);
                 // The daemon may be gone before it answers.
                 let _ = client.reply_to_shutdown(answer);
@@ -520,7 +521,7 @@ fn one_shutdown_is_decided_at_a_time_and_newcomers_are_asked() {
         return;
     }
     node.run(|| {
-        let asked = Event::Shutdown { kind: ShutdownKind::REQUEST };
+        let asked = Event::Shutdown(Shutdown { kind: ShutdownKind::REQUEST });
         let (first, second, tracker, newcomer) = (connect(), connect(), connect(), connect());
         tracker.track_start().unwrap();
         tracker.track_start().unwrap();
@@ -570,9 +571,9 @@ fn silence_is_a_no_and_is_waited_for_longer_than_other_answers() {
         client.set_request_timeout(Duration::from_millis(1000));
         assert_cs(client.try_shutdown(ShutdownKind::REQUEST), CsError::Busy);
         let kind = ShutdownKind::REQUEST;
-        assert_eq!(next(&tracker), Event::Shutdown { kind });
+        assert_eq!(next(&tracker), Event::Shutdown(Shutdown { kind }));
         // The daemon tells those who once asked for a shutdown.
-        assert_eq!(next(&client), Event::ShutdownTimedOut { kind });
+        assert_eq!(next(&client), Event::ShutdownTimedOut(ShutdownTimedOut { kind }));
         assert_cs(tracker.reply_to_shutdown(ShutdownAnswer::YES), CsError::Access);
         client.try_shutdown(ShutdownKind::REGARDLESS).unwrap();
     });

@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use std::thread;
 
 use corosync_ipc::evs::{
-    Client, Event, GroupName, Guarantee, MAX_GROUPS, MAX_JOINED_GROUPS, MAX_MESSAGE_SIZE,
+    Client, Confchg, Deliver, Event, GroupName, Guarantee, MAX_GROUPS, MAX_JOINED_GROUPS,
+    MAX_MESSAGE_SIZE,
 };
 use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, NodeId, Result, TrackFlags};
 use corosync_ipc::{cmap, quorum, votequorum};
@@ -66,7 +67,7 @@ fn group(name: &str) -> GroupName {
 #[track_caller]
 fn next_message(client: &Client) -> (NodeId, Vec<u8>) {
     next_that(client, |event| match event {
-        Event::Deliver { node_id, payload } => Some((node_id, payload.to_vec())),
+        Event::Deliver(Deliver { node_id, payload }) => Some((node_id, payload.to_vec())),
         _ => None,
     })
 }
@@ -78,7 +79,7 @@ fn local(client: &Client) -> NodeId {
 fn the_membership_comes_first(endpoint: &Endpoint) {
     let one = vec![NodeId(1)];
     let client = connect(endpoint);
-    let Event::Confchg { members, left, joined } = next(&client) else {
+    let Event::Confchg(Confchg { members, left, joined }) = next(&client) else {
         panic!("a membership comes first")
     };
     assert_eq!((members, left, joined), (one.clone(), vec![], one.clone()));
@@ -90,15 +91,17 @@ fn the_membership_comes_first(endpoint: &Endpoint) {
 fn members_come_first_and_then_their_changes(nodes: &Nodes) {
     let client = nodes.on(1, connect);
     let wait = |change| next_that(&client, |event| (event == change).then_some(()));
-    let Event::Confchg { members, .. } = next(&client) else { panic!("a membership comes first") };
+    let Event::Confchg(Confchg { members, .. }) = next(&client) else {
+        panic!("a membership comes first")
+    };
     assert_eq!(members, ids(&[1, 2, 3]));
     let membership = client.membership().unwrap();
     assert_eq!((membership.local_node_id, membership.members), (NodeId(1), ids(&[1, 2, 3])));
 
     nodes.kill(3);
-    wait(Event::Confchg { members: ids(&[1, 2]), left: ids(&[3]), joined: vec![] });
+    wait(Event::Confchg(Confchg { members: ids(&[1, 2]), left: ids(&[3]), joined: vec![] }));
     nodes.start(3);
-    wait(Event::Confchg { members: ids(&[1, 2, 3]), left: vec![], joined: ids(&[3]) });
+    wait(Event::Confchg(Confchg { members: ids(&[1, 2, 3]), left: vec![], joined: ids(&[3]) }));
     assert_eq!(client.membership().unwrap().members, ids(&[1, 2, 3]));
 }
 
@@ -226,7 +229,8 @@ fn the_four_ways_to_dispatch(endpoint: &Endpoint) {
     let mut seen = Vec::new();
     let mut dispatch = |mode| {
         client.dispatch(mode, |event| {
-            let last = matches!(&event, Event::Deliver { payload, .. } if payload == "last");
+            let last =
+                matches!(&event, Event::Deliver(Deliver { payload, .. }) if payload == "last");
             seen.push(event);
             if last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
@@ -243,7 +247,7 @@ fn the_four_ways_to_dispatch(endpoint: &Endpoint) {
     send("last");
     dispatch(Dispatch::Blocking).unwrap();
     let text = |event: &Event| match event {
-        Event::Deliver { payload, .. } => String::from_utf8_lossy(payload).into_owned(),
+        Event::Deliver(Deliver { payload, .. }) => String::from_utf8_lossy(payload).into_owned(),
         _ => "membership".to_owned(),
     };
     let seen: Vec<String> = seen.iter().map(text).collect();
@@ -305,7 +309,7 @@ fn the_other_services_of_the_same_daemon_answer() {
         two.kill();
         let lost = |event| matches!(event, Some(quorum::Event::Notification(event)) if event.members == ids(&[1]));
         while !lost(quorum.next_event(Deadline::NEVER).unwrap()) {}
-        let lost = |event| matches!(event, Some(votequorum::Event::Quorum { context: 7, quorate: false, .. }));
+        let lost = |event| matches!(event, Some(votequorum::Event::Quorum(votequorum::QuorumNotification { context: 7, quorate: false, .. })));
         while !lost(votes.next_event(Deadline::NEVER).unwrap()) {}
         assert!(!quorum.is_quorate().unwrap());
         assert_eq!(votes.info(NodeId(1)).unwrap().total_votes, 1);

@@ -91,7 +91,9 @@ fn what_goes_in_the_stats_map_is_not_tracked_before_corosync_3_1() {
             answer_cmap(request, |key| is_3_1 && key == "runtime.services.cfg.4.rx")
         };
         let (_listener, asked) = place.serve("cmap", answer);
-        let client = cmap::Client::connect_map(&place.endpoint, Map::Stats).unwrap();
+        let client =
+            cmap::Client::connect_with(&place.endpoint, cmap::Options::new().map(Map::Stats))
+                .unwrap();
         let all = TrackEvents::ALL;
         for (key, events) in [
             ("stats.ipcs.", all | TrackEvents::PREFIX),
@@ -142,7 +144,8 @@ fn strings_of_the_stats_map_are_asked_for_with_room_for_them() {
         _ => answer_cmap(request, |_| false),
     };
     let (_listener, _) = place.serve("cmap", answer);
-    let client = cmap::Client::connect_map(&place.endpoint, Map::Stats).unwrap();
+    let client =
+        cmap::Client::connect_with(&place.endpoint, cmap::Options::new().map(Map::Stats)).unwrap();
     assert_eq!(client.list("stats.").unwrap(), [(KEY.to_owned(), "name".into())]);
 }
 

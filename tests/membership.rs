@@ -41,8 +41,13 @@ impl<'a> Watch<'a> {
         node.run(|| {
             let v0 = quorum::Client::connect().unwrap();
             let votes = votequorum::Client::connect().unwrap();
-            let v1 = (version() >= [3, 1, 0, 0])
-                .then(|| quorum::Client::connect_model(&Endpoint::new(), Model::V1).unwrap());
+            let v1 = (version() >= [3, 1, 0, 0]).then(|| {
+                quorum::Client::connect_with(
+                    &Endpoint::new(),
+                    quorum::Options::new().model(Model::V1),
+                )
+                .unwrap()
+            });
             v0.track_start(TrackFlags::CHANGES).unwrap();
             votes.track_start(u64::from(node.id()), TrackFlags::CHANGES).unwrap();
             if let Some(v1) = &v1 {
@@ -76,12 +81,20 @@ impl<'a> Watch<'a> {
         while let Some(event) = self.votes.poll_event().unwrap() {
             let expected = u64::from(self.node.id());
             match event {
-                votequorum::Event::Quorum { context, quorate, nodes } => {
+                votequorum::Event::Quorum(votequorum::QuorumNotification {
+                    context,
+                    quorate,
+                    nodes,
+                }) => {
                     assert_eq!(context, expected);
                     let members = nodes.iter().filter(|node| node.state == NodeState::MEMBER);
                     self.told.votes = Some((quorate, members.map(|node| node.node_id).collect()));
                 }
-                votequorum::Event::Nodelist { context, ring_id, members } => {
+                votequorum::Event::Nodelist(votequorum::NodelistNotification {
+                    context,
+                    ring_id,
+                    members,
+                }) => {
                     assert_eq!(context, expected);
                     self.told.votes_nodelist = Some((ring_id, set(&members)));
                 }
@@ -92,8 +105,7 @@ impl<'a> Watch<'a> {
 
     /// Who joined and who left is the difference to the members told before.
     fn changed(&self, told: &NodelistNotification) -> (RingId, Members) {
-        let (members, joined, left) =
-            (set(&told.member_list), set(&told.joined_list), set(&told.left_list));
+        let (members, joined, left) = (set(&told.members), set(&told.joined), set(&told.left));
         if let Some((ring_id, before)) = &self.told.nodelist {
             assert!(told.ring_id.seq > ring_id.seq, "{told:?} after {ring_id}");
             assert!(

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd;
 
-use corosync_ipc::cmap::{Client, Map, TrackEvents, Value};
+use corosync_ipc::cmap::{Client, Map, Options, TrackEvents, Value};
 use corosync_ipc::{Endpoint, Error, TrackFlags, quorum, votequorum};
 use testbed::{Cluster, Patience, eventually, rings, skip, version, waiting};
 
@@ -116,7 +116,8 @@ fn everything_is_given_back() {
 /// The daemon counts the requests of a connection: an iteration asks for the release of its
 /// iterator.
 fn iterators_are_released() {
-    let statistics = Client::connect_map(&Endpoint::new(), Map::Stats).unwrap();
+    let statistics =
+        Client::connect_with(&Endpoint::new(), Options::new().map(Map::Stats)).unwrap();
     let prefix = format!("stats.ipcs.service0.{}.", std::process::id());
     let connections = || -> BTreeSet<String> {
         let keys = statistics.iter(&prefix).unwrap().map(|entry| entry.unwrap().key);

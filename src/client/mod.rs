@@ -15,6 +15,7 @@ pub(crate) use asynchronous::Blocking;
 pub use asynchronous::{AsyncClient, AsyncEvents};
 pub use dispatcher::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
 pub(crate) use dispatcher::{EVENTS_PER_TURN, Pump};
+pub use service::UnknownEvent;
 pub(crate) use service::{Core, SMALL_RING_SIZE, Service, read_reply};
 pub use service_client::{Events, ServiceClient};
 pub(crate) use service_client::{HasCore, client, common_methods};

@@ -36,6 +36,16 @@ pub(crate) trait Service: Send + Sync + 'static {
     fn event(&self, message: Bytes) -> Result<Option<Self::Event>, WireError>;
 }
 
+/// An event that this version does not know, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct UnknownEvent {
+    /// Its message id.
+    pub id: i32,
+    /// The whole message, its header included.
+    pub message: Bytes,
+}
+
 /// A connection to the service `S`.
 pub(crate) struct Core<S: Service> {
     pub(crate) connection: Connection,

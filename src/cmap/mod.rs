@@ -36,7 +36,7 @@ pub use crate::wire::cmap::{TrackEvents, ValueType};
 pub(crate) use probe::Probe;
 pub use value::{MAX_VALUE_SIZE, Value};
 
-use crate::client::{Service, client};
+use crate::client::{Service, UnknownEvent, client};
 use crate::endpoint::Endpoint;
 use crate::error::Escaped;
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
@@ -80,6 +80,7 @@ const MOST_BYTES: u64 = 64 << 20;
 
 /// Which of the daemon's maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Map {
     /// Configuration and state. `CMAP_MAP_ICMAP`
     #[default]
@@ -89,27 +90,45 @@ pub enum Map {
     Stats,
 }
 
-/// Names a tracker of one client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Tracker(pub(crate) u64);
-
-/// What the cmap service tells.
-#[derive(Clone, Debug, PartialEq)]
+/// Options of [`Client::connect_with`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
-    /// A tracked key was added, changed or deleted. `cmap_notify_fn_t`
-    Notify(Notification),
-    /// A notification that this version does not know, as it came.
-    Unknown {
-        /// Its message id.
-        id: i32,
-        /// The whole message.
-        message: Bytes,
-    },
+pub struct Options {
+    map: Map,
 }
 
-/// A tracked key was added, changed or deleted.
+impl Options {
+    /// The options that [`Client::connect`] uses.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The map to connect to. Default: [`Map::Icmap`].
+    pub fn map(mut self, map: Map) -> Self {
+        self.map = map;
+        self
+    }
+}
+
+/// Names a tracker of one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Tracker(pub(crate) u64);
+
+/// An event of the cmap service.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Event {
+    /// A tracked key was added, changed or deleted.
+    Notify(Notification),
+    /// An event that this version does not know.
+    Unknown(UnknownEvent),
+}
+
+/// A tracked key was added, changed or deleted. Matches `cmap_notify_fn_t`.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Notification {
     /// The tracker that noticed, as [`Client::track_add`] returned it.
     pub tracker: Tracker,
@@ -126,6 +145,7 @@ pub struct Notification {
 
 /// A key found by iterating.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Entry {
     /// The key.
     pub key: String,
@@ -148,7 +168,7 @@ impl Client {
     /// Matches `cmap_initialize`.
     ///
     /// # Errors
-    /// What stands in the way: see the first variants of [`Error`].
+    /// Whatever prevents a connection: the first variants of [`Error`].
     pub fn connect() -> Result<Self> {
         Self::connect_to(&Endpoint::from_env()?)
     }
@@ -158,27 +178,22 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
-        Self::connect_within(endpoint, Call::connecting(endpoint))
+        Self::connect_with(endpoint, Options::new())
     }
 
-    /// As [`Client::connect_to`], as a part of another call.
-    pub(crate) fn connect_within(endpoint: &Endpoint, call: Call) -> Result<Self> {
-        Self::connect_map_within(endpoint, Map::Icmap, call)
-    }
-
-    /// Connects to one of the maps.
+    /// Connects with options, such as to the stats map.
     ///
-    /// Matches `cmap_initialize_map`. Before the stats map is asked for, the daemon is asked for a
-    /// key that tells its age, since those before 2.99 die of that request.
+    /// Matches `cmap_initialize_map`. Before it asks for the stats map, it asks the daemon for a
+    /// key that tells its age, since daemons before 2.99 crash on that request.
     ///
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon has no such map.
-    pub fn connect_map(endpoint: &Endpoint, map: Map) -> Result<Self> {
-        Self::connect_map_within(endpoint, map, Call::connecting(endpoint))
+    pub fn connect_with(endpoint: &Endpoint, options: Options) -> Result<Self> {
+        Self::connect_within(endpoint, options.map, Call::connecting(endpoint))
     }
 
-    /// As [`Client::connect_map`], as a part of another call.
-    pub(crate) fn connect_map_within(endpoint: &Endpoint, map: Map, call: Call) -> Result<Self> {
+    /// As [`Client::connect_with`], as a part of another call.
+    pub(crate) fn connect_within(endpoint: &Endpoint, map: Map, call: Call) -> Result<Self> {
         let mut client = Self::open(endpoint, Cmap::new(map), call)?;
         if map == Map::Stats {
             client.require(&STATS_MAP, call)?;
@@ -584,7 +599,7 @@ impl Service for Cmap {
         let notify = match wire::AnyEvent::decode(&message) {
             Ok(wire::AnyEvent::NotifyCallback(notify)) => notify,
             Err(WireError::UnknownId { id, .. }) => {
-                return Ok(Some(Event::Unknown { id, message }));
+                return Ok(Some(Event::Unknown(UnknownEvent { id, message })));
             }
             Err(error) => return Err(error),
         };

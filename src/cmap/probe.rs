@@ -43,7 +43,7 @@ impl Probe {
     /// The stats map tells, since the transport never changes while a daemon runs.
     /// `totem.transport` does not: a reload of a file without that line deletes it.
     pub(crate) fn has_status_of_every_ring(&self, call: Call) -> Result<bool> {
-        match cmap::Client::connect_map_within(&self.endpoint, Map::Stats, call) {
+        match cmap::Client::connect_within(&self.endpoint, Map::Stats, call) {
             Ok(stats) => Ok(stats.get_within(KNET_HANDLE, call)?.is_some()),
             Err(Error::Unsupported { .. }) => Ok(true),
             Err(error) => Err(error),
@@ -66,6 +66,6 @@ impl Probe {
 
     /// A connection to the daemon's map.
     pub(crate) fn cmap(&self, call: Call) -> Result<cmap::Client> {
-        cmap::Client::connect_within(&self.endpoint, call)
+        cmap::Client::connect_within(&self.endpoint, Map::Icmap, call)
     }
 }

@@ -17,6 +17,7 @@ macro_rules! values {
         /// Makes itself of the Rust types it holds, so that `client.set("key", 5_u16)` sets a
         /// `u16`.
         #[derive(Clone, Debug, PartialEq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         #[non_exhaustive]
         pub enum Value {
             $($(#[$doc])* $variant($rust),)*

@@ -11,8 +11,8 @@
 //! client.multicast(Guarantee::AGREED, b"hello")?;
 //! for event in client.events() {
 //!     match event? {
-//!         Event::Deliver { node_id, pid, payload, .. } => println!("{pid} on node {node_id}: {payload:?}"),
-//!         Event::Confchg { members, .. } => println!("{} members", members.len()),
+//!         Event::Deliver(message) => println!("{}: {:?}", message.pid, message.payload),
+//!         Event::Confchg(change) => println!("{} members", change.members.len()),
 //!         _ => {}
 //!     }
 //! }
@@ -51,7 +51,7 @@ use bytes::Bytes;
 pub use iter::{Entry, Iter, Iteration};
 
 use self::reassembly::{Progress, Reassembly};
-use crate::client::{Service, client};
+use crate::client::{Service, UnknownEvent, client};
 use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
@@ -78,68 +78,85 @@ pub(crate) struct Cpg {
     reassembly: Mutex<Reassembly>,
 }
 
-/// What the cpg service tells.
-#[derive(Clone, Debug, PartialEq)]
+/// An event of the cpg service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Event {
-    /// A message to the group, from this client or another member. `cpg_deliver_fn_t`
-    Deliver {
-        /// The group.
-        group: GroupName,
-        /// The sender's node.
-        node_id: NodeId,
-        /// The sender's process.
-        pid: u32,
-        /// The message. It shares memory with nothing but its header, unless it was put together
-        /// from fragments.
-        payload: Bytes,
-    },
-    /// The membership of the group changed. `cpg_confchg_fn_t`
-    Confchg {
-        /// The group.
-        group: GroupName,
-        /// All members there are now. Those that left are not among them, those that joined are.
-        members: Vec<Address>,
-        /// Those that left.
-        left: Vec<Address>,
-        /// Those that joined.
-        joined: Vec<Address>,
-    },
-    /// The membership of the cluster changed; also, if [asked for](Options::initial_totem_confchg),
-    /// what it is when a group is joined. It comes after the changes of groups that follow from
-    /// it. `cpg_totem_confchg_fn_t`
-    TotemConfchg {
-        /// The ring.
-        ring_id: RingId,
-        /// Its members.
-        members: Vec<NodeId>,
-    },
-    /// A message to the group that this client does not hand over: it comes in fragments and is too
-    /// long, or they do not fit. It comes when that is found out, which may be before the
-    /// message's end.
-    Discarded {
-        /// The group.
-        group: GroupName,
-        /// The sender's node.
-        node_id: NodeId,
-        /// The sender's process.
-        pid: u32,
-        /// The message's length in bytes, as its sender says.
-        length: u32,
-        /// What is wrong with it.
-        reason: Discard,
-    },
-    /// An event that this version does not know, as it came.
-    Unknown {
-        /// Its message id.
-        id: i32,
-        /// The whole message.
-        message: Bytes,
-    },
+    /// A message to the group, from this client or another member.
+    Deliver(Deliver),
+    /// The membership of the group changed.
+    Confchg(Confchg),
+    /// The membership of the cluster changed.
+    TotemConfchg(TotemConfchg),
+    /// A message to the group that this client does not hand over.
+    Discarded(Discarded),
+    /// An event that this version does not know.
+    Unknown(UnknownEvent),
+}
+
+/// A message to the group, from this client or another member. Matches `cpg_deliver_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Deliver {
+    /// The group.
+    pub group: GroupName,
+    /// The sender's node.
+    pub node_id: NodeId,
+    /// The sender's process.
+    pub pid: u32,
+    /// The message. It shares memory with its header alone, unless it was put together from
+    /// fragments.
+    pub payload: Bytes,
+}
+
+/// The membership of the group changed. Matches `cpg_confchg_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Confchg {
+    /// The group.
+    pub group: GroupName,
+    /// All members now: those that joined are among them, those that left are not.
+    pub members: Vec<Address>,
+    /// Those that joined.
+    pub joined: Vec<Address>,
+    /// Those that left.
+    pub left: Vec<Address>,
+}
+
+/// The membership of the cluster changed. If [asked for](Options::initial_totem_confchg), also the
+/// present membership when a group is joined. It comes after the changes of groups that follow
+/// from it. Matches `cpg_totem_confchg_fn_t`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct TotemConfchg {
+    /// The ring.
+    pub ring_id: RingId,
+    /// Its members.
+    pub members: Vec<NodeId>,
+}
+
+/// A message to the group that this client does not hand over: it comes in fragments, and is too
+/// long or the fragments do not fit together. The event comes when that is found out, which may be
+/// before the message's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Discarded {
+    /// The group.
+    pub group: GroupName,
+    /// The sender's node.
+    pub node_id: NodeId,
+    /// The sender's process.
+    pub pid: u32,
+    /// The message's length in bytes, as its sender says.
+    pub length: u32,
+    /// What is wrong with it.
+    pub reason: Discard,
 }
 
 /// Why a message is not handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Discard {
     /// With the other messages that are not complete yet it would go beyond
@@ -150,8 +167,9 @@ pub enum Discard {
     Malformed,
 }
 
-/// What a client can be told when it connects.
+/// Options of [`Client::connect_with`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     initial_totem_confchg: bool,
     reassembly_limit: usize,
@@ -176,7 +194,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What [`Client::connect`] uses.
+    /// The options that [`Client::connect`] uses.
     pub fn new() -> Self {
         Self { initial_totem_confchg: false, reassembly_limit: DEFAULT_REASSEMBLY_LIMIT, pid: None }
     }
@@ -235,7 +253,7 @@ impl Client {
         Self::connect_with(endpoint, Options::new())
     }
 
-    /// Connects to the cpg service.
+    /// Connects with options.
     ///
     /// Matches `cpg_model_initialize` with `CPG_MODEL_V1`.
     ///
@@ -394,10 +412,13 @@ impl Cpg {
             msglen: length,
             ..
         } = fragment;
-        let discarded = |reason| Event::Discarded { group, node_id, pid, length, reason };
+        let discarded =
+            |reason| Event::Discarded(Discarded { group, node_id, pid, length, reason });
         match progress {
             Progress::Nothing => None,
-            Progress::Whole(payload) => Some(Event::Deliver { group, node_id, pid, payload }),
+            Progress::Whole(payload) => {
+                Some(Event::Deliver(Deliver { group, node_id, pid, payload }))
+            }
             Progress::NoRoom => Some(discarded(Discard::TooLong)),
             Progress::Malformed => Some(discarded(Discard::Malformed)),
         }
@@ -419,12 +440,12 @@ impl Service for Cpg {
         // Messages come here in their order, one at a time, so this is never waited for.
         let mut reassembly = self.reassembly.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Some(match wire::AnyEvent::decode_shared(&message) {
-            Ok(wire::AnyEvent::DeliverCallback(event)) => Event::Deliver {
+            Ok(wire::AnyEvent::DeliverCallback(event)) => Event::Deliver(Deliver {
                 group: event.group_name,
                 node_id: event.nodeid,
                 pid: event.pid,
                 payload: event.message,
-            },
+            }),
             Ok(wire::AnyEvent::PartialDeliverCallback(event)) => {
                 return Ok(self.fragment(&mut reassembly, event));
             }
@@ -433,18 +454,21 @@ impl Service for Cpg {
                     reassembly.drop_member(left.node_id, left.pid);
                 }
                 event.member_list.iter_mut().for_each(|member| member.reason = Reason::UNDEFINED);
-                Event::Confchg {
+                Event::Confchg(Confchg {
                     group: event.group_name,
                     members: event.member_list,
-                    left: event.left_list,
                     joined: event.joined_list,
-                }
+                    left: event.left_list,
+                })
             }
             Ok(wire::AnyEvent::TotemConfchgCallback(event)) => {
                 reassembly.keep_nodes(&event.member_list);
-                Event::TotemConfchg { ring_id: event.ring_id, members: event.member_list }
+                Event::TotemConfchg(TotemConfchg {
+                    ring_id: event.ring_id,
+                    members: event.member_list,
+                })
             }
-            Err(WireError::UnknownId { id, .. }) => Event::Unknown { id, message },
+            Err(WireError::UnknownId { id, .. }) => Event::Unknown(UnknownEvent { id, message }),
             Err(error) => return Err(error),
         }))
     }

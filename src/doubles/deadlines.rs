@@ -169,7 +169,7 @@ fn every_call() -> Table {
     };
     t.connect(Answered, "cmap connect", cmap::Client::connect_to);
     t.connect(TimedOut, "cmap connect to stats", |endpoint| {
-        cmap::Client::connect_map(endpoint, Map::Stats)
+        cmap::Client::connect_with(endpoint, cmap::Options::new().map(Map::Stats))
     });
     t.call(cmap, Answered, "get", |c| c.get("test.number"));
     t.call(cmap, TimedOut, "get long", |c| c.get("test.long"));
@@ -224,7 +224,7 @@ fn every_call() -> Table {
     let quorum = |endpoint: &Endpoint| quorum::Client::connect_to(endpoint).unwrap();
     t.connect(TimedOut, "quorum connect", quorum::Client::connect_to);
     t.connect(TimedOut, "quorum connect with model 1", |endpoint| {
-        quorum::Client::connect_model(endpoint, Model::V1)
+        quorum::Client::connect_with(endpoint, quorum::Options::new().model(Model::V1))
     });
     t.call(quorum, Answered, "is_quorate", quorum::Client::is_quorate);
     t.call(quorum, Answered, "track_start", |c| c.track_start(TrackFlags::CHANGES));
@@ -344,7 +344,7 @@ fn what_begins_after_the_deadline_is_not_sent() {
     assert!(matches!(over, (Err(Error::TimedOut { .. }), Err(Error::TimedOut { .. }))), "{over:?}");
     multicast(b"in time").unwrap();
     let delivered = client.events().find_map(|event| match event.unwrap() {
-        cpg::Event::Deliver { payload, .. } => Some(payload),
+        cpg::Event::Deliver(cpg::Deliver { payload, .. }) => Some(payload),
         _ => None,
     });
     assert_eq!(delivered.unwrap(), &b"in time"[..]);

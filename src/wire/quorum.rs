@@ -99,7 +99,6 @@ message! {
 
 /// Model v1: membership changed.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodelistNotification {
     /// The ring.
     pub ring_id: RingId,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use corosync_ipc::cfg::{self, ShutdownKind};
 use corosync_ipc::cmap::TrackEvents;
-use corosync_ipc::cpg::{Event, GroupName, Guarantee, Options};
+use corosync_ipc::cpg::{Confchg, Deliver, Event, GroupName, Guarantee, Options};
 use corosync_ipc::embedded::{Builder, Cluster, Refuse};
 use corosync_ipc::votequorum::{self, InfoFlags};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum};
@@ -44,7 +44,9 @@ fn is_quorate(cluster: &Cluster, nodes: &[u32]) -> Vec<bool> {
 
 fn payloads(client: &cpg::Client) -> Vec<String> {
     let payload = |event| match event {
-        Event::Deliver { payload, .. } => Some(String::from_utf8(payload.to_vec()).unwrap()),
+        Event::Deliver(Deliver { payload, .. }) => {
+            Some(String::from_utf8(payload.to_vec()).unwrap())
+        }
         _ => None,
     };
     waiting(client).into_iter().filter_map(payload).collect()
@@ -90,8 +92,8 @@ fn a_call_serves_what_was_sent_before_it() {
     assert_eq!(cluster.node(1).unwrap().connections(), 1);
     for client in &clients {
         let events = waiting(client);
-        let said = events.iter().position(|event| matches!(event, Event::Deliver { .. }));
-        let parted = events.iter().position(|event| matches!(event, Event::TotemConfchg { .. }));
+        let said = events.iter().position(|event| matches!(event, Event::Deliver(_)));
+        let parted = events.iter().position(|event| matches!(event, Event::TotemConfchg(_)));
         assert!(said.unwrap() < parted.unwrap(), "{events:?}");
     }
 }
@@ -139,7 +141,9 @@ fn nodes_come_and_go() {
     let cfg = cfg::Client::connect_to(&endpoint(&cluster, 3)).unwrap();
     let _ = cfg.try_shutdown(ShutdownKind::IMMEDIATE);
     let left = |event| match event {
-        Event::Confchg { left, .. } => left.first().map(|left| (left.node_id.0, left.reason)),
+        Event::Confchg(Confchg { left, .. }) => {
+            left.first().map(|left| (left.node_id.0, left.reason))
+        }
         _ => None,
     };
     assert_eq!(next_that(&two, left), (3, cpg::Reason::PROCDOWN));
@@ -259,7 +263,9 @@ fn a_ring_waits_for_its_quorum_device() {
     let votes = votequorum::Client::connect_to(&endpoint(&cluster, 1)).unwrap();
     votes.track_start(0, TrackFlags::CHANGES).unwrap();
     let ring = |event| match event {
-        votequorum::Event::Nodelist { ring_id, .. } => Some(ring_id),
+        votequorum::Event::Nodelist(votequorum::NodelistNotification { ring_id, .. }) => {
+            Some(ring_id)
+        }
         _ => None,
     };
     let first: RingId = next_that(&votes, ring);
@@ -345,7 +351,11 @@ fn nothing_is_left_behind() {
 #[test]
 fn statistics_are_told_when_the_clock_says_so() {
     let cluster = Cluster::start(2).unwrap();
-    let client = cmap::Client::connect_map(&endpoint(&cluster, 1), cmap::Map::Stats).unwrap();
+    let client = cmap::Client::connect_with(
+        &endpoint(&cluster, 1),
+        cmap::Options::new().map(cmap::Map::Stats),
+    )
+    .unwrap();
     let told = || -> Vec<(cmap::Tracker, Option<cmap::Value>)> {
         let told = waiting(&client).into_iter().map(|event| match event {
             cmap::Event::Notify(told) => (told.tracker, told.new_value),
@@ -379,7 +389,11 @@ fn statistics_are_told_when_the_clock_says_so() {
 #[test]
 fn statistics_tell_links_that_come_and_go() {
     let cluster = Cluster::start(3).unwrap();
-    let client = cmap::Client::connect_map(&endpoint(&cluster, 1), cmap::Map::Stats).unwrap();
+    let client = cmap::Client::connect_with(
+        &endpoint(&cluster, 1),
+        cmap::Options::new().map(cmap::Map::Stats),
+    )
+    .unwrap();
     let link = |node: u32| {
         let numbers = ["connected", "up_count", "down_count"].map(|name| {
             let value =
@@ -400,7 +414,11 @@ fn statistics_tell_links_that_come_and_go() {
 #[test]
 fn refused_requests_are_overload_in_the_statistics() {
     let cluster = Cluster::start(1).unwrap();
-    let stats = cmap::Client::connect_map(&endpoint(&cluster, 1), cmap::Map::Stats).unwrap();
+    let stats = cmap::Client::connect_with(
+        &endpoint(&cluster, 1),
+        cmap::Options::new().map(cmap::Map::Stats),
+    )
+    .unwrap();
     let client = quorum(&cluster, 1);
     let prefix = format!("stats.ipcs.service3.{}.", std::process::id());
     let counted = || {

@@ -162,7 +162,11 @@ impl Client {
         let endpoint = endpoint.clone().timeout(testbed::WATCHDOG);
         let cpg = Arc::new(cpg::Client::connect_with(&endpoint, Options::new().pid(pid)).unwrap());
         let v0 = quorum::Client::connect_to(&endpoint).unwrap();
-        let v1 = quorum::Client::connect_model(&endpoint, quorum::Model::V1).unwrap();
+        let v1 = quorum::Client::connect_with(
+            &endpoint,
+            quorum::Options::new().model(quorum::Model::V1),
+        )
+        .unwrap();
         let votes = Arc::new(votequorum::Client::connect_to(&endpoint).unwrap());
         v0.track_start(TrackFlags::CHANGES).unwrap();
         v1.track_start(TrackFlags::CHANGES).unwrap();
@@ -229,7 +233,7 @@ fn sorted(addresses: &[Address]) -> Vec<String> {
 
 fn of_cpg(event: cpg::Event) -> Event {
     match event {
-        cpg::Event::Confchg { group, members, left, joined } => Event(
+        cpg::Event::Confchg(cpg::Confchg { group, members, left, joined }) => Event(
             None,
             format!(
                 "{group}: {:?} left {:?} joined {:?}",
@@ -238,10 +242,10 @@ fn of_cpg(event: cpg::Event) -> Event {
                 sorted(&joined)
             ),
         ),
-        cpg::Event::Deliver { group, node_id, pid, payload } => {
+        cpg::Event::Deliver(cpg::Deliver { group, node_id, pid, payload }) => {
             Event(None, format!("{group}: {node_id}/{pid} says {payload:?}"))
         }
-        cpg::Event::TotemConfchg { ring_id, members } => {
+        cpg::Event::TotemConfchg(cpg::TotemConfchg { ring_id, members }) => {
             Event(Some(ring_id), format!("{members:?}"))
         }
         other => panic!("{other:?}"),
@@ -255,7 +259,7 @@ fn of_quorum(event: quorum::Event) -> Event {
             Event(Some(ring_id), format!("quorate {} {:?}", told.quorate, told.members))
         }
         quorum::Event::Quorum(told) => {
-            let nodelist = told.nodelist.map(|nodelist| nodelist.member_list);
+            let nodelist = told.nodelist.map(|nodelist| nodelist.members);
             Event(
                 Some(told.ring_id),
                 format!("quorate {} {:?} {nodelist:?}", told.quorate, told.members),
@@ -263,10 +267,7 @@ fn of_quorum(event: quorum::Event) -> Event {
         }
         quorum::Event::Nodelist(told) => Event(
             Some(told.ring_id),
-            format!(
-                "{:?} left {:?} joined {:?}",
-                told.member_list, told.left_list, told.joined_list
-            ),
+            format!("{:?} left {:?} joined {:?}", told.members, told.left, told.joined),
         ),
         other => panic!("{other:?}"),
     }
@@ -274,17 +275,20 @@ fn of_quorum(event: quorum::Event) -> Event {
 
 fn of_votequorum(event: votequorum::Event) -> Event {
     match event {
-        votequorum::Event::Quorum { context, quorate, nodes } => {
+        votequorum::Event::Quorum(votequorum::QuorumNotification { context, quorate, nodes }) => {
             let nodes: Vec<_> =
                 nodes.iter().map(|node| format!("{} {}", node.node_id, node.state)).collect();
             Event(None, format!("{context}: quorate {quorate} {nodes:?}"))
         }
-        votequorum::Event::Nodelist { context, ring_id, members } => {
-            Event(Some(ring_id), format!("{context}: {members:?}"))
-        }
-        votequorum::Event::ExpectedVotes { context, expected_votes } => {
-            Event(None, format!("{context}: {expected_votes} {EXPECTED}"))
-        }
+        votequorum::Event::Nodelist(votequorum::NodelistNotification {
+            context,
+            ring_id,
+            members,
+        }) => Event(Some(ring_id), format!("{context}: {members:?}")),
+        votequorum::Event::ExpectedVotes(votequorum::ExpectedVotesNotification {
+            context,
+            expected_votes,
+        }) => Event(None, format!("{context}: {expected_votes} {EXPECTED}")),
         other => panic!("{other:?}"),
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use corosync_ipc::cmap::{
-    Client, Event, MAX_VALUE_SIZE, Map, Notification, TrackEvents, Tracker, Value, ValueType,
+    Client, Event, MAX_VALUE_SIZE, Map, Notification, Options, TrackEvents, Tracker, Value,
+    ValueType,
 };
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::libqb::server::Generation;
@@ -549,7 +550,7 @@ fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
 
 /// Only for servers that have the map.
 fn statistics_are_read_or_refused(endpoint: &Endpoint, version: Version) {
-    let client = match Client::connect_map(endpoint, Map::Stats) {
+    let client = match Client::connect_with(endpoint, Options::new().map(Map::Stats)) {
         Err(Error::Unsupported { .. }) => return assert!(version < STATISTICS),
         client => client.unwrap(),
     };
@@ -611,7 +612,7 @@ fn statistic(client: &Client, service: u32, name: &str) -> String {
 /// For a server whose statistics nobody else iterates over. For each key of a new connection, and
 /// of one that goes, a tracker of a prefix is told the value, as the new one and as the old one.
 fn statistics_tell_connections_that_come_and_go(endpoint: &Endpoint) {
-    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let client = Client::connect_with(endpoint, Options::new().map(Map::Stats)).unwrap();
     // No other body connects to votequorum in this process.
     let tracker =
         client.track_add(&statistics_of(5), TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
@@ -662,7 +663,7 @@ fn statistics_tell_connections_that_come_and_go(endpoint: &Endpoint) {
 /// time. Whoever tracks a key is then told of a change, though it asked for something else, and is
 /// told the new value as the old one too; whoever tracks a prefix is not.
 fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
-    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let client = Client::connect_with(endpoint, Options::new().map(Map::Stats)).unwrap();
     // No other body of cmap connects to quorum in this process.
     let other = quorum::Client::connect_to(endpoint).unwrap();
     other.is_quorate().unwrap();
@@ -702,14 +703,14 @@ fn statistics_tell_numbers_that_changed(endpoint: &Endpoint) {
 /// emptied a full ring sends a request. It counts them.
 fn a_full_event_ring_is_refilled_by_a_request(endpoint: &Endpoint) {
     const EVENTS: u64 = 1000;
-    let statistics = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let statistics = Client::connect_with(endpoint, Options::new().map(Map::Stats)).unwrap();
     // No other body of cmap connects to cpg in this process.
     let client = cpg::Client::connect_to(&endpoint.clone().ring_size(16 << 10)).unwrap();
     client.join(&GroupName::new("refill").unwrap()).unwrap();
     let key = statistic(&statistics, 2, "requests");
     let counted = || statistics.get_as::<u64>(&key).unwrap().unwrap();
     let deliver = |expected: u64| loop {
-        if let cpg::Event::Deliver { payload, .. } = next(&client) {
+        if let cpg::Event::Deliver(cpg::Deliver { payload, .. }) = next(&client) {
             return assert_eq!(*payload, expected.to_ne_bytes());
         }
     };
@@ -727,7 +728,7 @@ fn a_full_event_ring_is_refilled_by_a_request(endpoint: &Endpoint) {
 }
 
 fn trackers_of_statistics_by_prefix_take_what_comes_and_goes(endpoint: &Endpoint) {
-    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let client = Client::connect_with(endpoint, Options::new().map(Map::Stats)).unwrap();
     let both = TrackEvents::ADD | TrackEvents::DELETE;
     for bits in 0..8 {
         let events = TrackEvents::from_bits(bits);
@@ -744,7 +745,7 @@ fn trackers_of_statistics_by_prefix_take_what_comes_and_goes(endpoint: &Endpoint
 
 /// The real daemon has room for a number only, and dies when it compares.
 fn strings_of_the_statistics_are_not_tracked_by_key(endpoint: &Endpoint) {
-    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let client = Client::connect_with(endpoint, Options::new().map(Map::Stats)).unwrap();
     let keys: Vec<_> = client.iter("stats.ipcs.").unwrap().map(Result::unwrap).collect();
     let strings: Vec<_> =
         keys.into_iter().filter(|entry| entry.value_type == ValueType::STRING).collect();
@@ -760,7 +761,7 @@ fn strings_of_the_statistics_are_not_tracked_by_key(endpoint: &Endpoint) {
 }
 
 fn statistics_are_read_only_but_for_what_clears_them(endpoint: &Endpoint) {
-    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let client = Client::connect_with(endpoint, Options::new().map(Map::Stats)).unwrap();
     for key in [
         "stats.srp.mcast_tx",
         "stats.ipcs.global.closed",
@@ -785,7 +786,7 @@ fn statistics_are_read_only_but_for_what_clears_them(endpoint: &Endpoint) {
 
 /// For a server that nobody else uses.
 fn statistics_are_cleared(endpoint: &Endpoint) {
-    let client = Client::connect_map(endpoint, Map::Stats).unwrap();
+    let client = Client::connect_with(endpoint, Options::new().map(Map::Stats)).unwrap();
     let other = quorum::Client::connect_to(endpoint).unwrap();
     other.track_start(TrackFlags::CURRENT).unwrap();
     testbed::next(&other);

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use corosync_ipc::Endpoint;
-use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee, Options, Reason};
+use corosync_ipc::cpg::{Client, Confchg, Event, GroupName, Guarantee, Options, Reason};
 use nix::sys::signal::Signal;
 use testbed::{Patience, Process, WATCHDOG, eventually, patiently_for};
 
@@ -61,7 +61,7 @@ impl Watcher {
         let patience = Patience::new();
         while self.members != count {
             match patiently_for(patience.left(), |limit| self.client.next_event(limit).unwrap()) {
-                Some(Event::Confchg { members, joined, left, .. }) => {
+                Some(Event::Confchg(Confchg { members, joined, left, .. })) => {
                     self.members = members.len();
                     for one in joined {
                         assert_eq!(

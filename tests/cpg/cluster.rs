@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use corosync_ipc::cpg::{Client, Event, GroupName, Options, Reason};
+use corosync_ipc::cpg::{
+    Client, Confchg, Deliver, Event, GroupName, Options, Reason, TotemConfchg,
+};
 use corosync_ipc::{Endpoint, NodeId};
 use testbed::{Cluster, Node, Process, Random, skip};
 
@@ -116,7 +118,8 @@ fn all_nodes_see_all_messages_in_the_same_order() {
                 scope.spawn(move || {
                     let mut seen = Vec::with_capacity(total);
                     while seen.len() < total {
-                        if let Event::Deliver { node_id, pid, payload, .. } = next(client) {
+                        if let Event::Deliver(Deliver { node_id, pid, payload, .. }) = next(client)
+                        {
                             seen.push((node_id, pid, payload));
                         }
                     }
@@ -209,7 +212,9 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
     assert_eq!(next_totem(&clients[2]), [3]);
     // Each part goes on for itself.
     send(&clients[2], b"alone");
-    assert!(matches!(next(&clients[2]), Event::Deliver { payload, .. } if payload == "alone"));
+    assert!(
+        matches!(next(&clients[2]), Event::Deliver(Deliver { payload, .. }) if payload == "alone")
+    );
 
     cluster.heal();
     for (index, client) in clients.iter().enumerate() {
@@ -251,7 +256,7 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
 /// The nodes of the next change of the cluster's membership.
 fn next_totem(client: &Client) -> Vec<u32> {
     loop {
-        if let Event::TotemConfchg { members, .. } = next(client) {
+        if let Event::TotemConfchg(TotemConfchg { members, .. }) = next(client) {
             let mut members: Vec<u32> = members.iter().map(|node| node.0).collect();
             members.sort_unstable();
             return members;
@@ -284,7 +289,7 @@ fn fragments_of_several_senders_are_put_together() {
             scope.spawn(move || {
                 let mut numbers = [0; 3];
                 while numbers != [EACH; 3] {
-                    if let Event::Deliver { node_id, pid, payload, .. } = next(client) {
+                    if let Event::Deliver(Deliver { node_id, pid, payload, .. }) = next(client) {
                         let index = (node_id.0 - 1) as usize;
                         assert_eq!(pid, clients[index].pid());
                         assert!(
@@ -317,14 +322,14 @@ fn a_sender_killed_within_a_message_leaves_nothing_behind() {
         client
     });
     let child = spawn_child(cluster.node(2), name, 100 << 20);
-    while !matches!(next(&herald), Event::Discarded { .. }) {}
+    while !matches!(next(&herald), Event::Discarded(_)) {}
     let pid = child.pid();
     drop(child);
     for client in &clients {
         let left = loop {
             match next(client) {
-                Event::Confchg { left, .. } if !left.is_empty() => break left,
-                Event::Confchg { .. } => {}
+                Event::Confchg(Confchg { left, .. }) if !left.is_empty() => break left,
+                Event::Confchg(_) => {}
                 event => panic!("{event:?}"),
             }
         };
@@ -343,7 +348,7 @@ fn a_sender_killed_within_a_message_leaves_nothing_behind() {
     for client in &clients {
         assert_eq!(next_change(client).joined, [(2, pid, Reason::JOIN)]);
         assert!(
-            matches!(next(client), Event::Deliver { payload, .. } if payload == pattern(1, 3 << 20))
+            matches!(next(client), Event::Deliver(Deliver { payload, .. }) if payload == pattern(1, 3 << 20))
         );
     }
 }
@@ -376,7 +381,7 @@ fn a_large_message_survives_changes_of_the_membership() {
             let mut passers_by = Vec::new();
             loop {
                 match next(&herald) {
-                    Event::Discarded { .. } => {
+                    Event::Discarded(_) => {
                         begun += 1;
                         if begun <= 3 {
                             passers_by.push(join(&endpoint, &group));
@@ -384,14 +389,14 @@ fn a_large_message_survives_changes_of_the_membership() {
                             break begun;
                         }
                     }
-                    Event::Confchg { .. } => {}
+                    Event::Confchg(_) => {}
                     event => panic!("{event:?}"),
                 }
             }
         });
         assert_eq!(begun, 4);
         let payload = loop {
-            if let Event::Deliver { payload, .. } = next(&receiver) {
+            if let Event::Deliver(Deliver { payload, .. }) = next(&receiver) {
                 break payload;
             }
         };

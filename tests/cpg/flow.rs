@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use corosync_ipc::cpg::{Client, Event, Guarantee};
+use corosync_ipc::cpg::{Client, Confchg, Deliver, Event, Guarantee};
 use corosync_ipc::{CsError, Endpoint, Error};
 use testbed::{Cluster, skip};
 
@@ -120,7 +120,7 @@ fn a_message_that_a_stopped_daemon_cuts_off_is_told() {
         let message = vec![7; 100 << 20];
         let (result, paused) = thread::scope(|scope| {
             let sender = scope.spawn(|| client.multicast(Guarantee::AGREED, &message));
-            while !matches!(next(&herald), Event::Discarded { .. }) {}
+            while !matches!(next(&herald), Event::Discarded(_)) {}
             let paused = node.pause();
             (sender.join().unwrap(), paused)
         });
@@ -162,7 +162,7 @@ fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes() {
                 let client = connect(&Endpoint::new());
                 client.set_request_timeout(Duration::from_secs(60));
                 client.join(&group).unwrap();
-                while !matches!(next(&client), Event::Confchg { members, .. } if members.len() == SENDERS + 1) {}
+                while !matches!(next(&client), Event::Confchg(Confchg { members, .. }) if members.len() == SENDERS + 1) {}
                 let most = client.max_atomic_message_size();
                 for number in 0..LARGE {
                     // The largest there are in one piece fill totem's queue fastest.
@@ -174,7 +174,7 @@ fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes() {
                 loop {
                     send(&client, END);
                     while let Some(event) = client.next_event(Duration::from_secs(5)).unwrap() {
-                        if matches!(event, Event::Deliver { pid, payload, .. } if pid == client.pid() && payload == END)
+                        if matches!(event, Event::Deliver(Deliver { pid, payload, .. }) if pid == client.pid() && payload == END)
                         {
                             return client;
                         }
@@ -186,8 +186,8 @@ fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes() {
     let (mut arrived, mut ended) = (0, HashSet::new());
     while ended.len() < SENDERS {
         match next(&receiver) {
-            Event::Deliver { payload, pid, .. } if payload == END => drop(ended.insert(pid)),
-            Event::Deliver { .. } => arrived += 1,
+            Event::Deliver(Deliver { payload, pid, .. }) if payload == END => _ = ended.insert(pid),
+            Event::Deliver(_) => arrived += 1,
             _ => {}
         }
     }

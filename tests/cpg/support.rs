@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use corosync_ipc::cpg::{Address, Client, Event, GroupName, Guarantee, Options, Reason};
+use corosync_ipc::cpg::{
+    Address, Client, Confchg, Deliver, Event, GroupName, Guarantee, Options, Reason,
+};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap};
 use testbed::{Cluster, Random, WATCHDOG};
 
@@ -44,7 +46,7 @@ pub(crate) fn join(endpoint: &Endpoint, group: &GroupName) -> Client {
     let client = connect(endpoint);
     client.join(group).unwrap();
     let event = next(&client);
-    let Event::Confchg { joined, .. } = &event else { panic!("{event:?}") };
+    let Event::Confchg(Confchg { joined, .. }) = &event else { panic!("{event:?}") };
     assert_eq!((joined.len(), joined[0].pid), (1, client.pid()), "{event:?}");
     client
 }
@@ -55,8 +57,8 @@ pub(crate) fn join(endpoint: &Endpoint, group: &GroupName) -> Client {
 pub(crate) fn next_message(client: &Client) -> Bytes {
     loop {
         match next(client) {
-            Event::Deliver { payload, .. } => return payload,
-            Event::TotemConfchg { .. } => {}
+            Event::Deliver(Deliver { payload, .. }) => return payload,
+            Event::TotemConfchg(_) => {}
             event => panic!("{event:?}"),
         }
     }
@@ -74,7 +76,7 @@ pub(crate) struct Change {
 #[track_caller]
 pub(crate) fn next_change(client: &Client) -> Change {
     loop {
-        if let Event::Confchg { members, left, joined, .. } = next(client) {
+        if let Event::Confchg(Confchg { members, left, joined, .. }) = next(client) {
             let with_reason = |list: Vec<Address>| {
                 list.iter().map(|one| (one.node_id.0, one.pid, one.reason)).collect()
             };

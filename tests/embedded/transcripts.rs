@@ -129,8 +129,12 @@ fn of_votes() {
     compare(|endpoint| {
         let mut transcript = Transcript::default();
         let every = TrackFlags::CURRENT | TrackFlags::CHANGES;
-        let old = quorum::Client::connect_model(endpoint, quorum::Model::V0).unwrap();
-        let new = quorum::Client::connect_model(endpoint, quorum::Model::V1).unwrap();
+        let old =
+            quorum::Client::connect_with(endpoint, quorum::Options::new().model(quorum::Model::V0))
+                .unwrap();
+        let new =
+            quorum::Client::connect_with(endpoint, quorum::Options::new().model(quorum::Model::V1))
+                .unwrap();
         let votes = votequorum::Client::connect_to(endpoint).unwrap();
         transcript.call("v0", old.track_start(every));
         transcript.call("v1", new.track_start(every));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use corosync_ipc::cfg;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
-use corosync_ipc::{CsError, Dispatch, Endpoint, Result, ServiceClient};
+use corosync_ipc::{CsError, Dispatch, Endpoint, Result, ServiceClient, UnknownEvent};
 use nix::sys::socket::{MsgFlags, recv};
 use tempfile::TempDir;
 use testbed::{Random, becomes_readable, diagnosis, eventually, is_readable, waiting};
@@ -160,7 +160,7 @@ impl Late {
             Listener::<Mute>::builder().endpoint(&endpoint).service("cfg").start(Mute).unwrap();
         let client = cfg::Client::connect_to(&endpoint).unwrap();
         let number = |event: &cfg::Event| match event {
-            cfg::Event::Unknown { message, .. } => {
+            cfg::Event::Unknown(UnknownEvent { message, .. }) => {
                 u64::from_ne_bytes(message[16..].try_into().unwrap())
             }
             other => panic!("{other:?}"),

@@ -131,7 +131,8 @@ fn call_cmap(endpoint: &Endpoint) {
     client.track_delete(tracker).unwrap();
     client.set_request_timeout(client.request_timeout());
     drop(format!("{client:?} {:?}", client.peer_credentials()));
-    let _ = cmap::Client::connect_map(endpoint, Map::Stats).map(|client| client.list("").unwrap());
+    let _ = cmap::Client::connect_with(endpoint, cmap::Options::new().map(Map::Stats))
+        .map(|client| client.list("").unwrap());
     client.finalize();
     drop(client);
 }
@@ -142,7 +143,9 @@ fn call_quorum(endpoint: &Endpoint) {
     client.track_start(TrackFlags::CHANGES).unwrap();
     next(&client);
     client.track_stop().unwrap();
-    if let Ok(client) = quorum::Client::connect_model(endpoint, quorum::Model::V1) {
+    if let Ok(client) =
+        quorum::Client::connect_with(endpoint, quorum::Options::new().model(quorum::Model::V1))
+    {
         client.track_start(TrackFlags::CURRENT).unwrap();
         assert_eq!(waiting(&client).len(), 1);
     }
@@ -189,7 +192,7 @@ fn call_cpg_and_dispatcher(endpoint: &Endpoint) {
     let mut dispatcher = Dispatcher::<usize>::new().unwrap();
     let handler =
         |length: &mut usize, event: Result<_, Error>, control: &mut Control<'_, usize>| {
-            if let cpg::Event::Deliver { payload, .. } = event.unwrap() {
+            if let cpg::Event::Deliver(cpg::Deliver { payload, .. }) = event.unwrap() {
                 *length = payload.len();
                 control.stop();
             }

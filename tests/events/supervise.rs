@@ -306,7 +306,7 @@ impl HasExample for cpg::Client {
             setup: GroupName::new("supervised").unwrap(),
             missed: Missed::Messages,
             make_event: |client| client.multicast(Guarantee::AGREED, b"message").unwrap(),
-            is_of_setup: |event| matches!(event, cpg::Event::Deliver { payload, .. } if payload == "message"),
+            is_of_setup: |event| matches!(event, cpg::Event::Deliver(cpg::Deliver { payload, .. }) if payload == "message"),
         }
     }
 }
@@ -330,7 +330,12 @@ impl HasExample for votequorum::Client {
             setup: VotequorumTracker { context: 77, flags: TrackFlags::CHANGES },
             missed: Missed::States,
             make_event: |_| {},
-            is_of_setup: |event| matches!(event, votequorum::Event::Quorum { context: 77, .. }),
+            is_of_setup: |event| {
+                matches!(
+                    event,
+                    votequorum::Event::Quorum(votequorum::QuorumNotification { context: 77, .. })
+                )
+            },
         }
     }
 }
@@ -345,7 +350,7 @@ impl HasExample for cfg::Client {
             setup: CfgTracker,
             missed: Missed::States,
             make_event: cfg::Client::cause,
-            is_of_setup: |event| matches!(event, cfg::Event::Shutdown { .. }),
+            is_of_setup: |event| matches!(event, cfg::Event::Shutdown(_)),
         }
     }
 }
@@ -357,7 +362,7 @@ impl HasExample for evs::Client {
             setup: evs::GroupName::new("supervised").unwrap(),
             missed: Missed::Messages,
             make_event: |client| client.multicast_joined(Guarantee::AGREED, b"message").unwrap(),
-            is_of_setup: |event| matches!(event, evs::Event::Deliver { payload, .. } if payload == "message"),
+            is_of_setup: |event| matches!(event, evs::Event::Deliver(evs::Deliver { payload, .. }) if payload == "message"),
         }
     }
 }
@@ -431,7 +436,7 @@ fn no_message_is_missing_without_a_notice_of_the_loss() {
         let (mut last, mut seen, mut lost) = (None, 0, 0);
         while lost <= LOSSES {
             match next(&mut client) {
-                Notice::Event(cpg::Event::Deliver { payload, .. }) => {
+                Notice::Event(cpg::Event::Deliver(cpg::Deliver { payload, .. })) => {
                     let number = u64::from_ne_bytes(payload[..].try_into().unwrap());
                     let expected = last.replace(number).map_or(number, |last| last + 1);
                     assert_eq!(number, expected, "lost, and nobody told");
@@ -657,7 +662,7 @@ mod asynchronous {
                     other => panic!("{other:?}"),
                 }
             }
-            assert!(matches!(next(&mut client).await, Notice::Event(cpg::Event::Confchg { .. })));
+            assert!(matches!(next(&mut client).await, Notice::Event(cpg::Event::Confchg(_))));
         });
     }
 }

@@ -1,7 +1,8 @@
 //! What clients of quorum do and see, whoever serves them.
 
 use corosync_ipc::quorum::{
-    Client, Event, Model, NodelistNotification, Notification, QuorumNotification, QuorumType,
+    Client, Event, Model, NodelistNotification, Notification, Options, QuorumNotification,
+    QuorumType,
 };
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
 use testbed::{Version, cs, next, next_that, shared_one, skip, version, waiting};
@@ -77,7 +78,7 @@ fn the_present_state_comes_as_the_flags_say(endpoint: &Endpoint) {
 
 fn model_v1_tells_rings_or_is_refused(endpoint: &Endpoint, version: Version) {
     for flags in all_track_flags() {
-        let client = match Client::connect_model(endpoint, Model::V1) {
+        let client = match Client::connect_with(endpoint, Options::new().model(Model::V1)) {
             Err(Error::Unsupported { .. }) => return assert!(version < MODEL_V1),
             client => client.unwrap(),
         };
@@ -93,9 +94,9 @@ fn model_v1_tells_rings_or_is_refused(endpoint: &Endpoint, version: Version) {
             let (members, none) = (vec![NodeId(1)], Vec::new());
             let nodelist = NodelistNotification {
                 ring_id,
-                member_list: members.clone(),
-                joined_list: none.clone(),
-                left_list: none,
+                members: members.clone(),
+                joined: none.clone(),
+                left: none,
             };
             let expected =
                 QuorumNotification { quorate: true, ring_id, members, nodelist: Some(nodelist) };
@@ -116,7 +117,7 @@ fn model_v1_tells_rings_or_is_refused(endpoint: &Endpoint, version: Version) {
 
 /// The ring a server is on, by model v1.
 fn ring(endpoint: &Endpoint) -> RingId {
-    let client = Client::connect_model(endpoint, Model::V1).unwrap();
+    let client = Client::connect_with(endpoint, Options::new().model(Model::V1)).unwrap();
     client.track_start(TrackFlags::CURRENT).unwrap();
     next_that(&client, |event| match event {
         Event::Quorum(quorum) => Some(quorum.ring_id),

@@ -2,7 +2,8 @@
 
 use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::votequorum::{
-    Client, Event, InfoFlags, LOCAL_NODE, MAX_QDEVICE_EXTRA_INFO, MAX_QDEVICE_NAME,
+    Client, Event, ExpectedVotesNotification, InfoFlags, LOCAL_NODE, MAX_QDEVICE_EXTRA_INFO,
+    MAX_QDEVICE_NAME, NodelistNotification, QdeviceExtraInfoNotification, QuorumNotification,
 };
 use corosync_ipc::votequorum::{NodeEntry, NodeState, QDEVICE_NODE_ID};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
@@ -77,7 +78,11 @@ fn votequorums_present_state_comes_as_the_flags_say(endpoint: &Endpoint, version
                 if nodelist {
                     let members = vec![US];
                     match told.next().unwrap() {
-                        Event::Nodelist { ring_id, context: told, members: ids } => {
+                        Event::Nodelist(NodelistNotification {
+                            ring_id,
+                            context: told,
+                            members: ids,
+                        }) => {
                             assert_eq!((ring_id.node_id, told, ids), (US, context, members));
                             assert!(ring_id.seq > 0);
                         }
@@ -86,7 +91,11 @@ fn votequorums_present_state_comes_as_the_flags_say(endpoint: &Endpoint, version
                 }
                 assert_eq!(
                     told.next(),
-                    Some(Event::Quorum { context, quorate: true, nodes: vec![us] }),
+                    Some(Event::Quorum(QuorumNotification {
+                        context,
+                        quorate: true,
+                        nodes: vec![us]
+                    })),
                     "{flags:?}"
                 );
             }
@@ -134,8 +143,10 @@ fn votes_are_changed_and_told(endpoint: &Endpoint) {
         for (flags, context, watcher) in &watchers {
             // Older servers tell of quorum whenever they look at the votes.
             let expected_votes = |event| match event {
-                Event::ExpectedVotes { context, expected_votes } => Some((context, expected_votes)),
-                Event::Quorum { quorate: true, .. } => None,
+                Event::ExpectedVotes(ExpectedVotesNotification { context, expected_votes }) => {
+                    Some((context, expected_votes))
+                }
+                Event::Quorum(QuorumNotification { quorate: true, .. }) => None,
                 other => panic!("{other:?}"),
             };
             for votes in told.iter().filter(|_| tells_changes(*flags)) {
@@ -210,7 +221,7 @@ fn a_quorum_device_decides_or_is_refused(endpoint: &Endpoint, version: Version) 
 
     client.track_start(9, TrackFlags::CURRENT).unwrap();
     let ring_id = next_that(&client, |event| match event {
-        Event::Nodelist { ring_id, .. } => Some(ring_id),
+        Event::Nodelist(NodelistNotification { ring_id, .. }) => Some(ring_id),
         _ => None,
     });
     waiting(&client);
@@ -243,7 +254,7 @@ fn a_quorum_device_decides_or_is_refused(endpoint: &Endpoint, version: Version) 
     assert_eq!(waiting(&client), []);
     let told = |quorate| {
         let (context, nodes) = next_that(&client, |event| match event {
-            Event::Quorum { context, quorate: told, nodes } => {
+            Event::Quorum(QuorumNotification { context, quorate: told, nodes }) => {
                 (told == quorate).then_some((context, nodes))
             }
             other => panic!("{other:?}"),
@@ -307,7 +318,11 @@ fn extra_info_is_published_or_refused(endpoint: &Endpoint, version: Version) {
     for extra_info in [vec![1, 0, 255], vec![7; MAX_QDEVICE_EXTRA_INFO], vec![]] {
         client.set_qdevice_extra_info(extra_info.clone()).unwrap();
         let told = next_that(&client, |event| match event {
-            Event::QdeviceExtraInfo { context: 3, node_id: US, extra_info } => Some(extra_info),
+            Event::QdeviceExtraInfo(QdeviceExtraInfoNotification {
+                context: 3,
+                node_id: US,
+                extra_info,
+            }) => Some(extra_info),
             _ => None,
         });
         assert_eq!(told, extra_info);

@@ -94,7 +94,10 @@ fn ring(header: &Path) -> std::io::Result<String> {
 /// The statistics of this process's connections that are not 0, one connection a line. Looks last,
 /// since it connects itself.
 fn counters(own: u32) -> corosync_ipc::Result<String> {
-    let client = cmap::Client::connect_map(&corosync_ipc::Endpoint::new(), Map::Stats)?;
+    let client = cmap::Client::connect_with(
+        &corosync_ipc::Endpoint::new(),
+        cmap::Options::new().map(Map::Stats),
+    )?;
     let mut text = String::new();
     let mut last = String::new();
     for (key, value) in client.list("stats.ipcs.service")? {

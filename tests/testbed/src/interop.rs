@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use corosync_ipc::Endpoint;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
-use corosync_ipc::cpg::{Client, Event, GroupName, Guarantee, Options};
+use corosync_ipc::cpg::{Client, Confchg, Deliver, Event, GroupName, Guarantee, Options};
 
 use crate::{NodeCommand, Random, cc, copy_for_all, next};
 
@@ -85,7 +85,7 @@ pub fn both_see_the_same_messages_in_the_same_order(
     let c = c.args(["exchange", &hex(group.as_bytes()), &each.to_string()]);
     let c = c.limit(Duration::from_secs(240)).spawn();
     // Both begin when both are members.
-    while !matches!(next(client), Event::Confchg { members, .. } if members.len() == 2) {}
+    while !matches!(next(client), Event::Confchg(Confchg { members, .. }) if members.len() == 2) {}
 
     let (hash, bytes, longest) = thread::scope(|scope| {
         scope.spawn(|| {
@@ -103,14 +103,14 @@ pub fn both_see_the_same_messages_in_the_same_order(
         let mut left = 2 * each;
         while left > 0 {
             match next(client) {
-                Event::Deliver { node_id, pid, payload, .. } => {
+                Event::Deliver(Deliver { node_id, pid, payload, .. }) => {
                     hash.message(node_id.0, pid, &payload);
                     bytes += payload.len();
                     let from = &mut longest[usize::from(pid != client.pid())];
                     *from = payload.len().max(*from);
                     left -= 1;
                 }
-                Event::Confchg { left: gone, .. } => {
+                Event::Confchg(Confchg { left: gone, .. }) => {
                     assert!(gone.is_empty(), "{gone:?}: {}{}", c.stdout(), c.stderr())
                 }
                 _ => {}
@@ -139,11 +139,11 @@ pub fn both_mean_the_same_groups(endpoint: &Endpoint, c: impl Fn() -> NodeComman
         let (mut pid, mut members) = (0, 0);
         while pid == 0 {
             match next(&client) {
-                Event::Confchg { group: seen, members: now, .. } => {
+                Event::Confchg(Confchg { group: seen, members: now, .. }) => {
                     assert_eq!(seen, group);
                     members = members.max(now.len());
                 }
-                Event::Deliver { group: seen, pid: sender, payload, .. } => {
+                Event::Deliver(Deliver { group: seen, pid: sender, payload, .. }) => {
                     assert_eq!((seen, &payload[..]), (group, sender.to_string().as_bytes()));
                     pid = sender;
                 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use corosync_ipc::cfg::{Client, Event, MAX_REASON, ShutdownAnswer, ShutdownKind};
-use corosync_ipc::{CsError, Error, NodeId, cmap};
+use corosync_ipc::cfg::{
+    Client, Event, MAX_REASON, Shutdown, ShutdownAnswer, ShutdownKind, ShutdownTimedOut,
+};
+use corosync_ipc::{CsError, Error, NodeId, UnknownEvent, cmap};
 use serde_json::json;
 
 use crate::commands::cmap::value;
@@ -275,7 +277,7 @@ fn watch_shutdowns(
     watch.add(Arc::clone(&client), move |event| {
         // Before anything is printed: the daemon waits for the answer, and whoever reads what is
         // printed may be slow.
-        if let Event::Shutdown { .. } = event {
+        if let Event::Shutdown(_) = event {
             match client.reply_to_shutdown(answer) {
                 // It is decided already.
                 Err(Error::Cs { error: CsError::Access, .. }) => {}
@@ -290,17 +292,17 @@ fn watch_shutdowns(
 fn event_line(event: Event, answer: ShutdownAnswer) -> Line {
     const SERVICE: &str = "cfg";
     match event {
-        Event::Shutdown { kind } => Line {
+        Event::Shutdown(Shutdown { kind }) => Line {
             event: "shutdown",
             text: format!("{kind}, answered {answer}"),
             members: json!({ "kind": kind.to_string(), "answer": answer.to_string() }),
         },
-        Event::ShutdownTimedOut { kind } => Line {
+        Event::ShutdownTimedOut(ShutdownTimedOut { kind }) => Line {
             event: "shutdown_timed_out",
             text: kind.to_string(),
             members: json!({ "kind": kind.to_string() }),
         },
-        Event::Unknown { id, message } => Line::unknown(SERVICE, id, &message),
+        Event::Unknown(UnknownEvent { id, message }) => Line::unknown(SERVICE, id, &message),
         // Events that this command does not know yet.
         _ => Line::unknown(SERVICE, 0, &[]),
     }

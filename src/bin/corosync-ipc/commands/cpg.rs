@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use corosync_ipc::CsError;
+use corosync_ipc::UnknownEvent;
 use corosync_ipc::cpg::{
-    Address, Client, Discard, Event, GroupName, Guarantee, Iteration, Options,
+    Address, Client, Confchg, Deliver, Discard, Discarded, Event, GroupName, Guarantee, Iteration,
+    Options, TotemConfchg,
 };
 use serde_json::{Value as Json, json};
 
@@ -267,8 +269,12 @@ fn deliver(client: &Client, message: &[u8]) -> Result<(), Failure> {
     let whole =
         group::await_event(client, "cpg send: the message was sent, but not delivered", |event| {
             match event {
-                Event::Deliver { node_id, pid, .. } => ((node_id, pid) == me).then_some(true),
-                Event::Discarded { node_id, pid, .. } => ((node_id, pid) == me).then_some(false),
+                Event::Deliver(Deliver { node_id, pid, .. }) => {
+                    ((node_id, pid) == me).then_some(true)
+                }
+                Event::Discarded(Discarded { node_id, pid, .. }) => {
+                    ((node_id, pid) == me).then_some(false)
+                }
                 _ => None,
             }
         })?;
@@ -281,12 +287,12 @@ fn deliver(client: &Client, message: &[u8]) -> Result<(), Failure> {
 
 fn event_line(joined: GroupName, event: Event) -> Line {
     match event {
-        Event::Deliver { group, node_id, pid, payload } => {
+        Event::Deliver(Deliver { group, node_id, pid, payload }) => {
             let mut members = json!({ "node_id": node_id.0, "pid": pid });
             add_name(&mut members, &group);
             group::delivery(format_args!("{group} {node_id}/{pid}"), members, &payload)
         }
-        Event::Confchg { group, members, left, joined } => {
+        Event::Confchg(Confchg { group, members, left, joined }) => {
             let plain = |member: &Address| format!("{}/{}", member.node_id, member.pid);
             let with_reason = |member: &Address| format!("{} ({})", plain(member), member.reason);
             let text = format!(
@@ -308,7 +314,7 @@ fn event_line(joined: GroupName, event: Event) -> Line {
             add_name(&mut members, &group);
             Line { event: "confchg", text, members }
         }
-        Event::TotemConfchg { ring_id, members: nodes } => {
+        Event::TotemConfchg(TotemConfchg { ring_id, members: nodes }) => {
             let mut members =
                 json!({ "ring_id": ring_json(ring_id.into()), "members": ids(&nodes) });
             add_name(&mut members, &joined);
@@ -316,7 +322,7 @@ fn event_line(joined: GroupName, event: Event) -> Line {
                 format!("{joined} ring {}, members {}", ring_text(ring_id.into()), words(&nodes));
             Line { event: "totem_confchg", text, members }
         }
-        Event::Discarded { group, node_id, pid, length, reason } => {
+        Event::Discarded(Discarded { group, node_id, pid, length, reason }) => {
             let reason = match reason {
                 Discard::TooLong => "too_long",
                 Discard::Malformed => "malformed",
@@ -331,7 +337,7 @@ fn event_line(joined: GroupName, event: Event) -> Line {
                 members,
             }
         }
-        Event::Unknown { id, message } => Line::unknown("cpg", id, &message),
+        Event::Unknown(UnknownEvent { id, message }) => Line::unknown("cpg", id, &message),
         // Events that this command does not know yet.
         _ => Line::unknown("cpg", 0, &[]),
     }

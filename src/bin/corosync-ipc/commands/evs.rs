@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use corosync_ipc::evs::{Client, Event, GroupName, Guarantee};
-use corosync_ipc::{Error, cmap, cpg};
+use corosync_ipc::evs::{Client, Confchg, Deliver, Event, GroupName, Guarantee};
+use corosync_ipc::{Error, UnknownEvent, cmap, cpg};
 use serde_json::json;
 
 use crate::commands::group::{self, add_name, end};
@@ -154,7 +154,7 @@ fn send(context: &Context, name: Name, message: Option<OsString>) -> Result<(), 
             match event {
                 // The process is not told, but the same from another process of this node is as
                 // good.
-                Event::Deliver { node_id, payload } => {
+                Event::Deliver(Deliver { node_id, payload }) => {
                     (node_id == me && payload == message).then_some(())
                 }
                 _ => None,
@@ -174,12 +174,12 @@ fn members(context: &Context) -> Result<(), Failure> {
 
 fn event_line(group: &cpg::GroupName, event: Event) -> Line {
     match event {
-        Event::Deliver { node_id, payload } => {
+        Event::Deliver(Deliver { node_id, payload }) => {
             let mut members = json!({ "node_id": node_id.0 });
             add_name(&mut members, group);
             group::delivery(format_args!("{group} {node_id}"), members, &payload)
         }
-        Event::Confchg { members, left, joined } => Line {
+        Event::Confchg(Confchg { members, left, joined }) => Line {
             event: "confchg",
             text: format!(
                 "members {}, left {}, joined {}",
@@ -189,7 +189,7 @@ fn event_line(group: &cpg::GroupName, event: Event) -> Line {
             ),
             members: json!({ "members": ids(&members), "left": ids(&left), "joined": ids(&joined) }),
         },
-        Event::Unknown { id, message } => Line::unknown("evs", id, &message),
+        Event::Unknown(UnknownEvent { id, message }) => Line::unknown("evs", id, &message),
         // Events that this command does not know yet.
         _ => Line::unknown("evs", 0, &[]),
     }

@@ -288,7 +288,10 @@ fn ask_quorum(
     // time there is.
     source.connect(|| quorum::Client::connect_to(endpoint).map(Some));
     let told = source.ask(present_state)?;
-    let Ok(newer) = quorum::Client::connect_model(endpoint, Model::V1) else { return Some(told) };
+    let Ok(newer) = quorum::Client::connect_with(endpoint, quorum::Options::new().model(Model::V1))
+    else {
+        return Some(told);
+    };
     match present_state(&newer) {
         Ok(newest) => {
             source.client = Some(newer);
@@ -318,10 +321,12 @@ impl VotesAnswer {
             Self { local: votequorum.ask(votequorum::Client::local_info), ..Self::default() };
         for event in votequorum.ask(votequorum_events).unwrap_or_default() {
             match event {
-                votequorum::Event::Quorum { nodes, .. } => {
+                votequorum::Event::Quorum(votequorum::QuorumNotification { nodes, .. }) => {
                     answer.nodes.extend(nodes.iter().map(|node| (node.node_id, None)));
                 }
-                votequorum::Event::Nodelist { ring_id, .. } => answer.rings.push(ring_id),
+                votequorum::Event::Nodelist(votequorum::NodelistNotification {
+                    ring_id, ..
+                }) => answer.rings.push(ring_id),
                 _ => {}
             }
         }
@@ -346,7 +351,7 @@ impl Answers {
         let Some(Told { mut view, has_provider, nodelist }) = view else { return snapshot };
         if !has_provider {
             (view.ring, view.members) = match nodelist {
-                Some(nodelist) => (Some(nodelist.ring_id.into()), nodelist.member_list),
+                Some(nodelist) => (Some(nodelist.ring_id.into()), nodelist.members),
                 None => (
                     None,
                     map.joined
@@ -425,7 +430,7 @@ fn present_state(quorum: &quorum::Client, deadline: Instant) -> Result<Told, Err
 /// Connects with the newest model the daemon is known to have.
 pub(crate) fn connect_quorum(endpoint: &Endpoint) -> Result<quorum::Client, Error> {
     // Whatever cmap fails with, that the daemon is asked with care must not keep anybody from it.
-    quorum::Client::connect_model(endpoint, Model::V1)
+    quorum::Client::connect_with(endpoint, quorum::Options::new().model(Model::V1))
         .or_else(|_| quorum::Client::connect_to(endpoint))
 }
 

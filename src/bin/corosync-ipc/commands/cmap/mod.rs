@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use corosync_ipc::CsError;
-use corosync_ipc::cmap::{Client, Event, MAX_KEY, Map, Notification, TrackEvents, Tracker, Value};
+use corosync_ipc::cmap::{
+    Client, Event, MAX_KEY, Map, Notification, Options, TrackEvents, Tracker, Value,
+};
 use serde_json::{Value as Json, json};
 
 use self::value::Type;
@@ -226,7 +228,7 @@ impl MapName {
             Self::Icmap => Map::Icmap,
             Self::Stats => Map::Stats,
         };
-        Ok(Client::connect_map(&context.endpoint, map)?)
+        Ok(Client::connect_with(&context.endpoint, Options::new().map(map))?)
     }
 }
 

@@ -106,7 +106,7 @@ fn failed(asked: &Option<Result<bool, Error>>) -> Option<&Error> {
 }
 
 fn is_2_99(endpoint: &Endpoint) -> Result<bool, Error> {
-    match cmap::Client::connect_map(endpoint, Map::Stats) {
+    match cmap::Client::connect_with(endpoint, cmap::Options::new().map(Map::Stats)) {
         Ok(_) => Ok(true),
         Err(Error::Unsupported { .. }) => Ok(false),
         Err(error) => Err(error),

@@ -3,7 +3,7 @@
 use std::iter;
 
 use corosync_ipc::votequorum::{self, NodeEntry, QDEVICE_NODE_ID};
-use corosync_ipc::{Endpoint, Error, NodeId, TrackFlags, quorum, within};
+use corosync_ipc::{Endpoint, Error, NodeId, TrackFlags, UnknownEvent, quorum, within};
 use serde_json::{Value as Json, json};
 
 use crate::context::Context;
@@ -58,16 +58,16 @@ fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
         text: format!(
             "ring {}, members {}, joined {}, left {}",
             ring_text(event.ring_id.into()),
-            words(&event.member_list),
-            words(&event.joined_list),
-            words(&event.left_list)
+            words(&event.members),
+            words(&event.joined),
+            words(&event.left)
         ),
         members: json!({
             "service": SERVICE,
             "ring_id": ring_json(event.ring_id.into()),
-            "members": ids(&event.member_list),
-            "joined": ids(&event.joined_list),
-            "left": ids(&event.left_list),
+            "members": ids(&event.members),
+            "joined": ids(&event.joined),
+            "left": ids(&event.left),
         }),
     };
     let mut second = None;
@@ -80,7 +80,9 @@ fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
             quorum(event.quorate, event.ring_id.into(), &event.members)
         }
         quorum::Event::Nodelist(event) => nodelist(event),
-        quorum::Event::Unknown { id, message } => Line::unknown(SERVICE, id, &message),
+        quorum::Event::Unknown(UnknownEvent { id, message }) => {
+            Line::unknown(SERVICE, id, &message)
+        }
         // Events that this command does not know yet.
         _ => Line::unknown(SERVICE, 0, &[]),
     };
@@ -90,7 +92,7 @@ fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
 fn votequorum_line(event: votequorum::Event) -> Line {
     const SERVICE: &str = "votequorum";
     match event {
-        votequorum::Event::Quorum { quorate, nodes, .. } => Line {
+        votequorum::Event::Quorum(votequorum::QuorumNotification { quorate, nodes, .. }) => Line {
             event: "votequorum",
             text: format!(
                 "{}, nodes {}",
@@ -103,17 +105,26 @@ fn votequorum_line(event: votequorum::Event) -> Line {
                 "nodes": nodes.iter().map(node_json).collect::<Json>(),
             }),
         },
-        votequorum::Event::Nodelist { ring_id, members, .. } => Line {
+        votequorum::Event::Nodelist(votequorum::NodelistNotification {
+            ring_id, members, ..
+        }) => Line {
             event: "votequorum_nodelist",
             text: format!("ring {}, members {}", ring_text(ring_id.into()), words(&members)),
             members: json!({ "service": SERVICE, "ring_id": ring_json(ring_id.into()), "members": ids(&members) }),
         },
-        votequorum::Event::ExpectedVotes { expected_votes, .. } => Line {
+        votequorum::Event::ExpectedVotes(votequorum::ExpectedVotesNotification {
+            expected_votes,
+            ..
+        }) => Line {
             event: "expected_votes",
             text: expected_votes.to_string(),
             members: json!({ "service": SERVICE, "expected_votes": expected_votes }),
         },
-        votequorum::Event::QdeviceExtraInfo { node_id, extra_info, .. } => {
+        votequorum::Event::QdeviceExtraInfo(votequorum::QdeviceExtraInfoNotification {
+            node_id,
+            extra_info,
+            ..
+        }) => {
             let mut members = json!({ "service": SERVICE, "node_id": node_id.0 });
             add_payload(&mut members, &extra_info);
             Line {
@@ -122,7 +133,9 @@ fn votequorum_line(event: votequorum::Event) -> Line {
                 members,
             }
         }
-        votequorum::Event::Unknown { id, message } => Line::unknown(SERVICE, id, &message),
+        votequorum::Event::Unknown(UnknownEvent { id, message }) => {
+            Line::unknown(SERVICE, id, &message)
+        }
         // Events that this command does not know yet.
         _ => Line::unknown(SERVICE, 0, &[]),
     }
