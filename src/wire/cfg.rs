@@ -1,6 +1,6 @@
-//! Messages of the cfg service. Table: `proto/cfg.json`.
+//! The messages of the cfg service. `proto/cfg.json` has their layouts.
 //!
-//! Ids and layouts are those of corosync 1.99.3 and later.
+//! The ids and layouts are those of corosync 1.99.3 and later.
 
 use bytes::Bytes;
 
@@ -13,74 +13,76 @@ use crate::wire::message::{
 use crate::wire::values::{NodeId, open_enum};
 
 open_enum! {
-    /// How much those who track have to say. Matches `corosync_cfg_shutdown_flags_t`.
+    /// The say that trackers have in a shutdown. Matches `corosync_cfg_shutdown_flags_t`.
     pub struct ShutdownKind: u32 {
-        /// One who says no, or nothing, prevents the shutdown. `COROSYNC_CFG_SHUTDOWN_FLAG_REQUEST`
+        /// All trackers must agree. One that says no, or does not answer in time, prevents the
+        /// shutdown. `COROSYNC_CFG_SHUTDOWN_FLAG_REQUEST`
         const REQUEST = 0, "request";
-        /// They are told and waited for, but cannot prevent it.
+        /// The daemon waits for the answers of the trackers, but they cannot prevent the shutdown.
         /// `COROSYNC_CFG_SHUTDOWN_FLAG_REGARDLESS`
         const REGARDLESS = 1, "regardless";
-        /// They are not told. `COROSYNC_CFG_SHUTDOWN_FLAG_IMMEDIATE`
+        /// The daemon does not ask the trackers. `COROSYNC_CFG_SHUTDOWN_FLAG_IMMEDIATE`
         const IMMEDIATE = 2, "immediate";
     }
 }
 
 open_enum! {
-    /// Answer to [`Event::Shutdown`](crate::cfg::Event::Shutdown). Matches
+    /// A tracker's answer to [`Event::Shutdown`](crate::cfg::Event::Shutdown). Matches
     /// `corosync_cfg_shutdown_reply_flags_t`.
     pub struct ShutdownAnswer: u32 {
-        /// Stay. `COROSYNC_CFG_SHUTDOWN_FLAG_NO`
+        /// Objects to the shutdown. `COROSYNC_CFG_SHUTDOWN_FLAG_NO`
         const NO = 0, "no";
-        /// Go. `COROSYNC_CFG_SHUTDOWN_FLAG_YES`
+        /// Agrees to the shutdown. `COROSYNC_CFG_SHUTDOWN_FLAG_YES`
         const YES = 1, "yes";
     }
 }
 
-/// The most interfaces a [`RingStatusReply`] has room for. Matches `CFG_MAX_INTERFACES`.
+/// The most interfaces in a [`RingStatusReply`]. Matches `CFG_MAX_INTERFACES`.
 pub const MAX_INTERFACES: usize = 16;
 
-/// Room for an interface's name, its NUL included. Matches `CFG_INTERFACE_NAME_MAX_LEN`.
+/// The room for an interface's name in bytes, NUL included. Matches `CFG_INTERFACE_NAME_MAX_LEN`.
 pub const INTERFACE_NAME_SIZE: usize = 128;
 
-/// Room for an interface's status, its NUL included. Matches `CFG_INTERFACE_STATUS_MAX_LEN`.
+/// The room for an interface's status in bytes, NUL included. Matches
+/// `CFG_INTERFACE_STATUS_MAX_LEN`.
 pub const INTERFACE_STATUS_SIZE: usize = 512;
 
-/// Links of a node in a [`NodeStatusReply`]. Matches `CFG_MAX_LINKS`.
+/// The number of links of a node in a [`NodeStatusReply`]. Matches `CFG_MAX_LINKS`.
 pub const MAX_LINKS: usize = 8;
 
-/// Room for an address in text, its NUL included. Matches `CFG_MAX_HOST_LEN`.
+/// The room for an address as text in bytes, NUL included. Matches `CFG_MAX_HOST_LEN`.
 pub const HOST_SIZE: usize = 256;
 
-/// The layout of [`NodeStatusReply`]. Matches `CFG_NODE_STATUS_V1`.
+/// The version of [`NodeStatusReply`]'s layout. Matches `CFG_NODE_STATUS_V1`.
 pub const NODE_STATUS_V1: u32 = 1;
 
-/// Size of an address in a [`NodeAddressesReply`]. Matches `TOTEMIP_ADDRLEN`.
+/// The size of an address in a [`NodeAddressesReply`], in bytes. Matches `TOTEMIP_ADDRLEN`.
 pub const ADDRESS_SIZE: usize = 16;
 
 message! {
-    /// State of this node's interfaces.
+    /// Asks for the state of this node's interfaces.
     request 0 "req_lib_cfg_ringstatusget" -> RingStatusReply: pub struct GetRingStatus {}
 }
 
 message! {
-    /// Takes faulty rings into use again. Nothing since corosync 2.99.
+    /// Enables faulty rings again. Has no effect since corosync 2.99.
     request 1 "req_lib_cfg_ringreenable" -> RingReenableReply: pub struct RingReenable {}
 }
 
 message! {
-    /// Makes another node's corosync end.
+    /// Ends another node's corosync.
     request 2 "req_lib_cfg_killnode" -> KillNodeReply: pub struct KillNode {
         /// The node.
         nodeid: NodeId as Slot,
-        /// For its log, at most 255 bytes.
+        /// The reason for that node's log, at most 255 bytes.
         reason: Bytes as Reason,
     }
 }
 
 message! {
-    /// Ends this node's corosync, if those who track agree.
+    /// Ends this node's corosync, if the trackers agree.
     request 3 "req_lib_cfg_tryshutdown" -> TryShutdownReply: pub struct TryShutdown {
-        /// Whether they are asked at all.
+        /// The say that the trackers have.
         flags: ShutdownKind as Native,
     }
 }
@@ -88,13 +90,13 @@ message! {
 message! {
     /// Answers a [`TestShutdown`].
     request 4 "req_lib_cfg_replytoshutdown" -> ReplyToShutdownReply: pub struct ReplyToShutdown {
-        /// Yes or no.
+        /// The answer.
         response: ShutdownAnswer as Native,
     }
 }
 
 message! {
-    /// Addresses of a node.
+    /// Asks for the addresses of a node.
     request 5 "req_lib_cfg_get_node_addrs" -> NodeAddressesReply: pub struct GetNodeAddresses {
         /// The node; 0 is the local one.
         nodeid: NodeId as Native,
@@ -102,56 +104,56 @@ message! {
 }
 
 message! {
-    /// Id of this node.
+    /// Asks for the id of this node.
     request 6 "req_lib_cfg_local_get" -> LocalGetReply: pub struct LocalGet {}
 }
 
 message! {
-    /// Reads corosync.conf again, on all nodes. Since corosync 2.3.2.
+    /// Makes all nodes read corosync.conf again. Since corosync 2.3.2.
     request 7 "req_lib_cfg_reload_config" -> ReloadConfigReply: pub struct ReloadConfig {}
 }
 
 message! {
-    /// Opens the log files again. Since corosync 2.99.4.
+    /// Makes this node's corosync open its log files again. Since corosync 2.99.4.
     request 8 "req_lib_cfg_reopen_log_files" -> ReopenLogFilesReply: pub struct ReopenLogFiles {}
 }
 
 message! {
-    /// State of a node and of the links to it. Since corosync 3.1.1.
+    /// Asks for the state of a node and of the links to it. Since corosync 3.1.1.
     request 9 "req_lib_cfg_nodestatusget" -> NodeStatusReply: pub struct GetNodeStatus {
         /// The node.
         nodeid: NodeId as Slot,
-        /// Which layout the answer shall have: [`NODE_STATUS_V1`].
+        /// The layout of the reply: [`NODE_STATUS_V1`].
         version: u32 as Slot,
     }
 }
 
 message! {
-    /// Takes part in decisions about shutdown. Since corosync 3.1.1.
+    /// Starts tracking shutdown requests. Since corosync 3.1.1.
     request 10 "req_lib_cfg_trackstart" -> TrackStartReply: pub struct TrackStart {
-        /// No flag has a meaning.
+        /// Reserved: no flag has a meaning.
         track_flags: u8 as Native,
     }
 }
 
 message! {
-    /// Takes part no more. Since corosync 3.1.1.
+    /// Stops tracking shutdown requests. Since corosync 3.1.1.
     request 11 "req_lib_cfg_trackstop" -> TrackStopReply: pub struct TrackStop {}
 }
 
-/// One interface in a [`RingStatusReply`].
+/// An interface in a [`RingStatusReply`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Interface {
-    /// Its address, from corosync 2.99 on with the number of the link and a space in front.
+    /// The address. Since corosync 2.99 the number of the link and a space precede it.
     pub name: Bytes,
-    /// Its state, in words or one character a node.
+    /// The state: words, or one character per node.
     pub status: Bytes,
 }
 
-/// Answer to [`GetRingStatus`].
+/// Reply to [`GetRingStatus`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct RingStatusReply {
-    /// At most [`MAX_INTERFACES`].
+    /// The interfaces, at most [`MAX_INTERFACES`].
     pub interfaces: Vec<Interface>,
 }
 
@@ -174,7 +176,7 @@ impl Message for RingStatusReply {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let count = reader.number_slot::<u32>("interface_count")?;
-        // Entries from the count on hold what was on the daemon's stack.
+        // Entries from the count on hold bytes of the daemon's stack.
         let count = reader.bounded(count, MAX_INTERFACES)?;
         let names = texts::<INTERFACE_NAME_SIZE>("interface_name", reader)?;
         let statuses = texts::<INTERFACE_STATUS_SIZE>("interface_status", reader)?;
@@ -185,32 +187,32 @@ impl Message for RingStatusReply {
 }
 
 message! {
-    /// Answer to [`RingReenable`].
+    /// Reply to [`RingReenable`].
     response 1 "res_lib_cfg_ringreenable": pub struct RingReenableReply {}
 }
 
 message! {
-    /// Answer to [`TrackStart`].
+    /// Reply to [`TrackStart`].
     response 2 "res_lib_cfg_trackstart": pub struct TrackStartReply {}
 }
 
 message! {
-    /// Answer to [`TrackStop`].
+    /// Reply to [`TrackStop`].
     response 3 "res_lib_cfg_trackstop": pub struct TrackStopReply {}
 }
 
 message! {
-    /// Answer to [`KillNode`].
+    /// Reply to [`KillNode`].
     response 8 "res_lib_cfg_killnode": pub struct KillNodeReply {}
 }
 
 message! {
-    /// Answer to [`TryShutdown`], when it is decided.
+    /// Reply to [`TryShutdown`], once the shutdown is decided.
     response 9 "res_lib_cfg_tryshutdown": pub struct TryShutdownReply {}
 }
 
 message! {
-    /// Answer to [`LocalGet`].
+    /// Reply to [`LocalGet`].
     response 12 "res_lib_cfg_local_get": pub struct LocalGetReply {
         /// The node.
         local_nodeid: NodeId as Slot,
@@ -218,26 +220,26 @@ message! {
 }
 
 message! {
-    /// Answer to [`ReplyToShutdown`].
+    /// Reply to [`ReplyToShutdown`].
     response 13 "res_lib_cfg_replytoshutdown": pub struct ReplyToShutdownReply {}
 }
 
 message! {
-    /// Answer to [`ReloadConfig`], when it is done. Its id was 15 until corosync 2.99.3.
+    /// Reply to [`ReloadConfig`], once the reload is done. Its id was 15 until corosync 2.99.3.
     response 14 "res_lib_cfg_reload_config": pub struct ReloadConfigReply {}
 }
 
 message! {
-    /// Answer to [`ReopenLogFiles`].
+    /// Reply to [`ReopenLogFiles`].
     response 15 "res_lib_cfg_reopen_log_files": pub struct ReopenLogFilesReply {}
 }
 
-/// Answer to [`GetNodeAddresses`].
+/// Reply to [`GetNodeAddresses`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeAddressesReply {
-    /// `AF_INET` or `AF_INET6` as the daemon's system numbers them, for all addresses.
+    /// The family of all addresses: the daemon's system's number of `AF_INET` or `AF_INET6`.
     pub family: u32,
-    /// The addresses; one of IPv4 is the first 4 bytes.
+    /// The addresses. An IPv4 address takes the first 4 bytes.
     pub addrs: Vec<[u8; ADDRESS_SIZE]>,
 }
 
@@ -263,45 +265,45 @@ impl Message for NodeAddressesReply {
     }
 }
 
-/// One link in a [`NodeStatusReply`]. Matches `struct corosync_knet_link_status_v1`.
+/// A link in a [`NodeStatusReply`]. Matches `struct corosync_knet_link_status_v1`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Link {
-    /// Not 0: configured and switched on.
+    /// Not 0: the link is configured and switched on.
     pub enabled: u8,
-    /// Not 0: data flows.
+    /// Not 0: the link is up.
     pub connected: u8,
-    /// Not 0: switched on by the other end, whose address is dynamic.
+    /// Not 0: the other end, whose address is dynamic, has set the link up.
     pub dynconnected: u8,
-    /// Largest packet in bytes, as far as known.
+    /// The largest packet in bytes, as far as the daemon knows.
     pub mtu: u32,
-    /// This node's address, in text.
+    /// This node's address as text.
     pub src_ipaddr: Bytes,
-    /// The other node's address, in text.
+    /// The other node's address as text.
     pub dst_ipaddr: Bytes,
 }
 
-/// Answer to [`GetNodeStatus`]. Matches `struct corosync_cfg_node_status_v1`.
+/// Reply to [`GetNodeStatus`]. Matches `struct corosync_cfg_node_status_v1`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeStatusReply {
-    /// The node asked for.
+    /// The node.
     pub nodeid: NodeId,
-    /// Not 0: it can be reached.
+    /// Not 0: this node reaches it.
     pub reachable: u8,
-    /// Not 0: reached through another node.
+    /// Not 0: this node reaches it through another node.
     pub remote: u8,
     /// Not 0: it is outside of the cluster.
     pub external: u8,
-    /// Oldest protocol of knet it speaks.
+    /// The oldest version of knet's protocol that it speaks.
     pub onwire_min: u8,
-    /// Newest protocol of knet it speaks.
+    /// The newest version of knet's protocol that it speaks.
     pub onwire_max: u8,
-    /// Protocol of knet in use.
+    /// The version of knet's protocol in use.
     pub onwire_ver: u8,
-    /// The links by their number; those not configured are all zeros.
+    /// The links by their number. A link that is not configured is all zeros.
     pub links: [Link; MAX_LINKS],
 }
 
-/// Each field of a link goes by this name in errors; the offset tells which it is.
+/// The name of every field of a link in errors. The offset identifies the field.
 const LINK_STATUS: &str = "node_status.link_status";
 
 impl Message for NodeStatusReply {
@@ -359,11 +361,11 @@ impl Message for NodeStatusReply {
     }
 }
 
-/// Asks whoever tracks whether this node's corosync may end, or says that the time to answer is
+/// Event: asks a tracker whether this node's corosync may end, or reports that the time to answer is
 /// over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TestShutdown {
-    /// `CS_OK` asks, `CS_ERR_TIMEOUT` says that the time is over. It is the header's.
+    /// The status in the header. `CS_OK`: the daemon asks. `CS_ERR_TIMEOUT`: the time is over.
     pub status: i32,
     /// As in [`TryShutdown`].
     pub flags: ShutdownKind,
@@ -399,7 +401,7 @@ impl Message for TestShutdown {
 }
 
 any_message! {
-    /// Any request.
+    /// Any request of the service.
     pub enum AnyRequest {
         GetRingStatus, RingReenable, KillNode, TryShutdown, ReplyToShutdown, GetNodeAddresses, LocalGet, ReloadConfig,
         ReopenLogFiles, GetNodeStatus, TrackStart, TrackStop,
@@ -407,7 +409,7 @@ any_message! {
 }
 
 any_message! {
-    /// Any answer.
+    /// Any reply of the service.
     pub enum AnyResponse {
         RingStatusReply, RingReenableReply, TrackStartReply, TrackStopReply, KillNodeReply, TryShutdownReply,
         NodeAddressesReply, LocalGetReply, ReplyToShutdownReply, ReloadConfigReply, ReopenLogFilesReply, NodeStatusReply,
@@ -415,14 +417,15 @@ any_message! {
 }
 
 any_message! {
-    /// Any event.
+    /// Any event of the service.
     pub enum AnyEvent { TestShutdown }
 }
 
-/// An address in text.
+/// An address as text.
 type Host = Chars<HOST_SIZE>;
 
-/// `mar_name_t` whose length is not in a slot, and which holds a C string whose NUL is counted.
+/// A `mar_name_t` whose length is not in a slot. It holds a C string, and the length includes the
+/// NUL.
 pub(crate) struct Reason;
 
 impl Encoding<Bytes> for Reason {
@@ -440,7 +443,7 @@ impl Encoding<Bytes> for Reason {
     }
 }
 
-/// Reads an array of texts, each of which ends with a NUL, or loses its last byte to it.
+/// Reads an array of C strings. A string without a NUL loses its last byte to it.
 fn texts<const SIZE: usize>(
     field: &'static str,
     reader: &mut Reader<'_>,
@@ -579,7 +582,7 @@ mod tests {
             NodeAddressesReply::decode(&addresses),
             Err(WireError::TooLarge { value: 3, limit: 2, .. })
         ));
-        // Fewer than there is room for: the others have no address.
+        // A count below the room: the other entries have no address.
         addresses[28] = 1;
         assert_eq!(NodeAddressesReply::decode(&addresses).unwrap().addrs.len(), 1);
     }

@@ -1,4 +1,4 @@
-//! Messages of the cmap service. Table: `proto/cmap.json`.
+//! The messages of the cmap service. `proto/cmap.json` has their layouts.
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use crate::wire::message::{Encoding, MarName, Slot, any_message, message};
 use crate::wire::values::{flags, open_enum};
 
 flags! {
-    /// What a tracker is told, and what happened.
+    /// The changes that a tracker asks for, and the change that a notification reports.
     pub struct TrackEvents: i32 {
         /// A key was deleted. `CMAP_TRACK_DELETE`
         const DELETE = 1;
@@ -17,18 +17,19 @@ flags! {
         const MODIFY = 2;
         /// A key was added. `CMAP_TRACK_ADD`
         const ADD = 4;
-        /// Not one key but all that begin with it. `CMAP_TRACK_PREFIX`
+        /// Tracks all keys that begin with the given one. `CMAP_TRACK_PREFIX`
         const PREFIX = 8;
     }
 }
 
 impl TrackEvents {
-    /// Added, modified and deleted.
+    /// All three changes: added, modified and deleted.
     pub const ALL: Self = Self::from_bits(1 | 2 | 4);
 }
 
 open_enum! {
-    /// Type of a value. Prints as corosync-cmapctl does: `u32`, `str`.
+    /// The type of a value. Matches `cmap_value_types_t`. Prints as in corosync-cmapctl: `u32`,
+    /// `str`.
     pub struct ValueType: u8 {
         /// `CMAP_VALUETYPE_INT8`
         const INT8 = 1, "i8";
@@ -57,10 +58,10 @@ open_enum! {
     }
 }
 
-/// A value as it travels: its type and its bytes, which need not fit together.
+/// A value on the wire: its type and its bytes. The bytes need not be valid for the type.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct RawValue {
-    /// What the bytes are said to be.
+    /// The type that the sender gives.
     pub value_type: ValueType,
     /// The bytes. A string from the daemon ends with a NUL.
     pub data: Bytes,
@@ -71,7 +72,7 @@ message! {
     request 0 "req_lib_cmap_set" -> SetReply: pub struct Set {
         /// The key.
         key_name: Bytes as MarName,
-        /// Its new value.
+        /// The new value.
         value: RawValue as LengthTypeBytes,
     }
 }
@@ -89,10 +90,10 @@ message! {
     request 2 "req_lib_cmap_get" -> GetReply: pub struct Get {
         /// The key.
         key_name: Bytes as MarName,
-        /// Room for the value in bytes; the answer is this much longer than its fixed part whatever
-        /// the value's length is. A longer value is answered with `CS_ERR_INVALID_PARAM`; 0 asks
-        /// for type and length only, which the stats map's keys of missed scheduling do not
-        /// survive: the daemon writes the value to no buffer.
+        /// The room for the value in bytes. The reply is this much longer than its fixed part,
+        /// whatever the value's length. A longer value is refused with `CS_ERR_INVALID_PARAM`. 0 asks
+        /// for type and length only. With the stats map's `schedmiss` keys 0 crashes the daemon,
+        /// which then writes the value through a null pointer.
         value_len: u64 as Slot,
     }
 }
@@ -102,7 +103,7 @@ message! {
     request 3 "req_lib_cmap_adjust_int" -> AdjustIntReply: pub struct AdjustInt {
         /// The key.
         key_name: Bytes as MarName,
-        /// What to add; the value wraps around.
+        /// The number to add. The sum wraps around.
         step: i32 as Slot,
     }
 }
@@ -110,7 +111,7 @@ message! {
 message! {
     /// Opens an iterator in the daemon.
     request 4 "req_lib_cmap_iter_init" -> IterInitReply: pub struct IterInit {
-        /// What keys begin with; empty: all keys.
+        /// The prefix of the keys. Empty: all keys.
         prefix: Bytes as MarName,
     }
 }
@@ -134,11 +135,11 @@ message! {
 message! {
     /// Starts notifications of a key or of all keys with a prefix.
     request 7 "req_lib_cmap_track_add" -> TrackAddReply: pub struct TrackAdd {
-        /// The key or prefix; empty: all keys.
+        /// The key or prefix. Empty: all keys.
         key_name: Bytes as MarName,
-        /// What to be told.
+        /// The changes to report.
         track_type: TrackEvents as Slot,
-        /// Chosen by the client; comes back in every notification.
+        /// A value of the client's choice, which every notification returns.
         track_inst_handle: u64 as Slot,
     }
 }
@@ -152,63 +153,63 @@ message! {
 }
 
 message! {
-    /// Chooses the map the connection works on. Since corosync 2.99; earlier daemons die of it.
+    /// Chooses the map that the connection works on. Since corosync 2.99; it crashes earlier daemons.
     request 9 "req_lib_cmap_set_current_map" -> SetCurrentMapReply: pub struct SetCurrentMap {
-        /// 0 icmap, 1 stats.
+        /// 0: icmap. 1: stats.
         map: i32 as Slot,
     }
 }
 
 message! {
-    /// Answer to [`Set`].
+    /// Reply to [`Set`].
     response 0 "res_lib_cmap_set": pub struct SetReply {}
 }
 
 message! {
-    /// Answer to [`Delete`].
+    /// Reply to [`Delete`].
     response 1 "res_lib_cmap_delete": pub struct DeleteReply {}
 }
 
 message! {
-    /// Answer to [`AdjustInt`].
+    /// Reply to [`AdjustInt`].
     response 3 "res_lib_cmap_adjust_int": pub struct AdjustIntReply {}
 }
 
 message! {
-    /// Answer to [`IterInit`].
+    /// Reply to [`IterInit`].
     response 4 "res_lib_cmap_iter_init": pub struct IterInitReply {
-        /// Names the iterator on this connection.
+        /// The iterator's handle on this connection.
         iter_handle: u64 as Slot,
     }
 }
 
 message! {
-    /// Answer to [`IterNext`]; after the last key it is `CS_ERR_NO_SECTIONS`.
+    /// Reply to [`IterNext`]. `CS_ERR_NO_SECTIONS` after the last key.
     response 5 "res_lib_cmap_iter_next": pub struct IterNextReply {
         /// The key.
         key_name: Bytes as MarName,
-        /// Length of its value in bytes (a string's NUL included).
+        /// The length of the value in bytes, including a string's NUL.
         value_len: u64 as Slot,
-        /// Type of its value.
+        /// The type of the value.
         value_type: ValueType as Slot,
     }
 }
 
 message! {
-    /// Answer to [`IterFinalize`].
+    /// Reply to [`IterFinalize`].
     response 6 "res_lib_cmap_iter_finalize": pub struct IterFinalizeReply {}
 }
 
 message! {
-    /// Answer to [`TrackAdd`].
+    /// Reply to [`TrackAdd`].
     response 7 "res_lib_cmap_track_add": pub struct TrackAddReply {
-        /// Names the tracker on this connection.
+        /// The tracker's handle on this connection.
         track_handle: u64 as Slot,
     }
 }
 
 message! {
-    /// Answer to [`TrackDelete`].
+    /// Reply to [`TrackDelete`].
     response 8 "res_lib_cmap_track_delete": pub struct TrackDeleteReply {
         /// As given to [`TrackAdd`].
         track_inst_handle: u64 as Slot,
@@ -216,16 +217,17 @@ message! {
 }
 
 message! {
-    /// Answer to [`SetCurrentMap`].
+    /// Reply to [`SetCurrentMap`].
     response 10 "res_lib_cmap_set_current_map": pub struct SetCurrentMapReply {}
 }
 
-/// Answer to [`Get`]. The message is as long as the request's room for the value, not as the value.
+/// Reply to [`Get`]. The message has the room for the value that the request asked for, whatever the
+/// value's length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GetReply {
-    /// Length of the value in bytes, which was sent only if there was room.
+    /// The length of the value in bytes.
     pub value_len: u64,
-    /// The value; empty when it was not sent.
+    /// The value. Empty if the request asked for type and length only.
     pub value: RawValue,
 }
 
@@ -250,19 +252,19 @@ impl Message for GetReply {
     }
 }
 
-/// A tracked key was set, changed or deleted.
+/// Event: a tracked key was added, modified or deleted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NotifyCallback {
     /// As given to [`TrackAdd`].
     pub track_inst_handle: u64,
     /// The key.
     pub key_name: Bytes,
-    /// What happened.
+    /// The change.
     pub event: TrackEvents,
-    /// The value it has now; type 0 and empty after a delete.
+    /// The value after the change. Type 0 and empty after a delete.
     pub new_value: RawValue,
-    /// The value it had; type 0 and empty after an add, and where the daemon changed a number in
-    /// place.
+    /// The value before the change. Type 0 and empty after an add, and where the daemon changed a
+    /// number in place.
     pub old_value: RawValue,
 }
 
@@ -307,14 +309,14 @@ impl Message for NotifyCallback {
 }
 
 any_message! {
-    /// Any request.
+    /// Any request of the service.
     pub enum AnyRequest {
         Set, Delete, Get, AdjustInt, IterInit, IterNext, IterFinalize, TrackAdd, TrackDelete, SetCurrentMap,
     }
 }
 
 any_message! {
-    /// Any answer.
+    /// Any reply of the service.
     pub enum AnyResponse {
         SetReply, DeleteReply, GetReply, AdjustIntReply, IterInitReply, IterNextReply, IterFinalizeReply, TrackAddReply,
         TrackDeleteReply, SetCurrentMapReply,
@@ -322,11 +324,11 @@ any_message! {
 }
 
 any_message! {
-    /// Any event.
+    /// Any event of the service.
     pub enum AnyEvent { NotifyCallback }
 }
 
-/// The length in a slot, the type in a slot, then the bytes.
+/// A value: its length in a slot, its type in a slot, then the bytes.
 pub(crate) struct LengthTypeBytes;
 
 impl Encoding<RawValue> for LengthTypeBytes {
@@ -336,7 +338,7 @@ impl Encoding<RawValue> for LengthTypeBytes {
         writer.slot("value_len", value.data.len() as u64);
         writer.slot("type", value.value_type);
         writer.bytes("value", &value.data);
-        // The daemon looks for the end of a string beyond the length given.
+        // The daemon looks for a string's NUL beyond the given length.
         writer.padding(1);
         Ok(())
     }

@@ -1,6 +1,7 @@
-//! Messages of the evs service, which only corosync 1.99.0 to 1.99.7 has. Table: `proto/evs.json`.
+//! The messages of the evs service, which only corosync 1.99.0 to 1.99.7 has. `proto/evs.json` has
+//! their layouts.
 //!
-//! Counts are C's `size_t` and node ids `unsigned int`, not slots, and most requests begin with a
+//! Counts are C's `size_t` and node ids `unsigned int`, not slots. Most requests begin with a
 //! response header.
 
 use std::fmt;
@@ -17,10 +18,10 @@ pub use crate::wire::cpg::Guarantee;
 use crate::wire::message::{any_message, message};
 use crate::wire::values::NodeId;
 
-/// Bytes in a group's name, always.
+/// The size of a group name in bytes.
 pub const GROUP_NAME_SIZE: usize = 32;
 
-/// Name of a group: 32 bytes, all of which count. Matches `struct evs_group`.
+/// A group name: 32 bytes, all of which count. Matches `struct evs_group`.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -29,7 +30,7 @@ pub const GROUP_NAME_SIZE: usize = 32;
 pub struct GroupName([u8; GROUP_NAME_SIZE]);
 
 impl GroupName {
-    /// A name of up to 32 bytes, filled up with NULs, as C's `strcpy` into a zeroed struct makes
+    /// Makes a name of up to 32 bytes, padded with NULs as C's `strcpy` into a zeroed struct pads
     /// it.
     ///
     /// # Errors
@@ -40,24 +41,25 @@ impl GroupName {
         match padded.get_mut(..name.len()) {
             Some(room) => room.copy_from_slice(name),
             None => {
-                let reason = format!("{} bytes are more than {GROUP_NAME_SIZE}", name.len());
+                let reason =
+                    format!("{} bytes exceed the maximum of {GROUP_NAME_SIZE}", name.len());
                 return Err(Error::invalid("group name", reason));
             }
         }
         Ok(Self(padded))
     }
 
-    /// All 32 bytes.
+    /// Makes a name of 32 bytes.
     pub const fn from_bytes(bytes: [u8; GROUP_NAME_SIZE]) -> Self {
         Self(bytes)
     }
 
-    /// All 32 bytes.
+    /// Returns all 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; GROUP_NAME_SIZE] {
         &self.0
     }
 
-    /// The name without the NULs at its end.
+    /// Returns the name without the NULs at its end.
     pub fn trimmed(&self) -> &[u8] {
         let end = self.0.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         self.0.get(..end).unwrap_or_default()
@@ -76,7 +78,7 @@ impl fmt::Debug for GroupName {
     }
 }
 
-/// The most nodes in a list. Matches `PROCESSOR_COUNT_MAX`.
+/// The most nodes in a list of nodes. Matches `PROCESSOR_COUNT_MAX`.
 pub const MAX_NODES: usize = 384;
 
 /// The most groups in one [`Join`].
@@ -96,7 +98,7 @@ pub struct Leave {
     pub groups: Vec<GroupName>,
 }
 
-/// Declares how a list of groups is laid out, which is all there is in two requests.
+/// Implements a request whose only field is a list of groups.
 macro_rules! groups_request {
     ($type:ident, $id:literal, $name:literal, $reply:ty) => {
         impl Message for $type {
@@ -126,10 +128,10 @@ macro_rules! groups_request {
 groups_request!(Join, 0, "req_lib_evs_join", JoinReply);
 groups_request!(Leave, 1, "req_lib_evs_leave", LeaveReply);
 
-/// Sends a message to the groups this connection joined.
+/// Sends a message to the groups that this connection joined.
 #[derive(Clone, Debug, PartialEq)]
 pub struct McastJoined {
-    /// In which order it is delivered. The daemon does not look at it.
+    /// The requested order, which the daemon ignores.
     pub guarantee: Guarantee,
     /// The message.
     pub msg: Bytes,
@@ -162,7 +164,7 @@ impl crate::wire::Request for McastJoined {
 /// Sends a message to groups, joined or not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct McastGroups {
-    /// In which order it is delivered. The daemon does not look at it.
+    /// The requested order, which the daemon ignores.
     pub guarantee: Guarantee,
     /// The groups.
     pub groups: Vec<GroupName>,
@@ -198,36 +200,36 @@ impl crate::wire::Request for McastGroups {
 }
 
 message! {
-    /// The members of the present configuration.
+    /// Asks for the members of the current configuration.
     request 4 "req_lib_evs_membership_get" -> MembershipReply: pub struct GetMembership {}
 }
 
 message! {
-    /// Answer to [`Join`].
+    /// Reply to [`Join`].
     response 2 "res_lib_evs_join": pub struct JoinReply {}
 }
 
 message! {
-    /// Answer to [`Leave`].
+    /// Reply to [`Leave`].
     response 3 "res_lib_evs_leave": pub struct LeaveReply {}
 }
 
 message! {
-    /// Answer to [`McastJoined`].
+    /// Reply to [`McastJoined`].
     response 4 "res_lib_evs_mcast_joined": pub struct McastJoinedReply {}
 }
 
 message! {
-    /// Answer to [`McastGroups`].
+    /// Reply to [`McastGroups`].
     response 5 "res_lib_evs_mcast_groups": pub struct McastGroupsReply {}
 }
 
-/// Answer to [`GetMembership`].
+/// Reply to [`GetMembership`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct MembershipReply {
     /// This node.
     pub local_nodeid: NodeId,
-    /// At most [`MAX_NODES`].
+    /// The members, at most [`MAX_NODES`].
     pub member_list: Vec<NodeId>,
 }
 
@@ -254,10 +256,10 @@ impl Message for MembershipReply {
     }
 }
 
-/// A message to a group that this connection joined.
+/// Event: a message to a group that this connection joined.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deliver {
-    /// The sender, despite its name.
+    /// The sender's node, despite the field's name in C.
     pub local_nodeid: NodeId,
     /// The message.
     pub msg: Bytes,
@@ -282,14 +284,14 @@ impl Message for Deliver {
     }
 }
 
-/// The membership of the cluster changed.
+/// Event: the membership of the cluster changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Confchg {
-    /// Members now.
+    /// The members after the change.
     pub member_list: Vec<NodeId>,
-    /// Members before that are not now.
+    /// The members that left.
     pub left_list: Vec<NodeId>,
-    /// Members now that were not before.
+    /// The members that joined.
     pub joined_list: Vec<NodeId>,
 }
 
@@ -328,17 +330,17 @@ impl Message for Confchg {
 }
 
 any_message! {
-    /// Any request.
+    /// Any request of the service.
     pub enum AnyRequest { Join, Leave, McastJoined, McastGroups, GetMembership }
 }
 
 any_message! {
-    /// Any answer.
+    /// Any reply of the service.
     pub enum AnyResponse { JoinReply, LeaveReply, McastJoinedReply, McastGroupsReply, MembershipReply }
 }
 
 any_message! {
-    /// Any event.
+    /// Any event of the service.
     pub enum AnyEvent { Deliver, Confchg }
 }
 
@@ -352,7 +354,7 @@ fn message(reader: &mut Reader<'_>, length: Number) -> Result<Bytes, WireError> 
     reader.bytes("msg", length)
 }
 
-/// Writes an array with room for all nodes there can be, and returns the count that belongs to it.
+/// Writes a list of nodes as an array of [`MAX_NODES`]. Returns the list's length.
 fn write_nodes(
     field: &'static str,
     nodes: &[NodeId],

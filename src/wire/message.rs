@@ -1,5 +1,4 @@
-//! What all messages have in common: the traits and the macro that declares a message once for both
-//! directions.
+//! The traits of messages, and the macro that declares a message once for both directions.
 
 use bytes::Bytes;
 
@@ -7,42 +6,51 @@ use crate::codec::{CS_OK, Header, Kind, Number, Plain, Reader, SLOT, Writer};
 use crate::error::WireError;
 use crate::wire::values::RingId;
 
-/// One message of a service: knows its layout, both ways.
+/// A message of a service: encodes and decodes its layout.
 pub trait Message: Sized {
-    /// C name of the struct.
+    /// The name of the C struct.
     const NAME: &'static str;
-    /// Message id.
+    /// The message id in the header.
     const ID: i32;
-    /// Direction.
+    /// The direction: request, response or event.
     const KIND: Kind;
-    /// Which header it begins with. The same as [`Message::KIND`] but for cpg's multicasts, which
-    /// are requests that begin with a response header.
+    /// The header that the message begins with. Equals [`Message::KIND`], except for the multicasts
+    /// of cpg and most requests of evs: they begin with a response header.
     const HEADER: Kind = Self::KIND;
 
-    /// Appends everything behind the header.
-    fn write(&self, writer: &mut Writer) -> Result<(), WireError>;
-
-    /// Reads everything behind the header.
-    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError>;
-
-    /// The whole message.
+    /// Writes the message without its header.
     ///
     /// # Errors
-    /// A length of the caller's that the layout has no room for.
+    /// As [`Message::encode`].
+    fn write(&self, writer: &mut Writer) -> Result<(), WireError>;
+
+    /// Reads the message without its header.
+    ///
+    /// # Errors
+    /// As [`Message::decode`].
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError>;
+
+    /// Encodes the message with its header.
+    ///
+    /// # Errors
+    /// [`WireError::TooLarge`] for a value of the caller's that the layout has no room for.
     fn encode(&self) -> Result<Vec<u8>, WireError> {
         write_message(self)?.finish(0)
     }
 
-    /// Reads the whole message. The id must be this message's, the status of a response or event is
-    /// not looked at.
+    /// Decodes a message with its header. The status of a response or event is ignored.
     ///
     /// # Errors
-    /// The peer's bytes are not this message.
+    /// [`WireError::UnknownId`] for the id of another message. The other variants for bytes of the
+    /// peer's that do not follow this message's layout.
     fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         Self::decode_from(Reader::new(Self::NAME, bytes))
     }
 
-    /// As [`Message::decode`], from a reader at the first byte.
+    /// As [`Message::decode`], from a reader at the first byte of the header.
+    ///
+    /// # Errors
+    /// As [`Message::decode`].
     fn decode_from(mut reader: Reader<'_>) -> Result<Self, WireError> {
         let header = Header::read(&mut reader, Self::HEADER)?;
         if header.id != Self::ID {
@@ -52,9 +60,9 @@ pub trait Message: Sized {
     }
 }
 
-/// A message that the daemon answers.
+/// A request that the daemon answers.
 pub trait Request: Message {
-    /// The answer.
+    /// The reply.
     type Reply: Message;
 }
 
@@ -64,51 +72,54 @@ pub(crate) fn write_message<M: Message>(message: &M) -> Result<Writer, WireError
     Ok(writer)
 }
 
-/// A message of which only the header was written.
+/// Begins a message: writes its header.
 pub(crate) fn begin_message<M: Message>() -> Writer {
     let mut writer = Writer::new(M::NAME);
     Header { id: M::ID, size: 0, error: CS_OK }.write(&mut writer, M::HEADER);
     writer
 }
 
-/// Reads the answer to a request: its body, or the `cs_error_t` the daemon answered instead.
+/// Decodes the reply to a request: the message, or the `cs_error_t` with which the daemon refused.
 ///
-/// A refusal may be a bare header with id 0 (`CS_ERR_TRY_AGAIN` while the daemon is busy,
-/// `CS_ERR_INVALID_PARAM` for an id it does not know), so the status is looked at first, and the id
-/// not at all: replies come in the order of requests. Byte strings share the memory of `bytes`.
+/// The status comes first, and the id is ignored: a refusal may be a bare header with id 0
+/// (`CS_ERR_TRY_AGAIN` while the daemon is busy, `CS_ERR_INVALID_PARAM` for an unknown request id),
+/// and replies come in the order of requests. Byte strings share the memory of `bytes`.
+///
+/// # Errors
+/// As [`Message::decode`], but for [`WireError::UnknownId`].
 pub fn decode_reply<M: Message>(bytes: &Bytes) -> Result<Result<M, i32>, WireError> {
     let mut reader = Reader::shared(M::NAME, bytes);
     let header = Header::read(&mut reader, Kind::Response)?;
     if header.error == CS_OK { M::read(&mut reader).map(Ok) } else { Ok(Err(header.error)) }
 }
 
-/// How a field's value lies on the wire. `T` is the type a user sees.
+/// The layout of a field. `T` is the type of its value in the API.
 pub(crate) trait Encoding<T> {
-    /// Whether nothing is padded behind it: a C flexible array at the end of the struct.
+    /// True for a C flexible array at the end of a struct, which no padding follows.
     const TAIL: bool = false;
 
     fn write(field: &'static str, value: &T, writer: &mut Writer) -> Result<(), WireError>;
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<T, WireError>;
 }
 
-/// The bare value, in as many bytes as it has.
+/// The value without padding.
 pub(crate) struct Native;
 
-/// The value in an 8-byte slot: C's `aligned(8)`.
+/// The value in an 8-byte slot, C's `aligned(8)`.
 pub(crate) struct Slot;
 
 /// `mar_name_t`: a 16-bit length in a slot and 256 bytes.
 pub(crate) struct MarName;
 
-/// `char[N]`: text up to the first NUL.
+/// `char[N]`: the text ends at the first NUL.
 pub(crate) struct Chars<const N: usize>;
 
-/// A 32-bit count in a slot and that many elements, or a count of bytes and the bytes.
+/// A 32-bit count in a slot, followed by that many elements or bytes.
 pub(crate) struct Counted;
 
-/// As [`Counted`], but elements or bytes begin right behind the count, inside its slot. The message
-/// ends with 4 bytes that belong to nothing, since C sends `sizeof(struct)`, which is rounded up to
-/// a slot, plus the elements, which begin before that.
+/// As [`Counted`], but the elements begin right behind the count, inside its slot. The message ends
+/// with 4 unused bytes: C sends `sizeof(struct)`, which is rounded up to a slot, plus the elements,
+/// which begin before that.
 pub(crate) struct InSlotCounted;
 
 impl<T: Plain> Encoding<T> for Native {
@@ -133,7 +144,7 @@ impl<T: Plain> Encoding<T> for Slot {
     }
 }
 
-/// Both parts in slots: `mar_quorum_ring_id_t` and `mar_votequorum_ring_id`.
+/// `mar_quorum_ring_id_t` and `mar_votequorum_ring_id`: both parts in slots.
 pub(crate) struct RingIdSlots;
 
 impl Encoding<RingId> for RingIdSlots {
@@ -148,7 +159,7 @@ impl Encoding<RingId> for RingIdSlots {
     }
 }
 
-/// Room in `mar_name_t`. Matches `CS_MAX_NAME_LENGTH`.
+/// The size of the array in `mar_name_t`. Matches `CS_MAX_NAME_LENGTH`.
 pub(crate) const MAR_NAME_SIZE: usize = 256;
 
 impl Encoding<Bytes> for MarName {
@@ -178,7 +189,7 @@ impl<const N: usize> Encoding<Bytes> for Chars<N> {
     }
 }
 
-/// What a count stands in front of: values that follow each other, or bytes.
+/// A list that follows its count: fixed-size values, or bytes.
 pub(crate) trait Elements: Sized {
     fn count(&self) -> usize;
     fn append(&self, field: &'static str, writer: &mut Writer);
@@ -257,11 +268,10 @@ impl<E: Elements> Encoding<E> for InSlotCounted {
     }
 }
 
-/// Declares a message: a struct whose fields name their [`Encoding`], in the order they have on the
-/// wire.
+/// Declares a message: a struct whose fields name their [`Encoding`], in wire order.
 ///
-/// `request 2 "req_lib_x" -> Reply` declares a request and the answer to it, `response` and `event`
-/// the other kinds.
+/// `request 2 "req_lib_x" -> Reply` declares a request and the type of its reply. `response` and
+/// `event` declare the other kinds.
 macro_rules! message {
     ($(#[$doc:meta])* $kind:ident $id:literal $name:literal $(-> $reply:ty)?:
      pub struct $type:ident { $($(#[$field_doc:meta])* $field:ident: $value:ty as $encoding:ty),* $(,)? }) => {
@@ -296,8 +306,8 @@ macro_rules! message {
 }
 pub(crate) use message;
 
-/// Declares the sum of a service's messages of one kind, for whoever takes any of them apart:
-/// servers, tracers, fuzzers.
+/// Declares an enum of a service's messages of one kind, for code that decodes any of them: servers,
+/// tracers, fuzzers.
 macro_rules! any_message {
     ($(#[$doc:meta])* pub enum $any:ident { $($type:ident),* $(,)? }) => {
         $(#[$doc])*
@@ -305,23 +315,24 @@ macro_rules! any_message {
         #[non_exhaustive]
         #[allow(clippy::large_enum_variant)]
         pub enum $any {
-            $(#[doc = concat!("`", stringify!($type), "`")] $type($type),)*
+            $(#[doc = concat!("[`", stringify!($type), "`]")] $type($type),)*
         }
 
         impl $any {
-            /// Reads whichever message the header's id says.
+            /// Decodes the message that the header's id names.
             ///
             /// # Errors
-            /// An id not listed here, or bytes that are not that message.
+            /// [`UnknownId`](crate::WireError::UnknownId) for an id without a variant here. The other
+            /// variants for bytes of the peer's that do not follow the message's layout.
             pub fn decode(bytes: &[u8]) -> Result<Self, $crate::error::WireError> {
                 Self::decode_by(|message| $crate::codec::Reader::new(message, bytes))
             }
 
             /// As [`decode`](Self::decode), but byte strings share the memory of `bytes` instead of
-            /// being copied.
+            /// copying it.
             ///
             /// # Errors
-            /// The same.
+            /// As [`decode`](Self::decode).
             pub fn decode_shared(bytes: &bytes::Bytes) -> Result<Self, $crate::error::WireError> {
                 Self::decode_by(|message| $crate::codec::Reader::shared(message, bytes))
             }
@@ -337,15 +348,16 @@ macro_rules! any_message {
                 }
             }
 
-            /// The whole message.
+            /// Encodes the message with its header.
             ///
             /// # Errors
-            /// A length the layout has no room for.
+            /// [`TooLarge`](crate::WireError::TooLarge) for a value of the caller's that the layout has no
+            /// room for.
             pub fn encode(&self) -> Result<Vec<u8>, $crate::error::WireError> {
                 match self { $(Self::$type(message) => $crate::wire::Message::encode(message),)* }
             }
 
-            /// C name of the message.
+            /// The name of the message's C struct.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$type(_) => <$type as $crate::wire::Message>::NAME,)* }
             }

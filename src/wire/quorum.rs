@@ -1,4 +1,4 @@
-//! Messages of the quorum service. Table: `proto/quorum.json`.
+//! The messages of the quorum service. `proto/quorum.json` has their layouts.
 
 use crate::codec::{Kind, Reader, Writer};
 use crate::error::WireError;
@@ -9,14 +9,14 @@ use crate::wire::message::{
 use crate::wire::values::{NodeId, RingId, TrackFlags};
 
 message! {
-    /// Whether this node is quorate.
+    /// Asks whether this node is quorate.
     request 0 "req_lib_quorum_getquorate" -> GetQuorateReply: pub struct GetQuorate {}
 }
 
 message! {
     /// Starts notifications.
     request 1 "req_lib_quorum_trackstart" -> TrackStartReply: pub struct TrackStart {
-        /// What to be told.
+        /// The notifications to send.
         track_flags: TrackFlags as Native,
     }
 }
@@ -27,12 +27,12 @@ message! {
 }
 
 message! {
-    /// Whether a quorum provider is configured.
+    /// Asks whether a quorum provider is configured.
     request 3 "req_lib_quorum_gettype" -> GetTypeReply: pub struct GetType {}
 }
 
 message! {
-    /// Chooses the model, which decides the notifications' layout. Since corosync 3.1.1.
+    /// Chooses the model, which decides the layout of notifications. Since corosync 3.1.1.
     request 4 "req_lib_quorum_model_gettype" -> ModelGetTypeReply: pub struct ModelGetType {
         /// 0 or 1.
         model: u32 as Slot,
@@ -40,73 +40,73 @@ message! {
 }
 
 message! {
-    /// Answer to [`GetQuorate`].
+    /// Reply to [`GetQuorate`].
     response 0 "res_lib_quorum_getquorate": pub struct GetQuorateReply {
-        /// Not 0 when quorate.
+        /// Not 0: quorate.
         quorate: u32 as Native,
     }
 }
 
 message! {
-    /// Answer to [`TrackStart`].
+    /// Reply to [`TrackStart`].
     response 1 "res_lib_quorum_trackstart": pub struct TrackStartReply {}
 }
 
 message! {
-    /// Answer to [`TrackStop`].
+    /// Reply to [`TrackStop`].
     response 2 "res_lib_quorum_trackstop": pub struct TrackStopReply {}
 }
 
 message! {
-    /// Answer to [`GetType`].
+    /// Reply to [`GetType`].
     response 4 "res_lib_quorum_gettype": pub struct GetTypeReply {
-        /// 0 free, 1 set.
+        /// 0: free, there is no quorum provider. 1: set.
         quorum_type: u32 as Native,
     }
 }
 
 message! {
-    /// Answer to [`ModelGetType`].
+    /// Reply to [`ModelGetType`].
     response 5 "res_lib_quorum_model_gettype": pub struct ModelGetTypeReply {
-        /// 0 free, 1 set.
+        /// 0: free, there is no quorum provider. 1: set.
         quorum_type: u32 as Slot,
     }
 }
 
 message! {
-    /// Model v0: quorum or membership changed.
+    /// Event of model v0: quorum or membership changed.
     event 3 "res_lib_quorum_notification": pub struct Notification {
-        /// Not 0 when quorate.
+        /// Not 0: quorate.
         quorate: i32 as Slot,
-        /// Sequence number of the ring.
+        /// The sequence number of the ring.
         ring_seq: u64 as Slot,
-        /// Members of the ring.
+        /// The members of the ring.
         view_list: Vec<NodeId> as InSlotCounted,
     }
 }
 
 message! {
-    /// Model v1: quorum changed.
+    /// Event of model v1: quorum changed.
     event 6 "res_lib_quorum_v1_quorum_notification": pub struct QuorumNotification {
-        /// Not 0 when quorate.
+        /// Not 0: quorate.
         quorate: i32 as Slot,
         /// The ring.
         ring_id: RingId as RingIdSlots,
-        /// Members of the ring.
+        /// The members of the ring.
         view_list: Vec<NodeId> as InSlotCounted,
     }
 }
 
-/// Model v1: membership changed.
+/// Event of model v1: membership changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodelistNotification {
     /// The ring.
     pub ring_id: RingId,
-    /// Its members.
+    /// The members of the ring.
     pub member_list: Vec<NodeId>,
-    /// Members that were not in the ring before.
+    /// The members that were not in the last ring.
     pub joined_list: Vec<NodeId>,
-    /// Members of the ring before that are not in this one.
+    /// The members of the last ring that are not in this one.
     pub left_list: Vec<NodeId>,
 }
 
@@ -130,7 +130,7 @@ impl Message for NodelistNotification {
         for (field, list) in lists {
             writer.list(field, list);
         }
-        // As for `InSlotCounted`: the lists begin inside the last count's slot.
+        // As `InSlotCounted`: the lists begin inside the last count's slot.
         writer.padding(4);
         Ok(())
     }
@@ -154,16 +154,16 @@ impl Message for NodelistNotification {
 }
 
 any_message! {
-    /// Any request.
+    /// Any request of the service.
     pub enum AnyRequest { GetQuorate, TrackStart, TrackStop, GetType, ModelGetType }
 }
 
 any_message! {
-    /// Any answer.
+    /// Any reply of the service.
     pub enum AnyResponse { GetQuorateReply, TrackStartReply, TrackStopReply, GetTypeReply, ModelGetTypeReply }
 }
 
 any_message! {
-    /// Any event.
+    /// Any event of the service.
     pub enum AnyEvent { Notification, QuorumNotification, NodelistNotification }
 }

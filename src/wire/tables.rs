@@ -1,4 +1,4 @@
-//! Holds every codec against the tables and vectors in `proto/`, so that neither can drift.
+//! Checks every codec against the tables and vectors in `proto/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -22,18 +22,18 @@ struct Service {
     vectors: Vec<Vector>,
 }
 
-/// One message of the table.
+/// A message of the table.
 struct Table {
     id: i32,
     kind: Kind,
     size: usize,
-    /// Name, offset, size.
+    /// The name, offset and size of each field of the fixed part.
     fields: Vec<(String, usize, usize)>,
-    /// Offset of the first list or byte string behind the fixed part.
+    /// The offset of the first list or byte string behind the fixed part.
     tail: Option<usize>,
 }
 
-/// One captured message.
+/// A captured message.
 struct Vector {
     name: String,
     title: String,
@@ -96,7 +96,7 @@ impl Table {
         }
     }
 
-    /// The shortest message there can be: everything 0.
+    /// The shortest possible message, with zeros in all fields.
     fn blank(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.size];
         bytes[0..4].copy_from_slice(&self.id.to_ne_bytes());
@@ -104,14 +104,14 @@ impl Table {
         bytes
     }
 
-    /// Whether a byte of the fixed part belongs to a field.
+    /// Returns true if the byte at an offset of the fixed part belongs to a field.
     fn has_field_at(&self, offset: usize) -> bool {
         self.fields.iter().any(|(_, start, size)| (*start..start + size).contains(&offset))
     }
 }
 
 impl Vector {
-    /// A block without the `@` it begins with.
+    /// Parses a block, without the `@` that it begins with.
     fn new(block: &str) -> Self {
         let (title, lines) = block.split_once('\n').unwrap();
         let mut bytes = Vec::new();
@@ -126,29 +126,29 @@ impl Vector {
     }
 }
 
-/// Names that differ from C's, and what C calls them.
+/// The names that differ from C's, with C's names.
 const OTHER_NAMES: [(&str, &str); 2] = [("value_type", "type"), ("extra_info", "ei_size")];
 
-/// Compares what was read or written, field by field, with the table.
-fn compare_trace(what: &str, trace: &Trace, table: &Table) {
+/// Compares the fields that were read or written with the table.
+fn compare_trace(context: &str, trace: &Trace, table: &Table) {
     let end = table.tail.unwrap_or(usize::MAX);
     let fixed: Vec<_> = trace.iter().filter(|(_, offset, _)| *offset < end).collect();
-    let places: Vec<_> = fixed.iter().map(|(_, offset, size)| (*offset, *size)).collect();
+    let actual: Vec<_> = fixed.iter().map(|(_, offset, size)| (*offset, *size)).collect();
     let expected: Vec<_> = table.fields.iter().map(|(_, offset, size)| (*offset, *size)).collect();
-    assert_eq!(places, expected, "{what}: offset and size of the fields");
+    assert_eq!(actual, expected, "{context}: offset and size of the fields");
     for ((name, ..), (expected, ..)) in fixed.iter().zip(&table.fields) {
         let other = OTHER_NAMES.iter().any(|(ours, c)| (ours, c) == (name, &expected.as_str()));
         assert!(
             expected.starts_with(name) || other,
-            "{what}: {name} stands where {expected} should"
+            "{context}: {name} in the place of {expected}"
         );
     }
     if let Some((_, offset, _)) = trace.iter().find(|(_, offset, _)| *offset >= end) {
-        assert_eq!(*offset, end, "{what}: the tail begins here");
+        assert_eq!(*offset, end, "{context}: the tail begins here");
     }
 }
 
-/// Decodes and encodes a message, and holds both against the table. `alias`: the table's name for
+/// Decodes and encodes a message and compares both with the table. `alias` is the table's name for
 /// this layout.
 fn check<M: Message + Debug + PartialEq>(service: &Service, alias: &str) {
     let table =
@@ -165,8 +165,8 @@ fn check<M: Message + Debug + PartialEq>(service: &Service, alias: &str) {
     assert!(refused > 0 || table.tail.is_none(), "{alias}: no count is too large");
 }
 
-/// Name of the field that an error names, and where it says that it begins.
-fn place(error: WireError) -> (&'static str, usize) {
+/// Returns the field and the offset that an error names.
+fn field_of(error: WireError) -> (&'static str, usize) {
     match error {
         WireError::Truncated { field, offset, .. }
         | WireError::TooLarge { field, offset, .. }
@@ -175,10 +175,10 @@ fn place(error: WireError) -> (&'static str, usize) {
     }
 }
 
-/// Cuts a message short around each field, and gives each number the largest value: the error says
-/// where a field begins, and which. How many numbers were refused.
-fn check_errors<M: Message>(what: &str, bytes: &[u8], table: &Table) -> usize {
-    let read = |bytes: &[u8]| M::decode(bytes).err().map(|error| (error, place(error)));
+/// Truncates a message around each field, and sets each number to its largest value. Checks the field
+/// and offset of each error. Returns how many numbers were refused.
+fn check_errors<M: Message>(context: &str, bytes: &[u8], table: &Table) -> usize {
+    let read = |bytes: &[u8]| M::decode(bytes).err().map(|error| (error, field_of(error)));
     let mut reader = Reader::new(M::NAME, bytes);
     let header = Header::read(&mut reader, M::HEADER).unwrap();
     if M::HEADER != Kind::Request && header.error > 1 {
@@ -188,10 +188,10 @@ fn check_errors<M: Message>(what: &str, bytes: &[u8], table: &Table) -> usize {
     let fields: Vec<_> = reader.trace.iter().filter(|(_, _, size)| *size > 0).collect();
     for (_, offset, size) in &fields {
         for end in [*offset, offset + 1, offset + size - 1, offset + size] {
-            let Some((error, place)) = read(&bytes[..end.min(bytes.len())]) else { continue };
-            let right = match error {
+            let Some((error, named)) = read(&bytes[..end.min(bytes.len())]) else { continue };
+            let is_right = match error {
                 WireError::Truncated { field: "words", offset, .. } => {
-                    // Too short to tell which layout it is, and so what the words are called.
+                    // Too short to identify the layout, and so the names of the words.
                     fields
                         .iter()
                         .find(|(_, offset, size)| offset + size > end)
@@ -199,14 +199,14 @@ fn check_errors<M: Message>(what: &str, bytes: &[u8], table: &Table) -> usize {
                 }
                 WireError::Truncated { .. } => {
                     let cut = fields.iter().find(|(_, offset, size)| offset + size > end);
-                    cut.is_some_and(|cut| (cut.0, cut.1) == place)
+                    cut.is_some_and(|cut| (cut.0, cut.1) == named)
                 }
-                // A count, which stands in front of what it counts.
+                // A count, which precedes its list.
                 _ => fields
                     .iter()
-                    .any(|(name, offset, size)| (*name, *offset) == place && offset + size <= end),
+                    .any(|(name, offset, size)| (*name, *offset) == named && offset + size <= end),
             };
-            assert!(right, "{what} cut at {end}: {error}");
+            assert!(is_right, "{context} cut at {end}: {error}");
         }
     }
     let mut refused = 0;
@@ -214,38 +214,38 @@ fn check_errors<M: Message>(what: &str, bytes: &[u8], table: &Table) -> usize {
     for (name, offset, size) in
         table.fields.iter().filter(|(name, _, size)| *size <= 8 && !name.starts_with("header"))
     {
-        // With a tail, where there may be one.
+        // Messages that may have a tail get one.
         let mut bytes = [bytes, if has_room_behind { &[0; 8][..] } else { &[] }].concat();
         bytes[*offset..offset + size].fill(0xff);
-        let Some((error, place)) = read(&bytes) else { continue };
+        let Some((error, named)) = read(&bytes) else { continue };
         refused += 1;
-        assert_eq!(place.1, *offset, "{what}: {error}, for {name}");
+        assert_eq!(named.1, *offset, "{context}: {error}, for {name}");
     }
     refused
 }
 
-fn check_message<M: Message + Debug + PartialEq>(what: &str, bytes: &[u8], table: &Table) {
+fn check_message<M: Message + Debug + PartialEq>(context: &str, bytes: &[u8], table: &Table) {
     let mut reader = Reader::new(M::NAME, bytes);
     let header = Header::read(&mut reader, M::HEADER).unwrap();
-    assert_eq!(header.id, M::ID, "{what}");
+    assert_eq!(header.id, M::ID, "{context}");
     if M::HEADER != Kind::Request && header.error > 1 {
-        // What stands behind an error is whatever C left there.
+        // Behind an error C sends undefined bytes.
         return;
     }
-    let message = M::read(&mut reader).unwrap_or_else(|error| panic!("{what}: {error}"));
-    compare_trace(&format!("{what}: read"), &reader.trace, table);
+    let message = M::read(&mut reader).unwrap_or_else(|error| panic!("{context}: {error}"));
+    compare_trace(&format!("{context}: read"), &reader.trace, table);
     let writer = write_message(&message).unwrap();
-    compare_trace(&format!("{what}: written"), &writer.trace, table);
+    compare_trace(&format!("{context}: written"), &writer.trace, table);
     let trace = writer.trace.clone();
     let encoded = writer.finish(0).unwrap();
-    assert_eq!(M::decode(&encoded).unwrap(), message, "{what}");
-    compare_bytes(what, bytes, &encoded, table, &trace);
+    assert_eq!(M::decode(&encoded).unwrap(), message, "{context}");
+    compare_bytes(context, bytes, &encoded, table, &trace);
 }
 
-/// Compares the bytes that mean something: those of fields but for size and error of the header and
-/// what lies behind the end of a string in an array, and what was written in the tail, as far as it
-/// was captured: a string's NUL may be missing.
-fn compare_bytes(what: &str, captured: &[u8], encoded: &[u8], table: &Table, written: &Trace) {
+/// Compares the bytes that have a meaning. In the fixed part these are the fields, without the size
+/// and error of the header and without the bytes behind the end of a string in an array. In the tail
+/// these are the bytes written, as far as they were captured: a string's NUL may be missing.
+fn compare_bytes(context: &str, captured: &[u8], encoded: &[u8], table: &Table, written: &Trace) {
     let header = 8..24;
     for (name, offset, size) in &table.fields {
         let (captured, encoded) =
@@ -253,47 +253,47 @@ fn compare_bytes(what: &str, captured: &[u8], encoded: &[u8], table: &Table, wri
         if header.contains(offset) && name.starts_with("header.") {
             continue;
         }
-        let meant = if *size > 8 {
+        let length = if *size > 8 {
             encoded.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
         } else {
             *size
         };
-        assert_eq!(captured[..meant], encoded[..meant], "{what}: {name}");
+        assert_eq!(captured[..length], encoded[..length], "{context}: {name}");
     }
     let tail = table.tail.unwrap_or(usize::MAX);
     for (name, offset, size) in written.iter().filter(|(_, offset, _)| *offset >= tail) {
-        let place = *offset..(offset + size).min(captured.len());
+        let range = *offset..(offset + size).min(captured.len());
         assert!(
-            captured[place.clone()] == encoded[place],
-            "{what}: {name} at {offset} in the tail"
+            captured[range.clone()] == encoded[range],
+            "{context}: {name} at {offset} in the tail"
         );
     }
-    assert!(!table.has_field_at(table.size), "{what}: the table's size ends inside a field");
+    assert!(!table.has_field_at(table.size), "{context}: the table's size ends inside a field");
 }
 
-/// Checks the messages of a service and that none of its table is left out, but for those named
-/// with the reason.
+/// Checks the messages of a service, and that its table has no others but those left out for the
+/// given reason.
 macro_rules! check_service {
-    ($name:ident, $module:path, [$($message:ident),* $(,)?], [$(($other:ident, $alias:literal)),* $(,)?], not_spoken: [$(($left_out:literal, $reason:literal)),* $(,)?]) => {
+    ($name:ident, $module:path, [$($message:ident),* $(,)?], [$(($other:ident, $alias:literal)),* $(,)?], left_out: [$(($left_out:literal, $reason:literal)),* $(,)?]) => {
         #[test]
         fn $name() {
             use $module as messages;
             let service = Service::load(stringify!($name));
-            let mut spoken = BTreeSet::new();
+            let mut checked = BTreeSet::new();
             $(
                 check::<messages::$message>(&service, <messages::$message as Message>::NAME);
-                spoken.insert(<messages::$message as Message>::NAME);
+                checked.insert(<messages::$message as Message>::NAME);
             )*
             $(
                 check::<messages::$other>(&service, $alias);
-                spoken.insert($alias);
+                checked.insert($alias);
             )*
             let left_out: &[(&str, &str)] = &[$(($left_out, $reason)),*];
             for (name, reason) in left_out {
-                assert!(spoken.insert(name), "{name} is spoken, though {reason}");
+                assert!(checked.insert(name), "{name} is checked, though {reason}");
             }
             let table: BTreeSet<_> = service.messages.keys().map(String::as_str).collect();
-            assert_eq!(spoken, table);
+            assert_eq!(checked, table);
             for vector in &service.vectors {
                 assert!(table.contains(vector.name.as_str()), "{} is not in the table", vector.title);
             }
@@ -310,7 +310,7 @@ check_service!(
         TrackDeleteReply, SetCurrentMapReply, NotifyCallback,
     ],
     [],
-    not_spoken: []
+    left_out: []
 );
 
 check_service!(
@@ -323,15 +323,15 @@ check_service!(
         TotemConfchgCallback, PartialDeliverCallback,
     ],
     [],
-    not_spoken: [
-        ("mar_req_coroipcc_zc_alloc_t", "zero copy makes the daemon follow pointers of the client's"),
-        ("mar_req_coroipcc_zc_free_t", "zero copy makes the daemon follow pointers of the client's"),
-        ("mar_req_coroipcc_zc_execute_t", "zero copy makes the daemon follow pointers of the client's"),
-        ("res_lib_cpg_zc_alloc", "zero copy is never asked for"),
-        ("res_lib_cpg_zc_free", "zero copy is never asked for"),
-        ("res_lib_cpg_mcast", "zero copy is never asked for"),
+    left_out: [
+        ("mar_req_coroipcc_zc_alloc_t", "zero copy makes the daemon follow the client's pointers"),
+        ("mar_req_coroipcc_zc_free_t", "zero copy makes the daemon follow the client's pointers"),
+        ("mar_req_coroipcc_zc_execute_t", "zero copy makes the daemon follow the client's pointers"),
+        ("res_lib_cpg_zc_alloc", "no client asks for zero copy"),
+        ("res_lib_cpg_zc_free", "no client asks for zero copy"),
+        ("res_lib_cpg_mcast", "no client asks for zero copy"),
         ("req_lib_cpg_null", "it does nothing"),
-        ("res_lib_cpg_null", "it is never asked for"),
+        ("res_lib_cpg_null", "no client asks for it"),
     ]
 );
 
@@ -343,7 +343,7 @@ check_service!(
         GetTypeReply, ModelGetTypeReply, Notification, QuorumNotification, NodelistNotification,
     ],
     [],
-    not_spoken: []
+    left_out: []
 );
 
 check_service!(
@@ -356,11 +356,11 @@ check_service!(
         ExpectedVotesNotification199, NodelistNotification, QdeviceExtraInfoNotification,
     ],
     [],
-    not_spoken: [
+    left_out: [
         ("res_lib_votequorum_getinfo_199", "it is read word by word, see `short_answers_mean_what_their_tables_say`"),
         ("res_lib_votequorum_getinfo_200", "it is read word by word, see `short_answers_mean_what_their_tables_say`"),
-        ("req_lib_votequorum_qdevice_poll_200", "the daemon takes the later layout, of which it reads the beginning"),
-        ("req_lib_votequorum_qdevice_poll_210", "the daemon takes the later layout, of which it reads the beginning"),
+        ("req_lib_votequorum_qdevice_poll_200", "the daemon accepts the later layout and reads its beginning"),
+        ("req_lib_votequorum_qdevice_poll_210", "the daemon accepts the later layout and reads its beginning"),
         ("req_lib_votequorum_qdevice_getinfo", "it was gone before corosync 2.1"),
         ("res_lib_votequorum_qdevice_getinfo", "it was gone before corosync 2.1"),
     ]
@@ -376,10 +376,10 @@ check_service!(
         ReloadConfigReply, ReopenLogFilesReply, TestShutdown,
     ],
     [],
-    not_spoken: [
-        ("res_lib_cfg_nodestatusget_v1", "a blank one has no version, see `a_node_status_has_all_its_links`"),
-        ("res_lib_cfg_nodestatusget_version", "nothing in it is set besides the status"),
-        ("res_lib_cfg_reload_config_232", "it is a bare status, and ids of answers are not looked at"),
+    left_out: [
+        ("res_lib_cfg_nodestatusget_v1", "a blank message has no version, see `a_node_status_has_all_its_links`"),
+        ("res_lib_cfg_nodestatusget_version", "only its status is set"),
+        ("res_lib_cfg_reload_config_232", "it is a bare status, and decoding ignores the ids of replies"),
         ("req_lib_cfg_crypto_set", "it was gone before corosync 2.0"),
         ("res_lib_cfg_crypto_set", "it was gone before corosync 2.0"),
     ]
@@ -393,7 +393,7 @@ check_service!(
         MembershipReply, Deliver, Confchg,
     ],
     [],
-    not_spoken: []
+    left_out: []
 );
 
 #[test]
@@ -429,8 +429,8 @@ fn short_answers_mean_what_their_tables_say() {
             bytes[*offset..offset + size].copy_from_slice(&value.to_ne_bytes());
         }
         let field = |name: &str| {
-            let place = table.fields.iter().skip(3).position(|(field, ..)| field == name);
-            place.map(|place| 10 + u32::try_from(place).unwrap())
+            let index = table.fields.iter().skip(3).position(|(field, ..)| field == name);
+            index.map(|index| 10 + u32::try_from(index).unwrap())
         };
         let GetInfoReply::Short(words) = GetInfoReply::decode(&bytes).unwrap() else {
             panic!("{name} is short")
@@ -466,7 +466,8 @@ fn short_answers_mean_what_their_tables_say() {
     }
 }
 
-/// A damaged vector with what [`fuzzing::message`](crate::fuzzing::message) needs before it.
+/// A damaged vector behind the byte by which [`fuzzing::message`](crate::fuzzing::message) chooses
+/// the service and kind.
 fn damaged_vector() -> impl Strategy<Value = Vec<u8>> {
     let all = fuzzing::SERVICES.iter().zip(0u8..).flat_map(|(service, number)| {
         vectors(service)
@@ -476,12 +477,12 @@ fn damaged_vector() -> impl Strategy<Value = Vec<u8>> {
     let damages = vec((any::<Index>(), word), 0..4);
     (select(all.collect::<Vec<_>>()), damages, any::<Index>(), vec(any::<u8>(), 0..40)).prop_map(
         |(mut bytes, damages, end, more)| {
-            for (place, word) in damages {
-                // Past the choice and the id, on a word.
-                let place = 5 + place.index(bytes.len() - 5) / 4 * 4;
+            for (index, word) in damages {
+                // At a word behind the first byte and the id.
+                let start = 5 + index.index(bytes.len() - 5) / 4 * 4;
                 let word = word.to_ne_bytes();
-                let length = word.len().min(bytes.len() - place);
-                bytes[place..place + length].copy_from_slice(&word[..length]);
+                let length = word.len().min(bytes.len() - start);
+                bytes[start..start + length].copy_from_slice(&word[..length]);
             }
             if more.len() % 2 == 0 {
                 bytes.extend(more);

@@ -1,12 +1,12 @@
-//! Values that several services share, and the macros that declare flags and enumerations of the
-//! peer's.
+//! Values that several services share, and the macros that declare the peer's flags and
+//! enumerations.
 
 use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A node of the cluster, as numbered in corosync's nodelist. 0 stands for the quorum device in
-/// votequorum.
+/// The id of a node in corosync's nodelist, `nodelist.node.N.nodeid`. In votequorum 0 stands for the
+/// quorum device.
 #[derive(
     Clone,
     Copy,
@@ -38,16 +38,16 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// One configuration of the cluster's membership: its representative and a number that grows with
-/// every change.
+/// The id of a totem ring: the node that formed it and a number that grows with every membership
+/// change. Matches `struct cpg_ring_id` and its siblings.
 ///
-/// Prints as corosync does: both parts in hexadecimal, `1.2c5`.
+/// Prints as in corosync, with both parts in hexadecimal: `1.2c5`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RingId {
     /// The node that formed the ring.
     pub node_id: NodeId,
-    /// Sequence number.
+    /// The sequence number.
     pub seq: u64,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Debug for RingId {
     }
 }
 
-/// Declares a set of flags: a number whose named bits are known and whose other bits are kept.
+/// Declares a set of flags: a number with named bits. Unknown bits are kept.
 macro_rules! flags {
     ($(#[$doc:meta])* pub struct $type:ident: $int:ty { $($(#[$flag_doc:meta])* const $flag:ident = $value:literal;)* }) => {
         $(#[$doc])*
@@ -76,32 +76,33 @@ macro_rules! flags {
         impl $type {
             $($(#[$flag_doc])* pub const $flag: Self = Self($value);)*
 
-            /// No flag.
+            /// Returns the empty set.
             pub const fn empty() -> Self {
                 Self(0)
             }
 
-            /// The flags with these bits, unknown ones included.
+            /// Returns the flags with these bits, unknown bits included.
             pub const fn from_bits(bits: $int) -> Self {
                 Self(bits)
             }
 
-            /// All bits, unknown ones included.
+            /// Returns all bits, unknown bits included.
             pub const fn bits(self) -> $int {
                 self.0
             }
 
-            /// Whether all of `flags` are set.
+            /// Returns true if all of `flags` are set.
             pub const fn contains(self, flags: Self) -> bool {
                 self.0 & flags.0 == flags.0
             }
 
-            /// Whether one of `flags` is set at least.
+            /// Returns true if at least one of `flags` is set.
             pub const fn intersects(self, flags: Self) -> bool {
                 self.0 & flags.0 != 0
             }
 
-            /// The flags set, by the names of their constants; bits without a name are left out.
+            /// Returns the names of the flags that are set: the names of their constants. Unknown bits
+            /// have none.
             pub fn names(self) -> impl Iterator<Item = &'static str> {
                 [$((Self::$flag, stringify!($flag))),*].into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)
             }
@@ -133,19 +134,18 @@ macro_rules! flags {
 pub(crate) use flags;
 
 flags! {
-    /// What a tracker of the quorum or votequorum service is told. The flags combine freely.
+    /// The notifications that a tracker of quorum or votequorum asks for. The flags combine freely.
     pub struct TrackFlags: u32 {
-        /// The present state once. `CS_TRACK_CURRENT`
+        /// The current state once. `CS_TRACK_CURRENT`
         const CURRENT = 0x01;
-        /// The present state, then every change. `CS_TRACK_CHANGES`
+        /// The current state, then every change. `CS_TRACK_CHANGES`
         const CHANGES = 0x02;
         /// Every change from now on. `CS_TRACK_CHANGES_ONLY`
         const CHANGES_ONLY = 0x04;
     }
 }
 
-/// Declares an enumeration of the peer's: a number whose named values are known and whose other
-/// values are kept.
+/// Declares an enumeration of the peer's: a number with named values. Unknown values are kept.
 macro_rules! open_enum {
     ($(#[$doc:meta])* pub struct $type:ident: $int:ty { $($(#[$value_doc:meta])* const $name:ident = $value:literal, $text:literal;)* }) => {
         $(#[$doc])*
@@ -159,7 +159,7 @@ macro_rules! open_enum {
         impl $type {
             $($(#[$value_doc])* pub const $name: Self = Self($value);)*
 
-            /// The value's short name, if it has one.
+            /// Returns the value's short name. `None` for an unknown value.
             pub fn name(self) -> Option<&'static str> {
                 match self { $(Self::$name => Some($text),)* _ => None }
             }

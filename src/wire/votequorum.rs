@@ -1,7 +1,7 @@
-//! Messages of the votequorum service. Table: `proto/votequorum.json`.
+//! The messages of the votequorum service. `proto/votequorum.json` has their layouts.
 //!
-//! corosync 1.99 and 2.0 answered [`GetInfo`] in other layouts, and up to 2.3 events had other ids
-//! and layouts, which [`decode_event`] knows.
+//! corosync 1.99 and 2.0 reply to [`GetInfo`] in other layouts: see [`GetInfoReply`]. Up to corosync
+//! 2.3 events have other ids and layouts: [`decode_event`] decodes them all.
 
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -16,41 +16,43 @@ use crate::wire::message::{
 use crate::wire::values::{NodeId, RingId, TrackFlags, flags, open_enum};
 
 open_enum! {
-    /// State of a node.
+    /// The state of a node. Matches `VOTEQUORUM_NODESTATE_MEMBER` and its siblings.
     pub struct NodeState: u32 {
-        /// `VOTEQUORUM_NODESTATE_MEMBER`
+        /// It is a member of the ring. `VOTEQUORUM_NODESTATE_MEMBER`
         const MEMBER = 1, "member";
-        /// `VOTEQUORUM_NODESTATE_DEAD`
+        /// It has left the ring. `VOTEQUORUM_NODESTATE_DEAD`
         const DEAD = 2, "dead";
-        /// `VOTEQUORUM_NODESTATE_LEAVING`
+        /// It is about to leave the ring. `VOTEQUORUM_NODESTATE_LEAVING`
         const LEAVING = 3, "leaving";
     }
 }
 
 flags! {
-    /// State of the cluster and of the quorum device.
+    /// The state of quorum and of the quorum device. Matches `VOTEQUORUM_INFO_TWONODE` and its
+    /// siblings.
     pub struct InfoFlags: u32 {
-        /// `two_node` is configured. `VOTEQUORUM_INFO_TWONODE`
+        /// `two_node` is in force. `VOTEQUORUM_INFO_TWONODE`
         const TWO_NODE = 1;
         /// This node is quorate. `VOTEQUORUM_INFO_QUORATE`
         const QUORATE = 2;
         /// `wait_for_all` is in force. `VOTEQUORUM_INFO_WAIT_FOR_ALL`
         const WAIT_FOR_ALL = 4;
-        /// `VOTEQUORUM_INFO_LAST_MAN_STANDING`
+        /// `last_man_standing` is in force. `VOTEQUORUM_INFO_LAST_MAN_STANDING`
         const LAST_MAN_STANDING = 8;
-        /// `VOTEQUORUM_INFO_AUTO_TIE_BREAKER`
+        /// `auto_tie_breaker` is in force. `VOTEQUORUM_INFO_AUTO_TIE_BREAKER`
         const AUTO_TIE_BREAKER = 16;
-        /// `VOTEQUORUM_INFO_ALLOW_DOWNSCALE`
+        /// `allow_downscale` is in force. `VOTEQUORUM_INFO_ALLOW_DOWNSCALE`
         const ALLOW_DOWNSCALE = 32;
-        /// `VOTEQUORUM_INFO_QDEVICE_REGISTERED`
+        /// The node has a quorum device. `VOTEQUORUM_INFO_QDEVICE_REGISTERED`
         const QDEVICE_REGISTERED = 64;
-        /// `VOTEQUORUM_INFO_QDEVICE_ALIVE`
+        /// The quorum device polls in time. `VOTEQUORUM_INFO_QDEVICE_ALIVE`
         const QDEVICE_ALIVE = 128;
-        /// `VOTEQUORUM_INFO_QDEVICE_CAST_VOTE`
+        /// The quorum device votes for this node's partition. `VOTEQUORUM_INFO_QDEVICE_CAST_VOTE`
         const QDEVICE_CAST_VOTE = 256;
-        /// `VOTEQUORUM_INFO_QDEVICE_MASTER_WINS`
+        /// A partition with the quorum device's vote is quorate. `VOTEQUORUM_INFO_QDEVICE_MASTER_WINS`
         const QDEVICE_MASTER_WINS = 512;
-        /// Since corosync 3.1.10's successor. `VOTEQUORUM_INFO_QDEVICE_HAS_EXTRA_INFO`
+        /// The quorum device has published extra info. Since the corosync after 3.1.10.
+        /// `VOTEQUORUM_INFO_QDEVICE_HAS_EXTRA_INFO`
         const QDEVICE_HAS_EXTRA_INFO = 1024;
     }
 }
@@ -60,22 +62,23 @@ flags! {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(C)]
 pub struct NodeEntry {
-    /// The node; 0 is the quorum device.
+    /// The node. 0 is the quorum device.
     pub node_id: NodeId,
-    /// Its state.
+    /// The node's state.
     pub state: NodeState,
 }
 
-/// Room for a quorum device's name, its NUL included. Matches `VOTEQUORUM_QDEVICE_MAX_NAME_LEN`.
+/// The room for a quorum device's name in bytes, NUL included. Matches
+/// `VOTEQUORUM_QDEVICE_MAX_NAME_LEN`.
 pub const QDEVICE_MAX_NAME_LEN: usize = 255;
 
 /// A quorum device's name on the wire.
 pub(crate) type DeviceName = Chars<QDEVICE_MAX_NAME_LEN>;
 
 message! {
-    /// Votes and state of a node.
+    /// Asks for the votes and state of a node.
     request 0 "req_lib_votequorum_getinfo" -> GetInfoReply: pub struct GetInfo {
-        /// The node; 0 asks for the quorum device.
+        /// The node. 0 asks for the quorum device.
         nodeid: NodeId as Native,
     }
 }
@@ -83,7 +86,7 @@ message! {
 message! {
     /// Sets the expected votes of the cluster.
     request 1 "req_lib_votequorum_setexpected" -> Status: pub struct SetExpected {
-        /// Votes.
+        /// The expected votes.
         expected_votes: u32 as Native,
     }
 }
@@ -91,7 +94,7 @@ message! {
 message! {
     /// Sets the votes of a node.
     request 2 "req_lib_votequorum_setvotes" -> Status: pub struct SetVotes {
-        /// Votes.
+        /// The votes.
         votes: u32 as Native,
         /// The node.
         nodeid: NodeId as Native,
@@ -101,9 +104,9 @@ message! {
 message! {
     /// Starts notifications.
     request 3 "req_lib_votequorum_trackstart" -> Status: pub struct TrackStart {
-        /// Comes back with every notification.
+        /// A value of the client's choice, which every notification returns.
         context: u64 as Native,
-        /// What to be told.
+        /// The notifications to send.
         track_flags: TrackFlags as Native,
     }
 }
@@ -116,15 +119,15 @@ message! {
 message! {
     /// Registers a quorum device.
     request 5 "req_lib_votequorum_qdevice_register" -> Status: pub struct QdeviceRegister {
-        /// Its name.
+        /// The device's name.
         name: Bytes as DeviceName,
     }
 }
 
 message! {
-    /// Removes a quorum device.
+    /// Unregisters a quorum device.
     request 6 "req_lib_votequorum_qdevice_unregister" -> Status: pub struct QdeviceUnregister {
-        /// Its name.
+        /// The device's name.
         name: Bytes as DeviceName,
     }
 }
@@ -132,38 +135,38 @@ message! {
 message! {
     /// Renames a quorum device.
     request 7 "req_lib_votequorum_qdevice_update" -> Status: pub struct QdeviceUpdate {
-        /// The name it has.
+        /// The old name.
         oldname: Bytes as DeviceName,
-        /// The name it gets.
+        /// The new name.
         newname: Bytes as DeviceName,
     }
 }
 
 message! {
-    /// Says that a quorum device is alive and whether it votes.
+    /// Reports that a quorum device is alive, and its vote.
     request 8 "req_lib_votequorum_qdevice_poll" -> Status: pub struct QdevicePoll {
-        /// Its name.
+        /// The device's name.
         name: Bytes as DeviceName,
-        /// Not 0: it votes for this partition.
+        /// Not 0: it votes for this node's partition.
         cast_vote: i32 as AfterName,
-        /// The ring the vote is for. The daemon answers `CS_ERR_MESSAGE_ERROR` when it is not the
-        /// present one.
+        /// The ring that the vote is for. The daemon refuses any but the current one with
+        /// `CS_ERR_MESSAGE_ERROR`.
         ring_id: RingId as RingIdSlots,
     }
 }
 
 message! {
-    /// Allows or forbids master wins.
+    /// Switches `master_wins` on or off.
     request 9 "req_lib_votequorum_qdevice_master_wins" -> Status: pub struct QdeviceMasterWins {
-        /// Name of the device.
+        /// The device's name.
         name: Bytes as DeviceName,
-        /// Not 0: allowed.
+        /// Not 0: on.
         allow: u32 as AfterName,
     }
 }
 
 message! {
-    /// Publishes bytes of a quorum device to all nodes. Corosync after 3.1.10.
+    /// Publishes bytes of a quorum device to all nodes. Since the corosync after 3.1.10.
     request 10 "req_lib_votequorum_set_qdevice_extra_info" -> Status: pub struct SetQdeviceExtraInfo {
         /// The bytes, at most 4096.
         extra_info: Bytes as InSlotCounted,
@@ -171,7 +174,7 @@ message! {
 }
 
 message! {
-    /// Asks for the bytes a node's quorum device published. Corosync after 3.1.10.
+    /// Asks for the bytes that a node's quorum device published. Since the corosync after 3.1.10.
     request 11 "req_lib_votequorum_get_qdevice_extra_info" -> GetQdeviceExtraInfoReply: pub struct GetQdeviceExtraInfo {
         /// The node.
         nodeid: NodeId as Native,
@@ -179,50 +182,50 @@ message! {
 }
 
 message! {
-    /// The answer of every request but two: only a status.
+    /// Reply to all requests but [`GetInfo`] and [`GetQdeviceExtraInfo`]: only a status.
     response 0 "res_lib_votequorum_status": pub struct Status {}
 }
 
-/// Answer to [`GetInfo`], in the layout of any generation.
+/// Reply to [`GetInfo`], in the layout of any corosync.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GetInfoReply {
-    /// corosync 2.1 and later.
+    /// The layout of corosync 2.1 and later.
     Full(NodeInfo),
-    /// corosync 1.99 and 2.0: one of two layouts that the message does not tell apart.
+    /// One of the two layouts of corosync 1.99 and 2.0. The message does not say which.
     Short(ShortNodeInfo),
 }
 
-/// Votes and state of a node.
+/// The votes and state of a node. Matches `struct res_lib_votequorum_getinfo`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeInfo {
     /// The node.
     pub nodeid: NodeId,
-    /// Its state; `None` where the daemon does not tell.
+    /// The node's state. `None` if the daemon does not report it.
     pub state: Option<NodeState>,
-    /// Its votes.
+    /// The node's votes.
     pub votes: u32,
-    /// The expected votes it is configured with.
+    /// The node's configured expected votes.
     pub expected_votes: u32,
-    /// The highest expected votes any member has.
+    /// The highest expected votes of all members.
     pub highest_expected: u32,
-    /// Votes of all members.
+    /// The votes of all members.
     pub total_votes: u32,
-    /// Votes needed to be quorate.
+    /// The votes that quorum needs.
     pub quorum: u32,
-    /// State of the cluster and of the quorum device.
+    /// The state of quorum and of the quorum device.
     pub flags: InfoFlags,
-    /// Votes of the quorum device.
+    /// The quorum device's votes.
     pub qdevice_votes: u32,
-    /// Its name.
+    /// The quorum device's name.
     pub qdevice_name: Bytes,
 }
 
-/// The words of an answer of corosync 1.99 or 2.0.
+/// The words of a reply of corosync 1.99 or 2.0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ShortNodeInfo(pub [u32; 8]);
 
 impl ShortNodeInfo {
-    /// As corosync 1.99.6 to 2.0.3 means them.
+    /// Reads the words in the layout of corosync 1.99.6 to 2.0.3.
     pub fn with_state(self) -> NodeInfo {
         let [nodeid, state, votes, expected_votes, highest_expected, total_votes, quorum, flags] =
             self.0;
@@ -240,7 +243,7 @@ impl ShortNodeInfo {
         }
     }
 
-    /// As corosync 1.99.0 to 1.99.5 means them: the last is padding.
+    /// Reads the words in the layout of corosync 1.99.0 to 1.99.5. The last word is padding.
     pub fn without_state(self) -> NodeInfo {
         let [nodeid, rest @ .., _] = self.0;
         let [votes, expected_votes, highest_expected, total_votes, quorum, flags] = rest;
@@ -301,98 +304,99 @@ impl Message for GetInfoReply {
 }
 
 message! {
-    /// Answer to [`GetQdeviceExtraInfo`].
+    /// Reply to [`GetQdeviceExtraInfo`].
     response 6 "res_lib_votequorum_get_qdevice_extra_info": pub struct GetQdeviceExtraInfoReply {
-        /// The bytes published.
+        /// The published bytes.
         extra_info: Bytes as InSlotCounted,
     }
 }
 
 message! {
-    /// Quorum changed, or a node's state.
+    /// Event: quorum or the state of a node changed.
     event 3 "res_lib_votequorum_quorum_notification": pub struct QuorumNotification {
-        /// Not 0 when quorate.
+        /// Not 0: quorate.
         quorate: u32 as Slot,
         /// As given to [`TrackStart`].
         context: u64 as Slot,
-        /// All nodes known, and the quorum device as node 0.
+        /// All known nodes, and the quorum device as node 0.
         node_list: Vec<NodeEntry> as Counted,
     }
 }
 
 message! {
-    /// [`QuorumNotification`] as corosync 2.3.4 to 2.3.6 send it: with the ring id that later got a
-    /// notification of its own.
+    /// [`QuorumNotification`] in the layout of corosync 2.3.4 to 2.3.6: with the ring id, which later
+    /// versions send in a [`NodelistNotification`].
     event 3 "res_lib_votequorum_notification_234": pub struct Notification234 {
-        /// Not 0 when quorate.
+        /// Not 0: quorate.
         quorate: u32 as Slot,
         /// As given to [`TrackStart`].
         context: u64 as Slot,
         /// The ring.
         ring_id: RingId as RingIdSlots,
-        /// All nodes known, and the quorum device as node 0.
+        /// All known nodes, and the quorum device as node 0.
         node_list: Vec<NodeEntry> as Counted,
     }
 }
 
 message! {
-    /// [`QuorumNotification`] as corosync 1.99 and 2.0 number it.
+    /// [`QuorumNotification`] with the id of corosync 1.99 and 2.0.
     event 4 "res_lib_votequorum_notification_199": pub struct Notification199 {
-        /// Not 0 when quorate.
+        /// Not 0: quorate.
         quorate: u32 as Slot,
         /// As given to [`TrackStart`].
         context: u64 as Slot,
-        /// All nodes known.
+        /// All known nodes.
         node_list: Vec<NodeEntry> as Counted,
     }
 }
 
 message! {
-    /// [`ExpectedVotesNotification`] as corosync 1.99 and 2.0 number it.
+    /// [`ExpectedVotesNotification`] with the id of corosync 1.99 and 2.0.
     event 5 "res_lib_votequorum_expectedvotes_notification_199": pub struct ExpectedVotesNotification199 {
         /// As given to [`TrackStart`].
         context: u64 as Slot,
-        /// The new value.
+        /// The new expected votes.
         expected_votes: u32 as Slot,
     }
 }
 
 message! {
-    /// The expected votes changed.
+    /// Event: the expected votes changed.
     event 4 "res_lib_votequorum_expectedvotes_notification": pub struct ExpectedVotesNotification {
         /// As given to [`TrackStart`].
         context: u64 as Slot,
-        /// The new value.
+        /// The new expected votes.
         expected_votes: u32 as Slot,
     }
 }
 
 message! {
-    /// Membership changed.
+    /// Event: the membership changed.
     event 5 "res_lib_votequorum_nodelist_notification": pub struct NodelistNotification {
         /// As given to [`TrackStart`].
         context: u64 as Slot,
-        /// The ring.
+        /// The new ring.
         ring_id: RingId as RingIdSlots,
-        /// Its members.
+        /// The members of the ring.
         node_list: Vec<NodeId> as Counted,
     }
 }
 
 message! {
-    /// A node's quorum device published other bytes. Corosync after 3.1.10, to every tracker.
+    /// Event: a node's quorum device published other bytes. Every tracker gets it. Since the corosync
+    /// after 3.1.10.
     event 7 "res_lib_votequorum_qdevice_extra_info_notification": pub struct QdeviceExtraInfoNotification {
         /// As given to [`TrackStart`].
         context: u64 as Slot,
         /// The node.
         nodeid: NodeId as Slot,
-        /// The bytes.
+        /// The published bytes.
         extra_info: Bytes as Counted,
     }
 }
 
 any_message! {
-    /// Any request.
+    /// Any request of the service.
     pub enum AnyRequest {
         GetInfo, SetExpected, SetVotes, TrackStart, TrackStop, QdeviceRegister, QdeviceUnregister, QdeviceUpdate, QdevicePoll,
         QdeviceMasterWins, SetQdeviceExtraInfo, GetQdeviceExtraInfo,
@@ -400,19 +404,22 @@ any_message! {
 }
 
 any_message! {
-    /// Any answer.
+    /// Any reply of the service.
     pub enum AnyResponse { Status, GetInfoReply, GetQdeviceExtraInfoReply }
 }
 
 any_message! {
-    /// Any event (of corosync 2.4 and later).
+    /// Any event of the service since corosync 2.4. See [`decode_event`] for earlier versions.
     pub enum AnyEvent { QuorumNotification, ExpectedVotesNotification, NodelistNotification, QdeviceExtraInfoNotification }
 }
 
-/// Reads an event of any generation. Before corosync 2.4 ids and one layout were others; the length
-/// tells which it is, since each message has exactly the length its count of nodes gives it.
+/// Decodes an event of any corosync. Before 2.4 two ids and one layout are others. The length of a
+/// message identifies its layout, since its count of nodes determines its length.
+///
+/// # Errors
+/// As [`AnyEvent::decode`].
 pub fn decode_event(message: &[u8]) -> Result<AnyEvent, WireError> {
-    /// Length of an expected votes notification, which is always the same.
+    /// The length of every expected votes notification in bytes.
     const EXPECTED_VOTES_SIZE: usize = 40;
 
     fn exactly<M: Message>(message: &[u8]) -> Option<M> {
@@ -454,7 +461,7 @@ pub fn decode_event(message: &[u8]) -> Result<AnyEvent, WireError> {
     AnyEvent::decode(message)
 }
 
-/// An `int` behind a `char[255]`: one byte of padding, then the value.
+/// An `int` that follows a `char[255]`: one byte of padding, then the value.
 pub(crate) struct AfterName;
 
 impl<T: Plain> Encoding<T> for AfterName {

@@ -1,4 +1,7 @@
-//! Messages of the cpg service. Table: `proto/cpg.json`.
+//! The messages of the cpg service. `proto/cpg.json` has their layouts.
+//!
+//! The requests of zero copy (ids 9 to 11) are left out: they make the daemon follow the client's
+//! pointers.
 
 mod name;
 
@@ -17,27 +20,27 @@ use crate::wire::message::{
 use crate::wire::values::{NodeId, RingId, open_enum};
 use crate::wire::{Message, Request};
 
-/// The most members of a group that [`MembershipReply`] names. Matches `PROCESSOR_COUNT_MAX`.
+/// The most members in a [`MembershipReply`]. Matches `PROCESSOR_COUNT_MAX`.
 pub(crate) const MAX_MEMBERS: usize = 384;
 
-/// Size of [`MembershipReply`]: the daemon always sends room for all the processes it can name.
+/// The size of a [`MembershipReply`] in bytes. The daemon always sends room for [`MAX_MEMBERS`].
 /// Matches `sizeof (struct res_lib_cpg_membership_get)`.
 const MEMBERSHIP_REPLY_SIZE: usize = 32 + MAX_MEMBERS * ADDRESS_SIZE;
 
-/// Size of `mar_cpg_address_t`: three 32-bit numbers in slots.
+/// The size of `mar_cpg_address_t` in bytes: three 32-bit numbers in slots.
 const ADDRESS_SIZE: usize = 24;
 
 open_enum! {
-    /// In which order members see messages. The daemon delivers all of them in agreed order,
-    /// whatever is asked for.
+    /// The delivery order that a sender asks for. Matches `cpg_guarantee_t`. The daemon ignores it
+    /// and delivers all messages in agreed order.
     pub struct Guarantee: u32 {
-        /// `CPG_TYPE_UNORDERED`
+        /// No order. `CPG_TYPE_UNORDERED`
         const UNORDERED = 0, "unordered";
-        /// Messages of one sender come in the order they were sent. `CPG_TYPE_FIFO`
+        /// Messages of one sender arrive in the order of sending. `CPG_TYPE_FIFO`
         const FIFO = 1, "fifo";
-        /// All members see all messages in the same order. `CPG_TYPE_AGREED`
+        /// All members get all messages in the same order. `CPG_TYPE_AGREED`
         const AGREED = 2, "agreed";
-        /// `CPG_TYPE_SAFE`
+        /// As agreed, and only once all members have the message. `CPG_TYPE_SAFE`
         const SAFE = 3, "safe";
     }
 }
@@ -45,35 +48,36 @@ open_enum! {
 open_enum! {
     /// Why a process joined or left. Matches `cpg_reason_t`.
     pub struct Reason: u32 {
-        /// No reason is told. `CPG_REASON_UNDEFINED`
+        /// The daemon gives no reason. `CPG_REASON_UNDEFINED`
         const UNDEFINED = 0, "undefined";
         /// It joined. `CPG_REASON_JOIN`
         const JOIN = 1, "join";
         /// It left. `CPG_REASON_LEAVE`
         const LEAVE = 2, "leave";
-        /// Its node left the cluster, or this side of a partition. `CPG_REASON_NODEDOWN`
+        /// Its node left this node's partition or the cluster. `CPG_REASON_NODEDOWN`
         const NODEDOWN = 3, "nodedown";
-        /// Its node came into the cluster, or to this side of a partition, and it was in the group
-        /// already. `CPG_REASON_NODEUP`
+        /// Its node joined this node's partition, and the process was in the group already.
+        /// `CPG_REASON_NODEUP`
         const NODEUP = 4, "nodeup";
-        /// It ended, or closed its connection, without leaving. `CPG_REASON_PROCDOWN`
+        /// The process ended or closed its connection without leaving. `CPG_REASON_PROCDOWN`
         const PROCDOWN = 5, "procdown";
     }
 }
 
 /// A member of a group. Matches `struct cpg_address`.
 ///
-/// Equal to another if both are the same process on the same node, whatever the reasons are:
-/// `members.contains(&joined[0])` is true, and a set of addresses has each member once. The order
-/// is that of nodes and processes.
+/// Two addresses are equal if they are the same process on the same node. The reasons do not count:
+/// `members.contains(&joined[0])` is true, and a set of addresses has each member once. Addresses
+/// sort by node, then by process.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Address {
-    /// Its node.
+    /// The member's node.
     pub node_id: NodeId,
-    /// Its process, as it says itself: see [`Options::pid`](crate::cpg::Options::pid).
+    /// The member's process id, as the member itself gives it: see
+    /// [`Options::pid`](crate::cpg::Options::pid).
     pub pid: u32,
-    /// Why it joined or left; [`Reason::UNDEFINED`] in lists of members.
+    /// Why the process joined or left. [`Reason::UNDEFINED`] in member lists.
     pub reason: Reason,
 }
 
@@ -110,13 +114,13 @@ impl PartialOrd for Address {
 }
 
 open_enum! {
-    /// Which piece of a message a fragment is. Matches `enum lib_cpg_partial_types`.
+    /// The position of a fragment in its message. Matches `enum lib_cpg_partial_types`.
     pub struct FragmentType: u32 {
-        /// `LIBCPG_PARTIAL_FIRST`
+        /// The first fragment. `LIBCPG_PARTIAL_FIRST`
         const FIRST = 1, "first";
-        /// `LIBCPG_PARTIAL_CONTINUED`
+        /// A fragment between the first and the last. `LIBCPG_PARTIAL_CONTINUED`
         const CONTINUED = 2, "continued";
-        /// `LIBCPG_PARTIAL_LAST`
+        /// The last fragment. `LIBCPG_PARTIAL_LAST`
         const LAST = 3, "last";
     }
 }
@@ -126,10 +130,9 @@ message! {
     request 0 "req_lib_cpg_join" -> JoinReply: pub struct Join {
         /// The group.
         group_name: GroupName as CpgName,
-        /// The process the group sees as its member. The daemon does not compare it with the
-        /// credentials.
+        /// The process id of the new member. The daemon does not compare it with the credentials.
         pid: u32 as Slot,
-        /// 1 asks for the totem membership after the first configuration change.
+        /// 1 asks for a [`TotemConfchgCallback`] after the first configuration change.
         flags: u32 as Slot,
     }
 }
@@ -160,9 +163,9 @@ message! {
 message! {
     /// Opens an iterator in the daemon.
     request 5 "req_lib_cpg_iterationinitialize" -> IterationInitializeReply: pub struct IterationInitialize {
-        /// The group, if the type is 2.
+        /// The group, for type 2.
         group_name: GroupName as MaybeCpgName,
-        /// 1 names only, 2 members of one group, 3 members of all groups.
+        /// 1: group names only. 2: the members of one group. 3: the members of all groups.
         iteration_type: u32 as Slot,
     }
 }
@@ -184,23 +187,23 @@ message! {
 }
 
 message! {
-    /// Announces the end of the connection. The group sees the same as without it: `PROCDOWN`, when
-    /// the connection is closed.
+    /// Announces the end of the connection. It changes nothing for the group, which gets `PROCDOWN`
+    /// when the connection is closed.
     request 8 "req_lib_cpg_finalize" -> FinalizeReply: pub struct Finalize {}
 }
 
 message! {
-    /// Answer to [`Join`].
+    /// Reply to [`Join`].
     response 0 "res_lib_cpg_join": pub struct JoinReply {}
 }
 
 message! {
-    /// Answer to [`Leave`].
+    /// Reply to [`Leave`].
     response 1 "res_lib_cpg_leave": pub struct LeaveReply {}
 }
 
 message! {
-    /// Answer to [`LocalGet`].
+    /// Reply to [`LocalGet`].
     response 7 "res_lib_cpg_local_get": pub struct LocalGetReply {
         /// The node.
         local_nodeid: NodeId as Slot,
@@ -208,15 +211,15 @@ message! {
 }
 
 message! {
-    /// Answer to [`IterationInitialize`].
+    /// Reply to [`IterationInitialize`].
     response 9 "res_lib_cpg_iterationinitialize": pub struct IterationInitializeReply {
-        /// Names the iterator.
+        /// The iterator's handle.
         iteration_handle: u64 as Native,
     }
 }
 
 message! {
-    /// Answer to [`IterationNext`]; after the last entry it is `CS_ERR_NO_SECTIONS`.
+    /// Reply to [`IterationNext`]. `CS_ERR_NO_SECTIONS` after the last entry.
     response 10 "res_lib_cpg_iterationnext": pub struct IterationNextReply {
         /// The entry.
         description: Description as DescriptionFields,
@@ -224,53 +227,53 @@ message! {
 }
 
 message! {
-    /// Answer to [`IterationFinalize`].
+    /// Reply to [`IterationFinalize`].
     response 11 "res_lib_cpg_iterationfinalize": pub struct IterationFinalizeReply {}
 }
 
 message! {
-    /// Answer to [`Finalize`].
+    /// Reply to [`Finalize`].
     response 12 "res_lib_cpg_finalize": pub struct FinalizeReply {}
 }
 
 message! {
-    /// Answer to [`PartialMcast`]. `CS_ERR_INTERRUPT`: the group's membership changed since the
-    /// first fragment, and this one was not sent.
+    /// Reply to [`PartialMcast`]. `CS_ERR_INTERRUPT`: the group's membership has changed since the
+    /// first fragment, and the daemon did not send this one.
     response 18 "res_lib_cpg_partial_send": pub struct PartialSendReply {}
 }
 
 message! {
-    /// The membership of totem, which is that of the cluster's nodes, changed.
+    /// Event: the membership of the cluster's nodes changed.
     event 13 "res_lib_cpg_totem_confchg_callback": pub struct TotemConfchgCallback {
-        /// The ring.
+        /// The new ring.
         ring_id: RingId as RingIdSlots,
-        /// Its members.
+        /// The members of the ring.
         member_list: Vec<NodeId> as InSlotCounted,
     }
 }
 
-/// What an iterator found. Matches `mar_cpg_iteration_description_t`.
+/// An entry of an iteration. Matches `mar_cpg_iteration_description_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
     /// The group.
     pub group: GroupName,
-    /// The member's node; without meaning when only names were asked for.
+    /// The member's node. Undefined in an iteration of names only.
     pub nodeid: NodeId,
-    /// The member's process; without meaning when only names were asked for.
+    /// The member's process id. Undefined in an iteration of names only.
     pub pid: u32,
 }
 
 /// Sends a message to the group. The daemon does not answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mcast {
-    /// Which order is wanted; the daemon does not look at it.
+    /// The requested order, which the daemon ignores.
     pub guarantee: Guarantee,
     /// The message.
     pub message: Bytes,
 }
 
 impl Mcast {
-    /// Everything in front of a message of `length` bytes, which the caller sends right behind it.
+    /// Encodes the request up to its message of `length` bytes, which the caller sends behind it.
     pub(crate) fn encode_head(guarantee: Guarantee, length: usize) -> Result<Vec<u8>, WireError> {
         let mut writer = begin_message::<Self>();
         Self::write_head(&mut writer, guarantee, length)?;
@@ -308,21 +311,21 @@ impl Message for Mcast {
     }
 }
 
-/// Sends a piece of a message to the group. Since corosync 2.3.5; earlier daemons die of it.
+/// Sends a fragment of a message to the group. Since corosync 2.3.5; it crashes earlier daemons.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartialMcast {
     /// As in [`Mcast`].
     pub guarantee: Guarantee,
-    /// Length of the whole message in bytes.
+    /// The length of the whole message in bytes.
     pub msglen: u32,
-    /// Which piece it is.
+    /// The position of the fragment.
     pub fragment_type: FragmentType,
-    /// The piece.
+    /// The fragment.
     pub message: Bytes,
 }
 
 impl PartialMcast {
-    /// Everything in front of a piece of `length` bytes, which the caller sends right behind it.
+    /// Encodes the request up to its fragment of `length` bytes, which the caller sends behind it.
     pub(crate) fn encode_head(
         guarantee: Guarantee,
         msglen: u32,
@@ -381,10 +384,10 @@ impl Request for PartialMcast {
     type Reply = PartialSendReply;
 }
 
-/// Answer to [`MembershipGet`]. The message has room for 384 members, however many there are.
+/// Reply to [`MembershipGet`]. The message always has room for 384 members.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MembershipReply {
-    /// The members. Their reasons mean nothing.
+    /// The members. Their reasons are undefined.
     pub member_list: Vec<Address>,
 }
 
@@ -407,16 +410,16 @@ impl Message for MembershipReply {
     }
 }
 
-/// The membership of the group changed.
+/// Event: the membership of a group changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfchgCallback {
     /// The group.
     pub group_name: GroupName,
-    /// The members, without those that left. Their reasons mean nothing.
+    /// The members after the change. Their reasons are undefined.
     pub member_list: Vec<Address>,
-    /// Those that left.
+    /// The processes that left.
     pub left_list: Vec<Address>,
-    /// Those that joined.
+    /// The processes that joined.
     pub joined_list: Vec<Address>,
 }
 
@@ -435,7 +438,7 @@ impl Message for ConfchgCallback {
             let count = writer.length(field, list.len(), u32::MAX as usize)?;
             writer.slot(field, count);
         }
-        // Not in the order of the counts.
+        // The lists are not in the order of the counts.
         write_addresses("member_list", &self.member_list, writer);
         write_addresses("left_list", &self.left_list, writer);
         write_addresses("joined_list", &self.joined_list, writer);
@@ -456,14 +459,14 @@ impl Message for ConfchgCallback {
     }
 }
 
-/// A member sent a message.
+/// Event: a member sent a message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeliverCallback {
     /// The group.
     pub group_name: GroupName,
-    /// The member's node.
+    /// The sender's node.
     pub nodeid: NodeId,
-    /// The member's process.
+    /// The sender's process id.
     pub pid: u32,
     /// The message.
     pub message: Bytes,
@@ -493,20 +496,20 @@ impl Message for DeliverCallback {
     }
 }
 
-/// A member sent a piece of a message. Since corosync 2.3.5.
+/// Event: a member sent a fragment of a message. Since corosync 2.3.5.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartialDeliverCallback {
     /// The group.
     pub group_name: GroupName,
-    /// Length of the whole message in bytes, as its sender says.
+    /// The length of the whole message in bytes, as the sender gives it.
     pub msglen: u32,
-    /// The member's node.
+    /// The sender's node.
     pub nodeid: NodeId,
-    /// The member's process.
+    /// The sender's process id.
     pub pid: u32,
-    /// Which piece it is.
+    /// The position of the fragment.
     pub fragment_type: FragmentType,
-    /// The piece.
+    /// The fragment.
     pub message: Bytes,
 }
 
@@ -540,8 +543,7 @@ impl Message for PartialDeliverCallback {
 }
 
 any_message! {
-    /// Any request. Those of zero copy (ids 9 to 11), by which a client makes the daemon follow
-    /// pointers, are not spoken.
+    /// Any request of the service, except those of zero copy (ids 9 to 11).
     pub enum AnyRequest {
         Join, Leave, Mcast, MembershipGet, LocalGet, IterationInitialize, IterationNext, IterationFinalize, Finalize,
         PartialMcast,
@@ -549,7 +551,7 @@ any_message! {
 }
 
 any_message! {
-    /// Any answer.
+    /// Any reply of the service.
     pub enum AnyResponse {
         JoinReply, LeaveReply, MembershipReply, LocalGetReply, IterationInitializeReply, IterationNextReply,
         IterationFinalizeReply, FinalizeReply, PartialSendReply,
@@ -557,11 +559,11 @@ any_message! {
 }
 
 any_message! {
-    /// Any event.
+    /// Any event of the service.
     pub enum AnyEvent { ConfchgCallback, DeliverCallback, TotemConfchgCallback, PartialDeliverCallback }
 }
 
-/// `mar_cpg_name_t`: a 32-bit length in a slot and 128 bytes.
+/// `mar_cpg_name_t`: a 32-bit length in a slot, and 128 bytes.
 pub(crate) struct CpgName;
 
 impl Encoding<GroupName> for CpgName {
@@ -579,8 +581,8 @@ impl Encoding<GroupName> for CpgName {
     }
 }
 
-/// As [`CpgName`], but what is no name is read as the empty one: where no name is wanted, libcpg
-/// sends what was on its stack.
+/// As [`CpgName`], but reads an invalid name as the empty one: where a request needs no name, libcpg
+/// sends bytes of its stack.
 pub(crate) struct MaybeCpgName;
 
 impl Encoding<GroupName> for MaybeCpgName {

@@ -1,24 +1,21 @@
-//! Names of groups.
+//! Group names.
 
 use std::fmt;
 
 use crate::error::Escaped;
 use crate::error::{Error, Result};
 
-/// The longest name of a group, in bytes. Matches `CPG_MAX_NAME_LENGTH`.
+/// The longest group name in bytes. Matches `CPG_MAX_NAME_LENGTH`.
 pub const MAX_GROUP_NAME: usize = 128;
 
-/// The name of a group: up to [`MAX_GROUP_NAME`] bytes, which need not be text.
+/// A group name: up to [`MAX_GROUP_NAME`] bytes, which need not be text. Matches `struct cpg_name`.
 ///
-/// Two names are the same group if all their bytes are the same. Programs differ in whether the NUL
-/// behind a C string belongs to the name: Pacemaker's and Proxmox's groups have it
-/// ([`GroupName::with_nul`]), those of others do not ([`GroupName::new`]). Nothing is ever trimmed.
+/// Two names are the same group if all their bytes are equal. The name of a C program may include
+/// the NUL of its string: that of Pacemaker and Proxmox does ([`GroupName::with_nul`]), others do not
+/// ([`GroupName::new`]). Names are never trimmed.
 ///
-/// Prints as text with everything else escaped as `\x00`, and a backslash as `\\`.
-/// [`GroupName::from_escaped`] is the reverse, and with the feature `serde` a name is serialized in
-/// this form.
-///
-/// Matches `struct cpg_name`.
+/// Prints as text: other bytes are escaped as `\x00`, and a backslash as `\\`.
+/// [`GroupName::from_escaped`] reads this form, and the feature `serde` serializes names in it.
 ///
 /// ```
 /// use corosync_ipc::cpg::GroupName;
@@ -34,16 +31,15 @@ pub const MAX_GROUP_NAME: usize = 128;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GroupName {
     length: u8,
-    /// Zeros behind the name, so that equal names are equal here.
+    /// The name padded with zeros, so that equal names have equal arrays.
     bytes: [u8; MAX_GROUP_NAME],
 }
 
 impl GroupName {
-    /// The name made of these bytes, all of them: `GroupName::new("name")`,
-    /// `GroupName::new(b"name\0")`.
+    /// Makes a name of all these bytes: `GroupName::new("name")`, `GroupName::new(b"name\0")`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when there are more than [`MAX_GROUP_NAME`]. C calls it
+    /// [`Error::InvalidArgument`] for more than [`MAX_GROUP_NAME`] bytes. C returns
     /// `CS_ERR_NAME_TOO_LONG`.
     pub fn new(name: impl AsRef<[u8]>) -> Result<Self> {
         let name = name.as_ref();
@@ -54,7 +50,7 @@ impl GroupName {
         })
     }
 
-    /// The name made of this text and a NUL, for groups of programs whose names' length counts it.
+    /// Makes a name of this text and a NUL, for groups of programs that count the NUL.
     ///
     /// # Errors
     /// As [`GroupName::new`].
@@ -62,11 +58,11 @@ impl GroupName {
         Self::new([name.as_ref().as_bytes(), &[0]].concat())
     }
 
-    /// Reads what `Display` prints: text in which `\x` and two hexadecimal digits stand for any
-    /// byte, and `\\` for a backslash.
+    /// Parses the form that `Display` prints: text in which `\x` and two hexadecimal digits stand
+    /// for any byte, and `\\` for a backslash.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for another character behind a backslash; as [`GroupName::new`].
+    /// [`Error::InvalidArgument`] for any other escape; as [`GroupName::new`].
     pub fn from_escaped(text: &str) -> Result<Self> {
         let mut parts = text.split('\\');
         let mut name = parts.next().unwrap_or_default().as_bytes().to_vec();
@@ -80,7 +76,7 @@ impl GroupName {
             } else {
                 let text = Escaped(text.as_bytes());
                 let reason = format!(
-                    "\"{text}\" has a backslash that neither another one nor x and two digits follow"
+                    "invalid escape in \"{text}\": write \\\\ for a backslash, \\x and two hexadecimal digits for a byte"
                 );
                 return Err(Error::invalid("group name", reason));
             }
@@ -88,28 +84,28 @@ impl GroupName {
         Self::new(name)
     }
 
-    /// `None`: too long.
+    /// Makes a name of the peer's bytes. `None` if there are too many.
     pub(crate) fn from_wire(name: &[u8]) -> Option<Self> {
         let mut bytes = [0; MAX_GROUP_NAME];
         bytes.get_mut(..name.len())?.copy_from_slice(name);
         Some(Self { length: u8::try_from(name.len()).ok()?, bytes })
     }
 
-    /// Its bytes.
+    /// Returns the bytes of the name.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
 
-    /// Whether it has no bytes. Such a name cannot be joined.
+    /// Returns true for the name without bytes. A group with this name cannot be joined.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 }
 
-/// The byte that two hexadecimal digits at the beginning stand for.
+/// Parses two hexadecimal digits at the start of `text`. Returns the byte and the rest.
 fn leading_byte(text: &str) -> Option<(u8, &str)> {
     let (digits, rest) = text.split_at_checked(2)?;
-    // A sign would be accepted otherwise.
+    // `from_str_radix` alone would accept a sign.
     let digits =
         Some(digits).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
     Some((u8::from_str_radix(digits, 16).ok()?, rest))
@@ -158,7 +154,7 @@ impl Ord for GroupName {
 
 impl fmt::Display for GroupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // No other character has the byte of a backslash in it.
+        // No multi-byte character contains the byte of a backslash.
         let parts =
             self.as_bytes().split(|byte| *byte == b'\\').map(|part| Escaped(part).to_string());
         f.pad(&parts.collect::<Vec<_>>().join("\\\\"))

@@ -112,7 +112,7 @@ proptest! {
     #[test]
     fn events_come_back_as_they_went_copied_or_shared(message in events()) {
         let bytes = Bytes::from(message.encode().unwrap());
-        // Addresses are equal whatever their reasons are.
+        // Equality of addresses ignores the reasons.
         let expected = format!("{message:?}");
         prop_assert_eq!(format!("{:?}", AnyEvent::decode(&bytes).unwrap()), expected.clone());
         prop_assert_eq!(format!("{:?}", AnyEvent::decode_shared(&bytes).unwrap()), expected);
