@@ -1,31 +1,32 @@
-//! What the daemon can do, found out without harm.
+//! Finds out which requests the daemon knows, without doing it harm.
 //!
-//! A corosync before 2.99 looks a request's handler up with the id unchecked, and dies of ids it
-//! does not have. So a request that came later than corosync 1.99 is sent only to a daemon that was
-//! shown to know it, by keys of its map, which are safe to ask for everywhere: until 2.4 there is a
-//! count of connections, which moved elsewhere in 2.99; and every version has counters for each
-//! message that nodes send each other, so that a service's newer messages can be told by their
-//! counters' keys.
+//! A corosync before 2.99 looks up a request's handler by the unchecked id, and an unknown id crashes
+//! it. So a request that is newer than corosync 1.99 is sent only to a daemon that is known to have
+//! it. Keys of the daemon's map are the evidence; asking for them is safe in every version. Until 2.4
+//! the map counts connections under a key that 2.99 moved elsewhere. Every version has a counter for
+//! each message that nodes send each other, so the keys of these counters identify newer versions of
+//! a service.
 
 use crate::error::{CsError, Error, Result};
 
-/// Something that not every corosync has.
+/// A feature that not every corosync has.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Feature {
     name: &'static str,
     since: &'static str,
-    /// Keys, and whether they must be there.
+    /// Keys of the map, and true if the key must exist, false if it must not.
     evidence: &'static [(&'static str, bool)],
 }
 
-/// There in 1.99 to 2.4, and not in 2.99 and later, which refuse ids they do not know.
+/// A key of 1.99 to 2.4. Versions without it (2.99 and later) refuse unknown ids without harm.
 const UNTIL_2_4: (&str, bool) = ("runtime.connections.active", false);
 
 pub(crate) const STATS_MAP: Feature =
     Feature { name: "the stats map", since: "2.99", evidence: &[UNTIL_2_4] };
-/// Before 3.0.4 the daemon dies when what was tracked goes; 3.1 is the first to be told by its map.
-pub(crate) const STATS_COMING_AND_GOING: Feature = Feature {
-    name: "tracking what comes and goes in the stats map",
+/// Before 3.0.4 the daemon crashes when a tracked key is deleted. The first later version that its
+/// map identifies is 3.1.
+pub(crate) const STATS_TRACKING: Feature = Feature {
+    name: "tracking added and deleted keys of the stats map",
     since: "3.1",
     evidence: &[("runtime.services.cfg.4.rx", true)],
 };
@@ -50,7 +51,7 @@ pub(crate) const QDEVICE_EXTRA_INFO: Feature = Feature {
 pub(crate) const RELOAD_CONFIG: Feature = Feature {
     name: "reloading the configuration",
     since: "2.3.2",
-    // Up to 1.99.7, which alone have evs, this message is another one, and so is the request.
+    // Up to 1.99.7 the counter and the request id belong to another message. Only these have evs.
     evidence: &[("runtime.services.cfg.3.rx", true), ("runtime.services.evs.0.rx", false)],
 };
 pub(crate) const REOPEN_LOG_FILES: Feature =
@@ -61,11 +62,11 @@ pub(crate) const SHUTDOWN_TRACKING: Feature =
     Feature { name: "tracking shutdown", since: "3.1.1", evidence: &[UNTIL_2_4] };
 
 impl Feature {
-    /// Makes sure that the daemon knows the feature's requests, or at least survives them.
-    /// `has_key` says whether a key is in its map.
+    /// Checks that the daemon knows the feature's requests, or at least refuses them without harm.
+    /// `has_key` returns true if the daemon's map has a key.
     ///
     /// # Errors
-    /// [`Error::Unsupported`]; those of `has_key`.
+    /// [`Error::Unsupported`] if the daemon does not; as `has_key`.
     pub(crate) fn require(&self, has_key: impl Fn(&str) -> Result<bool>) -> Result<()> {
         for (key, must_exist) in self.evidence {
             if has_key(key)? != *must_exist {
@@ -75,7 +76,8 @@ impl Feature {
         Ok(())
     }
 
-    /// Puts right what a daemon of 2.99 or later answers to a request that it does not know.
+    /// Turns the error with which corosync 2.99 and later refuse an unknown request into
+    /// [`Error::Unsupported`].
     pub(crate) fn or_unsupported<T>(&self, reply: Result<T>) -> Result<T> {
         match reply {
             Err(Error::Cs { error: CsError::InvalidParam, .. }) => Err(self.unsupported()),

@@ -1,4 +1,4 @@
-//! What the fuzz targets do with their bytes; unit tests do the same with damaged messages.
+//! The bodies of the fuzz targets. Unit tests call them with damaged messages.
 
 use std::path::Path;
 
@@ -6,22 +6,22 @@ use crate::libqb::handshake::{Handshake, RingName};
 use crate::libqb::ring::heap;
 use crate::wire::{cfg, cmap, cpg, evs, quorum, votequorum};
 
-/// The services in the order in which [`message`] counts them: three kinds of messages each, as
-/// [`Kind`](crate::codec::Kind) has them.
+/// The services in the order of [`message`]'s first byte: three numbers each, one for each
+/// [`Kind`](crate::codec::Kind).
 pub const SERVICES: [&str; 6] = ["cmap", "quorum", "votequorum", "cfg", "evs", "cpg"];
 
-/// Takes bytes apart as any message of a service. What can be read can be written, and reads the
-/// same again.
+/// Decodes bytes as a message of any service. Checks that a decoded message encodes, and that the
+/// result decodes to the same message.
 ///
-/// The first byte chooses service and kind, the rest is the message.
+/// The first byte chooses service and kind. The rest is the message.
 pub fn message(data: &[u8]) {
     macro_rules! round_trip {
         ($any:ty, $bytes:expr) => {
             if let Ok(message) = <$any>::decode($bytes) {
-                let encoded = message.encode().expect("what was read can be written");
+                let encoded = message.encode().expect("a decoded message encodes");
                 let again =
-                    <$any>::decode_shared(&encoded.into()).expect("what was written can be read");
-                // Not compared as values: a float may be no number.
+                    <$any>::decode_shared(&encoded.into()).expect("an encoded message decodes");
+                // Compared as text, since a NaN does not equal itself.
                 assert_eq!(format!("{again:?}"), format!("{message:?}"));
             }
         };
@@ -52,7 +52,8 @@ pub fn message(data: &[u8]) {
     }
 }
 
-/// Feeds bytes to the handshake in pieces; each piece's length comes from the bytes too.
+/// Feeds bytes to the client's handshake in pieces whose lengths come from the bytes, and parses them
+/// as the name of a ring. Checks that a parsed name stays below the root.
 pub fn handshake(data: &[u8]) {
     let mut handshake = Handshake::default();
     let mut rest = data;
@@ -72,7 +73,7 @@ pub fn handshake(data: &[u8]) {
     }
 }
 
-/// Lays the bytes over a ring and uses it from both sides.
+/// Uses the bytes as the memory of a ring, as its producer and as its consumer.
 pub fn ring(data: &[u8]) {
     heap::use_hostile(data);
 }

@@ -1,4 +1,4 @@
-//! Logging through `tracing`, where that feature is on.
+//! Logging through `tracing`. Without that feature the macros do nothing.
 
 macro_rules! debug {
     ($($argument:tt)*) => {

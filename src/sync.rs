@@ -1,4 +1,4 @@
-//! Atomics, locks and sleeping, from one place, so that loom can put its own in.
+//! The facade of atomics, locks and sleeping, so that loom can replace them.
 
 #[cfg(not(loom))]
 pub(crate) use std::{
@@ -14,7 +14,7 @@ pub(crate) use loom::{
     thread::{Thread, current},
 };
 
-/// Loom has no clock: whoever sleeps until a deadline sleeps until it is woken.
+/// Sleeps until woken: loom has no clock.
 #[cfg(loom)]
 pub(crate) fn park_timeout(_: std::time::Duration) {
     loom::thread::park();

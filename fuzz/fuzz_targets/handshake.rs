@@ -1,5 +1,4 @@
-//! Feeds any bytes, in pieces, to the client's half of the handshake, and any name to the parser of
-//! ring names.
+//! Feeds any bytes in pieces to the client's handshake, and parses them as the name of a ring.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Takes any bytes apart as any message of any service.
+//! Decodes any bytes as a message of any service.
 
 #![no_main]
 

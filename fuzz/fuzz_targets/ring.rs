@@ -1,4 +1,4 @@
-//! Reads and writes a ring whose memory the other end has filled with anything.
+//! Reads and writes a ring whose memory a hostile peer has filled.
 
 #![no_main]
 

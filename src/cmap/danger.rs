@@ -1,15 +1,16 @@
-//! Changes of the map that corosync takes and does not survive. They are refused before anything is
-//! sent. What they do, and from which version on, stands in `proto/README.md`, "Do no harm".
+//! Changes of the map that corosync accepts and that crash or hang it. Clients refuse them before
+//! they send anything. `proto/README.md`, "Do no harm", has the effects and versions.
 
 use super::{Value, ValueType};
 use crate::error::{Error, Result};
 
-/// Numbers that corosync uses whatever they are, and the least and most that it can work with.
-/// Milliseconds that it says "may not be less" are used all the same: nodes then lose the token all
-/// the time. 126 for a token are 30 for its retransmission and 14 for hold, with the 4
-/// retransmissions there are by default; many retransmissions leave it no time at all. A large
-/// coefficient wraps around. The whole daemon sleeps up to `send_join` when nodes come or go, and
-/// divides by zero for some larger numbers.
+/// The numbers that corosync uses without checking, with the least and the greatest safe value.
+///
+/// corosync logs that a timeout "may not be less" than 30 ms and uses it all the same: nodes then
+/// keep losing the token. With the default of 4 retransmissions a token timeout of 126 ms gives 30 ms
+/// for the retransmission and 14 ms for hold; many retransmissions leave no time at all. A large
+/// coefficient wraps around. The whole daemon sleeps for up to `send_join` when the membership
+/// changes, and some larger values make it divide by zero.
 const NUMBERS: [(&str, u32, u32); 10] = [
     ("totem.token", 126, u32::MAX),
     ("totem.token_retransmit", LEAST_TIMEOUT, u32::MAX),
@@ -26,11 +27,11 @@ const LEAST_TIMEOUT: u32 = 30;
 
 const CANCEL_WAIT_FOR_ALL: &str = "quorum.cancel_wait_for_all";
 
-/// Sections whose last key must stay: to learn what is left of the section, corosync iterates over
-/// the key that it is deleting, which deletes it again, and so on.
+/// The sections whose last key must not be deleted: corosync then iterates over the section from
+/// within the deletion, reaches the key that it is deleting, deletes it again, and recurses for ever.
 const KEPT_SECTIONS: [&str; 2] = ["logging.logger_subsys.", "nodelist.node."];
 
-/// Refuses a value that corosync does not survive.
+/// Refuses a value that crashes or hangs corosync.
 pub(super) fn check_set(key: &str, value: &Value) -> Result<()> {
     let must_be = |value_type: ValueType| {
         (value.value_type() != value_type).then(|| format!("must have the type {value_type}"))
@@ -50,15 +51,15 @@ pub(super) fn check_set(key: &str, value: &Value) -> Result<()> {
     check_ring_number(key)
 }
 
-/// Refuses to change a number by a step that may lead to a value that [`check_set`] refuses.
+/// Refuses to adjust a number that [`check_set`] limits: the sum is not known here.
 pub(super) fn check_adjust(key: &str) -> Result<()> {
     if NUMBERS.iter().any(|(name, ..)| *name == key) {
-        return Err(refused("key", key, "must be set as a whole"));
+        return Err(refused("key", key, "must be set, not adjusted"));
     }
     Ok(())
 }
 
-/// Refuses to delete what corosync does not survive the end of.
+/// Refuses to delete a key whose deletion crashes corosync.
 pub(super) fn check_delete(key: &str) -> Result<()> {
     if key == CANCEL_WAIT_FOR_ALL {
         return Err(refused("key", key, "must not be deleted"));
@@ -66,24 +67,24 @@ pub(super) fn check_delete(key: &str) -> Result<()> {
     check_ring_number(key)
 }
 
-/// The section a key is in, if that must keep its last key.
+/// Returns the section of a key if the section's last key must not be deleted.
 pub(super) fn kept_section(key: &str) -> Option<&'static str> {
     KEPT_SECTIONS.into_iter().find(|section| key.starts_with(section))
 }
 
-/// Refuses to delete any key of a section, for a daemon whose libqb is older than 0.14.3: that
-/// iterates over the key it is deleting whatever else there is.
+/// The error for deleting any key of such a section from a daemon whose libqb is older than 0.14.3:
+/// there the iteration reaches the key even if the section has others.
 pub(super) fn of_kept_section(key: &str) -> Error {
-    refused("key", key, "must not be deleted with a libqb as old as the daemon's")
+    refused("key", key, "must not be deleted because the daemon's libqb is older than 0.14.3")
 }
 
-/// Refuses to delete the last key of a section.
+/// The error for deleting the last key of such a section.
 pub(super) fn last_of_section(key: &str) -> Error {
     refused("key", key, "must not be deleted while it is the last of its section")
 }
 
-/// Refuses addresses of rings beyond the two there are until corosync 2.4, which uses the number in
-/// the key unchecked. Later versions do not let anybody change the list of nodes.
+/// Refuses the addresses of rings beyond the first two. corosync up to 2.4 has two rings and uses the
+/// number in the key without checking. Later versions make the nodelist read-only.
 fn check_ring_number(key: &str) -> Result<()> {
     let ring = key
         .strip_prefix("nodelist.node.")
@@ -91,9 +92,11 @@ fn check_ring_number(key: &str) -> Result<()> {
         .and_then(|(_, rest)| rest.strip_suffix("_addr"));
     match ring {
         None | Some("0" | "1") => Ok(()),
-        Some(_) => {
-            Err(refused("key", key, "is no ring of a corosync whose list of nodes can be changed"))
-        }
+        Some(_) => Err(refused(
+            "key",
+            key,
+            "is beyond the two rings of a corosync with a writable nodelist",
+        )),
     }
 }
 

@@ -40,7 +40,7 @@ use crate::client::{Service, UnknownEvent, client};
 use crate::endpoint::Endpoint;
 use crate::error::Escaped;
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
-use crate::features::{Feature, STATS_COMING_AND_GOING, STATS_MAP};
+use crate::features::{Feature, STATS_TRACKING, STATS_MAP};
 use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::cmap as wire;
@@ -198,7 +198,7 @@ impl Client {
         if map == Map::Stats {
             client.require(&STATS_MAP, call)?;
             client.core.service.stats_come_and_go =
-                match client.require(&STATS_COMING_AND_GOING, call) {
+                match client.require(&STATS_TRACKING, call) {
                     Err(Error::Unsupported { .. }) => false,
                     answer => answer.map(|()| true)?,
                 };
@@ -520,7 +520,7 @@ impl Client {
             && comes_or_goes
             && !self.core.service.stats_come_and_go
         {
-            return Err(STATS_COMING_AND_GOING.unsupported());
+            return Err(STATS_TRACKING.unsupported());
         }
         // Known before it is asked for: the first notification can be here before the answer.
         self.core.service.trackers().handles.insert(tracker.0, 0);

@@ -1,9 +1,9 @@
-//! Faults in mapped files. Whoever may write a file can cut it short, and then the kernel sends
-//! `SIGBUS` to whoever touches a page of the mapping that the file no longer has. The handler here
-//! puts memory of zeros in the mapping's place and marks it as lost.
+//! Faults in mapped files. A process that may write a file can truncate it. The kernel then sends
+//! `SIGBUS` to each process that touches a mapped page which the file no longer has. The handler here
+//! replaces the mapping with zeroed memory and marks it as lost.
 //!
-//! The handler allocates nothing, takes no lock and makes system calls only. Mappings are
-//! registered whether it is installed or not.
+//! The handler allocates nothing, takes no lock and only makes system calls. Mappings are registered
+//! even while it is not installed.
 
 use std::array;
 use std::io;
@@ -16,24 +16,24 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use nix::errno::Errno;
 use nix::libc::{self, c_int, c_void, siginfo_t};
 
-/// A mapping that the handler looks after. Dropping it ends that, so it goes before the mapping
-/// does.
+/// The registration of a mapping with the handler. Drop it before the mapping: dropping it ends the
+/// registration.
 pub(crate) struct Guarded(&'static Slot);
 
 impl Guarded {
-    /// Registers the `length` bytes from `start` on, a page's first.
+    /// Registers the `length` bytes from `start` on. `start` is the first byte of a page.
     pub(crate) fn new(start: *mut u8, length: usize) -> Self {
         let slot = lock(&REGISTRY).take();
         slot.change(start.addr(), length);
         Self(slot)
     }
 
-    /// Whether a page was missing when this process touched it. What was read since then is zeros,
-    /// what was written is nowhere.
+    /// Returns true if this process touched a page that was missing. From then on reads return zeros
+    /// and writes are lost.
     pub(crate) fn is_lost(&self) -> bool {
-        // Keeps the compiler from looking before the accesses that the caller asks about. The
-        // processor cannot: a fault is taken where it happens. Another thread's fault is
-        // seen too: its handler sets the mark before it replaces the page.
+        // Keeps the compiler from moving this load before the accesses that the caller asks about.
+        // The processor does not move it: a fault is taken at the access itself. The load sees
+        // another thread's fault too, since its handler sets the mark before it replaces the page.
         compiler_fence(Ordering::SeqCst);
         self.0.lost.load(Ordering::Relaxed)
     }
@@ -46,11 +46,11 @@ impl Drop for Guarded {
     }
 }
 
-/// Room for a mapping in the registry. Lives as long as the process, so the handler can look at it
-/// at any time.
+/// An entry of the registry for one mapping. It lives as long as the process, so the handler can read
+/// it at any time.
 ///
-/// Written by its owner alone. The handler may see a slot change that is not the one it looks for:
-/// the mapping whose access faulted is borrowed by the access, so its own slot stays as it is.
+/// Only its owner writes it. The handler may see a slot change, but never the one it looks for: the
+/// access that faulted borrows the mapping, so the mapping's slot does not change meanwhile.
 struct Slot {
     /// Odd while the range changes.
     version: AtomicUsize,
@@ -73,8 +73,8 @@ impl Slot {
     fn change(&self, start: usize, length: usize) {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
-        // Pairs with the acquire fence in `range`: who reads a value below finds the version odd,
-        // or newer.
+        // Pairs with the acquire fence in `range`: a reader of a value stored below finds the version
+        // odd or newer.
         fence(Ordering::Release);
         self.start.store(start, Ordering::Relaxed);
         self.length.store(length, Ordering::Relaxed);
@@ -83,7 +83,7 @@ impl Slot {
         self.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
-    /// Start and length. `None` while they change.
+    /// Returns start and length. `None` while they change.
     fn range(&self) -> Option<(usize, usize)> {
         // Acquire: pairs with the release in `change`.
         let version = self.version.load(Ordering::Acquire);
@@ -94,24 +94,24 @@ impl Slot {
     }
 }
 
-/// Slots in a row, and more of them. Never freed.
+/// An array of slots and a link to the next array. Never freed.
 struct Chunk {
     slots: [Slot; SLOTS],
     next: OnceLock<Box<Chunk>>,
 }
 
-/// As many as ten connections need.
+/// The slots of a chunk: enough for ten connections.
 const SLOTS: usize = 60;
 
-/// Where the handler begins to look.
+/// The first chunk, where the handler's search begins.
 static CHUNKS: OnceLock<Box<Chunk>> = OnceLock::new();
 
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry { free: Vec::new(), end: &CHUNKS });
 
-/// What registering needs to know; the handler does without.
+/// The state of registration. The handler does not use it.
 struct Registry {
     free: Vec<&'static Slot>,
-    /// Where the next chunk goes.
+    /// The link that the next chunk is stored in.
     end: &'static OnceLock<Box<Chunk>>,
 }
 
@@ -131,8 +131,8 @@ impl Registry {
     }
 }
 
-/// The registered mapping that an address lies in: its slot, start and length. Safe in a signal
-/// handler.
+/// Finds the registered mapping that contains an address. Returns its slot, start and length. Safe in
+/// a signal handler.
 fn find(address: usize) -> Option<(&'static Slot, usize, usize)> {
     let chunks = iter::successors(CHUNKS.get(), |chunk| chunk.next.get());
     chunks.flat_map(|chunk| &chunk.slots).find_map(|slot| {
@@ -141,14 +141,14 @@ fn find(address: usize) -> Option<(&'static Slot, usize, usize)> {
     })
 }
 
-/// What is done with a `SIGBUS` that is not ours: what was done with it before.
+/// The action for `SIGBUS` before ours. Signals that are not ours go to it.
 struct Previous {
     /// `SIG_DFL`, `SIG_IGN` or a function.
     handler: usize,
     flags: c_int,
 }
 
-/// Null: the default action. Never freed, since a handler may be using it.
+/// The action before ours. Null: the default action. Never freed, since a handler may be using it.
 static PREVIOUS: AtomicPtr<Previous> = AtomicPtr::new(ptr::null_mut());
 
 /// Installs the handler, once in a process.
@@ -156,17 +156,17 @@ pub(crate) fn install() -> io::Result<()> {
     static INSTALLED: Mutex<bool> = Mutex::new(false);
     let mut installed = lock(&INSTALLED);
     if *installed {
-        // Not in front of a handler that came later: that one may hand its faults to ours, and they
-        // would go round for ever.
+        // Another handler may have been installed since, and it may pass its faults on to ours. Ours
+        // would pass them back, in an endless loop, if it were installed again.
         return Ok(());
     }
-    // Asked first, so that a handler that runs at once knows whom to hand a fault to.
+    // Read before ours is installed: ours may run at once and must know where to pass a signal on.
     let before = sigaction(None)?;
     remember(&before);
     let mut action = default_action();
     action.sa_sigaction = (on_sigbus as *const ()).expose_provenance();
-    // As the handler before wants to be called. Where there is none, on the other stack if there is
-    // one, as some runtimes insist on.
+    // The flags of the previous handler, which ours calls. Without one, the alternate stack, if the
+    // thread has one: some runtimes insist on it.
     action.sa_flags = libc::SA_SIGINFO
         | match before.sa_sigaction {
             libc::SIG_DFL | libc::SIG_IGN => libc::SA_ONSTACK,
@@ -175,7 +175,7 @@ pub(crate) fn install() -> io::Result<()> {
     action.sa_mask = before.sa_mask;
     let replaced = sigaction(Some(&action))?;
     if (replaced.sa_sigaction, replaced.sa_flags) != (before.sa_sigaction, before.sa_flags) {
-        // Another thread was faster.
+        // Another thread has installed a handler meanwhile.
         remember(&replaced);
     }
     *installed = true;
@@ -196,45 +196,45 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut siginfo_t, context: *mut c_voi
     Errno::set_raw(errno);
 }
 
-/// If the fault is one of a registered mapping, marks it and makes the access succeed that is tried
-/// again when the handler returns.
+/// If the fault is in a registered mapping, marks and replaces the mapping, and returns true. The
+/// access is then repeated when the handler returns, and succeeds.
 fn replace_lost_mapping(info: *mut siginfo_t) -> bool {
-    // Not a signal that somebody sent, whose siginfo has no address.
+    // Excludes signals that a process sent: their siginfo has no address.
     if code(info) != libc::BUS_ADRERR {
         return false;
     }
-    // SAFETY: the kernel hands the handler a valid siginfo, which nobody writes to meanwhile.
+    // SAFETY: the kernel passes the handler a valid siginfo, which nobody writes to meanwhile.
     let info = unsafe { &*info };
-    // SAFETY: with BUS_ADRERR it holds the address that was touched.
+    // SAFETY: with BUS_ADRERR the siginfo has the address that was touched.
     let address = unsafe { info.si_addr() };
     let Some((slot, start, length)) = find(address.addr()) else {
         return false;
     };
-    // Before the pages are replaced, for threads that find them replaced. Relaxed: the system call
-    // orders the two.
+    // Stored before the pages are replaced, so that a thread that reads replaced pages finds the
+    // mark. Relaxed is enough: the system call orders the two.
     slot.lost.store(true, Ordering::Relaxed);
-    // All of it, so that there is one fault and not one a page, and nothing is written to what is
-    // left of the file.
+    // The whole mapping: this takes one fault instead of one per page, and later writes do not reach
+    // what is left of the file.
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-    let (place, protection) =
+    let (start, protection) =
         (ptr::without_provenance_mut(start), libc::PROT_READ | libc::PROT_WRITE);
-    // SAFETY: MAP_FIXED replaces what is mapped at the range, which is a mapping of `shm`: it was
-    // registered while the handler looked, and it cannot go, since the access that faulted
-    // borrows it. Nobody holds a reference into it, and it is all atomics and copies, to
-    // which zeros are as good as whatever the peer might have written. Unmapping it later unmaps
-    // the new pages.
-    unsafe { libc::mmap(place, length, protection, flags, -1, 0) != libc::MAP_FAILED }
+    // SAFETY: MAP_FIXED replaces the mapping at this range, which is one of `libqb::ring`: it was
+    // registered when the handler looked, and it is not unmapped meanwhile, since the access that
+    // faulted borrows it. Nobody holds a reference into it: all accesses are atomics and copies, for
+    // which zeros are as good as any bytes that a hostile peer may write. Unmapping the range later
+    // unmaps the new pages.
+    unsafe { libc::mmap(start, length, protection, flags, -1, 0) != libc::MAP_FAILED }
 }
 
-/// Does with a signal what would have been done without us.
+/// Passes a signal on to the action before ours.
 fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // Acquire: pairs with the release in `remember`.
     let previous = PREVIOUS.load(Ordering::Acquire);
-    // SAFETY: null, or a box that `remember` leaked and nobody writes to.
+    // SAFETY: null, or a box that `remember` leaked and that nobody writes to.
     let previous = unsafe { previous.as_ref() };
     let Previous { handler, flags } =
         *previous.unwrap_or(&Previous { handler: libc::SIG_DFL, flags: 0 });
-    // Faults cannot be ignored: the kernel kills then.
+    // A fault cannot be ignored: the kernel kills the process.
     let is_fault = code(info) > 0 && code(info) != libc::BUS_MCEERR_AO;
     if handler == libc::SIG_IGN && !is_fault {
         return;
@@ -243,14 +243,14 @@ fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
         return die(signal, info);
     }
     if flags & libc::SA_RESETHAND != 0 {
-        // It wants to be called once.
+        // SA_RESETHAND: the handler is called only once.
         PREVIOUS.store(ptr::null_mut(), Ordering::Relaxed);
     }
     let ours = sigaction(None);
     call(handler, flags, signal, info, context);
-    // Rust's own handler has the default action follow. A fault then happens again and kills; after
-    // a signal that somebody sent, the process lives on. So the default action becomes the one
-    // before ours.
+    // Rust's own handler sets the default action and returns. A fault is then repeated and kills the
+    // process; after a signal that a process sent, this process lives on. So the default action
+    // becomes the one before ours, and ours is installed again.
     if let (Ok(ours), Ok(libc::sigaction { sa_sigaction: libc::SIG_DFL, .. })) =
         (ours, sigaction(None))
     {
@@ -259,38 +259,39 @@ fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     }
 }
 
-/// Calls a handler as the kernel would.
+/// Calls a handler as the kernel calls it.
 fn call(handler: usize, flags: c_int, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let handler = ptr::with_exposed_provenance::<()>(handler);
     if flags & libc::SA_SIGINFO != 0 {
-        // SAFETY: with SA_SIGINFO whoever installed it gave the kernel a function of this type.
+        // SAFETY: with SA_SIGINFO the handler is a function of this type, by the contract of
+        // sigaction.
         let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) =
             unsafe { mem::transmute(handler) };
         handler(signal, info, context);
     } else {
-        // SAFETY: without SA_SIGINFO it is a function of this type.
+        // SAFETY: without SA_SIGINFO the handler is a function of this type.
         let handler: extern "C" fn(c_int) = unsafe { mem::transmute(handler) };
         handler(signal);
     }
 }
 
-/// Has the default action follow as soon as the handler returns: the signal is sent again, as it
-/// was, to this thread.
+/// Makes the default action follow when the handler returns: sets it and sends the same signal to
+/// this thread again.
 fn die(signal: c_int, info: *mut siginfo_t) {
-    // If it fails, the system has no default action either.
+    // Does not fail: SIG_DFL is valid for SIGBUS.
     let _ = sigaction(Some(&default_action()));
     // SAFETY: makes a system call without arguments.
     let process = unsafe { libc::getpid() };
-    // SAFETY: makes a system call without arguments. Called directly, since musl has gettid only of
-    // late.
+    // SAFETY: makes a system call without arguments. Made directly, since older versions of musl have
+    // no gettid.
     let thread = unsafe { libc::syscall(libc::SYS_gettid) };
-    // SAFETY: the kernel reads the siginfo that it wrote itself. Where a sandbox does not allow the
-    // call, the fault happens again.
+    // SAFETY: the kernel reads the siginfo that it wrote itself. If a sandbox denies the call, the
+    // access faults again.
     unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signal, info) };
 }
 
 fn code(info: *mut siginfo_t) -> c_int {
-    // SAFETY: the kernel hands the handler a valid siginfo.
+    // SAFETY: the kernel passes the handler a valid siginfo.
     unsafe { (*info).si_code }
 }
 
@@ -299,12 +300,12 @@ fn default_action() -> libc::sigaction {
     unsafe { mem::zeroed() }
 }
 
-/// Sets what is done with `SIGBUS`, if there is something to set. Returns what was done before.
+/// Sets the action for `SIGBUS`, unless `new` is `None`. Returns the action before.
 fn sigaction(new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
     let mut old = default_action();
     let new = new.map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: `new` is null or a valid action whose handler is a function for it, `old` has room
-    // for one.
+    // SAFETY: `new` is null or a valid action with a handler of the right type, and `old` has room for
+    // an action.
     Errno::result(unsafe { libc::sigaction(libc::SIGBUS, new, &mut old) })?;
     Ok(old)
 }
@@ -319,14 +320,14 @@ mod tests {
 
     #[test]
     fn an_address_is_found_while_its_mapping_is_registered() {
-        // No mappings: nothing touches them.
-        let place = |number: usize| ptr::without_provenance_mut::<u8>(0x1000 + number * 0x2000);
+        // These addresses are not mapped, and nothing accesses them.
+        let address = |number: usize| ptr::without_provenance_mut::<u8>(0x1000 + number * 0x2000);
         let registered =
             |address: *mut u8| find(address.addr()).map(|(_, start, length)| (start, length));
         let mut guarded: Vec<_> =
-            (0..3 * SLOTS).map(|number| Guarded::new(place(number), 0x1000)).collect();
+            (0..3 * SLOTS).map(|number| Guarded::new(address(number), 0x1000)).collect();
         for number in 0..3 * SLOTS {
-            let start = place(number);
+            let start = address(number);
             let expected = Some((start.addr(), 0x1000));
             assert_eq!(
                 (registered(start), registered(start.wrapping_add(0xfff))),
@@ -338,13 +339,13 @@ mod tests {
             );
         }
         drop(guarded.remove(5));
-        assert_eq!((registered(place(5)), registered(place(6)).is_some()), (None, true));
-        let lost = find(place(7).addr()).unwrap().0;
+        assert_eq!((registered(address(5)), registered(address(6)).is_some()), (None, true));
+        let lost = find(address(7).addr()).unwrap().0;
         lost.lost.store(true, Ordering::Relaxed);
         assert_eq!(guarded.iter().filter(|it| it.is_lost()).count(), 1);
-        // Slots are used again, without their marks.
+        // Slots are reused without their marks.
         drop(guarded);
-        let again: Vec<_> = (0..3 * SLOTS).map(|number| Guarded::new(place(number), 8)).collect();
+        let again: Vec<_> = (0..3 * SLOTS).map(|number| Guarded::new(address(number), 8)).collect();
         assert!(!again.iter().any(Guarded::is_lost));
     }
 }

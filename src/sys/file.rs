@@ -1,4 +1,4 @@
-//! Files of rings: opened through their directory's handle, never through a link.
+//! Ring files. They are opened through their directory's descriptor and never through a link.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -14,7 +14,8 @@ use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use super::socket::retry;
 
-/// Opens the directory at `root`, then one directory after the other below it.
+/// Opens the directory `root`, then each directory of `below` inside the one before it. Follows no
+/// link below `root`.
 pub(crate) fn open_directory<'a>(
     root: &Path,
     below: impl IntoIterator<Item = &'a OsStr>,
@@ -27,9 +28,9 @@ pub(crate) fn open_directory<'a>(
     Ok(directory)
 }
 
-/// Opens a regular file for reading and writing.
+/// Opens a regular file for reading and writing. Fails for a link.
 pub(crate) fn open_regular(directory: &impl AsFd, name: &OsStr) -> io::Result<File> {
-    // O_NONBLOCK: should it be a fifo or a device, the open must not hang.
+    // O_NONBLOCK: opening a fifo or a device must not block.
     let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let file = File::from(retry(|| openat(directory, name, flags, Mode::empty()))?);
     if !file.metadata()?.is_file() {
@@ -38,20 +39,19 @@ pub(crate) fn open_regular(directory: &impl AsFd, name: &OsStr) -> io::Result<Fi
     Ok(file)
 }
 
-/// Looks at a file without opening it, so that neither its user nor a device notices. A link is
-/// looked at itself.
-pub(crate) fn look_at(directory: &impl AsFd, name: &OsStr) -> io::Result<Metadata> {
+/// Returns a file's metadata without opening the file for I/O, so that no device or peer notices. For
+/// a link it returns the link's own.
+pub(crate) fn metadata(directory: &impl AsFd, name: &OsStr) -> io::Result<Metadata> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     File::from(retry(|| openat(directory, name, flags, Mode::empty()))?).metadata()
 }
 
-/// Whether a user id is the one that stands for all users whom this process's user namespace does
-/// not map.
+/// Returns true if a user id stands for all users that this process's user namespace does not map.
 pub(crate) fn is_unmapped(uid: u32) -> bool {
     const DEFAULT_OVERFLOW_UID: u32 = 65534;
     let read = |path| std::fs::read_to_string(path).ok();
     let overflow = read("/proc/sys/kernel/overflowuid").and_then(|uid| uid.trim().parse().ok());
-    // Outside of user namespaces all are mapped: 0 0 4294967295.
+    // Outside of user namespaces all users are mapped: "0 0 4294967295".
     let maps_all = || {
         read("/proc/self/uid_map")
             .is_some_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
@@ -59,32 +59,32 @@ pub(crate) fn is_unmapped(uid: u32) -> bool {
     uid == overflow.unwrap_or(DEFAULT_OVERFLOW_UID) && !maps_all()
 }
 
-/// Removes a file; a link is removed itself, not what it points to.
+/// Removes a file. For a link it removes the link, not the target.
 pub(crate) fn remove_file(directory: &impl AsFd, name: &OsStr) {
     let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
 }
 
-/// Removes an empty directory. Whether it was removed.
+/// Removes an empty directory. Returns true if it was removed.
 pub(crate) fn remove_directory(parent: &impl AsFd, name: &OsStr) -> bool {
     unlinkat(parent, name, UnlinkatFlags::RemoveDir).is_ok()
 }
 
-/// Whether the process has certainly ended, waited for by its parent or not. Unknown processes (pid
-/// 0: another pid namespace) have not.
+/// Returns true if a process has certainly ended, even if it is still a zombie. Returns false for
+/// pid 0, which stands for a process of another pid namespace.
 pub(crate) fn process_is_gone(pid: i32) -> bool {
     pid > 0
         && (kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
             || process_state(pid).is_some_and(|state| "ZX".contains(state)))
 }
 
-/// The name of a process, of which the system keeps 15 bytes.
+/// Returns the name of a process. The kernel keeps 15 bytes of it.
 #[cfg(feature = "server")]
 pub(crate) fn process_name(pid: i32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(stat.rsplit_once(") ")?.0.split_once('(')?.1.to_owned())
 }
 
-/// The state letter of a process, which in `/proc/PID/stat` stands behind its name in parentheses.
+/// Returns the state letter of a process. In `/proc/PID/stat` it follows the name in parentheses.
 fn process_state(pid: i32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()

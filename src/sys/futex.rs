@@ -6,24 +6,23 @@ use std::time::Duration;
 
 use nix::libc;
 
-/// Where in a 64-bit word its low half lies.
+/// The index of the low half in the two halves of a 64-bit word.
 const LOW_HALF: usize = if cfg!(target_endian = "little") { 0 } else { 1 };
 
 fn low_half(word: &AtomicU64) -> *mut u32 {
     word.as_ptr().cast::<u32>().wrapping_add(LOW_HALF)
 }
 
-/// Sleeps while the low half of `word` is `expected`, at most for `timeout`. May return early for
-/// no reason.
+/// Sleeps while the low half of `word` is `expected`, at most for `timeout`. May wake up spuriously.
 pub(crate) fn wait_low(word: &AtomicU64, expected: u32, timeout: Duration) {
     let timeout = libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
-    // SAFETY: the address is that of half an atomic that `word` keeps alive, aligned to 4, and the
-    // timespec lives on this frame; the kernel only reads both. Without FUTEX_PRIVATE_FLAG,
-    // since the waker is another process. Another process may change or truncate the memory:
-    // the kernel then answers EAGAIN or EFAULT, which like EINTR and ETIMEDOUT mean "look again".
+    // SAFETY: the address is half of an atomic that `word` keeps alive, aligned to 4, and the timespec
+    // lives in this frame. The kernel only reads both. FUTEX_PRIVATE_FLAG is not set, since the waker
+    // is another process. Another process may change or truncate the memory: the kernel then returns
+    // EAGAIN or EFAULT, which like EINTR and ETIMEDOUT mean "look again".
     unsafe {
         libc::syscall(
             libc::SYS_futex,
@@ -37,6 +36,6 @@ pub(crate) fn wait_low(word: &AtomicU64, expected: u32, timeout: Duration) {
 
 /// Wakes one process or thread that sleeps on the low half of `word`.
 pub(crate) fn wake_low(word: &AtomicU64) {
-    // SAFETY: as in `wait_low`; FUTEX_WAKE does not even read the memory.
+    // SAFETY: as in `wait_low`. FUTEX_WAKE does not even read the memory.
     unsafe { libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAKE, 1) };
 }

@@ -1,5 +1,5 @@
-//! System calls: sockets, waiting, futexes, files, faults. The only place that retries `EINTR`, and
-//! with `libqb/ring` the only one that may hold `unsafe`.
+//! System calls by topic: sockets, waiting, futexes, files, faults. Only this room retries `EINTR`.
+//! Only this room and `libqb/ring` use `unsafe`.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What only a server does: listening, waiting for many descriptors, making directories and files
+//! System calls of servers: listening, waiting for many descriptors, creating directories and files
 //! for rings.
 
 use std::collections::hash_map::RandomState;
@@ -28,7 +28,7 @@ use super::file;
 use super::socket::{connect_stream, retry};
 use super::wait::poll_until;
 
-/// Listens without blocking. A socket file that nobody listens at any more is replaced.
+/// Creates a non-blocking listener. Replaces a socket file that nobody listens at.
 pub(crate) fn listen_stream(address: &UnixAddr) -> io::Result<UnixListener> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -40,7 +40,7 @@ pub(crate) fn listen_stream(address: &UnixAddr) -> io::Result<UnixListener> {
         (result, _) => result?,
     }
     if let Some(path) = address.path() {
-        // As qb_ipcs_us_publish. Who may connect is decided when the credentials are known.
+        // As qb_ipcs_us_publish. The server checks the credentials of each connection later.
         fs::set_permissions(path, Permissions::from_mode(0o777))?;
     }
     listen(&socket, Backlog::MAXCONN)?;
@@ -52,19 +52,19 @@ fn is_dead_socket(path: &Path, address: &UnixAddr) -> bool {
         && connect_stream(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Takes the next connection from a listener's queue.
+/// Accepts the next connection of a listener's queue.
 pub(crate) fn accept_stream(listener: &UnixListener) -> io::Result<OwnedFd> {
     Ok(listener.accept()?.0.into())
 }
 
-/// What to wait for. A hang-up is always reported.
+/// The events to wait for on a descriptor. A hang-up is always reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Watch {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
 }
 
-/// What was seen of one descriptor.
+/// The events seen on a descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) readable: bool,
@@ -72,8 +72,8 @@ pub(crate) struct Seen {
     pub(crate) hung_up: bool,
 }
 
-/// Waits until something is to be seen of one descriptor at least, or until `deadline`. Tells what
-/// it is of each, in their order.
+/// Waits until at least one descriptor has an event, or until `deadline`. Returns the events of each
+/// descriptor, in order.
 pub(crate) fn wait_for_any(
     watched: &[(BorrowedFd<'_>, Watch)],
     deadline: Option<Instant>,
@@ -100,8 +100,8 @@ pub(crate) fn wait_for_any(
     Ok(fds.iter().map(seen).collect())
 }
 
-/// Names that nobody else thinks of: six characters between `prefix` and `suffix`. There is an end
-/// to them, since only somebody who takes names on purpose makes so many attempts fail.
+/// Yields random names: six characters between `prefix` and `suffix`. The number of names is limited:
+/// only a process that takes names on purpose makes so many attempts fail.
 fn names(prefix: &str, suffix: &str) -> impl Iterator<Item = OsString> {
     const CHARACTERS: [char; 32] = [
         'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r',
@@ -110,7 +110,7 @@ fn names(prefix: &str, suffix: &str) -> impl Iterator<Item = OsString> {
     const ATTEMPTS: usize = 100;
 
     (0..ATTEMPTS).map(move |_| {
-        // Another value each time. That it could be guessed harms nobody: what exists is not used.
+        // A new value each time. A guess does no harm: existing files are not used.
         let random = RandomState::new().build_hasher().finish();
         let middle: String = (0..6)
             .filter_map(|at| CHARACTERS.get((random >> (at * 5)) as usize % CHARACTERS.len()))
@@ -119,8 +119,8 @@ fn names(prefix: &str, suffix: &str) -> impl Iterator<Item = OsString> {
     })
 }
 
-/// Makes a directory with a name of its own: `prefix` and six characters. Its mode does not depend
-/// on the umask.
+/// Creates a directory with a new name: `prefix` and six characters. Its mode does not depend on the
+/// umask.
 pub(crate) fn create_directory(
     parent: &impl AsFd,
     prefix: &str,
@@ -140,15 +140,14 @@ pub(crate) fn create_directory(
     Err(Errno::EEXIST.into())
 }
 
-/// The most files that are removed from a directory that was given away. Whoever made more keeps
-/// them.
+/// The most files that [`empty_directory`] removes. A client that creates more keeps the rest.
 const MAX_LEFT: usize = 4096;
 
-/// Empties a directory that was given away to somebody who may have put whatever they like into it.
-/// Links are removed, not followed; directories in it are removed if they are empty.
+/// Empties a directory that was given to another user, who may have created anything in it. Removes
+/// links without following them, and empty directories.
 pub(crate) fn empty_directory(directory: &impl AsFd) {
-    // Taken back, nobody else adds to it; and it takes no privilege but that of changing owners to
-    // remove what is in it.
+    // Taking the directory back keeps others from adding files. Removing files then needs no further
+    // privilege.
     let _ = fchown(directory, Some(geteuid()), Some(getegid()));
     let _ = fchmod(directory, Mode::S_IRWXU);
     let names = names_in(directory, MAX_LEFT).unwrap_or_default();
@@ -158,31 +157,31 @@ pub(crate) fn empty_directory(directory: &impl AsFd) {
     }
 }
 
-/// Opens a directory in another, and no link to one.
+/// Opens a directory inside another. Fails for a link.
 pub(crate) fn open_subdirectory(parent: &impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_RDONLY;
     Ok(retry(|| openat(parent, name, flags, Mode::empty()))?)
 }
 
-/// What tells a directory from all others: its device and its inode.
+/// Returns a directory's device and inode, which identify it.
 pub(crate) fn identity(directory: &OwnedFd) -> io::Result<(u64, u64)> {
     let found = File::from(directory.try_clone()?).metadata()?;
     Ok((found.dev(), found.ino()))
 }
 
-/// Whether a directory is this process's user's, and nobody else may use it.
+/// Returns true if a directory belongs to this process's user and nobody else has access.
 pub(crate) fn is_private(directory: &OwnedFd) -> bool {
     let found = directory.try_clone().and_then(|directory| File::from(directory).metadata());
     found.is_ok_and(|it| it.uid() == geteuid().as_raw() && it.mode() & 0o077 == 0)
 }
 
-/// Whether there is a regular file of this process's user.
+/// Returns true if the file is a regular one that belongs to this process's user.
 pub(crate) fn is_own_file(directory: &impl AsFd, name: &OsStr) -> bool {
-    file::look_at(directory, name)
+    file::metadata(directory, name)
         .is_ok_and(|file| file.is_file() && file.uid() == geteuid().as_raw())
 }
 
-/// A file that is locked until its process ends, however it does.
+/// A locked file. The kernel drops the lock when the process ends in any way.
 #[derive(Debug)]
 pub(crate) struct LockedFile {
     name: OsString,
@@ -190,20 +189,20 @@ pub(crate) struct LockedFile {
 }
 
 impl LockedFile {
-    /// Locks a file of this process's user that nobody has locked.
+    /// Opens and locks a file of this process's user. `None` if another process has locked it.
     pub(crate) fn open(directory: &impl AsFd, name: &OsStr) -> Option<Self> {
         let is_own = is_own_file(directory, name);
         let file = file::open_regular(directory, name).ok().filter(|_| is_own)?;
         Self::lock(file, name)
     }
 
-    /// Makes a file with a name of its own.
+    /// Creates and locks a file with a new name.
     pub(crate) fn create(directory: &impl AsFd, prefix: &str, suffix: &str) -> io::Result<Self> {
         for name in names(prefix, suffix) {
             match create_file(directory, &name, 0) {
                 Ok(file) => {
-                    // Another process may have taken it for one that is left over, and be about to
-                    // remove it.
+                    // If the lock fails, another process takes the file for a stale one and is about
+                    // to remove it: try another name.
                     if let Some(locked) = Self::lock(file, &name) {
                         return Ok(locked);
                     }
@@ -217,12 +216,12 @@ impl LockedFile {
 
     fn lock(file: File, name: &OsStr) -> Option<Self> {
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
-        // Nor under another name too, which somebody else gave it.
+        // Refuses a file that was removed meanwhile (no link) or that has a second name (two links).
         let is_there = lock.metadata().is_ok_and(|file| file.nlink() == 1);
         is_there.then(|| Self { name: name.to_owned(), lock })
     }
 
-    /// Reads it, up to so many bytes.
+    /// Reads the file, at most `limit` bytes.
     pub(crate) fn read(&self, limit: usize) -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
         Read::take(&*self.lock, limit as u64).read_to_end(&mut content)?;
@@ -238,7 +237,7 @@ impl LockedFile {
     }
 }
 
-/// The names of what is in a directory, up to so many of them.
+/// Returns the names of a directory's entries, at most `limit`.
 pub(crate) fn names_in(directory: &impl AsFd, limit: usize) -> io::Result<Vec<OsString>> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
     let mut listed = Dir::from_fd(retry(|| openat(directory, ".", flags, Mode::empty()))?)?;
@@ -248,8 +247,8 @@ pub(crate) fn names_in(directory: &impl AsFd, limit: usize) -> io::Result<Vec<Os
     Ok(names.filter(|name| name != "." && name != "..").take(limit).collect())
 }
 
-/// Makes a file of zeros that only its owner may use, with all of its room set aside: writing to it
-/// later cannot fail.
+/// Creates a file of zeros that only its owner may use. Allocates all of its space, so that later
+/// writes cannot fail.
 pub(crate) fn create_file(directory: &impl AsFd, name: &OsStr, size: usize) -> io::Result<File> {
     let flags =
         OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -1,4 +1,4 @@
-//! Unix stream sockets: the setup socket of a connection.
+//! Unix stream sockets, which the setup socket of a connection is.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,22 +14,22 @@ use nix::sys::socket::{
     UnixCredentials, connect, getsockopt, recv, recvmsg, send, setsockopt, shutdown, socket,
 };
 
-/// Which process is at the other end of a connection, as the kernel says.
+/// The credentials of the process at the other end of a connection, as the kernel reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// Process id; 0 when the process is in a pid namespace this one cannot see.
+    /// The process id. 0 when the process is in a pid namespace that this process cannot see.
     pub pid: i32,
-    /// User id.
+    /// The user id.
     pub uid: u32,
-    /// Group id.
+    /// The group id.
     pub gid: u32,
 }
 
-/// Bytes in an abstract name: `sun_path` without its leading NUL. libqb pads the name with NULs to
-/// all of them.
+/// The size of an abstract name in bytes: `sun_path` without its leading NUL. libqb pads the name with
+/// NULs to this size.
 const ABSTRACT_NAME_SIZE: usize = 107;
 
-/// The abstract address of a service.
+/// Returns the abstract address of a service.
 pub(crate) fn abstract_address(name: &str) -> io::Result<UnixAddr> {
     let mut padded = [0; ABSTRACT_NAME_SIZE];
     let room = padded.get_mut(..name.len()).ok_or(Errno::ENAMETOOLONG)?;
@@ -37,7 +37,7 @@ pub(crate) fn abstract_address(name: &str) -> io::Result<UnixAddr> {
     Ok(UnixAddr::new_abstract(&padded)?)
 }
 
-/// The address of a service's socket in a directory.
+/// Returns the address of a socket file.
 pub(crate) fn path_address(path: &Path) -> io::Result<UnixAddr> {
     Ok(UnixAddr::new(path)?)
 }
@@ -50,12 +50,13 @@ pub(crate) fn connect_stream(address: &UnixAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether messages carry credentials.
+/// Switches the credentials of received messages on or off (`SO_PASSCRED`).
 pub(crate) fn pass_credentials(socket: &impl AsFd, on: bool) -> io::Result<()> {
     Ok(setsockopt(socket, PassCred, &on)?)
 }
 
-/// The process at the other end, as the kernel noted it when it listened or connected.
+/// Returns the process at the other end, as the kernel recorded it when that process listened or
+/// connected.
 pub(crate) fn peer_credentials(socket: &impl AsFd) -> io::Result<Credentials> {
     Ok(getsockopt(socket, PeerCredentials)?.into())
 }
@@ -66,28 +67,28 @@ impl From<UnixCredentials> for Credentials {
     }
 }
 
-/// Room for what was sent and not received, in bytes as the kernel counts them.
+/// Returns the size of the send buffer in bytes, as the kernel counts them.
 pub(crate) fn send_buffer(socket: &impl AsFd) -> io::Result<usize> {
     Ok(getsockopt(socket, SndBuf)?)
 }
 
-/// Sends what fits now. Never blocks, never raises `SIGPIPE`.
+/// Sends as many bytes as fit now. Never blocks and never raises `SIGPIPE`.
 pub(crate) fn send_now(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     Ok(retry(|| send(socket.as_fd().as_raw_fd(), bytes, flags))?)
 }
 
-/// Receives what is there. Never blocks. 0: the other end closed.
+/// Receives the bytes that are available. Never blocks. Returns 0 when the other end has closed.
 pub(crate) fn receive_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(retry(|| recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))?)
 }
 
-/// As [`receive_now`], and tells who sent the bytes, provided that [`pass_credentials`] is on.
-/// Bytes of two senders never come at once. There is no room for file descriptors, so the kernel
-/// closes those that come along.
+/// As [`receive_now`], and also returns the sender's credentials if [`pass_credentials`] is on. The
+/// kernel never returns bytes of two senders together. There is no room for file descriptors, so the
+/// kernel closes any that arrive.
 ///
 /// # Errors
-/// Also when something came along, and so it cannot be told who sent the bytes.
+/// As the system call. Also when file descriptors arrived and took the room of the credentials.
 pub(crate) fn receive_from(
     socket: &impl AsFd,
     buffer: &mut [u8],
@@ -106,12 +107,12 @@ pub(crate) fn receive_from(
     })?)
 }
 
-/// Ends the connection for both directions and wakes whoever polls it.
+/// Shuts the connection down in both directions and wakes the threads that poll it.
 pub(crate) fn shut_down(socket: &impl AsFd) {
     let _ = shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both);
 }
 
-/// Calls again after a signal.
+/// Repeats a system call while a signal interrupts it (`EINTR`).
 pub(super) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     loop {
         match call() {

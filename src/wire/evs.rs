@@ -41,8 +41,7 @@ impl GroupName {
         match padded.get_mut(..name.len()) {
             Some(room) => room.copy_from_slice(name),
             None => {
-                let reason =
-                    format!("{} bytes exceed the maximum of {GROUP_NAME_SIZE}", name.len());
+                let reason = format!("{} bytes are more than {GROUP_NAME_SIZE}", name.len());
                 return Err(Error::invalid("group name", reason));
             }
         }

@@ -79,7 +79,7 @@ impl<'a> Opening<'a> {
     fn look_at(&self, name: &RingName, suffix: &str, seen: &mut Vec<(u64, u64)>) -> Result<()> {
         let name = name.file(suffix);
         let path = || self.path.join(&name);
-        let found = file::look_at(&self.directory, &name);
+        let found = file::metadata(&self.directory, &name);
         self.check(
             path,
             &found.map_err(|source| Error::RingsNotVisible { path: path(), source })?,
