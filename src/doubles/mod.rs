@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, TransportType};
 use crate::codec::{Header, Kind, Reader, encode_refusal};
 use crate::embedded::host::{Clock, Host};
-use crate::embedded::node::{Config, NodeConfig, ServiceId, Version};
+use crate::embedded::node::{Config, ServiceId};
 use crate::embedded::world::World;
 use crate::endpoint::Endpoint;
 use crate::error::CsError;
@@ -45,19 +45,7 @@ pub(crate) struct SlowDaemon {
 impl SlowDaemon {
     /// One that is not slow yet.
     pub(crate) fn start() -> Self {
-        let node = NodeConfig {
-            id: NodeId(1),
-            name: "n1".into(),
-            address: "127.0.0.1".into(),
-            votes: None,
-        };
-        let config = Config {
-            version: Version::default(),
-            cluster_name: "slow".into(),
-            nodes: vec![node],
-            settings: Vec::new(),
-        };
-        let mut world = World::new(vec![(NodeId(1), config)], 0);
+        let mut world = World::new(vec![(NodeId(1), Config::with_nodes(1))], 0);
         world.start(Instant::now(), &[0]).unwrap();
         let services = ServiceId::all(true);
         let delay = Arc::new(AtomicU64::new(0));

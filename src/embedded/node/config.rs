@@ -255,6 +255,25 @@ impl Config {
 }
 
 #[cfg(test)]
+impl Config {
+    /// The configuration of the nodes 1 to `count`, at 10.0.0.1 and the addresses that follow.
+    pub(crate) fn with_nodes(count: u32) -> Self {
+        let nodes = (1..=count).map(|id| NodeConfig {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            address: format!("10.0.0.{id}"),
+            votes: None,
+        });
+        Self {
+            version: Version::default(),
+            cluster_name: "test".to_owned(),
+            nodes: nodes.collect(),
+            settings: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::time::Instant;
 
@@ -270,18 +289,7 @@ mod tests {
         for (version, info_size, membership_size) in
             [(Version::V1_99, 56, 152), (Version::V2_4, 320, 9248), (Version::V3_1, 320, 9248)]
         {
-            let node = NodeConfig {
-                id: NodeId(1),
-                name: "n1".to_owned(),
-                address: "10.0.0.1".to_owned(),
-                votes: None,
-            };
-            let config = Config {
-                version,
-                cluster_name: "old".to_owned(),
-                nodes: vec![node],
-                settings: Vec::new(),
-            };
+            let config = Config { version, ..Config::with_nodes(1) };
             let now = Instant::now();
             let mut node = Node::start(now, NodeId(1), config).unwrap();
             let mut send = |service, request: Bytes| {

@@ -149,7 +149,7 @@ impl Evs {
 mod tests {
     use std::time::Instant;
 
-    use super::super::{Config, Node, NodeConfig, Output, ServiceId, Version};
+    use super::super::{Config, Node, Output, ServiceId};
     use super::*;
     use crate::codec::encode_refusal;
     use crate::wire::Message;
@@ -160,19 +160,7 @@ mod tests {
 
     /// Node 1 of three, alone in its ring.
     fn node() -> Node {
-        let nodes = [1, 2, 3].map(|id| NodeConfig {
-            id: NodeId(id),
-            name: format!("n{id}"),
-            address: format!("10.0.0.{id}"),
-            votes: None,
-        });
-        let config = Config {
-            version: Version::default(),
-            cluster_name: "evs".to_owned(),
-            nodes: nodes.into(),
-            settings: Vec::new(),
-        };
-        let mut node = Node::start(Instant::now(), NodeId(1), config).unwrap();
+        let mut node = Node::start(Instant::now(), NodeId(1), Config::with_nodes(3)).unwrap();
         configure(&mut node, &[1], &[1], &[], &[]);
         node
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cpg::{GroupName, Guarantee};
-use crate::embedded::node::{NodeConfig, ServiceId, Version};
+use crate::embedded::node::ServiceId;
 use crate::error::CsError;
 use crate::wire::cpg::{AnyEvent, Finalize, Join, Leave, Mcast, MembershipGet, MembershipReply};
 use crate::wire::quorum::{GetQuorate, GetQuorateReply};
@@ -71,18 +71,7 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let nodes = (1..=NODES).map(|id| NodeConfig {
-            id: NodeId(id),
-            name: format!("n{id}"),
-            address: format!("10.0.0.{id}"),
-            votes: None,
-        });
-        let config = Config {
-            version: Version::default(),
-            cluster_name: "test".to_owned(),
-            nodes: nodes.collect(),
-            settings: Vec::new(),
-        };
+        let config = Config::with_nodes(NODES);
         let mut world =
             World::new((1..=NODES).map(|id| (NodeId(id), config.clone())).collect(), seed);
         let now = Instant::now();

@@ -312,19 +312,10 @@ impl Votequorum {
             return Err(CsError::MessageError);
         }
         self.check_device(&request.name)?;
-        let old = self.our_flags();
         let casts_vote = request.cast_vote != 0;
-        self.change_our_flags(|flags| {
-            let flags = flags | flag::QDEVICE_ALIVE;
-            if casts_vote {
-                flags | flag::QDEVICE_CAST_VOTE
-            } else {
-                flags & !flag::QDEVICE_CAST_VOTE
-            }
+        self.publish_our_flags(context, |flags| {
+            flag::set(flags | flag::QDEVICE_ALIVE, flag::QDEVICE_CAST_VOTE, casts_vote)
         });
-        if self.our_flags() != old {
-            self.send_node_info(context, self.us);
-        }
         self.qdevice_timer =
             context.now.checked_add(Duration::from_millis(self.qdevice_timeout.into()));
         self.waits_for_device = false;
@@ -340,14 +331,9 @@ impl Votequorum {
             return Err(CsError::Access);
         }
         self.check_device(&request.name)?;
-        let (old, on) = (self.our_flags(), request.allow != 0);
-        self.change_our_flags(|flags| {
-            if on { flags | flag::QDEVICE_MASTER_WINS } else { flags & !flag::QDEVICE_MASTER_WINS }
-        });
-        if self.our_flags() != old {
-            self.send_node_info(context, self.us);
-        }
-        self.qdevice_master_wins = on;
+        let is_on = request.allow != 0;
+        self.publish_our_flags(context, |flags| flag::set(flags, flag::QDEVICE_MASTER_WINS, is_on));
+        self.qdevice_master_wins = is_on;
         context.set("runtime.votequorum.qdevice_master_wins", request.allow as u8);
         Ok(())
     }

@@ -265,9 +265,7 @@ impl Votequorum {
 
     pub(super) fn set_wait_for_all_status(&mut self, context: &mut Context<'_>, on: bool) {
         self.wait_for_all_status = on;
-        self.change_our_flags(|flags| {
-            if on { flags | flag::WAIT_FOR_ALL } else { flags & !flag::WAIT_FOR_ALL }
-        });
+        self.change_our_flags(|flags| flag::set(flags, flag::WAIT_FOR_ALL, on));
         context.set("runtime.votequorum.wait_for_all_status", u8::from(on));
     }
 }

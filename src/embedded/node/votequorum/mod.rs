@@ -51,6 +51,11 @@ mod flag {
     pub(super) const QDEVICE_ALIVE: u32 = 32;
     pub(super) const QDEVICE_CAST_VOTE: u32 = 64;
     pub(super) const QDEVICE_MASTER_WINS: u32 = 128;
+
+    /// Returns `flags` with `flag` switched on or off.
+    pub(super) const fn set(flags: u32, flag: u32, is_on: bool) -> u32 {
+        if is_on { flags | flag } else { flags & !flag }
+    }
 }
 
 const DEFAULT_QDEVICE_TIMEOUT: u32 = 10_000;

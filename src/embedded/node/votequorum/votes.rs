@@ -17,6 +17,19 @@ impl Votequorum {
         }
     }
 
+    /// Changes this node's flags, and multicasts them if they differ.
+    pub(super) fn publish_our_flags(
+        &mut self,
+        context: &mut Context<'_>,
+        change: impl FnOnce(u32) -> u32,
+    ) {
+        let old = self.our_flags();
+        self.change_our_flags(change);
+        if self.our_flags() != old {
+            self.send_node_info(context, self.us);
+        }
+    }
+
     /// Returns this node's votes and expected votes.
     pub(super) fn our_votes(&self) -> (u32, u32) {
         self.nodes.get(&self.us).map_or((0, 0), |us| (us.votes, us.expected_votes))
@@ -115,9 +128,7 @@ impl Votequorum {
         is_quorate |= self.qdevice_master_wins && self.has_master();
         let has_changed = is_quorate != self.is_quorate;
         self.is_quorate = is_quorate;
-        self.change_our_flags(|flags| {
-            if is_quorate { flags | flag::QUORATE } else { flags & !flag::QUORATE }
-        });
+        self.change_our_flags(|flags| flag::set(flags, flag::QUORATE, is_quorate));
         if self.wait_for_all {
             self.set_wait_for_all_status(context, !is_quorate);
         }
