@@ -1,4 +1,4 @@
-//! Where a service listens.
+//! The address that a service listens at.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 /// Prints as a path, or as `the abstract address @cmap`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SocketAddress {
-    /// An abstract socket with this name. It belongs to a network namespace.
+    /// An abstract socket with this name. Only its network namespace can reach it.
     Abstract(String),
-    /// A socket that is a file.
+    /// A socket file.
     Path(PathBuf),
 }
 
 impl SocketAddress {
-    /// The file that the socket is; `None` for an abstract address.
+    /// Returns the path of a socket file. `None` for an abstract address.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Abstract(_) => None,

@@ -1,4 +1,4 @@
-//! Where the daemon is and how long to wait for it.
+//! The configuration of connections: where the daemon is and how long to wait for it.
 
 use std::borrow::Cow;
 use std::env;
@@ -23,34 +23,41 @@ pub const ENV_TIMEOUT: &str = "COROSYNC_IPC_TIMEOUT";
 /// Overrides [`Endpoint::server_uids`].
 pub const ENV_SERVER_UID: &str = "COROSYNC_IPC_SERVER_UID";
 
-/// Where libqb keeps its filesystem sockets on Linux.
+/// The directory of libqb's filesystem sockets on Linux.
 const DEFAULT_SOCKET_DIR: &str = "/var/run";
 
-/// Where Debian's libqb keeps them.
+/// The directory of filesystem sockets in Debian's libqb.
 const DEBIAN_SOCKET_DIR: &str = "/tmp";
 
-/// Whoever creates this file makes every libqb program on the machine use filesystem sockets.
+/// If this file exists, all libqb programs on the machine use filesystem sockets.
 const FORCE_FILESYSTEM_SOCKETS: &str = "/etc/libqb/force-filesystem-sockets";
 
-/// Where daemons make their rings.
+/// The directory in which daemons create rings.
 const DEFAULT_SHM_ROOT: &str = "/dev/shm";
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The smallest ring that can be asked for, in bytes: replies of fixed size fit in it.
+/// The smallest [`Endpoint::ring_size`] in bytes. Replies of fixed size fit in it.
 pub const MIN_RING_SIZE: u32 = 4096;
 
-/// The largest ring that can be asked for, in bytes.
+/// The largest [`Endpoint::ring_size`] in bytes.
 pub const MAX_RING_SIZE: u32 = 32 << 20;
 
-/// Where the daemon is and how long to wait for it. The default is what the C libraries use, with
-/// deadlines.
+/// Configures connections: where the daemon's sockets and rings are, which users may serve, and how
+/// long to wait.
+///
+/// Every client is made from one. The default reaches the daemon that the C libraries reach, and
+/// waits at most 5 seconds to connect and 5 seconds for each call. The C libraries wait without a
+/// limit.
+///
+/// A [`Listener`](crate::libqb::server::Listener) and the [embedded corosync](crate::embedded) use an
+/// endpoint as the place where they serve.
 ///
 /// ```
 /// use std::time::Duration;
 /// use corosync_ipc::Endpoint;
 ///
-/// // The daemon of the host, seen from a container that has the host's directories mounted.
+/// // The host's daemon, from a container with the host's directories mounted.
 /// let endpoint = Endpoint::new()
 ///     .socket_dir("/host/run")
 ///     .shm_root("/host/dev/shm")
@@ -61,7 +68,7 @@ pub const MAX_RING_SIZE: u32 = 32 << 20;
 pub struct Endpoint {
     sockets: Sockets,
     shm_root: PathBuf,
-    told_shm_root: Option<PathBuf>,
+    client_shm_root: Option<PathBuf>,
     server_uids: Vec<u32>,
     service_name: Option<Cow<'static, str>>,
     ring_size: Option<u32>,
@@ -70,10 +77,10 @@ pub struct Endpoint {
     wait_while_busy: bool,
 }
 
-/// Which kind of socket the daemon listens at.
+/// The kind of sockets that the services listen at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Sockets {
-    /// As libqb decides: abstract, unless a file on the machine says otherwise.
+    /// As libqb: abstract, unless the machine has [`FORCE_FILESYSTEM_SOCKETS`].
     Default,
     Abstract,
     Directory(PathBuf),
@@ -86,13 +93,13 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
-    /// The daemon that the C libraries would talk to, with 5 seconds to connect and 5 seconds for
-    /// each call.
+    /// Returns the default: the daemon that the C libraries reach, with 5 seconds to connect and
+    /// 5 seconds for each call.
     pub fn new() -> Self {
         Self {
             sockets: Sockets::Default,
             shm_root: PathBuf::from(DEFAULT_SHM_ROOT),
-            told_shm_root: None,
+            client_shm_root: None,
             server_uids: Vec::new(),
             service_name: None,
             ring_size: None,
@@ -102,19 +109,19 @@ impl Endpoint {
         }
     }
 
-    /// [`Endpoint::new`], changed by the environment variables `COROSYNC_IPC_SOCKET_DIR`,
-    /// `COROSYNC_IPC_SHM_ROOT`, `COROSYNC_IPC_TIMEOUT` (such as `500ms`, `5s` or `2m`) and
-    /// `COROSYNC_IPC_SERVER_UID` (numbers, with commas between them). What `connect()` without
-    /// an endpoint uses.
+    /// Returns [`Endpoint::new`] with the settings of the environment variables
+    /// `COROSYNC_IPC_SOCKET_DIR`, `COROSYNC_IPC_SHM_ROOT`, `COROSYNC_IPC_TIMEOUT` (such as
+    /// `500ms`, `5s` or `2m`) and `COROSYNC_IPC_SERVER_UID` (user ids separated by commas). The
+    /// `connect()` of each client uses this endpoint. An empty variable counts as unset.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] names a variable with a value that makes no sense.
+    /// [`Error::InvalidArgument`] with the name of a variable that has an invalid value.
     pub fn from_env() -> Result<Self> {
         Self::from_variables(|name| env::var_os(name))
     }
 
-    /// [`Endpoint::from_env`] with another source of the variables. A program whose options win
-    /// over them leaves out those that do not count, so that these may make no sense.
+    /// As [`Endpoint::from_env`], with another source of the variables. A program whose options
+    /// override a variable hides it here, so that an invalid value does not matter.
     ///
     /// # Errors
     /// As [`Endpoint::from_env`].
@@ -140,56 +147,57 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// The services listen at abstract addresses, whatever the machine's libqb is told.
+    /// Uses abstract sockets, even if the machine's libqb is configured for filesystem sockets.
     pub fn abstract_sockets(mut self) -> Self {
         self.sockets = Sockets::Abstract;
         self
     }
 
-    /// The services listen at sockets in this directory.
+    /// Uses socket files in this directory, named as the services.
     pub fn socket_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.sockets = Sockets::Directory(directory.into());
         self
     }
 
-    /// The daemon's `/dev/shm` is seen here as this directory. Default: `/dev/shm`.
+    /// Sets the directory in which this process sees the daemon's `/dev/shm`. Default: `/dev/shm`.
     pub fn shm_root(mut self, directory: impl Into<PathBuf>) -> Self {
         self.shm_root = directory.into();
         self
     }
 
-    /// A server's clients see [`Endpoint::shm_root`] as this directory, in whose terms they are
-    /// told where their rings are. Default: the same. For C programs in containers that have
-    /// the directory mounted elsewhere. Clients of this crate take `/dev/shm`, if told so, for
-    /// their own [`Endpoint::shm_root`].
-    pub fn told_shm_root(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.told_shm_root = Some(directory.into());
+    /// Sets the directory in which a server's clients see [`Endpoint::shm_root`]. The server sends
+    /// them the paths of their rings below this directory. Default: the same directory. For C
+    /// programs in containers that have the directory mounted elsewhere. A client of this crate
+    /// replaces `/dev/shm` in such a path by its own [`Endpoint::shm_root`].
+    pub fn client_shm_root(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.client_shm_root = Some(directory.into());
         self
     }
 
-    /// Which users may serve besides root and this process's own (its effective uid). Default: no
-    /// others. Replaces those named before.
+    /// Sets the users that may serve besides root and this process's own user (its effective uid).
+    /// Default: none. Replaces the users of an earlier call.
     ///
-    /// Any user can take a service's abstract name while its daemon is down. So a client asks the
-    /// kernel who listens, and who answers, before it opens a file or sends a request, and
-    /// refuses other users with [`Error::UntrustedServer`](crate::Error::UntrustedServer). corosync
-    /// runs as root; name the users of other daemons, such as Pacemaker's `hacluster`. Trust a
-    /// user named here with all that is sent to the service.
+    /// Any user can take a service's abstract name while its daemon is down. So before a client
+    /// opens a file or sends a request, it asks the kernel which user listens and which user
+    /// answers. It refuses other users with
+    /// [`Error::UntrustedServer`](crate::Error::UntrustedServer). corosync runs as root; name the
+    /// users of other daemons, such as Pacemaker's `hacluster`. A user named here receives all that
+    /// the client sends to the service.
     ///
-    /// The files of the rings must belong to the one who serves, to one named here, or to this
-    /// process's user; to the last only when root serves, or one who may be root of another
-    /// user namespace, since nobody else can give files away. So a server that is not root cannot
-    /// lead its client to files that another daemon made for a connection of the same user. Root
-    /// could, and needs no such help; so could, where 65534 is allowed, every user that is not
-    /// mapped, until that connection has taken its files into use.
+    /// Ring files must belong to the user that serves, to a user named here, or to this process's
+    /// user. The last is allowed only if root serves, or a user that may be root of another user
+    /// namespace, since nobody else can give files away. So a server that is not root cannot make
+    /// its client use files that another daemon created for a connection of the same user. Root
+    /// could, but root can do worse anyway. If 65534 is named here, each unmapped user could too,
+    /// until that connection has opened its files.
     ///
-    /// In a user namespace (a rootless container), users of the host have other numbers than there,
-    /// and all those that the namespace does not map have one number, 65534 as a rule. The
-    /// host's root is usually one of them: a client in such a container needs
-    /// `server_uids([65534])` to reach the host's corosync, and thereby trusts all users that are
-    /// not mapped. A client that has that number itself is served by root only, until then. A
-    /// client on the host sees a daemon in such a container as the user that its root is mapped
-    /// to, and may find its ring files with another such user.
+    /// In a user namespace (a rootless container) the host's users have other ids than on the host.
+    /// All users that the namespace does not map share one id, usually 65534. The host's root is
+    /// usually one of them: a client in such a container needs `server_uids([65534])` to reach the
+    /// host's corosync, and thereby trusts all unmapped users. A client whose own id is the unmapped
+    /// one trusts only root by default. A client on the host sees a daemon in such a container as
+    /// the user that the container's root is mapped to. Its ring files may belong to another user of
+    /// the container.
     ///
     /// ```
     /// use corosync_ipc::Endpoint;
@@ -202,67 +210,70 @@ impl Endpoint {
         self
     }
 
-    /// The service goes by another name than its own.
+    /// Sets the name of the service's socket. Default: the name of the service.
     pub fn service_name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.service_name = Some(name.into());
         self
     }
 
-    /// Room in each of the three rings, in bytes, from [`MIN_RING_SIZE`] to [`MAX_RING_SIZE`]. A
-    /// connection takes a bit more than three times that in `/dev/shm`.
+    /// Sets the size of each of the connection's three rings in bytes, from [`MIN_RING_SIZE`] to
+    /// [`MAX_RING_SIZE`]. A connection uses a little more than three times as much of `/dev/shm`.
     ///
-    /// Without it each service has a default that every message fits in: 16 KiB for quorum,
-    /// votequorum and cfg, 256 KiB for cmap, 1 MiB for cpg and evs. An event that does not fit
-    /// would wait in the daemon for ever, so only make rings smaller when the events are known
-    /// to be small: a notification of cmap can have 33 KiB. The C libraries always ask for 1 MiB.
+    /// Each service has a default in which every message fits: 16 KiB for quorum, votequorum and
+    /// cfg, 256 KiB for cmap, 1 MiB for cpg and evs. An event that does not fit in the ring waits in
+    /// the daemon for ever, so make rings smaller only if all events are small: a notification of
+    /// cmap can have 33 KiB. The C libraries always ask for 1 MiB.
     pub fn ring_size(mut self, bytes: u32) -> Self {
         self.ring_size = Some(bytes);
         self
     }
 
-    /// How long connecting may take and how long each call may. [`within`](crate::within) gives
-    /// several calls one deadline.
+    /// Sets both [`Endpoint::connect_timeout`] and [`Endpoint::request_timeout`].
+    /// [`within`](crate::within) gives several calls one deadline.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.connect_timeout(timeout).request_timeout(timeout)
     }
 
-    /// How long connecting may take, with all that belongs to it: the socket, the daemon's answer,
-    /// the rings, and what a service is asked before there is a client.
+    /// Sets how long connecting may take: the socket, the daemon's answer, the rings, and the
+    /// requests that set up the client. Default: 5 seconds.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a call may take, whatever requests it makes, to this service or to others, and
-    /// waiting for other threads' requests included. Two calls may take longer: a
-    /// [multicast](crate::cpg::Client::multicast) in fragments, which may take this long for each,
-    /// and a [shutdown](crate::cfg::Client::try_shutdown) that others are asked about.
+    /// Sets how long a call may take. Default: 5 seconds. The time covers all requests that the call
+    /// makes, to this service or to others, and the wait for other threads' requests. Two calls may
+    /// take longer: a [multicast](crate::cpg::Client::multicast) in fragments, which may take this
+    /// long for each fragment, and a [shutdown](crate::cfg::Client::try_shutdown) that trackers must
+    /// agree to.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// Whether a call goes on trying when the daemon is too busy for it, which it is while the
-    /// cluster's nodes synchronize, or while a queue is full. Default: yes, until the [request
-    /// timeout](Endpoint::request_timeout), with pauses of 1 to 50 ms; only the last refusal is
-    /// told, as [`Error::Cs`](crate::Error::Cs) with
-    /// [`CsError::TryAgain`](crate::CsError::TryAgain). With `false` the first refusal is told
-    /// at once, as the C libraries do, and whoever calls decides when to call again. In either case
-    /// a call that was refused was not carried out by corosync 2.1 or later.
+    /// Sets whether a call retries a request that the daemon is too busy for. The daemon is busy
+    /// while the cluster's nodes synchronize, and while a queue is full. Default: true.
     ///
-    /// Calls of several requests, such as [`cmap::Client::list`](crate::cmap::Client::list), end
-    /// with the first of them that is refused. Some things wait all the same: a
-    /// [multicast](crate::cpg::Client::multicast) in fragments, and a cpg join or leave for the
-    /// leave or join before it ([`CsError::Busy`](crate::CsError::Busy)), as in C; and
-    /// connecting, unlike in C, for a daemon that is starting. Other multicasts of cpg wait by
-    /// name: [`multicast`](crate::cpg::Client::multicast) does,
+    /// With `true` a call retries until the [request timeout](Endpoint::request_timeout), with pauses
+    /// of 1 to 50 ms. Then it returns the last refusal, [`Error::Cs`](crate::Error::Cs) with
+    /// [`CsError::TryAgain`](crate::CsError::TryAgain). With `false` it returns the first refusal at
+    /// once, as the C libraries do, and the caller decides when to call again. In either case corosync
+    /// 2.1 and later have not carried out a refused request.
+    ///
+    /// With `false` a call of several requests, such as
+    /// [`cmap::Client::list`](crate::cmap::Client::list), ends with the first refusal. Some calls
+    /// wait all the same. As in C, a [multicast](crate::cpg::Client::multicast) in fragments waits,
+    /// and a cpg join or leave waits for the leave or join before it
+    /// ([`CsError::Busy`](crate::CsError::Busy)). Unlike in C, connecting waits for a daemon that is
+    /// starting. Other multicasts of cpg ignore this setting:
+    /// [`multicast`](crate::cpg::Client::multicast) waits,
     /// [`try_multicast`](crate::cpg::Client::try_multicast) does not.
     pub fn wait_while_busy(mut self, wait: bool) -> Self {
         self.wait_while_busy = wait;
         self
     }
 
-    /// Where the socket of a service is looked for.
+    /// Returns the address at which a client looks for a service.
     pub fn socket_address(&self, service: &str) -> SocketAddress {
         let name = self.name(service);
         match &self.sockets {
@@ -274,8 +285,9 @@ impl Endpoint {
         }
     }
 
-    /// Where libqb was built to keep filesystem sockets, found by looking. In Debian's directory
-    /// anybody can make one, so there it must belong to a user that may serve.
+    /// Returns the path of a filesystem socket: libqb's usual one, or Debian's if only that exists.
+    /// Any user can create a file in Debian's directory, so there it must belong to a user that may
+    /// serve.
     fn default_socket_path(&self, name: &str) -> PathBuf {
         let usual = Path::new(DEFAULT_SOCKET_DIR).join(name);
         let debian = Path::new(DEBIAN_SOCKET_DIR).join(name);
@@ -284,37 +296,37 @@ impl Endpoint {
         if !usual.exists() && trusted(&debian) { debian } else { usual }
     }
 
-    /// Whether this user may serve; see [`Endpoint::server_uids`].
+    /// Returns true if this user may serve: see [`Endpoint::server_uids`].
     pub(crate) fn may_serve(&self, uid: u32) -> bool {
-        uid == 0 || is_own(uid) || self.server_uids.contains(&uid)
+        uid == 0 || is_own_uid(uid) || self.server_uids.contains(&uid)
     }
 
-    /// Whether ring files of this user may be used with a server of another; see
+    /// Returns true if ring files of the user `uid` may be used with a server of `server_uid`: see
     /// [`Endpoint::server_uids`].
     pub(crate) fn may_own_rings(&self, uid: u32, server_uid: u32) -> bool {
-        let could_give = server_uid == 0 || is_own(server_uid) || is_unmapped(server_uid);
-        uid == server_uid || (is_own(uid) && could_give) || self.server_uids.contains(&uid)
+        let can_give = server_uid == 0 || is_own_uid(server_uid) || is_unmapped(server_uid);
+        uid == server_uid || (is_own_uid(uid) && can_give) || self.server_uids.contains(&uid)
     }
 
     pub(crate) fn name<'a>(&'a self, service: &'a str) -> &'a str {
         self.service_name.as_deref().unwrap_or(service)
     }
 
-    /// The same without another name for the service, for a second connection, to another service.
+    /// Resets [`Endpoint::service_name`], for a second connection to another service.
     pub(crate) fn own_service_name(mut self) -> Self {
         self.service_name = None;
         self
     }
 
-    /// Where the rings are looked for; see [`Endpoint::shm_root`].
+    /// Returns the directory of the rings: see [`Endpoint::shm_root`].
     pub fn shm_root_path(&self) -> &Path {
         &self.shm_root
     }
 
-    /// Where a server tells its clients that their rings are.
+    /// Returns the directory of the rings that a server sends its clients.
     #[cfg(feature = "server")]
-    pub(crate) fn told_shm_root_path(&self) -> &Path {
-        self.told_shm_root.as_deref().unwrap_or(&self.shm_root)
+    pub(crate) fn client_shm_root_path(&self) -> &Path {
+        self.client_shm_root.as_deref().unwrap_or(&self.shm_root)
     }
 
     pub(crate) fn ring_size_or(&self, default: u32) -> Result<u32> {
@@ -323,7 +335,7 @@ impl Endpoint {
             Some(size) if (MIN_RING_SIZE..=MAX_RING_SIZE).contains(&size) => Ok(size),
             Some(size) => Err(Error::invalid(
                 "ring size",
-                format!("{size} bytes is not between {MIN_RING_SIZE} and {MAX_RING_SIZE}"),
+                format!("{size} bytes are not between {MIN_RING_SIZE} and {MAX_RING_SIZE}"),
             )),
         }
     }
@@ -332,7 +344,7 @@ impl Endpoint {
         self.connect_timeout
     }
 
-    /// How long a call may take: see [`Endpoint::request_timeout`].
+    /// Returns how long a call may take: see [`Endpoint::request_timeout`].
     pub fn request_timeout_value(&self) -> Duration {
         self.request_timeout
     }
@@ -342,7 +354,7 @@ impl Endpoint {
     }
 }
 
-/// Reads a duration that is not 0: a number and `ms`, `s` or `m`. The command reads more forms.
+/// Parses a duration greater than 0: a number and `ms`, `s` or `m`. The command accepts more forms.
 fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     let invalid = || {
         format!("invalid duration \"{}\": write it like 500ms, 5s or 2m", Escaped(text.as_bytes()))
@@ -362,13 +374,13 @@ fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     }
 }
 
-/// Whether a user id surely is this process's user. In a user namespace the number of all users
-/// that it does not map is nobody's own.
-fn is_own(uid: u32) -> bool {
+/// Returns true if a user id is certainly this process's user. The id that all unmapped users of a
+/// user namespace share is not.
+fn is_own_uid(uid: u32) -> bool {
     uid == geteuid().as_raw() && !is_unmapped(uid)
 }
 
-/// Reads user ids with commas between them.
+/// Parses user ids that commas separate.
 fn parse_uids(text: &str) -> std::result::Result<Vec<u32>, String> {
     let parse = |uid: &str| {
         uid.trim().parse().map_err(|_| format!("\"{}\" is not a user id", Escaped(uid.as_bytes())))
@@ -376,13 +388,13 @@ fn parse_uids(text: &str) -> std::result::Result<Vec<u32>, String> {
     text.split(',').map(parse).collect()
 }
 
-/// When waiting ends: a point in time, or never. Made from a [`Duration`] from now, an [`Instant`],
-/// or [`Deadline::NEVER`].
+/// The end of a wait: a point in time, or never. Made from a [`Duration`] from now, an [`Instant`] or
+/// [`Deadline::NEVER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// Wait for ever.
+    /// Waits for ever.
     pub const NEVER: Self = Self(None);
 
     pub(crate) fn instant(self) -> Option<Instant> {
@@ -392,7 +404,7 @@ impl Deadline {
 
 impl From<Duration> for Deadline {
     fn from(timeout: Duration) -> Self {
-        // A timeout beyond what the clock can express is as good as none.
+        // A timeout that the clock cannot express never expires.
         Self(Instant::now().checked_add(timeout))
     }
 }
@@ -466,7 +478,7 @@ mod tests {
     #[test]
     fn ring_sizes_out_of_range_are_named() {
         let error = Endpoint::new().ring_size(100).ring_size_or(1).unwrap_err();
-        assert_eq!(error.to_string(), "ring size: 100 bytes is not between 4096 and 33554432");
+        assert_eq!(error.to_string(), "ring size: 100 bytes are not between 4096 and 33554432");
         assert_eq!(Endpoint::new().ring_size_or(65536).unwrap(), 65536);
     }
 

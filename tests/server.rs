@@ -507,12 +507,12 @@ fn clients_are_told_the_directory_as_they_see_it() {
     let seen = elsewhere.path().join("seen");
     std::os::unix::fs::symlink(place.shm.path(), &seen).unwrap();
     let endpoint =
-        Endpoint::new().abstract_sockets().shm_root(place.shm.path()).told_shm_root(&seen);
+        Endpoint::new().abstract_sockets().shm_root(place.shm.path()).client_shm_root(&seen);
     let start = |endpoint: &Endpoint| {
         Listener::<Echo>::builder().endpoint(endpoint).service(&place.name).start(Echo::default())
     };
     assert!(
-        start(&endpoint.clone().told_shm_root("seen"))
+        start(&endpoint.clone().client_shm_root("seen"))
             .unwrap_err()
             .to_string()
             .contains("absolute path")

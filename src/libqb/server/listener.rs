@@ -283,7 +283,7 @@ pub(super) struct Settings {
 
 impl Builder {
     /// Where the services given from now on are: the kind of socket, and the directory the rings
-    /// are made in. The directory must be absolute; [`Endpoint::told_shm_root`] says what of it
+    /// are made in. The directory must be absolute; [`Endpoint::client_shm_root`] says what of it
     /// is told to the clients. Timeouts and ring sizes are the clients' affair.
     pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
         self.endpoint = endpoint.clone();
@@ -411,7 +411,7 @@ impl ServiceAddress {
             return Err(Error::invalid("service", reason));
         }
         let shm_root = endpoint.shm_root_path();
-        let told_root = endpoint.told_shm_root_path();
+        let told_root = endpoint.client_shm_root_path();
         if !shm_root.is_absolute() || !told_root.is_absolute() {
             return Err(Error::invalid(
                 "endpoint",

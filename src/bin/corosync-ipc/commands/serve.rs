@@ -54,7 +54,7 @@ pub(crate) struct Serve {
     /// Clients see the directory of --shm-root as this one: what C programs in a container are
     /// told, where it is mounted.
     #[arg(long, value_name = "DIR")]
-    told_shm_root: Option<PathBuf>,
+    client_shm_root: Option<PathBuf>,
 
     /// The libqb and the corosync that it speaks as.
     #[arg(long, value_enum, value_name = "NAME", default_value_t)]
@@ -150,7 +150,7 @@ impl Serve {
         // Before there are other threads.
         let signals = Signals::block()?;
         let endpoint = context.endpoint.clone();
-        let endpoint = self.told_shm_root.into_iter().fold(endpoint, Endpoint::told_shm_root);
+        let endpoint = self.client_shm_root.into_iter().fold(endpoint, Endpoint::client_shm_root);
         let builder =
             builder(&nodes, &self.cluster_name, &endpoint).generation(self.generation.into());
         let cluster = start(builder)?;
