@@ -40,7 +40,7 @@ use crate::client::{Service, UnknownEvent, client};
 use crate::endpoint::Endpoint;
 use crate::error::Escaped;
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
-use crate::features::{Feature, STATS_TRACKING, STATS_MAP};
+use crate::features::{Feature, STATS_MAP, STATS_TRACKING};
 use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::cmap as wire;
@@ -197,11 +197,10 @@ impl Client {
         let mut client = Self::open(endpoint, Cmap::new(map), call)?;
         if map == Map::Stats {
             client.require(&STATS_MAP, call)?;
-            client.core.service.stats_come_and_go =
-                match client.require(&STATS_TRACKING, call) {
-                    Err(Error::Unsupported { .. }) => false,
-                    answer => answer.map(|()| true)?,
-                };
+            client.core.service.stats_come_and_go = match client.require(&STATS_TRACKING, call) {
+                Err(Error::Unsupported { .. }) => false,
+                answer => answer.map(|()| true)?,
+            };
             let reply = client
                 .core
                 .request(call.step("cmap set current map"), &wire::SetCurrentMap { map: 1 });
