@@ -74,12 +74,12 @@ pub(super) fn kept_section(key: &str) -> Option<&'static str> {
 
 /// The error for deleting any key of such a section from a daemon whose libqb is older than 0.14.3:
 /// there the iteration reaches the key even if the section has others.
-pub(super) fn of_kept_section(key: &str) -> Error {
+pub(super) fn error_in_kept_section(key: &str) -> Error {
     refused("key", key, "must not be deleted because the daemon's libqb is older than 0.14.3")
 }
 
 /// The error for deleting the last key of such a section.
-pub(super) fn last_of_section(key: &str) -> Error {
+pub(super) fn error_last_of_section(key: &str) -> Error {
     refused("key", key, "must not be deleted while it is the last of its section")
 }
 

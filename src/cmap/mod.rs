@@ -317,11 +317,11 @@ impl Client {
         let call = self.core.call(CALL);
         if let Some(section) = danger::kept_section(key) {
             if self.core.connection.is_before_libqb_015() {
-                return Err(danger::of_kept_section(key));
+                return Err(danger::error_in_kept_section(key));
             }
             let entries = self.entries(section, call)?;
             if !entries.is_empty() && entries.iter().all(|entry| entry.key == key) {
-                return Err(danger::last_of_section(key));
+                return Err(danger::error_last_of_section(key));
             }
         }
         self.core.request(call, &wire::Delete { key_name })?;

@@ -35,6 +35,19 @@ const SHARED_MEMORY: &str = "/dev/shm";
 /// Configures a [`Corosync`](super::Corosync) or a [`Cluster`].
 ///
 /// [`Corosync::builder`](super::Corosync::builder) and [`Cluster::builder`] return one.
+///
+/// ```
+/// use corosync_ipc::{embedded::Corosync, quorum};
+///
+/// let corosync = Corosync::builder()
+///     .node(1, "one", "10.0.0.1", None)
+///     .node(2, "two", "10.0.0.2", None)
+///     .setting("quorum.two_node", 1_u8)
+///     .start()?;
+/// // With two_node a node waits for the other one before it is quorate, and node 2 never runs.
+/// assert!(!quorum::Client::connect_to(corosync.endpoint())?.is_quorate()?);
+/// # Ok::<(), corosync_ipc::Error>(())
+/// ```
 #[must_use]
 pub struct Builder<T> {
     pub(super) options: Options,

@@ -182,7 +182,7 @@ impl Cluster {
     /// Starts the nodes 1 to `nodes` with the default configuration at private endpoints.
     ///
     /// # Errors
-    /// As [`Builder<Cluster>::start`](Builder#method.start-1).
+    /// As the [builder's `start`](Builder#impl-Builder%3CCluster%3E).
     pub fn start(nodes: u32) -> Result<Self> {
         Self::builder().nodes(nodes).start()
     }

@@ -34,7 +34,7 @@ impl Corosync {
     /// Starts a daemon with the default configuration at a private endpoint.
     ///
     /// # Errors
-    /// As [`Builder<Corosync>::start`](Builder#method.start).
+    /// As the [builder's `start`](Builder#impl-Builder%3CCorosync%3E).
     pub fn start() -> Result<Self> {
         Self::builder().start()
     }
