@@ -3,7 +3,7 @@
 //!
 //! Clients of this crate and C programs connect to it as to corosync. No root, no installed
 //! corosync and no network are needed. It is a test double and not a cluster engine: all nodes live
-//! in one process, and messages between them are never lost.
+//! in one process, and messages between them are never lost. For anything but tests run corosync.
 //!
 //! ```
 //! use corosync_ipc::cpg::{self, GroupName};
