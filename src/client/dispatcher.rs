@@ -357,10 +357,10 @@ where
         // The descriptor is readable: if that is for no event, the reason must go, or it is
         // readable for ever. After an event a glance is enough, since it is looked at again
         // while it is readable.
-        let mut look = Look::Thorough;
+        let mut look = Look::RingAndSocket;
         for _ in 0..EVENTS_PER_TURN {
             let Some(event) =
-                self.client.core().look(mem::replace(&mut look, Look::Glance), None).transpose()
+                self.client.core().look(mem::replace(&mut look, Look::Ring), None).transpose()
             else {
                 break;
             };

@@ -94,9 +94,9 @@ impl<S: Service> Core<S> {
     /// Takes what counts as one in this mode: an event, or a message that need not become one.
     fn look_for_one(&self, mode: Dispatch) -> Result<Option<Option<S::Event>>> {
         if mode.counts_messages() {
-            self.connection.poll_one(Look::Glance, |message| self.service.event(message))
+            self.connection.poll_one(Look::Ring, |message| self.service.event(message))
         } else {
-            Ok(self.look(Look::Glance, None)?.map(Some))
+            Ok(self.look(Look::Ring, None)?.map(Some))
         }
     }
 

@@ -38,7 +38,7 @@ macro_rules! common_methods {
         /// [`Error::Protocol`](crate::Error::Protocol) when the daemon sent a message that cannot
         /// be read.
         $visibility fn poll_event(&self) -> Result<Option<$event>> {
-            HasCore::core(self).look(Look::Thorough, None)
+            HasCore::core(self).look(Look::RingAndSocket, None)
         }
 
         /// Waits for the next event until the deadline: a `Duration`, an `Instant` or

@@ -1,6 +1,6 @@
-//! Byte cursors: [`Reader`] takes a message apart, [`Writer`] puts one together.
+//! Byte cursors: [`Reader`] decodes a message, [`Writer`] encodes one.
 //!
-//! Every read names its field, so that an error says which field of which message did not fit.
+//! Every read names its field, so that an error says which field of which message is wrong.
 
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -13,28 +13,29 @@ pub trait Plain: FromBytes + IntoBytes + Immutable + Copy {}
 
 impl<T: FromBytes + IntoBytes + Immutable + Copy> Plain for T {}
 
-/// Size of the slots most fields sit in: C's `aligned(8)`.
+/// The size of the slots that hold most fields: C's `aligned(8)`.
 pub(crate) const SLOT: usize = 8;
 
-/// What a field was called and where it was, for the tests that hold the codecs against the tables.
+/// The name, the offset and the size of each field, for the tests that compare the codecs with the
+/// tables.
 #[cfg(test)]
 pub(crate) type Trace = Vec<(&'static str, usize, usize)>;
 
-/// A count or length of the peer's, and where it stood, for the error if it is not to be believed.
+/// A count or length from the peer that is not checked yet, and its field for the error.
 #[derive(Clone, Copy, Debug)]
 pub struct Number {
     field: &'static str,
     offset: usize,
-    /// As it came.
+    /// The value that the peer sent.
     pub value: u64,
 }
 
-/// Takes a message apart, front to back.
+/// Decodes a message, front to back.
 #[derive(Debug)]
 pub struct Reader<'a> {
     message: &'static str,
     bytes: &'a [u8],
-    /// What the bytes are part of, if byte strings shall share it.
+    /// The buffer that decoded byte strings share, if they do.
     shared: Option<&'a Bytes>,
     offset: usize,
     #[cfg(test)]
@@ -42,7 +43,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the first byte of `bytes`, which should be a `message` (its C name).
+    /// Starts at the first byte of `bytes`. `message` is the C name of the message, for errors.
     pub fn new(message: &'static str, bytes: &'a [u8]) -> Self {
         Self {
             message,
@@ -54,23 +55,23 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::new`], but the byte strings that are read share the memory of `bytes` instead
-    /// of being copied.
+    /// As [`Reader::new`], but decoded byte strings share the memory of `bytes` instead of being
+    /// copied.
     pub fn shared(message: &'static str, bytes: &'a Bytes) -> Self {
         Self { shared: Some(bytes), ..Self::new(message, bytes) }
     }
 
-    /// C name of the message being read.
+    /// Returns the C name of the message.
     pub fn message(&self) -> &'static str {
         self.message
     }
 
-    /// Bytes not yet read.
+    /// Returns how many bytes are not read yet.
     pub fn remaining(&self) -> usize {
         self.bytes.len().saturating_sub(self.offset)
     }
 
-    /// Where the next byte is, counted from the start of the message.
+    /// Returns the offset of the next byte in the message.
     pub fn offset(&self) -> usize {
         self.offset
     }
@@ -81,15 +82,15 @@ impl<'a> Reader<'a> {
         T::read_from_bytes(bytes).map_err(|_| self.truncated(field, size_of::<T>(), bytes.len()))
     }
 
-    /// Reads a value and the rest of its 8-byte slot. The last slot of a message may be cut short
-    /// behind its value.
+    /// Reads a value and the rest of its 8-byte slot. The last slot of a message may end after its
+    /// value.
     pub fn slot<T: Plain>(&mut self, field: &'static str) -> Result<T, WireError> {
         let value = self.get(field)?;
         self.skip(SLOT.saturating_sub(size_of::<T>()));
         Ok(value)
     }
 
-    /// Reads a count or length that is not in a slot, to be checked by [`Reader::counted`] or
+    /// Reads a count or length that is not in a slot. Check it with [`Reader::counted`] or
     /// [`Reader::bounded`].
     pub fn number<T: Plain + Into<u64>>(
         &mut self,
@@ -99,7 +100,7 @@ impl<'a> Reader<'a> {
         Ok(Number { field, offset, value: self.get::<T>(field)?.into() })
     }
 
-    /// As [`Reader::number`], of one in a slot.
+    /// As [`Reader::number`], for one in a slot.
     pub fn number_slot<T: Plain + Into<u64>>(
         &mut self,
         field: &'static str,
@@ -112,7 +113,7 @@ impl<'a> Reader<'a> {
     pub fn take(&mut self, field: &'static str, length: usize) -> Result<&'a [u8], WireError> {
         let have = self.remaining();
         let taken = match length {
-            // Also behind a slot that is cut short.
+            // Also at an offset beyond the end, after a slot that ended early.
             0 => Some(&[][..]),
             _ => self.offset.checked_add(length).and_then(|end| self.bytes.get(self.offset..end)),
         };
@@ -123,7 +124,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// Reads `length` bytes into an owned buffer, or shares them: see [`Reader::shared`].
+    /// Reads `length` bytes. They are copied unless the reader is [`Reader::shared`].
     pub fn bytes(&mut self, field: &'static str, length: usize) -> Result<Bytes, WireError> {
         let taken = self.take(field, length)?;
         Ok(self
@@ -146,13 +147,13 @@ impl<'a> Reader<'a> {
             .collect())
     }
 
-    /// Checks a count or length from the peer: everything it announces must fit in what is left of
-    /// the message, at `element` bytes each. So nothing is allocated that was not sent.
+    /// Checks a count from the peer: that many elements of `element` bytes must fit in the rest of
+    /// the message. So no more memory is allocated than was sent.
     pub fn counted(&self, count: Number, element: usize) -> Result<usize, WireError> {
         self.bounded(count, self.remaining() / element.max(1))
     }
 
-    /// Checks a count or length from the peer against what the protocol allows.
+    /// Checks a count or length from the peer against a limit of the protocol.
     pub fn bounded(
         &self,
         Number { field, offset, value }: Number,
@@ -170,22 +171,22 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Everything not yet read.
+    /// Reads everything that is left.
     pub fn rest(&mut self, field: &'static str) -> Result<&'a [u8], WireError> {
         self.take(field, self.remaining())
     }
 
-    /// Passes over padding; at the end of the message there may be less of it.
+    /// Skips padding. At the end of the message there may be less of it.
     pub fn skip(&mut self, length: usize) {
         self.offset = self.offset.saturating_add(length);
     }
 
-    /// Passes over padding up to the next multiple of 8.
+    /// Skips padding up to the next multiple of 8.
     pub fn align(&mut self) {
         self.skip(self.offset.next_multiple_of(SLOT) - self.offset);
     }
 
-    /// The error for a value that has no meaning in `field`, which begins at `offset`.
+    /// Makes the error for an invalid value of `field`, which begins at `offset`.
     pub fn invalid(&self, field: &'static str, offset: usize, value: i64) -> WireError {
         WireError::Invalid { message: self.message, field, offset, value }
     }
@@ -195,7 +196,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Puts a message together, front to back. Padding is zeros.
+/// Encodes a message, front to back. Padding is zeros.
 #[derive(Debug)]
 pub struct Writer {
     message: &'static str,
@@ -205,7 +206,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// An empty `message` (its C name).
+    /// Starts an empty message. `message` is its C name, for errors.
     pub fn new(message: &'static str) -> Self {
         Self {
             message,
@@ -231,7 +232,7 @@ impl Writer {
         self.bytes(field, values.as_bytes());
     }
 
-    /// Appends bytes as they are.
+    /// Appends bytes.
     pub fn bytes(&mut self, field: &'static str, bytes: &[u8]) {
         #[cfg(test)]
         self.trace.push((field, self.bytes.len(), bytes.len()));
@@ -242,7 +243,7 @@ impl Writer {
     /// Appends `bytes` and zeros up to `size`: a C array of fixed size.
     ///
     /// # Errors
-    /// [`WireError::TooLarge`] when they are more than `limit`, which is at most `size`.
+    /// [`WireError::TooLarge`] for more bytes than `limit` or `size`.
     pub fn padded(
         &mut self,
         field: &'static str,
@@ -269,8 +270,7 @@ impl Writer {
         self.bytes.resize(self.bytes.len().next_multiple_of(SLOT), 0);
     }
 
-    /// Checks a length that the caller gave against a limit and returns it as it goes into a 32-bit
-    /// field.
+    /// Checks the caller's length against a limit and returns it as a 32-bit field.
     pub fn length(
         &self,
         field: &'static str,
@@ -289,7 +289,7 @@ impl Writer {
         }
     }
 
-    /// The bytes appended so far.
+    /// Returns how many bytes were appended.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -299,8 +299,8 @@ impl Writer {
         self.bytes.is_empty()
     }
 
-    /// Ends the message: writes its length plus `tail` (bytes the caller sends behind it) into the
-    /// header's size field.
+    /// Ends the message: writes its size into the header. `tail` is the number of bytes that the
+    /// caller sends after it.
     pub(crate) fn finish(mut self, tail: usize) -> Result<Vec<u8>, WireError> {
         let size =
             self.length("header.size", self.bytes.len().saturating_add(tail), i32::MAX as usize)?;

@@ -1,28 +1,28 @@
-//! The headers that every libqb message begins with.
+//! The header of every libqb message. Nothing else knows the offsets of its fields.
 
 use super::bytes::{Plain, Reader, SLOT, Writer};
 use crate::error::CsError;
 use crate::error::WireError;
 
-/// `CS_OK`: the status of a reply that carries its body, and of every event.
+/// `CS_OK`: the status of a reply with a body, and of every event.
 pub(crate) const CS_OK: i32 = 1;
 
 const SIZE_OFFSET: usize = SLOT;
 const STATUS_OFFSET: usize = 2 * SLOT;
 
-/// Which way a message travels. Decides its header: requests have no status.
+/// The kind of a message, which decides its header: requests have no status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Client to daemon; 16-byte header.
     Request,
-    /// The daemon's answer; 24-byte header.
+    /// The daemon's answer to a request; 24-byte header.
     Response,
-    /// Sent by the daemon when something happened; 24-byte header.
+    /// Daemon to client, without a request; 24-byte header.
     Event,
 }
 
 impl Kind {
-    /// C name of the header.
+    /// The C name of the header.
     fn header_name(self) -> &'static str {
         match self {
             Self::Request => "qb_ipc_request_header",
@@ -31,14 +31,14 @@ impl Kind {
     }
 }
 
-/// Header of every message: the request header, and the status where there is one.
+/// The header of a message: id, size, and the status unless it is a request.
 ///
 /// Matches `qb_ipc_request_header` and `qb_ipc_response_header`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Message id, counted per service and kind.
     pub id: i32,
-    /// Size of the whole message in bytes, as the sender says. Not to be trusted.
+    /// The size of the whole message in bytes, as the sender says. Do not trust it.
     pub size: i32,
     /// A `cs_error_t` (1 is `CS_OK`), or in connection replies a negative errno. 0 in requests.
     pub error: i32,
@@ -53,7 +53,7 @@ impl Header {
         Ok(Self { id, size, error })
     }
 
-    /// A whole message: a header with the size of all of it, and the body.
+    /// Encodes a whole message: this header, with the size filled in, and the body.
     ///
     /// # Errors
     /// [`WireError::TooLarge`] for more than 2 GiB.
@@ -64,7 +64,7 @@ impl Header {
         writer.finish(0)
     }
 
-    /// Takes a whole message apart: its header and its body.
+    /// Splits a whole message into its header and its body.
     ///
     /// # Errors
     /// [`WireError::Truncated`] for less than a header.
@@ -74,13 +74,14 @@ impl Header {
         Ok((header, reader.rest("body")?))
     }
 
-    /// The id of a message of any kind. `None` for less than an id.
+    /// Reads the id of a message of any kind. Returns `None` for fewer bytes than an id has.
     #[cfg(any(test, feature = "server"))]
     pub(crate) fn id_of(message: &[u8]) -> Option<i32> {
         message.first_chunk().map(|id| i32::from_ne_bytes(*id))
     }
 
-    /// The status of a response or an event. `None` for less than a header.
+    /// Reads the status of a response or an event. Returns `None` for fewer bytes than a header
+    /// has.
     pub(crate) fn status_of(message: &[u8]) -> Option<i32> {
         Self::read(&mut Reader::new("qb_ipc_response_header", message), Kind::Response)
             .ok()
@@ -115,7 +116,7 @@ fn set(message: &mut [u8], offset: usize, value: impl Plain) {
     }
 }
 
-/// A refusal, as the daemon sends it: a bare response header.
+/// Encodes a refusal as the daemon sends it: a response header without a body.
 pub fn encode_refusal(id: i32, error: CsError) -> Result<Vec<u8>, WireError> {
     let mut writer = Writer::new("qb_ipc_response_header");
     Header { id, size: 0, error: error.raw() }.write(&mut writer, Kind::Response);

@@ -1,7 +1,8 @@
-//! Bytes and headers: what the transport and every message of a service are made of.
+//! Byte cursors, headers and the messages of connection setup. The transport and the messages of
+//! all services are built on them.
 //!
-//! No I/O here and no state: bytes go in and values come out, or the other way round. All integers
-//! are in host byte order: both ends are on one machine.
+//! There is no I/O here and no state: bytes go in and values come out, or the other way round. All
+//! integers are in host byte order, since both ends are on one machine.
 
 #![forbid(unsafe_code)]
 #![deny(

@@ -1,4 +1,4 @@
-//! The two messages that set a connection up, in the layouts of both libqb generations.
+//! The two messages of connection setup, in the layouts of both libqb generations.
 
 use std::fmt;
 
@@ -7,30 +7,31 @@ use bytes::Bytes;
 use crate::codec::{Header, Kind, Reader, Writer};
 use crate::error::WireError;
 
-/// Id of both messages. Matches `QB_IPC_MSG_AUTHENTICATE`.
+/// The id of both messages. Matches `QB_IPC_MSG_AUTHENTICATE`.
 pub const AUTHENTICATE: i32 = -1;
 
 /// Size of the request in bytes.
 pub const CONNECT_REQUEST_SIZE: usize = 24;
 
-/// Room for a path. Matches `PATH_MAX` of the C library's builds on Linux.
+/// The size of a path field. Matches `PATH_MAX` on Linux.
 const PATH_SIZE: usize = 4096;
 
-/// Bytes that must be there before a reply's size, and so its generation, is known: id and size.
+/// How many bytes of a reply must be there before its size and so its generation are known: id and
+/// size.
 pub const REPLY_PREFIX_SIZE: usize = 16;
 
-/// Which libqb the other end was built with; the reply's size tells them apart.
+/// The generation of the server's libqb. The size of the reply distinguishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
-    /// libqb 0.10 to 0.12, of corosync 1.99: another connection reply, another magic, another ring
-    /// size.
+    /// libqb 0.10 to 0.12, used by corosync 1.99. The connection reply, the magic numbers and the
+    /// ring sizes differ.
     Libqb010,
     /// libqb 0.13 and later.
     Libqb013,
 }
 
 impl Generation {
-    /// Size of the connection reply in bytes.
+    /// Returns the size of the connection reply in bytes.
     pub fn reply_size(self) -> usize {
         match self {
             Self::Libqb010 => 12336,
@@ -51,14 +52,14 @@ impl fmt::Display for Generation {
 /// Asks for a connection. Matches `qb_ipc_connection_request`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectRequest {
-    /// Largest message in bytes, which decides the size of the rings.
+    /// The size of the largest message in bytes. It decides the size of the rings.
     pub max_msg_size: u32,
 }
 
 impl ConnectRequest {
     const NAME: &'static str = "qb_ipc_connection_request";
 
-    /// The whole message.
+    /// Encodes the whole message.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
         let mut writer = Writer::new(Self::NAME);
         Header { id: AUTHENTICATE, size: 0, error: 0 }.write(&mut writer, Kind::Request);
@@ -66,7 +67,7 @@ impl ConnectRequest {
         writer.finish(0)
     }
 
-    /// Reads the whole message.
+    /// Decodes the whole message.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(Self::NAME, bytes);
         let header = Header::read(&mut reader, Kind::Request)?;
@@ -77,7 +78,7 @@ impl ConnectRequest {
     }
 }
 
-/// How messages travel on a connection. Matches `qb_ipc_type`.
+/// The transport of a connection. Matches `qb_ipc_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportType(pub i32);
 
@@ -91,16 +92,16 @@ impl TransportType {
 /// Answers a [`ConnectRequest`]. Matches `qb_ipc_connection_response`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectReply {
-    /// Which layout it had, or is to have.
+    /// The layout.
     pub generation: Generation,
-    /// 0, or a negative errno that says why there is no connection; then the other fields mean
-    /// nothing.
+    /// 0, or a negative errno that says why there is no connection. Then the other fields have no
+    /// meaning.
     pub error: i32,
-    /// How messages travel.
+    /// The transport.
     pub transport: TransportType,
-    /// Largest message in bytes: the daemon has the last word.
+    /// The size of the largest message in bytes. The daemon decides.
     pub max_msg_size: u32,
-    /// The daemon's own; means nothing to the client.
+    /// A number of the daemon's that has no meaning for the client.
     pub cookie: u64,
     /// Name of the ring for requests (or of the control file of the datagram transport).
     pub request: Bytes,
@@ -113,10 +114,10 @@ pub struct ConnectReply {
 impl ConnectReply {
     const NAME: &'static str = "qb_ipc_connection_response";
 
-    /// Reads from the first [`REPLY_PREFIX_SIZE`] bytes how long the reply is.
+    /// Reads the generation from the first [`REPLY_PREFIX_SIZE`] bytes.
     ///
     /// # Errors
-    /// The peer is no libqb server of a generation that is known.
+    /// The peer is no libqb server of a known generation.
     pub fn generation(prefix: &[u8]) -> Result<Generation, WireError> {
         let mut reader = Reader::new(Self::NAME, prefix);
         let id: i32 = reader.slot("header.id")?;
@@ -132,7 +133,7 @@ impl ConnectReply {
             .ok_or_else(|| reader.invalid("header.size", offset, i64::from(size)))
     }
 
-    /// Reads the whole message.
+    /// Decodes the whole message.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let generation = Self::generation(bytes)?;
         let mut reader = Reader::new(Self::NAME, bytes);
@@ -163,7 +164,7 @@ impl ConnectReply {
         })
     }
 
-    /// The whole message.
+    /// Encodes the whole message.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
         let mut writer = Writer::new(Self::NAME);
         Header { id: AUTHENTICATE, size: 0, error: self.error }.write(&mut writer, Kind::Response);

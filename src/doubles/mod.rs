@@ -285,7 +285,7 @@ fn accept(client: OwnedFd, root: &Path, size: Option<u32>) -> (OwnedFd, Rings) {
     let rings = Request {
         generation,
         root,
-        told_root: root,
+        client_root: root,
         marker: None,
         service: "cpg",
         client: credentials,
@@ -294,7 +294,7 @@ fn accept(client: OwnedFd, root: &Path, size: Option<u32>) -> (OwnedFd, Rings) {
         max_msg_size,
     };
     let rings = Rings::create(&rings).unwrap();
-    let [request, response, event] = rings.told.clone();
+    let [request, response, event] = rings.names.clone();
     let reply = ConnectReply {
         generation: generation.reply(),
         error: 0,

@@ -1,4 +1,4 @@
-//! The server's half of setting a connection up: one request in pieces, and what to make of it.
+//! The server's part of connection setup: collects the connection request.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -12,15 +12,15 @@
 use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectRequest};
 use crate::error::WireError;
 
-/// Collects the connection request. Feed it what arrives until it is whole, and never read more
-/// than it wants: what follows are the bytes that announce requests.
+/// Collects the connection request. Feed it the bytes that arrive until it is whole. Never read
+/// more than it wants: wake bytes follow.
 #[derive(Debug, Default)]
 pub(crate) struct Accept {
     received: Vec<u8>,
 }
 
 impl Accept {
-    /// How many bytes are wanted next. Not 0 before the request is whole.
+    /// Returns how many bytes are wanted next. Not 0 before the request is whole.
     pub(crate) fn wants(&self) -> usize {
         CONNECT_REQUEST_SIZE.saturating_sub(self.received.len())
     }

@@ -1,4 +1,4 @@
-//! Requests and the answers they are owed.
+//! Counts the answers that the daemon owes.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -14,61 +14,62 @@ use std::mem;
 use crate::codec::{Header, Kind, Reader};
 use crate::error::CsError;
 
-/// What must happen before a request may be sent.
+/// What a client does before it sends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
     /// Nothing.
     Send,
-    /// An answer nobody waits for any more must be received first, and thrown away.
+    /// Receive and discard an answer that nobody waits for any more.
     Drain,
 }
 
 /// Counts the answers the daemon still owes.
 ///
-/// Replies carry no correlation id, but come in the order of requests, and one request is under way
-/// at a time. So after a request timed out its late answer is the next one to arrive, and it must
-/// be thrown away before another request is sent. So must the answers to requests that nobody waits
-/// for: nudges, and releases of iterators. Those are answered exactly once. Other answers may be
-/// followed by a second one, so only who sends the next request throws them away.
+/// Replies carry no correlation id, but come in the order of the requests, and one request is under
+/// way at a time. After a request timed out, its late answer is the next to arrive. It must be
+/// discarded before another request is sent. The same goes for the answers to requests that nobody
+/// waits for: nudges, and releases of iterators. Those are answered exactly once. Other answers may
+/// be followed by a second one, so only the sender of the next request discards them.
 #[derive(Debug, Default)]
 pub(crate) struct Exchange {
     owed: u32,
-    /// How many of the answers owed nobody waits for. All or none: a request that is waited for
-    /// follows no unanswered one.
+    /// How many of the owed answers nobody waits for. It is all of them or none: a request that is
+    /// waited for is sent only when nothing is owed.
     unawaited: u32,
-    /// The last answer that nobody waited for may be followed by another one, which is not owed.
+    /// The last answer that nobody waited for may be followed by a second one, which is not
+    /// counted.
     again: bool,
 }
 
-/// How many nudges may be under way. The second is for a ring that was filled by the first and
-/// emptied before the daemon got round to the first's answer.
+/// How many nudges may be under way. The second one is for a ring that is refilled and emptied
+/// again before the daemon answers the first.
 const MOST_UNAWAITED: u32 = 2;
 
 impl Exchange {
-    /// What to do before the next request.
+    /// Returns what to do before the next request.
     pub(crate) fn before(&self) -> Before {
         if self.owed > 0 { Before::Drain } else { Before::Send }
     }
 
-    /// A request that is answered was sent.
+    /// Notes that a request was sent that will be answered.
     pub(crate) fn sent(&mut self) {
         self.owed += 1;
     }
 
-    /// Whether nothing is owed but answers that nobody waits for, which can be thrown away as they
+    /// Whether nothing is owed but answers that nobody waits for. Those can be discarded as they
     /// come.
     pub(crate) fn owes_unawaited_only(&self) -> bool {
         self.owed == self.unawaited
     }
 
-    /// Whether a nudge may be sent: no request that is waited for is under way, and not too many
-    /// others. Nor while a second answer to the last one may come, which would be taken for its
-    /// own.
+    /// Whether a nudge may be sent. That is not so while a request is waited for, while too many
+    /// nudges are under way, and while a second answer may come, which would be taken for the
+    /// nudge's.
     pub(crate) fn may_nudge(&self) -> bool {
         self.owes_unawaited_only() && self.unawaited < MOST_UNAWAITED && !self.again
     }
 
-    /// An answer came that nobody waits for.
+    /// Notes an answer that nobody waits for.
     pub(crate) fn received_unawaited(&mut self, reply: &[u8]) {
         if may_be_answered_again(reply) {
             self.received();
@@ -78,28 +79,28 @@ impl Exchange {
         }
     }
 
-    /// Whether a second answer may come, asked once by who waits for it.
+    /// Whether a second answer may come. The caller waits for it, so the next call returns `false`.
     pub(crate) fn take_again(&mut self) -> bool {
         mem::take(&mut self.again)
     }
 
-    /// A request was sent whose answer nobody waits for.
+    /// Notes that a request was sent whose answer nobody waits for.
     pub(crate) fn sent_unawaited(&mut self) {
         self.owed += 1;
         self.unawaited += 1;
     }
 
-    /// An answer was received.
+    /// Notes an answer.
     pub(crate) fn received(&mut self) {
         self.owed = self.owed.saturating_sub(1);
         self.unawaited = self.unawaited.saturating_sub(1);
     }
 }
 
-/// Whether another answer to the same request may come, at once.
+/// Whether a second answer to the same request may follow at once.
 ///
-/// A corosync before 2.1 that refuses a request by a bare header, since it is busy or the request
-/// too long, carries the request out all the same, and answers again: that one counts.
+/// corosync before 2.1 refuses a request with a bare header when it is busy or the request is too
+/// long. It then carries the request out all the same and answers again. The second answer counts.
 pub(crate) fn may_be_answered_again(reply: &[u8]) -> bool {
     let mut reader = Reader::new("qb_ipc_response_header", reply);
     let refused = |header: Header| {

@@ -1,4 +1,5 @@
-//! Setting a connection up: one request, one reply in pieces, three ring names to distrust.
+//! The client's part of connection setup: collects the connection reply and checks the names of the
+//! rings.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -17,15 +18,15 @@ use crate::codec::setup::{ConnectReply, Generation, REPLY_PREFIX_SIZE};
 use crate::error::ProtocolError;
 use crate::error::WireError;
 
-/// Collects the connection reply. Feed it what arrives until it is whole, and never read more than
-/// it wants: what follows the reply are wake bytes.
+/// Collects the connection reply. Feed it the bytes that arrive until it is whole. Never read more
+/// than it wants: wake bytes follow.
 #[derive(Debug, Default)]
 pub(crate) struct Handshake {
     received: Vec<u8>,
 }
 
 impl Handshake {
-    /// How many bytes are wanted next. Not 0 before the reply is whole.
+    /// Returns how many bytes are wanted next. Not 0 before the reply is whole.
     pub(crate) fn wants(&self) -> Result<usize, WireError> {
         if self.received.len() < REPLY_PREFIX_SIZE {
             return Ok(REPLY_PREFIX_SIZE - self.received.len());
@@ -40,15 +41,15 @@ impl Handshake {
     }
 }
 
-/// Where daemons make their rings.
+/// The directory in which daemons make their rings.
 const SHM: &[u8] = b"/dev/shm/";
 
-/// What libqb before 1.0.4 puts in front of a ring's name.
+/// The prefix of a ring's file name, which libqb before 1.0.4 does not send.
 const RELATIVE_PREFIX: &str = "qb-";
 
-/// Whether the rings have the magic of libqb before 0.14, which the names tell: those of 0.13,
-/// whose reply is like later ones', begin with the service, those of 0.14 with a process id, and
-/// later ones are absolute.
+/// Whether the rings have the magic numbers of libqb before 0.14. The reply of 0.13 has the layout
+/// of later ones, so the ring names decide: those of 0.13 begin with the service, those of 0.14
+/// with a process id, and later ones are absolute.
 pub(crate) fn has_old_magic(reply: &ConnectReply) -> bool {
     let first = reply.request.first().copied().unwrap_or_default();
     reply.generation == Generation::Libqb010 || !(first == b'/' || first.is_ascii_digit())
@@ -57,14 +58,14 @@ pub(crate) fn has_old_magic(reply: &ConnectReply) -> bool {
 /// The names of the rings, in the order in which the reply has them.
 pub(crate) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
 
-/// What the names of a ring's two files end with.
+/// The suffixes of the names of a ring's two files.
 pub(crate) const HEADER_SUFFIX: &str = "-header";
 pub(crate) const DATA_SUFFIX: &str = "-data";
 
-/// The names of all rings, which lie in one directory.
+/// Parses the names of all rings, which must lie in one directory.
 ///
 /// # Errors
-/// As [`RingName::parse`], and when they lie in several.
+/// As [`RingName::parse`]; [`ProtocolError::RingDirectory`].
 pub(crate) fn ring_names(
     reply: &ConnectReply,
     root: &Path,
@@ -89,27 +90,27 @@ pub(crate) fn ring_names(
 /// The files of a ring, below the shared memory directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RingName {
-    /// Directories to go down.
+    /// The directories below the root, outermost first.
     pub(crate) directories: Vec<OsString>,
     /// Name of both files, without the suffix.
     pub(crate) base: OsString,
 }
 
 impl RingName {
-    /// Takes apart the name from a connection reply. libqb since 1.0.4 gives absolute ones,
-    /// `/dev/shm/qb-1-2-3-XXXXXX/qb-request-cmap`; a server may have another directory than
-    /// `/dev/shm`: `root`, which stands for it here, or one below either. Older ones are
-    /// relative, of files directly in `/dev/shm`.
+    /// Parses the name from a connection reply. libqb since 1.0.4 sends absolute names, such as
+    /// `/dev/shm/qb-1-2-3-XXXXXX/qb-request-cmap`. The files are found below `root`, in place of
+    /// `/dev/shm`; the name may also begin with `root` itself, or with a directory below either.
+    /// Older libqb sends relative names of files directly in `/dev/shm`.
     ///
     /// # Errors
-    /// A name that leads elsewhere. The daemon may be hostile, and this process writes to what the
-    /// name names.
+    /// [`ProtocolError::RingName`] for a name that leads elsewhere. The daemon may be hostile, and
+    /// this process writes to the file of that name.
     pub(crate) fn parse(
         ring: &'static str,
         name: &[u8],
         root: &Path,
     ) -> Result<Self, ProtocolError> {
-        // First, since a server may make its rings in a directory below /dev/shm.
+        // The root first, since it may be a directory below /dev/shm.
         let below_root =
             name.strip_prefix(root.as_os_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
         let outside = ProtocolError::RingName { ring };
@@ -136,15 +137,14 @@ impl RingName {
         })
     }
 
-    /// Whether the name tells that this process made the ring. libqb before 0.14 did not say so,
-    /// and there a daemon started later makes its rings under the very names that a killed one
-    /// left.
+    /// Whether the name says that this process made the ring. The names of libqb before 0.14 do not
+    /// say so, and a daemon that starts later uses the same names as a killed one.
     pub(crate) fn is_made_by(&self, pid: i32) -> bool {
         let own = self.directories.last().unwrap_or(&self.base);
         own.as_bytes().starts_with(format!("{RELATIVE_PREFIX}{pid}-").as_bytes())
     }
 
-    /// Name of one of the two files.
+    /// Returns the name of one of the two files.
     pub(crate) fn file(&self, suffix: &str) -> OsString {
         let mut name = self.base.clone();
         name.push(suffix);

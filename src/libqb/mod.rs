@@ -1,10 +1,10 @@
 //! libqb's IPC: the transport of corosync, Pacemaker and others. It knows bytes and their headers,
-//! and nothing of corosync's services.
+//! but none of corosync's services.
 //!
 //! [`Client`] connects to any service; [`server`] is the other end.
 //!
 //! The state machines of a connection know no descriptor, no clock and no mapping. `ring` is the
-//! shared memory, `client` and [`server`] are the two ends.
+//! shared memory. `client` and [`server`] are the two ends.
 
 #[cfg(feature = "server")]
 pub(crate) mod accept;

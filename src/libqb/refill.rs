@@ -1,5 +1,5 @@
-//! A full event ring: what does not fit waits in the daemon, which looks for room only when its
-//! loop happens to turn.
+//! A full event ring. Events that do not fit wait in the daemon, which looks for room only when its
+//! loop turns for another reason.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -10,26 +10,26 @@
     clippy::unreachable
 )]
 
-/// Knows when the daemon may hold back events that the ring had no room for. Any request makes its
-/// loop turn, and the ring is refilled in the same turn; without one that takes corosync up to 50
-/// ms.
+/// Decides when the daemon may hold back events that the ring had no room for. Any request makes
+/// the daemon's loop turn, and the ring is refilled in the same turn. Without a request that takes
+/// corosync up to 50 ms.
 #[derive(Debug, Default)]
 pub(crate) struct Refill {
-    /// The largest event of late, with its header in the ring: an event counts for less with each
-    /// that follows.
+    /// The size of the largest recent event, chunk header included. It decays with each event that
+    /// follows.
     largest: usize,
     was_full: bool,
 }
 
 impl Refill {
-    /// An event of `size` bytes was taken from a ring of `capacity` bytes, in which `left` bytes
-    /// are used still. Whether to make the daemon look for events that it holds back: when a
-    /// ring that may have been full is nearly empty, so that it is refilled while the
-    /// rest is handled.
+    /// Notes that an event of `size` bytes was taken from a ring of `capacity` bytes, of which
+    /// `left` bytes are still used. Returns `true` if the daemon must be made to refill the ring:
+    /// when one that may have been full is nearly empty. So it is refilled while the rest is
+    /// handled.
     pub(crate) fn event_taken(&mut self, size: usize, left: usize, capacity: usize) -> bool {
         let used = left + size;
         self.largest = size.max(self.largest - self.largest / 16);
-        // The next event may be larger than those before, so half full counts as full.
+        // The next event may be larger than those before, so a half full ring counts as full.
         self.was_full |= used > capacity / 2 || capacity.saturating_sub(used) <= self.largest;
         left <= capacity / 4 && std::mem::take(&mut self.was_full)
     }
@@ -39,7 +39,7 @@ impl Refill {
 mod tests {
     use super::*;
 
-    /// Takes events of a size until none is left. After how many events a refill was due.
+    /// Takes events of one size until none is left. Returns after how many events a refill was due.
     fn drain(refill: &mut Refill, size: usize, count: usize, capacity: usize) -> Vec<usize> {
         (1..=count)
             .filter(|taken| refill.event_taken(size, (count - taken) * size, capacity))

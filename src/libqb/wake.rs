@@ -1,5 +1,4 @@
-//! Wake bytes: the daemon sends one on the setup socket for every event it puts in the ring, at
-//! once or later.
+//! Wake bytes. The sender of a chunk sends one byte on the setup socket for it, at once or later.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -10,47 +9,46 @@
     clippy::unreachable
 )]
 
-/// At most this many bytes are taken from the socket in one go.
+/// How many bytes are taken from the socket at a time at most.
 pub(crate) const BATCH: usize = 64;
 
-/// How many bytes may come for no event between two events. libqb sends none; each costs a look and
-/// wakes an event loop.
+/// How many bytes without an event may come between two events. libqb sends none. Each one wakes an
+/// event loop for nothing.
 pub(crate) const MOST_STRAY: usize = 1024;
 
-/// Keeps the descriptor honest: it must poll readable while an event waits. So no more bytes are
-/// taken than events were, and taking them is put off while events still wait, which costs one
-/// system call for many events.
+/// Decides when to take wake bytes. The descriptor must poll readable while an event waits, so no
+/// more bytes are taken than events. Bytes are left in the socket while more events wait, so that
+/// one system call takes the bytes of many events.
 #[derive(Debug, Default)]
 pub(crate) struct WakeBytes {
-    /// Events taken less bytes taken.
+    /// The number of events taken minus the number of bytes taken.
     owed: isize,
-    /// Bytes that came for no event since the last event.
+    /// How many bytes without an event came since the last event.
     stray: usize,
 }
 
 impl WakeBytes {
-    /// An event was taken from the ring, in which there are `more`, or not. Returns how many bytes
-    /// to take now.
+    /// Notes that an event was taken from the ring, which has `more` or is empty. Returns how many
+    /// bytes to take now.
     pub(crate) fn event_taken(&mut self, more: bool) -> usize {
         self.owed += 1;
         self.stray = 0;
         if more && self.wanted() < BATCH { 0 } else { self.wanted() }
     }
 
-    /// How many bytes to take when no event waits.
+    /// Returns how many bytes to take when no event waits.
     pub(crate) fn wanted(&self) -> usize {
         usize::try_from(self.owed).unwrap_or(0).min(BATCH)
     }
 
-    /// So many bytes were taken. One more than [`wanted`](Self::wanted) may be, if the ring is
-    /// looked at again before anything else: the daemon puts an event in the ring before it
-    /// sends the byte.
+    /// Notes that `count` bytes were taken. That may be one more than [`wanted`](Self::wanted) if
+    /// the ring is read again next: the daemon puts an event in the ring before it sends the byte.
     pub(crate) fn bytes_taken(&mut self, count: usize) {
         self.owed -= isize::try_from(count).unwrap_or(isize::MAX);
     }
 
-    /// The ring was looked at again and is empty: a byte taken too many never had an event.
-    /// `false`: there were too many of those.
+    /// Notes that the ring was read again and is empty, so an extra byte had no event. Returns
+    /// `false` if there were too many of those.
     #[must_use]
     pub(crate) fn forget_stray(&mut self) -> bool {
         self.stray += usize::try_from(-self.owed).unwrap_or(0);

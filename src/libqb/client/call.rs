@@ -1,4 +1,4 @@
-//! What a call is: its name, how long it may take, and when it waits for a busy daemon.
+//! The description of a call: its name, its deadline, and when it waits for a busy daemon.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -47,7 +47,7 @@ impl Call {
         Self { name, timeout, deadline, flow, waits, busy: &[CsError::TryAgain] }
     }
 
-    /// Connecting, with all that a service is asked before there is a client.
+    /// The call that connects, with the requests that it makes before there is a client.
     pub(crate) fn connecting(endpoint: &Endpoint) -> Self {
         Self::new("connecting", endpoint.connect_timeout_value(), endpoint.waits_while_busy())
     }
@@ -57,18 +57,18 @@ impl Call {
         Self { name, ..self }
     }
 
-    /// The same with other answers that mean that the daemon was busy. Without this it is
+    /// The same call with other answers that mean that the daemon was busy. The default is
     /// `CS_ERR_TRY_AGAIN`.
     pub(crate) fn busy_when(self, answers: &'static [CsError]) -> Self {
         Self { busy: answers, ..self }
     }
 
-    /// The same for multicasts, which always wait until totem takes them.
+    /// The same call as a multicast, which always waits for flow control.
     pub(crate) fn multicast(self) -> Self {
         Self { flow: FlowControl::Multicast, waits: true, ..self }
     }
 
-    /// The same for what is done without waiting or not at all.
+    /// The same call without waiting: its deadline is now.
     pub(crate) fn at_once(self) -> Self {
         Self { deadline: Instant::now(), ..self }
     }
@@ -79,7 +79,7 @@ impl Call {
         self.deadline = self.deadline.checked_add(by).unwrap_or(self.deadline);
     }
 
-    /// Begins anew, after progress.
+    /// Restarts the timeout, after progress.
     pub(crate) fn renew(&mut self) {
         self.deadline = deadline_after(self.timeout);
     }
@@ -95,15 +95,16 @@ impl Call {
     }
 }
 
-/// Runs `calls` with one deadline for all calls to clients that it makes on this thread, connecting
-/// included. A call then ends at that deadline or after its own time, whichever comes first, with
-/// [`Error::TimedOut`](crate::Error::TimedOut); one that begins later sends nothing. Inside of
-/// another `within` the earlier deadline counts. Threads that are started inside have none: begin
-/// with `within` there, too.
+/// Runs `calls` with one deadline for all client calls that it makes on this thread, connecting
+/// included. A call ends at that deadline or after its own timeout, whichever comes first, with
+/// [`Error::TimedOut`](crate::Error::TimedOut). A call that begins after the deadline sends
+/// nothing. Inside another `within` the earlier deadline counts. Threads that are started inside
+/// have no such deadline: call `within` there too.
 ///
-/// Waiting for events is not limited, since it is given a deadline of its own. What takes longer by
-/// nature does here too: a [multicast](crate::cpg::Client::multicast) in fragments while it makes
-/// progress, and a [shutdown](crate::cfg::Client::try_shutdown) that others are asked about.
+/// Waits for events are not limited, since they have a deadline of their own. Two calls may go
+/// beyond the deadline: a [multicast](crate::cpg::Client::multicast) in fragments while it makes
+/// progress, and a [shutdown](crate::cfg::Client::try_shutdown) that the daemon asks other clients
+/// about.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -122,7 +123,7 @@ pub fn within<T>(deadline: impl Into<Deadline>, calls: impl FnOnce() -> T) -> T 
     calls()
 }
 
-/// A deadline that all calls of this thread have in common while this lives.
+/// A deadline for all calls of this thread while this lives.
 pub(crate) struct Limit {
     before: Option<Instant>,
     _of_this_thread: PhantomData<*const ()>,
@@ -162,7 +163,7 @@ mod tests {
         let limit = Limit::set(soon);
         assert_eq!(call("call", hour).deadline, soon);
         assert!(call("call", Duration::ZERO).deadline < soon);
-        // A later one inside does not put it off.
+        // A later deadline inside does not extend it.
         drop(Limit::set(soon + hour));
         assert_eq!(call("call", hour).deadline, soon);
         drop(limit);

@@ -24,17 +24,17 @@ use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
 use crate::sys::{file, socket};
 
-/// How long to wait before looking again whether a listener's queue has room.
+/// How long to wait before trying again when a listener's queue is full.
 const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
-/// How long to wait at most before asking again whether a daemon is ready.
+/// How long to wait at most before trying again when the daemon is not ready.
 const READY_RETRY_MOST: Duration = Duration::from_millis(50);
 
 /// The largest unit that libqb rounds a ring's data up to: a page of arm64 and ppc64. Most have 4
 /// KiB.
 const LARGEST_PAGE: u64 = 64 << 10;
 
-/// What a connection is made of.
+/// The parts of a connection.
 pub(super) struct Parts {
     pub(super) socket: OwnedFd,
     pub(super) peer: Credentials,
@@ -63,7 +63,7 @@ pub(super) fn connect(target: Target<'_>, endpoint: &Endpoint, call: Call) -> Re
         let socket = connecting.socket(&endpoint.socket_address(service))?;
         match connecting.handshake(&socket, max_msg_size) {
             Ok((peer, reply)) => break (socket, peer, reply),
-            // The daemon is starting, which takes it a second or so.
+            // The daemon is starting, which takes about a second.
             Err(Error::NotReady { .. })
                 if deadline.is_none_or(|deadline| Instant::now() + pause < deadline) =>
             {
@@ -138,8 +138,8 @@ impl Connecting<'_> {
         Err(Error::UntrustedServer { service: self.service.clone(), uid, pid, is_unmapped })
     }
 
-    /// Sends the request and collects the reply, from users that may serve only. Credentials travel
-    /// with both.
+    /// Sends the request and collects the reply, which must come from a user who may serve. Both
+    /// carry credentials.
     fn handshake(
         &self,
         socket: &OwnedFd,
@@ -155,9 +155,9 @@ impl Connecting<'_> {
             Ok(_) => return Err(failed(io::ErrorKind::WriteZero.into())),
             Err(error) => return Err(self.failed(error)),
         }
-        // The kernel noted who listens, so nobody can pretend to be another. The request tells
-        // nothing but a size, and goes to those who are refused too: servers with libqb
-        // 0.10 and 0.11 would wait for it for ever, spinning, even when the client is gone.
+        // The kernel recorded the listener's credentials, so they cannot be forged. The request
+        // holds nothing but a size. It is sent before they are checked: servers with libqb 0.10 and
+        // 0.11 would wait for it for ever, spinning, even after the client is gone.
         let peer = socket::peer_credentials(socket);
         let peer = peer.map_err(|error| {
             system(Stage::Credentials, "reading the daemon's credentials", error)
@@ -171,9 +171,9 @@ impl Connecting<'_> {
             match socket::receive_from(socket, room) {
                 Ok((0, _)) => return Err(self.disconnected()),
                 Ok((count, sender)) => {
-                    // Whoever listened may have dropped privileges since, or passed the socket on.
-                    // The one who answers will read the requests, so it must be
-                    // trusted too; it need not be the same user.
+                    // The listener may have dropped privileges since, or passed the socket on. The
+                    // process that answers will read the requests, so it must be trusted too. It
+                    // may be another user.
                     sender.map_or(Ok(()), |sender| self.check_server(sender))?;
                     let received = room.get(..count).unwrap_or_default();
                     if let Some(reply) = handshake.feed(received).map_err(protocol)? {
@@ -219,7 +219,7 @@ impl Connecting<'_> {
             .map_err(|source| self.protocol(Stage::Rings, source))?;
         let files = ring_files::open(&self.service, self.endpoint, peer.uid, &names);
         let [request_files, response_files, event_files] = files.map_err(|error| match error {
-            // A limit of this process or machine, which says nothing about where the rings are.
+            // A limit of this process or machine, not a wrong place of the rings.
             Error::RingsNotVisible { path, source }
                 if matches!(
                     source.raw_os_error(),
@@ -237,9 +237,9 @@ impl Connecting<'_> {
         let event = self.ring(event, format, &event_files, HEADER_SIZE, asked)?.consumer();
         let failed = |source: RingError| self.protocol(Stage::Rings, source.into());
         let event = event.map_err(failed)?;
-        // Its data files have no more room than was asked for, but for the rest of a page, and lie
-        // directly below the root; those of libqb 1.0.4 and later lie in a directory of
-        // their own.
+        // The data files of libqb before 0.15 are as large as was asked for, rounded up to a page,
+        // and lie directly in the root. Those of libqb 1.0.4 and later lie in a directory of their
+        // own.
         let has_no_spare = event.ring().max_chunk() + CHUNK_MARGIN
             <= (reply.max_msg_size as usize).next_multiple_of(4096);
         let is_before_libqb_015 =
@@ -276,7 +276,7 @@ impl Connecting<'_> {
         }
         let header = Mapping::new(&files.header, header_size).map_err(failed)?;
         let size = files.data.metadata().map_err(failed)?.len();
-        // As qb_rb_open. What a ring holds bounds the work of looking for an event.
+        // As qb_rb_open. The size of the ring bounds the work of one poll for events.
         let limit = (u64::from(asked) + CHUNK_MARGIN as u64 + 1).next_multiple_of(LARGEST_PAGE);
         if size > limit {
             return Err(broken(RingError::TooLarge { ring, have: size, limit }));

@@ -20,9 +20,9 @@ use crate::sys::socket::{self, Credentials};
 pub(crate) struct Target<'a> {
     /// The name of its socket.
     pub(crate) name: &'a str,
-    /// Room in each ring that every message of the service fits in, in bytes.
+    /// The size of each ring, in bytes. Every message of the service fits.
     pub(crate) ring_size: u32,
-    /// Whether the service may make rings larger than it is asked to. No corosync does.
+    /// Whether the service may make larger rings than the client asks for. No corosync does.
     pub(crate) may_raise_size: bool,
     /// `None`: there is no such request.
     pub(crate) nudge: Option<Nudge>,
@@ -30,11 +30,10 @@ pub(crate) struct Target<'a> {
 
 /// A connection to one service.
 ///
-/// Locking rules: `requests` has a lock that is held as long as a thread has the turn, replies
-/// included, and `events` one that is held while an event is taken. Neither is taken while the
-/// other is held, and no user code runs under either; logging is user code, so what is to be logged
-/// is noted in `link` and logged once the locks are released. All other locks are held for a few
-/// instructions only.
+/// Locking rules: a thread holds the lock in `requests` from its request to the reply, and the lock
+/// in `events` while it takes an event. No thread takes one of them while it holds the other. No
+/// user code runs under either. Logging is user code, so notes for the log are kept in `link` until
+/// the locks are released. All other locks are held for a few instructions only.
 pub(crate) struct Connection {
     pub(super) link: Link,
     pub(super) requests: Requests,
@@ -104,8 +103,8 @@ impl Connection {
         self.peer
     }
 
-    /// Whether the daemon's libqb is older than 0.15, as far as its rings tell; some later ones
-    /// look the same.
+    /// Whether the daemon's libqb is older than 0.15, judging by its rings. The rings of some later
+    /// versions look the same.
     pub(crate) fn is_before_libqb_015(&self) -> bool {
         self.is_before_libqb_015
     }
@@ -159,8 +158,8 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.requests.detach();
         self.events.detach();
-        // How often to look whether the daemon's process is gone. After `finalize` the socket does
-        // not tell who closed it.
+        // How often to check whether the daemon's process is gone. After `finalize` the socket does
+        // not show which end closed it.
         let looks = match self.link.state() {
             State::Open if self.link.is_hung_up().is_ok_and(|hung_up| !hung_up) => 0,
             State::Finalized => 1,

@@ -17,31 +17,31 @@ use crate::libqb::wake::{BATCH, MOST_STRAY, WakeBytes};
 use crate::sys::socket;
 use crate::sys::wait::{Ready, wait_or_woken};
 
-/// How often a glance at the events checks that the daemon is still there; in between it makes no
-/// system call.
+/// How often [`Look::Ring`] checks that the daemon is still there. In between it makes no system
+/// call.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How thoroughly to look for an event.
+/// Where to look for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// At the ring. Whoever finds nothing polls the descriptor next, or glances again.
-    Glance,
-    /// At the socket too, so that finding nothing means that the descriptor becomes readable anew
-    /// before there is anything. Loops with edge-triggered readiness need that.
-    Thorough,
+    /// In the ring. A caller that finds nothing polls the descriptor next, or looks again.
+    Ring,
+    /// In the ring and at the socket. After finding nothing, the descriptor becomes readable again
+    /// before there is an event. Loops with edge-triggered readiness need that.
+    RingAndSocket,
 }
 
-/// What a connection has for events.
+/// The event half of a connection.
 pub(super) struct Events {
-    /// Held while an event is taken from the ring and made of its message, so that messages which
-    /// belong together are taken apart in their order.
+    /// Held while a message is taken from the ring and an event is made of it, so that fragments
+    /// are put together in their order.
     ring: Mutex<EventRing>,
-    /// How many messages a look at the events takes at most that are no events, such as parts of
-    /// one: as many as the ring can hold. When a look ends with that, what is in the ring now
-    /// came during the look, so that its wake bytes make the descriptor readable anew,
-    /// for loops with edge-triggered readiness too.
-    most_silent: usize,
-    /// Made for the first wait or the first who asks for it.
+    /// How many messages that are no events, such as fragments, one call of
+    /// [`Connection::poll_event`] takes at most: as many as the ring can hold. Whatever is in the
+    /// ring after that many came during the call, so its wake bytes make the descriptor readable
+    /// again, for loops with edge-triggered readiness too.
+    max_messages: usize,
+    /// Made for the first wait or the first caller of [`Connection::waker`].
     waker: OnceLock<Waker>,
 }
 
@@ -49,26 +49,26 @@ struct EventRing {
     ring: Consumer<Mapping>,
     wake: WakeBytes,
     refill: Refill,
-    /// When the socket was last looked at.
-    looked: Instant,
+    /// When the socket was last read.
+    last_read: Instant,
 }
 
-/// A message of the ring.
+/// A message that was taken from the ring.
 struct Taken {
     message: Bytes,
-    /// The ring was full and is nearly empty: the daemon is to look for events that it holds back.
+    /// The ring was full and is nearly empty, and the daemon may hold back events: send a nudge.
     refill: bool,
 }
 
 impl Events {
     pub(super) fn new(ring: Consumer<Mapping>) -> Self {
         Self {
-            most_silent: ring.ring().max_chunk() / CHUNK_HEADER_SIZE + 1,
+            max_messages: ring.ring().max_chunk() / CHUNK_HEADER_SIZE + 1,
             ring: Mutex::new(EventRing {
                 ring,
                 wake: WakeBytes::default(),
                 refill: Refill::default(),
-                looked: Instant::now(),
+                last_read: Instant::now(),
             }),
             waker: OnceLock::new(),
         }
@@ -81,18 +81,18 @@ impl Events {
 }
 
 impl Connection {
-    /// Takes messages of events, until `make` makes an event of one or none waits. Never blocks.
-    /// Matches `qb_ipcc_event_recv` with a timeout of 0, but looks at the ring first: a glance
-    /// at an empty one takes no system call.
+    /// Takes messages until `make` makes an event of one or no message waits. Never blocks. Stops
+    /// at the deadline when many messages are no events.
     ///
-    /// Many messages of which none is an event take no longer than until the deadline.
+    /// Matches `qb_ipcc_event_recv` with a timeout of 0. Unlike there, the ring is read first:
+    /// looking at an empty one takes no system call.
     pub(crate) fn poll_event<E>(
         &self,
         look: Look,
         deadline: Option<Instant>,
         make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
     ) -> Result<Option<E>> {
-        for _ in 0..self.events.most_silent {
+        for _ in 0..self.events.max_messages {
             match self.poll_one(look, &make)? {
                 Some(None) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
                     return Ok(None);
@@ -105,7 +105,7 @@ impl Connection {
         Ok(None)
     }
 
-    /// Takes one message, and makes an event of it if there is one to make. `None`: no message
+    /// Takes one message, of which `make` makes an event or none. Returns `None` if no message
     /// waits.
     pub(crate) fn poll_one<E>(
         &self,
@@ -127,7 +127,7 @@ impl Connection {
         event
     }
 
-    /// Waits for the next event. `None`: the deadline passed, or the waker was used.
+    /// Waits for the next event. Returns `None` when the deadline passes or the waker is used.
     pub(crate) fn next_event<E>(
         &self,
         deadline: Option<Instant>,
@@ -137,10 +137,10 @@ impl Connection {
             if self.was_woken() {
                 return Ok(None);
             }
-            if let Some(event) = self.poll_event(Look::Glance, deadline, &make)? {
+            if let Some(event) = self.poll_event(Look::Ring, deadline, &make)? {
                 return Ok(Some(event));
             }
-            // What waits need not become an event, so the deadline is looked at in any case.
+            // A message need not become an event, so the deadline is checked in any case.
             if !self.wait_event(self.waker()?, deadline)?
                 || deadline.is_some_and(|deadline| Instant::now() >= deadline)
             {
@@ -149,8 +149,8 @@ impl Connection {
         }
     }
 
-    /// Waits until an event may be there, the waker was used, the connection ends or the deadline
-    /// passes. Whether it is worth a look.
+    /// Waits until an event may be there, the waker is used, the connection ends or the deadline
+    /// passes. Returns `false` for the deadline.
     pub(crate) fn wait_event(&self, waker: &Waker, deadline: Option<Instant>) -> Result<bool> {
         if lock(&self.events.ring).ring.has_chunk() {
             return Ok(true);
@@ -163,7 +163,7 @@ impl Connection {
         match ready {
             Ready::Yes => Ok(true),
             Ready::HungUp => {
-                // The next look finds the end at once, after the events that are left.
+                // The next poll returns the events that are left, then the error.
                 self.link.advance(State::Gone);
                 Ok(true)
             }
@@ -171,7 +171,7 @@ impl Connection {
         }
     }
 
-    /// What ends a wait.
+    /// The waker that ends a wait.
     pub(crate) fn waker(&self) -> Result<&Waker> {
         if let Some(waker) = self.events.waker.get() {
             return Ok(waker);
@@ -180,7 +180,7 @@ impl Connection {
         Ok(self.events.waker.get_or_init(|| new))
     }
 
-    /// Whether the waker was used since the last time this was asked.
+    /// Whether the waker was used since the last call of this.
     pub(crate) fn was_woken(&self) -> bool {
         self.events.waker.get().is_some_and(Waker::take)
     }
@@ -199,15 +199,15 @@ impl EventRing {
         let mut wanted = self.wake.wanted();
         if wanted == 0 {
             let now = Instant::now();
-            if look == Look::Glance
+            if look == Look::Ring
                 && state == State::Open
-                && now.duration_since(self.looked) < LIVENESS_INTERVAL
+                && now.duration_since(self.last_read) < LIVENESS_INTERVAL
             {
                 return Ok(None);
             }
-            self.looked = now;
-            // A byte without an event: either its event is there by now, or the daemon breaks the
-            // protocol and the byte must go.
+            self.last_read = now;
+            // There may be a byte without an event: either its event is there by now, or the daemon
+            // breaks the protocol and the byte must be taken.
             wanted = 1;
         }
         let hung_up = self.take_bytes(link, wanted)?;
@@ -224,7 +224,7 @@ impl EventRing {
         Ok(event)
     }
 
-    /// Takes an event from the ring, and wake bytes from the socket when it is their time.
+    /// Takes an event from the ring, and wake bytes from the socket when enough are owed.
     fn take(&mut self, link: &Link) -> Result<Option<Taken>> {
         let message = self.ring.try_receive().map_err(|source| link.broken(source))?;
         let Some(message) = message else { return Ok(None) };
@@ -237,7 +237,7 @@ impl EventRing {
         Ok(Some(Taken { message, refill }))
     }
 
-    /// Takes up to `wanted` wake bytes. Whether the other end closed.
+    /// Takes up to `wanted` wake bytes. Returns `true` if the other end closed.
     fn take_bytes(&mut self, link: &Link, wanted: usize) -> Result<bool> {
         let mut buffer = [0; BATCH];
         let room = buffer.get_mut(..wanted).unwrap_or_default();

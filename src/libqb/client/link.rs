@@ -1,4 +1,4 @@
-//! The setup socket of a connection: whether the daemon is there, and how the connection ended.
+//! The setup socket of a connection, and the state of the connection.
 
 use std::borrow::Cow;
 use std::os::fd::OwnedFd;
@@ -12,26 +12,26 @@ use crate::error::{Error, ProtocolError, Result, RingError};
 use crate::sys::socket;
 use crate::sys::wait::{Interest, Ready, wait_for};
 
-/// How a connection is. Only ever moves on.
+/// The state of a connection. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum State {
     Open,
     /// The daemon closed. Events left in the ring are still delivered.
     Gone,
-    /// The daemon broke the protocol. Nothing it left is read.
+    /// The daemon broke the protocol. Events left in the ring are not read.
     Broken,
     /// The client closed.
     Finalized,
 }
 
-/// The socket, the state and what is to be logged about them.
+/// The setup socket, the state and the notes for the log.
 pub(super) struct Link {
     pub(super) service: Cow<'static, str>,
     pub(super) socket: OwnedFd,
     /// A [`State`].
     state: AtomicU8,
-    /// The ring of which a file was cut short. Set before the state becomes [`State::Broken`].
+    /// The ring whose file was truncated. Set before the state becomes [`State::Broken`].
     truncated: OnceLock<&'static str>,
     notes: Notes,
 }
@@ -48,7 +48,7 @@ impl Link {
     }
 
     pub(super) fn state(&self) -> State {
-        // Pairs with the change in `advance`: who sees `Broken` sees `truncated` too.
+        // Pairs with the change in `advance`: a thread that sees `Broken` sees `truncated` too.
         match self.state.load(Ordering::Acquire) {
             0 => State::Open,
             1 => State::Gone,
@@ -57,7 +57,7 @@ impl Link {
         }
     }
 
-    /// Moves to a later state. Returns whether the connection was open.
+    /// Moves to a later state. Returns `true` if the connection was open.
     pub(super) fn advance(&self, state: State) -> bool {
         self.state.fetch_max(state as u8, Ordering::AcqRel) == State::Open as u8
     }
@@ -88,8 +88,8 @@ impl Link {
         self.ended()
     }
 
-    /// Ends the connection because the daemon broke the protocol: nothing it says can be believed
-    /// any more.
+    /// Ends the connection because the daemon broke the protocol. Nothing that it sends can be
+    /// trusted any more.
     pub(super) fn broken(&self, source: impl Into<ProtocolError>) -> Error {
         let source = source.into();
         self.notes.add(Note::Broken(source));
@@ -107,13 +107,13 @@ impl Link {
         Error::protocol(self.service.clone(), source)
     }
 
-    /// The error of a call whose time is over.
+    /// The error of a call whose deadline passed.
     pub(super) fn timed_out(&self, call: Call) -> Error {
         self.notes.add(Note::TimedOut(call.name));
         Error::TimedOut { operation: Cow::Borrowed(call.name), after: call.timeout, stage: None }
     }
 
-    /// Logs what happened. Not for callers that hold a lock.
+    /// Logs the notes. Not for callers that hold a lock.
     pub(super) fn log_notes(&self) {
         self.notes.log(&self.service);
     }
@@ -124,7 +124,10 @@ impl Link {
             == Ready::HungUp)
     }
 
-    /// Sleeps a little longer each time, but not past the deadline, and not when the daemon goes.
+    /// Sleeps for `pause`, which doubles each time up to `most`, but not past the deadline.
+    ///
+    /// # Errors
+    /// [`Link::hung_up`] as soon as the daemon closes.
     pub(super) fn pause(
         &self,
         pause: &mut Duration,

@@ -1,4 +1,4 @@
-//! The client's half: a connection to a service.
+//! The client side: a connection to a service.
 
 mod call;
 mod connect;
@@ -34,12 +34,12 @@ use crate::sys::socket::Credentials;
 /// A connection to any libqb service, such as one of Pacemaker's daemons or one's own
 /// [`Listener`](super::server::Listener).
 ///
-/// Messages are bytes, with their headers: [`Header`](crate::codec::Header) makes and reads those.
-/// corosync's own services have clients that know their messages, such as
+/// A message is bytes that begin with a header: [`Header`](crate::codec::Header) makes and reads
+/// it. For corosync's own services there are clients that know their messages, such as
 /// [`cpg::Client`](crate::cpg::Client).
 ///
-/// A client can be shared between threads. Requests are sent one at a time, in the order they came;
-/// one thread can wait for events meanwhile.
+/// A client can be shared between threads. Requests are sent one at a time, in the order of the
+/// calls. One thread can wait for events meanwhile.
 ///
 /// Matches `qb_ipcc_connection_t`. Unlike there, every call has a deadline.
 ///
@@ -62,29 +62,31 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the service of this name, where the environment says: see
+    /// Connects to the service of this name at the endpoint of the environment: see
     /// [`Endpoint::from_env`].
     ///
     /// # Errors
     /// As [`Client::connect_to`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a
-    /// variable that makes no sense.
+    /// variable with an invalid value.
     pub fn connect(service: &str, max_message_size: u32) -> Result<Self> {
         Self::connect_to(&Endpoint::from_env()?, service, max_message_size)
     }
 
-    /// Connects to the service of this name, with room for messages of this many bytes, headers
-    /// included, in each direction. [`Endpoint::ring_size`] and [`Endpoint::service_name`] take
+    /// Connects to the service of this name. Messages of up to `max_message_size` bytes, header
+    /// included, fit in each direction. [`Endpoint::ring_size`] and [`Endpoint::service_name`] take
     /// precedence. The service may raise the size, never lower it.
     ///
-    /// Only root and one's own user may serve unless [`Endpoint::server_uids`] names others.
+    /// The server must run as root or as this process's user unless [`Endpoint::server_uids`] names
+    /// others.
     ///
     /// Matches `qb_ipcc_connect`.
     ///
     /// # Errors
     /// [`Error::NoSocket`](crate::Error::NoSocket) when nobody listens;
     /// [`Error::UntrustedServer`](crate::Error::UntrustedServer); the service's refusal;
-    /// [`Error::Protocol`](crate::Error::Protocol) when the peer is no libqb service; others that
-    /// name what stands in the way.
+    /// [`Error::Protocol`](crate::Error::Protocol) when the peer is no libqb service;
+    /// [`Error::RingsNotVisible`](crate::Error::RingsNotVisible) and
+    /// [`Error::RingFile`](crate::Error::RingFile) when its rings cannot be used.
     pub fn connect_to(endpoint: &Endpoint, service: &str, max_message_size: u32) -> Result<Self> {
         let ring_size = max_message_size.max(crate::endpoint::MIN_RING_SIZE);
         let endpoint = endpoint.clone().ring_size(endpoint.ring_size_or(ring_size)?);
@@ -93,8 +95,8 @@ impl Client {
         Ok(Self { connection })
     }
 
-    /// Sends a request and waits for its answer. After a call that timed out, the late answer is
-    /// thrown away before the next request is sent.
+    /// Sends a request and waits for its answer. When a call times out, its late answer is
+    /// discarded before the next request is sent.
     ///
     /// Matches `qb_ipcc_sendv_recv`. Use it only for requests that are answered, each once.
     ///
@@ -104,17 +106,17 @@ impl Client {
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for more than
     /// [`Client::max_message_size`] bytes.
     pub fn request(&self, request: &[u8]) -> Result<Bytes> {
-        // The status is the service's own affair.
+        // Only the caller knows what the status means.
         self.connection.request(self.connection.call("request").busy_when(&[]), request)
     }
 
-    /// Sends a message that the service does not answer. Waits for room in the ring, and while the
-    /// service takes no requests.
+    /// Sends a message that the service does not answer. Waits for ring space, and while flow
+    /// control is on.
     ///
     /// Matches `qb_ipcc_send`.
     ///
     /// # Errors
-    /// As [`Client::request`]; when the time is over nothing was sent.
+    /// As [`Client::request`]; after [`Error::TimedOut`](crate::Error::TimedOut) nothing was sent.
     pub fn send(&self, message: &[u8]) -> Result<()> {
         self.connection.send(self.connection.call("send"), message)
     }
@@ -126,11 +128,11 @@ impl Client {
     /// [`Error::Disconnected`](crate::Error::Disconnected) once the service is gone and every event
     /// it left was taken; [`Error::Finalized`](crate::Error::Finalized).
     pub fn poll_event(&self) -> Result<Option<Bytes>> {
-        self.connection.poll_event(Look::Thorough, None, |message| Ok(Some(message)))
+        self.connection.poll_event(Look::RingAndSocket, None, |message| Ok(Some(message)))
     }
 
-    /// Waits for the next event until the deadline. `None` when it passed, or when the [`Waker`]
-    /// was used.
+    /// Waits for the next event until the deadline. Returns `None` when it passes or the [`Waker`]
+    /// is used.
     ///
     /// Matches `qb_ipcc_event_recv`.
     ///
@@ -147,7 +149,7 @@ impl Client {
         self.connection.finalize();
     }
 
-    /// Ends a wait for events from another thread.
+    /// Returns the waker, which ends a wait for events from another thread.
     ///
     /// # Errors
     /// [`Error::System`](crate::Error::System) when there are no file descriptors left.
@@ -155,23 +157,24 @@ impl Client {
         self.connection.waker().cloned()
     }
 
-    /// The process that serves this connection, as the kernel says.
+    /// Returns the credentials of the server's process, as the kernel recorded them.
     pub fn peer_credentials(&self) -> Credentials {
         self.connection.peer()
     }
 
-    /// The longest message that can be sent, in bytes. Matches `qb_ipcc_get_buffer_size`.
+    /// Returns the size of the longest message that can be sent, in bytes. Matches
+    /// `qb_ipcc_get_buffer_size`.
     pub fn max_message_size(&self) -> usize {
         self.connection.max_request()
     }
 
-    /// How long each call may take, waiting for other threads' requests included. See
+    /// Returns how long each call may take, including the wait for other threads' requests. See
     /// [`Endpoint::request_timeout`].
     pub fn request_timeout(&self) -> Duration {
         self.connection.timeout()
     }
 
-    /// Changes [`Client::request_timeout`] for the calls to come.
+    /// Changes [`Client::request_timeout`] for later calls.
     pub fn set_request_timeout(&self, timeout: Duration) {
         self.connection.set_timeout(timeout);
     }
@@ -190,8 +193,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Locks; a panic of another thread inside the lock would be a bug here, and leaves nothing half
-/// done.
+/// Locks. A panic while a lock is held would leave nothing half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

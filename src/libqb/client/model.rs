@@ -1,5 +1,5 @@
-//! The locking of a client in every interleaving: threads take turns at the rings, some give up,
-//! and answers that come too late reach nobody.
+//! Checks a client's locking in every interleaving: threads take turns at the rings, some give up,
+//! and late answers reach nobody.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --lib --release client::model`
 
@@ -14,7 +14,7 @@ use crate::libqb::exchange::{Before, Exchange};
 use crate::libqb::ring::heap::{Heap, pair};
 use crate::libqb::ring::{Consumer, Producer};
 
-/// Two threads that are preempted three times show what more would, and in seconds.
+/// Two threads with three preemptions find what more would find, and take seconds.
 fn model(body: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
@@ -25,7 +25,7 @@ fn far() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
 
-/// A deadline that has passed: whoever has it gives up unless it is the first.
+/// A deadline that has passed: a thread with it gives up unless it is the first.
 fn at_once() -> Instant {
     Instant::now()
 }
@@ -66,7 +66,7 @@ fn who_gives_up_keeps_the_turn_from_nobody() {
     });
 }
 
-/// What a connection has for requests.
+/// The request half of a connection.
 struct Requests {
     request: Producer<Heap>,
     response: Consumer<Heap>,

@@ -1,4 +1,4 @@
-//! What is logged once no lock is held: a subscriber to the log may use the client.
+//! Notes for the log. They are logged when no lock is held, since a subscriber may use the client.
 
 use std::mem;
 use std::sync::Mutex;
@@ -18,7 +18,7 @@ pub(super) enum Note {
 #[derive(Default)]
 pub(super) struct Notes {
     waiting: Mutex<Vec<Note>>,
-    /// Whether there are any. Relaxed: the thread that adds a note looks here afterwards.
+    /// Whether there are any. Relaxed: the thread that adds a note calls [`Notes::log`] afterwards.
     any: AtomicBool,
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX, RingName};
 use crate::sys::file;
 
-/// How long to wait before looking again whether the daemon's process is gone.
+/// How long to wait before checking again whether the daemon's process is gone.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Where a connection's rings are, and which process made them.
+/// The files of a connection's rings, and the process that made them.
 pub(super) struct RingOrigin {
     pub(super) names: [RingName; 3],
     pub(super) shm_root: PathBuf,
@@ -18,9 +18,9 @@ pub(super) struct RingOrigin {
 }
 
 impl RingOrigin {
-    /// Removes the rings of a daemon that was killed and so left them behind. As the C library, it
-    /// gives the process a moment to be gone, by looking so many times, and leaves everything alone
-    /// when it is not certainly so.
+    /// Removes the rings that a killed daemon left behind. Checks `looks` times whether the process
+    /// is gone, as the C library does, since it may need a moment to end. Removes nothing unless
+    /// the process is certainly gone.
     pub(super) fn remove_orphans(&self, looks: u32) {
         if !self.names.iter().all(|ring| ring.is_made_by(self.server_pid)) {
             return;

@@ -1,5 +1,5 @@
-//! Requests and their answers: the turn to send, the exchange, and the requests that nobody waits
-//! for.
+//! Requests and their answers: the turn to send, the exchange, and requests whose answers nobody
+//! waits for.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,54 +20,53 @@ use crate::libqb::ring::{Consumer, Mapping, Producer};
 use crate::sys::socket;
 use crate::sys::wait::{Interest, Ready, wait_for};
 
-/// How long to sleep on the reply's semaphore, at first and at most, before looking whether the
-/// daemon is still there. Also what a wake-up costs that the daemon's libc fails to send, as musl's
-/// does to a waiter that glibc's layout announces: about as long as was waited already. libqb
-/// sleeps 2 s each time.
+/// How long to sleep on the reply's semaphore, at first and at most, before checking that the
+/// daemon is still there. libqb sleeps 2 s each time. This also bounds the cost of a wake-up that
+/// the daemon's libc does not send: musl's `sem_post` does not see a waiter in glibc's layout.
 const REPLY_SLICE_FIRST: Duration = Duration::from_millis(20);
 const REPLY_SLICE_MOST: Duration = Duration::from_millis(250);
 
-/// How long to sleep, at first and at most, before sending again what the daemon was too busy for.
+/// How long to sleep, at first and at most, before sending a request again that the daemon was too
+/// busy for.
 const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_MOST: Duration = Duration::from_millis(50);
 
-/// How long to sleep at most before looking again at flow control and room in the ring, which no
-/// descriptor signals. The daemon looks every millisecond whether it can lift flow control.
+/// How long to sleep at most before checking flow control and ring space again; no descriptor
+/// signals them. The daemon checks every millisecond whether it can lift flow control.
 const ROOM_MOST: Duration = Duration::from_millis(5);
 
 /// How many requests may wait in the ring. Each has a wake byte in the socket's buffer, which holds
-/// 278 of them by default, and the daemon takes the bytes of up to 50 requests after the requests.
-/// So with a daemon that reads them, a byte seldom has to wait.
+/// 278 of them by default. The daemon takes up to 50 requests first and their bytes after them. So
+/// the buffer seldom fills while the daemon reads.
 const MOST_BACKLOG: u32 = 128;
 
-/// What a wake byte takes in the socket's buffer at most, in bytes. Linux 6.18 counts 768.
+/// The most bytes of the socket's buffer that a wake byte takes. Linux 6.18 counts 768.
 const WAKE_BYTE_COST: usize = 2048;
 
-/// How many answers to nudges are thrown away at a time: twice as many as there are nudges under
-/// way.
+/// How many answers to nudges are discarded at a time: twice the number of nudges under way.
 const MOST_DRAINED: usize = 4;
 
-/// Makes a request that the daemon answers at once, shortly and exactly once, whatever state it is
-/// in, and that changes nothing.
+/// Makes a request that changes nothing. The daemon answers it at once, with a short message, and
+/// exactly once, whatever state it is in.
 pub(crate) type Nudge = fn() -> Result<Vec<u8>, WireError>;
 
-/// What a connection has for requests.
+/// The request half of a connection.
 ///
 /// Locking rules: whoever has `rings` has the turn, and keeps it until the reply is there.
 /// `releases` is held for a few instructions only.
 pub(super) struct Requests {
     rings: Turnstile<Rings>,
-    /// Requests that make the daemon forget what it keeps for this client, and that were not sent
-    /// yet.
+    /// Requests that release resources in the daemon and are not sent yet.
     releases: Mutex<Vec<Vec<u8>>>,
     nudge: Option<Nudge>,
-    /// The event ring was full and is not: a nudge is to be sent. Set by whoever emptied it, who
-    /// then takes the turn to send it; cleared by whoever sends it, in the turn. Whoever finds
-    /// the turn taken leaves it to the one who has it, who looks after passing it on.
+    /// The event ring was full and is nearly empty, so a nudge must be sent. The thread that
+    /// emptied the ring sets this and then tries to take the turn. The thread that sends the nudge
+    /// clears it, in its turn. A thread that finds the turn taken leaves the nudge to the thread
+    /// that has the turn, which checks this after passing the turn on.
     nudge_wanted: AtomicBool,
 }
 
-/// The two rings, what is owed on them, and the socket's room for wake bytes.
+/// The two rings, the answers that are owed, and the socket's room for wake bytes.
 struct Rings {
     request: Producer<Mapping>,
     response: Consumer<Mapping>,
@@ -75,20 +74,20 @@ struct Rings {
     exchange: Exchange,
     /// How many wake bytes the socket is known to have room for.
     wake_room: usize,
-    /// How many it has room for when it says that it is writable.
+    /// How many wake bytes a writable socket has room for.
     wake_batch: usize,
 }
 
-/// Sole use of the rings for requests and replies: what is sent in one turn follows each other.
-/// Passed on when dropped.
+/// Exclusive use of the rings for requests and replies. No other request comes between those of one
+/// turn. The next thread has its turn when this is dropped.
 pub(crate) struct Turn<'a> {
     connection: &'a Connection,
     rings: Guard<'a, Rings>,
-    // Dropped last, when the turn was passed on.
+    // Dropped last, after the turn was passed on.
     _after: AfterTurn<'a>,
 }
 
-/// Sends the nudge that another thread wanted while the turn was taken, and logs what was noted.
+/// Sends the nudge that another thread asked for while the turn was taken, and logs the notes.
 struct AfterTurn<'a>(&'a Connection);
 
 impl Drop for AfterTurn<'_> {
@@ -107,7 +106,7 @@ impl Requests {
         socket_buffer: usize,
         nudge: Option<Nudge>,
     ) -> Self {
-        // As unix_writable in Linux: it is writable while a quarter is full at most.
+        // As unix_writable in Linux: the socket is writable while at most a quarter is full.
         let wake_batch = (socket_buffer / 4 * 3 / WAKE_BYTE_COST).max(1);
         let exchange = Exchange::default();
         let rings = Rings { request, response, max_request, exchange, wake_room: 0, wake_batch };
@@ -138,7 +137,7 @@ impl Connection {
     /// Sends a request and waits for its answer. While the daemon answers that it is busy, the
     /// request is sent again, until the deadline.
     pub(crate) fn request(&self, call: Call, request: &[u8]) -> Result<Bytes> {
-        // Others have their turn while this one waits.
+        // Other threads have their turn while this one pauses.
         let reply = self.until_not_busy(call, || self.turn(call)?.exchange(call, &[request]));
         self.link.log_notes();
         reply
@@ -155,19 +154,19 @@ impl Connection {
         }
     }
 
-    /// Sends a request that makes the daemon forget something, and waits neither to send it nor for
-    /// the answer: if it cannot be sent now, it goes before the next request. Only for requests
-    /// that the daemon never refuses for being busy.
+    /// Sends a request that releases something in the daemon, without waiting for the turn, for
+    /// room or for the answer. A request that cannot be sent now is sent before the next request.
+    /// Only for requests that the daemon never refuses as busy.
     pub(crate) fn release(&self, request: Vec<u8>) {
         lock(&self.requests.releases).push(request);
         let now = Instant::now();
         if let Ok(Some(mut turn)) = self.turn_before(now) {
-            // A failure ends the connection, and then the daemon forgets everything.
+            // An error ends the connection, and then the daemon releases everything.
             let _ = turn.send_releases(now);
         }
     }
 
-    /// Exchanges messages until the answer is not that the daemon is busy, or the deadline passes.
+    /// Repeats an exchange until the daemon is not busy or the deadline is near.
     fn until_not_busy(
         &self,
         call: Call,
@@ -177,8 +176,8 @@ impl Connection {
         loop {
             let reply = exchange()?;
             let busy = Header::status_of(&reply).is_some_and(|status| call.is_busy(status));
-            // An attempt needs some time too: one that is cut off leaves in doubt what became of
-            // it.
+            // The next attempt needs time too: after one that times out nobody knows whether the
+            // request was carried out.
             if !busy || Instant::now() + 2 * pause >= call.deadline {
                 return Ok(reply);
             }
@@ -191,33 +190,32 @@ impl Connection {
         self.turn_before(call.deadline)?.ok_or_else(|| self.timed_out(call))
     }
 
-    /// Waits for the turn to send. `None`: the deadline passed first. A deadline that has passed
-    /// already asks without waiting.
+    /// Waits for the turn to send. Returns `None` if the deadline passes first. With a deadline in
+    /// the past it does not wait.
     pub(crate) fn turn_before(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
         self.link.check()?;
         let rings = self.requests.rings.enter(deadline);
         Ok(rings.map(|rings| Turn { connection: self, rings, _after: AfterTurn(self) }))
     }
 
-    /// The error of a call whose time is over, whatever it waited for: its turn, room for the
-    /// request, or the answer. Not for callers that hold a lock.
+    /// Makes the error of a call whose deadline passed while it waited for its turn, for ring space
+    /// or for the answer. Not for callers that hold a lock.
     pub(crate) fn timed_out(&self, call: Call) -> Error {
         let error = self.link.timed_out(call);
         self.link.log_notes();
         error
     }
 
-    /// Sends the nudge that is wanted, if one is. Never blocks: while it cannot be sent it stays
-    /// wanted.
+    /// Sends a nudge if one is wanted. Never blocks: a nudge that cannot be sent stays wanted.
     pub(super) fn send_wanted_nudge(&self) {
         let Requests { rings, nudge, nudge_wanted, .. } = &self.requests;
-        // Relaxed: the lock in the turnstile orders it. Who finds the turn taken has set it before
-        // looking there, and who passes the turn on looks here afterwards.
+        // Relaxed: the lock in the turnstile orders it. A thread that finds the turn taken has set
+        // this before, and the thread that passes the turn on checks this afterwards.
         while nudge_wanted.load(Ordering::Relaxed) {
             let Some(mut rings) = rings.enter(Instant::now()) else { return };
-            // Before it is sent: one that is wanted from now on may come too late for it.
+            // Before the nudge is sent: one that is wanted from now on needs another nudge.
             nudge_wanted.store(false, Ordering::Relaxed);
-            // What is wrong with the connection, whoever uses it next will be told.
+            // The next user of the connection gets its error.
             if !rings.try_nudge(&self.link, *nudge).unwrap_or(false) {
                 return nudge_wanted.store(true, Ordering::Relaxed);
             }
@@ -226,9 +224,8 @@ impl Connection {
 }
 
 impl Turn<'_> {
-    /// Sends a message that is not answered. `false`: the deadline passed before the daemon would
-    /// take it, and nothing was sent. A deadline that has passed already sends at once or not
-    /// at all.
+    /// Sends a message that is not answered. Returns `false` if the deadline passes first; then
+    /// nothing was sent. With a deadline in the past it sends at once or not at all.
     pub(crate) fn send(&mut self, call: Call, parts: &[&[u8]]) -> Result<bool> {
         self.rings.send(&self.connection.link, call.flow, call.deadline, parts)
     }
@@ -243,14 +240,14 @@ impl Turn<'_> {
         self.connection.link.broken(source)
     }
 
-    /// Sends a message in parts and waits for its answer, whatever that is.
+    /// Sends one request, whose parts follow each other, and waits for its answer.
     fn exchange(&mut self, call: Call, parts: &[&[u8]]) -> Result<Bytes> {
         let link = &self.connection.link;
         if !call.waits && self.rings.is_refused(call.flow) {
             return Err(Error::Cs { call: call.name.into(), error: CsError::TryAgain });
         }
         let ready = self.send_releases(call.deadline)? && self.rings.drain(link, call.deadline)?;
-        // When the time is over nothing is sent: nobody would wait for the answer.
+        // After the deadline nothing is sent: nobody would wait for the answer.
         if !ready || call.is_over() || !self.send(call, parts)? {
             return Err(link.timed_out(call));
         }
@@ -258,7 +255,8 @@ impl Turn<'_> {
         self.rings.answer(link, call.deadline)?.ok_or_else(|| link.timed_out(call))
     }
 
-    /// Sends what is waiting in [`Connection::release`]. `false`: the deadline passed first.
+    /// Sends the requests that [`Connection::release`] left waiting. Returns `false` if the
+    /// deadline passes first.
     fn send_releases(&mut self, deadline: Instant) -> Result<bool> {
         let Connection { link, requests: Requests { releases, .. }, .. } = self.connection;
         loop {
@@ -275,8 +273,8 @@ impl Turn<'_> {
 }
 
 impl Rings {
-    /// Puts a request in the ring and tells the daemon. `false`: the deadline passed first, and
-    /// nothing was sent.
+    /// Puts a request in the ring and wakes the daemon. Returns `false` if the deadline passes
+    /// first; then nothing was sent.
     fn send(
         &mut self,
         link: &Link,
@@ -292,8 +290,8 @@ impl Rings {
             ));
         }
         let mut pause = RETRY_FIRST;
-        // What fills a small ring is usually the request before, whose answer the daemon sends
-        // before it gives the room back.
+        // A small ring is usually full because of the request before: the daemon sends the answer
+        // before it frees the room.
         let mut yields = 32;
         loop {
             link.check()?;
@@ -305,7 +303,7 @@ impl Rings {
                 return Err(link.hung_up());
             }
             let refused = self.is_refused(flow);
-            // First the byte's room, since it must follow the request at once.
+            // The socket's room first, since the byte must follow the request at once.
             let room =
                 !refused && self.request.backlog() < MOST_BACKLOG && self.has_wake_room(link)?;
             if room && self.request.try_send(parts).map_err(|source| link.broken(source))? {
@@ -323,14 +321,14 @@ impl Rings {
         }
     }
 
-    /// Whether the daemon takes no such requests now.
+    /// Whether flow control refuses such a request now.
     fn is_refused(&self, flow: FlowControl) -> bool {
         let word = self.request.ring().flow_control().load(Ordering::Acquire);
         (1..=flow as u32).contains(&word)
     }
 
-    /// Whether the socket has room for a wake byte. Looks every so many bytes only, since it has
-    /// room for some more whenever it says so.
+    /// Whether the socket has room for a wake byte. Polls once for every `wake_batch` bytes: a
+    /// writable socket has room for that many.
     fn has_wake_room(&mut self, link: &Link) -> Result<bool> {
         if self.wake_room == 0 {
             let ready = wait_for(&link.socket, Interest::Writable, Some(Instant::now()));
@@ -343,8 +341,8 @@ impl Rings {
         Ok(self.wake_room > 0)
     }
 
-    /// Tells the daemon of a request in the ring. It blocks until it has the byte, so if that
-    /// cannot be sent, the connection is ended.
+    /// Sends the wake byte of a request that is in the ring. The daemon blocks until it has the
+    /// byte, so an error ends the connection.
     fn wake(&mut self, link: &Link) -> Result<()> {
         self.wake_room -= 1;
         socket::send_now(&link.socket, &[0]).map(drop).map_err(|_| {
@@ -353,8 +351,8 @@ impl Rings {
         })
     }
 
-    /// Receives the answers nobody waits for any more, and throws them away. `false`: the deadline
-    /// passed first.
+    /// Receives and discards the answers that nobody waits for. Returns `false` if the deadline
+    /// passes first.
     fn drain(&mut self, link: &Link, deadline: Instant) -> Result<bool> {
         while self.exchange.before() == Before::Drain {
             if self.answer(link, deadline)?.is_none() {
@@ -364,14 +362,15 @@ impl Rings {
         if self.exchange.take_again() {
             self.response.receive(RETRY_FIRST).map_err(|source| link.broken(source))?;
         }
-        // Second answers that came too late for the request they belong to.
+        // Second answers that came after their request was over.
         while self.response.try_receive().map_err(|source| link.broken(source))?.is_some()
             && Instant::now() < deadline
         {}
         Ok(true)
     }
 
-    /// Waits for the next answer, the one that counts. `None`: the deadline passed first.
+    /// Waits for the answer to a request; if the daemon answers twice, for the second one. Returns
+    /// `None` if the deadline passes first.
     fn answer(&mut self, link: &Link, deadline: Instant) -> Result<Option<Bytes>> {
         let Some(reply) = self.receive(link, deadline)? else {
             return Ok(None);
@@ -383,9 +382,10 @@ impl Rings {
         Ok(Some(second.unwrap_or(reply)))
     }
 
-    /// Waits for the next answer. `None`: the deadline passed first.
+    /// Waits for the next message of the response ring. Returns `None` if the deadline passes
+    /// first.
     fn receive(&mut self, link: &Link, deadline: Instant) -> Result<Option<Bytes>> {
-        // Awake for a moment, then asleep.
+        // Spins for a moment, then sleeps.
         self.response.spin(deadline.saturating_duration_since(Instant::now()));
         let mut slice = REPLY_SLICE_FIRST;
         loop {
@@ -410,7 +410,8 @@ impl Rings {
         }
     }
 
-    /// Sends a nudge, and throws away the answers to earlier ones. `false`: it cannot be sent now.
+    /// Discards the answers to earlier nudges and sends another nudge. Returns `false` if it cannot
+    /// be sent now.
     fn try_nudge(&mut self, link: &Link, nudge: Option<Nudge>) -> Result<bool> {
         if !self.exchange.owes_unawaited_only() {
             return Ok(false);
@@ -425,8 +426,8 @@ impl Rings {
             return Ok(false);
         }
         let Some(Ok(message)) = nudge.map(|nudge| nudge()) else { return Ok(false) };
-        // As a multicast it waits while the daemon takes no requests, which spins as long as there
-        // are some.
+        // Sent as a multicast is: while flow control is on, requests in the ring make the daemon
+        // spin.
         let sent = self.send(link, FlowControl::Multicast, Instant::now(), &[&message])?;
         if sent {
             self.exchange.sent_unawaited();

@@ -1,5 +1,5 @@
-//! The files of a connection's rings. The daemon names them, and may name those of somebody else:
-//! all are looked at before one is opened.
+//! The files of a connection's rings. The daemon names them, and may name another user's files, so
+//! all are checked before one is opened.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -24,7 +24,7 @@ pub(super) struct RingFiles {
 /// Opens the files of the rings, which lie in one directory.
 ///
 /// # Errors
-/// [`Error::RingFile`] before any is opened, unless names change hands just then;
+/// [`Error::RingFile`] before a file is opened, unless files are replaced meanwhile;
 /// [`Error::RingsNotVisible`].
 pub(super) fn open(
     service: &str,
@@ -98,11 +98,10 @@ impl<'a> Opening<'a> {
         Ok(file)
     }
 
-    /// Refuses a file that may be another connection's. Those are private to their user, so what is
-    /// neither this user's nor the server's own is not for this connection; root's client is
-    /// the one that could open them all the same. What is this user's root gave away, so from a
-    /// server that could not do that it is of another connection, which perhaps is being made just
-    /// now.
+    /// Refuses a file that may belong to another connection. The files of a connection are private
+    /// to the client's user or the server's. A file of a third user belongs to another connection;
+    /// a client of root could open it all the same. A file of this user was given away by root, so
+    /// when the server is not root, it belongs to another connection too.
     fn check(
         &self,
         path: impl Fn() -> PathBuf,

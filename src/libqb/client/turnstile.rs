@@ -1,4 +1,4 @@
-//! A lock that threads pass in the order they came, each waiting until its own deadline.
+//! A lock that threads take in the order they came, each waiting until its own deadline.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -20,7 +20,7 @@ pub(super) struct Turnstile<T> {
 #[derive(Debug, Default)]
 struct Queue {
     next_ticket: u64,
-    /// The first has the turn, the others sleep.
+    /// The first thread has the turn; the others sleep.
     waiting: VecDeque<(u64, Thread)>,
 }
 
@@ -44,8 +44,8 @@ impl<T> Turnstile<T> {
         Self { queue: Mutex::default(), value: Mutex::new(value) }
     }
 
-    /// Waits for the value. `None`: the deadline passed first. A deadline that has passed already
-    /// asks without waiting.
+    /// Waits for the value. Returns `None` if the deadline passes first. With a deadline in the
+    /// past it does not wait.
     pub(super) fn enter(&self, deadline: Instant) -> Option<Guard<'_, T>> {
         let ticket = self.queue_up(deadline)?;
         Some(Guard { value: lock(&self.value), _ticket: ticket })
@@ -58,7 +58,7 @@ impl<T> Turnstile<T> {
         queue.next_ticket += 1;
         queue.waiting.push_back((number, current()));
         drop(queue);
-        // Leaves the queue again in every case.
+        // Leaves the queue on every return.
         let ticket = Ticket { queue: &self.queue, number };
         loop {
             if lock(&self.queue).waiting.front().is_some_and(|(first, _)| *first == number) {
@@ -73,7 +73,7 @@ impl<T> Turnstile<T> {
     }
 }
 
-/// Locks. Nothing panics while one of the two is held, and both are whole all the same.
+/// Locks. A panic while a lock is held would leave nothing half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

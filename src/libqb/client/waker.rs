@@ -17,7 +17,7 @@ pub struct Waker {
 
 #[derive(Debug)]
 struct Shared {
-    /// Says that there is a reason to wake up, without a system call; the wakeup only interrupts the
+    /// Whether a waiter must return. Reading it takes no system call; `wakeup` only interrupts the
     /// sleep.
     woken: AtomicBool,
     wakeup: Wakeup,
@@ -29,23 +29,23 @@ impl Waker {
         Ok(Self { shared: Arc::new(Shared { woken: AtomicBool::new(false), wakeup }) })
     }
 
-    /// Ends one wait: the one under way, or else the next. A [`dispatch`](crate::ServiceClient::dispatch)
-    /// that may wait, `One` or `Blocking`, then returns `Ok(())`,
-    /// [`next_event`](crate::ServiceClient::next_event) returns `Ok(None)`, and
-    /// [`events`](crate::ServiceClient::events) ends. Events that wait stay where they are. Used twice
-    /// before the wait ended, it ends that one only.
+    /// Ends one wait: the one under way, or else the next. A
+    /// [`dispatch`](crate::ServiceClient::dispatch) that may wait, `One` or `Blocking`, then
+    /// returns `Ok(())`, [`next_event`](crate::ServiceClient::next_event) returns `Ok(None)`, and
+    /// [`events`](crate::ServiceClient::events) ends. Events that wait stay where they are. Used
+    /// twice before the wait ended, it ends that one only.
     ///
     /// Never blocks, and takes one system call.
     pub fn wake(&self) {
-        // Pairs with the swap in `take`: what the caller did before is seen by who was woken.
+        // Pairs with the swap in `take`: the woken thread sees what the caller did before.
         self.shared.woken.store(true, Ordering::Release);
         self.shared.wakeup.wake();
     }
 
-    /// Whether it was used since the last time this was asked. To be asked between silencing the
-    /// wakeup and sleeping.
+    /// Whether it was used since the last call of this. Call it between clearing the wakeup and
+    /// sleeping.
     pub(crate) fn take(&self) -> bool {
-        // Most often it was not, and then nothing is written.
+        // Usually it was not, and then nothing is written.
         self.shared.woken.load(Ordering::Relaxed)
             && self.shared.woken.swap(false, Ordering::Acquire)
     }

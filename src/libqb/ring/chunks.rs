@@ -1,9 +1,9 @@
 //! libqb's ring of chunks: one end produces, the other consumes. Matches `lib/ringbuffer.c`.
 //!
-//! A ring is two files. The header file holds the indices, the semaphore and a word for flow
-//! control, the data file the chunks. A chunk is its size, a magic, and the payload padded to a
-//! word. Indices count words modulo the data's size. Each index has one writer, who therefore never
-//! reads it back from memory that the other end can write too.
+//! A ring is two files. The header file holds the indices, the semaphore and the flow control word.
+//! The data file holds the chunks. A chunk is its size, a magic number, and the payload padded to a
+//! word. Indices count words modulo the size of the data. Each index has one writer, which keeps
+//! its own copy and never reads it back from memory that the other end can write.
 
 use std::time::Duration;
 
@@ -28,13 +28,13 @@ const REF_COUNT: usize = 8204;
 const SEMAPHORE: usize = 8208;
 const USER_DATA: usize = 8240;
 
-/// Bytes of the header file that are used.
+/// How many bytes of the header file are used.
 pub(crate) const HEADER_SIZE: usize = USER_DATA;
 
-/// Bytes of the request ring's header file that are used: it has the flow control word besides.
+/// How many bytes of the request ring's header file are used: it has the flow control word too.
 pub(crate) const REQUEST_HEADER_SIZE: usize = USER_DATA + 4;
 
-/// Size of a header file as libqb makes it: the struct, rounded up.
+/// The size of a header file that libqb makes: that of the struct, rounded up.
 #[cfg(feature = "server")]
 pub(crate) const HEADER_FILE_SIZE: usize = 8248;
 
@@ -47,21 +47,22 @@ const WORD: usize = size_of::<u32>();
 /// Words in front of a chunk's payload: its size and its magic. Matches `QB_RB_CHUNK_HEADER_WORDS`.
 const CHUNK_HEADER_WORDS: u32 = 2;
 
-/// The same in bytes: what every message takes in a ring besides its length.
+/// The same in bytes: what a message takes in a ring in addition to its length.
 pub(crate) const CHUNK_HEADER_SIZE: usize = CHUNK_HEADER_WORDS as usize * WORD;
 
 /// Bytes that must stay free behind a payload. Matches `QB_RB_CHUNK_MARGIN`.
 pub(crate) const CHUNK_MARGIN: usize = 12;
 
-/// The smallest data file that is accepted: a page, or for loom, which looks at every word, a few
-/// words.
+/// The size of the smallest data file that is accepted: a page. For loom it is a few words, since
+/// loom explores every word.
 const MIN_DATA_SIZE: u64 = if cfg!(loom) { 64 } else { 4096 };
 
-/// The largest data file that is accepted. The C libraries ask for 1 MiB and the daemon may only
-/// raise that; a chunk, and so the memory one message can take, is never larger than the ring.
+/// The size of the largest data file that is accepted. The C libraries ask for 1 MiB, and the
+/// daemon may only raise that. It limits the memory of one message: a chunk is never larger than
+/// the ring.
 const MAX_DATA_SIZE: u64 = 64 << 20;
 
-/// What differs between the generations of libqb.
+/// The magic numbers, which differ between the generations of libqb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Format {
     /// Marks a chunk that is complete.
@@ -81,7 +82,7 @@ impl Format {
     pub(crate) const LIBQB_010: Self = Self { live: 0xAAAA_AAAA, dead: 0, alloc: 0xAAAA_AAAA };
 }
 
-/// What both ends know of a ring.
+/// A ring, as both ends use it.
 pub(crate) struct Ring<R> {
     name: &'static str,
     format: Format,
@@ -91,7 +92,7 @@ pub(crate) struct Ring<R> {
 }
 
 impl<R: Region> Ring<R> {
-    /// Opens a ring that the other end created. Its geometry is read and checked once, here.
+    /// Opens a ring that the other end created. Its size is read and checked once, here.
     pub(crate) fn open(
         name: &'static str,
         format: Format,
@@ -117,8 +118,8 @@ impl<R: Region> Ring<R> {
         Ok(Self { name, format, header, data, words })
     }
 
-    /// Makes a ring in memory that is all zeros. The other end opens the files by the paths in the
-    /// header.
+    /// Creates a ring in memory that is all zeros. The other end opens the files by the paths in
+    /// the header.
     #[cfg(feature = "server")]
     pub(crate) fn create(
         name: &'static str,
@@ -137,27 +138,26 @@ impl<R: Region> Ring<R> {
         Self::open(name, format, header, data)
     }
 
-    /// Becomes the end that writes.
+    /// Makes the producer of the ring.
     pub(crate) fn producer(self) -> Result<Producer<R>, RingError> {
         let write = self.index(WRITE_PT)?;
         Ok(Producer { ring: self, write })
     }
 
-    /// Becomes the end that reads.
+    /// Makes the consumer of the ring.
     pub(crate) fn consumer(self) -> Result<Consumer<R>, RingError> {
         let read = self.index(READ_PT)?;
         Ok(Consumer { ring: self, read, spin: Spin::new() })
     }
 
-    /// How many processes use the ring; 2 while both ends do.
+    /// How many processes use the ring: 2 while both ends do.
     pub(crate) fn ref_count(&self) -> &AtomicU32 {
         self.header.word(REF_COUNT)
     }
 
-    /// Refuses a ring that has another user than the process that created it: the daemon named
-    /// another connection's.
+    /// Refuses a ring that has another user than its creator: it belongs to another connection.
     pub(crate) fn check_unused(&self) -> Result<(), RingError> {
-        // Relaxed: a count; the daemon looks at it only after the socket told it something.
+        // Relaxed: the daemon reads the count only after it read from the socket.
         match self.ref_count().load(Ordering::Relaxed) {
             1 => Ok(()),
             _ => Err(RingError::InUse { ring: self.name }),
@@ -174,30 +174,30 @@ impl<R: Region> Ring<R> {
 
     /// Stops being counted as a user.
     pub(crate) fn detach(&self) {
-        // Relaxed: nothing else is to be seen with it.
+        // Relaxed: no other data depends on it.
         self.ref_count().fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether a file of the ring was cut short, as far as this process has noticed by touching
-    /// what is missing.
+    /// Whether a file of the ring was truncated and this process has touched the missing part.
     pub(crate) fn is_lost(&self) -> bool {
         self.header.is_lost() || self.data.is_lost()
     }
 
-    /// Goes after every use of the ring's memory whose result matters.
+    /// Fails if a file of the ring was truncated. Call it after every use of the ring's memory
+    /// whose result matters.
     pub(crate) fn check(&self) -> Result<(), RingError> {
         if self.is_lost() { Err(RingError::Truncated { ring: self.name }) } else { Ok(()) }
     }
 
-    /// Flow control, in the request ring only.
+    /// The flow control word, which only the request ring has.
     pub(crate) fn flow_control(&self) -> &AtomicU32 {
         self.header.word(USER_DATA)
     }
 
-    /// An index as the other end sees or writes it.
+    /// Reads an index from shared memory.
     fn index(&self, field: usize) -> Result<u32, RingError> {
-        // Acquire: pairs with the other end's store after it touched the chunk this index leaves
-        // behind.
+        // Acquire: pairs with the other end's store of the index, after its access to the chunk
+        // before the index.
         let index = self.header.word(field).load(Ordering::Acquire);
         if index < self.words {
             Ok(index)
@@ -210,7 +210,8 @@ impl<R: Region> Ring<R> {
         self.header.double_word(SEMAPHORE)
     }
 
-    /// The word `distance` behind `index`. Both are below `words`, which is below 2^30.
+    /// The word that is `distance` words after `index`. Both are below `words`, which is below
+    /// 2^30.
     fn word(&self, index: u32, distance: u32) -> &AtomicU32 {
         self.data.word(self.offset(index, distance))
     }
@@ -219,23 +220,24 @@ impl<R: Region> Ring<R> {
         ((index + distance) % self.words) as usize * WORD
     }
 
-    /// Where the chunk behind one of `size` bytes at `index` begins.
+    /// Returns the index after a chunk of `size` bytes at `index`.
     fn step(&self, index: u32, size: u32) -> u32 {
         (index + CHUNK_HEADER_WORDS + size.div_ceil(WORD as u32)) % self.words
     }
 
-    /// Splits `length` bytes from `offset` on where the data wraps around.
+    /// Returns how many of `length` bytes at `offset` lie before the end of the data, where the
+    /// ring wraps around.
     fn wrap(&self, offset: usize, length: usize) -> usize {
         length.min(self.words as usize * WORD - offset)
     }
 
-    /// The largest chunk the other end can have written.
+    /// The size of the largest chunk that the other end can have written.
     pub(crate) fn max_chunk(&self) -> usize {
         self.words as usize * WORD - CHUNK_MARGIN
     }
 }
 
-/// The end that writes chunks.
+/// The end of a ring that writes chunks.
 pub(crate) struct Producer<R> {
     ring: Ring<R>,
     write: u32,
@@ -247,16 +249,16 @@ impl<R: Region> Producer<R> {
         &self.ring
     }
 
-    /// Bytes free. As `qb_rb_space_free`, but for the ring that looks empty: there C allows a chunk
-    /// that fills it to the last word, after which full and empty look the same while the
-    /// reader is busy with the chunk. We leave that word free.
+    /// Returns how many bytes are free. Matches `qb_rb_space_free`. Unlike in C, one word always
+    /// stays free: C allows a chunk that fills an empty ring to the last word, and then full and
+    /// empty look the same while the reader is busy with the chunk.
     fn free(&self) -> Result<usize, RingError> {
         let ring = &self.ring;
         let read = ring.index(READ_PT)?;
         Ok(((read + ring.words - self.write - 1) % ring.words) as usize * WORD)
     }
 
-    /// Writes the parts as one chunk and announces it. `false`: there is no room now.
+    /// Writes the parts as one chunk and posts the semaphore. Returns `false` if there is no room.
     pub(crate) fn try_send(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
         let sent = self.put(parts);
         self.ring.check()?;
@@ -284,8 +286,8 @@ impl<R: Region> Producer<R> {
             }
             offset = (offset + part.len()) % (ring.words as usize * WORD);
         }
-        // What is lost is replaced in this process only: the other end would find a chunk that is
-        // not live.
+        // A truncated mapping is replaced in this process only, so the other end would find a chunk
+        // that is not live.
         ring.check()?;
         self.write = ring.step(start, chunk_size);
         ring.word(start, 0).store(chunk_size, Ordering::Relaxed);
@@ -297,18 +299,19 @@ impl<R: Region> Producer<R> {
         Ok(true)
     }
 
-    /// How many chunks the consumer has not taken yet, if it tells the truth.
+    /// Returns how many chunks the consumer has not taken. A hostile consumer can make it any
+    /// number.
     pub(crate) fn backlog(&self) -> u32 {
         sem::count(self.ring.semaphore())
     }
 
-    /// Whether a chunk of this size can ever be written.
+    /// Whether a chunk of this size fits in an empty ring.
     pub(crate) fn fits(&self, size: usize) -> bool {
         size <= self.ring.max_chunk() - WORD
     }
 }
 
-/// The end that reads chunks.
+/// The end of a ring that reads chunks.
 pub(crate) struct Consumer<R> {
     ring: Ring<R>,
     read: u32,
@@ -321,16 +324,16 @@ impl<R: Region> Consumer<R> {
         &self.ring
     }
 
-    /// Whether a chunk waits, or an error. A hint: one may come at once.
+    /// Whether a chunk or an error waits. This is a hint: a chunk may arrive at any time.
     pub(crate) fn has_chunk(&self) -> bool {
         sem::count(self.ring.semaphore()) > 0 || self.ring.is_lost()
     }
 
-    /// How many bytes of the ring are used, chunk headers included, if the producer tells the
-    /// truth. 0 when it is full to the last word.
+    /// Returns how many bytes of the ring are used, chunk headers included; 0 when it is full to
+    /// the last word. A hostile producer can make it any number below the size.
     pub(crate) fn used(&self) -> usize {
         let words = self.ring.words;
-        // Relaxed: a hint, of which any value is harmless.
+        // Relaxed: this is a hint, and any value is harmless.
         let write = self.ring.header.word(WRITE_PT).load(Ordering::Relaxed) % words;
         ((write + words - self.read) % words) as usize * WORD
     }
@@ -341,8 +344,7 @@ impl<R: Region> Consumer<R> {
         self.take_if(is_there)
     }
 
-    /// Waits for a chunk without sleeping, for as long as that has paid of late, and at most for
-    /// `timeout`.
+    /// Waits for a chunk without sleeping, at most for `timeout`. [`Spin`] decides how long.
     pub(crate) fn spin(&mut self, timeout: Duration) {
         let semaphore = self.ring.semaphore();
         self.spin.until(timeout, || sem::count(semaphore) > 0);
@@ -360,7 +362,7 @@ impl<R: Region> Consumer<R> {
         chunk
     }
 
-    /// Copies out the chunk that the semaphore announced, and gives its room back. Matches
+    /// Copies out the chunk for which the semaphore was posted and frees its room. Matches
     /// `qb_rb_chunk_read`.
     fn take(&mut self) -> Result<Bytes, RingError> {
         let ring = &self.ring;
@@ -385,7 +387,7 @@ impl<R: Region> Consumer<R> {
             ring.data.copy_out(0, length - before, &mut payload);
         }
         self.read = ring.step(start, size);
-        // As _rb_chunk_reclaim: the chunk is cleared before read_pt gives its room away.
+        // As _rb_chunk_reclaim: the chunk is cleared before read_pt frees its room.
         ring.word(start, 0).store(0, Ordering::Relaxed);
         ring.word(start, 1).store(ring.format.dead, Ordering::Release);
         // Release: pairs with the acquire of read_pt in the producer's space check, so that it

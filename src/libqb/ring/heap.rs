@@ -1,4 +1,4 @@
-//! A ring over the heap: what tests, loom and fuzzers use in place of the two files.
+//! A ring on the heap, which tests, loom and fuzzers use in place of the two files.
 
 use std::sync::Arc;
 

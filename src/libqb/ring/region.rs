@@ -1,4 +1,4 @@
-//! A stretch of memory that another process may share.
+//! Memory that another process may share.
 
 use std::fs::File;
 use std::io;
@@ -9,36 +9,36 @@ use memmap2::{MmapOptions, MmapRaw};
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sys::fault::Guarded;
 
-/// Memory that a ring lies in. The shared mapping is one kind, the heap of a test another.
+/// The memory of a ring: a shared mapping, or the heap in tests.
 ///
-/// Offsets are in bytes and always computed by this crate from sizes that were checked when the
-/// ring was opened, so a wrong one is a bug here and panics; no offset is ever taken from the peer
-/// unchecked.
+/// Offsets are in bytes. This crate computes them from sizes that were checked when the ring was
+/// opened, and never takes an offset from the peer unchecked. A wrong offset is a bug here and
+/// panics.
 pub(crate) trait Region {
-    /// Bytes in the region.
+    /// Returns the size in bytes.
     fn size(&self) -> usize;
 
-    /// The word at an offset that is a multiple of 4.
+    /// Returns the word at an offset that is a multiple of 4.
     fn word(&self, offset: usize) -> &AtomicU32;
 
-    /// The double word at an offset that is a multiple of 8.
+    /// Returns the double word at an offset that is a multiple of 8.
     fn double_word(&self, offset: usize) -> &AtomicU64;
 
-    /// Appends `length` bytes from `offset` on to `out`. What is copied is unspecified if the other
-    /// end writes meanwhile.
+    /// Appends `length` bytes at `offset` to `out`. The bytes are unspecified if the other end
+    /// writes meanwhile.
     fn copy_out(&self, offset: usize, length: usize, out: &mut Vec<u8>);
 
     /// Copies bytes to `offset`.
     fn copy_in(&self, offset: usize, bytes: &[u8]);
 
-    /// Whether the memory behind it is gone. What was read is not to be believed then: ask after
-    /// reading, before using it.
+    /// Whether the memory is gone, so that what was read cannot be trusted. Check it after reading
+    /// and before use.
     fn is_lost(&self) -> bool;
 }
 
 /// A shared mapping of a file.
 pub(crate) struct Mapping {
-    // Dropped first: the handler must not take what is mapped here later for a ring.
+    // Dropped first: the handler must not take a later mapping at this address for a ring.
     guarded: Guarded,
     map: MmapRaw,
 }
@@ -50,7 +50,7 @@ impl Mapping {
         Ok(Self { guarded: Guarded::new(map.as_mut_ptr(), map.len()), map })
     }
 
-    /// Address of `length` bytes at `offset`, after checking that the mapping has them.
+    /// Returns the address of `length` bytes at `offset`, after checking that the mapping has them.
     fn address(&self, offset: usize, length: usize) -> *mut u8 {
         let end = offset.checked_add(length);
         assert!(

@@ -1,8 +1,8 @@
-//! glibc's process-shared `sem_t` on 64-bit machines, by hand: the daemon's libc owns the layout,
-//! not ours.
+//! glibc's process-shared `sem_t` on 64-bit machines. It is written by hand, since the daemon's
+//! libc decides the layout and not the libc of this process.
 //!
-//! A double word: the value in its low half, the number of waiters in its high half. The C side is
-//! `sem_post`, `sem_trywait` and `sem_timedwait` of glibc 2.21 and later.
+//! The semaphore is a double word: the value in its low half, the number of waiters in its high
+//! half. The C side is `sem_post`, `sem_trywait` and `sem_timedwait` of glibc 2.21 and later.
 
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ use crate::sys::futex;
 
 const ONE_WAITER: u64 = 1 << 32;
 
-/// Where, behind the double word, glibc says who shares the semaphore.
+/// The offset of the word in which glibc keeps whether processes share the semaphore.
 #[cfg(feature = "server")]
 pub(super) const PRIVATE: usize = 8;
 
-/// Makes a semaphore of zeros one that processes share. As `sem_init` with `pshared`: without it
-/// glibc's `sem_post` wakes nobody in another process.
+/// Turns a semaphore of zeros into one that processes share. As `sem_init` with `pshared`: without
+/// it glibc's `sem_post` wakes no waiter in another process.
 #[cfg(feature = "server")]
 pub(super) fn share(private: &AtomicU32) {
     /// Matches `FUTEX_SHARED` of glibc.
@@ -27,14 +27,14 @@ pub(super) fn share(private: &AtomicU32) {
     private.store(SHARED, Ordering::Relaxed);
 }
 
-/// The value: how many chunks were posted and not taken.
+/// Returns the value: how many chunks were posted and not taken.
 fn value(word: u64) -> u32 {
     word as u32
 }
 
-/// How many chunks wait.
+/// Returns how many chunks wait.
 pub(super) fn count(sem: &AtomicU64) -> u32 {
-    // Relaxed: a hint; whoever takes a chunk goes through `try_wait`.
+    // Relaxed: this is a hint. `try_wait` takes a chunk.
     value(sem.load(Ordering::Relaxed))
 }
 
@@ -47,7 +47,7 @@ pub(super) fn post(sem: &AtomicU64) {
     }
 }
 
-/// Takes one if there is one.
+/// Takes one without waiting.
 pub(super) fn try_wait(sem: &AtomicU64) -> bool {
     take(sem, 1)
 }
@@ -58,8 +58,7 @@ pub(super) fn wait(sem: &AtomicU64, timeout: Duration) -> bool {
         return true;
     }
     let deadline = Instant::now() + timeout;
-    // Relaxed: a poster that does not see the waiter posts before the look at the value in the
-    // futex call.
+    // Relaxed: a poster that does not see the waiter posts before the futex call reads the value.
     sem.fetch_add(ONE_WAITER, Ordering::Relaxed);
     loop {
         if take(sem, 1 + ONE_WAITER) {
@@ -72,7 +71,7 @@ pub(super) fn wait(sem: &AtomicU64, timeout: Duration) -> bool {
         sleep(sem, left);
     }
     sem.fetch_sub(ONE_WAITER, Ordering::Relaxed);
-    // A post between the last look and here went to this waiter.
+    // A post between the last check and here counted this waiter.
     try_wait(sem)
 }
 

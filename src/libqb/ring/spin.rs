@@ -1,26 +1,27 @@
-//! Looking for an answer a moment before sleeping.
+//! Spinning for a moment before sleeping.
 //!
-//! A daemon with nothing else to do answers in a few microseconds, while going to sleep and being
-//! woken costs tens of them, on both sides: a poster that sees no waiter makes no system call. So a
-//! short look pays, if there is a processor for the daemon meanwhile.
+//! An idle daemon answers in a few microseconds. Sleeping and being woken costs tens of them, on
+//! both sides: a poster that sees no waiter makes no system call. So a short spin pays if the
+//! daemon has another processor.
 
 use std::hint;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long to look at most, and at least.
+/// How long to spin at most and at least.
 const MOST: Duration = Duration::from_micros(64);
 const LEAST: Duration = Duration::from_micros(16);
 
-/// How many waits are slept through at once when even the shortest look was in vain: all processors
-/// are busy then, and looking only takes away what the daemon needs.
+/// How many waits do not spin after even the shortest spin was in vain. All processors are busy
+/// then, and spinning takes away the one that the daemon needs.
 const REST: u32 = 64;
 
-/// How often to look at the shared word: not so often that its owner is slowed down.
+/// How many pauses to make between two reads of the shared word, so that its writer is not slowed
+/// down.
 const PAUSES: u32 = 32;
 
-/// Learns how long looking pays: less after it was in vain, more after it was not.
+/// Learns how long to spin: less after it was in vain, more after it was not.
 #[derive(Debug)]
 pub(super) struct Spin {
     budget: Duration,
@@ -32,7 +33,7 @@ impl Spin {
         Self { budget: MOST, rest: 0 }
     }
 
-    /// Looks until `ready`, but not for long. Whether it was.
+    /// Spins until `ready`, but not for long. Returns whether it became ready.
     pub(super) fn until(&mut self, limit: Duration, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;

@@ -1,4 +1,4 @@
-//! What one end of a ring writes the other reads, and a mad other end harms nobody.
+//! What one end of a ring writes the other reads, and a hostile other end does no harm.
 
 #[cfg(not(loom))]
 mod one_thread {

@@ -1,4 +1,4 @@
-//! One client of the server: its rings, what waits to be sent to it, and what it may be believed.
+//! The server's end of a connection: its rings, and the messages that wait to be sent.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -18,55 +18,56 @@ use crate::sys::socket;
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
 
-/// At most so many requests of one client are taken before the others have their turn. As libqb's
-/// for services of middle priority.
+/// How many requests of one client are taken before the others have their turn. The same as libqb's
+/// for services of medium priority.
 const REQUESTS_A_TURN: usize = 5;
 
-/// At most so many requests are taken that a client left when it closed. Its ring may be written by
-/// others still.
+/// How many requests are taken at most from the ring of a client that closed. Others may still
+/// write to its ring.
 const LAST_REQUESTS: usize = 1 << 16;
 
-/// How many bytes of events may wait for a client before those whose requests cause more of them
-/// have to wait, and down to how many they do. The daemon's totem has room for about as much.
+/// How many bytes of queued events make a client count as behind, and how few end that. While one
+/// client of a paced service is behind, the requests of all of them wait. The daemon's totem has
+/// room for about as much.
 const BEHIND: usize = 4 << 20;
 const CAUGHT_UP: usize = 2 << 20;
 
-/// How long the others wait for a client that does not take [`PROGRESS`] of its events. They are not
-/// to stand still with one that does.
+/// How long the others wait for a client that takes less than [`PROGRESS`] of its events. One
+/// client that is stuck must not stop them.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
-/// How many bytes of events a client takes within [`STANDSTILL`] if it is worth waiting for.
+/// How many bytes of events a client must take within [`STANDSTILL`] so that the others wait for
+/// it.
 const PROGRESS: usize = 1 << 20;
 
-/// How often a blocked producer looks whether there is room.
+/// How often a blocked producer checks for ring space.
 const BLOCKED_SLICE: Duration = Duration::from_millis(1);
 
 /// A client whose connection is set up.
 ///
-/// What it sends is looked at only as far as needed to pass it on; everything in its rings that
-/// cannot be is the end of the connection.
+/// Its messages are passed on unread. A ring that breaks the protocol ends the connection.
 pub(super) struct Connection {
     socket: OwnedFd,
     rings: Rings,
     pub(super) credentials: Credentials,
     pub(super) service: usize,
     pub(super) max_msg_size: u32,
-    /// What is left of the connection reply.
+    /// The rest of the connection reply, which is not sent yet.
     reply: Vec<u8>,
-    /// Bytes owed to the client for events that are in the ring already.
-    notifications: usize,
+    /// How many wake bytes are owed for events that are in the ring.
+    wake_bytes: usize,
     /// How many of them may still be sent, if there is a limit.
-    notifications_left: Option<usize>,
+    wake_bytes_left: Option<usize>,
     wake: WakeBytes,
     flow_control: FlowControl,
-    /// Its requests wait, since others cannot take in what they cause.
-    is_held: bool,
-    /// When it had last taken [`PROGRESS`] of the events that waited, or began to be behind.
-    took: Instant,
-    /// How many bytes of events it has taken since.
+    /// Its requests wait for another client that is behind with its events.
+    is_paused: bool,
+    /// When it had last taken [`PROGRESS`] of the queued events, or the queue began.
+    progress_at: Instant,
+    /// How many bytes of queued events it has taken since.
     taken: usize,
     /// Answers that did not fit in the ring. While there are any, no more requests are taken, so
-    /// there are few.
+    /// they are few.
     answers: VecDeque<Bytes>,
     events: VecDeque<Bytes>,
     event_bytes: usize,
@@ -92,12 +93,12 @@ impl Connection {
             service,
             max_msg_size,
             reply,
-            notifications: 0,
-            notifications_left: None,
+            wake_bytes: 0,
+            wake_bytes_left: None,
             wake: WakeBytes::default(),
             flow_control: FlowControl::Off,
-            is_held: false,
-            took: Instant::now(),
+            is_paused: false,
+            progress_at: Instant::now(),
             taken: 0,
             answers: VecDeque::new(),
             events: VecDeque::new(),
@@ -119,15 +120,15 @@ impl Connection {
         self.event_bytes = 0;
     }
 
-    /// What to wait for.
+    /// Returns what to poll the socket for.
     pub(super) fn watch(&self) -> Watch {
         Watch {
-            readable: self.takes_requests() && !self.is_held,
-            writable: !self.reply.is_empty() || self.notifications_due() > 0,
+            readable: self.takes_requests() && !self.is_paused,
+            writable: !self.reply.is_empty() || self.wake_bytes_due() > 0,
         }
     }
 
-    /// Whether an event waits for ring space; no descriptor signals it.
+    /// Whether a message waits for ring space; no descriptor signals it.
     pub(super) fn waits_for_room(&self) -> bool {
         !self.answers.is_empty() || !self.events.is_empty()
     }
@@ -136,26 +137,26 @@ impl Connection {
         self.flow_control == FlowControl::Off && self.answers.is_empty() && !self.closed
     }
 
-    /// Whether those who cause its events are to wait, as they already do or not: there are many,
-    /// and it takes them.
-    pub(super) fn is_behind(&self, now: Instant, do_wait: bool) -> bool {
-        let limit = if do_wait { CAUGHT_UP } else { BEHIND };
-        self.event_bytes > limit && now.saturating_duration_since(self.took) < STANDSTILL
+    /// Whether other clients must wait for this one: many events are queued for it, and it takes
+    /// them. `others_wait` says whether they wait already.
+    pub(super) fn is_behind(&self, now: Instant, others_wait: bool) -> bool {
+        let limit = if others_wait { CAUGHT_UP } else { BEHIND };
+        self.event_bytes > limit && now.saturating_duration_since(self.progress_at) < STANDSTILL
     }
 
-    /// Makes its requests wait, or not, beside what [`Connection::set_flow_control`] says.
-    pub(super) fn hold(&mut self, is_held: bool) {
-        if std::mem::replace(&mut self.is_held, is_held) != is_held {
+    /// Makes its requests wait or not, in addition to [`Connection::set_flow_control`].
+    pub(super) fn pause(&mut self, is_paused: bool) {
+        if std::mem::replace(&mut self.is_paused, is_paused) != is_paused {
             self.set_flow_control(self.flow_control);
         }
     }
 
-    /// Whether there is a request to be taken.
+    /// Whether a request can be taken.
     pub(super) fn has_request(&self) -> bool {
         self.takes_requests() && self.rings.request.has_chunk()
     }
 
-    /// Sends what can be sent now.
+    /// Sends the queued messages and bytes for which there is room.
     pub(super) fn flush(&mut self) {
         if let Err(error) = self.try_flush() {
             self.broken(&error);
@@ -176,36 +177,36 @@ impl Connection {
             let size = event.len();
             self.event_bytes -= size;
             self.events.pop_front();
-            self.notifications += 1;
+            self.wake_bytes += 1;
             self.taken += size;
             if self.taken >= PROGRESS {
-                (self.took, self.taken) = (Instant::now(), 0);
+                (self.progress_at, self.taken) = (Instant::now(), 0);
             }
         }
         self.flush_socket();
         Ok(())
     }
 
-    /// How many bytes that announce events are to be sent now.
-    fn notifications_due(&self) -> usize {
-        self.notifications_left.map_or(self.notifications, |left| left.min(self.notifications))
+    /// Returns how many wake bytes to send now.
+    fn wake_bytes_due(&self) -> usize {
+        self.wake_bytes_left.map_or(self.wake_bytes, |left| left.min(self.wake_bytes))
     }
 
-    /// Sends the reply, then the bytes that announce events. What does not fit is sent later, as
-    /// libqb does it.
+    /// Sends the connection reply, then wake bytes. As in libqb, what does not fit in the socket is
+    /// sent later.
     fn flush_socket(&mut self) {
-        const NOTIFICATIONS: [u8; BATCH] = [0; BATCH];
-        while !self.closed && (!self.reply.is_empty() || self.notifications_due() > 0) {
+        const WAKE_BYTES: [u8; BATCH] = [0; BATCH];
+        while !self.closed && (!self.reply.is_empty() || self.wake_bytes_due() > 0) {
             let bytes = if self.reply.is_empty() {
-                NOTIFICATIONS.get(..self.notifications_due().min(BATCH)).unwrap_or_default()
+                WAKE_BYTES.get(..self.wake_bytes_due().min(BATCH)).unwrap_or_default()
             } else {
                 &self.reply
             };
             match socket::send_now(&self.socket, bytes) {
                 Ok(sent) if self.reply.is_empty() => {
-                    self.notifications = self.notifications.saturating_sub(sent);
-                    self.notifications_left =
-                        self.notifications_left.map(|left| left.saturating_sub(sent));
+                    self.wake_bytes = self.wake_bytes.saturating_sub(sent);
+                    self.wake_bytes_left =
+                        self.wake_bytes_left.map(|left| left.saturating_sub(sent));
                 }
                 Ok(sent) => drop(self.reply.drain(..sent.min(self.reply.len()))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -214,11 +215,11 @@ impl Connection {
         }
     }
 
-    /// Takes the next request of a turn in which so many were taken already.
+    /// Takes the next request, after `taken` others in this turn.
     pub(super) fn take_request(&mut self, seen: Seen, taken: usize) -> Option<Bytes> {
         let limit = if seen.hung_up { LAST_REQUESTS } else { REQUESTS_A_TURN };
-        // Who is gone cannot wait for its last requests to be served.
-        if taken >= limit || !self.takes_requests() || (self.is_held && !seen.hung_up) {
+        // The last requests of a client that closed are served even while it is paused.
+        if taken >= limit || !self.takes_requests() || (self.is_paused && !seen.hung_up) {
             return None;
         }
         match self.rings.request.try_receive() {
@@ -229,8 +230,8 @@ impl Connection {
             }
             Ok(None) => {
                 if taken == 0 && seen.readable {
-                    // A byte without a request: one that was owed, or the client is mad and the
-                    // byte must go.
+                    // A byte without a request: it was owed, or the client breaks the protocol and
+                    // the byte must be taken.
                     self.take_bytes(self.wake.wanted().max(1));
                     if !self.wake.forget_stray() {
                         self.close();
@@ -279,8 +280,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends an event, now or as soon as there is room. What waits takes at most `memory` bytes
-    /// more than it does.
+    /// Sends an event, or queues it while the ring is full. The queue may grow by at most `memory`
+    /// bytes.
     pub(super) fn send_event(&mut self, message: &[u8], memory: usize) -> Result<(), SendError> {
         if self.closed {
             return Err(SendError::Closed);
@@ -296,20 +297,20 @@ impl Connection {
             self.no_room(message)
         } else if message.len() <= memory {
             if self.events.is_empty() {
-                (self.took, self.taken) = (Instant::now(), 0);
+                (self.progress_at, self.taken) = (Instant::now(), 0);
             }
             self.event_bytes += message.len();
             self.events.push_back(Bytes::copy_from_slice(message));
             Ok(())
         } else if self.overflow == Overflow::Disconnect {
-            // It need not be this client's fault.
+            // Another client may have the longer queue.
             Err(SendError::QueueFull)
         } else {
             self.no_room(message)
         }
     }
 
-    /// What happens to an event that cannot wait.
+    /// Handles an event that can be neither sent nor queued.
     fn no_room(&mut self, message: &[u8]) -> Result<(), SendError> {
         match self.overflow {
             Overflow::DropNewest => Err(SendError::QueueFull),
@@ -324,7 +325,7 @@ impl Connection {
     fn put_event(&mut self, message: &[u8]) -> Result<bool, SendError> {
         match self.rings.event.try_send(&[message]) {
             Ok(true) => {
-                self.notifications += 1;
+                self.wake_bytes += 1;
                 self.flush_socket();
                 Ok(true)
             }
@@ -333,7 +334,7 @@ impl Connection {
         }
     }
 
-    /// Waits for the client to read, which is all that makes room.
+    /// Waits until the client reads and so makes room.
     fn send_blocking(&mut self, message: &[u8], timeout: Duration) -> Result<(), SendError> {
         let deadline = Instant::now().checked_add(timeout);
         loop {
@@ -358,26 +359,26 @@ impl Connection {
 
     pub(super) fn set_flow_control(&mut self, state: FlowControl) {
         self.flow_control = state;
-        let told =
-            if state == FlowControl::Off && self.is_held { FlowControl::Sync } else { state };
+        let word =
+            if state == FlowControl::Off && self.is_paused { FlowControl::Sync } else { state };
         // Release: as qb_ipc_shm_fc_set; the client reads it through a full barrier.
-        self.rings.request.ring().flow_control().store(told as u32, Ordering::Release);
+        self.rings.request.ring().flow_control().store(word as u32, Ordering::Release);
     }
 
-    pub(super) fn limit_notifications(&mut self, limit: Option<usize>) {
-        self.notifications_left = limit;
+    pub(super) fn limit_wake_bytes(&mut self, limit: Option<usize>) {
+        self.wake_bytes_left = limit;
         self.flush_socket();
     }
 
-    pub(super) fn unsent_notifications(&self) -> usize {
-        self.notifications
+    pub(super) fn unsent_wake_bytes(&self) -> usize {
+        self.wake_bytes
     }
 
     pub(super) fn queued_events(&self) -> usize {
         self.events.len()
     }
 
-    /// How many bytes of events wait.
+    /// Returns how many bytes of events are queued.
     pub(super) fn event_bytes(&self) -> usize {
         self.event_bytes
     }
@@ -386,7 +387,8 @@ impl Connection {
         self.overflow == Overflow::Disconnect
     }
 
-    /// The client broke the protocol: nothing it says can be believed any more.
+    /// Ends the connection because the client broke the protocol. Nothing that it sends can be
+    /// trusted any more.
     fn broken(&mut self, source: &ProtocolError) -> SendError {
         crate::log::warn!(pid = self.credentials.pid, %source, "a client broke the protocol");
         let _ = source;

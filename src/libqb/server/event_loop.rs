@@ -1,5 +1,4 @@
-//! The server's thread: it waits for all sockets at once, sets connections up, and takes turns with
-//! the clients.
+//! The server's thread. It polls all sockets, sets connections up, and serves the clients in turn.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -21,46 +20,46 @@ use crate::sys::event::Wakeup;
 use crate::sys::serve::{self, Seen, Watch};
 use crate::sys::socket::{self, Credentials};
 
-/// How long a client may take to say what it wants. libqb waits for ever.
+/// How long a client may take to send its connection request. libqb waits for ever.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
-/// How many clients may be about to say what they want. With more, or without descriptors for more,
-/// the oldest of the user who has most of them makes room for the next, so that nobody keeps other
-/// users out.
+/// How many connections may be without a connection request. With more, or without descriptors for
+/// more, the oldest one of the user with the most of them is closed, so that no user keeps others
+/// out.
 const MAX_HANDSHAKES: usize = 256;
 
-/// At most so many clients are taken from a queue before those that are connected have their turn.
+/// How many connections are accepted at a time before connected clients are served.
 const ACCEPTS_A_TURN: usize = 64;
 
-/// How long to let clients wait when there are no descriptors left to take them.
+/// How long to stop accepting when there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often to look whether a client made room in its ring, which no descriptor signals.
+/// How often to check for ring space; no descriptor signals it.
 const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 
-/// At most so many requests are served before a job, since a client may never cease to send.
+/// How many requests are served at most before a job, since a client may never stop sending.
 const MAX_CATCH_UP: usize = 1 << 18;
 
-/// Something to be done on the server's thread.
+/// A job for the server's thread.
 pub(super) enum Job<H: Handler> {
     Run(Body<H>),
-    /// As `Run`, but after everything that clients have done up to now. The sender is dropped when
-    /// all that follows has happened.
+    /// As `Run`, but after every request that clients have sent before. The sender is dropped when
+    /// the consequences of the job have been handled.
     Drive(Body<H>, SyncSender<()>),
     Stop,
 }
 
 type Body<H> = Box<dyn FnOnce(&mut H, &mut Connections<<H as Handler>::Session>) + Send>;
 
-/// What was seen of all descriptors.
-struct Look {
-    rung: bool,
+/// The result of polling all descriptors.
+struct Polled {
+    woken: bool,
     services: Vec<(usize, Seen)>,
     handshakes: Vec<Seen>,
     clients: Vec<(ConnectionId, Seen)>,
 }
 
-/// A client that has not yet said what it wants.
+/// A client whose connection request has not arrived.
 struct Handshaking {
     socket: OwnedFd,
     credentials: Credentials,
@@ -77,10 +76,10 @@ pub(super) struct EventLoop<H: Handler> {
     wakeup: Arc<Wakeup>,
     inbox: Receiver<Job<H>>,
     accept_after: Option<Instant>,
-    /// How many jobs of [`Job::Drive`] there were.
+    /// How many jobs of [`Job::Drive`] were done.
     drives: u64,
-    /// The clients of paced services wait for one that is behind.
-    do_wait: bool,
+    /// Whether the clients of paced services wait for one that is behind.
+    paced_wait: bool,
 }
 
 impl<H: Handler> EventLoop<H> {
@@ -100,17 +99,16 @@ impl<H: Handler> EventLoop<H> {
             inbox,
             accept_after: None,
             drives: 0,
-            do_wait: false,
+            paced_wait: false,
         }
     }
 
-    /// Serves until it is told to stop.
+    /// Serves until asked to stop.
     pub(super) fn run(mut self) -> H {
         loop {
             let seen = match self.wait() {
                 Ok(seen) => seen,
-                // Without memory for the list of descriptors there is nothing to be done but to try
-                // again.
+                // There is no memory for the list of descriptors: try again.
                 Err(_) => continue,
             };
             if self.step(seen) {
@@ -119,8 +117,8 @@ impl<H: Handler> EventLoop<H> {
         }
     }
 
-    /// Waits for something to do.
-    fn wait(&mut self) -> io::Result<Look> {
+    /// Polls until something happens or the next deadline passes.
+    fn wait(&mut self) -> io::Result<Polled> {
         let now = Instant::now();
         if self.accept_after.is_some_and(|after| after <= now) {
             self.accept_after = None;
@@ -129,11 +127,11 @@ impl<H: Handler> EventLoop<H> {
         let room = connections.clone().any(Connection::waits_for_room).then(|| now + ROOM_INTERVAL);
         let deadlines = [self.connections.timer, self.accept_after, room];
         let handshakes = self.handshaking.iter().map(|client| client.until);
-        self.look(deadlines.into_iter().flatten().chain(handshakes).min())
+        self.poll(deadlines.into_iter().flatten().chain(handshakes).min())
     }
 
-    /// Looks at all descriptors, until the deadline if nothing is to be seen.
-    fn look(&self, deadline: Option<Instant>) -> io::Result<Look> {
+    /// Polls all descriptors until the deadline.
+    fn poll(&self, deadline: Option<Instant>) -> io::Result<Polled> {
         let read = Watch { readable: true, writable: false };
         let accept = Watch { readable: self.accept_after.is_none(), writable: false };
         let services =
@@ -157,8 +155,8 @@ impl<H: Handler> EventLoop<H> {
         watched
             .extend(clients.iter().map(|(_, connection)| (connection.as_fd(), connection.watch())));
         let mut seen = serve::wait_for_any(&watched, deadline)?.into_iter();
-        Ok(Look {
-            rung: seen.next().is_some_and(|seen| seen.readable),
+        Ok(Polled {
+            woken: seen.next().is_some_and(|seen| seen.readable),
             services: services.iter().map(|(index, _)| *index).zip(seen.by_ref()).collect(),
             handshakes: seen.by_ref().take(self.handshaking.len()).collect(),
             clients: clients.iter().map(|(id, _)| *id).zip(seen).collect(),
@@ -166,23 +164,23 @@ impl<H: Handler> EventLoop<H> {
     }
 
     /// Handles one round. Returns true when asked to stop.
-    fn step(&mut self, mut look: Look) -> bool {
-        if look.rung {
+    fn step(&mut self, mut polled: Polled) -> bool {
+        if polled.woken {
             self.wakeup.clear();
             while let Ok(job) = self.inbox.try_recv() {
                 match job {
                     Job::Run(body) => body(&mut self.handler, &mut self.connections),
                     Job::Drive(body, _done) => {
-                        // What clients have sent comes before it, whoever is behind.
-                        self.hold(false);
+                        // Requests that were sent before come first, even of paused clients.
+                        self.pause(false);
                         self.catch_up();
                         body(&mut self.handler, &mut self.connections);
                         self.remove_closed();
                         // The job may have changed which clients are served.
                         self.catch_up();
-                        // What was seen is served. Its byte is not to be looked for: another
-                        // request's may have come.
-                        look.clients.clear();
+                        // What was polled is served. Do not take a byte for it: the byte of another
+                        // request may have come.
+                        polled.clients.clear();
                     }
                     Job::Stop => return true,
                 }
@@ -193,11 +191,11 @@ impl<H: Handler> EventLoop<H> {
             self.handler.on_timer(&mut self.connections);
         }
         self.flush();
-        for (id, seen) in look.clients {
+        for (id, seen) in polled.clients {
             self.serve(id, seen);
         }
-        self.shake_hands(&look.handshakes);
-        for (service, seen) in look.services {
+        self.shake_hands(&polled.handshakes);
+        for (service, seen) in polled.services {
             if seen.readable {
                 self.accept(service);
             }
@@ -214,30 +212,31 @@ impl<H: Handler> EventLoop<H> {
         }
         let now = Instant::now();
         let mut clients = self.connections.all.values().map(|client| &client.connection);
-        let do_wait = clients
-            .any(|it| self.settings.paced.contains(&it.service) && it.is_behind(now, self.do_wait));
-        self.hold(do_wait);
+        let wait = clients.any(|it| {
+            self.settings.paced.contains(&it.service) && it.is_behind(now, self.paced_wait)
+        });
+        self.pause(wait);
     }
 
-    fn hold(&mut self, do_wait: bool) {
-        self.do_wait = do_wait;
+    fn pause(&mut self, wait: bool) {
+        self.paced_wait = wait;
         let clients = self.connections.all.values_mut().map(|client| &mut client.connection);
         clients
             .filter(|it| self.settings.paced.contains(&it.service))
-            .for_each(|it| it.hold(do_wait));
+            .for_each(|it| it.pause(wait));
     }
 
-    /// Serves all that clients have sent, and the end of those that are gone, in the order that the
-    /// seed decides on.
+    /// Serves all requests that clients have sent, and the end of those that closed, in an order
+    /// that the seed decides.
     fn catch_up(&mut self) {
         self.drives += 1;
-        // Its own for each time: what happened before, and when, does not count.
+        // A new sequence each time, so that the order does not depend on what happened before.
         let mut random = Random::new(self.settings.seed.wrapping_add(self.drives));
         for _ in 0..MAX_CATCH_UP {
-            let Ok(Look { clients, .. }) = self.look(Some(Instant::now())) else {
+            let Ok(Polled { clients, .. }) = self.poll(Some(Instant::now())) else {
                 return;
             };
-            // Bytes alone say nothing: they may be late.
+            // Wake bytes do not count: they may be late.
             let waits = |id: &ConnectionId| {
                 self.connections.all.get(id).is_some_and(|it| it.connection.has_request())
             };
@@ -257,10 +256,10 @@ impl<H: Handler> EventLoop<H> {
 
     fn flush(&mut self) {
         self.connections.all.values_mut().for_each(|client| client.connection.flush());
-        self.connections.count_waiting();
+        self.connections.count_queued();
     }
 
-    /// Gives a client its turn.
+    /// Serves a client's requests of one turn.
     fn serve(&mut self, id: ConnectionId, seen: Seen) {
         if !(seen.readable || seen.hung_up) {
             return;
@@ -272,9 +271,9 @@ impl<H: Handler> EventLoop<H> {
         self.hang_up(id, seen);
     }
 
-    /// Serves a request of a turn in which so many were served already. Whether there was one.
+    /// Serves a request, after `taken` others in this turn. Returns `false` if there is none.
     fn serve_one(&mut self, id: ConnectionId, seen: Seen, taken: usize) -> bool {
-        // The handler may have turned away from it meanwhile.
+        // The handler may have stopped serving it meanwhile.
         let request =
             if self.is_served(id) { self.connections.take_request(id, seen, taken) } else { None };
         let is_some = request.is_some();
@@ -284,7 +283,7 @@ impl<H: Handler> EventLoop<H> {
         is_some
     }
 
-    /// Ends the connection of a client that closed it, and sent nothing before that is not served.
+    /// Ends the connection of a client that closed it and whose requests are all served.
     fn hang_up(&mut self, id: ConnectionId, seen: Seen) {
         if seen.hung_up && self.is_served(id) {
             self.connections
@@ -300,7 +299,7 @@ impl<H: Handler> EventLoop<H> {
         client.is_some_and(|it| self.connections.serving(it.connection.service) == Serving::All)
     }
 
-    /// Takes connections from a service's queue.
+    /// Accepts connections of a service.
     fn accept(&mut self, service: usize) {
         for _ in 0..ACCEPTS_A_TURN {
             let Some(bound) =
@@ -314,7 +313,7 @@ impl<H: Handler> EventLoop<H> {
                         continue;
                     };
                     if self.handshaking.len() >= MAX_HANDSHAKES {
-                        give_up_a_handshake(&mut self.handshaking);
+                        close_oldest_handshake(&mut self.handshaking);
                     }
                     let until = Instant::now() + HANDSHAKE_TIME;
                     let client = Handshaking {
@@ -324,15 +323,15 @@ impl<H: Handler> EventLoop<H> {
                         accept: Accept::default(),
                         until,
                     };
-                    // Most have said already what they want, and need not stand in line with those
-                    // who never will.
-                    self.go_on(client);
+                    // Most have sent their request already. They need not wait behind clients that
+                    // never send one.
+                    self.read_request(client);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error)
                     if is_out_of_descriptors(&error)
-                        && give_up_a_handshake(&mut self.handshaking) => {}
+                        && close_oldest_handshake(&mut self.handshaking) => {}
                 Err(_) => {
                     self.accept_after = Some(Instant::now() + ACCEPT_PAUSE);
                     return;
@@ -341,22 +340,22 @@ impl<H: Handler> EventLoop<H> {
         }
     }
 
-    /// Goes on with the clients that are about to connect.
+    /// Reads from the clients whose connection request has not arrived.
     fn shake_hands(&mut self, seen: &[Seen]) {
         let now = Instant::now();
         let mut seen = seen.iter();
         for client in std::mem::take(&mut self.handshaking) {
             let seen = seen.next().copied().unwrap_or_default();
             if seen.readable || seen.hung_up {
-                self.go_on(client);
+                self.read_request(client);
             } else if client.until > now {
                 self.handshaking.push(client);
             }
         }
     }
 
-    /// Goes on with a client that may have said something.
-    fn go_on(&mut self, mut client: Handshaking) {
+    /// Reads from a client whose connection request has not arrived.
+    fn read_request(&mut self, mut client: Handshaking) {
         match client.receive() {
             Ok(Some(max_msg_size)) => self.connect(client, max_msg_size),
             Ok(None) => self.handshaking.push(client),
@@ -364,7 +363,7 @@ impl<H: Handler> EventLoop<H> {
         }
     }
 
-    /// Sets a connection up, or tells the client why not.
+    /// Sets a connection up, or sends a refusal.
     fn connect(&mut self, client: Handshaking, max_msg_size: u32) {
         let Handshaking { socket, credentials, service, .. } = client;
         let id = self.connections.next_id();
@@ -398,7 +397,7 @@ impl<H: Handler> EventLoop<H> {
         let request = Request {
             generation: self.settings.generation,
             root: &bound.shm_root,
-            told_root: &bound.told_root,
+            client_root: &bound.client_root,
             marker: bound.marker.as_ref(),
             service: &bound.name,
             client: credentials,
@@ -408,12 +407,12 @@ impl<H: Handler> EventLoop<H> {
         };
         let mut created = Rings::create(&request);
         while created.as_ref().is_err_and(is_out_of_descriptors)
-            && give_up_a_handshake(&mut self.handshaking)
+            && close_oldest_handshake(&mut self.handshaking)
         {
             created = Rings::create(&request);
         }
         let created = created.and_then(|rings| {
-            let [request, response, event] = rings.told.clone();
+            let [request, response, event] = rings.names.clone();
             let reply = ConnectReply {
                 generation: self.settings.generation.reply(),
                 error: 0,
@@ -454,11 +453,11 @@ impl<H: Handler> EventLoop<H> {
             response,
             event,
         };
-        // The socket is closed then, so what does not fit now never will.
+        // The socket is closed then, so a reply that does not fit now is lost.
         let _ = reply.encode().map(|reply| socket::send_now(socket, &reply));
     }
 
-    /// Removes the clients that are gone. The handler may disconnect more of them.
+    /// Removes closed clients. The handler may disconnect more meanwhile.
     fn remove_closed(&mut self) {
         if self.connections.is_shut_down() {
             (0..self.connections.services.len())
@@ -475,8 +474,7 @@ impl<H: Handler> EventLoop<H> {
             };
             if let Some(Client { connection, session }) = self.connections.all.remove(&id) {
                 let Connection { credentials, service, .. } = connection;
-                // The client must find its rings gone when it hears of anything the handler does
-                // now.
+                // The client must find its rings gone before it notices what the handler does now.
                 drop(connection);
                 crate::log::debug!(pid = credentials.pid, "a client disconnected");
                 let gone = Gone { id, service_index: service, credentials, session };
@@ -486,8 +484,8 @@ impl<H: Handler> EventLoop<H> {
     }
 }
 
-/// Gives up the oldest handshake of the user who has most of them. Whether there was one.
-fn give_up_a_handshake(handshaking: &mut Vec<Handshaking>) -> bool {
+/// Closes the oldest handshake of the user with the most of them. Returns `false` if there is none.
+fn close_oldest_handshake(handshaking: &mut Vec<Handshaking>) -> bool {
     let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
     handshaking.iter().for_each(|client| *counts.entry(client.credentials.uid).or_default() += 1);
     let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(uid, _)| uid);
@@ -495,13 +493,14 @@ fn give_up_a_handshake(handshaking: &mut Vec<Handshaking>) -> bool {
     oldest.map(|at| handshaking.remove(at)).is_some()
 }
 
-/// Whether the process, or the system, may open no more files.
+/// Whether the process or the system can open no more files.
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 impl Handshaking {
-    /// Takes what has arrived. Returns the largest message the client wants, once it has said so.
+    /// Takes the bytes that have arrived. Returns the size of the largest message that the client
+    /// asks for, once the request is whole.
     fn receive(&mut self) -> io::Result<Option<u32>> {
         let mut buffer = [0; CONNECT_REQUEST_SIZE];
         let room = buffer.get_mut(..self.accept.wants()).unwrap_or_default();

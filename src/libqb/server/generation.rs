@@ -1,19 +1,19 @@
-//! What the generations of libqb do differently.
+//! Differences between the generations of libqb.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::rings::RING_NAMES;
 use crate::codec::setup;
+use crate::libqb::handshake::RING_NAMES;
 use crate::libqb::ring::{CHUNK_MARGIN, Format, HEADER_FILE_SIZE, REQUEST_HEADER_FILE_SIZE};
 use crate::sys::socket::Credentials;
 
-/// Which libqb a server speaks as. C clients speak with servers of about their own age only; this
-/// crate's with all of them.
+/// The libqb version whose protocol a server speaks. C clients connect only to servers of about
+/// their own version; this crate's clients connect to all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Generation {
-    /// 0.10 to 0.12, of corosync 1.99.
+    /// 0.10 to 0.12, used by corosync 1.99.
     Libqb010,
     /// 0.13.
     Libqb013,
@@ -26,12 +26,11 @@ pub enum Generation {
     Libqb104,
 }
 
-/// The page size that ring sizes are rounded up to. libqb uses the system's; every machine this
-/// crate runs on has rings of these pages.
+/// The page size that ring sizes are rounded up to. libqb uses the system's page size.
 const PAGE: usize = 4096;
 
 impl Generation {
-    /// Layout of the connection reply.
+    /// Returns the layout of the connection reply.
     pub(crate) fn reply(self) -> setup::Generation {
         match self {
             Self::Libqb010 => setup::Generation::Libqb010,
@@ -39,7 +38,7 @@ impl Generation {
         }
     }
 
-    /// What chunks look like.
+    /// Returns the format of chunks.
     pub(crate) fn format(self) -> Format {
         match self {
             Self::Libqb010 | Self::Libqb013 => Format::LIBQB_010,
@@ -47,7 +46,8 @@ impl Generation {
         }
     }
 
-    /// Size of a ring's data file. C clients cut the file to the size they compute.
+    /// Returns the size of a ring's data file. C clients truncate the file to the size that they
+    /// compute.
     pub(crate) fn data_size(self, max_msg_size: u32) -> usize {
         let more = match self {
             Self::Libqb010 | Self::Libqb013 | Self::Libqb014 => 0,
@@ -56,7 +56,7 @@ impl Generation {
         (max_msg_size as usize).saturating_add(more).next_multiple_of(PAGE).max(PAGE)
     }
 
-    /// Size of a ring's header file.
+    /// Returns the size of a ring's header file.
     pub(crate) fn header_size(self, ring: &str) -> usize {
         match self {
             Self::Libqb010 | Self::Libqb013 if ring != "request" => HEADER_FILE_SIZE,
@@ -64,18 +64,18 @@ impl Generation {
         }
     }
 
-    /// Size of all files of a connection.
+    /// Returns the size of all files of a connection.
     pub(super) fn files_size(self, max_msg_size: u32) -> u64 {
         let headers: usize = RING_NAMES.into_iter().map(|ring| self.header_size(ring)).sum();
         (headers + RING_NAMES.len() * self.data_size(max_msg_size)) as u64
     }
 
-    /// What the name of a connection's directory begins with, if connections have one.
+    /// Returns the prefix of the name of a connection's directory, if connections have one.
     pub(crate) fn directory(self, server: u32, client: Credentials, fd: i32) -> Option<String> {
         (self == Self::Libqb104).then(|| format!("qb-{server}-{}-{fd}-", client.pid))
     }
 
-    /// Name of a ring's files, without `-header` or `-data`.
+    /// Returns the name of a ring's files, without the suffix.
     pub(crate) fn ring_name(
         self,
         ring: &str,
@@ -94,8 +94,8 @@ impl Generation {
         }
     }
 
-    /// The name of a ring as the connection reply tells it.
-    pub(crate) fn told_name(self, directory: &Path, name: &str) -> OsString {
+    /// Returns the name of a ring in the connection reply.
+    pub(crate) fn name_in_reply(self, directory: &Path, name: &str) -> OsString {
         match self {
             Self::Libqb104 => directory.join(name).into_os_string(),
             _ => name.strip_prefix("qb-").unwrap_or(name).into(),

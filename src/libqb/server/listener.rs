@@ -1,4 +1,4 @@
-//! The listener: what it listens at, what a user makes of it, and its thread.
+//! The listener: its configuration, its handler and its thread.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,41 +25,41 @@ use crate::sys::serve;
 use crate::sys::socket;
 use crate::sys::socket::Credentials;
 
-/// What a server does with its clients. One handler serves all of them, on one thread, so it needs
+/// Serves the clients of a [`Listener`]. One handler serves all of them on one thread, so it needs
 /// no locks.
 ///
-/// Everything a method does keeps the other clients waiting.
+/// While a method runs, the other clients wait.
 pub trait Handler: Send + 'static {
-    /// What the handler keeps of each client.
+    /// The state that the handler keeps for each client.
     type Session: Send + 'static;
 
-    /// A client asks for a connection: what to keep of it, or why not.
+    /// Decides whether a client gets a connection. Returns the client's session.
     ///
     /// Matches `connection_accept` of `qb_ipcs_service_handlers`.
     ///
     /// # Errors
-    /// What the client is told.
+    /// The refusal that is sent to the client.
     fn authorize(&mut self, peer: &Peer<'_>) -> std::result::Result<Self::Session, Refusal>;
 
-    /// Who may use the files of a client's rings. Without it, the client's user, and nobody else.
+    /// Returns who may use the files of a client's rings. By default only the client's user may.
     ///
-    /// Matches what `qb_ipcs_connection_auth_set` is told in `connection_accept`.
+    /// Matches `qb_ipcs_connection_auth_set` called in `connection_accept`.
     fn ring_access(&mut self, peer: &Peer<'_>, session: &Self::Session) -> RingAccess {
         let _ = session;
         RingAccess { uid: peer.credentials.uid, gid: peer.credentials.gid, mode: 0o600 }
     }
 
-    /// A client is connected. Matches `connection_created`.
+    /// Called when a client is connected. Matches `connection_created`.
     fn on_connect(&mut self, conn: &mut Conn<'_, Self::Session>) {
         let _ = conn;
     }
 
-    /// A client sent a request: the whole message, whose header nobody has looked at. Matches
-    /// `msg_process`.
+    /// Called for each request of a client. `request` is the whole message; its header is not
+    /// checked. Matches `msg_process`.
     fn on_request(&mut self, conn: &mut Conn<'_, Self::Session>, request: Bytes);
 
-    /// A client is gone, or was disconnected; it is no longer among the connections. Matches
-    /// `connection_closed`.
+    /// Called after a client is gone or was disconnected. It is no longer among the connections.
+    /// Matches `connection_closed`.
     fn on_disconnect(
         &mut self,
         connections: &mut Connections<Self::Session>,
@@ -68,77 +68,78 @@ pub trait Handler: Send + 'static {
         let _ = (connections, gone);
     }
 
-    /// The time set by [`Connections::set_timer`] has come.
+    /// Called at the time set by [`Connections::set_timer`].
     fn on_timer(&mut self, connections: &mut Connections<Self::Session>) {
         let _ = connections;
     }
 }
 
-/// Who asks for a connection.
+/// A client that asks for a connection.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Peer<'a> {
-    /// The service it asks for.
+    /// The service that it connects to.
     pub service: &'a str,
-    /// The service's number, in the order in which they were given to the [`Builder`].
+    /// The service's index, in the order in which they were given to the [`Builder`].
     pub service_index: usize,
-    /// The process that connected, as the kernel says.
+    /// The credentials of the process, as the kernel recorded them.
     pub credentials: Credentials,
-    /// The largest message it will get, in bytes.
+    /// The size of the largest message that it will get, in bytes.
     pub max_message_size: u32,
 }
 
-/// To whom the files of a connection's rings are given, and their directory, whose mode is 0770.
+/// The owner and the mode of the files of a connection's rings. Their directory has the same owner
+/// and mode 0770.
 ///
-/// Whoever may write to them is whom the server hears, and can read all that it says. A server that
-/// may not give files away keeps them.
+/// A process that can open the files can send requests as this client and can read all messages. A
+/// server that may not change the owner of files keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAccess {
     /// The user.
     pub uid: u32,
     /// The group.
     pub gid: u32,
-    /// The files' permissions, such as 0660; other bits are ignored.
+    /// The files' permissions, such as 0660. Other bits are ignored.
     pub mode: u32,
 }
 
-/// What is left of a client.
+/// A client that is gone.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Gone<S> {
-    /// Its id, which no other client gets.
+    /// Its id, which is never used again.
     pub id: ConnectionId,
-    /// The number of its service.
+    /// The index of its service.
     pub service_index: usize,
-    /// Its process.
+    /// The credentials of its process.
     pub credentials: Credentials,
-    /// What the handler kept of it.
+    /// Its session.
     pub session: S,
 }
 
-/// Why a client gets no connection: an errno, which C clients see as such, and which corosync's
-/// libraries turn into a `cs_error_t`.
+/// The reason why a client gets no connection: an errno. C clients get it as such; corosync's
+/// libraries turn it into a `cs_error_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     errno: i32,
 }
 
 impl Refusal {
-    /// `EACCES`: this user may not.
+    /// `EACCES`: the client's user is not allowed to connect.
     pub const NOT_ALLOWED: Self = Self { errno: libc::EACCES };
-    /// `EAGAIN`: not yet.
+    /// `EAGAIN`: the service is not ready yet.
     pub const NOT_READY: Self = Self { errno: libc::EAGAIN };
-    /// `EMFILE`: too many connections.
+    /// `EMFILE`: there are too many connections.
     pub const TOO_MANY: Self = Self { errno: libc::EMFILE };
     /// `ENOSYS`: there is no such service.
     pub const NO_SERVICE: Self = Self { errno: libc::ENOSYS };
 
-    /// Any errno above 0; others become `EINVAL`.
+    /// Makes a refusal of any errno above 0. Others become `EINVAL`.
     pub const fn from_errno(errno: i32) -> Self {
         Self { errno: if errno > 0 { errno } else { libc::EINVAL } }
     }
 
-    /// The errno.
+    /// Returns the errno.
     pub const fn errno(self) -> i32 {
         self.errno
     }
@@ -152,7 +153,8 @@ pub struct Listener<H: Handler> {
 }
 
 impl<H: Handler> Listener<H> {
-    /// Describes a server: libqb 2.x at its usual place.
+    /// Starts the configuration of a server. By default it is at libqb's usual addresses and speaks
+    /// the protocol of libqb 2.x.
     pub fn builder() -> Builder {
         Builder {
             endpoint: Endpoint::new(),
@@ -172,26 +174,25 @@ impl<H: Handler> Listener<H> {
         }
     }
 
-    /// Runs a closure on the server's thread and returns what it returns: the way to send events
-    /// when something happens elsewhere.
+    /// Runs a closure on the server's thread and returns its result. Use it to send events when
+    /// something happens on another thread.
     ///
     /// # Errors
-    /// [`Error::Finalized`] when the thread has ended, by a panic of the handler.
+    /// [`Error::Finalized`] when the thread has ended because the handler panicked.
     pub fn with<T: Send + 'static>(
         &self,
         body: impl FnOnce(&mut H, &mut Connections<H::Session>) -> T + Send + 'static,
     ) -> Result<T> {
         let (sender, result) = mpsc::sync_channel(1);
         self.post(move |handler, connections| {
-            // Nobody waits any more: this thread panicked meanwhile.
+            // An error: the waiting thread panicked meanwhile.
             let _ = sender.send(body(handler, connections));
         });
         result.recv().map_err(|_| Error::Finalized)
     }
 
-    /// As [`Listener::with`], but the closure runs after everything that clients have done before,
-    /// and this returns when all is done that follows from it: clients that it disconnected
-    /// find that.
+    /// As [`Listener::with`], but the closure runs after all requests that clients have sent
+    /// before. Returns when the consequences are handled: clients that it disconnected find that.
     pub(crate) fn drive<T: Send + 'static>(
         &self,
         body: impl FnOnce(&mut H, &mut Connections<H::Session>) -> T + Send + 'static,
@@ -203,15 +204,15 @@ impl<H: Handler> Listener<H> {
         };
         let _ = self.jobs.send(Job::Drive(Box::new(body), done));
         self.wakeup.wake();
-        // Nothing is sent; the other end goes when the job is done, or the thread has ended.
+        // Nothing is sent. The other end is dropped when the job is done or the thread has ended.
         let _ = is_done.recv();
         result.try_recv().map_err(|_| Error::Finalized)
     }
 
-    /// Runs a closure on the server's thread some time soon. Closures run in the order in which
-    /// they were posted.
+    /// Runs a closure on the server's thread soon, without waiting for it. Closures run in the
+    /// order in which they were posted.
     pub fn post(&self, body: impl FnOnce(&mut H, &mut Connections<H::Session>) + Send + 'static) {
-        // A thread that has ended runs nothing.
+        // A thread that has ended runs nothing; that is no error here.
         let _ = self.jobs.send(Job::Run(Box::new(body)));
         self.wakeup.wake();
     }
@@ -257,7 +258,7 @@ pub struct Builder {
     settings: Settings,
 }
 
-/// Where a service is, and its name.
+/// The name of a service and the endpoint that it listens at.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceAddress {
     endpoint: Endpoint,
@@ -265,7 +266,7 @@ pub(super) struct ServiceAddress {
     pub(super) name: String,
 }
 
-/// What the event loop must know.
+/// The settings of the event loop.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) generation: Generation,
@@ -276,108 +277,113 @@ pub(super) struct Settings {
     pub(super) event_memory: usize,
     pub(super) overflow: Overflow,
     pub(super) seed: u64,
-    /// Services whose clients cause each other's events, and are not to send faster than the
-    /// slowest takes them in.
+    /// The services whose clients cause each other's events, and must not send faster than the
+    /// slowest takes them.
     pub(super) paced: BTreeSet<usize>,
 }
 
 impl Builder {
-    /// Where the services given from now on are: the kind of socket, and the directory the rings
-    /// are made in. The directory must be absolute; [`Endpoint::client_shm_root`] says what of it
-    /// is told to the clients. Timeouts and ring sizes are the clients' affair.
+    /// Sets the endpoint of the services that are added after this: the kind of socket, and the
+    /// directory in which rings are made. The directory must be absolute.
+    /// [`Endpoint::client_shm_root`] sets the path that is sent to clients. Timeouts and ring sizes
+    /// of the endpoint are not used.
     pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
         self.endpoint = endpoint.clone();
         self
     }
 
-    /// Adds a service. The handler tells services apart by their number, counted from 0.
+    /// Adds a service. The handler distinguishes services by their index, which begins at 0.
     pub fn service(mut self, name: impl Into<String>) -> Self {
         let (endpoint, marking) = (self.endpoint.clone(), self.marking.clone());
         self.services.push(ServiceAddress { endpoint, marking, name: name.into() });
         self
     }
 
-    /// Which libqb the server speaks as.
+    /// Sets the libqb version whose protocol the server speaks.
     pub fn generation(mut self, generation: Generation) -> Self {
         self.settings.generation = generation;
         self
     }
 
-    /// The largest message a client may ask for, in bytes; one that asks for more gets this.
-    /// Default: [`MAX_RING_SIZE`]. A connection takes three times as much in shared memory as
-    /// its client asked for.
+    /// Sets the size of the largest message that a client may ask for, in bytes. A client that asks
+    /// for more gets this. The default is [`MAX_RING_SIZE`]. A connection takes three times as much
+    /// shared memory as its client asked for.
     pub fn max_message_size(mut self, bytes: u32) -> Self {
         self.settings.max_msg_size = bytes;
         self
     }
 
-    /// How many bytes of events wait for a client whose ring is full, and what happens to those
-    /// that find no room. Default: 16 MiB, then the client is disconnected.
+    /// Sets how many bytes of events are queued for a client whose ring is full, and what happens
+    /// to events that find no room. By default 16 MiB are queued, and then the client is
+    /// disconnected.
     pub fn event_queue(mut self, bytes: usize, overflow: Overflow) -> Self {
         self.settings.event_queue = bytes;
         self.settings.overflow = overflow;
         self
     }
 
-    /// With what the directories of the connections to the services given from now on are marked.
+    /// Sets the marking for the directories of connections to the services that are added after
+    /// this.
     pub(crate) fn marking(mut self, marking: Option<Arc<Marking>>) -> Self {
         self.marking = marking;
         self
     }
 
     /// Makes the clients of these services wait, as by
-    /// [`FlowControl::Sync`](super::FlowControl::Sync), while one of them is behind with
-    /// its events and takes them. What the daemon's totem queue does, by which a client that floods
-    /// its group is told to try again.
+    /// [`FlowControl::Sync`](super::FlowControl::Sync), while one of them is behind with its events
+    /// and takes them. The daemon's totem queue has that effect: a client that floods its group
+    /// must try again.
     pub(crate) fn paced(mut self, services: impl IntoIterator<Item = usize>) -> Self {
         self.settings.paced = services.into_iter().collect();
         self
     }
 
-    /// How many clients there may be. One more is refused with `EMFILE`. Default: 4096. The
-    /// process's own limit of descriptors counts too: a client takes three, and eight more
-    /// while it connects.
+    /// Sets how many clients may be connected. One more is refused with `EMFILE`. The default is
+    /// 4096. The process's own limit of descriptors counts too: a client takes three, and eight
+    /// more while it connects.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.settings.max_connections = count;
         self
     }
 
-    /// How many bytes of shared memory the rings of all clients may take. A client whose rings do
-    /// not fit is refused with `ENOSPC` (`CS_ERR_NO_SPACE` in corosync's libraries). Default: 4
-    /// GiB, which is what some 1300 clients of corosync's libraries take.
+    /// Sets how many bytes of shared memory the rings of all clients may take. A client whose rings
+    /// do not fit is refused with `ENOSPC` (`CS_ERR_NO_SPACE` in corosync's libraries). The default
+    /// is 4 GiB, enough for about 1300 clients of corosync's libraries.
     pub fn shared_memory(mut self, bytes: u64) -> Self {
         self.settings.shared_memory = bytes;
         self
     }
 
-    /// How many bytes of events wait for all clients together. With [`Overflow::Disconnect`] the
-    /// client for which the most wait is disconnected then, and otherwise the event is one that
-    /// finds no room. Default: 1 GiB.
+    /// Sets how many bytes of events are queued for all clients together. When that is reached,
+    /// [`Overflow::Disconnect`] disconnects the client with the longest queue; otherwise the event
+    /// finds no room. The default is 1 GiB.
     pub fn event_memory(mut self, bytes: usize) -> Self {
         self.settings.event_memory = bytes;
         self
     }
 
-    /// What decides on the order in which [`Listener::drive`] serves clients.
+    /// Sets the seed that decides the order in which [`Listener::drive`] serves clients.
     pub(crate) fn seed(mut self, seed: u64) -> Self {
         self.settings.seed = seed;
         self
     }
 
-    /// Listens, and serves on a thread of its own.
+    /// Listens, and serves clients on a new thread.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] without a service, or for a name or directory that does not fit
-    /// in a socket's address or a ring's name; [`Error::System`] when a socket cannot be made:
-    /// somebody listens there already, or a directory is missing.
+    /// in a socket's address or a ring's name; [`Error::System`] when a socket cannot be made,
+    /// because another process listens there or a directory is missing.
     pub fn start<H: Handler>(self, handler: H) -> Result<Listener<H>> {
         if self.services.is_empty() {
-            return Err(Error::invalid("services", "a server needs one at least"));
+            return Err(Error::invalid("services", "a server needs at least one"));
         }
-        let name =
-            self.services.first().map_or_else(String::new, |place| format!("libqb-{}", place.name));
+        let name = self
+            .services
+            .first()
+            .map_or_else(String::new, |service| format!("libqb-{}", service.name));
         let services =
-            self.services.into_iter().map(|place| place.bind().map(|bound| (place, bound)));
+            self.services.into_iter().map(|service| service.bind().map(|bound| (service, bound)));
         let services = services.collect::<Result<Vec<_>>>()?;
         let failed = |source: io::Error| Error::system("starting a server", source);
         let wakeup = Arc::new(Wakeup::new().map_err(failed)?);
@@ -390,32 +396,33 @@ impl Builder {
     }
 }
 
-/// A service that is listened at. Dropping it removes its socket's file.
+/// The listening socket of a service. Dropping it removes the socket's file.
 pub(super) struct Bound {
     pub(super) name: String,
     pub(super) shm_root: PathBuf,
-    pub(super) told_root: PathBuf,
+    pub(super) client_root: PathBuf,
     pub(super) marker: Option<Arc<Marker>>,
     pub(super) socket: UnixListener,
     path: Option<PathBuf>,
 }
 
-/// Longest name of a service. With more, a ring's file would have a name that no file system takes.
+/// The longest name of a service. With a longer one, the name of a ring's file would be too long
+/// for file systems.
 const MAX_SERVICE_NAME: usize = 200;
 
 impl ServiceAddress {
     pub(super) fn bind(&self) -> Result<Bound> {
         let Self { endpoint, marking, name } = self;
         if name.is_empty() || name.len() > MAX_SERVICE_NAME || name.contains(['/', '\0']) {
-            let reason = format!("a name has 1 to {MAX_SERVICE_NAME} bytes, without slash and NUL");
+            let reason = format!("a name has 1 to {MAX_SERVICE_NAME} bytes and no slash or NUL");
             return Err(Error::invalid("service", reason));
         }
         let shm_root = endpoint.shm_root_path();
-        let told_root = endpoint.client_shm_root_path();
-        if !shm_root.is_absolute() || !told_root.is_absolute() {
+        let client_root = endpoint.client_shm_root_path();
+        if !shm_root.is_absolute() || !client_root.is_absolute() {
             return Err(Error::invalid(
                 "endpoint",
-                "the shared memory root of a server is an absolute path",
+                "the shared memory root of a server must be an absolute path",
             ));
         }
         file::open_directory(shm_root, [])
@@ -431,8 +438,8 @@ impl ServiceAddress {
         })?;
         let socket = serve::listen_stream(&resolved)
             .map_err(|source| Error::system(format!("listening at {address}"), source))?;
-        let (shm_root, told_root) = (shm_root.to_path_buf(), told_root.to_path_buf());
-        Ok(Bound { name: name.clone(), shm_root, told_root, marker, socket, path })
+        let (shm_root, client_root) = (shm_root.to_path_buf(), client_root.to_path_buf());
+        Ok(Bound { name: name.clone(), shm_root, client_root, marker, socket, path })
     }
 }
 

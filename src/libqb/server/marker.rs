@@ -1,6 +1,6 @@
-//! What a server that was killed leaves behind: told by a list from what belongs to others, and by
-//! the lock on the list from what belongs to a server that runs. Processes' numbers tell neither:
-//! the server may live in another pid namespace.
+//! Removes what a killed server left behind. A list names the directories that the server made, so
+//! that no others are removed. A lock on the list shows that its server still runs. Process ids
+//! would show neither, since the server may be in another pid namespace.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,14 +13,14 @@ use crate::error::{Error, Result};
 use crate::sys::file;
 use crate::sys::serve::{self, LockedFile};
 
-/// What the names of markers begin and end with.
+/// The prefix and the suffix of the names of markers.
 const PREFIX: &str = "corosync-ipc-";
 const SUFFIX: &str = ".lock";
 
-/// How much is looked at in a directory that anybody may fill.
+/// How many entries are read of a directory that anybody may fill.
 const MAX_ENTRIES: usize = 1 << 16;
 
-/// The marker of a directory, which is there while somebody has it.
+/// The marker of a directory. It exists while a connection or a service uses it.
 #[derive(Debug)]
 pub(crate) struct Marking {
     root: PathBuf,
@@ -32,7 +32,7 @@ impl Marking {
         Self { root: root.to_path_buf(), current: Mutex::default() }
     }
 
-    /// The one that is there, or another.
+    /// Returns the marker, and makes it if there is none.
     pub(crate) fn get(&self) -> Result<Arc<Marker>> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(marker) = current.upgrade() {
@@ -46,27 +46,27 @@ impl Marking {
     }
 }
 
-/// The room of a directory's entry in a marker: name, device and inode as text, then zeros.
+/// The size of a directory's entry in a marker: name, device and inode as text, then zeros.
 const ENTRY: usize = 128;
 
-/// The most entries that are read: more than there can be connections.
+/// How many entries of a marker are read: more than there can be connections.
 const MAX_MARKS: usize = 1 << 16;
 
-/// What the names of this crate's directories begin with.
+/// The prefixes of the names of this crate's directories.
 const OWN: [&str; 2] = ["qb-", "corosync-ipc-"];
 
-/// A file in a directory that is locked while its server runs. It lists the server's directories
-/// there by name, device and inode: whoever is given a directory can neither write to the list nor
-/// put anything else in the place of what it lists.
+/// A file that is locked while its server runs. It lists the server's directories beside it by
+/// name, device and inode. The user to whom a directory is given cannot write to the list, and
+/// cannot replace what it lists.
 #[derive(Debug)]
 pub(crate) struct Marker {
     root: OwnedFd,
     lock: LockedFile,
-    /// Which entries are taken.
+    /// For each entry, whether it is in use.
     taken: Mutex<Vec<bool>>,
 }
 
-/// An entry in a marker. Dropping it takes it off the list.
+/// An entry in a marker. Dropping it clears the entry.
 #[derive(Debug)]
 pub(crate) struct Mark {
     marker: Arc<Marker>,
@@ -74,8 +74,7 @@ pub(crate) struct Mark {
 }
 
 impl Marker {
-    /// Lists what this server makes in a directory, from which it removes first what servers of
-    /// this user left there that were killed.
+    /// Makes a marker in a directory. First removes what killed servers of this user left there.
     fn create(root: &Path) -> io::Result<Self> {
         let root = file::open_directory(root, [])?;
         let names = serve::names_in(&root, MAX_ENTRIES)?;
@@ -94,7 +93,7 @@ impl Marker {
         Ok(Self { root, lock, taken: Mutex::default() })
     }
 
-    /// Puts a directory on the list, before anybody else is given it.
+    /// Adds a directory to the list. Call it before the directory is given to another user.
     pub(crate) fn mark(self: &Arc<Self>, name: &OsStr, directory: &OwnedFd) -> io::Result<Mark> {
         let (device, inode) = serve::identity(directory)?;
         let name = name.to_str().ok_or(io::ErrorKind::InvalidInput)?;
@@ -124,7 +123,8 @@ impl Marker {
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        // The room is there already. What stays on the list by a failure is not there any more.
+        // The file has that size already. An entry that stays after an error names a directory that
+        // is gone.
         let _ = self.marker.lock.write_at(&[0; ENTRY], self.at * ENTRY);
         self.marker.taken().get_mut(self.at).into_iter().for_each(|taken| *taken = false);
     }
@@ -136,7 +136,7 @@ impl Drop for Marker {
     }
 }
 
-/// Removes the directory of an entry, if it is that one still.
+/// Removes the directory of an entry, if it is still the same directory.
 fn remove_listed(root: &OwnedFd, entry: &[u8]) {
     let text = str::from_utf8(entry).unwrap_or_default();
     let mut fields = text.split('\n');
@@ -153,7 +153,7 @@ fn remove_listed(root: &OwnedFd, entry: &[u8]) {
     if serve::identity(&directory)
         .is_ok_and(|(device, inode)| identity == (Some(device), Some(inode)))
     {
-        // A node's own, which nobody else was given, has those of its connections in it.
+        // A private directory is that of a node. It holds the directories of connections.
         if serve::is_private(&directory) {
             for name in serve::names_in(&directory, MAX_ENTRIES).unwrap_or_default() {
                 if let Ok(inner) = serve::open_subdirectory(&directory, &name) {

@@ -1,7 +1,7 @@
-//! The server's half: [`Listener`], for anybody's libqb service.
+//! The server side: [`Listener`], for any libqb service.
 //!
-//! C programs connect to it with `qb_ipcc_connect`, and so does this crate. It shares rings and
-//! messages with the clients: what is the producer on one side is the consumer on the other.
+//! C programs connect to it with `qb_ipcc_connect`, Rust programs with
+//! [`libqb::Client`](crate::libqb::Client).
 //!
 //! ```no_run
 //! use bytes::Bytes;
@@ -27,26 +27,27 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 
-//! # Clients that lie
-//! Sizes, indices and messages of a client are checked before use, and one that breaks the protocol
-//! is disconnected without harm to others. One attack is left to the program: the files of its
-//! rings belong to the client, and one that cuts them short kills the server with `SIGBUS`, as it
-//! kills one of libqb. [`guard_against_truncation`](crate::guard_against_truncation) makes that,
-//! too, the end of one client. It is not on by itself, since it installs a signal handler for the
-//! whole process: a server with clients of other users calls it first. The `corosync-ipc` command
-//! does.
+//! # Hostile clients
+//! Sizes, indices and messages of a client are checked before use. A client that breaks the
+//! protocol is disconnected without harm to others. One attack is left to the program: the files of
+//! the rings belong to the client, and a client that truncates them kills the server with `SIGBUS`,
+//! as it kills a server of libqb. After
+//! [`guard_against_truncation`](crate::guard_against_truncation) that, too, only ends the client's
+//! connection. The library does not call it, since it installs a signal handler for the whole
+//! process. A server with clients of other users should call it first, as the `corosync-ipc`
+//! command does.
 //!
 //! # Limits
-//! | what | by default | who is over it |
+//! | limit of | default | when it is exceeded |
 //! | --- | --- | --- |
-//! | clients | [4096](Builder::max_connections) | is refused with `EMFILE` |
-//! | rings of all clients | [4 GiB](Builder::shared_memory) | is refused with `ENOSPC`, `CS_ERR_NO_SPACE` |
-//! | a client's events that wait | [16 MiB](Builder::event_queue), 256 MiB in an embedded daemon | is disconnected, if [so chosen](Overflow) |
-//! | events of all clients that wait | [1 GiB](Builder::event_memory) | the client for which most wait is disconnected |
-//! | connections that have not said what they want | 256, each for 10 s, and the descriptors | the oldest of the user with most is closed |
+//! | clients | [4096](Builder::max_connections) | the client is refused with `EMFILE` |
+//! | rings of all clients | [4 GiB](Builder::shared_memory) | the client is refused with `ENOSPC`, `CS_ERR_NO_SPACE` |
+//! | queued events of a client | [16 MiB](Builder::event_queue), 256 MiB in an embedded daemon | the client is disconnected, or as [chosen](Overflow) |
+//! | queued events of all clients | [1 GiB](Builder::event_memory) | the client with the longest queue is disconnected |
+//! | connections without a connection request | 256, each for 10 s, and the descriptors | the oldest of the user with the most is closed |
 //!
-//! A multicast to a group of an embedded daemon is refused with `CS_ERR_TRY_AGAIN` while 4 MiB of
-//! events wait for one of the daemons' clients which takes them.
+//! An embedded daemon refuses multicasts with `CS_ERR_TRY_AGAIN` while 4 MiB of events are queued
+//! for a client that takes them.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -68,28 +69,28 @@ pub(crate) use random::Random;
 
 use std::time::Duration;
 
-/// What happens to an event for a client that does not read: its ring is full and its queue too.
+/// What happens to an event when the client's ring and its queue are full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
     /// The client is disconnected.
     Disconnect,
-    /// The event is dropped; [`Conn::send_event`] tells so.
+    /// The event is dropped, and [`Conn::send_event`] returns [`SendError::QueueFull`].
     DropNewest,
-    /// [`Conn::send_event`] waits for the client, and with it every other client of the listener. A
+    /// [`Conn::send_event`] waits for the client. All other clients of the listener wait too. A
     /// client that makes no room within this time is disconnected.
     Block(Duration),
 }
 
-/// Which requests a client may send. A client looks before each request.
+/// Which requests a client may send. A client checks it before each request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FlowControl {
     /// All.
     #[default]
     Off = 0,
-    /// None: they are to be tried again. `QB_IPCS_RATE_OFF`
+    /// None. Clients try again. `QB_IPCS_RATE_OFF`
     Requests = 1,
-    /// None but of clients that are configured to look for 1 only; corosync says this while it
-    /// synchronizes. `QB_IPCS_RATE_OFF_2`
+    /// All but those for which the client has set `qb_ipcc_fc_enable_max_set` to 2, such as cpg
+    /// multicasts. corosync sets this while it synchronizes. `QB_IPCS_RATE_OFF_2`
     Sync = 2,
 }
 
@@ -105,10 +106,10 @@ pub enum SendError {
     TooLarge {
         /// Its size in bytes.
         size: usize,
-        /// The most there is room for.
+        /// The size of the largest message that fits.
         limit: usize,
     },
-    /// The client does not read, and the listener drops events then.
+    /// The client does not read, and the event was dropped.
     #[error("the client does not read its events")]
     QueueFull,
 }

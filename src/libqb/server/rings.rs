@@ -1,4 +1,4 @@
-//! A connection's rings: their directory, their files, their end.
+//! The server's side of a connection's rings: creates and removes their files.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -15,56 +15,53 @@ use nix::unistd::geteuid;
 
 use super::marker::{Mark, Marker};
 use super::{Generation, RingAccess};
-use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX};
+use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX, RING_NAMES};
 use crate::libqb::ring::{Consumer, Mapping, Producer, Ring};
 use crate::sys::socket::Credentials;
 use crate::sys::{file, serve};
 
-/// The names of the rings, in the order in which the reply has them.
-pub(super) const RING_NAMES: [&str; 3] = ["request", "response", "event"];
-
 /// The files of a connection. Dropping them removes them.
 #[derive(Debug)]
 pub(crate) struct Files {
-    /// Where the directory, or the files, lie.
+    /// The directory that holds the connection's directory or the files.
     root: OwnedFd,
     /// Name and handle of the connection's own directory.
     directory: Option<(OsString, OwnedFd)>,
     names: Vec<OsString>,
-    /// Open until the client is given them.
+    /// Open until the files are given to the client.
     open: Vec<File>,
-    /// Dropped last, when the directory is gone.
+    /// Dropped last, after the directory is removed.
     mark: Option<Mark>,
 }
 
-/// A connection's rings, seen from the server.
+/// The server's ends of a connection's rings.
 pub(crate) struct Rings {
     pub(crate) request: Consumer<Mapping>,
     pub(crate) response: Producer<Mapping>,
     pub(crate) event: Producer<Mapping>,
     /// The names for the connection reply.
-    pub(crate) told: [Bytes; 3],
+    pub(crate) names: [Bytes; 3],
     _files: Files,
 }
 
-/// For whom rings are made.
+/// Describes the rings to make.
 pub(crate) struct Request<'a> {
     pub(crate) generation: Generation,
     pub(crate) root: &'a Path,
-    /// The same as clients see it.
-    pub(crate) told_root: &'a Path,
+    /// The path of `root` in the mount namespace of the clients.
+    pub(crate) client_root: &'a Path,
     pub(crate) marker: Option<&'a Arc<Marker>>,
     pub(crate) service: &'a str,
     pub(crate) client: Credentials,
     pub(crate) access: RingAccess,
-    /// The setup socket's descriptor, which is part of names.
+    /// The number of the setup socket's descriptor, which is part of names.
     pub(crate) fd: i32,
     pub(crate) max_msg_size: u32,
 }
 
 impl Rings {
-    /// Makes the three rings, and then gives them to the client's user, who cannot harm what is
-    /// being made.
+    /// Makes the three rings. They are given to the client's user last, so that the client cannot
+    /// interfere while they are made.
     pub(crate) fn create(request: &Request<'_>) -> io::Result<Self> {
         let root = file::open_directory(request.root, [])?;
         let server = process::id();
@@ -72,15 +69,15 @@ impl Rings {
             Some(prefix) => Some(serve::create_directory(&root, &prefix, 0o770)?),
             None => None,
         };
-        let mut path = request.told_root.to_path_buf();
+        let mut path = request.client_root.to_path_buf();
         path.extend(directory.as_ref().map(|(name, _)| name));
         let mut files = Files { root, directory, names: Vec::new(), open: Vec::new(), mark: None };
         if let (Some(marker), Some((name, directory))) = (request.marker, &files.directory) {
             files.mark = Some(marker.mark(name, directory)?);
         }
-        let mut told = [const { Bytes::new() }; 3];
+        let mut names = [const { Bytes::new() }; 3];
         let mut rings = Vec::with_capacity(RING_NAMES.len());
-        for (ring, told) in RING_NAMES.into_iter().zip(&mut told) {
+        for (ring, name_in_reply) in RING_NAMES.into_iter().zip(&mut names) {
             let name = request.generation.ring_name(
                 ring,
                 request.service,
@@ -88,8 +85,8 @@ impl Rings {
                 request.client,
                 request.fd,
             );
-            let told_name = request.generation.told_name(&path, &name);
-            *told = Bytes::copy_from_slice(told_name.as_bytes());
+            let told = request.generation.name_in_reply(&path, &name);
+            *name_in_reply = Bytes::copy_from_slice(told.as_bytes());
             rings.push(files.create_ring(request, ring, &path, &name)?);
         }
         let mut rings = rings.into_iter();
@@ -102,10 +99,10 @@ impl Rings {
         let response = response.producer().map_err(io::Error::other)?;
         let event = event.producer().map_err(io::Error::other)?;
         files.give_away(request.access)?;
-        Ok(Self { request: requests, response, event, told, _files: files })
+        Ok(Self { request: requests, response, event, names, _files: files })
     }
 
-    /// Whether a file was cut short under one of them.
+    /// Whether a file of one of them was truncated.
     pub(crate) fn are_lost(&self) -> bool {
         self.request.ring().is_lost()
             || self.response.ring().is_lost()
@@ -115,7 +112,7 @@ impl Rings {
 
 impl Drop for Rings {
     fn drop(&mut self) {
-        // What tells C clients that the server is gone.
+        // C clients see by this that the server is gone.
         self.request.ring().detach();
         self.response.ring().detach();
         self.event.ring().detach();
@@ -152,12 +149,12 @@ impl Files {
             .map_err(io::Error::other)
     }
 
-    /// Makes a file that is removed with the others.
+    /// Makes a file, which is removed with the others.
     fn create(&mut self, name: &OsStr, size: usize) -> io::Result<File> {
         let directory = self.directory.as_ref().map_or(&self.root, |(_, directory)| directory);
         let file = serve::create_file(directory, name, size);
-        // A file that could be made but not filled is there all the same; one that was there before
-        // is not ours.
+        // A file that was made but could not be filled must be removed. One that existed before is
+        // not ours.
         let ours = !matches!(&file, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
         if ours {
             self.names.push(name.to_owned());
@@ -165,14 +162,14 @@ impl Files {
         file
     }
 
-    /// Makes everything the client's own.
+    /// Gives the files and the directory to the client's user.
     fn give_away(&mut self, to: RingAccess) -> io::Result<()> {
         for file in self.open.drain(..) {
             file.set_permissions(Permissions::from_mode(to.mode & 0o777))?;
             match fchown(file, Some(to.uid), Some(to.gid)) {
-                // As in C, whoever cannot give it away, not being root, keeps it: a client that is
-                // root can use it all the same. For a client of the same user it is
-                // the client's already, whatever its group.
+                // As in C, a server that is not root keeps the files. A client of root can use them
+                // all the same. A client of the same user owns them already, whatever their
+                // group.
                 Err(error)
                     if to.uid == geteuid().as_raw()
                         || error.kind() == io::ErrorKind::PermissionDenied => {}
@@ -180,7 +177,7 @@ impl Files {
             }
         }
         if let Some((_, directory)) = &self.directory {
-            // As with the files.
+            // An error is handled as for the files.
             let _ = fchown(directory, Some(to.uid), Some(to.gid));
         }
         Ok(())
