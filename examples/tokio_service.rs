@@ -13,7 +13,7 @@ use std::time::Duration;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::supervise::{AsyncSupervised, CmapTracker, Notice, NoticeOf};
-use corosync_ipc::{AsyncClient, TrackFlags, quorum};
+use corosync_ipc::{TrackFlags, quorum};
 use tokio::time::sleep;
 
 const PAUSE: &str = "example.pause";
@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         if let (true, Ok(client)) = (service.may_send(), cpg.client()) {
             let message = service.number.to_be_bytes();
-            match client.call(move |cpg| cpg.multicast(Guarantee::AGREED, &message)).await {
+            match client.multicast(Guarantee::AGREED, &message).await {
                 Ok(()) => service.sent = true,
                 Err(error) => println!("not sent: {error}"),
             }
@@ -106,8 +106,8 @@ impl Service {
     }
 }
 
-async fn read_pause(client: &AsyncClient<cmap::Client>) -> bool {
-    matches!(client.call(|cmap| cmap.get(PAUSE)).await, Ok(Some(Value::U8(1))))
+async fn read_pause(client: &cmap::AsyncClient) -> bool {
+    matches!(client.get(PAUSE).await, Ok(Some(Value::U8(1))))
 }
 
 /// Prints losses and gaps.

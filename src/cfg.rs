@@ -549,6 +549,24 @@ impl Client {
     }
 }
 
+#[cfg(feature = "tokio")]
+crate::client::async_client! {
+    /// The cfg client for tokio: every request can be awaited.
+    pub struct AsyncClient;
+    local_node_id() -> NodeId;
+    node_addresses(node: NodeId) -> Vec<IpAddr>;
+    ring_status() -> Vec<RingStatus>;
+    ring_reenable() -> ();
+    node_status(node: NodeId) -> NodeStatus;
+    reload_config() -> ();
+    reopen_log_files() -> ();
+    kill_node(node: NodeId, reason: &str) -> ();
+    try_shutdown(kind: ShutdownKind) -> ();
+    reply_to_shutdown(answer: ShutdownAnswer) -> ();
+    track_start() -> ();
+    track_stop() -> ();
+}
+
 /// What the map says, up to [`LONGEST_SHUTDOWN_TIMEOUT`]. Whatever is wrong with the map, it is no
 /// reason not to shut down.
 fn shutdown_timeout(told: Option<&Value>) -> Duration {

@@ -242,6 +242,17 @@ impl Client {
     }
 }
 
+#[cfg(feature = "tokio")]
+crate::client::async_client! {
+    /// The evs client for tokio: every request can be awaited.
+    pub struct AsyncClient;
+    join(groups: &[GroupName]) -> ();
+    leave(groups: &[GroupName]) -> ();
+    multicast_joined(guarantee: Guarantee, message: &[u8]) -> ();
+    multicast_groups(guarantee: Guarantee, groups: &[GroupName], message: &[u8]) -> ();
+    membership() -> Membership;
+}
+
 /// An empty list makes the daemon free its list of groups and use it afterwards.
 fn check_groups(groups: &[GroupName]) -> Result<()> {
     if groups.is_empty() || groups.len() > MAX_GROUPS {

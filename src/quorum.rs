@@ -275,6 +275,15 @@ impl Client {
     }
 }
 
+#[cfg(feature = "tokio")]
+crate::client::async_client! {
+    /// The quorum client for tokio: every request can be awaited.
+    pub struct AsyncClient(with Options);
+    is_quorate() -> bool;
+    track_start(flags: TrackFlags) -> ();
+    track_stop() -> ();
+}
+
 impl Quorum {
     fn present(&self) -> MutexGuard<'_, Present> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)

@@ -459,6 +459,25 @@ impl Client {
     }
 }
 
+#[cfg(feature = "tokio")]
+crate::client::async_client! {
+    /// The votequorum client for tokio: every request can be awaited.
+    pub struct AsyncClient;
+    info(node: NodeId) -> Info;
+    local_info() -> Info;
+    set_expected(expected_votes: u32) -> ();
+    set_votes(node: NodeId, votes: u32) -> ();
+    track_start(context: u64, flags: TrackFlags) -> ();
+    track_stop() -> ();
+    qdevice_register(name: &str) -> ();
+    qdevice_unregister(name: &str) -> ();
+    qdevice_update(old_name: &str, new_name: &str) -> ();
+    qdevice_poll(name: &str, cast_vote: bool, ring_id: RingId) -> ();
+    qdevice_master_wins(name: &str, allow: bool) -> ();
+    set_qdevice_extra_info(extra_info: into Bytes) -> ();
+    qdevice_extra_info(node: NodeId) -> Bytes;
+}
+
 fn device_name(argument: &'static str, name: &str) -> Result<Bytes> {
     if name.is_empty() || name.len() > MAX_QDEVICE_NAME {
         let reason =

@@ -22,29 +22,31 @@ use super::ServiceClient;
 use crate::error::{Error, Result};
 use crate::libqb::client::Limit;
 
-/// A client for tokio: every request can be awaited, and events are a [`Stream`]. Clones share the
-/// connection.
+/// The tokio client of any service: it runs requests as closures, and its events are a [`Stream`].
+/// Clones share the connection.
+///
+/// Each service has a type of its own on top of this, such as
+/// [`cmap::AsyncClient`](crate::cmap::AsyncClient), which has a method for each request.
 ///
 /// ```no_run
-/// use corosync_ipc::{AsyncClient, TrackFlags, cmap, quorum};
+/// use corosync_ipc::{AsyncClient, cmap};
 ///
 /// # async fn example() -> corosync_ipc::Result<()> {
 /// let cmap = AsyncClient::connect(cmap::Client::connect).await?;
-/// let name = cmap.call(|cmap| cmap.get("totem.cluster_name")).await?;
-///
-/// let quorum = AsyncClient::connect(quorum::Client::connect).await?;
-/// let mut events = quorum.events()?;
-/// quorum.call(|quorum| quorum.track_start(TrackFlags::CHANGES)).await?;
-/// loop {
-///     println!("{name:?}: {:?}", events.next_event().await?);
-/// }
+/// // Two requests in one go.
+/// cmap.call(|cmap| {
+///     cmap.set("example.key", 1_u32)?;
+///     cmap.increment("example.key")
+/// })
+/// .await?;
+/// # Ok(())
 /// # }
 /// ```
 ///
 /// The daemon announces answers in shared memory only, which no event loop can wait for. So a
-/// request runs on tokio's threads for blocking work, one request of a client at a time, since the
-/// daemon answers no more than one anyway. However many requests wait for a daemon that is stopped,
-/// a client takes one thread from the pool. The runtime's own threads are never blocked.
+/// request runs on one of tokio's threads for blocking work. A client has one request under way at
+/// a time and takes one thread from the pool at most, however many requests wait for a stopped
+/// daemon. The runtime's own threads are never blocked.
 pub struct AsyncClient<C: ServiceClient> {
     client: Shared<C>,
     turn: Arc<Semaphore>,

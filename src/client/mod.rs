@@ -1,6 +1,8 @@
 //! The client's half: what the clients of all services have in common.
 
 #[cfg(feature = "tokio")]
+mod async_client;
+#[cfg(feature = "tokio")]
 mod asynchronous;
 pub(crate) mod dispatch;
 mod dispatcher;
@@ -9,6 +11,8 @@ mod service_client;
 mod tracking;
 
 pub use self::dispatch::Dispatch;
+#[cfg(feature = "tokio")]
+pub(crate) use async_client::async_client;
 #[cfg(feature = "tokio")]
 pub(crate) use asynchronous::Blocking;
 #[cfg(feature = "tokio")]

@@ -19,6 +19,8 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod danger;
 mod probe;
 mod value;
@@ -33,6 +35,8 @@ use bytes::Bytes;
 
 #[doc(inline)]
 pub use crate::wire::cmap::{TrackEvents, ValueType};
+#[cfg(feature = "tokio")]
+pub use asynchronous::AsyncClient;
 pub(crate) use probe::Probe;
 pub use value::{MAX_VALUE_SIZE, Value};
 

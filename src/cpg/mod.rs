@@ -39,6 +39,8 @@
 //! daemon makes it leave its group with [`Reason::PROCDOWN`]; only [`Client::leave`] makes it
 //! [`Reason::LEAVE`].
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod iter;
 mod multicast;
 mod reassembly;
@@ -48,6 +50,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::AsyncClient;
 pub use iter::{Entry, Iter, Iteration};
 
 use self::reassembly::{Progress, Reassembly};

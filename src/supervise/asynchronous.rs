@@ -29,7 +29,7 @@ use crate::supervise::Notice;
 ///     match cmap.next().await? {
 ///         Notice::Event(event) => println!("{event:?}"),
 ///         // Changes may have been missed, so everything is read again.
-///         Notice::Up(_) => println!("{:?}", cmap.client()?.call(|cmap| cmap.list("nodelist.")).await),
+///         Notice::Up(_) => println!("{:?}", cmap.client()?.list("nodelist.").await),
 ///         _ => {}
 ///     }
 /// }
@@ -49,7 +49,7 @@ enum Link<C: Supervise> {
     /// An attempt is under way.
     Connecting(Blocking<Attempt<C>>),
     Up {
-        client: AsyncClient<C>,
+        client: C::Async,
         events: AsyncEvents<C>,
         /// What made the client useless. The events it has left are handed over before.
         ending: Option<Error>,
@@ -106,7 +106,7 @@ impl<C: Supervise> AsyncSupervised<C> {
                     let now = Instant::now();
                     let up = attempt.and_then(|(client, restored)| {
                         let client = AsyncClient::new(client);
-                        Ok((client.events()?, client, restored))
+                        Ok((client.events()?, C::Async::from(client), restored))
                     });
                     let (link, notice) = match up {
                         Ok((events, client, restored)) => (
@@ -192,7 +192,7 @@ impl<C: Supervise> AsyncSupervised<C> {
     ///
     /// # Errors
     /// [`Error::Disconnected`] when there is none.
-    pub fn client(&self) -> Result<&AsyncClient<C>> {
+    pub fn client(&self) -> Result<&C::Async> {
         match &self.link {
             Link::Up { client, .. } => Ok(client),
             _ => Err(Error::disconnected(C::SERVICE)),

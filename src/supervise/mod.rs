@@ -37,6 +37,8 @@ mod dispatched;
 mod services;
 
 use std::fmt;
+#[cfg(feature = "tokio")]
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +47,8 @@ use std::time::{Duration, Instant};
 pub use asynchronous::AsyncSupervised;
 pub use services::{CfgTracker, CmapTracker, VotequorumTracker};
 
+#[cfg(feature = "tokio")]
+use crate::client::AsyncClient;
 use crate::client::ServiceClient;
 use crate::endpoint::Deadline;
 use crate::error::{CsError, Error, Result};
@@ -57,6 +61,10 @@ pub trait Supervise: ServiceClient {
     /// What a client sets up, and the daemon forgets when the connection ends: a tracker, a group
     /// joined.
     type Setup: Clone + PartialEq + fmt::Debug + Send + Sync + 'static;
+
+    /// The service's client for tokio.
+    #[cfg(feature = "tokio")]
+    type Async: From<AsyncClient<Self>> + Deref<Target = AsyncClient<Self>> + fmt::Debug + Send;
 
     /// How many of them a client can have.
     #[doc(hidden)]

@@ -47,6 +47,8 @@ impl CmapTracker {
 
 impl Supervise for cmap::Client {
     type Setup = CmapTracker;
+    #[cfg(feature = "tokio")]
+    type Async = cmap::AsyncClient;
 
     const MOST: usize = usize::MAX;
 
@@ -67,6 +69,8 @@ impl Supervise for cmap::Client {
 /// `CURRENT` or `CHANGES` the state after a gap comes as an event: [`Missed::States`].
 impl Supervise for quorum::Client {
     type Setup = TrackFlags;
+    #[cfg(feature = "tokio")]
+    type Async = quorum::AsyncClient;
 
     const MOST: usize = 1;
 
@@ -95,6 +99,8 @@ pub struct VotequorumTracker {
 
 impl Supervise for votequorum::Client {
     type Setup = VotequorumTracker;
+    #[cfg(feature = "tokio")]
+    type Async = votequorum::AsyncClient;
 
     const MOST: usize = 1;
 
@@ -123,6 +129,8 @@ fn missed_states(flags: TrackFlags) -> Missed {
 /// leave and a join. What was sent in between does not come again: [`Missed::Messages`].
 impl Supervise for cpg::Client {
     type Setup = GroupName;
+    #[cfg(feature = "tokio")]
+    type Async = cpg::AsyncClient;
 
     const MOST: usize = 1;
 
@@ -146,6 +154,8 @@ pub struct CfgTracker;
 /// A shutdown that is being decided when the gap ends is told: [`Missed::States`].
 impl Supervise for cfg::Client {
     type Setup = CfgTracker;
+    #[cfg(feature = "tokio")]
+    type Async = cfg::AsyncClient;
 
     const MOST: usize = 1;
 
@@ -165,6 +175,8 @@ impl Supervise for cfg::Client {
 /// A group joined, as [`Client::join`](crate::evs::Client::join): [`Missed::Messages`].
 impl Supervise for evs::Client {
     type Setup = evs::GroupName;
+    #[cfg(feature = "tokio")]
+    type Async = evs::AsyncClient;
 
     const MOST: usize = evs::MAX_JOINED_GROUPS;
 

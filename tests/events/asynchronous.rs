@@ -8,9 +8,10 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use corosync_ipc::cmap::{self, Event, TrackEvents};
-use corosync_ipc::quorum;
-use corosync_ipc::{AsyncClient, Endpoint, Error, ServiceClient};
+use corosync_ipc::cmap::{self, Event, TrackEvents, Value};
+use corosync_ipc::embedded::Corosync;
+use corosync_ipc::{AsyncClient, Endpoint, Error, ServiceClient, TrackFlags};
+use corosync_ipc::{cfg, cpg, evs, quorum, votequorum};
 use futures_core::Stream;
 use testbed::{Host, Patience, WATCHDOG};
 use tokio::runtime::{self, Runtime};
@@ -295,6 +296,79 @@ fn a_stream_ends_with_what_a_killed_daemon_left_and_disconnected(host: &Host) {
             Err(Error::Disconnected { .. })
         ));
     });
+}
+
+/// A method for each request, borrowed arguments included.
+#[test]
+fn every_services_requests_can_be_awaited() {
+    fn is_send<T: Send>(future: T) -> T {
+        future
+    }
+    let corosync = Corosync::builder().evs(true).start().unwrap();
+    let endpoint = corosync.endpoint();
+    let awaited = async {
+        let options = cmap::Options::new().map(cmap::Map::Stats);
+        let stats = cmap::AsyncClient::connect_with(endpoint, options).await?;
+        assert!(!stats.iter("stats.").await?.is_empty());
+        let cmap = cmap::AsyncClient::connect_to(endpoint).await?;
+        let mut events = cmap.events()?;
+        let tracker = cmap.track_add("awaited.", TrackEvents::ALL | TrackEvents::PREFIX).await?;
+        cmap.set(&format!("awaited.{}", "key"), 41_u16).await?;
+        cmap.clone().increment("awaited.key").await?;
+        assert_eq!(cmap.get_as::<u32>("awaited.key").await?, Some(42));
+        assert_eq!(cmap.list("awaited.").await?, [("awaited.key".to_owned(), Value::U16(42))]);
+        let Event::Notify(change) = events.next_event().await? else { panic!("a key was set") };
+        assert_eq!((change.tracker, change.new_value), (tracker, Some(Value::U16(41))));
+        cmap.track_delete(tracker).await?;
+
+        let options = cpg::Options::new().pid(7).initial_totem_confchg(false);
+        let cpg = cpg::AsyncClient::connect_with(endpoint, options).await?;
+        let group = cpg::GroupName::new("awaited")?;
+        let mut events = cpg.events()?;
+        cpg.join(&group).await?;
+        cpg.multicast_slices(cpg::Guarantee::AGREED, &[b"in ", b"parts"]).await?;
+        let payload = loop {
+            if let cpg::Event::Deliver(message) = events.next_event().await? {
+                break message.payload;
+            }
+        };
+        assert_eq!(payload, "in parts");
+        assert_eq!(cpg.membership(&group).await?[0].pid, 7);
+        assert_eq!(cpg.list(cpg::Iteration::Names).await?[0].group, group);
+        cpg.leave(&group).await?;
+
+        let options = quorum::Options::new().model(quorum::Model::V1);
+        let quorum = quorum::AsyncClient::connect_with(endpoint, options).await?;
+        let mut events = quorum.events()?;
+        quorum.track_start(TrackFlags::CURRENT).await?;
+        let quorate = quorum.is_quorate().await?;
+        let first = events.next_event().await?;
+        assert!(matches!(first, quorum::Event::Quorum(told) if told.quorate == quorate));
+
+        let votequorum = votequorum::AsyncClient::connect_to(endpoint).await?;
+        let info = votequorum.local_info().await?;
+        assert_eq!(votequorum.info(info.node_id).await?, info);
+        votequorum.qdevice_register("device").await?;
+        votequorum.qdevice_update("device", "other").await?;
+        votequorum.qdevice_unregister("other").await?;
+
+        let cfg = cfg::AsyncClient::connect_to(endpoint).await?;
+        assert_eq!(cfg.local_node_id().await?, info.node_id);
+        assert_eq!(cfg.node_addresses(cfg::LOCAL_NODE).await?.len(), 1);
+        let refused = cfg.kill_node(cfg::LOCAL_NODE, "none").await;
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })));
+
+        let evs = evs::AsyncClient::connect_to(endpoint).await?;
+        let mut events = evs.events()?;
+        evs.join(&[evs::GroupName::new("awaited")?]).await?;
+        evs.multicast_joined(evs::Guarantee::AGREED, b"message").await?;
+        assert_eq!(evs.membership().await?.members, [info.node_id]);
+        while !matches!(events.next_event().await?, evs::Event::Deliver(told) if told.payload == "message")
+        {
+        }
+        Ok::<(), Error>(())
+    };
+    one_thread().block_on(is_send(awaited)).unwrap();
 }
 
 fn clients_outlive_their_runtime_and_can_be_dropped_anywhere(endpoint: &Endpoint) {
