@@ -1,4 +1,4 @@
-//! The cfg client against real daemons.
+//! The cfg client.
 
 use std::fs;
 use std::net::IpAddr;
@@ -12,64 +12,66 @@ use corosync_ipc::cfg::{
 };
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, Result, cmap};
 use testbed::{
-    Cluster, Node, Transport, WATCHDOG, cc, eventually, next, next_or_error, shared_one, skip,
-    version,
+    Cluster, Host, Node, Nodes, Setup, Transport, Version, WATCHDOG, cc, cs, eventually, invalid,
+    next, next_or_error, skip, version,
 };
+
+testbed::on_each_host! {
+    a_node_knows_its_id_addresses_and_rings;
+    wrong_arguments_are_named_and_nothing_is_sent;
+    a_killed_node_logs_the_reason, Setup::new().nodes(3).loses_nodes();
+    a_tracker_that_says_no_prevents_a_shutdown;
+    a_shutdown_all_agree_to_happens, Setup::new().nodes(2);
+    an_immediate_shutdown_asks_nobody;
+    one_shutdown_is_decided_at_a_time_and_newcomers_are_asked;
+    silence_is_a_no_and_is_waited_for_longer_than_other_answers;
+    a_stopped_daemon_times_requests_out_and_a_dead_one_ends_them;
+}
+
+testbed::embedded_process!();
 
 /// First version with node status and shutdown tracking.
 const NODE_STATUS: [u32; 4] = [3, 1, 1, 0];
 /// First version with knet.
 const KNET: [u32; 4] = [2, 99, 0, 0];
 
-fn connect() -> Client {
-    Client::connect_to(&Endpoint::new()).unwrap()
+fn connect(endpoint: &Endpoint) -> Client {
+    Client::connect_to(endpoint).unwrap()
 }
 
-#[track_caller]
-fn assert_cs<T: std::fmt::Debug>(result: Result<T>, expected: CsError) {
-    match result {
-        Err(Error::Cs { error, .. }) if error == expected => {}
-        other => panic!("{other:?} instead of {expected}"),
-    }
-}
-
-#[track_caller]
-fn assert_invalid<T: std::fmt::Debug>(result: Result<T>, expected: &str) {
-    match result {
-        Err(Error::InvalidArgument { argument, .. }) if argument == expected => {}
-        other => panic!("{other:?} instead of a complaint about {expected}"),
-    }
+/// A client where the test is inside a node.
+fn connect_here() -> Client {
+    connect(&Endpoint::new())
 }
 
 /// Whether a call fails for the age of the daemon, which survives it.
 #[track_caller]
 fn assert_unsupported<T: std::fmt::Debug>(node: &Node, result: Result<T>) {
     assert!(matches!(result, Err(Error::Unsupported { .. })), "{result:?}");
-    assert_eq!(node.run(|| connect().local_node_id().unwrap()), NodeId(node.id()));
+    assert_eq!(node.run(|| connect_here().local_node_id().unwrap()), NodeId(node.id()));
 }
 
 /// Whether the daemon asks before it ends. One that does not refuses to be tracked.
-fn asks_before_shutdown(node: &Node) -> bool {
-    let asks = version() >= NODE_STATUS;
+fn asks_before_shutdown(endpoint: &Endpoint, version: Version) -> bool {
+    let asks = version >= NODE_STATUS;
     if !asks {
-        assert_unsupported(node, node.run(|| connect().track_start()));
+        let client = connect(endpoint);
+        let tracked = client.track_start();
+        assert!(matches!(tracked, Err(Error::Unsupported { .. })), "{tracked:?}");
+        client.local_node_id().unwrap();
     }
     asks
 }
 
-fn wait_ended(node: &Node) {
-    eventually("corosync ends", || !node.is_running());
-}
-
 /// Starts a client that answers so to every shutdown, until the connection ends. Returns when it
 /// tracks.
-fn answer_always(node: &Node, answer: ShutdownAnswer) -> thread::JoinHandle<Vec<ShutdownKind>> {
-    let client = node.run(|| {
-        let client = connect();
-        client.track_start().unwrap();
-        client
-    });
-    node.spawn(move || {
+fn answer_always(
+    endpoint: &Endpoint,
+    answer: ShutdownAnswer,
+) -> thread::JoinHandle<Vec<ShutdownKind>> {
+    let client = connect(endpoint);
+    client.track_start().unwrap();
+    thread::spawn(move || {
         let mut asked = Vec::new();
         while let Ok(event) = next_or_error(&client) {
             if let Event::Shutdown(Shutdown { kind }) = event {
@@ -82,32 +84,26 @@ fn answer_always(node: &Node, answer: ShutdownAnswer) -> thread::JoinHandle<Vec<
     })
 }
 
-#[test]
-fn a_node_knows_its_id_addresses_and_rings() {
-    if skip() {
-        return;
+fn a_node_knows_its_id_addresses_and_rings(endpoint: &Endpoint, version: Version) {
+    let map = cmap::Client::connect_to(endpoint).unwrap();
+    let told = map.get_as::<String>("nodelist.node.0.ring0_addr").unwrap().unwrap();
+    let address: IpAddr = told.parse().unwrap();
+    let client = connect(endpoint);
+    assert_eq!(client.local_node_id().unwrap(), NodeId(1));
+    assert_eq!(client.node_addresses(LOCAL_NODE).unwrap(), [address]);
+    assert_eq!(client.node_addresses(NodeId(1)).unwrap(), [address]);
+    assert_eq!(cs(client.node_addresses(NodeId(99))), CsError::NotExist);
+    let rings = client.ring_status().unwrap();
+    assert_eq!(rings.len(), 1);
+    assert_eq!((rings[0].ip(), &rings[0].address), (Some(address), &told));
+    assert!(!rings[0].status.is_empty());
+    let numbered = version >= KNET;
+    assert_eq!(rings[0].link, numbered.then_some(0));
+    if numbered {
+        assert_eq!(cs(client.ring_reenable()), CsError::NotSupported);
+    } else {
+        client.ring_reenable().unwrap();
     }
-    let cluster = shared_one();
-    let node = cluster.node(1);
-    let address: IpAddr = node.address().parse().unwrap();
-    node.run(|| {
-        let client = connect();
-        assert_eq!(client.local_node_id().unwrap(), NodeId(1));
-        assert_eq!(client.node_addresses(LOCAL_NODE).unwrap(), [address]);
-        assert_eq!(client.node_addresses(NodeId(1)).unwrap(), [address]);
-        assert_cs(client.node_addresses(NodeId(99)), CsError::NotExist);
-        let rings = client.ring_status().unwrap();
-        assert_eq!(rings.len(), 1);
-        assert_eq!((rings[0].ip(), rings[0].address.as_str()), (Some(address), &*node.address()));
-        assert!(!rings[0].status.is_empty());
-        let numbered = version() >= [2, 99, 0, 0];
-        assert_eq!(rings[0].link, numbered.then_some(0));
-        if numbered {
-            assert_cs(client.ring_reenable(), CsError::NotSupported);
-        } else {
-            client.ring_reenable().unwrap();
-        }
-    });
 }
 
 #[test]
@@ -129,7 +125,7 @@ fn addresses_of_both_families_are_told() {
     fs::write(node.config_path(), with).unwrap();
     node.start();
     node.run(|| {
-        let client = connect();
+        let client = connect_here();
         let address: IpAddr = address.parse().unwrap();
         assert_eq!(client.node_addresses(LOCAL_NODE).unwrap(), [address]);
         assert_eq!(client.ring_status().unwrap()[0].ip(), Some(address));
@@ -145,14 +141,14 @@ fn nodes_and_links_are_those_cfgtool_shows() {
     let node = cluster.node(1);
     if version() < NODE_STATUS {
         node.start();
-        assert_unsupported(node, node.run(|| connect().node_status(NodeId(1))));
+        assert_unsupported(node, node.run(|| connect_here().node_status(NodeId(1))));
         return;
     }
     for node in cluster.nodes() {
         node.start_unready();
     }
     cluster.wait_members(&[1, 2, 3], 3);
-    let status = |of: u32| node.run(|| connect().node_status(NodeId(of)).unwrap());
+    let status = |of: u32| node.run(|| connect_here().node_status(NodeId(of)).unwrap());
     // Links may still come up, and their mtu grow, so what is compared was the same before and
     // after the tool ran.
     let tool = eventually("the links rest", || {
@@ -179,7 +175,7 @@ fn nodes_and_links_are_those_cfgtool_shows() {
     assert_eq!(tool.matches("nodeid:").count(), 2);
 
     node.run(|| {
-        let client = connect();
+        let client = connect_here();
         // One character a node: this one, and two that are enabled and connected.
         let [ring] = &client.ring_status().unwrap()[..] else { panic!("one link") };
         assert_eq!((ring.link, ring.status.as_str()), (Some(0), "n33"));
@@ -189,7 +185,7 @@ fn nodes_and_links_are_those_cfgtool_shows() {
             let address: IpAddr = cluster.node(id).address().parse().unwrap();
             assert_eq!(client.node_addresses(NodeId(id)).unwrap(), [address]);
         }
-        assert_cs(client.node_status(NodeId(99)), CsError::FailedOperation);
+        assert_eq!(cs(client.node_status(NodeId(99))), CsError::FailedOperation);
     });
 
     cluster.unplug(3);
@@ -213,7 +209,7 @@ fn edit(node: &Node, changes: &[(&str, &str)]) {
 #[track_caller]
 fn assert_rings_are_not_asked_for(node: &Node) {
     node.run(|| {
-        let client = connect();
+        let client = connect_here();
         let refused = client.ring_status();
         let Err(error @ Error::WouldCrash { .. }) = &refused else { panic!("{refused:?}") };
         let text = error.to_string();
@@ -235,15 +231,18 @@ fn ring_status_is_not_sent_to_a_udp_daemon_that_takes_its_address_for_two() {
     for transport in [Transport::Udpu, Transport::Udp] {
         let cluster = Cluster::builder().nodes(2).transport(transport).bare_nodes(&[1]).start();
         let node = cluster.node(1);
-        assert_eq!(node.run(|| connect().local_node_id().unwrap()), NodeId(node.id_of_address()));
+        assert_eq!(
+            node.run(|| connect_here().local_node_id().unwrap()),
+            NodeId(node.id_of_address())
+        );
         // Since 3.1.5 the id that was made is put into the map, and the address found there twice.
         if version() >= [3, 1, 5, 0] {
             assert_rings_are_not_asked_for(node);
         } else {
-            assert_eq!(node.run(|| connect().ring_status().unwrap().len()), 1);
+            assert_eq!(node.run(|| connect_here().ring_status().unwrap().len()), 1);
         }
         // The other node has one address.
-        assert_eq!(cluster.node(2).run(|| connect().ring_status().unwrap().len()), 1);
+        assert_eq!(cluster.node(2).run(|| connect_here().ring_status().unwrap().len()), 1);
     }
 }
 
@@ -254,12 +253,12 @@ fn ring_status_is_not_sent_to_a_udp_daemon_that_was_given_a_second_link() {
     }
     let cluster = Cluster::one();
     let node = cluster.node(1);
-    assert_eq!(node.run(|| connect().ring_status().unwrap().len()), 1);
+    assert_eq!(node.run(|| connect_here().ring_status().unwrap().len()), 1);
     let first = format!("ring0_addr: {}\n", node.address());
     let second = format!("{first}ring1_addr: 10.78.0.1\n");
     // Without the line the map has no transport any more, as if it was knet.
     edit(node, &[(first.as_str(), second.as_str()), ("transport: udpu\n", "")]);
-    node.run(|| connect().reload_config().unwrap());
+    node.run(|| connect_here().reload_config().unwrap());
     assert_rings_are_not_asked_for(node);
 }
 
@@ -276,7 +275,7 @@ fn ring_status_of_knet_has_every_link() {
     // knet is what it uses when nothing is said.
     edit(node, &[(first.as_str(), second.as_str()), ("transport: knet\n", "")]);
     node.start();
-    let rings = node.run(|| connect().ring_status().unwrap());
+    let rings = node.run(|| connect_here().ring_status().unwrap());
     let rings: Vec<_> = rings.iter().map(|ring| (ring.link, ring.address.as_str())).collect();
     assert_eq!(rings, [(Some(0), node.address().as_str()), (Some(3), "10.78.0.1")]);
 }
@@ -302,7 +301,7 @@ fn timers_of_knet_are_not_taken_from_the_map_of_a_running_daemon() {
         // Has the daemon configure its links anew.
         map.set("totem.join", 60_u32).unwrap();
         assert_eq!(used(), before);
-        connect().reload_config().unwrap();
+        connect_here().reload_config().unwrap();
         assert_eq!(
             (timers.each_ref().map(|key| map.get(key).unwrap()), used()),
             ([None, None], before)
@@ -319,7 +318,7 @@ fn a_node_that_a_udpu_daemon_does_not_know_is_not_down() {
     let node = cluster.node(1);
     node.start();
     node.run(|| {
-        let client = connect();
+        let client = connect_here();
         let [own, down, unknown] = [1, 2, 99].map(|id| client.node_status(NodeId(id)).unwrap());
         assert!(own.is_known() && own.reachable && own.links.len() == 1, "{own:?}");
         assert!(down.is_known() && !down.reachable && !down.links[0].connected, "{down:?}");
@@ -338,25 +337,20 @@ fn a_reload_changes_the_map() {
     let cluster = Cluster::one();
     let node = cluster.node(1);
     if version() < [2, 3, 2, 0] {
-        assert_unsupported(node, node.run(|| connect().reload_config()));
+        assert_unsupported(node, node.run(|| connect_here().reload_config()));
         return;
     }
-    let edit = |from: &str, to: &str| {
-        let config = fs::read_to_string(node.config_path()).unwrap();
-        assert!(config.contains(from), "{config}");
-        fs::write(node.config_path(), config.replace(from, to)).unwrap();
-    };
-    edit("token: 10000", "token: 7777");
+    edit(node, &[("token: 10000", "token: 7777")]);
     node.run(|| {
-        let client = connect();
+        let client = connect_here();
         let token = || cmap::Client::connect().unwrap().get_as::<u32>("totem.token").unwrap();
         assert_eq!(token(), Some(10_000));
         client.reload_config().unwrap();
         assert_eq!(token(), Some(7777));
-        edit("totem {", "nonsense");
+        edit(node, &[("totem {", "nonsense")]);
         let refused =
             if version() >= [3, 1, 0, 0] { CsError::InvalidParam } else { CsError::Library };
-        assert_cs(client.reload_config(), refused);
+        assert_eq!(cs(client.reload_config()), refused);
         assert_eq!(token(), Some(7777));
         assert_eq!(client.local_node_id().unwrap(), NodeId(1));
     });
@@ -377,11 +371,11 @@ fn rotated_logs_are_opened_again() {
     node.start();
     assert!(log.exists());
     if version() < [2, 99, 4, 0] {
-        assert_unsupported(node, node.run(|| connect().reopen_log_files()));
+        assert_unsupported(node, node.run(|| connect_here().reopen_log_files()));
         return;
     }
     fs::rename(&log, Path::new(&log).with_extension("old")).unwrap();
-    match node.run(|| connect().reopen_log_files()) {
+    match node.run(|| connect_here().reopen_log_files()) {
         // Built with a libqb before 1.9.
         Err(Error::Cs { error: CsError::NotSupported, .. }) if version() < [3, 1, 0, 0] => {
             assert!(!log.exists())
@@ -393,191 +387,170 @@ fn rotated_logs_are_opened_again() {
     }
 }
 
-#[test]
-fn a_killed_node_logs_the_reason() {
-    if skip() {
-        return;
+fn a_killed_node_logs_the_reason(nodes: &Nodes) {
+    let logs = |id: u32, what: &str| match nodes {
+        // It has no log.
+        Nodes::Embedded(_) => true,
+        Nodes::Real(cluster) => cluster.node(id).log().contains(what),
+    };
+    let one = nodes.on(1, connect);
+    one.kill_node(NodeId(3), "it was in the way").unwrap();
+    if let Nodes::Real(cluster) = nodes {
+        cluster.node(3).wait_log("Killed by node 1");
     }
-    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
-    let one = cluster.node(1);
-    one.run(|| connect().kill_node(NodeId(3), "it was in the way").unwrap());
-    cluster.node(3).wait_log("Killed by node 1: it was in the way".split(':').next().unwrap());
-    assert!(cluster.node(3).log().contains("it was in the way"));
-    wait_ended(cluster.node(3));
-    cluster.wait_members(&[1, 2], 2);
-    if version() >= [3, 1, 0, 0] {
-        assert_cs(one.run(|| connect().kill_node(NodeId(3), "again")), CsError::NotExist);
+    assert!(logs(3, "it was in the way"));
+    nodes.wait_ended(3);
+    nodes.wait_members(&[1, 2], 2);
+    if nodes.version() >= [3, 1, 0, 0] {
+        assert_eq!(cs(one.kill_node(NodeId(3), "again")), CsError::NotExist);
     } else {
-        one.run(|| connect().kill_node(NodeId(3), "again").unwrap());
+        one.kill_node(NodeId(3), "again").unwrap();
     }
 
     let longest = "x".repeat(MAX_REASON);
-    one.run(|| connect().kill_node(NodeId(2), &longest).unwrap());
-    wait_ended(cluster.node(2));
-    assert!(cluster.node(2).log().contains(&longest[..200]));
-    assert!(one.is_running());
+    one.kill_node(NodeId(2), &longest).unwrap();
+    nodes.wait_ended(2);
+    assert!(logs(2, &longest[..200]));
+    assert!(nodes.is_running(1));
 
     // Itself, without a reason.
-    one.run(|| {
-        let client = connect();
-        client.kill_node(NodeId(1), "").unwrap();
-        eventually("the connection ends", || client.local_node_id().is_err());
-    });
-    wait_ended(one);
+    one.kill_node(NodeId(1), "").unwrap();
+    eventually("the connection ends", || one.local_node_id().is_err());
+    nodes.wait_ended(1);
 }
 
-#[test]
-fn wrong_arguments_are_named_and_nothing_is_sent() {
-    if skip() {
-        return;
-    }
-    let cluster = shared_one();
-    cluster.node(1).run(|| {
-        let client = connect();
-        assert_invalid(client.kill_node(NodeId(1), &"x".repeat(MAX_REASON + 1)), "reason");
-        assert_invalid(client.kill_node(NodeId(1), "two\0parts"), "reason");
-        assert_invalid(client.kill_node(NodeId(0), "nobody"), "node");
-        assert_invalid(client.node_status(NodeId(0)), "node");
-        assert_invalid(client.try_shutdown(ShutdownKind(3)), "shutdown kind");
-        let small = Client::connect_to(&Endpoint::new().ring_size(4096)).unwrap();
-        assert_eq!(small.local_node_id().unwrap(), NodeId(1));
-        assert_invalid(small.ring_status(), "ring size");
-        assert_eq!(client.local_node_id().unwrap(), NodeId(1));
-    });
+fn wrong_arguments_are_named_and_nothing_is_sent(endpoint: &Endpoint) {
+    let client = connect(endpoint);
+    assert_eq!(invalid(client.kill_node(NodeId(1), &"x".repeat(MAX_REASON + 1))), "reason");
+    assert_eq!(invalid(client.kill_node(NodeId(1), "two\0parts")), "reason");
+    assert_eq!(invalid(client.kill_node(NodeId(0), "nobody")), "node");
+    assert_eq!(invalid(client.node_status(NodeId(0))), "node");
+    assert_eq!(invalid(client.try_shutdown(ShutdownKind(3))), "shutdown kind");
+    let small = connect(&endpoint.clone().ring_size(4096));
+    assert_eq!(small.local_node_id().unwrap(), NodeId(1));
+    assert_eq!(invalid(small.ring_status()), "ring size");
+    assert_eq!(client.local_node_id().unwrap(), NodeId(1));
 }
 
-#[test]
-fn a_tracker_that_says_no_prevents_a_shutdown() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    if !asks_before_shutdown(node) {
+fn a_tracker_that_says_no_prevents_a_shutdown(host: &Host) {
+    let endpoint = host.endpoint();
+    if !asks_before_shutdown(&endpoint, host.version()) {
         // Nobody is asked: it just ends.
-        node.run(|| connect().try_shutdown(ShutdownKind::REQUEST).unwrap());
-        wait_ended(node);
+        connect(&endpoint).try_shutdown(ShutdownKind::REQUEST).unwrap();
+        host.wait_ended();
         return;
     }
-    let yes = answer_always(node, ShutdownAnswer::YES);
-    let no = answer_always(node, ShutdownAnswer::NO);
-    node.run(|| {
-        let client = connect();
-        assert_cs(client.try_shutdown(ShutdownKind::REQUEST), CsError::Busy);
-        assert_cs(client.reply_to_shutdown(ShutdownAnswer::YES), CsError::Access);
-        assert_eq!(client.local_node_id().unwrap(), NodeId(1));
-        // Regardless of what they say.
-        client.try_shutdown(ShutdownKind::REGARDLESS).unwrap();
-    });
-    wait_ended(node);
+    let yes = answer_always(&endpoint, ShutdownAnswer::YES);
+    let no = answer_always(&endpoint, ShutdownAnswer::NO);
+    let client = connect(&endpoint);
+    assert_eq!(cs(client.try_shutdown(ShutdownKind::REQUEST)), CsError::Busy);
+    assert_eq!(cs(client.reply_to_shutdown(ShutdownAnswer::YES)), CsError::Access);
+    assert_eq!(client.local_node_id().unwrap(), NodeId(1));
+    // Regardless of what they say.
+    client.try_shutdown(ShutdownKind::REGARDLESS).unwrap();
+    host.wait_ended();
     let asked = [ShutdownKind::REQUEST, ShutdownKind::REGARDLESS];
     assert_eq!((yes.join().unwrap(), no.join().unwrap()), (asked.into(), asked.into()));
 }
 
-#[test]
-fn a_shutdown_all_agree_to_happens() {
-    if skip() {
+fn a_shutdown_all_agree_to_happens(nodes: &Nodes) {
+    let version = nodes.version();
+    if !nodes.on(1, |endpoint| asks_before_shutdown(endpoint, version)) {
         return;
     }
-    let cluster = Cluster::builder().nodes(2).start();
-    let node = cluster.node(1);
-    if !asks_before_shutdown(node) {
-        return;
-    }
-    let trackers = [(); 2].map(|()| answer_always(node, ShutdownAnswer::YES));
-    node.run(|| connect().try_shutdown(ShutdownKind::REQUEST).unwrap());
-    wait_ended(node);
+    let trackers =
+        [(); 2].map(|()| nodes.on(1, |endpoint| answer_always(endpoint, ShutdownAnswer::YES)));
+    nodes.on(1, connect).try_shutdown(ShutdownKind::REQUEST).unwrap();
+    nodes.wait_ended(1);
     for tracker in trackers {
         assert_eq!(tracker.join().unwrap(), [ShutdownKind::REQUEST]);
     }
     // The other node is told, and stays.
-    cluster.node(2).wait_log("Node 1 was shut down by sysadmin");
-    assert!(cluster.node(2).is_running());
+    if let Nodes::Real(cluster) = nodes {
+        cluster.node(2).wait_log("Node 1 was shut down by sysadmin");
+    }
+    assert!(nodes.is_running(2));
 }
 
-#[test]
-fn an_immediate_shutdown_asks_nobody() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    let tracker = asks_before_shutdown(node).then(|| answer_always(node, ShutdownAnswer::NO));
-    node.run(|| connect().try_shutdown(ShutdownKind::IMMEDIATE).unwrap());
-    wait_ended(node);
+fn an_immediate_shutdown_asks_nobody(host: &Host) {
+    let endpoint = host.endpoint();
+    let tracker = asks_before_shutdown(&endpoint, host.version())
+        .then(|| answer_always(&endpoint, ShutdownAnswer::NO));
+    connect(&endpoint).try_shutdown(ShutdownKind::IMMEDIATE).unwrap();
+    host.wait_ended();
     if let Some(tracker) = tracker {
         assert_eq!(tracker.join().unwrap(), []);
     }
 }
 
-#[test]
-fn one_shutdown_is_decided_at_a_time_and_newcomers_are_asked() {
-    if skip() {
+fn one_shutdown_is_decided_at_a_time_and_newcomers_are_asked(host: &Host) {
+    let endpoint = host.endpoint();
+    if !asks_before_shutdown(&endpoint, host.version()) {
         return;
     }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    if !asks_before_shutdown(node) {
-        return;
-    }
-    node.run(|| {
-        let asked = Event::Shutdown(Shutdown { kind: ShutdownKind::REQUEST });
-        let (first, second, tracker, newcomer) = (connect(), connect(), connect(), connect());
-        tracker.track_start().unwrap();
-        tracker.track_start().unwrap();
-        // One who asks is not asked.
-        second.track_start().unwrap();
-        let shutdown =
-            |client: Client| node.spawn(move || client.try_shutdown(ShutdownKind::REQUEST));
-        let waiting = shutdown(first);
-        assert_eq!(next(&tracker), asked);
-        assert_eq!(next(&second), asked);
-        assert_cs(second.try_shutdown(ShutdownKind::REQUEST), CsError::Exist);
-        newcomer.track_start().unwrap();
-        assert_eq!(next(&newcomer), asked);
-        tracker.reply_to_shutdown(ShutdownAnswer::YES).unwrap();
-        second.reply_to_shutdown(ShutdownAnswer::YES).unwrap();
-        newcomer.reply_to_shutdown(ShutdownAnswer::NO).unwrap();
-        assert_cs(waiting.join().unwrap(), CsError::Busy);
-        assert!(node.is_running());
+    let asked = Event::Shutdown(Shutdown { kind: ShutdownKind::REQUEST });
+    let [first, second, tracker, newcomer] = [(); 4].map(|()| connect(&endpoint));
+    tracker.track_start().unwrap();
+    tracker.track_start().unwrap();
+    // One who asks is not asked.
+    second.track_start().unwrap();
+    let shutdown =
+        |client: Client| thread::spawn(move || client.try_shutdown(ShutdownKind::REQUEST));
+    let waiting = shutdown(first);
+    assert_eq!(next(&tracker), asked);
+    assert_eq!(next(&second), asked);
+    assert_eq!(cs(second.try_shutdown(ShutdownKind::REQUEST)), CsError::Exist);
+    newcomer.track_start().unwrap();
+    assert_eq!(next(&newcomer), asked);
+    tracker.reply_to_shutdown(ShutdownAnswer::YES).unwrap();
+    second.reply_to_shutdown(ShutdownAnswer::YES).unwrap();
+    newcomer.reply_to_shutdown(ShutdownAnswer::NO).unwrap();
+    assert_eq!(cs(waiting.join().unwrap()), CsError::Busy);
+    assert!(host.is_running());
 
-        // Who stops tracking while asked agrees, and so does who goes.
-        let waiting = shutdown(second);
-        assert_eq!(next(&tracker), asked);
-        assert_eq!(next(&newcomer), asked);
-        drop(newcomer);
-        tracker.track_stop().unwrap();
-        waiting.join().unwrap().unwrap();
-    });
-    wait_ended(node);
+    // Who stops tracking while asked agrees, and so does who goes.
+    let waiting = shutdown(second);
+    assert_eq!(next(&tracker), asked);
+    assert_eq!(next(&newcomer), asked);
+    drop(newcomer);
+    tracker.track_stop().unwrap();
+    waiting.join().unwrap().unwrap();
+    host.wait_ended();
 }
 
-#[test]
-fn silence_is_a_no_and_is_waited_for_longer_than_other_answers() {
-    if skip() {
+fn silence_is_a_no_and_is_waited_for_longer_than_other_answers(host: &Host) {
+    let endpoint = host.endpoint();
+    if !asks_before_shutdown(&endpoint, host.version()) {
         return;
     }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    if !asks_before_shutdown(node) {
-        return;
-    }
-    node.tool("corosync-cmapctl", ["-s", "cfg.shutdown_timeout", "u32", "1500"]).success();
-    node.run(|| {
-        let tracker = connect();
-        tracker.track_start().unwrap();
-        let client = connect();
-        client.track_start().unwrap();
-        client.set_request_timeout(Duration::from_millis(1000));
-        assert_cs(client.try_shutdown(ShutdownKind::REQUEST), CsError::Busy);
-        let kind = ShutdownKind::REQUEST;
-        assert_eq!(next(&tracker), Event::Shutdown(Shutdown { kind }));
-        // The daemon tells those who once asked for a shutdown.
-        assert_eq!(next(&client), Event::ShutdownTimedOut(ShutdownTimedOut { kind }));
-        assert_cs(tracker.reply_to_shutdown(ShutdownAnswer::YES), CsError::Access);
-        client.try_shutdown(ShutdownKind::REGARDLESS).unwrap();
-    });
-    wait_ended(node);
+    let map = cmap::Client::connect_to(&endpoint).unwrap();
+    map.set("cfg.shutdown_timeout", 1500_u32).unwrap();
+    let tracker = connect(&endpoint);
+    tracker.track_start().unwrap();
+    let client = connect(&endpoint);
+    client.track_start().unwrap();
+    client.set_request_timeout(Duration::from_millis(1000));
+    assert_eq!(cs(client.try_shutdown(ShutdownKind::REQUEST)), CsError::Busy);
+    let kind = ShutdownKind::REQUEST;
+    assert_eq!(next(&tracker), Event::Shutdown(Shutdown { kind }));
+    // The daemon tells those who once asked for a shutdown.
+    assert_eq!(next(&client), Event::ShutdownTimedOut(ShutdownTimedOut { kind }));
+    assert_eq!(cs(tracker.reply_to_shutdown(ShutdownAnswer::YES)), CsError::Access);
+    client.try_shutdown(ShutdownKind::REGARDLESS).unwrap();
+    host.wait_ended();
+}
+
+fn a_stopped_daemon_times_requests_out_and_a_dead_one_ends_them(host: &Host) {
+    let client = connect(&host.endpoint());
+    client.set_request_timeout(Duration::from_millis(100));
+    let paused = host.pause();
+    assert!(matches!(client.local_node_id(), Err(Error::TimedOut { .. })));
+    drop(paused);
+    client.set_request_timeout(WATCHDOG);
+    // Not the late answer of the request before.
+    assert_eq!(client.ring_status().unwrap().len(), 1);
+    host.kill();
+    assert!(matches!(client.local_node_id(), Err(Error::Disconnected { .. })));
 }
 
 /// Tracks and answers every shutdown with its argument.
@@ -613,46 +586,25 @@ fn c_and_rust_ask_and_answer_each_other() {
     }
     let cluster = Cluster::one();
     let node = cluster.node(1);
-    if !asks_before_shutdown(node) {
+    if !node.run(|| asks_before_shutdown(&Endpoint::new(), version())) {
         return;
     }
     let Some(program) = cc(C_TRACKER, &["cfg"]) else { return };
     let mut no = node.spawn_command(&program, ["0"]);
     no.wait_stdout("tracking");
-    node.run(|| assert_cs(connect().try_shutdown(ShutdownKind::REQUEST), CsError::Busy));
+    node.run(|| assert_eq!(cs(connect_here().try_shutdown(ShutdownKind::REQUEST)), CsError::Busy));
     no.wait_stdout("asked 0");
     assert!(no.is_running());
     drop(no);
 
-    let tracker = answer_always(node, ShutdownAnswer::NO);
+    let tracker = node.run(|| answer_always(&Endpoint::new(), ShutdownAnswer::NO));
     let refused = node.tool("corosync-cfgtool", ["-H"]);
     assert!(node.is_running(), "{refused:?}");
     assert!(format!("{}{}", refused.stdout, refused.stderr).contains("error = 10"), "{refused:?}");
     let yes = node.spawn_command(&program, ["1"]);
     yes.wait_stdout("tracking");
-    node.run(|| connect().try_shutdown(ShutdownKind::REGARDLESS).unwrap());
+    node.run(|| connect_here().try_shutdown(ShutdownKind::REGARDLESS).unwrap());
     yes.wait_stdout("asked 1");
-    wait_ended(node);
+    eventually("corosync ends", || !node.is_running());
     assert_eq!(tracker.join().unwrap(), [ShutdownKind::REQUEST, ShutdownKind::REGARDLESS]);
-}
-
-#[test]
-fn a_stopped_daemon_times_requests_out_and_a_dead_one_ends_them() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        let client = connect();
-        client.set_request_timeout(Duration::from_millis(100));
-        let paused = node.pause();
-        assert!(matches!(client.local_node_id(), Err(Error::TimedOut { .. })));
-        drop(paused);
-        client.set_request_timeout(WATCHDOG);
-        // Not the late answer of the request before.
-        assert_eq!(client.ring_status().unwrap().len(), 1);
-        node.kill();
-        assert!(matches!(client.local_node_id(), Err(Error::Disconnected { .. })));
-    });
 }

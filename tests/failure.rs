@@ -4,13 +4,23 @@ use std::fs;
 use std::io::ErrorKind;
 use std::ops::ControlFlow::Continue;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use corosync_ipc::cmap::{Client, TrackEvents, Value};
 use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, TrackFlags, quorum, votequorum};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use testbed::{Cluster, cs, eventually, rings, skip, spawn_until_asleep, version, waiting};
+use testbed::{Cluster, Host, cs, eventually, rings, skip, spawn_until_asleep, version, waiting};
+
+testbed::on_each_host! {
+    death_is_noticed_by_whoever_waits_and_its_rings_are_removed;
+    an_answer_that_comes_late_is_not_taken_for_the_next;
+    connecting_to_a_stopped_daemon_times_out;
+    after_a_restart_old_clients_are_gone_and_new_ones_connect;
+}
+
+testbed::embedded_process!();
 
 /// nobody, wherever corosync runs.
 const NOBODY: u32 = 65534;
@@ -18,8 +28,8 @@ const NOBODY: u32 = 65534;
 /// A timeout that no test waits for.
 const LONG: Duration = Duration::from_secs(120);
 
-fn short() -> Endpoint {
-    Endpoint::new().timeout(Duration::from_millis(150))
+fn short(host: &Host) -> Endpoint {
+    host.endpoint().timeout(Duration::from_millis(150))
 }
 
 #[track_caller]
@@ -37,242 +47,210 @@ fn assert_timed_out<T: std::fmt::Debug>(result: Result<T, Error>) {
     assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
 }
 
-#[test]
-fn death_is_noticed_by_whoever_waits_and_its_rings_are_removed() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        eventually("the tool that looked for the daemon is forgotten", || rings().is_empty());
-        let endpoint = Endpoint::new().timeout(LONG);
-        let requester = Client::connect_to(&endpoint).unwrap();
-        let votes = votequorum::Client::connect_to(&endpoint).unwrap();
-        let dispatcher = Client::connect_to(&endpoint).unwrap();
-        let one = Client::connect_to(&endpoint).unwrap();
-        let idle = quorum::Client::connect_to(&endpoint).unwrap();
-        let pending = Client::connect_to(&endpoint).unwrap();
-        pending.track_add("death_is_noticed", TrackEvents::ALL).unwrap();
-        (0..5_u8).for_each(|number| pending.set("death_is_noticed", number).unwrap());
-        let paused = node.pause();
-        let killed = thread::scope(|scope| {
-            let get = spawn_until_asleep(scope, || requester.get("totem.version"));
-            let queued = spawn_until_asleep(scope, || requester.get("totem.version"));
-            let info = spawn_until_asleep(scope, || votes.local_info());
-            let blocking = spawn_until_asleep(scope, || {
-                dispatcher.dispatch(Dispatch::Blocking, |_| Continue(()))
-            });
-            let next = spawn_until_asleep(scope, || dispatcher.next_event(LONG));
-            let one = spawn_until_asleep(scope, || one.dispatch(Dispatch::One, |_| Continue(())));
-            assert!(!(get.is_finished() || queued.is_finished() || info.is_finished()));
-            assert!(!(blocking.is_finished() || next.is_finished() || one.is_finished()));
-            let killed = Instant::now();
-            node.kill();
-            for request in [get, queued] {
-                assert_disconnected(request.join().unwrap());
-            }
-            assert_disconnected(info.join().unwrap());
-            assert_disconnected(next.join().unwrap());
-            for dispatch in [blocking, one] {
-                assert_disconnected(dispatch.join().unwrap());
-            }
-            killed
-        });
-        drop(paused);
-
-        // Events that the daemon left are handed over first.
-        let mut handed = 0;
-        assert_disconnected(pending.dispatch(Dispatch::All, |_| {
-            handed += 1;
-            Continue(())
-        }));
-        assert_eq!(handed, 5);
-        // Whichever call comes first notices, and all that come later agree.
-        assert_disconnected(requester.poll_event());
-        assert_disconnected(requester.get("totem.version"));
-        assert_disconnected(requester.iter("").map(drop));
-        assert_disconnected(dispatcher.next_event(Deadline::NEVER));
-        assert_disconnected(dispatcher.set("death_is_noticed", 1_u8));
-        assert_disconnected(idle.is_quorate());
-        assert!(testbed::is_readable(&idle), "who polls must see the end");
-        assert!(killed.elapsed() < LONG);
-
-        let refused = Client::connect();
-        assert!(matches!(refused, Err(Error::NoSocket { .. })), "{refused:?}");
-
-        assert!(!rings().is_empty());
-        drop((requester, votes, dispatcher, one, idle, pending));
-        // Names of 1.99 do not tell a killed daemon's rings from the next one's.
-        assert_eq!(rings().is_empty(), version() >= [2, 0, 0, 0]);
+fn death_is_noticed_by_whoever_waits_and_its_rings_are_removed(host: &Host) {
+    eventually("the tool that looked for the daemon is forgotten", || {
+        rings(host.shm_root()).is_empty()
     });
+    let endpoint = host.endpoint().timeout(LONG);
+    let requester = Client::connect_to(&endpoint).unwrap();
+    let votes = votequorum::Client::connect_to(&endpoint).unwrap();
+    let dispatcher = Client::connect_to(&endpoint).unwrap();
+    let one = Client::connect_to(&endpoint).unwrap();
+    let idle = quorum::Client::connect_to(&endpoint).unwrap();
+    let pending = Client::connect_to(&endpoint).unwrap();
+    pending.track_add("death_is_noticed", TrackEvents::ALL).unwrap();
+    (0..5_u8).for_each(|number| pending.set("death_is_noticed", number).unwrap());
+    let paused = host.pause();
+    let killed = thread::scope(|scope| {
+        let get = spawn_until_asleep(scope, || requester.get("totem.version"));
+        let queued = spawn_until_asleep(scope, || requester.get("totem.version"));
+        let info = spawn_until_asleep(scope, || votes.local_info());
+        let blocking =
+            spawn_until_asleep(scope, || dispatcher.dispatch(Dispatch::Blocking, |_| Continue(())));
+        let next = spawn_until_asleep(scope, || dispatcher.next_event(LONG));
+        let one = spawn_until_asleep(scope, || one.dispatch(Dispatch::One, |_| Continue(())));
+        assert!(!(get.is_finished() || queued.is_finished() || info.is_finished()));
+        assert!(!(blocking.is_finished() || next.is_finished() || one.is_finished()));
+        let killed = Instant::now();
+        host.kill();
+        for request in [get, queued] {
+            assert_disconnected(request.join().unwrap());
+        }
+        assert_disconnected(info.join().unwrap());
+        assert_disconnected(next.join().unwrap());
+        for dispatch in [blocking, one] {
+            assert_disconnected(dispatch.join().unwrap());
+        }
+        killed
+    });
+    drop(paused);
+
+    // Events that the daemon left are handed over first.
+    let mut handed = 0;
+    assert_disconnected(pending.dispatch(Dispatch::All, |_| {
+        handed += 1;
+        Continue(())
+    }));
+    assert_eq!(handed, 5);
+    // Whichever call comes first notices, and all that come later agree.
+    assert_disconnected(requester.poll_event());
+    assert_disconnected(requester.get("totem.version"));
+    assert_disconnected(requester.iter("").map(drop));
+    assert_disconnected(dispatcher.next_event(Deadline::NEVER));
+    assert_disconnected(dispatcher.set("death_is_noticed", 1_u8));
+    assert_disconnected(idle.is_quorate());
+    assert!(testbed::is_readable(&idle), "who polls must see the end");
+    assert!(killed.elapsed() < LONG);
+
+    let refused = Client::connect_to(&host.endpoint());
+    assert!(matches!(refused, Err(Error::NoSocket { .. })), "{refused:?}");
+
+    assert!(!rings(host.shm_root()).is_empty());
+    drop((requester, votes, dispatcher, one, idle, pending));
+    // Names of 1.99 do not tell a killed daemon's rings from the next one's.
+    assert_eq!(rings(host.shm_root()).is_empty(), host.version() >= [2, 0, 0, 0]);
 }
 
-#[test]
-fn an_answer_that_comes_late_is_not_taken_for_the_next() {
-    if skip() {
-        return;
+fn an_answer_that_comes_late_is_not_taken_for_the_next(host: &Host) {
+    let client = Client::connect_to(&host.endpoint()).unwrap();
+    let (counter, prefix) = ("late.counter", "late.key");
+    client.set(counter, 0_u32).unwrap();
+    for number in 0..10_u32 {
+        client.set(&format!("{prefix}{number}"), number).unwrap();
     }
-    let cluster = Cluster::builder().token(10000).start();
-    let node = cluster.node(1);
-    node.run(|| {
-        let client = Client::connect().unwrap();
-        let (counter, prefix) = ("late.counter", "late.key");
-        client.set(counter, 0_u32).unwrap();
-        for number in 0..10_u32 {
-            client.set(&format!("{prefix}{number}"), number).unwrap();
+    let tracker = client.track_add(counter, TrackEvents::ALL).unwrap();
+    let mut sent = 0;
+    for round in 0..6 {
+        client.set_request_timeout(Duration::from_millis(400));
+        let paused = host.pause();
+        let begin = Instant::now();
+        // One is sent; those after it find its answer missing and are not sent.
+        if round % 2 == 0 {
+            assert_timed_out(client.increment(counter));
+            sent += 1;
+        } else {
+            assert_timed_out(client.get(&format!("{prefix}{}", (round + 5) % 10)));
         }
-        let tracker = client.track_add(counter, TrackEvents::ALL).unwrap();
-        let mut sent = 0;
-        for round in 0..6 {
-            client.set_request_timeout(Duration::from_millis(400));
-            let paused = node.pause();
-            let begin = Instant::now();
-            // One is sent; those after it find its answer missing and are not sent.
-            if round % 2 == 0 {
-                assert_timed_out(client.increment(counter));
-                sent += 1;
-            } else {
-                assert_timed_out(client.get(&format!("{prefix}{}", (round + 5) % 10)));
-            }
-            assert!(begin.elapsed() >= Duration::from_millis(400));
-            for _ in 0..round % 3 {
-                assert_timed_out(client.increment(counter));
-                assert_timed_out(client.list(prefix));
-            }
-            // Events are looked for all the same.
-            assert!(client.next_event(Duration::from_millis(1)).unwrap().is_none());
-            assert!(
-                client.dispatch(Dispatch::All, |_| panic!("an event of a stopped daemon")).is_ok()
-            );
-            assert_eq!(
-                cs(client.dispatch(Dispatch::OneNonblocking, |_| Continue(()))),
-                CsError::TryAgain
-            );
-            client.set_request_timeout(LONG);
-            if round % 3 == 0 {
-                // Asked before the daemon goes on.
-                thread::scope(|scope| {
-                    let get = spawn_until_asleep(scope, || {
-                        client.get(&format!("{prefix}{round}")).unwrap()
-                    });
-                    assert!(!get.is_finished());
-                    drop(paused);
-                    assert_eq!(get.join().unwrap(), Some(Value::U32(round)));
-                });
-            } else {
+        assert!(begin.elapsed() >= Duration::from_millis(400));
+        for _ in 0..round % 3 {
+            assert_timed_out(client.increment(counter));
+            assert_timed_out(client.list(prefix));
+        }
+        // Events are looked for all the same.
+        assert!(client.next_event(Duration::from_millis(1)).unwrap().is_none());
+        assert!(client.dispatch(Dispatch::All, |_| panic!("an event of a stopped daemon")).is_ok());
+        assert_eq!(
+            cs(client.dispatch(Dispatch::OneNonblocking, |_| Continue(()))),
+            CsError::TryAgain
+        );
+        client.set_request_timeout(LONG);
+        if round % 3 == 0 {
+            // Asked before the daemon goes on.
+            thread::scope(|scope| {
+                let get =
+                    spawn_until_asleep(scope, || client.get(&format!("{prefix}{round}")).unwrap());
+                assert!(!get.is_finished());
                 drop(paused);
-            }
-            for number in (0..10_u32).rev() {
-                assert_eq!(
-                    client.get(&format!("{prefix}{number}")).unwrap(),
-                    Some(Value::U32(number))
-                );
-            }
-            assert_eq!(client.get("late.none").unwrap(), None);
-            assert_eq!(client.get(counter).unwrap(), Some(Value::U32(sent)), "round {round}");
-            assert_eq!(waiting(&client).len(), usize::from(round % 2 == 0));
-        }
-        client.track_delete(tracker).unwrap();
-    });
-}
-
-#[test]
-fn connecting_to_a_stopped_daemon_times_out() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::builder().token(10000).start();
-    let node = cluster.node(1);
-    node.run(|| {
-        let timeout = Duration::from_millis(150);
-        let attempt = || {
-            let begin = Instant::now();
-            let refused = Client::connect_to(&short());
-            assert!(begin.elapsed() >= timeout);
-            match refused {
-                Err(Error::TimedOut { operation, after, .. }) => {
-                    assert_eq!((&*operation, after), ("connecting to cmap", timeout))
-                }
-                other => panic!("{other:?}"),
-            }
-        };
-        let paused = node.pause();
-        attempt();
-        assert_timed_out(quorum::Client::connect_to(&short()));
-        assert_timed_out(votequorum::Client::connect_to(&short()));
-        if version() < [2, 0, 0, 0] {
-            // Its libqb waits for ever for what a connection that was closed at once does not send.
-            return;
-        }
-        // Until the daemon's queue of connections is full.
-        let mut name = b"cmap".to_vec();
-        name.resize(107, 0);
-        let address = UnixAddr::new_abstract(&name).unwrap();
-        let mut waiting: Vec<OwnedFd> = Vec::new();
-        let full = loop {
-            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-            let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
-            match connect(stream.as_raw_fd(), &address) {
-                Ok(()) => waiting.push(stream),
-                Err(error) => break error,
-            }
-            assert!(waiting.len() < 10_000);
-        };
-        assert_eq!(full, nix::errno::Errno::EAGAIN);
-        attempt();
-        // When there is room again, a connection that waited for it is made.
-        thread::scope(|scope| {
-            let connecting =
-                spawn_until_asleep(scope, || Client::connect_to(&Endpoint::new().timeout(LONG)));
-            assert!(!connecting.is_finished());
-            drop(waiting);
+                assert_eq!(get.join().unwrap(), Some(Value::U32(round)));
+            });
+        } else {
             drop(paused);
-            let client = connecting.join().unwrap().unwrap();
-            assert!(client.get("totem.version").unwrap().is_some());
-        });
+        }
+        for number in (0..10_u32).rev() {
+            assert_eq!(client.get(&format!("{prefix}{number}")).unwrap(), Some(Value::U32(number)));
+        }
+        assert_eq!(client.get("late.none").unwrap(), None);
+        assert_eq!(client.get(counter).unwrap(), Some(Value::U32(sent)), "round {round}");
+        assert_eq!(waiting(&client).len(), usize::from(round % 2 == 0));
+    }
+    client.track_delete(tracker).unwrap();
+}
+
+fn connecting_to_a_stopped_daemon_times_out(host: &Host) {
+    let timeout = Duration::from_millis(150);
+    let attempt = || {
+        let begin = Instant::now();
+        let refused = Client::connect_to(&short(host));
+        assert!(begin.elapsed() >= timeout);
+        match refused {
+            Err(Error::TimedOut { operation, after, .. }) => {
+                assert_eq!((&*operation, after), ("connecting to cmap", timeout))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let paused = host.pause();
+    attempt();
+    assert_timed_out(quorum::Client::connect_to(&short(host)));
+    assert_timed_out(votequorum::Client::connect_to(&short(host)));
+    if host.version() < [2, 0, 0, 0] {
+        // Its libqb waits for ever for what a connection that was closed at once does not send.
+        return;
+    }
+    // Until the daemon's queue of connections is full.
+    let address = match host {
+        Host::Embedded(_) => UnixAddr::new(&host.shm_root().join("cmap")).unwrap(),
+        Host::Real(_) => {
+            let mut name = b"cmap".to_vec();
+            name.resize(107, 0);
+            UnixAddr::new_abstract(&name).unwrap()
+        }
+    };
+    let mut waiting: Vec<OwnedFd> = Vec::new();
+    let full = loop {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        match connect(stream.as_raw_fd(), &address) {
+            Ok(()) => waiting.push(stream),
+            Err(error) => break error,
+        }
+        assert!(waiting.len() < 10_000);
+    };
+    assert_eq!(full, nix::errno::Errno::EAGAIN);
+    attempt();
+    // When there is room again, a connection that waited for it is made.
+    thread::scope(|scope| {
+        let connecting =
+            spawn_until_asleep(scope, || Client::connect_to(&host.endpoint().timeout(LONG)));
+        assert!(!connecting.is_finished());
+        drop(waiting);
+        drop(paused);
+        let client = connecting.join().unwrap().unwrap();
+        assert!(client.get("totem.version").unwrap().is_some());
     });
 }
 
-#[test]
-fn after_a_restart_old_clients_are_gone_and_new_ones_connect() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        let old = Client::connect().unwrap();
-        let old_quorum = quorum::Client::connect().unwrap();
-        old_quorum.track_start(TrackFlags::CHANGES).unwrap();
-        waiting(&old_quorum);
-        old.set("before.the.restart", 1_u8).unwrap();
-        let old_peer = old.peer_credentials();
-        assert_eq!((old_peer.pid, old_peer.uid), (i32::try_from(node.pid()).unwrap(), 0));
-        for stop in [true, false] {
-            if stop {
-                node.stop()
-            } else {
-                node.kill()
-            }
-            node.start();
-            let new = Client::connect().unwrap();
-            assert_disconnected(old.get("totem.version"));
-            assert_disconnected(old.poll_event());
-            // A daemon that ends in good order may tell of the membership it leaves behind.
-            let result = old_quorum.dispatch(Dispatch::Blocking, |_| Continue(()));
-            assert_disconnected(result);
-            assert_eq!(new.get("before.the.restart").unwrap(), None);
-            assert_ne!(new.peer_credentials(), old_peer);
+fn after_a_restart_old_clients_are_gone_and_new_ones_connect(host: &Host) {
+    let old = Client::connect_to(&host.endpoint()).unwrap();
+    let old_quorum = quorum::Client::connect_to(&host.endpoint()).unwrap();
+    old_quorum.track_start(TrackFlags::CHANGES).unwrap();
+    waiting(&old_quorum);
+    old.set("before.the.restart", 1_u8).unwrap();
+    let old_peer = old.peer_credentials();
+    assert_eq!((old_peer.pid, old_peer.uid), (i32::try_from(host.pid()).unwrap(), 0));
+    for stop in [true, false] {
+        if stop {
+            host.stop()
+        } else {
+            host.kill()
         }
-        // What is removed with the old clients is not the new daemon's.
-        let new = Client::connect().unwrap();
-        drop((old, old_quorum));
-        assert!(!rings().is_empty());
-        assert!(new.get("totem.version").unwrap().is_some());
-        let newer = Client::connect().unwrap();
-        assert!(newer.get("totem.version").unwrap().is_some());
-    });
+        host.start();
+        let new = Client::connect_to(&host.endpoint()).unwrap();
+        assert_disconnected(old.get("totem.version"));
+        assert_disconnected(old.poll_event());
+        // A daemon that ends in good order may tell of the membership it leaves behind.
+        let result = old_quorum.dispatch(Dispatch::Blocking, |_| Continue(()));
+        assert_disconnected(result);
+        assert_eq!(new.get("before.the.restart").unwrap(), None);
+        assert_ne!(new.peer_credentials(), old_peer);
+    }
+    // What is removed with the old clients is not the new daemon's.
+    let new = Client::connect_to(&host.endpoint()).unwrap();
+    drop((old, old_quorum));
+    assert!(!rings(host.shm_root()).is_empty());
+    assert!(new.get("totem.version").unwrap().is_some());
+    let newer = Client::connect_to(&host.endpoint()).unwrap();
+    assert!(newer.get("totem.version").unwrap().is_some());
 }
 
 #[test]
@@ -407,7 +385,7 @@ fn the_datagram_transport_is_named() {
     eventually("corosync answers", || node.membership());
     assert_eq!(node.pid(), pid);
     // Clients that do not speak it leave nothing behind.
-    eventually("nothing is left", || node.run(rings).is_empty());
+    eventually("nothing is left", || node.run(|| rings(Path::new("/dev/shm"))).is_empty());
 }
 
 #[test]

@@ -9,7 +9,12 @@ use std::time::Duration;
 use corosync_ipc::quorum::{self, Model, NodelistNotification};
 use corosync_ipc::votequorum::{self, InfoFlags, NodeState};
 use corosync_ipc::{Endpoint, Error, NodeId, RingId, ServiceClient, TrackFlags, cmap};
-use testbed::{Cluster, Node, Patience, WATCHDOG, eventually, skip, version};
+use testbed::{Cluster, Nodes, Patience, Setup, WATCHDOG, eventually, skip, version};
+
+testbed::on_each_host! {
+    members_quorum_and_rings_are_told_as_they_change, Setup::new().nodes(3).loses_nodes();
+    a_node_that_pauses_is_missed_and_finds_out, Setup::new().nodes(3).loses_nodes();
+}
 
 type Members = BTreeSet<NodeId>;
 
@@ -19,7 +24,8 @@ fn set(ids: &[NodeId]) -> Members {
 
 /// Trackers of one node, and what they were told last.
 struct Watch<'a> {
-    node: &'a Node,
+    nodes: &'a Nodes,
+    id: u32,
     v0: quorum::Client,
     v1: Option<quorum::Client>,
     votes: votequorum::Client,
@@ -37,23 +43,20 @@ struct Told {
 }
 
 impl<'a> Watch<'a> {
-    fn new(node: &'a Node) -> Watch<'a> {
-        node.run(|| {
-            let v0 = quorum::Client::connect().unwrap();
-            let votes = votequorum::Client::connect().unwrap();
-            let v1 = (version() >= [3, 1, 0, 0]).then(|| {
-                quorum::Client::connect_with(
-                    &Endpoint::new(),
-                    quorum::Options::new().model(Model::V1),
-                )
-                .unwrap()
+    fn new(nodes: &'a Nodes, id: u32) -> Watch<'a> {
+        nodes.on(id, |endpoint| {
+            let v0 = quorum::Client::connect_to(endpoint).unwrap();
+            let votes = votequorum::Client::connect_to(endpoint).unwrap();
+            let v1 = (nodes.version() >= [3, 1, 0, 0]).then(|| {
+                quorum::Client::connect_with(endpoint, quorum::Options::new().model(Model::V1))
+                    .unwrap()
             });
             v0.track_start(TrackFlags::CHANGES).unwrap();
-            votes.track_start(u64::from(node.id()), TrackFlags::CHANGES).unwrap();
+            votes.track_start(u64::from(id), TrackFlags::CHANGES).unwrap();
             if let Some(v1) = &v1 {
                 v1.track_start(TrackFlags::CHANGES).unwrap();
             }
-            Watch { node, v0, v1, votes, told: Told::default() }
+            Watch { nodes, id, v0, v1, votes, told: Told::default() }
         })
     }
 
@@ -79,7 +82,7 @@ impl<'a> Watch<'a> {
             }
         }
         while let Some(event) = self.votes.poll_event().unwrap() {
-            let expected = u64::from(self.node.id());
+            let expected = u64::from(self.id);
             match event {
                 votequorum::Event::Quorum(votequorum::QuorumNotification {
                     context,
@@ -129,7 +132,7 @@ impl<'a> Watch<'a> {
             self.look();
             let ring = self.tools_ring(&members, quorate);
             let told = self.agrees(&members, quorate) && ring.is_some_and(|ring| self.is_on(ring));
-            if told && self.node.run(|| self.answers(&members, quorate)) {
+            if told && self.answers(&members, quorate) {
                 break;
             }
             assert!(!patience.is_over(), "not {members:?}, {ring:?}: {:?}", self.told);
@@ -158,7 +161,7 @@ impl<'a> Watch<'a> {
         let Told { v0, v1, nodelist, votes, votes_nodelist } = &self.told;
         v0.as_ref().is_some_and(|(told, _, ids)| (*told, ids) == (quorate, members))
             && votes.as_ref().is_some_and(|(told, ids)| (*told, ids) == (quorate, members))
-            && (version() < [2, 4, 0, 0]
+            && (self.nodes.version() < [2, 4, 0, 0]
                 || votes_nodelist.as_ref().is_some_and(|(_, ids)| ids == members))
             && (self.v1.is_none()
                 || v1.as_ref().is_some_and(|(told, _, ids)| (*told, ids) == (quorate, members))
@@ -179,7 +182,8 @@ impl<'a> Watch<'a> {
     /// The ring by corosync-quorumtool, once it agrees. `Some(None)` where it does not name the
     /// node.
     fn tools_ring(&self, members: &Members, quorate: bool) -> Option<Option<(NodeId, u64)>> {
-        let tool = self.node.membership()?;
+        let Nodes::Real(cluster) = self.nodes else { return Some(None) };
+        let tool = cluster.node(self.id).membership()?;
         let ids: Members = tool.members.iter().copied().map(NodeId).collect();
         if (tool.quorate, &ids) != (quorate, members) {
             return None;
@@ -226,60 +230,50 @@ fn ends<C: ServiceClient>(client: &C) {
     assert!(matches!(last, Some(Err(Error::Disconnected { .. }))));
 }
 
-#[test]
-fn members_quorum_and_rings_are_told_as_they_change() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
-    let [one, two, three] = [1, 2, 3].map(|id| cluster.node(id));
+fn members_quorum_and_rings_are_told_as_they_change(nodes: &Nodes) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         // Requests go through whatever happens: while the nodes agree anew, the daemon puts them
         // off.
-        let requests = scope.spawn(|| one.run(|| requests_until(&done)));
+        let requests = scope.spawn(|| nodes.on(1, |endpoint| requests_until(endpoint, &done)));
         let stop = Stop(&done);
-        let [mut first, mut second, mut third] = [one, two, three].map(Watch::new);
+        let [mut first, mut second, mut third] = [1, 2, 3].map(|id| Watch::new(nodes, id));
         settle_all(&mut [&mut first, &mut second, &mut third], &[1, 2, 3], true);
 
-        cluster.partition(&[&[1, 2], &[3]]);
+        nodes.partition(&[&[1, 2], &[3]]);
         let majority = settle_all(&mut [&mut first, &mut second], &[1, 2], true);
         assert_ne!(third.settle(&[3], false), majority);
 
-        cluster.heal();
+        nodes.heal();
         settle_all(&mut [&mut first, &mut second, &mut third], &[1, 2, 3], true);
 
         // Killed, it is missed; its coming back is told too.
-        three.kill();
+        nodes.kill(3);
         third.assert_disconnected();
         settle_all(&mut [&mut first, &mut second], &[1, 2], true);
-        three.start();
-        let mut third = Watch::new(three);
+        nodes.start(3);
+        let mut third = Watch::new(nodes, 3);
         settle_all(&mut [&mut first, &mut second, &mut third], &[1, 2, 3], true);
 
         // Stopped in good order, one after the other, until the last is alone.
-        three.stop();
+        nodes.stop(3);
         third.assert_disconnected();
         settle_all(&mut [&mut first, &mut second], &[1, 2], true);
-        two.stop();
+        nodes.stop(2);
         second.assert_disconnected();
         first.settle(&[1], false);
         drop(stop);
-        assert!(requests.join().unwrap() > 100);
+        // The embedded cluster needs no time for any of this.
+        let least = if matches!(nodes, Nodes::Real(_)) { 100 } else { 0 };
+        assert!(requests.join().unwrap() > least);
     });
-    assert!(one.is_running());
+    assert!(nodes.is_running(1));
 }
 
-#[test]
-fn a_node_that_pauses_is_missed_and_finds_out() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
-    let [one, three] = [1, 3].map(|id| cluster.node(id));
-    let [mut first, mut third] = [one, three].map(Watch::new);
+fn a_node_that_pauses_is_missed_and_finds_out(nodes: &Nodes) {
+    let [mut first, mut third] = [1, 3].map(|id| Watch::new(nodes, id));
     settle_all(&mut [&mut first, &mut third], &[1, 2, 3], true);
-    let paused = three.pause();
+    let paused = nodes.pause(3);
     first.settle(&[1, 2], true);
     third.look();
     drop(paused);
@@ -328,19 +322,21 @@ impl Drop for Stop<'_> {
 }
 
 /// Asks all services again and again; how often.
-fn requests_until(done: &AtomicBool) -> u32 {
-    let endpoint = Endpoint::new().timeout(WATCHDOG);
+fn requests_until(endpoint: &Endpoint, done: &AtomicBool) -> u32 {
+    let endpoint = endpoint.clone().timeout(WATCHDOG);
     let cmap = cmap::Client::connect_to(&endpoint).unwrap();
     let quorum = quorum::Client::connect_to(&endpoint).unwrap();
     let votes = votequorum::Client::connect_to(&endpoint).unwrap();
     let mut count = 0;
-    while !done.load(Ordering::SeqCst) {
+    loop {
         count += 1;
         cmap.set("members.count", count).unwrap();
         assert_eq!(cmap.get_as("members.count").unwrap(), Some(count));
         quorum.is_quorate().unwrap();
         assert_eq!(votes.local_info().unwrap().node_id, NodeId(1));
         thread::yield_now();
+        if done.load(Ordering::SeqCst) {
+            return count;
+        }
     }
-    count
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use corosync_ipc::cmap::{Client, Map, Options, TrackEvents, Value};
 use corosync_ipc::{Endpoint, Error, TrackFlags, quorum, votequorum};
@@ -27,7 +28,7 @@ impl Counts {
         Counts {
             descriptors: count("/proc/self/fd"),
             mappings: maps.lines().filter(|line| line.contains("qb-")).count(),
-            rings: rings().len(),
+            rings: rings(Path::new("/dev/shm")).len(),
             daemon_descriptors: count(&format!("/proc/{daemon}/fd")),
         }
     }

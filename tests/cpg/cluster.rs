@@ -10,12 +10,21 @@ use corosync_ipc::cpg::{
     Client, Confchg, Deliver, Event, GroupName, Options, Reason, TotemConfchg,
 };
 use corosync_ipc::{Endpoint, NodeId};
-use testbed::{Cluster, Node, Process, Random, skip};
+use testbed::{Nodes, Process, Random, Setup};
 
 use crate::support::{
-    Change, busy_cluster, connect, group, has_fragments, join, next, next_change, next_or_error,
+    Change, busy, connect, group, has_fragments, join, next, next_change, next_or_error,
     own_options, pattern, send,
 };
+
+testbed::on_each_host! {
+    all_nodes_see_all_messages_in_the_same_order, busy(3);
+    joins_leaves_and_ends_of_processes_have_their_reasons, Setup::new().nodes(2);
+    partitions_and_ends_of_nodes_have_their_reasons, Setup::new().nodes(3).loses_nodes();
+    fragments_of_several_senders_are_put_together, busy(3);
+    a_sender_killed_within_a_message_leaves_nothing_behind, busy(2);
+    a_large_message_survives_changes_of_the_membership, Setup::new().own();
+}
 
 /// Which group a child process joins.
 const CHILD_GROUP: &str = "COROSYNC_IPC_TEST_CHILD_GROUP";
@@ -28,7 +37,8 @@ const CHILD_LENGTH: &str = "COROSYNC_IPC_TEST_CHILD_LENGTH";
 fn child() {
     let length = env::var(CHILD_LENGTH).unwrap().parse().unwrap();
     // Many small fragments, so that there is time to end it between two of them.
-    let client = Client::connect_to(&Endpoint::new().ring_size(16 << 10)).unwrap();
+    let endpoint = Endpoint::from_env().unwrap().ring_size(16 << 10);
+    let client = Client::connect_to(&endpoint).unwrap();
     client.join(&group(&env::var(CHILD_GROUP).unwrap())).unwrap();
     writeln!(std::io::stdout(), "joined").unwrap();
     if length > 0 {
@@ -40,9 +50,9 @@ fn child() {
     }
 }
 
-fn spawn_child(node: &Node, group: &str, length: usize) -> Process {
-    let child = node
-        .ignored_test("cluster::child")
+fn spawn_child(nodes: &Nodes, id: u32, group: &str, length: usize) -> Process {
+    let child = nodes
+        .ignored_test(id, "cluster::child")
         .env(CHILD_GROUP, group)
         .env(CHILD_LENGTH, length.to_string());
     let child = child.spawn();
@@ -50,13 +60,14 @@ fn spawn_child(node: &Node, group: &str, length: usize) -> Process {
     child
 }
 
-fn join_on(node: &Node, group: &GroupName) -> Client {
-    node.run(|| join(&Endpoint::new(), group))
+fn join_on(nodes: &Nodes, id: u32, group: &GroupName) -> Client {
+    nodes.on(id, |endpoint| join(endpoint, group))
 }
 
 /// Joins on each node; returns the clients when all of them see all.
-fn join_on_all(cluster: &Cluster, group: &GroupName) -> Vec<Client> {
-    let clients: Vec<Client> = cluster.nodes().iter().map(|node| join_on(node, group)).collect();
+fn join_on_all(nodes: &Nodes, group: &GroupName) -> Vec<Client> {
+    let clients: Vec<Client> =
+        nodes.ids().into_iter().map(|id| join_on(nodes, id, group)).collect();
     for (index, client) in clients.iter().enumerate() {
         for seen in index + 2..=clients.len() {
             let change = next_change(client);
@@ -77,19 +88,14 @@ fn joined(clients: &[Client], indices: &[usize], reason: Reason) -> Vec<(u32, u3
     indices.iter().map(|index| (members[*index].0, members[*index].1, reason)).collect()
 }
 
-#[test]
-fn all_nodes_see_all_messages_in_the_same_order() {
+fn all_nodes_see_all_messages_in_the_same_order(nodes: &Nodes) {
     const EACH: usize = 3000;
     const SENDERS_PER_NODE: usize = 2;
-    if skip() {
-        return;
-    }
-    let cluster = busy_cluster(3);
     let group = group("order");
     let clients: Vec<Client> = (0..3 * SENDERS_PER_NODE)
         .map(|index| {
-            cluster.node(1 + (index % 3) as u32).run(|| {
-                let client = connect(&Endpoint::new());
+            nodes.on(1 + (index % 3) as u32, |endpoint| {
+                let client = connect(endpoint);
                 client.join(&group).unwrap();
                 client
             })
@@ -142,14 +148,9 @@ fn all_nodes_see_all_messages_in_the_same_order() {
     }
 }
 
-#[test]
-fn joins_leaves_and_ends_of_processes_have_their_reasons() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::builder().nodes(2).start();
-    let clients = join_on_all(&cluster, &group("reasons"));
-    let mut child = spawn_child(cluster.node(2), "reasons", 0);
+fn joins_leaves_and_ends_of_processes_have_their_reasons(nodes: &Nodes) {
+    let clients = join_on_all(nodes, &group("reasons"));
+    let mut child = spawn_child(nodes, 2, "reasons", 0);
     let both = members(&clients);
     let mut all = both.clone();
     all.push((2, child.pid()));
@@ -183,17 +184,12 @@ fn joins_leaves_and_ends_of_processes_have_their_reasons() {
     }
 }
 
-#[test]
-fn partitions_and_ends_of_nodes_have_their_reasons() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::builder().nodes(3).loses_nodes().start();
+fn partitions_and_ends_of_nodes_have_their_reasons(nodes: &Nodes) {
     let group = group("partition");
-    let clients = join_on_all(&cluster, &group);
+    let clients = join_on_all(nodes, &group);
     let all = members(&clients);
 
-    cluster.partition(&[&[1, 2], &[3]]);
+    nodes.partition(&[&[1, 2], &[3]]);
     for client in &clients[..2] {
         let left = joined(&clients, &[2], Reason::NODEDOWN);
         assert_eq!(
@@ -216,7 +212,7 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
         matches!(next(&clients[2]), Event::Deliver(Deliver { payload, .. }) if payload == "alone")
     );
 
-    cluster.heal();
+    nodes.heal();
     for (index, client) in clients.iter().enumerate() {
         let change = loop {
             // Nodes may find each other one by one.
@@ -234,7 +230,7 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
     }
 
     let three = clients[2].pid();
-    cluster.node(3).kill();
+    nodes.kill(3);
     for client in &clients[..2] {
         let left = vec![(3, three, Reason::NODEDOWN)];
         assert_eq!(
@@ -245,9 +241,9 @@ fn partitions_and_ends_of_nodes_have_their_reasons() {
     }
     assert!(next_or_error(&clients[2]).is_err());
 
-    cluster.node(3).start();
-    cluster.wait_members(&[1, 2, 3], 3);
-    let again = join_on(cluster.node(3), &group);
+    nodes.start(3);
+    nodes.wait_members(&[1, 2, 3], 3);
+    let again = join_on(nodes, 3, &group);
     for client in &clients[..2] {
         assert_eq!(next_change(client).joined, [(3, again.pid(), Reason::JOIN)]);
     }
@@ -264,18 +260,13 @@ fn next_totem(client: &Client) -> Vec<u32> {
     }
 }
 
-#[test]
-fn fragments_of_several_senders_are_put_together() {
+fn fragments_of_several_senders_are_put_together(nodes: &Nodes) {
     const EACH: u64 = 3;
     const LENGTH: usize = 3 << 20;
-    if skip() {
+    if !nodes.on(1, has_fragments) {
         return;
     }
-    let cluster = busy_cluster(3);
-    if !cluster.node(1).run(|| has_fragments(&Endpoint::new())) {
-        return;
-    }
-    let clients = join_on_all(&cluster, &group("interleaved"));
+    let clients = join_on_all(nodes, &group("interleaved"));
     thread::scope(|scope| {
         for (index, client) in (0u64..).zip(&clients) {
             scope.spawn(move || {
@@ -303,25 +294,20 @@ fn fragments_of_several_senders_are_put_together() {
     });
 }
 
-#[test]
-fn a_sender_killed_within_a_message_leaves_nothing_behind() {
-    if skip() {
-        return;
-    }
-    let cluster = busy_cluster(2);
-    if !cluster.node(1).run(|| has_fragments(&Endpoint::new())) {
+fn a_sender_killed_within_a_message_leaves_nothing_behind(nodes: &Nodes) {
+    if !nodes.on(1, has_fragments) {
         return;
     }
     let name = "killed";
-    let clients = join_on_all(&cluster, &group(name));
+    let clients = join_on_all(nodes, &group(name));
     // Is told of a large message when its first fragment comes.
-    let herald = cluster.node(1).run(|| {
+    let herald = nodes.on(1, |endpoint| {
         let options = own_options().reassembly_limit(1 << 20);
-        let client = Client::connect_with(&Endpoint::new(), options).unwrap();
+        let client = Client::connect_with(endpoint, options).unwrap();
         client.join(&group(name)).unwrap();
         client
     });
-    let child = spawn_child(cluster.node(2), name, 100 << 20);
+    let child = spawn_child(nodes, 2, name, 100 << 20);
     while !matches!(next(&herald), Event::Discarded(_)) {}
     let pid = child.pid();
     drop(child);
@@ -339,8 +325,8 @@ fn a_sender_killed_within_a_message_leaves_nothing_behind() {
         );
     }
     // Another process with the same pid is not taken for the one before.
-    let successor = cluster.node(2).run(|| {
-        let client = Client::connect_with(&Endpoint::new(), Options::new().pid(pid)).unwrap();
+    let successor = nodes.on(2, |endpoint| {
+        let client = Client::connect_with(endpoint, Options::new().pid(pid)).unwrap();
         client.join(&group(name)).unwrap();
         client
     });
@@ -353,53 +339,44 @@ fn a_sender_killed_within_a_message_leaves_nothing_behind() {
     }
 }
 
-#[test]
-fn a_large_message_survives_changes_of_the_membership() {
-    if skip() {
+fn a_large_message_survives_changes_of_the_membership(endpoint: &Endpoint) {
+    if !has_fragments(endpoint) {
         return;
     }
-    let cluster = Cluster::one();
-    cluster.node(1).run(|| {
-        let endpoint = Endpoint::new();
-        if !has_fragments(&endpoint) {
-            return;
-        }
-        let group = group("changes");
-        let receiver = join(&endpoint, &group);
-        let small = endpoint.clone().ring_size(16 << 10);
-        let sender = Client::connect_with(&small, own_options()).unwrap();
-        sender.set_request_timeout(Duration::from_secs(120));
-        sender.join(&group).unwrap();
-        let herald =
-            Client::connect_with(&endpoint, own_options().reassembly_limit(1 << 20)).unwrap();
-        herald.join(&group).unwrap();
-        let message = pattern(1, 20 << 20);
-        let begun = thread::scope(|scope| {
-            scope.spawn(|| send(&sender, &message));
-            // When a message begins, its sender is interrupted by a join; at last it is left alone.
-            let mut begun = 0;
-            let mut passers_by = Vec::new();
-            loop {
-                match next(&herald) {
-                    Event::Discarded(_) => {
-                        begun += 1;
-                        if begun <= 3 {
-                            passers_by.push(join(&endpoint, &group));
-                        } else {
-                            break begun;
-                        }
+    let group = group("changes");
+    let receiver = join(endpoint, &group);
+    let small = endpoint.clone().ring_size(16 << 10);
+    let sender = Client::connect_with(&small, own_options()).unwrap();
+    sender.set_request_timeout(Duration::from_secs(120));
+    sender.join(&group).unwrap();
+    let herald = Client::connect_with(endpoint, own_options().reassembly_limit(1 << 20)).unwrap();
+    herald.join(&group).unwrap();
+    let message = pattern(1, 20 << 20);
+    let begun = thread::scope(|scope| {
+        scope.spawn(|| send(&sender, &message));
+        // When a message begins, its sender is interrupted by a join; at last it is left alone.
+        let mut begun = 0;
+        let mut passers_by = Vec::new();
+        loop {
+            match next(&herald) {
+                Event::Discarded(_) => {
+                    begun += 1;
+                    if begun <= 3 {
+                        passers_by.push(join(endpoint, &group));
+                    } else {
+                        break begun;
                     }
-                    Event::Confchg(_) => {}
-                    event => panic!("{event:?}"),
                 }
+                Event::Confchg(_) => {}
+                event => panic!("{event:?}"),
             }
-        });
-        assert_eq!(begun, 4);
-        let payload = loop {
-            if let Event::Deliver(Deliver { payload, .. }) = next(&receiver) {
-                break payload;
-            }
-        };
-        assert!(payload == message);
+        }
     });
+    assert_eq!(begun, 4);
+    let payload = loop {
+        if let Event::Deliver(Deliver { payload, .. }) = next(&receiver) {
+            break payload;
+        }
+    };
+    assert!(payload == message);
 }

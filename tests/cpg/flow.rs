@@ -7,13 +7,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use corosync_ipc::cpg::{Client, Confchg, Deliver, Event, Guarantee};
-use corosync_ipc::{CsError, Endpoint, Error};
-use testbed::{Cluster, skip};
+use corosync_ipc::{CsError, Error};
+use testbed::{Host, Nodes, Setup};
 
 use crate::support::{
     connect, group, has_fragments, join, next, next_change, next_message, own_options, pattern,
     send,
 };
+
+testbed::on_each_host! {
+    a_stopped_daemon_takes_what_fits_and_loses_nothing;
+    a_message_that_a_stopped_daemon_cuts_off_is_told;
+    nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes, Setup::new().nodes(2);
+}
 
 /// Processor time of this thread.
 fn processor_time() -> Duration {
@@ -33,133 +39,110 @@ fn fill(client: &Client, message: impl Fn(u32) -> Vec<u8>) -> u32 {
     unreachable!()
 }
 
-#[test]
-fn a_stopped_daemon_takes_what_fits_and_loses_nothing() {
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        for size in [4, 50_000] {
-            let client = join(&Endpoint::new(), &group("stopped"));
-            let message = |number: u32| {
-                let mut message = number.to_ne_bytes().to_vec();
-                message.resize(size, 0);
-                message
-            };
-            let paused = node.pause();
-            let taken = fill(&client, message);
-            assert!(taken > 10, "{taken} messages of {size} bytes");
+fn a_stopped_daemon_takes_what_fits_and_loses_nothing(host: &Host) {
+    for size in [4, 50_000] {
+        let client = join(&host.endpoint(), &group("stopped"));
+        let message = |number: u32| {
+            let mut message = number.to_ne_bytes().to_vec();
+            message.resize(size, 0);
+            message
+        };
+        let paused = host.pause();
+        let taken = fill(&client, message);
+        assert!(taken > 10, "{taken} messages of {size} bytes");
 
-            // Waiting ends at the deadline, and takes next to no processor time until then.
-            client.set_request_timeout(Duration::from_millis(500));
-            let (began, used) = (Instant::now(), processor_time());
-            let result = client.multicast(Guarantee::AGREED, &message(u32::MAX));
-            assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
-            assert!(began.elapsed() >= Duration::from_millis(500));
-            let used = processor_time() - used;
-            assert!(used < Duration::from_millis(250), "{used:?} of processor time");
+        // Waiting ends at the deadline, and takes next to no processor time until then.
+        client.set_request_timeout(Duration::from_millis(500));
+        let (began, used) = (Instant::now(), processor_time());
+        let result = client.multicast(Guarantee::AGREED, &message(u32::MAX));
+        assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
+        assert!(began.elapsed() >= Duration::from_millis(500));
+        let used = processor_time() - used;
+        assert!(used < Duration::from_millis(250), "{used:?} of processor time");
 
-            // One that waits long enough is sent when the daemon goes on.
-            client.set_request_timeout(Duration::from_secs(60));
-            let waiting = AtomicBool::new(false);
-            thread::scope(|scope| {
-                let sender = scope.spawn(|| {
-                    waiting.store(true, Ordering::SeqCst);
-                    client.multicast(Guarantee::AGREED, &message(taken))
-                });
-                while !waiting.load(Ordering::SeqCst) {
-                    thread::yield_now();
-                }
-                // Somebody else's turn is not waited for either.
-                let result = client.try_multicast(Guarantee::AGREED, &message(u32::MAX));
-                assert!(
-                    matches!(result, Err(Error::Cs { error: CsError::TryAgain, .. })),
-                    "{result:?}"
-                );
-                // Events can be looked for meanwhile.
-                assert_eq!(client.poll_event().unwrap(), None);
-                drop(paused);
-                sender.join().unwrap().unwrap();
+        // One that waits long enough is sent when the daemon goes on.
+        client.set_request_timeout(Duration::from_secs(60));
+        let waiting = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                waiting.store(true, Ordering::SeqCst);
+                client.multicast(Guarantee::AGREED, &message(taken))
             });
-            for number in 0..=taken {
-                assert!(next_message(&client) == message(number), "{number} of {taken}");
+            while !waiting.load(Ordering::SeqCst) {
+                thread::yield_now();
             }
-            send(&client, b"end");
-            assert_eq!(next_message(&client), "end");
+            // Somebody else's turn is not waited for either.
+            let result = client.try_multicast(Guarantee::AGREED, &message(u32::MAX));
+            assert!(
+                matches!(result, Err(Error::Cs { error: CsError::TryAgain, .. })),
+                "{result:?}"
+            );
+            // Events can be looked for meanwhile.
+            assert_eq!(client.poll_event().unwrap(), None);
+            drop(paused);
+            sender.join().unwrap().unwrap();
+        });
+        for number in 0..=taken {
+            assert!(next_message(&client) == message(number), "{number} of {taken}");
         }
-    });
+        send(&client, b"end");
+        assert_eq!(next_message(&client), "end");
+    }
 }
 
-#[test]
-fn a_message_that_a_stopped_daemon_cuts_off_is_told() {
-    if skip() {
+fn a_message_that_a_stopped_daemon_cuts_off_is_told(host: &Host) {
+    let endpoint = host.endpoint();
+    if !has_fragments(&endpoint) {
         return;
     }
-    let cluster = Cluster::one();
-    let node = cluster.node(1);
-    node.run(|| {
-        let endpoint = Endpoint::new();
-        if !has_fragments(&endpoint) {
-            return;
-        }
-        let group = group("cut off");
-        // Many fragments, so that the daemon is stopped between two of them.
-        let endpoint = endpoint.ring_size(16 << 10);
-        let client = Client::connect_with(&endpoint, own_options()).unwrap();
-        client.join(&group).unwrap();
-        let watcher = join(&Endpoint::new(), &group);
-        // Is told of a large message when its first fragment comes.
-        let herald =
-            Client::connect_with(&Endpoint::new(), own_options().reassembly_limit(1 << 20))
-                .unwrap();
-        herald.join(&group).unwrap();
-        assert_eq!(next_change(&watcher).members.len(), 3);
-        client.set_request_timeout(Duration::from_secs(1));
-        let message = vec![7; 100 << 20];
-        let (result, paused) = thread::scope(|scope| {
-            let sender = scope.spawn(|| client.multicast(Guarantee::AGREED, &message));
-            while !matches!(next(&herald), Event::Discarded(_)) {}
-            let paused = node.pause();
-            (sender.join().unwrap(), paused)
-        });
-        drop(paused);
-        let Err(Error::PartlySent { sent, length, source }) = result else { panic!("{result:?}") };
-        assert!(sent > 0 && sent < length && length == message.len(), "{sent} of {length}");
-        assert!(matches!(*source, Error::TimedOut { .. }), "{source}");
-        // The next message is whole, and nothing of the one before comes.
-        client.set_request_timeout(Duration::from_secs(60));
-        send(&client, &pattern(2, 100_000));
-        send(&client, b"end");
-        assert!(next_message(&watcher) == pattern(2, 100_000));
-        assert_eq!(next_message(&watcher), "end");
+    let group = group("cut off");
+    // Many fragments, so that the daemon is stopped between two of them.
+    let endpoint = endpoint.ring_size(16 << 10);
+    let client = Client::connect_with(&endpoint, own_options()).unwrap();
+    client.join(&group).unwrap();
+    let watcher = join(&host.endpoint(), &group);
+    // Is told of a large message when its first fragment comes.
+    let herald =
+        Client::connect_with(&host.endpoint(), own_options().reassembly_limit(1 << 20)).unwrap();
+    herald.join(&group).unwrap();
+    assert_eq!(next_change(&watcher).members.len(), 3);
+    client.set_request_timeout(Duration::from_secs(1));
+    let message = vec![7; 100 << 20];
+    let (result, paused) = thread::scope(|scope| {
+        let sender = scope.spawn(|| client.multicast(Guarantee::AGREED, &message));
+        while !matches!(next(&herald), Event::Discarded(_)) {}
+        let paused = host.pause();
+        (sender.join().unwrap(), paused)
     });
+    drop(paused);
+    let Err(Error::PartlySent { sent, length, source }) = result else { panic!("{result:?}") };
+    assert!(sent > 0 && sent < length && length == message.len(), "{sent} of {length}");
+    assert!(matches!(*source, Error::TimedOut { .. }), "{source}");
+    // The next message is whole, and nothing of the one before comes.
+    client.set_request_timeout(Duration::from_secs(60));
+    send(&client, &pattern(2, 100_000));
+    send(&client, b"end");
+    assert!(next_message(&watcher) == pattern(2, 100_000));
+    assert_eq!(next_message(&watcher), "end");
 }
 
 /// A daemon whose own queue is full drops a multicast and says so in its log only. Flow control
 /// should prevent that; where it does not, nothing but those is missing.
-#[test]
-fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes() {
+fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes(nodes: &Nodes) {
     const SENDERS: usize = 6;
     const LARGE: u64 = 8;
     const SMALL: u64 = 20;
     const END: &[u8] = b"this was the last";
-    if skip() {
-        return;
-    }
-    let cluster = Cluster::builder().nodes(2).start();
-    if cluster.node(1).run(|| !has_fragments(&Endpoint::new())) {
+    if !nodes.on(1, has_fragments) {
         // corosync 1.99 ends itself under this load.
         return;
     }
     let group = group("overload");
-    let receiver = cluster.node(1).run(|| join(&Endpoint::new(), &group));
+    let receiver = nodes.on(1, |endpoint| join(endpoint, &group));
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
-            let node = cluster.node(1 + (sender % 2) as u32);
-            node.spawn(move || {
-                let client = connect(&Endpoint::new());
+            nodes.spawn(1 + (sender % 2) as u32, move |endpoint| {
+                let client = connect(endpoint);
                 client.set_request_timeout(Duration::from_secs(60));
                 client.join(&group).unwrap();
                 while !matches!(next(&client), Event::Confchg(Confchg { members, .. }) if members.len() == SENDERS + 1) {}
@@ -194,11 +177,14 @@ fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes() {
     for sender in senders {
         drop(sender.join().unwrap());
     }
-    let refused = cluster
-        .nodes()
-        .iter()
-        .map(|node| node.log().matches("msg_process() (2:2").count())
-        .sum::<usize>();
+    let refused = match nodes {
+        Nodes::Embedded(_) => 0,
+        Nodes::Real(cluster) => cluster
+            .nodes()
+            .iter()
+            .map(|node| node.log().matches("msg_process() (2:2").count())
+            .sum::<usize>(),
+    };
     let sent = SENDERS * (LARGE * (1 + SMALL)) as usize;
     // An end marker may be among the refused.
     assert!(

@@ -7,7 +7,7 @@ use testbed::interop::{
 };
 use testbed::{shared_one, skip};
 
-use crate::support::{busy_cluster, connect, has_fragments};
+use crate::support::{busy, connect, has_fragments};
 
 /// How many messages each side sends.
 const EACH: usize = 50_000;
@@ -18,7 +18,7 @@ fn a_c_program_and_ours_see_the_same_messages_in_the_same_order() {
         return;
     }
     let Some(program) = cpg_program() else { return };
-    let cluster = busy_cluster(2);
+    let cluster = busy(2).real().start();
     if cluster.node(1).run(|| !has_fragments(&Endpoint::new())) {
         // Later C libraries do not understand corosync 1.99.
         return;

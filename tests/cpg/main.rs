@@ -1,7 +1,9 @@
-//! The cpg service against real daemons.
+//! The cpg service.
 
 mod cluster;
 mod flow;
 mod interop;
 mod requests;
 mod support;
+
+testbed::embedded_process!();

@@ -7,7 +7,7 @@ use corosync_ipc::cpg::{
     Address, Client, Confchg, Deliver, Event, GroupName, Guarantee, Options, Reason,
 };
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap};
-use testbed::{Cluster, Random, WATCHDOG};
+use testbed::{Random, Setup, WATCHDOG};
 
 pub(crate) use testbed::{next, next_or_error};
 
@@ -26,11 +26,11 @@ pub(crate) fn own_options() -> Options {
     Options::new().pid(own_pid())
 }
 
-/// A cluster for many messages. How many are sent in one round of the token is what limits them on
-/// a busy machine, where a round takes long: by default 50, of 1400 bytes, and 17 of a node.
-pub(crate) fn busy_cluster(nodes: u32) -> Cluster {
-    let builder = Cluster::builder().nodes(nodes);
-    builder.setting("totem", "window_size: 150").setting("totem", "max_messages: 75").start()
+/// Nodes for many messages. How many are sent in one round of the token is what limits them on a
+/// busy machine, where a round takes long: by default 50, of 1400 bytes, and 17 of a node.
+pub(crate) fn busy(nodes: u32) -> Setup {
+    let setup = Setup::new().nodes(nodes);
+    setup.setting("totem.window_size", 150_u32).setting("totem.max_messages", 75_u32)
 }
 
 /// A client that is in no group. It waits as long as a test does: on a busy machine the daemon's

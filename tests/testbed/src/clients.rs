@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
@@ -111,9 +112,9 @@ pub fn spawn_until_asleep<'scope, T: Send + 'scope>(
     thread
 }
 
-/// What the daemon of this node has in /dev/shm for its clients.
-pub fn rings() -> Vec<String> {
-    let entries = fs::read_dir("/dev/shm")
+/// What a daemon has for its clients where it makes its rings.
+pub fn rings(shm_root: &Path) -> Vec<String> {
+    let entries = fs::read_dir(shm_root)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     // The daemon's black box begins with qb- too.

@@ -15,7 +15,7 @@
 use std::env;
 use std::io::{BufRead, BufReader, Read, stdin};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Stdio, exit};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -238,7 +238,8 @@ impl Setup {
         self.is_own || self.loses_nodes || !self.settings.is_empty()
     }
 
-    fn real(&self) -> Builder {
+    /// The real cluster that it describes.
+    pub fn real(&self) -> Builder {
         let builder = Cluster::builder().nodes(self.nodes);
         let builder = if self.loses_nodes { builder.loses_nodes() } else { builder };
         self.settings.iter().fold(builder, |builder, (key, value)| {
@@ -445,14 +446,12 @@ impl Host {
         eventually("the daemon ends", || !self.is_running());
     }
 
-    /// Starts a thread where clients find the daemon.
-    pub fn spawn<T: Send + 'static>(
-        &self,
-        body: impl FnOnce() -> T + Send + 'static,
-    ) -> JoinHandle<T> {
+    /// The pid of the daemon, which is running.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
         match self {
-            Self::Embedded(_) => thread::spawn(body),
-            Self::Real(cluster) => cluster.node(1).spawn(body),
+            Self::Embedded(host) => host.pid().as_raw().unsigned_abs(),
+            Self::Real(cluster) => cluster.node(1).pid(),
         }
     }
 }
@@ -540,6 +539,9 @@ pub fn serve() {
     });
     let look_again = Err(RecvTimeoutError::Timeout);
     while corosync.is_running() && is_over.recv_timeout(Duration::from_millis(10)) == look_again {}
+    drop(corosync);
+    // Nobody reads what a test prints at its end.
+    exit(0);
 }
 
 /// A daemon that is stopped; it goes on when this is dropped.
