@@ -65,7 +65,7 @@ message! {
 }
 
 message! {
-    /// Enables faulty rings again. Has no effect since corosync 2.99.
+    /// Enables faulty rings again. corosync 2.99 and later refuse it with `CS_ERR_NOT_SUPPORTED`.
     request 1 "req_lib_cfg_ringreenable" -> RingReenableReply: pub struct RingReenable {}
 }
 

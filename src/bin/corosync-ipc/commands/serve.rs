@@ -51,8 +51,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "NAME", default_value = "embedded", value_parser = parse_cluster_name)]
     cluster_name: String,
 
-    /// Clients see the directory of --shm-root as this one: what C programs in a container are
-    /// told, where it is mounted.
+    /// The directory in which C programs in a container see the directory of --shm-root.
     #[arg(long, value_name = "DIR")]
     client_shm_root: Option<PathBuf>,
 
