@@ -1,6 +1,18 @@
 //! The messages of the cfg service. `proto/cfg.json` has their layouts.
 //!
 //! The ids and layouts are those of corosync 1.99.3 and later.
+//!
+//! ```
+//! use corosync_ipc::NodeId;
+//! use corosync_ipc::wire::{Message, cfg};
+//!
+//! let request = cfg::KillNode { nodeid: NodeId(3), reason: "lost its disk".into() };
+//! assert_eq!(cfg::KillNode::decode(&request.encode()?)?, request);
+//! // The layout has room for 255 bytes.
+//! let request = cfg::KillNode { nodeid: NodeId(3), reason: vec![b'x'; 256].into() };
+//! assert!(request.encode().is_err());
+//! # Ok::<(), corosync_ipc::WireError>(())
+//! ```
 
 use bytes::Bytes;
 

@@ -1,4 +1,13 @@
 //! The messages of the cmap service. `proto/cmap.json` has their layouts.
+//!
+//! ```
+//! use corosync_ipc::wire::{Message, cmap};
+//!
+//! let value = cmap::RawValue { value_type: cmap::ValueType::STRING, data: "one".into() };
+//! let request = cmap::Set { key_name: "test.key".into(), value };
+//! assert_eq!(cmap::Set::decode(&request.encode()?)?, request);
+//! # Ok::<(), corosync_ipc::WireError>(())
+//! ```
 
 use bytes::Bytes;
 

@@ -3,6 +3,14 @@
 //!
 //! Counts are C's `size_t` and node ids `unsigned int`, not slots. Most requests begin with a
 //! response header.
+//!
+//! ```
+//! use corosync_ipc::wire::{Message, evs};
+//!
+//! let request = evs::Join { groups: vec![evs::GroupName::new("group").unwrap()] };
+//! assert_eq!(evs::Join::decode(&request.encode()?)?, request);
+//! # Ok::<(), corosync_ipc::WireError>(())
+//! ```
 
 use std::fmt;
 

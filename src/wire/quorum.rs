@@ -1,4 +1,5 @@
-//! The messages of the quorum service. `proto/quorum.json` has their layouts.
+//! The messages of the quorum service. `proto/quorum.json` has their layouts. The
+//! [parent module](super) has an example.
 
 use crate::codec::{Kind, Reader, Writer};
 use crate::error::WireError;

@@ -2,6 +2,18 @@
 //!
 //! corosync 1.99 and 2.0 reply to [`GetInfo`] in other layouts: see [`GetInfoReply`]. Up to corosync
 //! 2.3 events have other ids and layouts: [`decode_event`] decodes them all.
+//!
+//! ```
+//! use corosync_ipc::NodeId;
+//! use corosync_ipc::wire::{Message, votequorum};
+//!
+//! let node = votequorum::NodeEntry { node_id: NodeId(1), state: votequorum::NodeState::MEMBER };
+//! // The event as corosync 1.99 and 2.0 send it.
+//! let old = votequorum::Notification199 { quorate: 1, context: 0, node_list: vec![node] };
+//! let event = votequorum::decode_event(&old.encode()?)?;
+//! assert!(matches!(event, votequorum::AnyEvent::QuorumNotification(it) if it.quorate == 1));
+//! # Ok::<(), corosync_ipc::WireError>(())
+//! ```
 
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -2,6 +2,24 @@
 //!
 //! The requests of zero copy (ids 9 to 11) are left out: they make the daemon follow the client's
 //! pointers.
+//!
+//! ```
+//! use corosync_ipc::NodeId;
+//! use corosync_ipc::wire::{Message, cpg};
+//!
+//! let event = cpg::DeliverCallback {
+//!     group_name: cpg::GroupName::new("group").unwrap(),
+//!     nodeid: NodeId(2),
+//!     pid: 4711,
+//!     message: "hello".into(),
+//! };
+//! let bytes = event.encode()?;
+//! match cpg::AnyEvent::decode(&bytes)? {
+//!     cpg::AnyEvent::DeliverCallback(decoded) => assert_eq!(decoded, event),
+//!     other => panic!("{}", other.name()),
+//! }
+//! # Ok::<(), corosync_ipc::WireError>(())
+//! ```
 
 mod name;
 
