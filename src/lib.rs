@@ -101,7 +101,7 @@ pub use endpoint::{
     ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, MAX_RING_SIZE, MIN_RING_SIZE,
 };
 pub use error::{
-    CsError, Error, ProtocolError, Result, RingError, RingFileFault, Stage, WireError,
+    CsError, Error, Escaped, ProtocolError, Result, RingError, RingFileFault, Stage, WireError,
 };
 pub use libqb::client::{Waker, within};
 pub use libqb::ring::guard_against_truncation;

@@ -282,8 +282,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the name is empty: the daemon would never make such a member
-    /// leave; and when the group has [`MAX_MEMBERS`], which is looked up before. [`Error::Cs`]
-    /// with [`CsError::Exist`] when this client has joined already, or another client of the
+    /// leave. [`Error::WouldCrash`] when the group has [`MAX_MEMBERS`], which is looked up before.
+    /// [`Error::Cs`] with [`CsError::Exist`] when this client has joined already, or another client of the
     /// same pid on this node the same group; with [`CsError::TryAgain`] when the nodes
     /// synchronize for longer than the request timeout.
     ///
@@ -304,9 +304,9 @@ impl Client {
         let call = self.core.call("cpg join");
         if self.membership_within(group, call)?.len() >= MAX_MEMBERS {
             let reason = format!(
-                "{group} has {MAX_MEMBERS} members: corosync would crash of more when their nodes leave"
+                "{group} has {MAX_MEMBERS} members, and corosync crashes when the nodes of more leave"
             );
-            return Err(Error::invalid("group", reason));
+            return Err(Error::WouldCrash { call: "cpg join".into(), reason: reason.into() });
         }
         let flags = if self.core.service.options.initial_totem_confchg {
             DELIVER_INITIAL_TOTEM_CONF

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::cs::CsError;
-pub(crate) use self::escaped::Escaped;
+pub use self::escaped::Escaped;
 pub use self::protocol::{ProtocolError, RingError};
 pub use self::wire::WireError;
 use crate::address::SocketAddress;
@@ -113,10 +113,7 @@ pub enum Error {
     },
 
     /// The daemon refuses this user.
-    #[error(
-        "uid {uid} gid {gid} may not use {service}: only root and corosync's own user may, \
-         unless corosync.conf or a file in uidgid.d has a uidgid section for this user"
-    )]
+    #[error("uid {uid} gid {gid} may not use {service}: {}", who_may(*uid))]
     NotAllowed {
         /// The service.
         service: Cow<'static, str>,
@@ -128,8 +125,7 @@ pub enum Error {
 
     /// The daemon answered, but the rings it made cannot be opened here.
     #[error(
-        "the daemon's ring {} cannot be opened (is its /dev/shm visible here, and is this the same user? A container may \
-         have a /dev/shm of its own)", path.display()
+        "the daemon's ring {} cannot be opened ({})", path.display(), why_not_visible(source)
     )]
     RingsNotVisible {
         /// The file looked for.
@@ -335,6 +331,22 @@ fn where_else(address: &SocketAddress) -> &'static str {
     }
 }
 
+fn who_may(uid: u32) -> &'static str {
+    if uid == 0 {
+        "in this user namespace root is another user, whom corosync.conf or a file in uidgid.d has to allow by a uidgid section"
+    } else {
+        "only root and corosync's own user may, unless corosync.conf or a file in uidgid.d has a uidgid section for this user"
+    }
+}
+
+fn why_not_visible(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
+        "its file system is mounted read-only here, and both ends of a ring write there"
+    } else {
+        "is its /dev/shm visible here, and is this the same user? A container may have a /dev/shm of its own"
+    }
+}
+
 fn why_gone(truncated: Option<&'static str>) -> String {
     match truncated {
         Some(ring) => format!(
@@ -414,6 +426,7 @@ impl Error {
                 | Self::NotReady { .. }
                 | Self::Disconnected { .. }
                 | Self::RingsNotVisible { .. }
+                | Self::Protocol { source: ProtocolError::RingName { .. }, .. }
         )
     }
 
@@ -587,5 +600,22 @@ mod tests {
         }
         assert_eq!(Error::NotReady { service: "cmap".into() }.stage(), Some(Stage::Handshake));
         assert_eq!(Error::from_status("get", 12).stage(), None);
+    }
+
+    #[test]
+    fn a_file_system_that_is_read_only_is_told() {
+        let of = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            Error::RingsNotVisible { path: "/dev/shm/x".into(), source }.to_string()
+        };
+        assert!(of(nix::libc::EROFS).contains("mounted read-only"));
+        assert!(of(nix::libc::ENOENT).contains("/dev/shm visible here"));
+    }
+
+    #[test]
+    fn root_is_not_allowed_in_a_user_namespace_only() {
+        let of = |uid| Error::NotAllowed { service: "cmap".into(), uid, gid: 5 }.to_string();
+        assert!(of(0).contains("in this user namespace") && !of(0).contains("only root"));
+        assert!(of(7).contains("only root") && !of(7).contains("namespace"));
     }
 }

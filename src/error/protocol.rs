@@ -15,7 +15,7 @@ pub enum ProtocolError {
     /// A ring's name in the connection reply is not one that libqb gives, or leads out of the
     /// shared memory directory.
     #[error(
-        "the name of the {ring} ring leads out of the shared memory directory, or is no ring's name"
+        "the name of the {ring} ring leads out of the shared memory directory (see --shm-root), or is no ring's name"
     )]
     RingName {
         /// Which ring.

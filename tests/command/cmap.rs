@@ -15,6 +15,7 @@ use super::served::{Place, against_both};
 use super::{assert_fails, assert_one_line, command, json, lines, ok, program, run};
 
 against_both! {
+    a_list_with_bytes_that_fit_no_type_is_loaded
     files_are_loaded_as_a_whole_or_not_at_all
     changes_are_told_with_old_and_new_value
     a_reader_that_goes_ends_watching_quietly
@@ -232,6 +233,17 @@ fn files_are_loaded_as_a_whole_or_not_at_all(node: &impl Place) {
 }
 
 /// Starts watching and waits until the daemon knows.
+fn a_list_with_bytes_that_fit_no_type_is_loaded(node: &impl Place) {
+    let entry = json!({ "key": "raw.latin", "type": "str", "value": null, "raw": "Y2Fm6Q==" });
+    let load = command(node, &["cmap", "load", "-"]).input(entry.to_string().into_bytes()).run();
+    assert_eq!((load.code(), load.stderr.as_str()), (0, ""));
+    let listed = json(node, &["cmap", "list", "raw."]);
+    assert_eq!(listed[0]["value"], json!(null));
+    let again = command(node, &["cmap", "load", "-"]).input(listed.to_string().into_bytes()).run();
+    assert_eq!((again.code(), again.stderr.as_str()), (0, ""));
+    assert_eq!(json(node, &["cmap", "list", "raw."]), listed);
+}
+
 fn watch(node: &impl Place, args: &[&str]) -> testbed::Process {
     let process = command(node, &["-v", "cmap", "watch"]).args(args).spawn();
     eventually("watching", || process.stderr().contains("watching"));

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use corosync_ipc::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, Generation, TransportType};
 use testbed::{Cluster, shared_one, skip};
 
-use super::served::{Place, against_both};
+use super::served::{Place, Served, against_both, serve};
 use super::{NOBODY, assert_fails, assert_one_line, command, json, ok, outside, program, run};
 
 against_both! { wrong_input_is_one_line_and_changes_nothing }
@@ -205,6 +205,9 @@ fn other_users_are_refused_and_told_what_to_configure() {
             "{doctor:?}"
         );
         assert!(doctor.stdout.contains("`uidgid { uid: 1000 gid: 1001 }`"), "{doctor:?}");
+        let local = inside(&program()).args(["--server-uid", "65534", "cfg", "local"]).run();
+        assert_fails(&local, 1, &["uid 0", "in this user namespace root is another user"]);
+        assert!(!local.stderr.contains("only root"), "{local:?}");
     }
 
     let allowed =
@@ -249,6 +252,43 @@ fn the_doctor_knows_a_daemon_with_datagram_sockets() {
 }
 
 #[test]
+fn the_doctor_knows_rings_that_are_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = serve(folder.path()).spawn();
+    process.wait_stdout("serving node 1");
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().to_str().unwrap();
+    let run = |args: &[&str]| {
+        let place = ["--socket-dir", folder.path().to_str().unwrap(), "--shm-root", root];
+        outside(&[&place, args].concat())
+    };
+    let doctor = run(&["doctor"]);
+    let told = String::from_utf8(doctor.stdout).unwrap();
+    assert!(told.contains("cmap        failed at the rings: "), "{told}");
+    assert!(told.contains("-> the daemon has its rings elsewhere than in "), "{told}");
+    assert!(told.contains(root) && told.contains("--shm-root"), "{told}");
+    assert!(!told.contains("no corosync listens"), "{told}");
+    // As with rings that are not visible.
+    assert_eq!(doctor.status.code(), Some(3), "{told}");
+    let local = run(&["cfg", "local"]);
+    assert_eq!(local.status.code(), Some(3), "{local:?}");
+    assert_one_line(&String::from_utf8(local.stderr).unwrap(), &["--shm-root"]);
+}
+
+/// Not the daemon, but the command has too few file descriptors.
+#[test]
+fn the_doctor_knows_its_own_limit_of_open_files() {
+    let served = Served::start();
+    let script = "ulimit -n 4 && exec \"$0\" doctor";
+    let doctor = served.at(Path::new("/bin/sh")).args(["-c", script]).arg(program()).run();
+    assert_eq!(doctor.code(), 1, "{doctor:?}");
+    assert!(doctor.stdout.contains("Too many open files"), "{doctor:?}");
+    assert!(doctor.stdout.contains("-> this process, not the daemon, "), "{doctor:?}");
+    assert!(doctor.stdout.contains("ulimit -n"), "{doctor:?}");
+    assert!(!doctor.stdout.contains("the daemon's log"), "{doctor:?}");
+}
+
+#[test]
 fn the_doctor_sees_where_it_is() {
     if skip() {
         return;
@@ -264,6 +304,9 @@ fn the_doctor_sees_where_it_is() {
     assert!(read_only.stdout.contains("KiB free, read-only\n"), "{read_only:?}");
     assert!(read_only.stdout.contains("-> mount /dev/shm for writing"), "{read_only:?}");
     assert_eq!(read_only.stdout.matches("->").count(), 1, "{read_only:?}");
+    let get = "mount -o remount,bind,ro /dev/shm && exec \"$0\" cmap get totem.version";
+    let read_only = node.command("unshare").args(["-m", "sh", "-c", get]).arg(&program).run();
+    assert_fails(&read_only, 3, &["mounted read-only", "Read-only file system", "CS_ERR_LIBRARY"]);
     let without_proc = doctor("mount -t tmpfs none /proc").args(["--socket-dir", "/no/such"]).run();
     assert_eq!(without_proc.code(), 3, "{without_proc:?}");
     assert!(

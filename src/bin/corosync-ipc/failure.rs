@@ -295,6 +295,15 @@ mod tests {
     }
 
     #[test]
+    fn a_state_of_the_cluster_is_no_wrong_usage() {
+        let full =
+            Error::WouldCrash { call: "cpg join".into(), reason: "the group is full".into() };
+        assert_eq!(status(&full), REFUSED);
+        let invalid = Error::InvalidArgument { argument: "group", reason: "is empty".into() };
+        assert_eq!(status(&invalid), USAGE);
+    }
+
+    #[test]
     fn a_hint_follows_the_error_of_the_daemon_only() {
         let line = |error: Error| match Err::<(), _>(error).explain(|_| Some("hint".to_owned())) {
             Err(Failure::Failed { text, .. }) => text,

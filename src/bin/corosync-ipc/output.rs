@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
+use corosync_ipc::Escaped;
 use serde_json::{Value, json};
 use terminal_size::terminal_size_of;
 use unicode_width::UnicodeWidthStr;
@@ -60,26 +61,14 @@ pub(crate) fn add_payload(object: &mut Value, bytes: &[u8]) {
     }
 }
 
-/// Bytes for people: text as it is, on one line, and other bytes as `\xff`.
+/// Bytes for people, on one line.
 pub(crate) fn escaped(bytes: &[u8]) -> String {
-    bytes
-        .utf8_chunks()
-        .map(|chunk| printable(chunk.valid()) + &hexadecimal(chunk.invalid()))
-        .collect()
+    Escaped(bytes).to_string()
 }
 
-/// The text on one line, with what would steer a terminal as names of groups have it: `\x1b`.
+/// Text for people, on one line.
 pub(crate) fn printable(text: &str) -> String {
-    let one = |c: char| {
-        let mut buffer = [0; 4];
-        let text: &str = c.encode_utf8(&mut buffer);
-        if c.is_control() { hexadecimal(text.as_bytes()) } else { text.to_owned() }
-    };
-    text.chars().map(one).collect()
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+    escaped(text.as_bytes())
 }
 
 /// What somebody wrote, in an error.
@@ -174,6 +163,7 @@ mod tests {
     #[test]
     fn text_that_would_steer_a_terminal_is_escaped() {
         assert_eq!(printable("a\u{1b}[2Jb\nc é\u{85}"), r"a\x1b[2Jb\x0ac é\xc2\x85");
+        assert_eq!(printable("a\u{202e}b"), r"a\xe2\x80\xaeb");
     }
 
     #[test]

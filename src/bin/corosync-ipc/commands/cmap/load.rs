@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use serde_json::{Deserializer, Value as Json};
 
 use crate::commands::cmap::hint;
-use crate::commands::cmap::value::Type;
+use crate::commands::cmap::value::{self, Type};
 use crate::failure::{Explain, Failure, describe};
 use crate::output::complain;
 
@@ -74,11 +74,10 @@ fn parse_json(text: &str) -> Result<Vec<Step>, String> {
 fn json_change(entry: &Json) -> Result<Change, String> {
     let members =
         entry.as_object().ok_or("this is no object with \"key\", \"type\" and \"value\"")?;
-    if let Some(name) =
-        members.keys().find(|name| !["key", "type", "value"].contains(&name.as_str()))
-    {
+    let known = ["key", "type", "value", "raw"];
+    if let Some(name) = members.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(format!(
-            "there is no member {} in an entry, only \"key\", \"type\" and \"value\"",
+            "there is no member {} in an entry, only \"key\", \"type\", \"value\" and \"raw\"",
             crate::output::quoted(name)
         ));
     }
@@ -88,6 +87,12 @@ fn json_change(entry: &Json) -> Result<Change, String> {
     };
     let key = checked(text("key")?)?;
     let value = members.get("value").ok_or("\"value\" is missing")?;
+    if let Some(raw) = members.get("raw") {
+        if !value.is_null() {
+            return Err("with \"raw\" the \"value\" is null".to_owned());
+        }
+        return Ok(Change::Set(key, value::parse_raw(&entry["type"], raw)?));
+    }
     Ok(Change::Set(key, Type::of_name(text("type")?)?.parse_json(value)?))
 }
 
@@ -186,6 +191,8 @@ fn is_absent(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use corosync_ipc::cmap::ValueType;
+
     use super::*;
 
     fn changes(text: &str) -> Vec<Change> {
@@ -217,6 +224,18 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_do_not_fit_their_type_are_read_as_they_are_listed() {
+        let other = |number, bytes: &'static [u8]| Value::Other {
+            value_type: ValueType(number),
+            data: bytes.into(),
+        };
+        for value in [other(11, b"caf\xe9\0"), other(99, b"\0"), other(2, b"two")] {
+            let entry = value::entry_json("my.key", &value).to_string();
+            assert_eq!(changes(&entry), [Change::Set("my.key".into(), value)], "{entry}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (text, error) in [
             ("a.b u32 1\na.c u8 300\n", "line 2: 300 is out of the range of u8, 0 to 255"),
@@ -231,7 +250,15 @@ mod tests {
             ("[1]", "entry 1: this is no object with \"key\", \"type\" and \"value\""),
             (
                 r#"{"key":"a.b","type":"u8","value":1,"time":""}"#,
-                "entry 1 (a.b): there is no member \"time\" in an entry, only \"key\", \"type\" and \"value\"",
+                "entry 1 (a.b): there is no member \"time\" in an entry, only \"key\", \"type\", \"value\" and \"raw\"",
+            ),
+            (
+                r#"{"key":"a.b","type":"str","value":"x","raw":"eA=="}"#,
+                "entry 1 (a.b): with \"raw\" the \"value\" is null",
+            ),
+            (
+                r#"{"key":"a.b","type":256,"value":null,"raw":"eA=="}"#,
+                "entry 1 (a.b): invalid type 256",
             ),
             (
                 "^^a b\n^^a,b",

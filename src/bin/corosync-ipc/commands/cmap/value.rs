@@ -37,21 +37,25 @@ impl Type {
         })
     }
 
-    fn name(self) -> &'static str {
+    fn value_type(self) -> ValueType {
         match self {
-            Self::I8 => "i8",
-            Self::U8 => "u8",
-            Self::I16 => "i16",
-            Self::U16 => "u16",
-            Self::I32 => "i32",
-            Self::U32 => "u32",
-            Self::I64 => "i64",
-            Self::U64 => "u64",
-            Self::Flt => "flt",
-            Self::Dbl => "dbl",
-            Self::Str => "str",
-            Self::Bin => "bin",
+            Self::I8 => ValueType::INT8,
+            Self::U8 => ValueType::UINT8,
+            Self::I16 => ValueType::INT16,
+            Self::U16 => ValueType::UINT16,
+            Self::I32 => ValueType::INT32,
+            Self::U32 => ValueType::UINT32,
+            Self::I64 => ValueType::INT64,
+            Self::U64 => ValueType::UINT64,
+            Self::Flt => ValueType::FLOAT,
+            Self::Dbl => ValueType::DOUBLE,
+            Self::Str => ValueType::STRING,
+            Self::Bin => ValueType::BINARY,
         }
+    }
+
+    fn name(self) -> &'static str {
+        self.value_type().name().unwrap_or_default()
     }
 
     /// The smallest and the largest value of an integer type.
@@ -287,6 +291,17 @@ pub(crate) fn entry_json(key: &str, value: &Value) -> Json {
         entry["raw"] = raw;
     }
     entry
+}
+
+/// Reads a value that is not what its type says, from its type and [`raw`].
+pub(crate) fn parse_raw(value_type: &Json, raw: &Json) -> Result<Value, String> {
+    let value_type = match (value_type.as_str(), value_type.as_u64().map(u8::try_from)) {
+        (Some(name), _) => Type::of_name(name)?.value_type(),
+        (None, Some(Ok(number))) => ValueType(number),
+        (None, _) => return Err(format!("invalid type {value_type}")),
+    };
+    let text = raw.as_str().ok_or("\"raw\" is no string of base64")?;
+    checked(Value::Other { value_type, data: decode(text)?.into() })
 }
 
 /// The bytes of a value that is not what its type says.

@@ -245,6 +245,12 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
         Error::Protocol { source: ProtocolError::Transport(_), .. } => {
             "the daemon wants a transport that is not known: see qb_ipc_type in its corosync.conf".to_owned()
         }
+        Error::Protocol { source: ProtocolError::RingName { .. }, .. } => format!(
+            "the daemon has its rings elsewhere than in {}: name the directory with --shm-root, or, if no corosync \
+             serves there, another socket",
+            surroundings.shm_root.display()
+        ),
+        Error::System { source, .. } => out_of(source).to_owned(),
         Error::Protocol { source: ProtocolError::Ring(RingError::Truncated { .. }), .. }
         | Error::Disconnected { truncated: Some(_), .. } => {
             "who may write the daemon's /dev/shm cut a file short, or it is full: look at both".to_owned()
@@ -255,6 +261,18 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
             "the daemon is busy, often with a change of membership: try again, or a longer --timeout".to_owned()
         }
         _ => "look at the daemon's log".to_owned(),
+    }
+}
+
+/// What to do where the system fails this process.
+fn out_of(source: &io::Error) -> &'static str {
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE) => {
+            "this process, not the daemon, may open no more files: raise its limit (`ulimit -n`)"
+        }
+        Some(Errno::ENFILE) => "this machine has too many open files: see the sysctl fs.file-max",
+        Some(Errno::ENOMEM) => "this machine has no memory left",
+        _ => "look at this machine's log",
     }
 }
 

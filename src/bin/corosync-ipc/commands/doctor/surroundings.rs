@@ -31,7 +31,7 @@ pub(crate) struct Surroundings {
     pub(crate) outside: Option<(u32, u32)>,
     environment: Vec<(&'static str, String)>,
     address: String,
-    shm_root: PathBuf,
+    pub(crate) shm_root: PathBuf,
     shm: Result<Shm, String>,
     pub(crate) daemons: Vec<Daemon>,
     pub(crate) sockets: Sockets,
