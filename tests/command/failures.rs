@@ -58,7 +58,7 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (
             &["cpg", "members", "a\x01\\b"],
             2,
-            &[r"value 'a\x01\b' for", r#""a\x01\b" has a backslash"#],
+            &[r"value 'a\x01\b' for", r#"invalid escape in "a\x01\b""#],
         ),
         (
             &["status", "--timeout", "1\x1b"],
