@@ -7,12 +7,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::UnixAddr;
 use nix::unistd::geteuid;
 
 use crate::address::SocketAddress;
 use crate::error::Escaped;
 use crate::error::{Error, Result};
 use crate::sys::file::is_unmapped;
+use crate::sys::socket;
 
 /// Overrides [`Endpoint::socket_dir`].
 pub const ENV_SOCKET_DIR: &str = "COROSYNC_IPC_SOCKET_DIR";
@@ -84,6 +86,20 @@ enum Sockets {
     Default,
     Abstract,
     Directory(PathBuf),
+}
+
+/// An address as the kernel takes it.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] when it is too long.
+pub(crate) fn resolve(address: &SocketAddress) -> Result<UnixAddr> {
+    let resolved = match address {
+        SocketAddress::Abstract(name) => socket::abstract_address(name),
+        SocketAddress::Path(path) => socket::path_address(path),
+    };
+    resolved.map_err(|_| {
+        Error::invalid("endpoint", format!("{address} is too long for a socket's address"))
+    })
 }
 
 impl Default for Endpoint {
@@ -282,6 +298,17 @@ impl Endpoint {
                 SocketAddress::Path(self.default_socket_path(name))
             }
             Sockets::Default | Sockets::Abstract => SocketAddress::Abstract(name.to_owned()),
+        }
+    }
+
+    /// Returns the address of a connection's own socket. libqb takes a name that begins with a slash
+    /// for an abstract one, whatever it does with the names of services.
+    pub(crate) fn connection_address(&self, service: &str, name: &str) -> SocketAddress {
+        match self.socket_address(service) {
+            SocketAddress::Path(path) if !name.starts_with('/') => {
+                SocketAddress::Path(path.with_file_name(name))
+            }
+            _ => SocketAddress::Abstract(name.to_owned()),
         }
     }
 

@@ -366,8 +366,8 @@ fn filesystem_sockets_are_found() {
 }
 
 #[test]
-fn the_datagram_transport_is_named() {
-    // 1.99 does not have it.
+fn clients_of_a_daemon_with_datagrams_leave_nothing_behind() {
+    // 1.99 does not have them.
     if skip() || version() < [2, 0, 0, 0] {
         return;
     }
@@ -376,15 +376,11 @@ fn the_datagram_transport_is_named() {
     let pid = node.pid();
     node.run(|| {
         for _ in 0..3 {
-            let error = Client::connect().unwrap_err();
-            assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
-            let text = error.with_sources().to_string();
-            assert!(text.contains("qb_ipc_type: socket"), "{text}");
+            Client::connect().unwrap().get("totem.version").unwrap().unwrap();
         }
     });
     eventually("corosync answers", || node.membership());
     assert_eq!(node.pid(), pid);
-    // Clients that do not speak it leave nothing behind.
     eventually("nothing is left", || node.run(|| rings(Path::new("/dev/shm"))).is_empty());
 }
 

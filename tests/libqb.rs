@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use corosync_ipc::codec::{Header, Kind};
 use corosync_ipc::libqb::Client;
-use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal, Transport};
 use corosync_ipc::{Endpoint, Error};
-use testbed::{NodeCommand, WATCHDOG, cc};
+use testbed::{NodeCommand, Process, WATCHDOG, cc};
 
 /// Is answered by as many events as its body says, and then by itself.
 const EVENTS: i32 = 1;
@@ -117,11 +117,11 @@ int main(int argc, char **argv)
     struct qb_ipcs_poll_handlers poll = {
         .job_add = job_add, .dispatch_add = poll_add, .dispatch_mod = poll_mod, .dispatch_del = poll_del,
     };
-    qb_ipcs_service_t *service = qb_ipcs_create(argv[1], 0, QB_IPC_SHM, &handlers);
+    qb_ipcs_service_t *service = qb_ipcs_create(argv[1], 0, strcmp(argv[2], "shm") ? QB_IPC_SOCKET : QB_IPC_SHM, &handlers);
     loop = qb_loop_create();
     assert(service && loop);
-    if (argc > 2)
-        qb_ipcs_enforce_buffer_size(service, atoi(argv[2]));
+    if (argc > 3)
+        qb_ipcs_enforce_buffer_size(service, atoi(argv[3]));
     qb_ipcs_poll_handlers_set(service, &poll);
     assert(qb_ipcs_run(service) == 0);
     printf("listening\n");
@@ -192,37 +192,73 @@ fn a_service_answers_and_tells_events(endpoint: &Endpoint, service: &str) {
     assert!(matches!(late, Err(Error::Disconnected { .. })), "{late:?}");
 }
 
+const TRANSPORTS: [(Transport, &str); 2] = [(Transport::Shm, "shm"), (Transport::Socket, "socket")];
+
 #[test]
 fn our_service_answers_and_tells_events() {
-    let name = name("ours");
-    let endpoint = Endpoint::new().abstract_sockets();
-    let builder = Listener::<Echo>::builder().endpoint(&endpoint).service(&name);
-    let _listener = builder.start(Echo).unwrap();
-    a_service_answers_and_tells_events(&endpoint, &name);
+    for (transport, kind) in TRANSPORTS {
+        let name = name(&format!("ours-{kind}"));
+        let endpoint = Endpoint::new().abstract_sockets();
+        let builder = Listener::<Echo>::builder().endpoint(&endpoint).transport(transport);
+        let _listener = builder.service(&name).start(Echo).unwrap();
+        a_service_answers_and_tells_events(&endpoint, &name);
+    }
+}
+
+/// Starts a service of libqb's own.
+fn c_service(name: &str, transport: &str, arguments: &[String]) -> Option<Process> {
+    let program = cc(C_SERVER, &["qb"])?;
+    let server = NodeCommand::here(program).arg(name).arg(transport).args(arguments).spawn();
+    server.wait_stdout("listening");
+    Some(server)
 }
 
 #[test]
 fn libqbs_service_answers_and_tells_events() {
-    let Some(program) = cc(C_SERVER, &["qb"]) else { return };
-    let name = name("libqb");
-    let server = NodeCommand::here(program).arg(&name).spawn();
-    server.wait_stdout("listening");
-    a_service_answers_and_tells_events(&Endpoint::new().abstract_sockets(), &name);
-    server.kill();
+    for (_, kind) in TRANSPORTS {
+        let name = name(&format!("libqb-{kind}"));
+        let Some(server) = c_service(&name, kind, &[]) else { return };
+        a_service_answers_and_tells_events(&Endpoint::new().abstract_sockets(), &name);
+        server.kill();
+    }
 }
 
 #[test]
 fn a_service_may_raise_the_size_of_messages() {
     const RAISED: usize = 128 << 10;
-    let Some(program) = cc(C_SERVER, &["qb"]) else { return };
-    let name = name("raising");
-    let server = NodeCommand::here(program).arg(&name).arg(RAISED.to_string()).spawn();
-    server.wait_stdout("listening");
+    for (_, kind) in TRANSPORTS {
+        let name = name(&format!("raising-{kind}"));
+        let Some(server) = c_service(&name, kind, &[RAISED.to_string()]) else { return };
+        let endpoint = Endpoint::new().abstract_sockets();
+        let client = Client::connect_to(&endpoint, &name, 8192).unwrap();
+        assert_eq!(client.max_message_size(), RAISED);
+        echoes(&client, &[7; RAISED - 100]);
+        server.kill();
+    }
+}
+
+/// Datagrams are as long as the system lets a client send them, whatever was agreed.
+#[test]
+fn a_message_that_the_system_does_not_let_a_client_send_is_refused_by_the_limits_name() {
+    const ASKED: u32 = 32 << 20;
+    let name = name("long");
     let endpoint = Endpoint::new().abstract_sockets();
+    let builder = Listener::<Echo>::builder().endpoint(&endpoint).transport(Transport::Socket);
+    let _listener = builder.service(&name).start(Echo).unwrap();
+    let client = Client::connect_to(&endpoint, &name, ASKED).unwrap();
+    client.set_request_timeout(WATCHDOG);
+    let limit = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap();
+    // The kernel doubles what it is asked for, and keeps a little of it.
+    let most = (2 * limit.trim().parse::<usize>().unwrap()).min(2 << 20);
+    let longest = client.max_message_size();
+    assert!((most - 64..=most).contains(&longest), "{longest} of {most}");
+    echoes(&client, &vec![1; longest - 64]);
+    let refused = client.request(&vec![0; longest + 1]).unwrap_err();
+    assert!(refused.to_string().contains("net.core.wmem_max"), "{refused}");
+
     let client = Client::connect_to(&endpoint, &name, 8192).unwrap();
-    assert_eq!(client.max_message_size(), RAISED);
-    echoes(&client, &[7; RAISED - 100]);
-    server.kill();
+    let refused = client.request(&vec![0; 8193]).unwrap_err();
+    assert!(refused.to_string().contains("ask for a larger ring size"), "{refused}");
 }
 
 #[test]
@@ -232,7 +268,7 @@ fn a_service_of_another_user_is_refused_until_it_is_named() {
         return;
     }
     let name = name("foreign");
-    let server = NodeCommand::here(program).arg(&name).user(12345, 12345).spawn();
+    let server = NodeCommand::here(program).arg(&name).arg("shm").user(12345, 12345).spawn();
     server.wait_stdout("listening");
     let endpoint = Endpoint::new().abstract_sockets();
     let refused = Client::connect_to(&endpoint, &name, 8192);

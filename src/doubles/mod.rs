@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, TransportType};
+use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest};
 use crate::codec::{Header, Kind, Reader, encode_refusal};
 use crate::embedded::host::{Clock, Host};
 use crate::embedded::node::{Config, ServiceId};
@@ -24,7 +24,7 @@ use crate::endpoint::Endpoint;
 use crate::error::CsError;
 use crate::libqb::server::rings::{Request, Rings};
 use crate::libqb::server::{
-    Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal, RingAccess,
+    Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal, RingAccess, Transport,
 };
 use crate::sys::event::Wakeup;
 use crate::sys::socket::Credentials;
@@ -188,9 +188,11 @@ impl Deaf {
     pub(crate) fn start() -> (Endpoint, Self) {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let (endpoint, thread, directory) = serve_one(None, move |_client, mut rings| {
+        let (endpoint, thread, directory) = serve_one(None, move |client, mut rings| {
             while !stopped.load(Ordering::SeqCst) {
-                let Some(request) = rings.request.receive(Duration::from_millis(1)).unwrap() else {
+                let Some(request) =
+                    rings.request.receive(Duration::from_millis(1), &client).unwrap()
+                else {
                     continue;
                 };
                 let id =
@@ -282,7 +284,10 @@ fn accept(client: OwnedFd, root: &Path, size: Option<u32>) -> (OwnedFd, Rings) {
     let generation = Generation::default();
     let credentials: Credentials = socket::peer_credentials(&client).unwrap();
     let access = RingAccess { uid: credentials.uid, gid: credentials.gid, mode: 0o600 };
+    let endpoint = Endpoint::new();
     let rings = Request {
+        transport: Transport::default(),
+        endpoint: &endpoint,
         generation,
         root,
         client_root: root,
@@ -298,7 +303,7 @@ fn accept(client: OwnedFd, root: &Path, size: Option<u32>) -> (OwnedFd, Rings) {
     let reply = ConnectReply {
         generation: generation.reply(),
         error: 0,
-        transport: TransportType::SHM,
+        transport: rings.transport,
         max_msg_size,
         cookie: 1,
         request,

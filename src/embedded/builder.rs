@@ -16,7 +16,7 @@ use super::world::{ClientOutput, World};
 use crate::cmap::Value;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::libqb::server::{Generation, Listener, Overflow};
+use crate::libqb::server::{Generation, Listener, Overflow, Transport};
 use crate::libqb::server::{Mark, Marker, Marking};
 use crate::sys::event::Wakeup;
 use crate::sys::{file, serve};
@@ -60,6 +60,7 @@ pub(super) struct Options {
     pub(super) config: Config,
     pub(super) endpoints: BTreeMap<NodeId, Endpoint>,
     generation: Generation,
+    transport: Transport,
     pub(super) seed: u64,
     pub(super) is_real_time: bool,
     has_evs: bool,
@@ -94,6 +95,7 @@ impl<T> Builder<T> {
             config,
             endpoints: BTreeMap::new(),
             generation: Generation::default(),
+            transport: Transport::default(),
             seed: 0,
             is_real_time,
             has_evs: false,
@@ -141,6 +143,14 @@ impl<T> Builder<T> {
         self
     }
 
+    /// Sets how the messages of the nodes' clients travel. Clients follow. Default: shared memory.
+    ///
+    /// Matches `system { qb_ipc_type }` in corosync.conf, and sets that key of the map.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.options.transport = transport;
+        self
+    }
+
     /// Sets whether the nodes serve evs too. corosync 1.99 has it, 3.1.7 does not. Default: no.
     pub fn evs(mut self, is_on: bool) -> Self {
         self.options.has_evs = is_on;
@@ -160,8 +170,15 @@ impl Options {
     }
 
     /// Starts a cluster in which only `ids` of the nodelist ever run.
-    pub(super) fn start(self, ids: &[NodeId]) -> Result<Cluster> {
+    pub(super) fn start(mut self, ids: &[NodeId]) -> Result<Cluster> {
         self.check(ids)?;
+        if self.transport == Transport::Socket {
+            let key = match self.generation {
+                Generation::Libqb104 => "system.qb_ipc_type",
+                _ => "qb.ipc_type",
+            };
+            self.config.settings.push((key.to_owned(), "socket".into()));
+        }
         let mut markings: BTreeMap<PathBuf, Arc<Marking>> = BTreeMap::new();
         let mut marking = |root: &Path| -> Arc<Marking> {
             Arc::clone(
@@ -198,6 +215,7 @@ impl Options {
         start_daemons(&mut world, started_at, &running).1?;
         let builder = Listener::<Host>::builder()
             .generation(self.generation)
+            .transport(self.transport)
             .seed(self.seed)
             .event_queue(EVENT_QUEUE, Overflow::Disconnect);
         let services = ServiceId::all(self.has_evs);

@@ -256,7 +256,7 @@ pub enum Stage {
     Credentials,
     /// Asking the daemon for a connection.
     Handshake,
-    /// Opening the rings that the daemon made.
+    /// Opening the rings or datagram sockets that the daemon made.
     Rings,
 }
 
@@ -505,7 +505,10 @@ mod tests {
                 [
                     ProtocolError::RingName { ring },
                     ProtocolError::RingDirectory { ring },
-                    ProtocolError::DatagramTransport,
+                    ProtocolError::StreamTransport,
+                    ProtocolError::ControlName,
+                    ProtocolError::SocketName,
+                    ProtocolError::DatagramSize { direction: "event", size: 9, limit: 8 },
                     ProtocolError::Transport(7),
                     ProtocolError::Endless { what: "keys", limit: 1 },
                 ],

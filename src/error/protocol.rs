@@ -27,11 +27,31 @@ pub enum ProtocolError {
         /// Which ring.
         ring: &'static str,
     },
-    /// The daemon chose the datagram transport.
+    /// The daemon chose the socket transport of libqb before 0.15, which is made of streams.
     #[error(
-        "the daemon uses the datagram transport (system.qb_ipc_type: socket), which this version does not speak"
+        "the daemon uses the stream sockets of libqb before 0.15, which this crate does not speak"
     )]
-    DatagramTransport,
+    StreamTransport,
+    /// The control file's name in the connection reply is not one that libqb gives, or leads out of
+    /// the shared memory directory.
+    #[error(
+        "the name of the control file leads out of the shared memory directory, or is not one of libqb's"
+    )]
+    ControlName,
+    /// The name of the datagram sockets in the connection reply does not belong to the control
+    /// file, or does not fit in a socket's address.
+    #[error("the name of the datagram sockets does not belong to the control file, or is too long")]
+    SocketName,
+    /// A datagram is longer than the connection's messages.
+    #[error("a datagram of the {direction} socket has {size} bytes, more than {limit}")]
+    DatagramSize {
+        /// Which direction.
+        direction: &'static str,
+        /// Its size.
+        size: u64,
+        /// The largest size accepted.
+        limit: u64,
+    },
     /// The daemon chose a transport that is not known.
     #[error("unknown transport {0}")]
     Transport(i32),

@@ -8,7 +8,9 @@
 
 #[cfg(feature = "server")]
 pub(crate) mod accept;
+pub(crate) mod channel;
 pub(crate) mod client;
+pub(crate) mod datagram;
 pub(crate) mod exchange;
 pub(crate) mod handshake;
 pub(crate) mod refill;

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod datagram;
 pub(crate) mod event;
 pub(crate) mod fault;
 pub(crate) mod file;

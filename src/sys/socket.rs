@@ -93,10 +93,18 @@ pub(crate) fn receive_from(
     socket: &impl AsFd,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<Credentials>)> {
+    receive_with_credentials(socket, buffer, MsgFlags::empty())
+}
+
+pub(super) fn receive_with_credentials(
+    socket: &impl AsFd,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Option<Credentials>)> {
+    let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let mut control = cmsg_space!(UnixCredentials);
     Ok(retry(|| {
-        let (mut parts, flags) =
-            ([IoSliceMut::new(buffer)], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC);
+        let mut parts = [IoSliceMut::new(buffer)];
         let received =
             recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut control), flags)?;
         let sender = received.cmsgs()?.find_map(|message| match message {

@@ -27,6 +27,17 @@ pub(crate) enum Interest {
     HangUp,
 }
 
+impl Interest {
+    fn flags(self) -> PollFlags {
+        match self {
+            Self::Readable => PollFlags::POLLIN,
+            Self::Writable => PollFlags::POLLOUT,
+            // poll always reports a hang-up.
+            Self::HangUp => PollFlags::empty(),
+        }
+    }
+}
+
 /// Waits until `deadline`; `None` waits for ever. With a deadline in the past it polls once without
 /// blocking.
 pub(crate) fn wait_for(
@@ -34,16 +45,29 @@ pub(crate) fn wait_for(
     interest: Interest,
     deadline: Option<Instant>,
 ) -> io::Result<Ready> {
-    // poll always reports a hang-up.
-    let flags = match interest {
-        Interest::Readable => PollFlags::POLLIN,
-        Interest::Writable => PollFlags::POLLOUT,
-        Interest::HangUp => PollFlags::empty(),
-    };
-    let mut fds = [PollFd::new(fd.as_fd(), flags)];
+    let mut fds = [PollFd::new(fd.as_fd(), interest.flags())];
     poll_until(&mut fds, deadline)?;
     let [fd] = fds;
     Ok(readiness(&fd))
+}
+
+/// As [`wait_for`], but the end of `peer` ends the wait too, as a hang-up.
+pub(crate) fn wait_for_peer(
+    fd: &impl AsFd,
+    interest: Interest,
+    peer: &impl AsFd,
+    deadline: Option<Instant>,
+) -> io::Result<Ready> {
+    let mut fds = [
+        PollFd::new(fd.as_fd(), interest.flags()),
+        PollFd::new(peer.as_fd(), Interest::HangUp.flags()),
+    ];
+    poll_until(&mut fds, deadline)?;
+    let [fd, peer] = fds;
+    Ok(match readiness(&fd) {
+        Ready::TimedOut => readiness(&peer),
+        ready => ready,
+    })
 }
 
 /// As [`wait_for`] with [`Interest::Readable`], but `wakeup` ends the wait too. Returns the state of

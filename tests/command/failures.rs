@@ -227,7 +227,7 @@ fn the_doctor_knows_a_daemon_with_datagram_sockets() {
             let mut socket = socket.unwrap();
             socket.read_exact(&mut [0; CONNECT_REQUEST_SIZE]).unwrap();
             let [request, response, event] =
-                ["control", "qb-base", ""].map(|path| Bytes::from_static(path.as_bytes()));
+                ["control", "", ""].map(|path| Bytes::from_static(path.as_bytes()));
             let (generation, transport) = (Generation::Libqb013, TransportType::SOCKET);
             let reply = ConnectReply {
                 generation,
@@ -246,7 +246,7 @@ fn the_doctor_knows_a_daemon_with_datagram_sockets() {
     let told = String::from_utf8(doctor.stdout).unwrap();
     assert!(told.contains("cmap        failed at the handshake: "), "{told}");
     assert!(
-        told.contains("-> the daemon's corosync.conf has qb_ipc_type: socket")
+        told.contains("-> the daemon's corosync.conf has qb { ipc_type: socket }")
             && !told.contains("no corosync listens")
     );
 }

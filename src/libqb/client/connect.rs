@@ -11,15 +11,19 @@ use nix::unistd::{getegid, geteuid};
 
 use super::call::Call;
 use super::connection::Target;
+use super::datagrams::BoundSockets;
+use super::orphans::Origin;
 use super::ring_files::{self, RingFiles};
 use crate::address::SocketAddress;
 use crate::codec::setup::{ConnectReply, ConnectRequest, Generation, TransportType};
-use crate::endpoint::{Endpoint, MAX_RING_SIZE};
+use crate::endpoint::{Endpoint, MAX_RING_SIZE, resolve};
 use crate::error::{Error, ProtocolError, Result, RingError, Stage, WireError};
-use crate::libqb::handshake::{Handshake, RING_NAMES, RingName, has_old_magic, ring_names};
-use crate::libqb::ring::{
-    CHUNK_MARGIN, Consumer, Format, HEADER_SIZE, Mapping, Producer, REQUEST_HEADER_SIZE, Ring,
+use crate::libqb::channel::{Receiver, Sender};
+use crate::libqb::handshake::{
+    DATA_SUFFIX, HEADER_SUFFIX, Handshake, RING_NAMES, has_old_magic, ring_names,
 };
+use crate::libqb::ring::{CHUNK_MARGIN, Format, HEADER_SIZE, Mapping, REQUEST_HEADER_SIZE, Ring};
+use crate::sys::event::Poller;
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
 use crate::sys::{file, socket};
@@ -40,11 +44,22 @@ pub(super) struct Parts {
     pub(super) peer: Credentials,
     pub(super) generation: Generation,
     pub(super) is_before_libqb_015: bool,
-    pub(super) max_msg_size: u32,
-    pub(super) names: [RingName; 3],
-    pub(super) request: Producer<Mapping>,
-    pub(super) response: Consumer<Mapping>,
-    pub(super) event: Consumer<Mapping>,
+    pub(super) channels: Channels,
+    pub(super) origin: Origin,
+}
+
+/// The three directions of a connection.
+pub(super) struct Channels {
+    pub(super) request: Sender,
+    pub(super) response: Receiver,
+    pub(super) event: Receiver,
+    /// The longest request, in bytes.
+    pub(super) max_request: usize,
+    /// The longest answer that the daemon can send, in bytes.
+    pub(super) max_reply: usize,
+    /// The descriptor to poll for events, unless that is the setup socket.
+    pub(super) descriptor: Option<Poller>,
+    pub(super) sockets: BoundSockets,
 }
 
 /// Connects to a service.
@@ -73,34 +88,28 @@ pub(super) fn connect(target: Target<'_>, endpoint: &Endpoint, call: Call) -> Re
             Err(error) => return Err(error),
         }
     };
-    let unknown = match reply.transport {
-        TransportType::SHM => None,
-        TransportType::SOCKET => Some(ProtocolError::DatagramTransport),
-        other => Some(ProtocolError::Transport(other.0)),
-    };
-    if let Some(source) = unknown {
-        return Err(connecting.protocol(Stage::Handshake, source));
-    }
     let raised = if target.may_raise_size { reply.max_msg_size.min(MAX_RING_SIZE) } else { 0 };
-    connecting.rings(socket, peer, &reply, max_msg_size.max(raised))
+    let limit = max_msg_size.max(raised);
+    match reply.transport {
+        TransportType::SHM => connecting.rings(socket, peer, &reply, limit),
+        TransportType::SOCKET => connecting.datagrams(socket, peer, &reply, limit),
+        other => {
+            let source = ProtocolError::Transport(other.0);
+            Err(connecting.protocol(Stage::Handshake, source))
+        }
+    }
 }
 
-struct Connecting<'a> {
-    endpoint: &'a Endpoint,
-    service: Cow<'static, str>,
+pub(super) struct Connecting<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) service: Cow<'static, str>,
     timeout: Duration,
     deadline: Option<Instant>,
 }
 
 impl Connecting<'_> {
     fn socket(&self, address: &SocketAddress) -> Result<OwnedFd> {
-        let resolved = match address {
-            SocketAddress::Abstract(name) => socket::abstract_address(name),
-            SocketAddress::Path(path) => socket::path_address(path),
-        };
-        let resolved = resolved.map_err(|_| {
-            Error::invalid("endpoint", format!("{address} is too long for a socket's address"))
-        })?;
+        let resolved = resolve(address)?;
         loop {
             match socket::connect_stream(&resolved) {
                 Ok(socket) => return Ok(socket),
@@ -236,6 +245,7 @@ impl Connecting<'_> {
         let response = self.ring(response, format, &response_files, HEADER_SIZE, asked)?.consumer();
         let event = self.ring(event, format, &event_files, HEADER_SIZE, asked)?.consumer();
         let failed = |source: RingError| self.protocol(Stage::Rings, source.into());
+        let (request, response) = (request.map_err(failed)?, response.map_err(failed)?);
         let event = event.map_err(failed)?;
         // The data files of libqb before 0.15 are as large as was asked for, rounded up to a page,
         // and lie directly in the root. Those of libqb 1.0.4 and later lie in a directory of their
@@ -244,16 +254,28 @@ impl Connecting<'_> {
             <= (reply.max_msg_size as usize).next_multiple_of(4096);
         let is_before_libqb_015 =
             names.iter().all(|name| name.directories.is_empty()) && has_no_spare;
+        let rings = [request.ring(), response.ring(), event.ring()];
+        rings.iter().try_for_each(|ring| ring.check_unused()).map_err(failed)?;
+        rings.iter().try_for_each(|ring| ring.attach()).map_err(failed)?;
+        let files =
+            names.iter().flat_map(|name| [HEADER_SUFFIX, DATA_SUFFIX].map(|it| name.file(it)));
+        let files = files.collect();
+        let [name, ..] = names;
         Ok(Parts {
             socket,
             peer,
             generation: reply.generation,
             is_before_libqb_015,
-            max_msg_size: reply.max_msg_size,
-            request: request.map_err(failed)?,
-            response: response.map_err(failed)?,
-            event,
-            names,
+            channels: Channels {
+                max_reply: response.ring().max_chunk(),
+                request: Sender::Ring(request),
+                response: Receiver::Ring(response),
+                event: Receiver::Ring(event),
+                max_request: usize::try_from(reply.max_msg_size).unwrap_or(usize::MAX),
+                descriptor: None,
+                sockets: BoundSockets::default(),
+            },
+            origin: Origin::new(self.endpoint, name, files, peer.pid),
         })
     }
 
@@ -286,7 +308,7 @@ impl Connecting<'_> {
         Ring::open(ring, format, header, data).map_err(broken)
     }
 
-    fn protocol(&self, stage: Stage, source: ProtocolError) -> Error {
+    pub(super) fn protocol(&self, stage: Stage, source: ProtocolError) -> Error {
         Error::Protocol { service: self.service.clone(), source, stage: Some(stage) }
     }
 
@@ -315,6 +337,10 @@ impl Connecting<'_> {
     }
 }
 
-fn system(stage: Stage, operation: impl Into<Cow<'static, str>>, source: io::Error) -> Error {
+pub(super) fn system(
+    stage: Stage,
+    operation: impl Into<Cow<'static, str>>,
+    source: io::Error,
+) -> Error {
     Error::System { operation: operation.into(), source, stage: Some(stage) }
 }

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::call::Call;
-use super::connect::{self, Parts};
+use super::connect::{self, Channels, Parts};
+use super::datagrams::BoundSockets;
 use super::events::Events;
 use super::link::{Link, State};
-use super::orphans::RingOrigin;
+use super::orphans::Origin;
 use super::requests::{Nudge, Requests};
 use crate::endpoint::Endpoint;
-use crate::error::{Error, ProtocolError, Result, Stage};
+use crate::error::{Error, ProtocolError, Result};
 use crate::sys::socket::{self, Credentials};
 
 /// The service to connect to.
@@ -38,7 +39,8 @@ pub(crate) struct Connection {
     pub(super) link: Link,
     pub(super) requests: Requests,
     pub(super) events: Events,
-    rings: RingOrigin,
+    origin: Origin,
+    _sockets: BoundSockets,
     peer: Credentials,
     max_request: usize,
     max_reply: usize,
@@ -57,37 +59,21 @@ impl Connection {
             peer,
             generation: _generation,
             is_before_libqb_015,
-            max_msg_size,
-            names,
-            request,
-            response,
-            event,
+            channels: Channels { request, response, event, max_request, max_reply, descriptor, sockets },
+            origin,
         } = connect::connect(target, endpoint, call).inspect_err(|_error| {
             crate::log::debug!(service = %endpoint.name(target.name), error = %_error.with_sources(), "cannot connect");
         })?;
         let service: Cow<'static, str> = Cow::Owned(endpoint.name(target.name).to_owned());
         let socket_buffer = socket::send_buffer(&socket)
             .map_err(|source| Error::system("looking at the setup socket", source))?;
-        let rings = [request.ring(), response.ring(), event.ring()];
-        let unused = rings.iter().try_for_each(|ring| ring.check_unused());
-        unused.and_then(|()| rings.iter().try_for_each(|ring| ring.attach())).map_err(
-            |source| Error::Protocol {
-                service: service.clone(),
-                source: source.into(),
-                stage: Some(Stage::Rings),
-            },
-        )?;
-        let max_request = usize::try_from(max_msg_size).unwrap_or(usize::MAX);
         let connection = Self {
-            max_reply: response.ring().max_chunk(),
+            max_reply,
             link: Link::new(service, socket),
             requests: Requests::new(request, response, max_request, socket_buffer, target.nudge),
-            events: Events::new(event),
-            rings: RingOrigin {
-                names,
-                shm_root: endpoint.shm_root_path().to_path_buf(),
-                server_pid: peer.pid,
-            },
+            events: Events::new(event, descriptor),
+            origin,
+            _sockets: sockets,
             peer,
             max_request,
             is_before_libqb_015,
@@ -150,7 +136,7 @@ impl Connection {
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.link.socket.as_fd()
+        self.events.descriptor(&self.link)
     }
 }
 
@@ -166,6 +152,6 @@ impl Drop for Connection {
             _ => 4,
         };
         socket::shut_down(&self.link.socket);
-        self.rings.remove_orphans(looks);
+        self.origin.remove_orphans(looks);
     }
 }

@@ -1,6 +1,7 @@
 //! Events: taking them from the ring and their wake bytes from the socket, and waiting for them.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,11 @@ use super::link::{Link, State};
 use super::lock;
 use super::waker::Waker;
 use crate::error::{Error, ProtocolError, Result, WireError};
+use crate::libqb::channel::Receiver;
 use crate::libqb::refill::Refill;
-use crate::libqb::ring::{CHUNK_HEADER_SIZE, Consumer, Mapping};
+
 use crate::libqb::wake::{BATCH, MOST_STRAY, WakeBytes};
+use crate::sys::event::Poller;
 use crate::sys::socket;
 use crate::sys::wait::{Ready, wait_or_woken};
 
@@ -43,10 +46,13 @@ pub(super) struct Events {
     max_messages: usize,
     /// Made for the first wait or the first caller of [`Connection::waker`].
     waker: OnceLock<Waker>,
+    /// Both sockets of a connection of datagrams: the one of events, and the setup socket, which
+    /// tells that the daemon is gone. `None`: the setup socket is all there is to poll.
+    descriptor: Option<Poller>,
 }
 
 struct EventRing {
-    ring: Consumer<Mapping>,
+    ring: Receiver,
     wake: WakeBytes,
     refill: Refill,
     /// When the socket was last read.
@@ -61,9 +67,10 @@ struct Taken {
 }
 
 impl Events {
-    pub(super) fn new(ring: Consumer<Mapping>) -> Self {
+    pub(super) fn new(ring: Receiver, descriptor: Option<Poller>) -> Self {
         Self {
-            max_messages: ring.ring().max_chunk() / CHUNK_HEADER_SIZE + 1,
+            max_messages: ring.most_messages() + 1,
+            descriptor,
             ring: Mutex::new(EventRing {
                 ring,
                 wake: WakeBytes::default(),
@@ -76,7 +83,12 @@ impl Events {
 
     /// Stops being counted as a user of the ring.
     pub(super) fn detach(&self) {
-        lock(&self.ring).ring.ring().detach();
+        lock(&self.ring).ring.detach();
+    }
+
+    /// The descriptor to poll for events.
+    pub(super) fn descriptor<'a>(&'a self, link: &'a Link) -> BorrowedFd<'a> {
+        self.descriptor.as_ref().map_or_else(|| link.socket.as_fd(), AsFd::as_fd)
     }
 }
 
@@ -152,10 +164,14 @@ impl Connection {
     /// Waits until an event may be there, the waker is used, the connection ends or the deadline
     /// passes. Returns `false` for the deadline.
     pub(crate) fn wait_event(&self, waker: &Waker, deadline: Option<Instant>) -> Result<bool> {
-        if lock(&self.events.ring).ring.has_chunk() {
-            return Ok(true);
+        {
+            let events = lock(&self.events.ring);
+            // A datagram makes the descriptor readable by itself.
+            if events.ring.has_wake_bytes() && events.ring.has_message() {
+                return Ok(true);
+            }
         }
-        let ready = wait_or_woken(&self.link.socket, waker.wakeup(), deadline);
+        let ready = wait_or_woken(&self.as_fd(), waker.wakeup(), deadline);
         let (ready, woken) = ready.map_err(|source| Error::system("waiting for events", source))?;
         if woken {
             waker.wakeup().clear();
@@ -226,13 +242,15 @@ impl EventRing {
 
     /// Takes an event from the ring, and wake bytes from the socket when enough are owed.
     fn take(&mut self, link: &Link) -> Result<Option<Taken>> {
-        let message = self.ring.try_receive().map_err(|source| link.broken(source))?;
+        let message = self.ring.try_receive().map_err(|source| link.failed(source))?;
         let Some(message) = message else { return Ok(None) };
-        let (left, capacity) = (self.ring.used(), self.ring.ring().max_chunk());
-        let refill = self.refill.event_taken(message.len() + CHUNK_HEADER_SIZE, left, capacity);
-        let wanted = self.wake.event_taken(self.ring.has_chunk());
-        if wanted > 0 {
-            self.take_bytes(link, wanted)?;
+        let (size, left, capacity) = self.ring.fill(message.len());
+        let refill = self.refill.event_taken(size, left, capacity);
+        if self.ring.has_wake_bytes() {
+            let wanted = self.wake.event_taken(self.ring.has_message());
+            if wanted > 0 {
+                self.take_bytes(link, wanted)?;
+            }
         }
         Ok(Some(Taken { message, refill }))
     }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use super::call::Call;
 use super::notes::{Note, Notes};
 use crate::error::{Error, ProtocolError, Result, RingError};
+use crate::libqb::channel::ChannelError;
 use crate::sys::socket;
-use crate::sys::wait::{Interest, Ready, wait_for};
+use crate::sys::wait::{Interest, Ready, wait_for, wait_for_peer};
 
 /// The state of a connection. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +108,17 @@ impl Link {
         Error::protocol(self.service.clone(), source)
     }
 
+    /// Ends the connection because nothing goes through a channel any more.
+    pub(super) fn failed(&self, source: ChannelError) -> Error {
+        match source {
+            ChannelError::Protocol(source) => self.broken(source),
+            ChannelError::Closed => self.hung_up(),
+            ChannelError::System(source) => {
+                Error::system("using a socket of the connection", source)
+            }
+        }
+    }
+
     /// The error of a call whose deadline passed.
     pub(super) fn timed_out(&self, call: Call) -> Error {
         self.notes.add(Note::TimedOut(call.name));
@@ -122,6 +134,18 @@ impl Link {
         let ready = wait_for(&self.socket, Interest::HangUp, Some(Instant::now()));
         Ok(ready.map_err(|source| Error::system("looking for the daemon", source))?
             == Ready::HungUp)
+    }
+
+    /// Sleeps until a socket is writable, but not past the deadline.
+    ///
+    /// # Errors
+    /// [`Link::hung_up`] as soon as the daemon closes.
+    pub(super) fn wait_writable(&self, socket: &OwnedFd, deadline: Instant) -> Result<()> {
+        let ready = wait_for_peer(socket, Interest::Writable, &self.socket, Some(deadline));
+        match ready.map_err(|source| Error::system("waiting for the daemon", source))? {
+            Ready::HungUp => Err(self.hung_up()),
+            Ready::Yes | Ready::TimedOut => Ok(()),
+        }
     }
 
     /// Sleeps for `pause`, which doubles each time up to `most`, but not past the deadline.

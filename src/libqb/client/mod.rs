@@ -3,6 +3,7 @@
 mod call;
 mod connect;
 mod connection;
+mod datagrams;
 mod events;
 mod link;
 #[cfg(all(test, loom))]

@@ -1,54 +1,65 @@
-//! The rings that a killed daemon leaves behind.
+//! The files that a killed daemon leaves behind.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX, RingName};
+use crate::endpoint::Endpoint;
+use crate::libqb::handshake::RingName;
 use crate::sys::file;
 
 /// How long to wait before checking again whether the daemon's process is gone.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
-/// The files of a connection's rings, and the process that made them.
-pub(super) struct RingOrigin {
-    pub(super) names: [RingName; 3],
-    pub(super) shm_root: PathBuf,
-    pub(super) server_pid: i32,
+/// The files of a connection, and the process that made them.
+pub(super) struct Origin {
+    shm_root: PathBuf,
+    /// Directories below the root, in the last of which the files lie.
+    directories: Vec<OsString>,
+    files: Vec<OsString>,
+    /// `None`: the names do not tell who made the files.
+    server_pid: Option<i32>,
 }
 
-impl RingOrigin {
-    /// Removes the rings that a killed daemon left behind. Checks `looks` times whether the process
+impl Origin {
+    /// The files of a connection to the process `server_pid`, which lie where `name` says.
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        name: RingName,
+        files: Vec<OsString>,
+        server_pid: i32,
+    ) -> Self {
+        Self {
+            shm_root: endpoint.shm_root_path().to_path_buf(),
+            server_pid: name.is_made_by(server_pid).then_some(server_pid),
+            directories: name.directories,
+            files,
+        }
+    }
+
+    /// Removes the files that a killed daemon left behind. Checks `looks` times whether the process
     /// is gone, as the C library does, since it may need a moment to end. Removes nothing unless
     /// the process is certainly gone.
     pub(super) fn remove_orphans(&self, looks: u32) {
-        if !self.names.iter().all(|ring| ring.is_made_by(self.server_pid)) {
-            return;
-        }
+        let Some(server_pid) = self.server_pid else { return };
         let gone = (0..looks).any(|look| {
             if look > 0 {
                 thread::sleep(LOOK_PAUSE);
             }
-            file::process_is_gone(self.server_pid)
+            file::process_is_gone(server_pid)
         });
         if !gone {
             return;
         }
-        for ring in &self.names {
-            let Ok(directory) =
-                file::open_directory(&self.shm_root, ring.directories.iter().map(AsRef::as_ref))
-            else {
-                continue;
-            };
-            file::remove_file(&directory, &ring.file(HEADER_SUFFIX));
-            file::remove_file(&directory, &ring.file(DATA_SUFFIX));
+        let open = |directories: &[OsString]| {
+            file::open_directory(&self.shm_root, directories.iter().map(AsRef::as_ref))
+        };
+        if let Ok(directory) = open(&self.directories) {
+            self.files.iter().for_each(|name| file::remove_file(&directory, name));
         }
-        if let Some((own, above)) =
-            self.names.first().and_then(|ring| ring.directories.split_last())
-        {
-            if let Ok(parent) =
-                file::open_directory(&self.shm_root, above.iter().map(AsRef::as_ref))
-            {
+        if let Some((own, above)) = self.directories.split_last() {
+            if let Ok(parent) = open(above) {
                 file::remove_directory(&parent, own);
             }
         }

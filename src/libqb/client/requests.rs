@@ -15,8 +15,8 @@ use super::lock;
 use super::turnstile::{Guard, Turnstile};
 use crate::codec::Header;
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
+use crate::libqb::channel::{Receiver, Sender};
 use crate::libqb::exchange::{Before, Exchange, may_be_answered_again};
-use crate::libqb::ring::{Consumer, Mapping, Producer};
 use crate::sys::socket;
 use crate::sys::wait::{Interest, Ready, wait_for};
 
@@ -68,8 +68,8 @@ pub(super) struct Requests {
 
 /// The two rings, the answers that are owed, and the socket's room for wake bytes.
 struct Rings {
-    request: Producer<Mapping>,
-    response: Consumer<Mapping>,
+    request: Sender,
+    response: Receiver,
     max_request: usize,
     exchange: Exchange,
     /// How many wake bytes the socket is known to have room for.
@@ -100,8 +100,8 @@ impl Drop for AfterTurn<'_> {
 impl Requests {
     /// `socket_buffer` is the size of the setup socket's send buffer.
     pub(super) fn new(
-        request: Producer<Mapping>,
-        response: Consumer<Mapping>,
+        request: Sender,
+        response: Receiver,
         max_request: usize,
         socket_buffer: usize,
         nudge: Option<Nudge>,
@@ -122,8 +122,8 @@ impl Requests {
     pub(super) fn detach(&self) {
         // Nobody else is left who could have the turn.
         if let Some(rings) = self.rings.enter(Instant::now()) {
-            rings.request.ring().detach();
-            rings.response.ring().detach();
+            rings.request.detach();
+            rings.response.detach();
         }
     }
 
@@ -284,10 +284,7 @@ impl Rings {
     ) -> Result<bool> {
         let size = parts.iter().map(|part| part.len()).sum();
         if size > self.max_request || !self.request.fits(size) {
-            return Err(Error::invalid(
-                "message",
-                format!("{size} bytes do not fit in the ring: ask for a larger ring size"),
-            ));
+            return Err(Error::invalid("message", self.request.why_too_long(size)));
         }
         let mut pause = RETRY_FIRST;
         // A small ring is usually full because of the request before: the daemon sends the answer
@@ -295,18 +292,14 @@ impl Rings {
         let mut yields = 32;
         loop {
             link.check()?;
-            let ring = self.request.ring();
-            // As qb_ipc_shm_fc_get. Acquire: nothing to pair with in C, which reads it through a
-            // full barrier.
-            if ring.ref_count().load(Ordering::Acquire) != 2 {
-                ring.check().map_err(|source| link.broken(source))?;
+            if !self.request.is_attached().map_err(|source| link.failed(source))? {
                 return Err(link.hung_up());
             }
             let refused = self.is_refused(flow);
             // The socket's room first, since the byte must follow the request at once.
             let room =
                 !refused && self.request.backlog() < MOST_BACKLOG && self.has_wake_room(link)?;
-            if room && self.request.try_send(parts).map_err(|source| link.broken(source))? {
+            if room && self.request.try_send(parts).map_err(|source| link.failed(source))? {
                 return self.wake(link).map(|()| true);
             }
             if Instant::now() >= deadline {
@@ -315,6 +308,8 @@ impl Rings {
             if yields > 0 && !refused {
                 yields -= 1;
                 thread::yield_now();
+            } else if let Some(socket) = self.request.socket().filter(|_| !refused) {
+                link.wait_writable(socket, deadline.min(Instant::now() + ROOM_MOST))?;
             } else {
                 link.pause(&mut pause, ROOM_MOST, deadline)?;
             }
@@ -323,13 +318,16 @@ impl Rings {
 
     /// Whether flow control refuses such a request now.
     fn is_refused(&self, flow: FlowControl) -> bool {
-        let word = self.request.ring().flow_control().load(Ordering::Acquire);
+        let word = self.request.flow_control().load(Ordering::Acquire);
         (1..=flow as u32).contains(&word)
     }
 
     /// Whether the socket has room for a wake byte. Polls once for every `wake_batch` bytes: a
     /// writable socket has room for that many.
     fn has_wake_room(&mut self, link: &Link) -> Result<bool> {
+        if !self.request.has_wake_bytes() {
+            return Ok(true);
+        }
         if self.wake_room == 0 {
             let ready = wait_for(&link.socket, Interest::Writable, Some(Instant::now()));
             match ready.map_err(|source| Error::system("looking at the setup socket", source))? {
@@ -344,6 +342,9 @@ impl Rings {
     /// Sends the wake byte of a request that is in the ring. The daemon blocks until it has the
     /// byte, so an error ends the connection.
     fn wake(&mut self, link: &Link) -> Result<()> {
+        if !self.request.has_wake_bytes() {
+            return Ok(());
+        }
         self.wake_room -= 1;
         socket::send_now(&link.socket, &[0]).map(drop).map_err(|_| {
             socket::shut_down(&link.socket);
@@ -360,10 +361,12 @@ impl Rings {
             }
         }
         if self.exchange.take_again() {
-            self.response.receive(RETRY_FIRST).map_err(|source| link.broken(source))?;
+            self.response
+                .receive(RETRY_FIRST, &link.socket)
+                .map_err(|source| link.failed(source))?;
         }
         // Second answers that came after their request was over.
-        while self.response.try_receive().map_err(|source| link.broken(source))?.is_some()
+        while self.response.try_receive().map_err(|source| link.failed(source))?.is_some()
             && Instant::now() < deadline
         {}
         Ok(true)
@@ -378,7 +381,10 @@ impl Rings {
         if !may_be_answered_again(&reply) {
             return Ok(Some(reply));
         }
-        let second = self.response.receive(RETRY_FIRST).map_err(|source| link.broken(source))?;
+        let second = self
+            .response
+            .receive(RETRY_FIRST, &link.socket)
+            .map_err(|source| link.failed(source))?;
         Ok(Some(second.unwrap_or(reply)))
     }
 
@@ -390,12 +396,14 @@ impl Rings {
         let mut slice = REPLY_SLICE_FIRST;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut reply =
-                self.response.receive(left.min(slice)).map_err(|source| link.broken(source))?;
+            let mut reply = self
+                .response
+                .receive(left.min(slice), &link.socket)
+                .map_err(|source| link.failed(source))?;
             slice = (slice * 2).min(REPLY_SLICE_MOST);
             let hung_up = reply.is_none() && link.is_hung_up()?;
             if hung_up {
-                reply = self.response.try_receive().map_err(|source| link.broken(source))?;
+                reply = self.response.try_receive().map_err(|source| link.failed(source))?;
             }
             if let Some(reply) = reply {
                 self.exchange.received();
@@ -417,7 +425,7 @@ impl Rings {
             return Ok(false);
         }
         for _ in 0..MOST_DRAINED {
-            match self.response.try_receive().map_err(|source| link.broken(source))? {
+            match self.response.try_receive().map_err(|source| link.failed(source))? {
                 Some(reply) => self.exchange.received_unawaited(&reply),
                 None => break,
             }

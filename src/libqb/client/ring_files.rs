@@ -32,7 +32,8 @@ pub(super) fn open(
     server_uid: u32,
     names: &[RingName; 3],
 ) -> Result<[RingFiles; 3]> {
-    let opening = Opening::new(service, endpoint, server_uid, names)?;
+    let [request, response, event] = names;
+    let opening = Opening::new(service, endpoint, server_uid, request)?;
     let mut seen = Vec::new();
     for name in names {
         for suffix in [HEADER_SUFFIX, DATA_SUFFIX] {
@@ -44,8 +45,20 @@ pub(super) fn open(
         let header = opening.open(name, HEADER_SUFFIX, &mut seen)?;
         Ok(RingFiles { header, data: opening.open(name, DATA_SUFFIX, &mut seen)? })
     };
-    let [request, response, event] = names;
     Ok([open(request)?, open(response)?, open(event)?])
+}
+
+/// Opens the control file of a connection of datagrams.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn open_control(
+    service: &str,
+    endpoint: &Endpoint,
+    server_uid: u32,
+    name: &RingName,
+) -> Result<File> {
+    Opening::new(service, endpoint, server_uid, name)?.open(name, "", &mut Vec::new())
 }
 
 struct Opening<'a> {
@@ -61,11 +74,11 @@ impl<'a> Opening<'a> {
         service: &'a str,
         endpoint: &'a Endpoint,
         server_uid: u32,
-        [request, ..]: &[RingName; 3],
+        name: &RingName,
     ) -> Result<Self> {
         let root = endpoint.shm_root_path();
-        let path = root.join(request.directories.iter().collect::<PathBuf>());
-        let directory = file::open_directory(root, request.directories.iter().map(AsRef::as_ref));
+        let path = root.join(name.directories.iter().collect::<PathBuf>());
+        let directory = file::open_directory(root, name.directories.iter().map(AsRef::as_ref));
         let directory = directory.map_err(|source| match source.raw_os_error() {
             Some(libc::ELOOP | libc::ENOTDIR) => {
                 let (service, path) = (service.to_owned().into(), path.clone());

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::rings::Rings;
 use super::{FlowControl, Overflow, SendError};
-use crate::error::ProtocolError;
+use crate::libqb::channel::ChannelError;
 use crate::libqb::wake::{BATCH, WakeBytes};
 use crate::sys::serve::{Seen, Watch};
 use crate::sys::socket;
@@ -120,12 +120,23 @@ impl Connection {
         self.event_bytes = 0;
     }
 
-    /// Returns what to poll the socket for.
-    pub(super) fn watch(&self) -> Watch {
-        Watch {
-            readable: self.takes_requests() && !self.is_paused,
-            writable: !self.reply.is_empty() || self.wake_bytes_due() > 0,
-        }
+    /// Returns what to poll: the setup socket, and the socket of requests if they are datagrams.
+    pub(super) fn watches(&self) -> [Option<(BorrowedFd<'_>, Watch)>; 2] {
+        let takes_requests = self.takes_requests() && !self.is_paused;
+        let requests = self.rings.request.socket();
+        let setup = Watch {
+            // Nothing announces datagrams there, so whatever comes is the end.
+            readable: takes_requests || requests.is_some(),
+            writable: self.has_something_to_send(),
+        };
+        let requests = requests
+            .map(|socket| (socket.as_fd(), Watch { readable: takes_requests, writable: false }));
+        [Some((self.socket.as_fd(), setup)), requests]
+    }
+
+    /// Returns true while the setup socket has something to send.
+    pub(super) fn has_something_to_send(&self) -> bool {
+        !self.reply.is_empty() || self.wake_bytes_due() > 0
     }
 
     /// Whether a message waits for ring space; no descriptor signals it.
@@ -153,17 +164,17 @@ impl Connection {
 
     /// Whether a request can be taken.
     pub(super) fn has_request(&self) -> bool {
-        self.takes_requests() && self.rings.request.has_chunk()
+        self.takes_requests() && self.rings.request.has_message()
     }
 
     /// Sends the queued messages and bytes for which there is room.
     pub(super) fn flush(&mut self) {
         if let Err(error) = self.try_flush() {
-            self.broken(&error);
+            self.failed(&error);
         }
     }
 
-    fn try_flush(&mut self) -> Result<(), ProtocolError> {
+    fn try_flush(&mut self) -> Result<(), ChannelError> {
         while let Some(answer) = self.answers.front() {
             if !self.rings.response.try_send(&[answer])? {
                 break;
@@ -177,7 +188,7 @@ impl Connection {
             let size = event.len();
             self.event_bytes -= size;
             self.events.pop_front();
-            self.wake_bytes += 1;
+            self.wake_bytes += usize::from(self.rings.event.has_wake_bytes());
             self.taken += size;
             if self.taken >= PROGRESS {
                 (self.progress_at, self.taken) = (Instant::now(), 0);
@@ -224,8 +235,10 @@ impl Connection {
         }
         match self.rings.request.try_receive() {
             Ok(Some(request)) => {
-                let wanted = self.wake.event_taken(self.rings.request.has_chunk());
-                self.take_bytes(wanted);
+                if self.rings.request.has_wake_bytes() {
+                    let wanted = self.wake.event_taken(self.rings.request.has_message());
+                    self.take_bytes(wanted);
+                }
                 Some(request)
             }
             Ok(None) => {
@@ -240,7 +253,7 @@ impl Connection {
                 None
             }
             Err(error) => {
-                self.broken(&error.into());
+                self.failed(&error);
                 None
             }
         }
@@ -264,16 +277,12 @@ impl Connection {
         if self.closed {
             return Err(SendError::Closed);
         }
-        let room = self.rings.response.ring().max_chunk();
+        let room = self.rings.response.limit();
         if !self.rings.response.fits(message.len()) {
             return Err(SendError::TooLarge { size: message.len(), limit: room });
         }
         let is_sent = self.answers.is_empty()
-            && self
-                .rings
-                .response
-                .try_send(&[message])
-                .map_err(|error| self.broken(&error.into()))?;
+            && self.rings.response.try_send(&[message]).map_err(|error| self.failed(&error))?;
         if !is_sent {
             self.answers.push_back(Bytes::copy_from_slice(message));
         }
@@ -286,7 +295,7 @@ impl Connection {
         if self.closed {
             return Err(SendError::Closed);
         }
-        let limit = (self.max_msg_size as usize).min(self.rings.event.ring().max_chunk());
+        let limit = (self.max_msg_size as usize).min(self.rings.event.limit());
         if message.len() > limit || !self.rings.event.fits(message.len()) {
             return Err(SendError::TooLarge { size: message.len(), limit });
         }
@@ -325,12 +334,12 @@ impl Connection {
     fn put_event(&mut self, message: &[u8]) -> Result<bool, SendError> {
         match self.rings.event.try_send(&[message]) {
             Ok(true) => {
-                self.wake_bytes += 1;
+                self.wake_bytes += usize::from(self.rings.event.has_wake_bytes());
                 self.flush_socket();
                 Ok(true)
             }
             Ok(false) => Ok(false),
-            Err(error) => Err(self.broken(&error.into())),
+            Err(error) => Err(self.failed(&error)),
         }
     }
 
@@ -362,7 +371,7 @@ impl Connection {
         let word =
             if state == FlowControl::Off && self.is_paused { FlowControl::Sync } else { state };
         // Release: as qb_ipc_shm_fc_set; the client reads it through a full barrier.
-        self.rings.request.ring().flow_control().store(word as u32, Ordering::Release);
+        self.rings.request.flow_control().store(word as u32, Ordering::Release);
     }
 
     pub(super) fn limit_wake_bytes(&mut self, limit: Option<usize>) {
@@ -387,11 +396,12 @@ impl Connection {
         self.overflow == Overflow::Disconnect
     }
 
-    /// Ends the connection because the client broke the protocol. Nothing that it sends can be
-    /// trusted any more.
-    fn broken(&mut self, source: &ProtocolError) -> SendError {
-        crate::log::warn!(pid = self.credentials.pid, %source, "a client broke the protocol");
-        let _ = source;
+    /// Ends the connection: the client closed it, or violated the protocol. Nothing that it sends
+    /// after that can be trusted.
+    fn failed(&mut self, error: &ChannelError) -> SendError {
+        if let ChannelError::Protocol(_source) = error {
+            crate::log::warn!(pid = self.credentials.pid, source = %_source, "a client broke the protocol");
+        }
         self.close();
         SendError::Closed
     }

@@ -45,7 +45,7 @@ pub struct Connections<S> {
 
 /// A service. Its index is that in the builder's list.
 pub(super) struct Service {
-    address: ServiceAddress,
+    pub(super) address: ServiceAddress,
     /// `None` while it is closed.
     pub(super) bound: Option<Bound>,
     pub(super) serving: Serving,

@@ -145,15 +145,18 @@ impl<H: Handler> EventLoop<H> {
             self.connections.all.iter().map(|(id, client)| (*id, &client.connection)).filter(
                 |(_, it)| {
                     // A client that is not served still gets its events.
-                    self.connections.serving(it.service) == Serving::All || it.watch().writable
+                    self.connections.serving(it.service) == Serving::All
+                        || it.has_something_to_send()
                 },
             );
-        let clients: Vec<_> = clients.collect();
+        // A client of datagrams has two sockets. Each is looked at by itself.
+        let clients: Vec<_> = clients
+            .flat_map(|(id, it)| it.watches().into_iter().flatten().map(move |watch| (id, watch)))
+            .collect();
         let mut watched: Vec<(BorrowedFd<'_>, Watch)> = vec![(self.wakeup.as_fd(), read)];
         watched.extend(services.iter().map(|(_, socket)| (*socket, accept)));
         watched.extend(self.handshaking.iter().map(|client| (client.socket.as_fd(), read)));
-        watched
-            .extend(clients.iter().map(|(_, connection)| (connection.as_fd(), connection.watch())));
+        watched.extend(clients.iter().map(|(_, watch)| *watch));
         let mut seen = serve::wait_for_any(&watched, deadline)?.into_iter();
         Ok(Polled {
             woken: seen.next().is_some_and(|seen| seen.readable),
@@ -367,8 +370,9 @@ impl<H: Handler> EventLoop<H> {
     fn connect(&mut self, client: Handshaking, max_msg_size: u32) {
         let Handshaking { socket, credentials, service, .. } = client;
         let id = self.connections.next_id();
-        let Some(bound) =
-            self.connections.services.get(service).and_then(|service| service.bound.as_ref())
+        let entry = self.connections.services.get(service);
+        let Some((endpoint, bound)) =
+            entry.and_then(|entry| Some((&entry.address.endpoint, entry.bound.as_ref()?)))
         else {
             return;
         };
@@ -395,6 +399,8 @@ impl<H: Handler> EventLoop<H> {
         };
         let access = self.handler.ring_access(&peer, &session);
         let request = Request {
+            transport: self.settings.transport,
+            endpoint,
             generation: self.settings.generation,
             root: &bound.shm_root,
             client_root: &bound.client_root,
@@ -416,7 +422,7 @@ impl<H: Handler> EventLoop<H> {
             let reply = ConnectReply {
                 generation: self.settings.generation.reply(),
                 error: 0,
-                transport: TransportType::SHM,
+                transport: rings.transport,
                 max_msg_size,
                 cookie: id.number(),
                 request,

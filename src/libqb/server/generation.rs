@@ -94,6 +94,30 @@ impl Generation {
         }
     }
 
+    /// Returns the names of the control file and of the sockets of a connection of datagrams.
+    pub(crate) fn datagram_names(
+        self,
+        service: &str,
+        server: u32,
+        client: Credentials,
+        fd: i32,
+    ) -> (OsString, OsString) {
+        let client = client.pid;
+        let (control, base) = match self {
+            Self::Libqb104 => (format!("qb-control-{service}"), format!("qb-{service}")),
+            _ => (
+                format!("qb-{service}-control-{server}-{client}-{fd}"),
+                format!("qb-{service}-{server}-{client}-{fd}"),
+            ),
+        };
+        (control.into(), base.into())
+    }
+
+    /// Returns true if this libqb has the datagram transport.
+    pub(crate) fn has_datagrams(self) -> bool {
+        matches!(self, Self::Libqb015 | Self::Libqb104)
+    }
+
     /// Returns the name of a ring in the connection reply.
     pub(crate) fn name_in_reply(self, directory: &Path, name: &str) -> OsString {
         match self {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
@@ -15,14 +15,12 @@ use nix::libc;
 use super::connections::{Conn, ConnectionId, Connections};
 use super::event_loop::{EventLoop, Job};
 use super::marker::{Marker, Marking};
-use super::{Generation, Overflow};
-use crate::address::SocketAddress;
-use crate::endpoint::{Endpoint, MAX_RING_SIZE};
+use super::{Generation, Overflow, Transport};
+use crate::endpoint::{Endpoint, MAX_RING_SIZE, resolve};
 use crate::error::{Error, Result};
 use crate::sys::event::Wakeup;
 use crate::sys::file;
 use crate::sys::serve;
-use crate::sys::socket;
 use crate::sys::socket::Credentials;
 
 /// Serves the clients of a [`Listener`]. One handler serves all of them on one thread, so it needs
@@ -162,6 +160,7 @@ impl<H: Handler> Listener<H> {
             services: Vec::new(),
             settings: Settings {
                 generation: Generation::default(),
+                transport: Transport::default(),
                 max_msg_size: MAX_RING_SIZE,
                 max_connections: 4096,
                 shared_memory: 4 << 30,
@@ -261,7 +260,7 @@ pub struct Builder {
 /// The name of a service and the endpoint that it listens at.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceAddress {
-    endpoint: Endpoint,
+    pub(super) endpoint: Endpoint,
     marking: Option<Arc<Marking>>,
     pub(super) name: String,
 }
@@ -270,6 +269,7 @@ pub(super) struct ServiceAddress {
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) generation: Generation,
+    pub(super) transport: Transport,
     pub(super) max_msg_size: u32,
     pub(super) max_connections: usize,
     pub(super) shared_memory: u64,
@@ -302,6 +302,16 @@ impl Builder {
     /// Sets the libqb version whose protocol the server speaks.
     pub fn generation(mut self, generation: Generation) -> Self {
         self.settings.generation = generation;
+        self
+    }
+
+    /// Sets how messages travel. Clients follow. The default is shared memory.
+    ///
+    /// With [`Transport::Socket`] the names of abstract sockets begin with the shared memory
+    /// directory as clients see it. Connecting fails when such a name is too long for a socket's
+    /// address.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.settings.transport = transport;
         self
     }
 
@@ -378,6 +388,10 @@ impl Builder {
         if self.services.is_empty() {
             return Err(Error::invalid("services", "a server needs at least one"));
         }
+        if self.settings.transport == Transport::Socket && !self.settings.generation.has_datagrams()
+        {
+            return Err(Error::invalid("generation", "libqb has datagrams since 0.15"));
+        }
         let name = self
             .services
             .first()
@@ -429,13 +443,8 @@ impl ServiceAddress {
             .map_err(|source| Error::system(format!("opening {}", shm_root.display()), source))?;
         let marker = marking.as_ref().map(|marking| marking.get()).transpose()?;
         let address = endpoint.socket_address(name);
-        let (resolved, path) = match &address {
-            SocketAddress::Abstract(name) => (socket::abstract_address(name), None),
-            SocketAddress::Path(path) => (socket::path_address(path), Some(path.clone())),
-        };
-        let resolved = resolved.map_err(|_| {
-            Error::invalid("endpoint", format!("{address} is too long for a socket's address"))
-        })?;
+        let resolved = resolve(&address)?;
+        let path = address.path().map(Path::to_path_buf);
         let socket = serve::listen_stream(&resolved)
             .map_err(|source| Error::system(format!("listening at {address}"), source))?;
         let (shm_root, client_root) = (shm_root.to_path_buf(), client_root.to_path_buf());

@@ -1,22 +1,28 @@
-//! The server's side of a connection's rings: creates and removes their files.
+//! The server's side of a connection's rings or sockets: creates and removes their files.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nix::libc;
 use nix::unistd::geteuid;
 
 use super::marker::{Mark, Marker};
-use super::{Generation, RingAccess};
+use super::{Generation, RingAccess, Transport};
+use crate::codec::setup::TransportType;
+use crate::endpoint::{Endpoint, resolve};
+use crate::libqb::channel::{Receiver, Sender};
+use crate::libqb::datagram::{self, Control, Direction, Trust};
 use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX, RING_NAMES};
-use crate::libqb::ring::{Consumer, Mapping, Producer, Ring};
+use crate::libqb::ring::{Mapping, Ring};
+use crate::sys::datagram::bind_datagram;
 use crate::sys::socket::Credentials;
 use crate::sys::{file, serve};
 
@@ -28,17 +34,20 @@ pub(crate) struct Files {
     /// Name and handle of the connection's own directory.
     directory: Option<(OsString, OwnedFd)>,
     names: Vec<OsString>,
+    /// Socket files.
+    sockets: Vec<PathBuf>,
     /// Open until the files are given to the client.
     open: Vec<File>,
     /// Dropped last, after the directory is removed.
     mark: Option<Mark>,
 }
 
-/// The server's ends of a connection's rings.
+/// The server's ends of a connection's rings or datagram sockets.
 pub(crate) struct Rings {
-    pub(crate) request: Consumer<Mapping>,
-    pub(crate) response: Producer<Mapping>,
-    pub(crate) event: Producer<Mapping>,
+    pub(crate) request: Receiver,
+    pub(crate) response: Sender,
+    pub(crate) event: Sender,
+    pub(crate) transport: TransportType,
     /// The names for the connection reply.
     pub(crate) names: [Bytes; 3],
     _files: Files,
@@ -46,7 +55,10 @@ pub(crate) struct Rings {
 
 /// Describes the rings to make.
 pub(crate) struct Request<'a> {
+    pub(crate) transport: Transport,
     pub(crate) generation: Generation,
+    /// Where the service is, and so the sockets of its connections.
+    pub(crate) endpoint: &'a Endpoint,
     pub(crate) root: &'a Path,
     /// The path of `root` in the mount namespace of the clients.
     pub(crate) client_root: &'a Path,
@@ -60,8 +72,8 @@ pub(crate) struct Request<'a> {
 }
 
 impl Rings {
-    /// Makes the three rings. They are given to the client's user last, so that the client cannot
-    /// interfere while they are made.
+    /// Makes the rings or sockets. Their files are given to the client's user last, so that the
+    /// client cannot interfere while they are made.
     pub(crate) fn create(request: &Request<'_>) -> io::Result<Self> {
         let root = file::open_directory(request.root, [])?;
         let server = process::id();
@@ -71,10 +83,25 @@ impl Rings {
         };
         let mut path = request.client_root.to_path_buf();
         path.extend(directory.as_ref().map(|(name, _)| name));
-        let mut files = Files { root, directory, names: Vec::new(), open: Vec::new(), mark: None };
+        let mut files = Files {
+            root,
+            directory,
+            names: Vec::new(),
+            sockets: Vec::new(),
+            open: Vec::new(),
+            mark: None,
+        };
         if let (Some(marker), Some((name, directory))) = (request.marker, &files.directory) {
             files.mark = Some(marker.mark(name, directory)?);
         }
+        match request.transport {
+            Transport::Shm => Self::create_rings(request, &path, files),
+            Transport::Socket => Self::create_sockets(request, &path, files),
+        }
+    }
+
+    fn create_rings(request: &Request<'_>, path: &Path, mut files: Files) -> io::Result<Self> {
+        let server = process::id();
         let mut names = [const { Bytes::new() }; 3];
         let mut rings = Vec::with_capacity(RING_NAMES.len());
         for (ring, name_in_reply) in RING_NAMES.into_iter().zip(&mut names) {
@@ -85,9 +112,9 @@ impl Rings {
                 request.client,
                 request.fd,
             );
-            let told = request.generation.name_in_reply(&path, &name);
+            let told = request.generation.name_in_reply(path, &name);
             *name_in_reply = Bytes::copy_from_slice(told.as_bytes());
-            rings.push(files.create_ring(request, ring, &path, &name)?);
+            rings.push(files.create_ring(request, ring, path, &name)?);
         }
         let mut rings = rings.into_iter();
         let (Some(requests), Some(response), Some(event)) =
@@ -99,23 +126,86 @@ impl Rings {
         let response = response.producer().map_err(io::Error::other)?;
         let event = event.producer().map_err(io::Error::other)?;
         files.give_away(request.access)?;
-        Ok(Self { request: requests, response, event, names, _files: files })
+        Ok(Self {
+            request: Receiver::Ring(requests),
+            response: Sender::Ring(response),
+            event: Sender::Ring(event),
+            transport: TransportType::SHM,
+            names,
+            _files: files,
+        })
+    }
+
+    /// Makes the control file, and the two sockets of a server.
+    fn create_sockets(request: &Request<'_>, path: &Path, mut files: Files) -> io::Result<Self> {
+        let (control_name, base) = request.generation.datagram_names(
+            request.service,
+            process::id(),
+            request.client,
+            request.fd,
+        );
+        let control = files.create(&control_name, datagram::CONTROL_SIZE)?;
+        let mapped = Arc::new(Control::new(&control)?);
+        files.open.push(control);
+        let base = match request.generation {
+            Generation::Libqb104 => path.join(base).into_os_string(),
+            _ => base,
+        };
+        let base = base.into_string().map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))?;
+        let address = |suffix: &str| {
+            let name = format!("{base}{suffix}");
+            let address = request.endpoint.connection_address(request.service, &name);
+            resolve(&address).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))
+        };
+        let mut bound = |suffix| -> io::Result<Arc<OwnedFd>> {
+            let address = address(suffix)?;
+            let socket = bind_datagram(&address)?;
+            files.sockets.extend(address.path().map(Path::to_path_buf));
+            Ok(Arc::new(socket))
+        };
+        let (requests, events) = (bound("-request")?, bound("-event-tx")?);
+        let max_msg_size = request.max_msg_size as usize;
+        let client = request.client.uid;
+        // Root may send everywhere.
+        let trust: Trust = Box::new(move |uid| uid == client || uid == 0);
+        let receiver = datagram::Receiver::new(
+            Arc::clone(&requests),
+            Arc::clone(&mapped),
+            Direction::Request,
+            max_msg_size,
+            trust,
+        )?;
+        let sender = |socket, direction, client: &str| -> io::Result<_> {
+            let (control, address) = (Arc::clone(&mapped), Some(address(client)?));
+            datagram::Sender::new(socket, control, direction, max_msg_size, address)
+        };
+        let response = sender(requests, Direction::Response, "-response")?;
+        let event = sender(events, Direction::Event, "-event")?;
+        files.give_away(request.access)?;
+        let names =
+            [path.join(control_name).into_os_string().into_vec(), base.into_bytes(), Vec::new()];
+        Ok(Self {
+            request: Receiver::Datagram(receiver),
+            response: Sender::Datagram(response),
+            event: Sender::Datagram(event),
+            transport: TransportType::SOCKET,
+            names: names.map(Bytes::from),
+            _files: files,
+        })
     }
 
     /// Whether a file of one of them was truncated.
     pub(crate) fn are_lost(&self) -> bool {
-        self.request.ring().is_lost()
-            || self.response.ring().is_lost()
-            || self.event.ring().is_lost()
+        self.request.is_lost() || self.response.is_lost() || self.event.is_lost()
     }
 }
 
 impl Drop for Rings {
     fn drop(&mut self) {
         // C clients see by this that the server is gone.
-        self.request.ring().detach();
-        self.response.ring().detach();
-        self.event.ring().detach();
+        self.request.detach();
+        self.response.detach();
+        self.event.detach();
     }
 }
 
@@ -186,6 +276,9 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
+        for socket in &self.sockets {
+            let _ = fs::remove_file(socket);
+        }
         let directory = self.directory.as_ref().map_or(&self.root, |(_, directory)| directory);
         for name in &self.names {
             file::remove_file(directory, name);

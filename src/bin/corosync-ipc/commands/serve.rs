@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 use corosync_ipc::embedded::{Builder, Cluster};
-use corosync_ipc::libqb::server::Generation;
+use corosync_ipc::libqb::server::{self, Generation};
 use corosync_ipc::{Endpoint, Error};
 use serde_json::json;
 
@@ -70,8 +70,17 @@ enum Transport {
     /// Rings in shared memory.
     #[default]
     Shm,
-    /// Datagram sockets (not there yet).
+    /// Datagram sockets.
     Socket,
+}
+
+impl From<Transport> for server::Transport {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Shm => Self::Shm,
+            Transport::Socket => Self::Socket,
+        }
+    }
 }
 
 /// A libqb and the corosync of its time.
@@ -141,17 +150,13 @@ impl Nodes {
 impl Serve {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let nodes = Nodes::new(self.node, self.nodes)?;
-        if self.transport == Transport::Socket {
-            return Err(Failure::refused(
-                "--transport socket: datagram sockets are not there yet, only shm is",
-            ));
-        }
         // Before there are other threads.
         let signals = Signals::block()?;
         let endpoint = context.endpoint.clone();
         let endpoint = self.client_shm_root.into_iter().fold(endpoint, Endpoint::client_shm_root);
-        let builder =
-            builder(&nodes, &self.cluster_name, &endpoint).generation(self.generation.into());
+        let builder = builder(&nodes, &self.cluster_name, &endpoint)
+            .generation(self.generation.into())
+            .transport(self.transport.into());
         let cluster = start(builder)?;
         announce(context, &nodes, &self.cluster_name)?;
         signals.wait(Some(cluster.node(nodes.served)?.as_fd())).map(drop)

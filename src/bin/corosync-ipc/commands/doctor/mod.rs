@@ -237,9 +237,8 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
                 "the daemon hangs or is very busy: look at its log and its load, or try a longer --timeout".to_owned()
             }
         },
-        Error::Protocol { source: ProtocolError::DatagramTransport, .. } => {
-            "the daemon's corosync.conf has qb_ipc_type: socket in its section system, which is not supported yet: with shm, \
-             the default, and a restart it can be reached"
+        Error::Protocol { source: ProtocolError::StreamTransport, .. } => {
+            "the daemon's corosync.conf has qb { ipc_type: socket }: with shm, the default, and a restart it can be reached"
                 .to_owned()
         }
         Error::Protocol { source: ProtocolError::Transport(_), .. } => {

@@ -1,0 +1,162 @@
+//! Setting a connection of datagrams up: the control file and the two sockets of a client.
+
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::connect::{Channels, Connecting, Parts, system};
+use super::orphans::Origin;
+use super::ring_files;
+use crate::address::SocketAddress;
+use crate::codec::setup::ConnectReply;
+use crate::endpoint::resolve;
+use crate::error::{Error, ProtocolError, Result, RingError, Stage};
+use crate::libqb::channel;
+use crate::libqb::datagram::{CONTROL_SIZE, Control, Direction, Names, Receiver, Sender, Trust};
+use crate::sys::datagram;
+use crate::sys::event::Poller;
+use crate::sys::socket::Credentials;
+
+/// Number of both sockets of the descriptor for events: one look finds what is readable.
+const ANY: u64 = 0;
+
+/// The socket files that a client made. Dropping them removes them.
+#[derive(Debug, Default)]
+pub(super) struct BoundSockets(Vec<PathBuf>);
+
+impl Drop for BoundSockets {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Connecting<'_> {
+    /// Opens the control file, makes the client's sockets and connects them to the daemon's. The
+    /// daemon is told nothing of it: it connects its sockets when it first sends something.
+    pub(super) fn datagrams(
+        &self,
+        setup: OwnedFd,
+        peer: Credentials,
+        reply: &ConnectReply,
+        limit: u32,
+    ) -> Result<Parts> {
+        if reply.response.is_empty() {
+            return Err(self.protocol(Stage::Handshake, ProtocolError::StreamTransport));
+        }
+        let max_msg_size = reply.max_msg_size;
+        if max_msg_size > limit {
+            let (have, limit) = (u64::from(max_msg_size), u64::from(limit));
+            return Err(self.protocol(
+                Stage::Rings,
+                RingError::TooLarge { ring: "socket", have, limit }.into(),
+            ));
+        }
+        let max_msg_size = max_msg_size as usize;
+        let Names { control: name, base } = Names::parse(reply, self.endpoint.shm_root_path())
+            .map_err(|source| self.protocol(Stage::Rings, source))?;
+        let control = Arc::new(self.control(&name, peer)?);
+        let mut sockets = BoundSockets::default();
+        let requests = self.connected(&base, "-response", "-request", &mut sockets)?;
+        let events = self.connected(&base, "-event", "-event-tx", &mut sockets)?;
+        let failed =
+            |source| system(Stage::Rings, format!("connecting to {}", self.service), source);
+        let request = Sender::new(
+            Arc::clone(&requests),
+            Arc::clone(&control),
+            Direction::Request,
+            max_msg_size,
+            None,
+        )
+        .map_err(failed)?;
+        let receiver = |socket, direction| {
+            let endpoint = self.endpoint.clone();
+            let trust: Trust = Box::new(move |uid| endpoint.may_serve(uid));
+            Receiver::new(socket, Arc::clone(&control), direction, max_msg_size, trust)
+        };
+        let response = receiver(requests, Direction::Response).map_err(failed)?;
+        let descriptor = Poller::new().map_err(failed)?;
+        descriptor.add(&setup, ANY).map_err(failed)?;
+        descriptor.add(&events, ANY).map_err(failed)?;
+        let event = receiver(events, Direction::Event).map_err(failed)?;
+        let files = vec![name.base.clone()];
+        Ok(Parts {
+            socket: setup,
+            peer,
+            generation: reply.generation,
+            // Which has no datagrams.
+            is_before_libqb_015: false,
+            channels: Channels {
+                max_request: request.limit(),
+                // What the system allows this end, it allows the daemon.
+                max_reply: request.limit(),
+                request: channel::Sender::Datagram(request),
+                response: channel::Receiver::Datagram(response),
+                event: channel::Receiver::Datagram(event),
+                descriptor: Some(descriptor),
+                sockets,
+            },
+            origin: Origin::new(self.endpoint, name, files, peer.pid),
+        })
+    }
+
+    fn control(
+        &self,
+        name: &crate::libqb::handshake::RingName,
+        peer: Credentials,
+    ) -> Result<Control> {
+        let failed = |source| {
+            system(Stage::Rings, format!("mapping the control file of {}", self.service), source)
+        };
+        let file = ring_files::open_control(&self.service, self.endpoint, peer.uid, name)?;
+        let (have, need) = (file.metadata().map_err(failed)?.len(), CONTROL_SIZE as u64);
+        if have < need {
+            let (ring, file) = ("socket", "control");
+            return Err(
+                self.protocol(Stage::Rings, RingError::TooSmall { ring, file, have, need }.into())
+            );
+        }
+        Control::new(&file).map_err(failed)
+    }
+
+    /// Makes a socket and connects it to one of the daemon's.
+    fn connected(
+        &self,
+        base: &str,
+        own: &str,
+        others: &str,
+        sockets: &mut BoundSockets,
+    ) -> Result<Arc<OwnedFd>> {
+        let address =
+            |suffix| self.endpoint.connection_address(&self.service, &format!("{base}{suffix}"));
+        let (own, others) = (address(own), address(others));
+        if let SocketAddress::Path(path) = &own {
+            remove_socket(path);
+        }
+        let socket = datagram::bind_datagram(&resolve(&own)?)
+            .map_err(|source| system(Stage::Rings, format!("binding {own}"), source))?;
+        if let SocketAddress::Path(path) = own {
+            sockets.0.push(path);
+        }
+        match datagram::connect_datagram(&socket, &resolve(&others)?) {
+            Ok(()) => Ok(Arc::new(socket)),
+            // The daemon closed, as it does when it is killed.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) =>
+            {
+                Err(Error::disconnected(self.service.clone()))
+            }
+            Err(source) => Err(system(Stage::Rings, format!("connecting to {others}"), source)),
+        }
+    }
+}
+
+/// Removes the socket that an earlier process of the same id left, as libqb does.
+fn remove_socket(path: &Path) {
+    if path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket()) {
+        let _ = std::fs::remove_file(path);
+    }
+}

@@ -1,0 +1,73 @@
+//! Unix datagram sockets: requests, replies and events of a connection without rings.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, sendmsg,
+    setsockopt, socket,
+};
+
+use super::socket::{Credentials, receive_with_credentials, retry};
+
+/// What the kernel keeps of a send buffer for itself. `unix_dgram_sendmsg` refuses a datagram that
+/// is larger than the rest with `EMSGSIZE`.
+const SEND_BUFFER_OVERHEAD: usize = 32;
+
+/// Makes a socket that datagrams can be sent to at `address`.
+pub(crate) fn bind_datagram(address: &UnixAddr) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    bind(socket.as_raw_fd(), address)?;
+    Ok(socket)
+}
+
+/// Sends to `address` from now on, and receives from there only.
+///
+/// # Errors
+/// `ECONNREFUSED` when nobody has bound the address.
+pub(crate) fn connect_datagram(socket: &impl AsFd, address: &UnixAddr) -> io::Result<()> {
+    Ok(retry(|| connect(socket.as_fd().as_raw_fd(), address))?)
+}
+
+/// Makes room for datagrams of `size` bytes in the send buffer, as far as `net.core.wmem_max`
+/// allows, or beyond with `force`, if this process has `CAP_NET_ADMIN`. Returns the size of the
+/// largest datagram that can be sent.
+///
+/// A receive buffer sets no limit: Linux counts datagrams in the buffer of their sender.
+pub(crate) fn reserve(socket: &impl AsFd, size: usize, force: bool) -> io::Result<usize> {
+    let wanted = size.saturating_add(SEND_BUFFER_OVERHEAD);
+    let room = || -> io::Result<usize> { Ok(getsockopt(socket, SndBuf)?) };
+    if room()? < wanted {
+        setsockopt(socket, SndBuf, &wanted)?;
+    }
+    if force && room()? < wanted {
+        match setsockopt(socket, SndBufForce, &wanted) {
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(room()?.saturating_sub(SEND_BUFFER_OVERHEAD))
+}
+
+/// Sends the parts as one datagram. Never blocks, never raises `SIGPIPE`.
+pub(crate) fn send_parts(socket: &impl AsFd, parts: &[&[u8]]) -> io::Result<()> {
+    let parts: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    let socket = socket.as_fd().as_raw_fd();
+    retry(|| sendmsg::<()>(socket, &parts, &[], flags, None))?;
+    Ok(())
+}
+
+/// Receives a datagram, of which the buffer takes the beginning. Returns the length of the whole
+/// datagram, and who sent it, provided that
+/// [`pass_credentials`](super::socket::pass_credentials) is on. Never blocks. The kernel closes file
+/// descriptors that come along.
+pub(crate) fn receive_datagram(
+    socket: &impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<Credentials>)> {
+    receive_with_credentials(socket, buffer, MsgFlags::MSG_TRUNC)
+}
