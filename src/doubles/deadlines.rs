@@ -1,4 +1,4 @@
-//! Every call of every client ends in its time, whatever the daemon takes for each request.
+//! Every call of every client ends by its deadline, however long the daemon takes for each request.
 
 use std::cell::Cell;
 use std::sync::Mutex;
@@ -14,20 +14,20 @@ use crate::supervise::{CmapTracker, Notice, Supervised};
 use crate::{Deadline, Endpoint, NodeId, RingId, ServiceClient, TrackFlags, within};
 use crate::{cfg, cmap, cpg, evs, quorum, votequorum};
 
-/// A timeout that no test waits for.
+/// A timeout that no test reaches.
 const LONG: Duration = Duration::from_secs(120);
 
-/// What becomes of a call with a daemon that takes 0.9 of the timeout for each request.
+/// The outcome of a call to a daemon that takes 0.9 of the timeout for each request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Outcome {
-    /// One request: the daemon answers, if only with an error.
+    /// The call makes one request. The daemon answers it, perhaps with an error.
     Answered,
-    /// Several requests: the time is not enough.
+    /// The call makes several requests, for which there is not enough time.
     TimedOut,
 }
 use Outcome::{Answered, TimedOut};
 
-/// Makes the daemon slow and takes the time from then on.
+/// Makes the daemon slow and starts measuring the time.
 struct Start<'a> {
     daemon: &'a SlowDaemon,
     timeout: Duration,
@@ -43,11 +43,11 @@ impl Start<'_> {
 
 type Attempt = dyn Fn(&Endpoint, &Start<'_>) -> Result<()> + Send + Sync;
 
-/// A call that is tried.
+/// A call to test.
 struct Row {
     name: String,
     outcome: Outcome,
-    /// How long it may take, in timeouts.
+    /// The longest time that the call may take, as a multiple of the timeout.
     limit: f64,
     attempt: Box<Attempt>,
 }
@@ -61,7 +61,8 @@ impl Row {
         Self { name: name.into(), outcome, limit: 1.5, attempt: Box::new(attempt) }
     }
 
-    /// Whether it came out as it should, in time. Otherwise what came of it.
+    /// Runs the call. Returns an error that describes the outcome, unless the call has the expected
+    /// outcome in time.
     fn try_with(&self, timeout: Duration) -> Result<(), String> {
         let daemon = SlowDaemon::start();
         let start = Start { daemon: &daemon, timeout, begun: Cell::new(None) };
@@ -85,7 +86,7 @@ impl Row {
     }
 }
 
-/// The calls to be tried; each is tried with an [`AsyncClient`](crate::AsyncClient) too.
+/// The calls to test. Each is also tested with an [`AsyncClient`](crate::AsyncClient).
 #[derive(Default)]
 struct Table(Vec<Row>);
 
@@ -137,7 +138,8 @@ impl Table {
         }));
     }
 
-    /// For a call that something else goes before. The end of the client counts too.
+    /// Adds a call that needs preparation before the time starts. The time includes dropping the
+    /// client.
     fn prepared<C: ServiceClient>(
         &mut self,
         client: impl Fn(&Endpoint) -> C + Send + Sync + 'static,
@@ -211,7 +213,7 @@ fn every_call() -> Table {
     t.call(joined, Answered, "multicast in two fragments", |c| {
         c.multicast(Guarantee::AGREED, &[7; 100_000])
     });
-    // The one that takes longer: each fragment has the whole time.
+    // Only this call may take longer: each fragment has the whole timeout.
     t.0.iter_mut().skip(before).for_each(|row| row.limit = 2.5);
     t.call(joined, Answered, "iter, and its end", |c| c.iter(Iteration::All).map(drop));
     t.prepared(joined, Answered, "cpg iter next, and its end", |c, start| {
@@ -285,14 +287,14 @@ fn every_call() -> Table {
     table
 }
 
-/// How many rows are tried at a time, and with which timeout. A machine that is busy delays a call
-/// by some time, and a call that makes too many requests takes too long by a part of its timeout.
-/// So what fails is tried again with a longer one, and with less beside it: a fault shows each
-/// time.
+/// The number of calls that run at a time, and their timeout, for each attempt. A busy machine delays
+/// a call by an absolute time. A call that makes too many requests takes too long by a part of its
+/// timeout. So a failed call is repeated with a longer timeout and with fewer calls beside it: a fault
+/// shows in each attempt.
 const ATTEMPTS: [(usize, Duration); 3] =
     [(24, Duration::from_secs(1)), (8, Duration::from_secs(4)), (2, Duration::from_secs(16))];
 
-/// Tries all rows, and panics if one always fails.
+/// Runs all calls. Panics if a call fails in every attempt.
 fn try_all(rows: Vec<Row>) {
     let mut rows = Mutex::new(rows);
     let failures = Mutex::new(Vec::new());
@@ -379,7 +381,7 @@ fn lists_without_end_end_in_time() {
     let groups = cpg::Client::connect_to(&endpoint).unwrap();
     let error = groups.list(Iteration::All).unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-    // None of the keys is one that was asked for.
+    // None of the keys has the requested prefix.
     let error = map.iter("other.").unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
 }
@@ -412,7 +414,7 @@ fn a_daemon_that_reads_no_wake_bytes_keeps_nobody_waiting() {
     client.join(&group()).unwrap();
     let begun = Instant::now();
     let (mut sent, mut refused) = (0, 0);
-    // Meanwhile the daemon makes room in the ring, but none in the socket.
+    // Meanwhile the daemon frees space in the ring, but none in the socket.
     while refused < 200 {
         match client.try_multicast(Guarantee::AGREED, b"message") {
             Ok(()) => sent += 1,
@@ -424,7 +426,7 @@ fn a_daemon_that_reads_no_wake_bytes_keeps_nobody_waiting() {
         }
     }
     assert!(sent > 32, "{sent}");
-    // What may wait waits, but no longer than it may.
+    // Calls that may wait do so, at most until their deadline.
     client.set_request_timeout(Duration::from_millis(100));
     let waited = client.multicast(Guarantee::AGREED, b"message").unwrap_err();
     assert!(matches!(waited, Error::TimedOut { .. }), "{waited}");

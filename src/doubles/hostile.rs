@@ -1,4 +1,4 @@
-//! A daemon that lies: whatever it answers, every call returns, and nothing panics.
+//! Daemons that violate the protocol. Whatever they answer, every call returns and nothing panics.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -22,10 +22,10 @@ use crate::{
 };
 use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
 
-/// A service of whose events nothing is told.
+/// A service that ignores all its events and counts them.
 #[derive(Default)]
 struct Mute {
-    looked_at: AtomicUsize,
+    seen: AtomicUsize,
 }
 
 impl Service for Mute {
@@ -39,15 +39,14 @@ impl Service for Mute {
     }
 
     fn event(&self, _: Bytes) -> Result<Option<()>, WireError> {
-        self.looked_at.fetch_add(1, Ordering::Relaxed);
+        self.seen.fetch_add(1, Ordering::Relaxed);
         Ok(None)
     }
 }
 
-/// Sends events before it answers.
+/// A daemon that sends [`EVENTS`] events before each reply.
 struct Talker;
 
-/// How many.
 const EVENTS: usize = 1000;
 
 impl Handler for Talker {
@@ -63,12 +62,13 @@ impl Handler for Talker {
     }
 }
 
-/// Answers with captured messages of the same id, damaged or not, or with nothing; and sends events
-/// that nobody asked for.
+/// A daemon that replies with captured messages of the same id, damaged or not, or not at all. It
+/// also sends events that no client asked for.
 struct Liar {
     random: Random,
-    /// Answers by service and id, and events by service.
+    /// Captured replies by service index and id.
     answers: BTreeMap<(usize, i32), Vec<Vec<u8>>>,
+    /// Captured events by service index.
     events: BTreeMap<usize, Vec<Vec<u8>>>,
 }
 
@@ -90,11 +90,11 @@ impl Liar {
     }
 
     fn damage(&mut self, mut message: Vec<u8>) -> Vec<u8> {
-        const NASTY: [u32; 8] = [0, 1, 2, 255, 4096, 0x7fff_ffff, 0x8000_0000, u32::MAX];
+        const EXTREMES: [u32; 8] = [0, 1, 2, 255, 4096, 0x7fff_ffff, 0x8000_0000, u32::MAX];
         for _ in 0..[0, 0, 1, 3][self.random.below(4)] {
-            let place = self.random.below(message.len().max(4) / 4) * 4;
-            let word = NASTY[self.random.below(NASTY.len())];
-            if let Some(field) = message.get_mut(place..place + 4) {
+            let offset = self.random.below(message.len().max(4) / 4) * 4;
+            let word = EXTREMES[self.random.below(EXTREMES.len())];
+            if let Some(field) = message.get_mut(offset..offset + 4) {
                 field.copy_from_slice(&word.to_ne_bytes());
             }
         }
@@ -123,7 +123,7 @@ impl Handler for Liar {
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
         let service = conn.service_index();
         let id = Header::id_of(&request).unwrap_or_default();
-        // What does not fit in the client's rings is not sent.
+        // Messages that do not fit in the client's rings are not sent.
         for _ in 0..self.random.below(3) {
             let event = self.one_of(self.events.get(&service).cloned());
             let _ = conn.send_event(&event);
@@ -131,7 +131,7 @@ impl Handler for Liar {
         for _ in 0..[1, 1, 1, 1, 1, 1, 2, 0][self.random.below(8)] {
             let mut answer = self.one_of(self.answers.get(&(service, id)).cloned());
             if self.random.below(2) == 0 {
-                // Most that is captured is an error, or would be taken for one.
+                // Most captured replies have an error status.
                 Header::set_status(&mut answer, CS_OK);
             }
             let _ = conn.reply(&answer);
@@ -139,7 +139,7 @@ impl Handler for Liar {
     }
 }
 
-/// Looks at what came, in every way that does not wait for ever.
+/// Takes events in every way that does not wait for ever.
 fn events<C: ServiceClient>(client: &C)
 where
     C::Event: std::fmt::Debug,
@@ -212,8 +212,7 @@ fn call_cfg(client: &cfg::Client) {
     let _ = client.kill_node(NodeId(2), "reason");
     let _ = client.track_start();
     events(client);
-    // Not `try_shutdown`, which waits for the answers of others, longer than the timeout of
-    // requests.
+    // `try_shutdown` is left out: it waits for trackers' answers, longer than the request timeout.
     let _ = client.reply_to_shutdown(cfg::ShutdownAnswer::NO);
     let _ = client.track_stop();
 }
@@ -228,8 +227,8 @@ fn call_evs(client: &evs::Client) {
     let _ = client.leave(&groups);
 }
 
-/// Connects, calls and looks, again and again. How often there was a connection.
-fn bear<C: ServiceClient>(connect: impl Fn() -> Result<C>, call: impl Fn(&C)) -> usize {
+/// Connects and makes all calls, several times. Returns how often connecting succeeded.
+fn exercise<C: ServiceClient>(connect: impl Fn() -> Result<C>, call: impl Fn(&C)) -> usize {
     let connected = |_: &usize| match connect() {
         Ok(client) => {
             call(&client);
@@ -240,8 +239,8 @@ fn bear<C: ServiceClient>(connect: impl Fn() -> Result<C>, call: impl Fn(&C)) ->
     (0..15).filter(connected).count()
 }
 
-/// How many clients get a connection from a daemon that lies.
-fn lie(seed: u64, bear: fn(&Endpoint) -> usize) -> usize {
+/// Runs `exercise` against a [`Liar`]. Returns how often connecting succeeded.
+fn exercise_against_liar(seed: u64, exercise: fn(&Endpoint) -> usize) -> usize {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let short = Duration::from_millis(10);
     let endpoint = Endpoint::new()
@@ -252,7 +251,7 @@ fn lie(seed: u64, bear: fn(&Endpoint) -> usize) -> usize {
     let builder =
         fuzzing::SERVICES.iter().fold(builder, |builder, service| builder.service(*service));
     let _listener = builder.start(Liar::new(seed)).unwrap();
-    bear(&endpoint)
+    exercise(&endpoint)
 }
 
 #[test]
@@ -298,10 +297,10 @@ fn messages_that_are_no_events_keep_nobody_beyond_the_deadline() {
         Listener::<Talker>::builder().endpoint(&endpoint).service("mute").start(Talker).unwrap();
     let client = Core::open(&endpoint, Mute::default(), Call::connecting(&endpoint)).unwrap();
     client.request(client.call("talk"), &wire::quorum::GetQuorate {}).unwrap();
-    let looked_at = || client.service.looked_at.load(Ordering::Relaxed);
-    assert_eq!((client.next_event(Instant::now().into()).unwrap(), looked_at()), (None, 1));
-    // Whoever never waits takes what there is, for the sake of edge-triggered loops.
-    assert_eq!((client.look(Look::RingAndSocket, None).unwrap(), looked_at()), (None, EVENTS));
+    let seen = || client.service.seen.load(Ordering::Relaxed);
+    assert_eq!((client.next_event(Instant::now().into()).unwrap(), seen()), (None, 1));
+    // A poll takes all available messages, as edge-triggered loops need.
+    assert_eq!((client.look(Look::RingAndSocket, None).unwrap(), seen()), (None, EVENTS));
 }
 
 #[test]
@@ -315,7 +314,7 @@ fn rings_larger_than_what_was_asked_for_are_refused() {
             source: ProtocolError::Ring(RingError::TooLarge { have, limit, .. }),
             ..
         } => {
-            // The size and a page, whatever machine this is.
+            // The ring's size plus one page of 4096 bytes on every machine.
             assert_eq!((have, limit), ((32 << 20) + 4096, 64 << 10));
         }
         error => panic!("{error}"),
@@ -325,21 +324,23 @@ fn rings_larger_than_what_was_asked_for_are_refused() {
 
 #[test]
 fn a_daemon_that_lies_harms_nobody() {
-    // Most of the time is spent waiting for answers, so the services are taken side by side, each
-    // with daemons of its own.
+    // The test mostly waits for replies, so the services run in parallel, each with its own daemons.
     let services: [fn(&Endpoint) -> usize; 6] = [
-        |endpoint| bear(|| cmap::Client::connect_to(endpoint), call_cmap),
-        |endpoint| bear(|| cpg::Client::connect_to(endpoint), call_cpg),
-        |endpoint| bear(|| quorum::Client::connect_to(endpoint), call_quorum),
-        |endpoint| bear(|| votequorum::Client::connect_to(endpoint), call_votequorum),
-        |endpoint| bear(|| cfg::Client::connect_to(endpoint), call_cfg),
-        |endpoint| bear(|| evs::Client::connect_to(endpoint), call_evs),
+        |endpoint| exercise(|| cmap::Client::connect_to(endpoint), call_cmap),
+        |endpoint| exercise(|| cpg::Client::connect_to(endpoint), call_cpg),
+        |endpoint| exercise(|| quorum::Client::connect_to(endpoint), call_quorum),
+        |endpoint| exercise(|| votequorum::Client::connect_to(endpoint), call_votequorum),
+        |endpoint| exercise(|| cfg::Client::connect_to(endpoint), call_cfg),
+        |endpoint| exercise(|| evs::Client::connect_to(endpoint), call_evs),
     ];
     let connected = thread::scope(|scope| {
-        let threads = services
-            .map(|bear| scope.spawn(move || (1..=3).map(|seed| lie(seed, bear)).sum::<usize>()));
+        let threads = services.map(|exercise| {
+            scope.spawn(move || {
+                (1..=3).map(|seed| exercise_against_liar(seed, exercise)).sum::<usize>()
+            })
+        });
         threads.map(|thread| thread.join().unwrap())
     });
-    // quorum asks something before there is a client.
+    // Connecting to quorum makes a request, so it may fail too.
     assert!(connected.iter().all(|connected| *connected > 0), "{connected:?}");
 }

@@ -1,4 +1,4 @@
-//! Daemons that are slow, deaf or lie, and what the clients of all services make of them.
+//! Tests of all clients against daemons that are slow, read no wake bytes, or violate the protocol.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -33,17 +33,17 @@ use crate::sys::{serve, socket};
 use crate::wire::values::NodeId;
 use crate::wire::{Message, cmap, cpg};
 
-/// An embedded corosync that takes its time for each request and for each connection.
+/// An embedded corosync that delays each request and each connection.
 pub(crate) struct SlowDaemon {
     delay: Arc<AtomicU64>,
     endpoint: Endpoint,
-    // Before the directory: its files go first.
+    // Declared before the directory, so that it removes its files first.
     _listener: Listener<Slow>,
     _directory: TempDir,
 }
 
 impl SlowDaemon {
-    /// One that is not slow yet.
+    /// Starts the daemon without a delay.
     pub(crate) fn start() -> Self {
         let mut world = World::new(vec![(NodeId(1), Config::with_nodes(1))], 0);
         world.start(Instant::now(), &[0]).unwrap();
@@ -63,7 +63,7 @@ impl SlowDaemon {
         &self.endpoint
     }
 
-    /// How long each request takes that comes from now on.
+    /// Sets the delay of each later request and connection.
     pub(crate) fn set_delay(&self, delay: Duration) {
         self.delay.store(u64::try_from(delay.as_nanos()).unwrap(), Ordering::SeqCst);
     }
@@ -106,13 +106,14 @@ impl Handler for Slow {
     }
 }
 
-/// A daemon whose iterators of cmap and cpg have no end, unless they are for one group: they find
-/// keys like `key.00000001` with values of this many bytes, and entries. Each fragment finds that
-/// the membership of its group has changed.
+/// A daemon whose iterators have no end. Those of cmap return keys like `key.00000001` with values of
+/// `value_len` bytes, those of cpg return members. Only a cpg iterator of one group ends: the group
+/// has no members. Each fragment is refused because the group's membership has changed.
 pub(crate) struct Endless {
     pub(crate) value_len: u64,
-    given: u64,
-    /// Whether the iterator of cpg is for one group, which has no members.
+    /// The number of requests so far.
+    requests: u64,
+    /// The cpg iterator is for one group.
     one_group: bool,
 }
 
@@ -121,7 +122,7 @@ impl Endless {
         let (endpoint, directory) = private_endpoint();
         let builder =
             Listener::<Self>::builder().endpoint(&endpoint).service("cmap").service("cpg");
-        let listener = builder.start(Self { value_len, given: 0, one_group: false }).unwrap();
+        let listener = builder.start(Self { value_len, requests: 0, one_group: false }).unwrap();
         (endpoint, (listener, directory))
     }
 }
@@ -134,11 +135,11 @@ impl Handler for Endless {
     }
 
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
-        self.given += 1;
+        self.requests += 1;
         let id = Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
         let answer = match (conn.service_index(), id) {
             (0, cmap::IterNext::ID) => {
-                let key_name = format!("key.{:08}", self.given).into();
+                let key_name = format!("key.{:08}", self.requests).into();
                 cmap::IterNextReply {
                     key_name,
                     value_len: self.value_len,
@@ -161,7 +162,7 @@ impl Handler for Endless {
                 encode_refusal(cpg::IterationNextReply::ID, CsError::NoSections)
             }
             (_, cpg::IterationNext::ID) => {
-                let group = crate::cpg::GroupName::new(self.given.to_ne_bytes()).unwrap();
+                let group = crate::cpg::GroupName::new(self.requests.to_ne_bytes()).unwrap();
                 cpg::IterationNextReply {
                     description: cpg::Description { group, nodeid: NodeId(1), pid: 1 },
                 }
@@ -176,8 +177,8 @@ impl Handler for Endless {
     }
 }
 
-/// A cpg daemon that takes requests from the ring, but reads no wake byte until it is dropped. It
-/// says yes to all that is answered, and its groups have no members.
+/// A cpg daemon that takes requests from the ring but never reads a wake byte. It accepts every
+/// request that has a reply, and its groups have no members.
 pub(crate) struct Deaf {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -225,8 +226,8 @@ impl Drop for Deaf {
     }
 }
 
-/// A cpg daemon that sends wake bytes for no events, as fast as they are taken, until the client
-/// closes.
+/// A cpg daemon that sends wake bytes without events, as fast as the client reads them, until the
+/// client closes.
 pub(crate) struct Flood {
     _thread: JoinHandle<()>,
     _directory: TempDir,
@@ -249,15 +250,14 @@ impl Flood {
     }
 }
 
-/// A cpg daemon that makes rings of this size, whatever it is asked for, and no more than one
+/// Starts a cpg daemon that creates rings of `size`, whatever the client asks for. It serves one
 /// connection.
 pub(crate) fn generous(size: u32) -> (Endpoint, impl Sized) {
     let (endpoint, thread, directory) = serve_one(Some(size), |client, rings| (client, rings));
     (endpoint, (thread, directory))
 }
 
-/// Serves one client of cpg on a thread, with rings as large as asked for unless another size is
-/// given.
+/// Serves one client of cpg on a thread. The rings have `size`, or the size that the client asks for.
 fn serve_one<T: Send + 'static>(
     size: Option<u32>,
     serve: impl FnOnce(OwnedFd, Rings) -> T + Send + 'static,
@@ -274,7 +274,7 @@ fn serve_one<T: Send + 'static>(
     (endpoint, thread, directory)
 }
 
-/// Sets a connection up, with rings as large as asked for unless another size is given.
+/// Sets up a connection. The rings have `size`, or the size that the client asks for.
 fn accept(client: OwnedFd, root: &Path, size: Option<u32>) -> (OwnedFd, Rings) {
     let mut request = [0; CONNECT_REQUEST_SIZE];
     assert_eq!(wait_for(&client, Interest::Readable, None).unwrap(), Ready::Yes);
