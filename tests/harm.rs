@@ -11,48 +11,34 @@ use corosync_ipc::cpg::{GroupName, Guarantee, MAX_MEMBERS};
 use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use corosync_ipc::wire::{Message, cmap as cmap_wire, cpg as cpg_wire};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap, cpg, votequorum};
-
-/// Answers requests as `answer` says, and remembers their names.
-struct Script<F> {
-    asked: Arc<Mutex<Vec<i32>>>,
-    answer: F,
-}
-
-impl<F: FnMut(&[u8]) -> Vec<u8> + Send + 'static> Handler for Script<F> {
-    type Session = ();
-
-    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
-        self.asked.lock().unwrap().push(i32::from_ne_bytes(request[..4].try_into().unwrap()));
-        conn.reply(&(self.answer)(&request)).unwrap();
-    }
-}
+use tempfile::TempDir;
+use testbed::{Scripted, private_endpoint};
 
 /// Where servers listen and have their rings.
 struct Place {
     endpoint: Endpoint,
-    _directory: tempfile::TempDir,
+    _directory: TempDir,
 }
 
 impl Place {
     fn new() -> Self {
-        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-        let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
+        let (endpoint, directory) = private_endpoint();
         Self { endpoint, _directory: directory }
     }
 
-    /// Serves until the listener is dropped. The ids of the requests come in the list.
-    fn serve<F>(&self, service: &str, answer: F) -> (Listener<Script<F>>, Arc<Mutex<Vec<i32>>>)
-    where
-        F: FnMut(&[u8]) -> Vec<u8> + Send + 'static,
-    {
-        let asked = Arc::default();
-        let script = Script { asked: Arc::clone(&asked), answer };
-        let builder = Listener::<Script<F>>::builder().endpoint(&self.endpoint).service(service);
-        (builder.start(script).unwrap(), asked)
+    /// Serves until the listener is dropped. The list gets the ids of the requests.
+    fn serve(
+        &self,
+        service: &str,
+        mut answer: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static,
+    ) -> (Listener<Scripted>, Arc<Mutex<Vec<i32>>>) {
+        let asked = Arc::<Mutex<Vec<i32>>>::default();
+        let list = Arc::clone(&asked);
+        let listener = Scripted::serve(&self.endpoint, service, move |conn, request| {
+            list.lock().unwrap().push(i32::from_ne_bytes(request[..4].try_into().unwrap()));
+            conn.reply(&answer(&request)).unwrap();
+        });
+        (listener, asked)
     }
 }
 

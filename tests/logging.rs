@@ -5,9 +5,8 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
-use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
-use corosync_ipc::{Endpoint, cpg};
+use corosync_ipc::cpg;
+use testbed::{Scripted, private_endpoint};
 
 /// Uses a client when the library logs something.
 struct Curious {
@@ -45,10 +44,13 @@ impl tracing::Subscriber for Curious {
 #[test]
 fn nothing_is_logged_while_a_lock_is_held() {
     for ends in [Ends::BadAnswer, Ends::BadEvent, Ends::Silence, Ends::Gone] {
-        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-        let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
-        let _listener =
-            Listener::<Ends>::builder().endpoint(&endpoint).service("cpg").start(ends).unwrap();
+        let (endpoint, _directory) = private_endpoint();
+        let _listener = Scripted::serve(&endpoint, "cpg", move |conn, _| match ends {
+            Ends::BadAnswer => conn.reply(b"bad").unwrap(),
+            Ends::BadEvent => conn.send_event(b"bad").unwrap(),
+            Ends::Silence => {}
+            Ends::Gone => conn.disconnect(),
+        });
         let connect = || {
             let client = cpg::Client::connect_to(&endpoint).unwrap();
             client.set_request_timeout(Duration::from_millis(10));
@@ -82,21 +84,4 @@ enum Ends {
     BadEvent,
     Silence,
     Gone,
-}
-
-impl Handler for Ends {
-    type Session = ();
-
-    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn on_request(&mut self, conn: &mut Conn<'_, ()>, _: Bytes) {
-        match self {
-            Self::BadAnswer => conn.reply(b"bad").unwrap(),
-            Self::BadEvent => conn.send_event(b"bad").unwrap(),
-            Self::Silence => {}
-            Self::Gone => conn.disconnect(),
-        }
-    }
 }

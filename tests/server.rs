@@ -18,7 +18,7 @@ use corosync_ipc::libqb::server::{
 };
 use corosync_ipc::{Credentials, Endpoint};
 use nix::libc;
-use testbed::{cc, eventually, watchdog};
+use testbed::{cc, eventually, shm_folder, watchdog};
 
 /// Requests that are not just echoed.
 const EVENTS: i32 = 1;
@@ -166,7 +166,7 @@ impl Place {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { name, shm: tempfile::tempdir_in("/dev/shm").unwrap() }
+        Self { name, shm: shm_folder() }
     }
 
     fn builder(&self) -> Builder {

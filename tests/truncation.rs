@@ -16,13 +16,10 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::cpg::{self, GroupName, Guarantee, Iteration};
 use corosync_ipc::embedded::{Cluster, Corosync};
-use corosync_ipc::libqb::server::{
-    Conn, Connections, FlowControl, Handler, Listener, Peer, Refusal,
-};
+use corosync_ipc::libqb::server::{Connections, FlowControl};
 use corosync_ipc::{Dispatch, Endpoint, Error, guard_against_truncation};
 use memmap2::MmapRaw;
 use nix::errno::Errno;
@@ -30,7 +27,10 @@ use nix::libc::{self, siginfo_t};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
 use nix::unistd::Pid;
-use testbed::{NodeCommand, Output, Random, WATCHDOG, eventually, next, spawn_until_asleep};
+use testbed::{
+    NodeCommand, Output, Random, Scripted, WATCHDOG, eventually, next, private_endpoint,
+    spawn_until_asleep,
+};
 
 /// Set in a test's own process.
 const OWN_PROCESS: &str = "COROSYNC_IPC_TEST_OWN_PROCESS";
@@ -428,12 +428,11 @@ in_own_process! {
     /// Nothing else touches the rings then: the client may send nothing, and is sent nothing.
     fn a_server_notices_what_it_finds_when_it_stops_a_client() {
         guard_against_truncation().unwrap();
-        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
-        let endpoint = Endpoint::new().socket_dir(folder.path()).shm_root(folder.path());
-        let listener = Listener::<Silent>::builder().endpoint(&endpoint).service("cmap").start(Silent).unwrap();
+        let (endpoint, _folder) = private_endpoint();
+        let listener = Scripted::silent(&endpoint, "cmap");
         let (client, rings) = Rings::of(&endpoint, || cmap::Client::connect_to(&endpoint).unwrap());
         rings.cut(RingFile { ring: "request", part: "header" }, 0);
-        let stop = |_: &mut Silent, connections: &mut Connections<()>| {
+        let stop = |_: &mut Scripted, connections: &mut Connections<()>| {
             let ids = connections.ids();
             ids.iter().for_each(|id| connections.get(*id).unwrap().set_flow_control(FlowControl::Requests));
             connections.ids().len()
@@ -580,19 +579,6 @@ in_own_process! {
         so_far_so_good();
         lose_a_ring();
     } => dies_of_sigbus;
-}
-
-/// A server that does nothing.
-struct Silent;
-
-impl Handler for Silent {
-    type Session = ();
-
-    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn on_request(&mut self, _: &mut Conn<'_, ()>, _: Bytes) {}
 }
 
 /// What [`dies_of_sigbus`] looks for: the death comes where it is expected.

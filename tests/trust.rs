@@ -19,12 +19,12 @@ use corosync_ipc::cmap::Client;
 use corosync_ipc::codec::setup::{
     CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest, Generation, TransportType,
 };
-use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::Listener;
 use corosync_ipc::{Endpoint, Error, ProtocolError, RingError, RingFileFault};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
-use testbed::{Cluster, copy_for_all, skip};
+use testbed::{Cluster, Scripted, copy_for_all, private_endpoint, skip};
 
 /// nobody, wherever corosync runs.
 const NOBODY: u32 = 65534;
@@ -207,33 +207,18 @@ fn file_for_all(reply: &ConnectReply) -> (tempfile::TempDir, PathBuf) {
     (folder, file)
 }
 
-/// Lets everybody connect.
-struct Open;
-
-impl Handler for Open {
-    type Session = ();
-
-    fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn on_request(&mut self, _: &mut Conn<'_, ()>, _: Bytes) {}
-}
-
 /// The rings of a connection that nobody uses yet, and a server that names them, or others.
 struct Rings {
     root: tempfile::TempDir,
     reply: ConnectReply,
-    _listener: Listener<Open>,
+    _listener: Listener<Scripted>,
     _socket: UnixStream,
 }
 
 impl Rings {
     fn new() -> Self {
-        let root = tempfile::tempdir_in("/dev/shm").unwrap();
-        let endpoint = Endpoint::new().socket_dir(root.path()).shm_root(root.path());
-        let listener =
-            Listener::<Open>::builder().endpoint(&endpoint).service("maker").start(Open).unwrap();
+        let (endpoint, root) = private_endpoint();
+        let listener = Scripted::silent(&endpoint, "maker");
         let mut socket = UnixStream::connect(root.path().join("maker")).unwrap();
         socket.write_all(&ConnectRequest { max_msg_size: 8192 }.encode().unwrap()).unwrap();
         let mut reply = vec![0; Generation::Libqb013.reply_size()];

@@ -11,7 +11,9 @@ use corosync_ipc::cpg::{Confchg, Deliver, Event, GroupName, Guarantee, Options};
 use corosync_ipc::embedded::{Builder, Cluster, Refuse};
 use corosync_ipc::votequorum::{self, InfoFlags};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags, cmap, cpg, quorum};
-use testbed::{WATCHDOG, cs, invalid, next, next_that, spawn_until_asleep, waiting};
+use testbed::{
+    WATCHDOG, cs, invalid, next, next_that, private_endpoint, spawn_until_asleep, waiting,
+};
 
 /// So long that a test which expects an answer has failed long before, and so short that nothing
 /// need be cleaned up.
@@ -333,8 +335,7 @@ fn wrong_arguments_are_named() {
 
 #[test]
 fn nothing_is_left_behind() {
-    let directory = tempfile::Builder::new().prefix("cluster-").tempdir_in("/dev/shm").unwrap();
-    let own = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
+    let (own, directory) = private_endpoint();
     let cluster = Cluster::builder().nodes(2).endpoint(2, &own).start().unwrap();
     assert_eq!(cluster.node(2).unwrap().endpoint(), &own);
     let clients = [quorum(&cluster, 1), quorum(&cluster, 2)];

@@ -11,7 +11,7 @@ use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::{CsError, Dispatch, Endpoint, Error, TrackFlags, quorum, votequorum};
 use testbed::host::run;
-use testbed::{HostKind, Patience, Setup, Version, cs, invalid, next, since, waiting};
+use testbed::{GENERATIONS, HostKind, Patience, Setup, Version, cs, invalid, next, since, waiting};
 
 testbed::on_each_host! {
     every_type_comes_back;
@@ -50,13 +50,7 @@ const TRACKED: Version = [3, 1, 0, 0];
 
 #[test]
 fn every_generation_of_libqb_is_spoken() {
-    for generation in [
-        Generation::Libqb010,
-        Generation::Libqb013,
-        Generation::Libqb014,
-        Generation::Libqb015,
-        Generation::Libqb104,
-    ] {
+    for generation in GENERATIONS {
         for body in [values_of_every_size_come_back, small_rings_do_for_small_values] {
             run(HostKind::Embedded, body, Setup::new().generation(generation));
         }

@@ -43,8 +43,7 @@ impl Served {
     /// Started by another program, with arguments of its own, as a user who may write to the
     /// directory.
     pub(super) fn by(starter: &[&str], args: &[&str]) -> Self {
-        let folder =
-            tempfile::Builder::new().prefix("corosync-ipc-serve-").tempdir_in("/dev/shm").unwrap();
+        let folder = testbed::shm_folder();
         let process = match starter {
             [] => serve(folder.path()),
             [starter, starter_args @ ..] => {

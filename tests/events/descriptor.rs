@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
 use corosync_ipc::cfg;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
-use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::{Conn, Listener};
 use corosync_ipc::{CsError, Dispatch, Endpoint, Result, ServiceClient, UnknownEvent};
 use nix::sys::socket::{MsgFlags, recv};
 use tempfile::TempDir;
-use testbed::{Random, becomes_readable, diagnosis, eventually, is_readable, waiting};
+use testbed::{
+    Random, Scripted, becomes_readable, diagnosis, eventually, is_readable, private_endpoint,
+    waiting,
+};
 
 testbed::on_each_host! {
     the_descriptor_is_readable_while_events_wait;
@@ -133,31 +135,15 @@ impl Drop for Setter {
 
 /// A server that holds back the bytes which announce its events.
 struct Late {
-    listener: Listener<Mute>,
+    listener: Listener<Scripted>,
     made: u64,
     _folder: TempDir,
 }
 
-/// Has nothing to say to requests.
-struct Mute;
-
-impl Handler for Mute {
-    type Session = ();
-
-    fn authorize(&mut self, _: &Peer<'_>) -> std::result::Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn on_request(&mut self, _: &mut Conn<'_, ()>, _: Bytes) {}
-}
-
 impl Late {
     fn new() -> (Late, Taker<cfg::Client>) {
-        let folder =
-            tempfile::Builder::new().prefix("corosync-ipc-late-").tempdir_in("/dev/shm").unwrap();
-        let endpoint = Endpoint::new().socket_dir(folder.path()).shm_root(folder.path());
-        let listener =
-            Listener::<Mute>::builder().endpoint(&endpoint).service("cfg").start(Mute).unwrap();
+        let (endpoint, folder) = private_endpoint();
+        let listener = Scripted::silent(&endpoint, "cfg");
         let client = cfg::Client::connect_to(&endpoint).unwrap();
         let number = |event: &cfg::Event| match event {
             cfg::Event::Unknown(UnknownEvent { message, .. }) => {

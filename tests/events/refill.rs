@@ -13,9 +13,9 @@ use corosync_ipc::wire::Message;
 use corosync_ipc::wire::quorum::{
     AnyRequest, GetQuorateReply, GetTypeReply, Notification, TrackStartReply, TrackStopReply,
 };
-use corosync_ipc::{Endpoint, NodeId, TrackFlags};
+use corosync_ipc::{NodeId, TrackFlags};
 use tempfile::TempDir;
-use testbed::{eventually, next};
+use testbed::{eventually, next, private_endpoint};
 
 /// How many events a start of tracking brings. A ring of the smallest size holds a tenth of them.
 const EVENTS: u64 = 500;
@@ -86,9 +86,8 @@ impl Handler for Daemon {
 
 /// A daemon, and a client to which it sent more than the ring holds.
 fn overwhelmed() -> (Listener<Daemon>, Client, TempDir) {
-    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
-    let endpoint =
-        Endpoint::new().socket_dir(folder.path()).shm_root(folder.path()).ring_size(4096);
+    let (endpoint, folder) = private_endpoint();
+    let endpoint = endpoint.ring_size(4096);
     let builder = Listener::<Daemon>::builder().endpoint(&endpoint).service("quorum");
     let listener = builder.start(Daemon::default()).unwrap();
     let client = Client::connect_to(&endpoint).unwrap();

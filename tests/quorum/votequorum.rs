@@ -1,6 +1,5 @@
 //! What clients of votequorum do and see, whoever serves them.
 
-use corosync_ipc::libqb::server::Generation;
 use corosync_ipc::votequorum::{
     Client, Event, ExpectedVotesNotification, InfoFlags, LOCAL_NODE, MAX_QDEVICE_EXTRA_INFO,
     MAX_QDEVICE_NAME, NodelistNotification, QdeviceExtraInfoNotification, QuorumNotification,
@@ -8,7 +7,9 @@ use corosync_ipc::votequorum::{
 use corosync_ipc::votequorum::{NodeEntry, NodeState, QDEVICE_NODE_ID};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, RingId, TrackFlags};
 use testbed::host::run;
-use testbed::{HostKind, Setup, Version, cs, eventually, invalid, next_that, since, waiting};
+use testbed::{
+    GENERATIONS, HostKind, Setup, Version, cs, eventually, invalid, next_that, since, waiting,
+};
 
 use crate::quorum::{all_track_flags, tells_changes, tells_present};
 
@@ -36,13 +37,7 @@ fn device() -> Setup {
 
 #[test]
 fn every_generation_of_libqb_is_spoken() {
-    for generation in [
-        Generation::Libqb010,
-        Generation::Libqb013,
-        Generation::Libqb014,
-        Generation::Libqb015,
-        Generation::Libqb104,
-    ] {
+    for generation in GENERATIONS {
         run(HostKind::Embedded, votes_are_changed_and_told, Setup::new().generation(generation));
     }
 }

@@ -39,6 +39,8 @@ mod namespaces;
 mod node;
 mod patience;
 mod poll;
+#[cfg(feature = "server")]
+mod scripted;
 mod state;
 
 use std::env;
@@ -49,6 +51,8 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use corosync_ipc::Endpoint;
+#[cfg(feature = "server")]
+use corosync_ipc::libqb::server::Generation;
 use tempfile::TempDir;
 
 use self::namespaces::{Mounts, Namespaces};
@@ -71,6 +75,18 @@ pub use self::membership::Membership;
 pub use self::node::{FullShm, Node, Paused};
 pub use self::patience::{Patience, WATCHDOG, patiently, patiently_for};
 pub use self::poll::{Condition, eventually, watchdog};
+#[cfg(feature = "server")]
+pub use self::scripted::Scripted;
+
+/// Every generation of libqb that the embedded daemon speaks.
+#[cfg(feature = "server")]
+pub const GENERATIONS: [Generation; 5] = [
+    Generation::Libqb010,
+    Generation::Libqb013,
+    Generation::Libqb014,
+    Generation::Libqb015,
+    Generation::Libqb104,
+];
 
 /// Whether clusters cannot be started here; prints why.
 ///
