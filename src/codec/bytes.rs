@@ -196,6 +196,9 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The room that a new message gets: most fit in it, so that they are allocated once.
+const TYPICAL_SIZE: usize = 512;
+
 /// Encodes a message, front to back. Padding is zeros.
 #[derive(Debug)]
 pub struct Writer {
@@ -210,7 +213,7 @@ impl Writer {
     pub fn new(message: &'static str) -> Self {
         Self {
             message,
-            bytes: Vec::with_capacity(64),
+            bytes: Vec::with_capacity(TYPICAL_SIZE),
             #[cfg(test)]
             trace: Vec::new(),
         }
