@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Refuse;
-use super::node::{ClientId, Node, ServiceId};
+use super::node::{ClientNumber, Node, ServiceId};
 use super::world::{ClientOutput, World};
 use crate::libqb::server::Serving;
 use crate::libqb::server::{Conn, ConnectionId, Connections, Gone, Handler, Peer, Refusal};
@@ -240,7 +240,7 @@ impl Handler for Host {
     }
 
     fn on_connect(&mut self, conn: &mut Conn<'_, ()>) {
-        let (service_index, client) = (conn.service_index(), client_id(conn.id()));
+        let (service_index, client) = (conn.service_index(), client_number(conn.id()));
         let pid = conn.credentials().pid;
         let name = file::process_name(pid).unwrap_or_default();
         self.step(conn.connections(), service_index, |node, service, now| {
@@ -249,7 +249,7 @@ impl Handler for Host {
     }
 
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
-        let (service_index, client) = (conn.service_index(), client_id(conn.id()));
+        let (service_index, client) = (conn.service_index(), client_number(conn.id()));
         if self.take_refusal(service_index) {
             self.step(conn.connections(), service_index, |node, service, now| {
                 node.refuse(now, service, client, &request)
@@ -262,7 +262,7 @@ impl Handler for Host {
     }
 
     fn on_disconnect(&mut self, connections: &mut Connections<()>, gone: Gone<()>) {
-        let client = client_id(gone.id);
+        let client = client_number(gone.id);
         self.step(connections, gone.service_index, |node, service, now| {
             node.disconnect(now, service, client)
         });
@@ -273,8 +273,8 @@ impl Handler for Host {
     }
 }
 
-fn client_id(id: ConnectionId) -> ClientId {
-    ClientId(id.number())
+fn client_number(id: ConnectionId) -> ClientNumber {
+    ClientNumber(id.number())
 }
 
 /// Returns true if the peer is the user who runs this process. That user may use the embedded

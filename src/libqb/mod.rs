@@ -11,8 +11,8 @@ pub(crate) mod accept;
 pub(crate) mod channel;
 pub(crate) mod client;
 pub(crate) mod datagram;
-pub(crate) mod exchange;
 pub(crate) mod handshake;
+pub(crate) mod pending;
 pub(crate) mod refill;
 pub(crate) mod ring;
 #[cfg(feature = "server")]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nix::libc;
 
-use super::{ClientId, Config, Context, Ending, Output};
+use super::{ClientNumber, Config, Context, Ending, NodeOutput};
 use crate::cfg::ShutdownKind;
 use crate::cmap::Value;
 use crate::codec::CS_OK;
@@ -36,7 +36,7 @@ pub(crate) enum Exec {
     Kill(NodeId),
     Shutdown,
     /// Asked for by this client, which waits for the reply.
-    Reload(ClientId),
+    Reload(ClientNumber),
 }
 
 impl Exec {
@@ -52,14 +52,14 @@ impl Exec {
 /// A client that tracks shutdowns, and its answer to the pending one.
 #[derive(Debug)]
 struct Tracker {
-    client: ClientId,
+    client: ClientNumber,
     answer: Option<bool>,
 }
 
 /// A pending shutdown.
 #[derive(Debug)]
 struct Shutdown {
-    client: ClientId,
+    client: ClientNumber,
     kind: ShutdownKind,
     yes: i64,
     no: i64,
@@ -77,7 +77,7 @@ pub(crate) struct Cfg {
     /// In the order in which they started tracking. The newest is notified first.
     trackers: Vec<Tracker>,
     /// The clients that have ever asked for a shutdown.
-    requesters: Vec<ClientId>,
+    requesters: Vec<ClientNumber>,
     shutdown: Option<Shutdown>,
 }
 
@@ -112,7 +112,7 @@ impl Cfg {
         if id == self.us { KNET_OWN_MTU } else { KNET_MTU }
     }
 
-    pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, client: ClientId) {
+    pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, client: ClientNumber) {
         self.remove_tracker(context, client);
         self.requesters.retain(|other| *other != client);
     }
@@ -160,10 +160,10 @@ impl Cfg {
     pub(crate) fn deliver(&mut self, context: &mut Context<'_>, from: NodeId, exec: Exec) {
         match exec {
             Exec::Kill(node) if node == self.us => {
-                context.outputs.push(Output::Exit(Ending::Killed))
+                context.outputs.push(NodeOutput::Exit(Ending::Killed))
             }
             Exec::Shutdown if from == self.us => {
-                context.outputs.push(Output::Exit(Ending::Stopped))
+                context.outputs.push(NodeOutput::Exit(Ending::Stopped))
             }
             Exec::Kill(_) | Exec::Shutdown => {}
             Exec::Reload(client) if from == self.us => context.reply(client, &ReloadConfigReply {}),
@@ -174,7 +174,7 @@ impl Cfg {
     pub(crate) fn request(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         request: AnyRequest,
     ) {
         match request {
@@ -236,7 +236,7 @@ impl Cfg {
 
     // --- shutdown ---
 
-    fn track(&mut self, context: &mut Context<'_>, client: ClientId) {
+    fn track(&mut self, context: &mut Context<'_>, client: ClientNumber) {
         if self.trackers.iter().any(|tracker| tracker.client == client) {
             return;
         }
@@ -248,7 +248,7 @@ impl Cfg {
     }
 
     /// Removes a tracker, which counts as a yes. Matches `remove_ci_from_shutdown`.
-    fn remove_tracker(&mut self, context: &mut Context<'_>, client: ClientId) {
+    fn remove_tracker(&mut self, context: &mut Context<'_>, client: ClientNumber) {
         if self.shutdown.as_ref().is_some_and(|shutdown| shutdown.client == client) {
             self.shutdown = None;
         }
@@ -267,7 +267,12 @@ impl Cfg {
         }
     }
 
-    fn try_shutdown(&mut self, context: &mut Context<'_>, client: ClientId, kind: ShutdownKind) {
+    fn try_shutdown(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientNumber,
+        kind: ShutdownKind,
+    ) {
         if kind == ShutdownKind::IMMEDIATE {
             context.multicast(super::Exec::Cfg(Exec::Shutdown));
             return context.reply(client, &TryShutdownReply {});
@@ -297,7 +302,7 @@ impl Cfg {
         }
     }
 
-    fn answer(&mut self, client: ClientId, is_yes: bool) -> Result<(), CsError> {
+    fn answer(&mut self, client: ClientNumber, is_yes: bool) -> Result<(), CsError> {
         let shutdown = self.shutdown.as_mut().ok_or(CsError::Access)?;
         *(if is_yes { &mut shutdown.yes } else { &mut shutdown.no }) += 1;
         let tracker = self.trackers.iter_mut().find(|tracker| tracker.client == client);
@@ -336,7 +341,7 @@ impl Cfg {
         self.addresses.keys().map(state).collect::<String>().into()
     }
 
-    fn node_addresses(&self, context: &mut Context<'_>, client: ClientId, id: NodeId) {
+    fn node_addresses(&self, context: &mut Context<'_>, client: ClientNumber, id: NodeId) {
         let id = if id == NodeId(0) { self.us } else { id };
         let address = self.addresses.get(&id);
         let mut bytes = [0; ADDRESS_SIZE];
@@ -358,7 +363,13 @@ impl Cfg {
     }
 
     /// Matches `totempg_nodestatus_get`, which returns less without knet.
-    fn node_status(&self, context: &mut Context<'_>, client: ClientId, id: NodeId, version: u32) {
+    fn node_status(
+        &self,
+        context: &mut Context<'_>,
+        client: ClientNumber,
+        id: NodeId,
+        version: u32,
+    ) {
         let address = self.addresses.get(&id);
         // The reply to a failed request is a bare header.
         if self.is_knet && address.is_none() {

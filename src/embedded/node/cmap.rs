@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::icmap::{Icmap, Iter, raw};
 use super::stats::{self, Stats};
 use super::trackers::{Notice, TrackerId, Watcher};
-use super::{ClientId, Context, Exec, Membership, c_string};
+use super::{ClientNumber, Context, Exec, Membership, c_string};
 use crate::cmap::{TrackEvents, Value};
 use crate::error::CsError;
 use crate::wire::cmap::{
@@ -25,7 +25,7 @@ const MAX_BUFFER: u64 = 1 << 40;
 
 #[derive(Debug, Default)]
 pub(crate) struct Cmap {
-    sessions: BTreeMap<ClientId, Session>,
+    sessions: BTreeMap<ClientNumber, Session>,
 }
 
 /// The open iterators and trackers of a connection.
@@ -69,7 +69,7 @@ impl Cmap {
         );
     }
 
-    pub(crate) fn connect(&mut self, client: ClientId) {
+    pub(crate) fn connect(&mut self, client: ClientNumber) {
         self.sessions.insert(client, Session::default());
     }
 
@@ -77,7 +77,7 @@ impl Cmap {
         &mut self,
         context: &mut Context<'_>,
         stats: &mut Stats,
-        client: ClientId,
+        client: ClientNumber,
     ) {
         let Some(session) = self.sessions.remove(&client) else {
             return;
@@ -116,7 +116,7 @@ impl Cmap {
         &mut self,
         context: &mut Context<'_>,
         stats: &mut Stats,
-        client: ClientId,
+        client: ClientNumber,
         request: AnyRequest,
     ) {
         let Some(session) = self.sessions.get_mut(&client) else {
@@ -261,7 +261,7 @@ fn change(
     Ok(())
 }
 
-fn get(context: &mut Context<'_>, client: ClientId, value: Option<RawValue>, room: u64) {
+fn get(context: &mut Context<'_>, client: ClientNumber, value: Option<RawValue>, room: u64) {
     let answer = match value {
         _ if room > MAX_BUFFER => Err(CsError::NoMemory),
         None => Err(CsError::NotExist),

@@ -279,7 +279,7 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::super::{ClientId, Ending, Node, Output};
+    use super::super::{ClientNumber, Ending, Node, NodeOutput};
     use super::*;
     use crate::cpg::GroupName;
     use crate::wire::{Message, cmap, cpg, votequorum};
@@ -293,14 +293,14 @@ mod tests {
             let now = Instant::now();
             let mut node = Node::start(now, NodeId(1), config).unwrap();
             let mut send = |service, request: Bytes| {
-                let client = ClientId(service as u64);
+                let client = ClientNumber(service as u64);
                 node.connect(now, service, client, 1, String::new());
                 node.request(now, service, client, &request);
                 node.take_outputs().pop().unwrap()
             };
             // The length of the reply, and the size in its header.
             let mut reply = |service, request| match send(service, request) {
-                Output::Reply { message, .. } => {
+                NodeOutput::Reply { message, .. } => {
                     (message.len(), u32::from_ne_bytes(message[8..12].try_into().unwrap()))
                 }
                 other => panic!("{other:?}"),
@@ -316,7 +316,7 @@ mod tests {
                 (9248, membership_size)
             );
             let map = Bytes::from(cmap::SetCurrentMap { map: 1 }.encode().unwrap());
-            let crashes = matches!(send(ServiceId::Cmap, map), Output::Exit(Ending::Killed));
+            let crashes = matches!(send(ServiceId::Cmap, map), NodeOutput::Exit(Ending::Killed));
             assert_eq!(crashes, version != Version::V3_1);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::{ClientId, Context, Membership, Version};
+use super::{ClientNumber, Context, Membership, Version};
 use crate::cpg::{Address, GroupName, Reason};
 use crate::error::CsError;
 use crate::wire::cpg::{
@@ -116,7 +116,7 @@ impl Process {
 
 #[derive(Debug)]
 struct Iteration {
-    owner: ClientId,
+    owner: ClientNumber,
     items: VecDeque<Process>,
 }
 
@@ -124,7 +124,7 @@ struct Iteration {
 pub(crate) struct Cpg {
     us: NodeId,
     version: Version,
-    sessions: BTreeMap<ClientId, Session>,
+    sessions: BTreeMap<ClientNumber, Session>,
     /// All members of all groups, sorted by node and pid. Equal ones are in order of their join.
     processes: Vec<Process>,
     iterations: BTreeMap<u64, Iteration>,
@@ -155,7 +155,7 @@ impl Cpg {
         }
     }
 
-    pub(crate) fn connect(&mut self, client: ClientId) {
+    pub(crate) fn connect(&mut self, client: ClientNumber) {
         let session = Session {
             state: State::Unjoined,
             pid: 0,
@@ -169,7 +169,7 @@ impl Cpg {
         self.sessions.insert(client, session);
     }
 
-    pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, client: ClientId) {
+    pub(crate) fn disconnect(&mut self, context: &mut Context<'_>, client: ClientNumber) {
         self.iterations.retain(|_, iteration| iteration.owner != client);
         let Some(session) = self.sessions.remove(&client) else {
             return;
@@ -325,19 +325,19 @@ impl Cpg {
 
     /// Returns the clients that get a message: none as long as no member of the group on the
     /// sender's node is known.
-    fn receivers(&self, from: NodeId, group: &GroupName) -> Vec<ClientId> {
+    fn receivers(&self, from: NodeId, group: &GroupName) -> Vec<ClientNumber> {
         if !self.processes.iter().any(|process| process.node == from && process.group == *group) {
             return Vec::new();
         }
         self.newest_first(|session| session.receives(group))
     }
 
-    fn listening(&self) -> Vec<ClientId> {
+    fn listening(&self) -> Vec<ClientNumber> {
         self.newest_first(|session| !session.is_finalized)
     }
 
     /// Returns the matching clients in the order in which the daemon notifies them.
-    fn newest_first(&self, matches: impl Fn(&Session) -> bool) -> Vec<ClientId> {
+    fn newest_first(&self, matches: impl Fn(&Session) -> bool) -> Vec<ClientNumber> {
         self.sessions
             .iter()
             .rev()
@@ -392,7 +392,7 @@ impl Cpg {
         }
     }
 
-    fn notify_totem(&self, context: &mut Context<'_>, client: ClientId, members: &[NodeId]) {
+    fn notify_totem(&self, context: &mut Context<'_>, client: ClientNumber, members: &[NodeId]) {
         context.event(
             client,
             &TotemConfchgCallback { ring_id: self.ring_id, member_list: members.to_vec() },
@@ -404,7 +404,7 @@ impl Cpg {
     pub(crate) fn request(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         request: AnyRequest,
     ) {
         match request {
@@ -478,7 +478,7 @@ impl Cpg {
     fn join(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         request: &Join,
     ) -> Result<(), CsError> {
         let Join { group_name: group, pid, flags } = *request;
@@ -510,7 +510,7 @@ impl Cpg {
     fn leave(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         request: &Leave,
     ) -> Result<(), CsError> {
         let session = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
@@ -527,7 +527,7 @@ impl Cpg {
     fn partial_mcast(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         request: PartialMcast,
     ) -> Result<(), CsError> {
         let session = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
@@ -554,7 +554,7 @@ impl Cpg {
 
     /// Starts an iteration over a copy of the members, in the daemon's order: the last group first,
     /// and in each group the first process, then the others from the last to the second.
-    fn begin_iteration(&mut self, owner: ClientId, request: &IterationInitialize) -> u64 {
+    fn begin_iteration(&mut self, owner: ClientNumber, request: &IterationInitialize) -> u64 {
         const NAMES_ONLY: u32 = 1;
         const ONE_GROUP: u32 = 2;
         let mut items: VecDeque<Process> = VecDeque::new();

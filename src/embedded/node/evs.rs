@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{ClientId, Context, Membership};
+use super::{ClientNumber, Context, Membership};
 use crate::error::CsError;
 use crate::evs::{GroupName, MAX_JOINED_GROUPS};
 use crate::wire::evs::{
@@ -27,7 +27,7 @@ pub(crate) struct Exec {
 pub(crate) struct Evs {
     us: NodeId,
     /// The groups of each client. A group that was joined twice is listed twice.
-    sessions: BTreeMap<ClientId, Vec<GroupName>>,
+    sessions: BTreeMap<ClientNumber, Vec<GroupName>>,
     /// The last configuration change, which a new client gets first.
     last: Option<Confchg>,
 }
@@ -39,14 +39,14 @@ impl Evs {
 
     /// Sends a new client the last configuration change. Before the first change the daemon sends
     /// zeros, which clients ignore; this sends nothing.
-    pub(crate) fn connect(&mut self, context: &mut Context<'_>, client: ClientId) {
+    pub(crate) fn connect(&mut self, context: &mut Context<'_>, client: ClientNumber) {
         self.sessions.insert(client, Vec::new());
         if let Some(last) = &self.last {
             context.event(client, last);
         }
     }
 
-    pub(crate) fn disconnect(&mut self, client: ClientId) {
+    pub(crate) fn disconnect(&mut self, client: ClientNumber) {
         self.sessions.remove(&client);
     }
 
@@ -85,7 +85,7 @@ impl Evs {
     pub(crate) fn request(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         request: AnyRequest,
         is_quorate: bool,
     ) {
@@ -121,7 +121,7 @@ impl Evs {
         }
     }
 
-    fn join(&mut self, client: ClientId, groups: Vec<GroupName>) -> Result<(), CsError> {
+    fn join(&mut self, client: ClientNumber, groups: Vec<GroupName>) -> Result<(), CsError> {
         let joined = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
         if groups.len() > MAX_GROUPS {
             return Err(CsError::TooManyGroups);
@@ -135,7 +135,7 @@ impl Evs {
     }
 
     /// Leaves groups. Stops at the first group that was not joined; the groups before it are left.
-    fn leave(&mut self, client: ClientId, groups: &[GroupName]) -> Result<(), CsError> {
+    fn leave(&mut self, client: ClientNumber, groups: &[GroupName]) -> Result<(), CsError> {
         let joined = self.sessions.get_mut(&client).ok_or(CsError::Library)?;
         for group in groups {
             let at = joined.iter().position(|one| one == group).ok_or(CsError::NotExist)?;
@@ -149,14 +149,14 @@ impl Evs {
 mod tests {
     use std::time::Instant;
 
-    use super::super::{Config, Node, Output, ServiceId};
+    use super::super::{Config, Node, NodeOutput, ServiceId};
     use super::*;
     use crate::codec::encode_refusal;
     use crate::wire::Message;
     use crate::wire::evs::{GetMembership, Join};
     use crate::wire::values::RingId;
 
-    const CLIENT: ClientId = ClientId(7);
+    const CLIENT: ClientNumber = ClientNumber(7);
 
     /// Node 1 of three, alone in its ring.
     fn node() -> Node {
@@ -183,7 +183,9 @@ mod tests {
 
     fn events(node: &mut Node) -> Vec<Confchg> {
         let events = node.take_outputs().into_iter().filter_map(|output| match output {
-            Output::Event { client: CLIENT, message } => Some(Confchg::decode(&message).unwrap()),
+            NodeOutput::Event { client: CLIENT, message } => {
+                Some(Confchg::decode(&message).unwrap())
+            }
             _ => None,
         });
         events.collect()
@@ -219,7 +221,10 @@ mod tests {
             node.take_outputs();
             node.request(now, ServiceId::Evs, CLIENT, &request.unwrap().into());
             let message = encode_refusal(0, CsError::TryAgain).unwrap();
-            assert_eq!(node.take_outputs(), [Output::Reply { client: CLIENT, message, zeros: 0 }]);
+            assert_eq!(
+                node.take_outputs(),
+                [NodeOutput::Reply { client: CLIENT, message, zeros: 0 }]
+            );
         }
     }
 }

@@ -277,7 +277,7 @@ fn add(value: &RawValue, step: i32) -> Result<Option<RawValue>, CsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::embedded::node::ClientId;
+    use crate::embedded::node::ClientNumber;
 
     fn instances(notices: &[Notice]) -> Vec<u64> {
         let instance = |notice: &Notice| match notice.watcher {
@@ -312,7 +312,7 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            let watcher = Watcher::Client { client: ClientId(1), instance: instance as u64 };
+            let watcher = Watcher::Client { client: ClientNumber(1), instance: instance as u64 };
             map.track(Bytes::from(key), events, watcher).unwrap();
         }
         assert_eq!(instances(&map.set(b"b.one", &raw(2u32)).unwrap()), [4, 2, 3, 5, 1, 6, 0]);

@@ -31,18 +31,18 @@ use crate::wire::values::{NodeId, RingId};
 use icmap::Icmap;
 use trackers::{Notice, Watcher};
 
-/// A client of a node.
+/// The number of a client's connection, which identifies the client for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ClientId(pub(crate) u64);
+pub(crate) struct ClientNumber(pub(crate) u64);
 
-/// Output of a node.
+/// Output of a node, to its clients and to the other nodes.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Output {
+pub(crate) enum NodeOutput {
     /// Send a client a reply, followed by `zeros` zero bytes. A reply that does not fit in the ring
     /// is lost, as in the daemon.
-    Reply { client: ClientId, message: Vec<u8>, zeros: u64 },
+    Reply { client: ClientNumber, message: Vec<u8>, zeros: u64 },
     /// Send a client an event.
-    Event { client: ClientId, message: Vec<u8> },
+    Event { client: ClientNumber, message: Vec<u8> },
     /// Send a message to all members of the ring, this node included.
     Multicast(Exec),
     /// End the daemon.
@@ -97,21 +97,21 @@ pub(crate) struct Membership {
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) icmap: &'a mut Icmap,
-    outputs: &'a mut Vec<Output>,
+    outputs: &'a mut Vec<NodeOutput>,
     /// Pending notices: one for a service, and those that must follow it.
     pending: &'a mut VecDeque<Notice>,
 }
 
 impl Context<'_> {
     /// Replies with a message and `CS_OK`.
-    fn reply<M: Message>(&mut self, client: ClientId, message: &M) {
+    fn reply<M: Message>(&mut self, client: ClientNumber, message: &M) {
         self.reply_with(client, message, Ok(()));
     }
 
     /// Replies with a message and a status.
     fn reply_with<M: Message>(
         &mut self,
-        client: ClientId,
+        client: ClientNumber,
         message: &M,
         status: Result<(), CsError>,
     ) {
@@ -121,7 +121,7 @@ impl Context<'_> {
     /// Replies with a message whose last field is padded with `zeros` zero bytes.
     fn reply_padded<M: Message>(
         &mut self,
-        client: ClientId,
+        client: ClientNumber,
         message: &M,
         status: Result<(), CsError>,
         zeros: u64,
@@ -135,31 +135,31 @@ impl Context<'_> {
             let size = (message.len() as u64).saturating_add(zeros) as u32;
             Header::set_size(&mut message, size);
         }
-        self.outputs.push(Output::Reply { client, message, zeros });
+        self.outputs.push(NodeOutput::Reply { client, message, zeros });
     }
 
     /// Overwrites the size in the header of the last reply.
     fn claim_size(&mut self, size: u32) {
-        if let Some(Output::Reply { message, .. }) = self.outputs.last_mut() {
+        if let Some(NodeOutput::Reply { message, .. }) = self.outputs.last_mut() {
             Header::set_size(message, size);
         }
     }
 
     /// Replies with a bare header.
-    fn refuse(&mut self, client: ClientId, id: i32, status: CsError) {
+    fn refuse(&mut self, client: ClientNumber, id: i32, status: CsError) {
         let message = encode_refusal(id, status).unwrap_or_default();
-        self.outputs.push(Output::Reply { client, message, zeros: 0 });
+        self.outputs.push(NodeOutput::Reply { client, message, zeros: 0 });
     }
 
-    fn event<M: Message>(&mut self, client: ClientId, message: &M) {
-        self.outputs.extend(encode(message).map(|message| Output::Event { client, message }));
+    fn event<M: Message>(&mut self, client: ClientNumber, message: &M) {
+        self.outputs.extend(encode(message).map(|message| NodeOutput::Event { client, message }));
     }
 
     /// Sends a message to all members and counts it.
     fn multicast(&mut self, exec: Exec) {
         let (service, number) = exec.counted_as();
         self.count(service, number, "tx");
-        self.outputs.push(Output::Multicast(exec));
+        self.outputs.push(NodeOutput::Multicast(exec));
     }
 
     fn count(&mut self, service: &str, number: u32, direction: &str) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ClientId, Context, Membership};
+use super::{ClientNumber, Context, Membership};
 use crate::error::CsError;
 use crate::wire::quorum::{
     AnyRequest, GetQuorateReply, GetTypeReply, ModelGetTypeReply, NodelistNotification,
@@ -23,9 +23,9 @@ pub(crate) struct Quorum {
     /// totem's membership.
     sync: Membership,
     old_members: Vec<NodeId>,
-    models: BTreeMap<ClientId, u32>,
+    models: BTreeMap<ClientNumber, u32>,
     /// In the order in which they started tracking. The newest is notified first.
-    trackers: Vec<ClientId>,
+    trackers: Vec<ClientNumber>,
 }
 
 impl Quorum {
@@ -40,11 +40,11 @@ impl Quorum {
         self.quorate
     }
 
-    pub(crate) fn connect(&mut self, client: ClientId) {
+    pub(crate) fn connect(&mut self, client: ClientNumber) {
         self.models.insert(client, 0);
     }
 
-    pub(crate) fn disconnect(&mut self, client: ClientId) {
+    pub(crate) fn disconnect(&mut self, client: ClientNumber) {
         self.models.remove(&client);
         self.trackers.retain(|tracker| *tracker != client);
     }
@@ -82,11 +82,11 @@ impl Quorum {
         }
     }
 
-    fn newest_first(&self) -> Vec<ClientId> {
+    fn newest_first(&self) -> Vec<ClientNumber> {
         self.trackers.iter().rev().copied().collect()
     }
 
-    fn notify_quorum(&self, context: &mut Context<'_>, client: ClientId) {
+    fn notify_quorum(&self, context: &mut Context<'_>, client: ClientNumber) {
         let (quorate, view_list) = (self.quorate.into(), self.view.clone());
         match self.models.get(&client) {
             Some(0) => context
@@ -97,7 +97,7 @@ impl Quorum {
         }
     }
 
-    fn notify_nodelist(&self, context: &mut Context<'_>, client: ClientId, with_changes: bool) {
+    fn notify_nodelist(&self, context: &mut Context<'_>, client: ClientNumber, with_changes: bool) {
         if self.models.get(&client) == Some(&1) {
             let Membership { ring_id, members, joined, left, .. } = self.sync.clone();
             let (joined_list, left_list) =
@@ -112,7 +112,7 @@ impl Quorum {
     pub(crate) fn request(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         request: AnyRequest,
     ) {
         match request {

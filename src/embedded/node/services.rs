@@ -14,7 +14,7 @@ use super::quorum::Quorum;
 use super::stats::Stats;
 use super::trackers::{Notice, Watcher};
 use super::votequorum::Votequorum;
-use super::{ClientId, Config, Context, Ending, Exec, Membership, Output, Version};
+use super::{ClientNumber, Config, Context, Ending, Exec, Membership, NodeOutput, Version};
 use crate::codec::Header;
 use crate::error::CsError;
 use crate::sys::socket::Credentials;
@@ -85,7 +85,7 @@ pub(crate) struct Node {
     icmap: Icmap,
     services: Services,
     membership: Membership,
-    outputs: Vec<Output>,
+    outputs: Vec<NodeOutput>,
     pending: VecDeque<Notice>,
 }
 
@@ -139,18 +139,18 @@ impl Node {
     }
 
     /// Takes the node's outputs, in order.
-    pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
+    pub(crate) fn take_outputs(&mut self) -> Vec<NodeOutput> {
         let stats = &mut self.services.stats;
         for output in &self.outputs {
             match output {
-                Output::Multicast(_) => stats.count_sent(),
-                Output::Reply { client, .. } => {
+                NodeOutput::Multicast(_) => stats.count_sent(),
+                NodeOutput::Reply { client, .. } => {
                     stats.count(*client, |counters| &mut counters.responses)
                 }
-                Output::Event { client, .. } => {
+                NodeOutput::Event { client, .. } => {
                     stats.count(*client, |counters| &mut counters.events)
                 }
-                Output::Exit(_) => {}
+                NodeOutput::Exit(_) => {}
             }
         }
         std::mem::take(&mut self.outputs)
@@ -172,7 +172,7 @@ impl Node {
         &mut self,
         now: Instant,
         service: ServiceId,
-        client: ClientId,
+        client: ClientNumber,
         pid: i32,
         name: String,
     ) {
@@ -189,7 +189,7 @@ impl Node {
         self.count_connections(now);
     }
 
-    pub(crate) fn disconnect(&mut self, now: Instant, service: ServiceId, client: ClientId) {
+    pub(crate) fn disconnect(&mut self, now: Instant, service: ServiceId, client: ClientNumber) {
         self.step(now, |services, context| {
             match service {
                 ServiceId::Cmap => services.cmap.disconnect(context, &mut services.stats, client),
@@ -220,12 +220,12 @@ impl Node {
         &mut self,
         now: Instant,
         service: ServiceId,
-        client: ClientId,
+        client: ClientNumber,
         message: &Bytes,
     ) {
         self.services.stats.count(client, |counters| &mut counters.requests);
         if self.config.version.crashes_on(service, message) {
-            self.outputs.push(Output::Exit(Ending::Killed));
+            self.outputs.push(NodeOutput::Exit(Ending::Killed));
             return;
         }
         self.step(now, |services, context| {
@@ -257,7 +257,7 @@ impl Node {
         &mut self,
         now: Instant,
         service: ServiceId,
-        client: ClientId,
+        client: ClientNumber,
         message: &Bytes,
     ) {
         self.services.stats.count(client, |counters| &mut counters.requests);
@@ -395,7 +395,7 @@ impl Node {
 fn refuse(
     context: &mut Context<'_>,
     service: ServiceId,
-    client: ClientId,
+    client: ClientNumber,
     message: &Bytes,
     error: CsError,
 ) {

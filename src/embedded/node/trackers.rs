@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::ClientId;
+use super::ClientNumber;
 use crate::cmap::TrackEvents;
 use crate::wire::cmap::RawValue;
 
@@ -12,7 +12,7 @@ use crate::wire::cmap::RawValue;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Watcher {
     /// A client, and the handle that it chose for the tracker.
-    Client { client: ClientId, instance: u64 },
+    Client { client: ClientNumber, instance: u64 },
     /// votequorum, which reads its configuration again.
     Votequorum,
     /// The cmap service, which multicasts the configuration's version.
@@ -114,7 +114,7 @@ mod tests {
         let (done, is_done) = mpsc::channel();
         thread::spawn(move || {
             let mut trackers = Trackers::default();
-            let watcher = |instance| Watcher::Client { client: ClientId(1), instance };
+            let watcher = |instance| Watcher::Client { client: ClientNumber(1), instance };
             let key = Bytes::from_static(b"a.key");
             let ids: Vec<_> = (0..MANY)
                 .map(|at| trackers.add(key.clone(), TrackEvents::ALL, watcher(at)))

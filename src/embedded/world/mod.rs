@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::node::{ClientId, Config, Ending, Exec, Node, Output, SyncStep};
+use super::node::{ClientNumber, Config, Ending, Exec, Node, NodeOutput, SyncStep};
 use super::totem::Totem;
 use crate::wire::values::NodeId;
 
@@ -33,13 +33,13 @@ struct Sync {
     current: Option<SyncStep>,
 }
 
-/// Output for the host.
+/// Output of all nodes to their clients.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ClientOutput {
     /// Send a client a reply, followed by `zeros` zero bytes.
-    Reply { client: ClientId, message: Vec<u8>, zeros: u64 },
+    Reply { client: ClientNumber, message: Vec<u8>, zeros: u64 },
     /// Send a client an event.
-    Event { client: ClientId, message: Vec<u8> },
+    Event { client: ClientNumber, message: Vec<u8> },
     /// The daemon of the node with this index has ended: disconnect its clients.
     Exit(usize),
 }
@@ -180,17 +180,17 @@ impl World {
             for (index, slot) in self.slots.iter_mut().enumerate() {
                 for output in slot.daemon.iter_mut().flat_map(Node::take_outputs) {
                     self.outputs.push(match output {
-                        Output::Reply { client, message, zeros } => {
+                        NodeOutput::Reply { client, message, zeros } => {
                             ClientOutput::Reply { client, message, zeros }
                         }
-                        Output::Event { client, message } => {
+                        NodeOutput::Event { client, message } => {
                             ClientOutput::Event { client, message }
                         }
-                        Output::Multicast(exec) => {
+                        NodeOutput::Multicast(exec) => {
                             self.totem.multicast(slot.id, exec);
                             continue;
                         }
-                        Output::Exit(ending) => {
+                        NodeOutput::Exit(ending) => {
                             self.ending.push((index, ending));
                             continue;
                         }

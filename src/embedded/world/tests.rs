@@ -52,7 +52,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
 
 /// A cpg client and the events it got.
 struct Client {
-    id: ClientId,
+    id: ClientNumber,
     node: usize,
     pid: u32,
     is_connected: bool,
@@ -132,7 +132,7 @@ impl Run {
         let (now, group) = (self.now, GroupName::new("group").unwrap());
         match action {
             Action::Connect(node) if self.is_running(node as usize) => {
-                let (id, node) = (ClientId(self.next_id), node as usize);
+                let (id, node) = (ClientNumber(self.next_id), node as usize);
                 self.next_id += 1;
                 let pid = 100 + id.0 as u32;
                 self.world.step(now, node, |it| {
@@ -194,7 +194,7 @@ impl Run {
 
     /// Asks a node whether it is quorate.
     fn is_quorate(&mut self, node: usize) -> bool {
-        let (now, client) = (self.now, ClientId(u64::MAX));
+        let (now, client) = (self.now, ClientNumber(u64::MAX));
         let request = Bytes::from(GetQuorate {}.encode().unwrap());
         let outputs =
             self.world.step(now, node, |it| it.request(now, ServiceId::Quorum, client, &request));
@@ -265,7 +265,7 @@ fn a_group_has_as_many_members_as_its_messages_name() {
         })
     };
     let mut join = |world: &mut World, node: usize, number: usize| {
-        let (id, pid) = (ClientId(run.next_id), (1000 * node + number) as u32);
+        let (id, pid) = (ClientNumber(run.next_id), (1000 * node + number) as u32);
         run.next_id += 1;
         world.step(now, node, |it| it.connect(now, ServiceId::Cpg, id, pid as i32, String::new()));
         let request = Bytes::from(Join { group_name, pid, flags: 0 }.encode().unwrap());
@@ -296,7 +296,7 @@ fn a_group_has_as_many_members_as_its_messages_name() {
     assert_eq!(longest(&outputs), (ROOM, ROOM));
     let request = Bytes::from(MembershipGet { group_name }.encode().unwrap());
     let outputs =
-        run.world.step(now, 0, |it| it.request(now, ServiceId::Cpg, ClientId(1), &request));
+        run.world.step(now, 0, |it| it.request(now, ServiceId::Cpg, ClientNumber(1), &request));
     let [ClientOutput::Reply { message, .. }] = outputs.as_slice() else { panic!("{outputs:?}") };
     let reply = MembershipReply::decode(&Bytes::copy_from_slice(message)).unwrap();
     assert_eq!(reply.member_list.len(), ROOM);

@@ -10,7 +10,7 @@ use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 
 use super::turnstile::Turnstile;
-use crate::libqb::exchange::{Before, Exchange};
+use crate::libqb::pending::{Before, PendingReplies};
 use crate::libqb::ring::heap::{Heap, pair};
 use crate::libqb::ring::{Consumer, Producer};
 
@@ -70,19 +70,19 @@ fn who_gives_up_keeps_the_turn_from_nobody() {
 struct Requests {
     request: Producer<Heap>,
     response: Consumer<Heap>,
-    exchange: Exchange,
+    pending: PendingReplies,
 }
 
 impl Requests {
     fn send(&mut self, request: u8) {
         assert!(self.request.try_send(&[&[request]]).unwrap());
-        self.exchange.sent();
+        self.pending.sent();
     }
 
     fn receive(&mut self) -> u8 {
         loop {
             if let Some(reply) = self.response.try_receive().unwrap() {
-                self.exchange.received();
+                self.pending.received();
                 return reply[0];
             }
             thread::yield_now();
@@ -106,12 +106,12 @@ fn a_reply_that_nobody_waits_for_any_more_reaches_nobody() {
                 assert!(replies.try_send(&[&request]).unwrap());
             }
         });
-        let exchange = Exchange::default();
-        let client = Arc::new(Turnstile::new(Requests { request, response, exchange }));
+        let pending = PendingReplies::default();
+        let client = Arc::new(Turnstile::new(Requests { request, response, pending }));
         let giving_up = Arc::clone(&client);
         let giving_up = thread::spawn(move || {
             let mut requests = giving_up.enter(far()).unwrap();
-            if requests.exchange.before() == Before::Drain {
+            if requests.pending.before() == Before::Drain {
                 requests.receive();
             }
             // Its deadline passes before the answer comes.
@@ -121,7 +121,7 @@ fn a_reply_that_nobody_waits_for_any_more_reaches_nobody() {
             let _ticket = client.queue_up(far()).unwrap();
             let mut requests =
                 client.value.try_lock().expect("the lock is free for who has the turn");
-            if requests.exchange.before() == Before::Drain {
+            if requests.pending.before() == Before::Drain {
                 assert_eq!(requests.receive(), 1);
             }
             requests.send(2);

@@ -16,7 +16,7 @@ use super::turnstile::{Guard, Turnstile};
 use crate::codec::Header;
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
 use crate::libqb::channel::{Receiver, Sender};
-use crate::libqb::exchange::{Before, Exchange, may_be_answered_again};
+use crate::libqb::pending::{Before, PendingReplies, may_be_answered_again};
 use crate::sys::socket;
 use crate::sys::wait::{Interest, Ready, wait_for};
 
@@ -71,7 +71,7 @@ struct Rings {
     request: Sender,
     response: Receiver,
     max_request: usize,
-    exchange: Exchange,
+    pending: PendingReplies,
     /// How many wake bytes the socket is known to have room for.
     wake_room: usize,
     /// How many wake bytes a writable socket has room for.
@@ -108,8 +108,8 @@ impl Requests {
     ) -> Self {
         // As unix_writable in Linux: the socket is writable while at most a quarter is full.
         let wake_batch = (socket_buffer / 4 * 3 / WAKE_BYTE_COST).max(1);
-        let exchange = Exchange::default();
-        let rings = Rings { request, response, max_request, exchange, wake_room: 0, wake_batch };
+        let pending = PendingReplies::default();
+        let rings = Rings { request, response, max_request, pending, wake_room: 0, wake_batch };
         Self {
             rings: Turnstile::new(rings),
             releases: Mutex::default(),
@@ -251,7 +251,7 @@ impl Turn<'_> {
         if !ready || call.is_over() || !self.send(call, parts)? {
             return Err(link.timed_out(call));
         }
-        self.rings.exchange.sent();
+        self.rings.pending.sent();
         self.rings.answer(link, call.deadline)?.ok_or_else(|| link.timed_out(call))
     }
 
@@ -267,7 +267,7 @@ impl Turn<'_> {
                 lock(releases).push(message);
                 return Ok(false);
             }
-            self.rings.exchange.sent_unawaited();
+            self.rings.pending.sent_unawaited();
         }
     }
 }
@@ -355,12 +355,12 @@ impl Rings {
     /// Receives and discards the answers that nobody waits for. Returns `false` if the deadline
     /// passes first.
     fn drain(&mut self, link: &Link, deadline: Instant) -> Result<bool> {
-        while self.exchange.before() == Before::Drain {
+        while self.pending.before() == Before::Drain {
             if self.answer(link, deadline)?.is_none() {
                 return Ok(false);
             }
         }
-        if self.exchange.take_again() {
+        if self.pending.take_again() {
             self.response
                 .receive(RETRY_FIRST, &link.socket)
                 .map_err(|source| link.failed(source))?;
@@ -406,7 +406,7 @@ impl Rings {
                 reply = self.response.try_receive().map_err(|source| link.failed(source))?;
             }
             if let Some(reply) = reply {
-                self.exchange.received();
+                self.pending.received();
                 return Ok(Some(reply));
             }
             if hung_up {
@@ -421,16 +421,16 @@ impl Rings {
     /// Discards the answers to earlier nudges and sends another nudge. Returns `false` if it cannot
     /// be sent now.
     fn try_nudge(&mut self, link: &Link, nudge: Option<Nudge>) -> Result<bool> {
-        if !self.exchange.owes_unawaited_only() {
+        if !self.pending.owes_unawaited_only() {
             return Ok(false);
         }
         for _ in 0..MOST_DRAINED {
             match self.response.try_receive().map_err(|source| link.failed(source))? {
-                Some(reply) => self.exchange.received_unawaited(&reply),
+                Some(reply) => self.pending.received_unawaited(&reply),
                 None => break,
             }
         }
-        if !self.exchange.may_nudge() {
+        if !self.pending.may_nudge() {
             return Ok(false);
         }
         let Some(Ok(message)) = nudge.map(|nudge| nudge()) else { return Ok(false) };
@@ -438,7 +438,7 @@ impl Rings {
         // spin.
         let sent = self.send(link, FlowControl::Multicast, Instant::now(), &[&message])?;
         if sent {
-            self.exchange.sent_unawaited();
+            self.pending.sent_unawaited();
         }
         Ok(sent)
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::ClientId;
+use super::ClientNumber;
 use super::icmap::stored;
 use super::trackers::{Notice, TrackerId, Trackers, Watcher};
 use crate::cmap::{TrackEvents, Value, ValueType};
@@ -98,7 +98,7 @@ const CLEAR: &[u8] = b"stats.clear.";
 #[derive(Debug)]
 pub(crate) struct Stats {
     keys: BTreeMap<Bytes, Source>,
-    connections: BTreeMap<ClientId, Connection>,
+    connections: BTreeMap<ClientNumber, Connection>,
     /// The nodes that knet has links to. True if the node is a member.
     links: BTreeMap<NodeId, bool>,
     trackers: Trackers,
@@ -114,7 +114,7 @@ pub(crate) struct Stats {
 #[derive(Debug)]
 enum Source {
     Value(Value),
-    Connection(ClientId, Read),
+    Connection(ClientNumber, Read),
 }
 
 #[derive(Debug)]
@@ -184,7 +184,7 @@ impl Stats {
     /// Adds the keys of a connection and returns the notices. Matches `stats_ipcs_add_connection`.
     pub(crate) fn connect(
         &mut self,
-        client: ClientId,
+        client: ClientNumber,
         service: u32,
         pid: i32,
         name: String,
@@ -206,7 +206,7 @@ impl Stats {
 
     /// Deletes the keys of a connection and returns the notices. Matches
     /// `stats_ipcs_del_connection`.
-    pub(crate) fn disconnect(&mut self, client: ClientId) -> Vec<Notice> {
+    pub(crate) fn disconnect(&mut self, client: ClientNumber) -> Vec<Notice> {
         let Some(connection) = self.connections.remove(&client) else {
             return Vec::new();
         };
@@ -223,7 +223,7 @@ impl Stats {
     }
 
     /// Adds 1 to a counter of a connection.
-    pub(crate) fn count(&mut self, client: ClientId, counter: fn(&mut Counters) -> &mut u64) {
+    pub(crate) fn count(&mut self, client: ClientNumber, counter: fn(&mut Counters) -> &mut u64) {
         if let Some(connection) = self.connections.get_mut(&client) {
             *counter(&mut connection.counters) += 1;
         }
@@ -426,7 +426,7 @@ mod tests {
             |periods: u32, millis: u64| start + PERIOD * periods + Duration::from_millis(millis);
         let mut stats = Stats::new(start);
         let track = |stats: &mut Stats, now, key: &'static str, events| {
-            let watcher = Watcher::Client { client: ClientId(1), instance: 0 };
+            let watcher = Watcher::Client { client: ClientNumber(1), instance: 0 };
             stats.track(now, Bytes::from(key), events, watcher).unwrap()
         };
         let add_delete = TrackEvents::ADD | TrackEvents::DELETE | TrackEvents::PREFIX;
@@ -439,7 +439,7 @@ mod tests {
         assert_eq!(stats.timer(after(3, 0)), []);
         assert_eq!(stats.next_timer(), Some(after(4, 0)));
         stats.untrack(one);
-        stats.connect(ClientId(2), 0, 1, String::new());
+        stats.connect(ClientNumber(2), 0, 1, String::new());
         assert_eq!(stats.timer(after(3, 1)), []);
         assert_eq!(stats.timer(after(4, 0)).len(), 1);
         stats.untrack(other);

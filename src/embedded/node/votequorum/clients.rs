@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::{ClientId, Context, Version, c_string};
+use super::super::{ClientNumber, Context, Version, c_string};
 use super::{Exec, TieBreaker, Tracker, Votequorum, flag};
 use crate::embedded::node;
 use crate::error::CsError;
@@ -18,7 +18,12 @@ use crate::wire::votequorum::{
 };
 
 impl Votequorum {
-    pub(super) fn notify_quorum(&self, context: &mut Context<'_>, client: ClientId, tracking: u64) {
+    pub(super) fn notify_quorum(
+        &self,
+        context: &mut Context<'_>,
+        client: ClientNumber,
+        tracking: u64,
+    ) {
         // The daemon's list has the other nodes by id, then this one.
         let others = self.nodes.iter().filter(|(id, _)| **id != self.us);
         let all = others.chain(self.nodes.get_key_value(&self.us));
@@ -39,7 +44,7 @@ impl Votequorum {
     pub(super) fn notify_nodelist(
         &self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         tracking: u64,
     ) {
         if self.version == Version::V1_99 {
@@ -71,7 +76,7 @@ impl Votequorum {
     pub(crate) fn request(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         request: AnyRequest,
     ) {
         let status = match request {
@@ -113,7 +118,7 @@ impl Votequorum {
         context.reply_with(client, &Status {}, status);
     }
 
-    fn get_info(&self, context: &mut Context<'_>, client: ClientId, id: NodeId) {
+    fn get_info(&self, context: &mut Context<'_>, client: ClientNumber, id: NodeId) {
         let id = if id == QDEVICE_NODE_ID { self.us } else { id };
         let mut info = NodeInfo {
             nodeid: NodeId(0),
@@ -242,7 +247,7 @@ impl Votequorum {
     fn track_start(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         request: &TrackStart,
     ) -> Result<(), CsError> {
         let flags = request.track_flags;
@@ -271,7 +276,7 @@ impl Votequorum {
     fn register(
         &mut self,
         context: &mut Context<'_>,
-        client: ClientId,
+        client: ClientNumber,
         name: Bytes,
     ) -> Result<Option<()>, CsError> {
         if !self.qdevice_can_operate {

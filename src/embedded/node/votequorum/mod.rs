@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::quorum::Quorum;
 use super::trackers::Watcher;
-use super::{ClientId, Context, Membership, Version};
+use super::{ClientNumber, Context, Membership, Version};
 use crate::cmap::TrackEvents;
 use crate::error::CsError;
 use crate::votequorum::{NodeState, QDEVICE_NODE_ID};
@@ -118,7 +118,7 @@ impl TieBreaker {
 
 #[derive(Debug)]
 struct Tracker {
-    client: ClientId,
+    client: ClientNumber,
     context: u64,
 }
 
@@ -135,7 +135,7 @@ pub(crate) struct Votequorum {
     qdevice_can_operate: bool,
     qdevice_master_wins: bool,
     /// The client whose registration of a quorum device is pending.
-    registering: Option<ClientId>,
+    registering: Option<ClientNumber>,
     two_node: bool,
     wait_for_all: bool,
     wait_for_all_status: bool,
@@ -243,7 +243,7 @@ impl Votequorum {
         }
     }
 
-    pub(crate) fn disconnect(&mut self, client: ClientId) {
+    pub(crate) fn disconnect(&mut self, client: ClientNumber) {
         self.trackers.retain(|tracker| tracker.client != client);
         if self.registering == Some(client) {
             self.registering = None;

@@ -31,7 +31,7 @@ pub(crate) enum Before {
 /// waits for: nudges, and releases of iterators. Those are answered exactly once. Other answers may
 /// be followed by a second one, so only the sender of the next request discards them.
 #[derive(Debug, Default)]
-pub(crate) struct Exchange {
+pub(crate) struct PendingReplies {
     owed: u32,
     /// How many of the owed answers nobody waits for. It is all of them or none: a request that is
     /// waited for is sent only when nothing is owed.
@@ -45,7 +45,7 @@ pub(crate) struct Exchange {
 /// again before the daemon answers the first.
 const MOST_UNAWAITED: u32 = 2;
 
-impl Exchange {
+impl PendingReplies {
     /// Returns what to do before the next request.
     pub(crate) fn before(&self) -> Before {
         if self.owed > 0 { Before::Drain } else { Before::Send }
@@ -129,26 +129,26 @@ mod tests {
 
     #[test]
     fn a_late_reply_is_drained_before_the_next_request() {
-        let mut exchange = Exchange::default();
-        assert_eq!(exchange.before(), Before::Send);
-        exchange.sent();
+        let mut pending = PendingReplies::default();
+        assert_eq!(pending.before(), Before::Send);
+        pending.sent();
         // The deadline passed here.
-        assert_eq!(exchange.before(), Before::Drain);
-        exchange.received();
-        assert_eq!(exchange.before(), Before::Send);
+        assert_eq!(pending.before(), Before::Drain);
+        pending.received();
+        assert_eq!(pending.before(), Before::Send);
     }
 
     #[test]
     fn answers_to_nudges_are_drained_before_the_next_request() {
-        let mut exchange = Exchange::default();
-        exchange.sent_unawaited();
-        assert!(exchange.may_nudge());
-        exchange.sent_unawaited();
-        assert!(!exchange.may_nudge());
-        exchange.received();
-        assert_eq!(exchange.before(), Before::Drain);
-        exchange.received();
-        assert_eq!(exchange.before(), Before::Send);
+        let mut pending = PendingReplies::default();
+        pending.sent_unawaited();
+        assert!(pending.may_nudge());
+        pending.sent_unawaited();
+        assert!(!pending.may_nudge());
+        pending.received();
+        assert_eq!(pending.before(), Before::Drain);
+        pending.received();
+        assert_eq!(pending.before(), Before::Send);
     }
 
     /// evs, the first time it is asked in a partition that is not quorate.
@@ -156,28 +156,28 @@ mod tests {
     fn a_nudge_that_is_answered_twice_takes_no_answer_of_another_request() {
         let refused = encode_refusal(0, CsError::TryAgain).unwrap();
         let answer = encode_refusal(4, CsError::NotExist).unwrap();
-        let mut exchange = Exchange::default();
-        exchange.sent_unawaited();
-        exchange.received_unawaited(&refused);
-        assert_eq!(exchange.before(), Before::Send);
-        assert!(!exchange.may_nudge());
+        let mut pending = PendingReplies::default();
+        pending.sent_unawaited();
+        pending.received_unawaited(&refused);
+        assert_eq!(pending.before(), Before::Send);
+        assert!(!pending.may_nudge());
         // Who sends the next request waits for it a moment, once.
-        assert!(exchange.take_again() && !exchange.take_again() && exchange.may_nudge());
-        exchange.sent_unawaited();
-        exchange.sent_unawaited();
-        exchange.received_unawaited(&refused);
-        exchange.received_unawaited(&answer);
-        assert_eq!((exchange.before(), exchange.may_nudge()), (Before::Drain, true));
-        exchange.received_unawaited(&answer);
-        assert_eq!((exchange.before(), exchange.take_again()), (Before::Send, false));
+        assert!(pending.take_again() && !pending.take_again() && pending.may_nudge());
+        pending.sent_unawaited();
+        pending.sent_unawaited();
+        pending.received_unawaited(&refused);
+        pending.received_unawaited(&answer);
+        assert_eq!((pending.before(), pending.may_nudge()), (Before::Drain, true));
+        pending.received_unawaited(&answer);
+        assert_eq!((pending.before(), pending.take_again()), (Before::Send, false));
     }
 
     #[test]
     fn no_nudge_follows_a_request_that_is_under_way() {
-        let mut exchange = Exchange::default();
-        exchange.sent();
-        assert!(!exchange.may_nudge() && !exchange.owes_unawaited_only());
-        exchange.received();
-        assert!(exchange.may_nudge() && exchange.owes_unawaited_only());
+        let mut pending = PendingReplies::default();
+        pending.sent();
+        assert!(!pending.may_nudge() && !pending.owes_unawaited_only());
+        pending.received();
+        assert!(pending.may_nudge() && pending.owes_unawaited_only());
     }
 }
