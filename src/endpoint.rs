@@ -88,10 +88,10 @@ enum Sockets {
     Directory(PathBuf),
 }
 
-/// An address as the kernel takes it.
+/// Converts an address to the kernel's form.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] when it is too long.
+/// [`Error::InvalidArgument`] when the address is too long.
 pub(crate) fn resolve(address: &SocketAddress) -> Result<UnixAddr> {
     let resolved = match address {
         SocketAddress::Abstract(name) => socket::abstract_address(name),
@@ -301,8 +301,8 @@ impl Endpoint {
         }
     }
 
-    /// Returns the address of a connection's own socket. libqb takes a name that begins with a slash
-    /// for an abstract one, whatever it does with the names of services.
+    /// Returns the address of a connection's own datagram socket. libqb uses an abstract address for
+    /// a name that begins with a slash, even if services have socket files.
     pub(crate) fn connection_address(&self, service: &str, name: &str) -> SocketAddress {
         match self.socket_address(service) {
             SocketAddress::Path(path) if !name.starts_with('/') => {

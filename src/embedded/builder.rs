@@ -143,7 +143,7 @@ impl<T> Builder<T> {
         self
     }
 
-    /// Sets how the messages of the nodes' clients travel. Clients follow. Default: shared memory.
+    /// Sets the transport between the nodes and their clients. Default: shared memory.
     ///
     /// Matches `system { qb_ipc_type }` in corosync.conf, and sets that key of the map.
     pub fn transport(mut self, transport: Transport) -> Self {

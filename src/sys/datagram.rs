@@ -1,4 +1,4 @@
-//! Unix datagram sockets: requests, replies and events of a connection without rings.
+//! Unix datagram sockets, which carry the requests, replies and events of a connection without rings.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,11 +12,11 @@ use nix::sys::socket::{
 
 use super::socket::{Credentials, receive_with_credentials, retry};
 
-/// What the kernel keeps of a send buffer for itself. `unix_dgram_sendmsg` refuses a datagram that
-/// is larger than the rest with `EMSGSIZE`.
+/// The bytes of a send buffer that the kernel keeps for itself. `unix_dgram_sendmsg` refuses a
+/// datagram that is larger than the rest with `EMSGSIZE`.
 const SEND_BUFFER_OVERHEAD: usize = 32;
 
-/// Makes a socket that datagrams can be sent to at `address`.
+/// Creates a socket that receives datagrams at `address`.
 pub(crate) fn bind_datagram(address: &UnixAddr) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
@@ -24,19 +24,19 @@ pub(crate) fn bind_datagram(address: &UnixAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Sends to `address` from now on, and receives from there only.
+/// Connects a socket to `address`: it then sends to this address and receives only from it.
 ///
 /// # Errors
-/// `ECONNREFUSED` when nobody has bound the address.
+/// `ECONNREFUSED` when no socket is bound to the address.
 pub(crate) fn connect_datagram(socket: &impl AsFd, address: &UnixAddr) -> io::Result<()> {
     Ok(retry(|| connect(socket.as_fd().as_raw_fd(), address))?)
 }
 
-/// Makes room for datagrams of `size` bytes in the send buffer, as far as `net.core.wmem_max`
-/// allows, or beyond with `force`, if this process has `CAP_NET_ADMIN`. Returns the size of the
-/// largest datagram that can be sent.
+/// Enlarges the send buffer for datagrams of `size` bytes, up to `net.core.wmem_max`. With `force` it
+/// goes beyond that limit if this process has `CAP_NET_ADMIN`. Returns the size of the largest
+/// datagram that can be sent.
 ///
-/// A receive buffer sets no limit: Linux counts datagrams in the buffer of their sender.
+/// The receive buffer has no influence: Linux counts a datagram in its sender's buffer.
 pub(crate) fn reserve(socket: &impl AsFd, size: usize, force: bool) -> io::Result<usize> {
     let wanted = size.saturating_add(SEND_BUFFER_OVERHEAD);
     let room = || -> io::Result<usize> { Ok(getsockopt(socket, SndBuf)?) };
@@ -52,7 +52,7 @@ pub(crate) fn reserve(socket: &impl AsFd, size: usize, force: bool) -> io::Resul
     Ok(room()?.saturating_sub(SEND_BUFFER_OVERHEAD))
 }
 
-/// Sends the parts as one datagram. Never blocks, never raises `SIGPIPE`.
+/// Sends the parts as one datagram. Never blocks and never raises `SIGPIPE`.
 pub(crate) fn send_parts(socket: &impl AsFd, parts: &[&[u8]]) -> io::Result<()> {
     let parts: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
@@ -61,10 +61,9 @@ pub(crate) fn send_parts(socket: &impl AsFd, parts: &[&[u8]]) -> io::Result<()> 
     Ok(())
 }
 
-/// Receives a datagram, of which the buffer takes the beginning. Returns the length of the whole
-/// datagram, and who sent it, provided that
-/// [`pass_credentials`](super::socket::pass_credentials) is on. Never blocks. The kernel closes file
-/// descriptors that come along.
+/// Receives a datagram. The buffer gets its beginning. Returns the length of the whole datagram, and
+/// the sender's credentials if [`pass_credentials`](super::socket::pass_credentials) is on. Never
+/// blocks. The kernel closes file descriptors that arrive with it.
 pub(crate) fn receive_datagram(
     socket: &impl AsFd,
     buffer: &mut [u8],

@@ -51,7 +51,7 @@ pub(crate) fn wait_for(
     Ok(readiness(&fd))
 }
 
-/// As [`wait_for`], but the end of `peer` ends the wait too, as a hang-up.
+/// As [`wait_for`], but a hang-up of `peer` ends the wait too, with [`Ready::HungUp`].
 pub(crate) fn wait_for_peer(
     fd: &impl AsFd,
     interest: Interest,
