@@ -1,4 +1,4 @@
-//! A direction of a connection, whatever the transport: a ring, or datagrams.
+//! One direction of a connection over either transport: a ring or datagrams.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use crate::error::{ProtocolError, RingError};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::wait::{Interest, Ready, wait_for, wait_for_peer};
 
-/// Why nothing goes through a channel any more.
+/// The error of a channel that can be used no more.
 #[derive(Debug)]
 pub(crate) enum ChannelError {
     /// The peer violates the protocol.
@@ -40,14 +40,14 @@ impl From<RingError> for ChannelError {
 const SMALLEST_QUEUE: usize = 10;
 const LARGEST_QUEUE: usize = 1 << 16;
 
-/// The end that sends.
+/// The sending end.
 pub(crate) enum Sender {
     Ring(Producer<Mapping>),
     Datagram(datagram::Sender),
 }
 
 impl Sender {
-    /// Sends the parts as one message. `false`: there is no room now.
+    /// Sends the parts as one message. Returns `false` if there is no room.
     pub(crate) fn try_send(&mut self, parts: &[&[u8]]) -> Result<bool, ChannelError> {
         match self {
             Self::Ring(ring) => Ok(ring.try_send(parts)?),
@@ -55,7 +55,7 @@ impl Sender {
         }
     }
 
-    /// Whether a message of this size can ever be sent.
+    /// Whether a message of this size fits in an empty channel.
     pub(crate) fn fits(&self, size: usize) -> bool {
         match self {
             Self::Ring(ring) => ring.fits(size),
@@ -63,7 +63,7 @@ impl Sender {
         }
     }
 
-    /// Why a message of this size cannot be sent.
+    /// Returns the reason why a message of this size does not fit.
     pub(crate) fn why_too_long(&self, size: usize) -> String {
         match self {
             Self::Ring(_) => {
@@ -73,7 +73,7 @@ impl Sender {
         }
     }
 
-    /// The longest message that the other end may be promised, in bytes.
+    /// Returns the size of the longest message that a server can send, in bytes.
     #[cfg(feature = "server")]
     pub(crate) fn limit(&self) -> usize {
         match self {
@@ -82,7 +82,7 @@ impl Sender {
         }
     }
 
-    /// Whether the memory that both ends share was cut short.
+    /// Whether a file that both ends share was truncated.
     #[cfg(feature = "server")]
     pub(crate) fn is_lost(&self) -> bool {
         match self {
@@ -91,7 +91,7 @@ impl Sender {
         }
     }
 
-    /// How many messages the other end has not taken yet, if it tells the truth.
+    /// Returns how many messages the other end has not taken. A hostile one can make it any number.
     pub(crate) fn backlog(&self) -> u32 {
         match self {
             Self::Ring(ring) => ring.backlog(),
@@ -99,7 +99,7 @@ impl Sender {
         }
     }
 
-    /// Flow control. In a ring for requests only.
+    /// The flow control word, which only the channel for requests has.
     pub(crate) fn flow_control(&self) -> &AtomicU32 {
         match self {
             Self::Ring(ring) => ring.ring().flow_control(),
@@ -107,8 +107,8 @@ impl Sender {
         }
     }
 
-    /// Whether the other end still uses a ring, which tells it before the setup socket does.
-    /// Datagrams do not tell.
+    /// Whether the other end still uses the ring. That shows a closed connection before the setup
+    /// socket does. Always `true` for datagrams.
     pub(crate) fn is_attached(&self) -> Result<bool, ChannelError> {
         let Self::Ring(ring) = self else { return Ok(true) };
         // As qb_ipc_shm_fc_get. Acquire: nothing to pair with in C, which reads it through a full
@@ -120,7 +120,7 @@ impl Sender {
         Ok(is_attached)
     }
 
-    /// The socket to poll for room. `None`: no descriptor signals ring space.
+    /// Returns the socket to poll for room. `None` for a ring: no descriptor signals ring space.
     pub(crate) fn socket(&self) -> Option<&OwnedFd> {
         match self {
             Self::Ring(_) => None,
@@ -128,12 +128,12 @@ impl Sender {
         }
     }
 
-    /// Whether a byte on the setup socket announces each message.
+    /// Whether a wake byte on the setup socket follows each message.
     pub(crate) fn has_wake_bytes(&self) -> bool {
         matches!(self, Self::Ring(_))
     }
 
-    /// Stops being counted as a user of the ring.
+    /// Stops being counted as a user of a ring.
     pub(crate) fn detach(&self) {
         if let Self::Ring(ring) = self {
             ring.ring().detach();
@@ -141,14 +141,14 @@ impl Sender {
     }
 }
 
-/// The end that receives.
+/// The receiving end.
 pub(crate) enum Receiver {
     Ring(Consumer<Mapping>),
     Datagram(datagram::Receiver),
 }
 
 impl Receiver {
-    /// Takes the next message, if there is one.
+    /// Takes the next message without waiting.
     pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, ChannelError> {
         match self {
             Self::Ring(ring) => Ok(ring.try_receive()?),
@@ -156,16 +156,16 @@ impl Receiver {
         }
     }
 
-    /// Waits for a message without sleeping, for as long as that has paid of late, and at most for
-    /// `timeout`. A wait for a datagram takes a system call in any case.
+    /// Waits for a message of a ring without sleeping, at most for `timeout`. Does nothing for
+    /// datagrams, since a wait for them takes a system call in any case.
     pub(crate) fn spin(&mut self, timeout: Duration) {
         if let Self::Ring(ring) = self {
             ring.spin(timeout);
         }
     }
 
-    /// Takes the next message, sleeping up to `timeout` for it. `setup` is the setup socket, whose
-    /// end ends the wait for a datagram.
+    /// Takes the next message, sleeping up to `timeout` for it. A wait for a datagram ends when the
+    /// setup socket is closed.
     pub(crate) fn receive(
         &mut self,
         timeout: Duration,
@@ -185,8 +185,8 @@ impl Receiver {
         }
     }
 
-    /// Whether a message waits, or an error. A hint: one may come at once. For datagrams it takes a
-    /// system call.
+    /// Whether a message or an error waits. This is a hint: a message may arrive at any time. It
+    /// takes a system call for datagrams.
     pub(crate) fn has_message(&self) -> bool {
         match self {
             Self::Ring(ring) => ring.has_chunk(),
@@ -197,7 +197,8 @@ impl Receiver {
         }
     }
 
-    /// The socket that messages come from. `None`: the setup socket announces them.
+    /// Returns the socket that messages come from. `None` for a ring: wake bytes on the setup
+    /// socket announce them.
     #[cfg(feature = "server")]
     pub(crate) fn socket(&self) -> Option<&OwnedFd> {
         match self {
@@ -206,7 +207,7 @@ impl Receiver {
         }
     }
 
-    /// Flow control, for the end that takes requests.
+    /// The flow control word, for the end that takes requests.
     #[cfg(feature = "server")]
     pub(crate) fn flow_control(&self) -> &AtomicU32 {
         match self {
@@ -215,7 +216,7 @@ impl Receiver {
         }
     }
 
-    /// Whether the memory that both ends share was cut short.
+    /// Whether a file that both ends share was truncated.
     #[cfg(feature = "server")]
     pub(crate) fn is_lost(&self) -> bool {
         match self {
@@ -224,8 +225,8 @@ impl Receiver {
         }
     }
 
-    /// How full the channel was when it held a message of `size` bytes: what the message took, what
-    /// those behind it take, and what all may take at most, in the same unit.
+    /// Returns how full the channel was before a message of `size` bytes was taken: the room of
+    /// that message, of the messages behind it, and of the whole channel, in the same unit.
     pub(crate) fn fill(&self, size: usize) -> (usize, usize, usize) {
         match self {
             Self::Ring(ring) => (size + CHUNK_HEADER_SIZE, ring.used(), ring.ring().max_chunk()),
@@ -233,7 +234,7 @@ impl Receiver {
         }
     }
 
-    /// How many messages there can be at most.
+    /// Returns how many messages the channel can hold at most.
     pub(crate) fn most_messages(&self) -> usize {
         match self {
             Self::Ring(ring) => ring.ring().max_chunk() / CHUNK_HEADER_SIZE,
@@ -241,12 +242,12 @@ impl Receiver {
         }
     }
 
-    /// Whether a byte on the setup socket announces each message.
+    /// Whether a wake byte on the setup socket follows each message.
     pub(crate) fn has_wake_bytes(&self) -> bool {
         matches!(self, Self::Ring(_))
     }
 
-    /// Stops being counted as a user of the ring.
+    /// Stops being counted as a user of a ring.
     pub(crate) fn detach(&self) {
         if let Self::Ring(ring) = self {
             ring.ring().detach();

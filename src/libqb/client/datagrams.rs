@@ -1,4 +1,4 @@
-//! Setting a connection of datagrams up: the control file and the two sockets of a client.
+//! Setup of a datagram connection: the control file and the two sockets of a client.
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use crate::sys::datagram;
 use crate::sys::event::Poller;
 use crate::sys::socket::Credentials;
 
-/// Number of both sockets of the descriptor for events: one look finds what is readable.
+/// The number of both sockets in the poller: one poll finds the readable ones.
 const ANY: u64 = 0;
 
 /// The socket files that a client made. Dropping them removes them.
@@ -36,7 +36,7 @@ impl Drop for BoundSockets {
 
 impl Connecting<'_> {
     /// Opens the control file, makes the client's sockets and connects them to the daemon's. The
-    /// daemon is told nothing of it: it connects its sockets when it first sends something.
+    /// daemon connects its sockets when it first sends something.
     pub(super) fn datagrams(
         &self,
         setup: OwnedFd,

@@ -1,4 +1,4 @@
-//! libqb's other transport: each message is a datagram. Matches `lib/ipc_socket.c`.
+//! The datagram transport: each message is a datagram. Matches `lib/ipc_socket.c`.
 //!
 //! A connection has four unix datagram sockets and a control file. The daemon sends replies from
 //! the socket it receives requests at, and events from a socket of their own. The control file
@@ -84,7 +84,7 @@ impl Control {
         Ok(Self(Mapping::new(file, CONTROL_SIZE)?))
     }
 
-    /// How many datagrams were sent and not received, if both ends tell the truth.
+    /// Returns how many datagrams were sent and not received, according to both ends.
     fn sent(&self, direction: Direction) -> &AtomicU32 {
         self.0.word(direction as usize * 8)
     }
@@ -96,12 +96,12 @@ impl Control {
         if sent <= MOST_BACKLOG { sent } else { 0 }
     }
 
-    /// Flow control of requests.
+    /// The flow control word for requests.
     pub(crate) fn flow_control(&self) -> &AtomicU32 {
         self.0.word(Direction::Request as usize * 8 + 4)
     }
 
-    /// Whether the file was cut short.
+    /// Whether the file was truncated.
     pub(crate) fn is_lost(&self) -> bool {
         self.0.is_lost()
     }
@@ -111,7 +111,7 @@ impl Control {
     }
 }
 
-/// The end of a direction that sends.
+/// The sending end of a direction.
 pub(crate) struct Sender {
     socket: Arc<OwnedFd>,
     control: Arc<Control>,
@@ -157,7 +157,7 @@ impl Sender {
         self.limit
     }
 
-    /// Why a message of this size cannot be sent.
+    /// Returns the reason why a message of this size cannot be sent.
     pub(crate) fn why_too_long(&self, size: usize) -> String {
         let limit = self.limit;
         if limit == self.max_msg_size {
@@ -170,12 +170,12 @@ impl Sender {
         }
     }
 
-    /// How many messages the other end has not received yet, if it tells the truth.
+    /// Returns how many messages the other end has not received, as it says.
     pub(crate) fn backlog(&self) -> u32 {
         self.control.backlog(self.direction)
     }
 
-    /// Sends the parts as one message. `false`: there is no room now.
+    /// Sends the parts as one message. Returns `false` if there is no room.
     pub(crate) fn try_send(&mut self, parts: &[&[u8]]) -> Result<bool, ChannelError> {
         if let Some(address) = &self.unconnected {
             match datagram::connect_datagram(&*self.socket, address) {
@@ -205,16 +205,16 @@ impl Sender {
     }
 }
 
-/// Whether messages of a user are believed.
+/// Whether messages of a user are accepted.
 pub(crate) type Trust = Box<dyn Fn(u32) -> bool + Send>;
 
-/// How many messages of others a look discards at most.
+/// How many messages of users that are not trusted one call discards at most.
 const MOST_DISCARDED: usize = 64;
 
-/// The end of a direction that receives.
+/// The receiving end of a direction.
 ///
-/// An abstract address has no permissions: everybody who knows it can send there until the socket
-/// is connected. So each message is discarded whose sender is not trusted.
+/// An abstract address has no permissions: any user can send there until the socket is connected.
+/// So a message whose sender is not trusted is discarded.
 pub(crate) struct Receiver {
     socket: Arc<OwnedFd>,
     control: Arc<Control>,
@@ -248,12 +248,12 @@ impl Receiver {
         &self.socket
     }
 
-    /// How many messages wait, if the other end tells the truth.
+    /// Returns how many messages wait, as the other end says.
     pub(crate) fn backlog(&self) -> u32 {
         self.control.backlog(self.direction)
     }
 
-    /// Takes the next message, if there is one.
+    /// Takes the next message without waiting.
     pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, ChannelError> {
         for _ in 0..MOST_DISCARDED {
             let received = datagram::receive_datagram(&*self.socket, &mut self.buffer);
@@ -284,7 +284,7 @@ fn is_full(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-/// What an error of a datagram socket means.
+/// Converts an error of a datagram socket.
 fn closed_or(source: io::Error) -> ChannelError {
     match source.kind() {
         ErrorKind::ConnectionRefused
