@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use corosync_ipc::cmap::Value;
 use corosync_ipc::embedded::{self, Corosync};
-use corosync_ipc::libqb::server::Generation;
+use corosync_ipc::libqb::server::{self as embedded_server, Generation};
 use corosync_ipc::{ENV_SHM_ROOT, ENV_SOCKET_DIR, Endpoint};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -32,10 +32,12 @@ use tempfile::TempDir;
 
 use crate::poll::say;
 use crate::{
-    Builder, Cluster, Node, NodeCommand, Version, eventually, shared_one, shm_folder, skip, version,
+    Builder, Cluster, Node, NodeCommand, Version, eventually, shared_with, shm_folder, skip,
+    version,
 };
 
-/// Makes two tests of each body, `embedded::body` and `real::body`.
+/// Makes four tests of each body: `embedded::body`, `real::body`, and both with datagrams,
+/// `embedded_socket::body` and `real_socket::body`.
 ///
 /// ```ignore
 /// testbed::on_each_host! {
@@ -46,15 +48,20 @@ use crate::{
 /// }
 /// ```
 ///
-/// Another host, or another transport to the same hosts, is another module here.
 #[macro_export]
 macro_rules! on_each_host {
     ($($list:tt)*) => {
         mod embedded {
-            $crate::on_host!($crate::HostKind::Embedded; $($list)*);
+            $crate::on_host!($crate::HostKind::Embedded, $crate::IpcType::Shm; $($list)*);
         }
         mod real {
-            $crate::on_host!($crate::HostKind::Real; $($list)*);
+            $crate::on_host!($crate::HostKind::Real, $crate::IpcType::Shm; $($list)*);
+        }
+        mod embedded_socket {
+            $crate::on_host!($crate::HostKind::Embedded, $crate::IpcType::Socket; $($list)*);
+        }
+        mod real_socket {
+            $crate::on_host!($crate::HostKind::Real, $crate::IpcType::Socket; $($list)*);
         }
     };
 }
@@ -63,7 +70,7 @@ macro_rules! on_each_host {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! on_host {
-    ($kind:expr; $($body:ident $(= $path:path)? $(, $setup:expr)?;)*) => {
+    ($kind:expr, $ipc_type:expr; $($body:ident $(= $path:path)? $(, $setup:expr)?;)*) => {
         #[allow(unused_imports, reason = "a list may have no setup")]
         use super::*;
 
@@ -72,6 +79,7 @@ macro_rules! on_host {
             fn $body() {
                 let setup = $crate::Setup::default();
                 $(let setup = { let _ = setup; $setup };)?
+                let setup = setup.ipc_type($ipc_type);
                 $crate::host::run($kind, $crate::first!($($path,)? super::$body), setup);
             }
         )*
@@ -119,11 +127,42 @@ impl HostKind {
     }
 }
 
+/// How messages travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IpcType {
+    /// Through rings in shared memory.
+    #[default]
+    Shm,
+    /// As datagrams: `qb_ipc_type: socket`.
+    Socket,
+}
+
+impl IpcType {
+    /// As corosync.conf names it; `None` is the default.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        match self {
+            IpcType::Shm => None,
+            IpcType::Socket => Some("socket"),
+        }
+    }
+}
+
+impl From<IpcType> for embedded_server::Transport {
+    fn from(ipc_type: IpcType) -> Self {
+        match ipc_type {
+            IpcType::Shm => Self::Shm,
+            IpcType::Socket => Self::Socket,
+        }
+    }
+}
+
 /// What a body needs of its daemon.
 #[must_use]
 #[derive(Clone)]
 pub struct Setup {
     nodes: u32,
+    ipc_type: IpcType,
+    rings: bool,
     since: Version,
     before: Option<Version>,
     is_own: bool,
@@ -138,6 +177,8 @@ impl Default for Setup {
     fn default() -> Setup {
         Setup {
             nodes: 1,
+            ipc_type: IpcType::Shm,
+            rings: false,
             since: [0; 4],
             before: None,
             is_own: false,
@@ -170,6 +211,18 @@ impl Setup {
     /// The body is not run with daemons of this version and later ones.
     pub fn before(mut self, version: Version) -> Setup {
         self.before = Some(version);
+        self
+    }
+
+    /// How messages travel.
+    pub fn ipc_type(mut self, ipc_type: IpcType) -> Setup {
+        self.ipc_type = ipc_type;
+        self
+    }
+
+    /// The body is about rings in shared memory, and not run with datagrams.
+    pub fn rings(mut self) -> Setup {
+        self.rings = true;
         self
     }
 
@@ -222,15 +275,18 @@ impl Setup {
         }
         let version = kind.version();
         let has_evs = kind == HostKind::Embedded || version < [1, 99, 8, 0];
+        // corosync has datagrams since 2.1.1.
+        let is_socket = self.ipc_type == IpcType::Socket;
         let fits = self.generation.is_some() && kind == HostKind::Embedded
             || version >= self.since
                 && self.before.is_none_or(|before| version < before)
-                && (has_evs || !self.evs);
+                && (has_evs || !self.evs)
+                && (!is_socket || version >= [2, 1, 1, 0]);
         if !fits {
             let test = thread::current().name().unwrap_or("?").to_owned();
             say(&format!("{test}: not with corosync {version:?}"));
         }
-        !fits
+        !fits || is_socket && self.rings
     }
 
     /// Whether the daemon that all bodies share will not do.
@@ -240,7 +296,7 @@ impl Setup {
 
     /// The real cluster that it describes.
     pub fn real(&self) -> Builder {
-        let builder = Cluster::builder().nodes(self.nodes);
+        let builder = Cluster::builder().nodes(self.nodes).ipc_type(self.ipc_type.name());
         let builder = if self.loses_nodes { builder.loses_nodes() } else { builder };
         self.settings.iter().fold(builder, |builder, (key, value)| {
             let parts: Vec<&str> = key.split('.').collect();
@@ -259,6 +315,7 @@ impl Setup {
 
     fn embedded(&self) -> embedded::Builder<embedded::Cluster> {
         let builder = embedded::Cluster::builder().nodes(self.nodes).real_time().evs(true);
+        let builder = builder.transport(self.ipc_type.into());
         let builder = match self.generation {
             Some(generation) => builder.generation(generation),
             None => builder,
@@ -293,7 +350,7 @@ impl<F: FnOnce(&Endpoint) + Send> Body<Endpoint> for F {
                 self(cluster.node(1).expect("it is node 1").endpoint());
             }
             HostKind::Real if setup.is_special() => run_inside(setup.real().start().node(1), self),
-            HostKind::Real => run_inside(shared_one().node(1), self),
+            HostKind::Real => run_inside(shared_with(setup.ipc_type).node(1), self),
         }
     }
 }
@@ -351,6 +408,7 @@ pub enum Host {
 pub struct Embedded {
     process: Mutex<Option<Child>>,
     folder: TempDir,
+    ipc_type: IpcType,
 }
 
 impl Host {
@@ -461,13 +519,17 @@ pub fn at_endpoint(folder: &Path, program: impl AsRef<Path>) -> NodeCommand {
     NodeCommand::here(program).env(ENV_SOCKET_DIR, folder).env(ENV_SHM_ROOT, folder)
 }
 
+/// Tells the process of an embedded daemon to use datagrams.
+const ENV_IPC_TYPE: &str = "COROSYNC_IPC_TEST_IPC_TYPE";
+
 /// What the process of an embedded daemon prints when it serves.
 const SERVING: &str = "the embedded daemon serves";
 
 impl Embedded {
     fn start(setup: &Setup) -> Embedded {
         assert!(setup.settings.is_empty(), "the process of an embedded daemon takes no settings");
-        let host = Embedded { process: Mutex::new(None), folder: shm_folder() };
+        let (process, folder, ipc_type) = (Mutex::new(None), shm_folder(), setup.ipc_type);
+        let host = Embedded { process, folder, ipc_type };
         host.begin();
         host
     }
@@ -476,6 +538,9 @@ impl Embedded {
         let mut command = Command::new(env::current_exe().expect("it is known"));
         command.args(["--exact", "embedded_daemon", "--ignored", "--nocapture"]);
         command.env(ENV_SOCKET_DIR, self.folder.path()).env(ENV_SHM_ROOT, self.folder.path());
+        if let Some(name) = self.ipc_type.name() {
+            command.env(ENV_IPC_TYPE, name);
+        }
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -529,7 +594,8 @@ impl Drop for Embedded {
 /// when its standard input does, or when a client shuts it down.
 pub fn serve() {
     let endpoint = Endpoint::from_env().expect("the environment names an endpoint");
-    let builder = Corosync::builder().endpoint(&endpoint).evs(true);
+    let ipc_type = if env::var_os(ENV_IPC_TYPE).is_some() { IpcType::Socket } else { IpcType::Shm };
+    let builder = Corosync::builder().endpoint(&endpoint).transport(ipc_type.into()).evs(true);
     let corosync = builder.start().expect("the embedded daemon starts");
     println!("{SERVING}");
     let (sender, is_over) = channel();

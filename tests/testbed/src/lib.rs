@@ -70,7 +70,9 @@ pub use self::config::Transport;
 pub use self::daemon::Version;
 pub use self::diagnosis::diagnosis;
 #[cfg(feature = "server")]
-pub use self::host::{Host, HostKind, HostPaused, NodePaused, Nodes, Setup, at_endpoint, since};
+pub use self::host::{
+    Host, HostKind, HostPaused, IpcType, NodePaused, Nodes, Setup, at_endpoint, since,
+};
 pub use self::membership::Membership;
 pub use self::node::{FullShm, Node, Paused};
 pub use self::patience::{Patience, WATCHDOG, patiently, patiently_for};
@@ -143,9 +145,15 @@ pub fn lacks(program: &str) -> bool {
 /// of the process, so tests that use it leave its daemon and its network alone.
 #[track_caller]
 pub fn shared_one() -> &'static Cluster {
-    // Never dropped: the cleaner of `state` ends it after the process.
-    static SHARED: OnceLock<Cluster> = OnceLock::new();
-    SHARED.get_or_init(Cluster::one)
+    shared_with(IpcType::Shm)
+}
+
+/// As [`shared_one`], with messages that travel so.
+#[track_caller]
+pub fn shared_with(ipc_type: IpcType) -> &'static Cluster {
+    // Never dropped: the cleaner of `state` ends them after the process.
+    static SHARED: [OnceLock<Cluster>; 2] = [OnceLock::new(), OnceLock::new()];
+    SHARED[ipc_type as usize].get_or_init(|| Cluster::builder().ipc_type(ipc_type.name()).start())
 }
 
 /// A private directory for rings and sockets.
