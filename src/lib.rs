@@ -103,7 +103,7 @@ pub use endpoint::{
 pub use error::{
     CsError, Error, Escaped, ProtocolError, Result, RingError, RingFileFault, Stage, WireError,
 };
-pub use libqb::client::{Waker, within};
+pub use libqb::client::{ClientStats, RingFill, Waker, within};
 pub use libqb::ring::guard_against_truncation;
 pub use sys::socket::Credentials;
 pub use wire::values::{NodeId, RingId, TrackFlags};

@@ -253,6 +253,12 @@ pub(crate) struct Blocking<T>(JoinHandle<Result<T>>);
 
 impl<T: Send + 'static> Blocking<T> {
     pub(crate) fn start(work: impl FnOnce() -> Result<T> + Send + 'static) -> Self {
+        // What the work logs belongs to the task that awaits it.
+        #[cfg(feature = "tracing")]
+        let work = {
+            let span = tracing::Span::current();
+            move || span.in_scope(work)
+        };
         Self(spawn_blocking(work))
     }
 }

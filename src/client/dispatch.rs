@@ -4,6 +4,7 @@
 /// How [`dispatch`](crate::ServiceClient::dispatch) goes about the events that wait. Matches
 /// `cs_dispatch_flags_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Dispatch {
     /// Hands over one event, and waits for it. `CS_DISPATCH_ONE`
     One = 1,

@@ -72,10 +72,12 @@ impl<S: Service> Core<S> {
 
     /// Makes a request, which may be one of several of the call.
     pub(crate) fn request<R: Request>(&self, call: Call, request: &R) -> Result<R::Reply> {
-        let unencodable = |source| Error::Unencodable { call: call.name.into(), source };
-        let message = request.encode().map_err(unencodable)?;
-        let reply = self.connection.request(call, &message)?;
-        read_reply(call, &reply, |source| self.connection.refuse(source))
+        crate::log::in_span!("request", S::NAME, call.name, || {
+            let unencodable = |source| Error::Unencodable { call: call.name.into(), source };
+            let message = request.encode().map_err(unencodable)?;
+            let reply = self.connection.request(call, &message)?;
+            read_reply(call, &reply, |source| self.connection.refuse(source))
+        })
     }
 
     /// Sends a request that makes the daemon forget something; see [`Connection::release`].

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Core, Dispatch, Service};
 use crate::endpoint::Deadline;
 use crate::error::Result;
-use crate::libqb::client::{Look, Waker};
+use crate::libqb::client::{ClientStats, Look, Waker};
 use crate::sys::socket::Credentials;
 
 /// A client of a service, as this crate sees it.
@@ -86,6 +86,11 @@ macro_rules! common_methods {
             handler: impl FnMut($event) -> ControlFlow<()>,
         ) -> Result<()> {
             HasCore::core(self).dispatch(mode, handler)
+        }
+
+        /// What this client did so far, and how full its rings are. Never waits for the daemon.
+        $visibility fn stats(&self) -> ClientStats {
+            HasCore::core(self).connection.stats()
         }
 
         /// Ends the connection for every thread that uses this client: calls that wait return, and
@@ -201,7 +206,7 @@ macro_rules! client {
             };
             use $crate::endpoint::Deadline;
             use $crate::error::Result;
-            use $crate::libqb::client::{Look, Waker};
+            use $crate::libqb::client::{ClientStats, Look, Waker};
             use $crate::sys::socket::Credentials;
 
             /// # Events, waiting and the connection

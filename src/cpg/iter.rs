@@ -10,6 +10,7 @@ use crate::wire::values::NodeId;
 
 /// What to iterate over. Matches `cpg_iteration_type_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Iteration {
     /// The groups, each once. `CPG_ITERATION_NAME_ONLY`
     Names,

@@ -1,6 +1,7 @@
 //! Sending messages to the group.
 
-use super::{Client, Guarantee};
+use super::{Client, Cpg, Guarantee};
+use crate::client::Service;
 use crate::client::read_reply;
 use crate::error::{CsError, Error, Result};
 use crate::features;
@@ -65,16 +66,18 @@ impl Client {
     /// # Errors
     /// The same.
     pub fn multicast_slices(&self, guarantee: Guarantee, parts: &[&[u8]]) -> Result<()> {
-        let length = length(parts);
-        if length > self.max_atomic_message_size() {
-            return self.multicast_fragments(guarantee, parts, length);
-        }
-        let call = self.core.call(CALL).multicast();
-        if self.multicast_in_one_piece(guarantee, parts, length, call, true)? {
-            Ok(())
-        } else {
-            Err(self.core.connection.timed_out(call))
-        }
+        crate::log::in_span!("request", Cpg::NAME, CALL, || {
+            let length = length(parts);
+            if length > self.max_atomic_message_size() {
+                return self.multicast_fragments(guarantee, parts, length);
+            }
+            let call = self.core.call(CALL).multicast();
+            if self.multicast_in_one_piece(guarantee, parts, length, call, true)? {
+                Ok(())
+            } else {
+                Err(self.core.connection.timed_out(call))
+            }
+        })
     }
 
     /// As [`Client::multicast`], but never waits: neither for room or flow control nor for other

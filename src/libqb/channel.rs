@@ -91,6 +91,23 @@ impl Sender {
         }
     }
 
+    /// How full the channel is: bytes of a ring, or datagrams. A hint: the other end can make it any
+    /// number.
+    pub(crate) fn used(&self) -> usize {
+        match self {
+            Self::Ring(ring) => ring.used(),
+            Self::Datagram(socket) => socket.backlog() as usize,
+        }
+    }
+
+    /// The size of a ring in bytes. `None` for datagrams: the system decides.
+    pub(crate) fn capacity(&self) -> Option<usize> {
+        match self {
+            Self::Ring(ring) => Some(ring.ring().size()),
+            Self::Datagram(_) => None,
+        }
+    }
+
     /// Returns how many messages the other end has not taken. A hostile one can make it any number.
     pub(crate) fn backlog(&self) -> u32 {
         match self {
@@ -225,12 +242,28 @@ impl Receiver {
         }
     }
 
+    /// As [`Sender::used`].
+    pub(crate) fn used(&self) -> usize {
+        match self {
+            Self::Ring(ring) => ring.used(),
+            Self::Datagram(socket) => socket.backlog() as usize,
+        }
+    }
+
+    /// As [`Sender::capacity`].
+    pub(crate) fn capacity(&self) -> Option<usize> {
+        match self {
+            Self::Ring(ring) => Some(ring.ring().size()),
+            Self::Datagram(_) => None,
+        }
+    }
+
     /// Returns how full the channel was before a message of `size` bytes was taken: the room of
     /// that message, of the messages behind it, and of the whole channel, in the same unit.
     pub(crate) fn fill(&self, size: usize) -> (usize, usize, usize) {
         match self {
-            Self::Ring(ring) => (size + CHUNK_HEADER_SIZE, ring.used(), ring.ring().max_chunk()),
-            Self::Datagram(socket) => (1, socket.backlog() as usize, SMALLEST_QUEUE),
+            Self::Ring(ring) => (size + CHUNK_HEADER_SIZE, self.used(), ring.ring().max_chunk()),
+            Self::Datagram(_) => (1, self.used(), SMALLEST_QUEUE),
         }
     }
 

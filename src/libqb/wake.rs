@@ -47,11 +47,16 @@ impl WakeBytes {
         self.owed -= isize::try_from(count).unwrap_or(isize::MAX);
     }
 
+    /// Returns how many bytes were taken that have no event yet.
+    pub(crate) fn extra(&self) -> usize {
+        usize::try_from(-self.owed).unwrap_or(0)
+    }
+
     /// Notes that the ring was read again and is empty, so an extra byte had no event. Returns
     /// `false` if there were too many of those.
     #[must_use]
     pub(crate) fn forget_stray(&mut self) -> bool {
-        self.stray += usize::try_from(-self.owed).unwrap_or(0);
+        self.stray += self.extra();
         self.owed = self.owed.max(0);
         self.stray <= MOST_STRAY
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_core::Stream;
 use tokio::time::{Sleep, sleep_until};
 
-use super::{Attempt, NoticeOf, Plan, Supervise, attempt, loses_connection};
+use super::{Attempt, NoticeOf, Plan, Supervise, SupervisedStats, attempt, loses_connection};
 use crate::client::{AsyncClient, AsyncEvents, Blocking};
 use crate::error::{Error, Result};
 use crate::supervise::Notice;
@@ -134,6 +134,7 @@ impl<C: Supervise> AsyncSupervised<C> {
                         Ok(event) => Ok(Notice::Event(event)),
                         Err(Error::Finalized) => Err(Error::Finalized),
                         Err(error) => {
+                            self.plan.past = events.client().stats().after(&self.plan.past);
                             self.link = Link::Down;
                             Ok(self.plan.lost(error, Instant::now()))
                         }
@@ -186,6 +187,14 @@ impl<C: Supervise> AsyncSupervised<C> {
     /// What is set up after a gap.
     pub fn setups(&self) -> &[C::Setup] {
         &self.plan.setups
+    }
+
+    /// As [`Supervised::stats`](super::Supervised::stats).
+    pub fn stats(&self) -> SupervisedStats {
+        self.plan.stats(match &self.link {
+            Link::Up { events, .. } => Some(events.client().stats()),
+            _ => None,
+        })
     }
 
     /// The client of the moment, for requests.

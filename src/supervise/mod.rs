@@ -52,7 +52,7 @@ use crate::client::AsyncClient;
 use crate::client::ServiceClient;
 use crate::endpoint::Deadline;
 use crate::error::{CsError, Error, Result};
-use crate::libqb::client::{Limit, Waker};
+use crate::libqb::client::{ClientStats, Limit, Waker};
 use crate::sys::event::{Poller, Timer};
 use crate::sys::wait::{Interest, wait_for};
 
@@ -85,6 +85,7 @@ pub trait Supervise: ServiceClient {
 
 /// What may have been missed while there was no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Missed {
     /// Nothing: there was none before.
@@ -143,6 +144,18 @@ pub struct Restored<T> {
     pub result: Result<()>,
     /// What may have been missed of it.
     pub missed: Missed,
+}
+
+/// What a supervised client did over all its connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct SupervisedStats {
+    /// How often the connection was lost.
+    pub gaps: u64,
+    /// The counters of all connections together. The fill of the rings is that of the present
+    /// connection, 0 when there is none.
+    pub connections: ClientStats,
 }
 
 /// [`Notice`] of a service.
@@ -253,6 +266,7 @@ impl<C: Supervise> Supervised<C> {
                 (Ok(None), Some(error)) | (Err(_), Some(error)) | (Err(error), None) => Err(error),
             };
             if let Err(error) = waited {
+                self.plan.past = client.stats().after(&self.plan.past);
                 self.client = None;
                 return Ok(Some(self.plan.lost(error, Instant::now())));
             }
@@ -302,6 +316,11 @@ impl<C: Supervise> Supervised<C> {
     /// What is set up after a gap.
     pub fn setups(&self) -> &[C::Setup] {
         &self.plan.setups
+    }
+
+    /// What this client did over all its connections.
+    pub fn stats(&self) -> SupervisedStats {
+        self.plan.stats(self.client.as_ref().map(|client| client.stats()))
     }
 
     /// The client of the moment, for requests.
@@ -438,6 +457,9 @@ struct Plan<C: Supervise> {
     tell_at: Option<Instant>,
     /// When the next attempt may begin. `None`: at once.
     attempt_at: Option<Instant>,
+    /// How often the connection was lost, and what the clients before did.
+    gaps: u64,
+    past: ClientStats,
 }
 
 impl<C: Supervise> Plan<C> {
@@ -453,6 +475,8 @@ impl<C: Supervise> Plan<C> {
             told: 0,
             tell_at: None,
             attempt_at: None,
+            gaps: 0,
+            past: ClientStats::default(),
         }
     }
 
@@ -503,9 +527,16 @@ impl<C: Supervise> Plan<C> {
 
     fn lost(&mut self, error: Error, now: Instant) -> NoticeOf<C> {
         self.lost = Some(now);
+        self.gaps += 1;
         // At once, but not all the time with a daemon that accepts connections only to close them.
         self.attempt_at = self.begun.and_then(|begun| begun.checked_add(self.first_pause()));
         Notice::Lost { error }
+    }
+
+    /// `present`: those of the client there is.
+    fn stats(&self, present: Option<ClientStats>) -> SupervisedStats {
+        let connections = present.unwrap_or_default().after(&self.past);
+        SupervisedStats { gaps: self.gaps, connections }
     }
 
     fn note(&mut self, setup: &C::Setup) -> Result<()> {

@@ -90,6 +90,7 @@ impl Supervise for quorum::Client {
 /// How votequorum is tracked, as [`Client::track_start`](crate::votequorum::Client::track_start).
 /// With `CURRENT` or `CHANGES` the state after a gap comes as an event: [`Missed::States`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VotequorumTracker {
     /// What its notifications carry.
     pub context: u64,
@@ -149,6 +150,7 @@ impl Supervise for cpg::Client {
 
 /// Being asked about shutdowns, as [`Client::track_start`](crate::cfg::Client::track_start).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CfgTracker;
 
 /// A shutdown that is being decided when the gap ends is told: [`Missed::States`].

@@ -16,6 +16,7 @@ use nix::sys::socket::{
 
 /// The credentials of the process at the other end of a connection, as the kernel reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Credentials {
     /// The process id. 0 when the process is in a pid namespace that this process cannot see.
     pub pid: i32,

@@ -617,6 +617,9 @@ mod asynchronous {
                 assert!(matches!(next(&mut client).await, Notice::Lost { error: Error::Disconnected { .. } }));
                 assert!(matches!(next(&mut client).await, Notice::Retry { attempts: 1, .. }));
                 assert!(client.client().is_err());
+                let stats = client.stats();
+                assert_eq!(stats.gaps, u64::from(round) + 1);
+                assert!(stats.connections.requests > 1 && stats.connections.events > 0);
                 host.start();
                 let up = loop {
                     match next(&mut client).await {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::call::Call;
 use super::connect::{self, Channels, Parts};
+use super::counters::ClientStats;
 use super::datagrams::BoundSockets;
 use super::events::Events;
 use super::link::{Link, State};
@@ -43,6 +44,8 @@ pub(crate) struct Connection {
     _sockets: BoundSockets,
     peer: Credentials,
     max_request: usize,
+    /// The sizes of the request ring and the event ring.
+    capacities: [Option<usize>; 2],
     max_reply: usize,
     is_before_libqb_015: bool,
     /// See [`Endpoint::wait_while_busy`].
@@ -54,6 +57,12 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects to a service.
     pub(crate) fn open(target: Target<'_>, endpoint: &Endpoint, call: Call) -> Result<Self> {
+        crate::log::in_span!("connect", endpoint.name(target.name), call.name, || {
+            Self::connect(target, endpoint, call)
+        })
+    }
+
+    fn connect(target: Target<'_>, endpoint: &Endpoint, call: Call) -> Result<Self> {
         let Parts {
             socket,
             peer,
@@ -68,6 +77,7 @@ impl Connection {
         let socket_buffer = socket::send_buffer(&socket)
             .map_err(|source| Error::system("looking at the setup socket", source))?;
         let connection = Self {
+            capacities: [request.capacity(), event.capacity()],
             max_reply,
             link: Link::new(service, socket),
             requests: Requests::new(request, response, max_request, socket_buffer, target.nudge),
@@ -83,6 +93,11 @@ impl Connection {
         connection.set_timeout(endpoint.request_timeout_value());
         crate::log::debug!(service = %connection.link.service, pid = peer.pid, generation = %_generation, "connected");
         Ok(connection)
+    }
+
+    /// The name of the service.
+    pub(crate) fn service(&self) -> &str {
+        &self.link.service
     }
 
     pub(crate) fn peer(&self) -> Credentials {
@@ -118,6 +133,18 @@ impl Connection {
     /// A call that begins now and may take [`Connection::timeout`].
     pub(crate) fn call(&self, name: &'static str) -> Call {
         Call::new(name, self.timeout(), self.waits_while_busy)
+    }
+
+    pub(crate) fn stats(&self) -> ClientStats {
+        let counters = &self.link.counters;
+        counters.event_ring.note(self.events.used());
+        if let Some(used) = self.requests.used() {
+            counters.request_ring.note(used);
+            // Another thread may have found the turn taken.
+            self.send_wanted_nudge();
+        }
+        let [requests, events] = self.capacities;
+        counters.stats(requests, events)
     }
 
     /// Ends the connection for all threads that use it.

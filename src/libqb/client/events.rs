@@ -81,6 +81,11 @@ impl Events {
         }
     }
 
+    /// Returns how many bytes of the ring are used.
+    pub(super) fn used(&self) -> usize {
+        lock(&self.ring).ring.used()
+    }
+
     /// Stops being counted as a user of the ring.
     pub(super) fn detach(&self) {
         lock(&self.ring).ring.detach();
@@ -229,6 +234,7 @@ impl EventRing {
         let hung_up = self.take_bytes(link, wanted)?;
         let event = self.take(link)?;
         if event.is_none() {
+            link.counters.stray_wake_bytes.add(self.wake.extra());
             if !self.wake.forget_stray() {
                 let what = "wake bytes without an event";
                 return Err(link.broken(ProtocolError::Endless { what, limit: MOST_STRAY as u64 }));
@@ -245,6 +251,8 @@ impl EventRing {
         let message = self.ring.try_receive().map_err(|source| link.failed(source))?;
         let Some(message) = message else { return Ok(None) };
         let (size, left, capacity) = self.ring.fill(message.len());
+        link.counters.events.add(1);
+        link.counters.event_ring.note(left + size);
         let refill = self.refill.event_taken(size, left, capacity);
         if self.ring.has_wake_bytes() {
             let wanted = self.wake.event_taken(self.ring.has_message());

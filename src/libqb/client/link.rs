@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::call::Call;
+use super::counters::Counters;
 use super::notes::{Note, Notes};
 use crate::error::{Error, ProtocolError, Result, RingError};
 use crate::libqb::channel::ChannelError;
@@ -26,7 +27,7 @@ pub(super) enum State {
     Finalized,
 }
 
-/// The setup socket, the state and the notes for the log.
+/// The setup socket, the state, the notes for the log and the counters.
 pub(super) struct Link {
     pub(super) service: Cow<'static, str>,
     pub(super) socket: OwnedFd,
@@ -35,6 +36,7 @@ pub(super) struct Link {
     /// The ring whose file was truncated. Set before the state becomes [`State::Broken`].
     truncated: OnceLock<&'static str>,
     notes: Notes,
+    pub(super) counters: Counters,
 }
 
 impl Link {
@@ -45,6 +47,7 @@ impl Link {
             state: AtomicU8::new(State::Open as u8),
             truncated: OnceLock::new(),
             notes: Notes::default(),
+            counters: Counters::default(),
         }
     }
 
@@ -122,6 +125,7 @@ impl Link {
     /// The error of a call whose deadline passed.
     pub(super) fn timed_out(&self, call: Call) -> Error {
         self.notes.add(Note::TimedOut(call.name));
+        self.counters.timeouts.add(1);
         Error::TimedOut { operation: Cow::Borrowed(call.name), after: call.timeout, stage: None }
     }
 

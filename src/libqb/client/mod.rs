@@ -3,6 +3,7 @@
 mod call;
 mod connect;
 mod connection;
+mod counters;
 mod datagrams;
 mod events;
 mod link;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 pub use call::within;
 pub(crate) use call::{Call, Limit};
 pub(crate) use connection::{Connection, Target};
+pub use counters::{ClientStats, RingFill};
 pub(crate) use events::Look;
 pub use waker::Waker;
 
@@ -108,7 +110,10 @@ impl Client {
     /// [`Client::max_message_size`] bytes.
     pub fn request(&self, request: &[u8]) -> Result<Bytes> {
         // Only the caller knows what the status means.
-        self.connection.request(self.connection.call("request").busy_when(&[]), request)
+        let call = self.connection.call("request").busy_when(&[]);
+        crate::log::in_span!("request", self.connection.service(), call.name, || {
+            self.connection.request(call, request)
+        })
     }
 
     /// Sends a message that the service does not answer. Waits for ring space, and while flow
@@ -141,6 +146,11 @@ impl Client {
     /// As [`Client::poll_event`].
     pub fn next_event(&self, deadline: impl Into<Deadline>) -> Result<Option<Bytes>> {
         self.connection.next_event(deadline.into().instant(), |message| Ok(Some(message)))
+    }
+
+    /// Returns what this client did so far and how full its rings are. Never blocks.
+    pub fn stats(&self) -> ClientStats {
+        self.connection.stats()
     }
 
     /// Ends the connection for every thread that uses this client. Dropping the client ends it too.

@@ -127,6 +127,11 @@ impl Requests {
         }
     }
 
+    /// Returns how many bytes of the request ring are used. `None`: another thread has the turn.
+    pub(super) fn used(&self) -> Option<usize> {
+        self.rings.enter(Instant::now()).map(|rings| rings.request.used())
+    }
+
     /// Asks for a nudge, which [`Connection::send_wanted_nudge`] sends.
     pub(super) fn want_nudge(&self) {
         self.nudge_wanted.store(true, Ordering::Relaxed);
@@ -182,6 +187,7 @@ impl Connection {
                 return Ok(reply);
             }
             self.link.pause(&mut pause, RETRY_MOST, call.deadline)?;
+            self.link.counters.retries.add(1);
         }
     }
 
@@ -300,6 +306,8 @@ impl Rings {
             let room =
                 !refused && self.request.backlog() < MOST_BACKLOG && self.has_wake_room(link)?;
             if room && self.request.try_send(parts).map_err(|source| link.failed(source))? {
+                link.counters.requests.add(1);
+                link.counters.request_ring.note(self.request.used());
                 return self.wake(link).map(|()| true);
             }
             if Instant::now() >= deadline {
@@ -356,9 +364,11 @@ impl Rings {
     /// passes first.
     fn drain(&mut self, link: &Link, deadline: Instant) -> Result<bool> {
         while self.pending.before() == Before::Drain {
+            let is_orphan = !self.pending.owes_unawaited_only();
             if self.answer(link, deadline)?.is_none() {
                 return Ok(false);
             }
+            link.counters.orphaned_replies.add(is_orphan.into());
         }
         if self.pending.take_again() {
             self.response
@@ -401,6 +411,7 @@ impl Rings {
                 .receive(left.min(slice), &link.socket)
                 .map_err(|source| link.failed(source))?;
             slice = (slice * 2).min(REPLY_SLICE_MOST);
+            link.counters.request_ring.note(self.request.used());
             let hung_up = reply.is_none() && link.is_hung_up()?;
             if hung_up {
                 reply = self.response.try_receive().map_err(|source| link.failed(source))?;
@@ -439,6 +450,7 @@ impl Rings {
         let sent = self.send(link, FlowControl::Multicast, Instant::now(), &[&message])?;
         if sent {
             self.pending.sent_unawaited();
+            link.counters.nudges.add(1);
         }
         Ok(sent)
     }

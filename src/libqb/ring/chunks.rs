@@ -231,9 +231,14 @@ impl<R: Region> Ring<R> {
         length.min(self.words as usize * WORD - offset)
     }
 
+    /// The size of the ring in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.words as usize * WORD
+    }
+
     /// The size of the largest chunk that the other end can have written.
     pub(crate) fn max_chunk(&self) -> usize {
-        self.words as usize * WORD - CHUNK_MARGIN
+        self.size() - CHUNK_MARGIN
     }
 }
 
@@ -256,6 +261,15 @@ impl<R: Region> Producer<R> {
         let ring = &self.ring;
         let read = ring.index(READ_PT)?;
         Ok(((read + ring.words - self.write - 1) % ring.words) as usize * WORD)
+    }
+
+    /// Returns how many bytes of the ring are used, chunk headers included. A hostile consumer can
+    /// make it any number below the size.
+    pub(crate) fn used(&self) -> usize {
+        let words = self.ring.words;
+        // Relaxed: this is a hint, and any value is harmless.
+        let read = self.ring.header.word(READ_PT).load(Ordering::Relaxed) % words;
+        ((self.write + words - read) % words) as usize * WORD
     }
 
     /// Writes the parts as one chunk and posts the semaphore. Returns `false` if there is no room.
