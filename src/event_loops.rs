@@ -10,7 +10,7 @@
 //! | is to go on when the daemon restarts | [`Supervised`](crate::supervise::Supervised), in a `Dispatcher` by [`add_supervised`](crate::Dispatcher::add_supervised), in a loop of its own by its [`descriptor`](crate::supervise::Supervised::descriptor); or `AsyncSupervised` |
 //!
 //! All of them stand on `poll_event`, which takes the next event if one waits and never blocks. The
-//! directory `examples` has a whole program for each, but for a `Supervised` in a loop of its own.
+//! directory `examples` has a whole program for each.
 //!
 //! # What dispatch returns
 //! The same for the clients of all services. What the daemon left before it went is always handed

@@ -102,6 +102,25 @@ fn poll_loop_serves_clients_and_standard_input() {
 }
 
 #[test]
+fn supervised_loop_goes_on_after_a_gap() {
+    if testbed::skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let process = run(&cluster, "supervised_loop").arg("2").spawn();
+    process.wait_stdout("quorum: Notification");
+    process.wait_stdout("cmap: up after None");
+    cluster.node(1).restart();
+    process.wait_stdout("cmap: up after Some");
+    process.wait_stdout("quorum: up after Some");
+    set(&cluster, "followed.key", "value");
+    process.wait_stdout("followed.key");
+    cluster.node(1).kill();
+    let output = process.wait().success();
+    assert!(output.contains("gaps: 2"), "{output}");
+}
+
+#[test]
 fn mio_loop_sees_every_event() {
     if testbed::skip() {
         return;
