@@ -19,8 +19,35 @@
 //! [`event_loops`] compares the ways to wait for events. [`supervise`] has clients that connect
 //! again. [`libqb::Client`] talks to services that are not corosync's.
 //!
+//! `stats` of every client tells who is slow.
+//!
 //! **Serve one.** `libqb::server` (feature `server`) is a listener for any libqb service. C
-//! programs and this crate connect to it.
+//! programs and this crate connect to it:
+//!
+//! ```no_run
+//! # #[cfg(feature = "server")] {
+//! use bytes::Bytes;
+//! use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
+//!
+//! /// Answers every request with itself.
+//! struct Echo;
+//!
+//! impl Handler for Echo {
+//!     type Session = ();
+//!
+//!     fn authorize(&mut self, _: &Peer<'_>) -> Result<(), Refusal> {
+//!         Ok(())
+//!     }
+//!
+//!     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
+//!         let _ = conn.reply(&request);
+//!     }
+//! }
+//!
+//! let _listener = Listener::<Echo>::builder().service("echo").start(Echo)?;
+//! # }
+//! # Ok::<(), corosync_ipc::Error>(())
+//! ```
 //!
 //! **Test with one.** `embedded` (feature `server`) is a corosync, or a whole cluster, in the
 //! test's own process:
@@ -52,9 +79,9 @@
 //! | (none) | | the clients, with five small dependencies |
 //! | `server` | yes | `libqb::server` and `embedded` |
 //! | `cli` | yes | the `corosync-ipc` command; includes `server` and `tracing` |
-//! | `tokio` | | events as a `Stream`, awaitable requests |
-//! | `tracing` | | logs of connects, disconnects and timeouts |
-//! | `serde` | | `Serialize` and `Deserialize` for the values of the services |
+//! | `tokio` | | an `AsyncClient` for each service: awaitable requests, events as a `Stream` |
+//! | `tracing` | | a span for each connect and request, logs of disconnects and timeouts |
+//! | `serde` | | `Serialize` and `Deserialize` for the values and events of the services |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Allowed again in `libqb/ring/` and `sys/` alone.
@@ -94,7 +121,7 @@ pub mod wire;
 pub use address::SocketAddress;
 #[cfg(feature = "tokio")]
 pub use client::{AsyncClient, AsyncEvents};
-pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
+pub use client::{ClientId, Control, Dispatcher, DispatcherWaker, EventHandler, Round};
 pub use client::{Dispatch, Events, ServiceClient, UnknownEvent};
 pub use endpoint::{Deadline, Endpoint};
 pub use endpoint::{

@@ -88,6 +88,19 @@ pub struct Control<'a, S> {
     queue: &'a Queue<S>,
 }
 
+/// A handler of [`Dispatcher::add`]: any closure of this shape.
+pub trait EventHandler<S, C: ServiceClient>:
+    FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static
+{
+}
+
+impl<S, C, F> EventHandler<S, C> for F
+where
+    C: ServiceClient,
+    F: FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+{
+}
+
 impl<S> Dispatcher<S> {
     /// A dispatcher without clients.
     ///
@@ -112,7 +125,7 @@ impl<S> Dispatcher<S> {
     pub fn add<C, F>(&mut self, client: C, handler: F) -> Result<ClientId>
     where
         C: ServiceClient,
-        F: FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+        F: EventHandler<S, C>,
     {
         self.registry.add(client, handler)
     }
@@ -242,7 +255,7 @@ impl<S> Control<'_, S> {
     pub fn add<C, F>(&mut self, client: C, handler: F) -> Result<ClientId>
     where
         C: ServiceClient,
-        F: FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+        F: EventHandler<S, C>,
     {
         self.registry.add(client, handler)
     }
@@ -298,7 +311,7 @@ impl<S> Registry<S> {
     fn add<C, F>(&mut self, client: C, handler: F) -> Result<ClientId>
     where
         C: ServiceClient,
-        F: FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send + 'static,
+        F: EventHandler<S, C>,
     {
         let client = Arc::new(client);
         let pump = ClientPump { client: Arc::clone(&client), handler };
@@ -346,7 +359,7 @@ struct ClientPump<C: ServiceClient, F> {
 impl<S, C, F> Pump<S> for ClientPump<C, F>
 where
     C: ServiceClient,
-    F: FnMut(&mut S, Result<C::Event>, &mut Control<'_, S>) -> ControlFlow<()> + Send,
+    F: EventHandler<S, C>,
 {
     fn pump(
         &mut self,

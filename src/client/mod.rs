@@ -17,7 +17,7 @@ pub(crate) use async_client::async_client;
 pub(crate) use asynchronous::Blocking;
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncClient, AsyncEvents};
-pub use dispatcher::{ClientId, Control, Dispatcher, DispatcherWaker, Round};
+pub use dispatcher::{ClientId, Control, Dispatcher, DispatcherWaker, EventHandler, Round};
 pub(crate) use dispatcher::{EVENTS_PER_TURN, Pump};
 pub use service::UnknownEvent;
 pub(crate) use service::{Core, SMALL_RING_SIZE, Service, read_reply};

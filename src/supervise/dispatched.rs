@@ -7,6 +7,28 @@ use super::{NoticeOf, Supervise, Supervised};
 use crate::client::{ClientId, Control, Dispatcher, EVENTS_PER_TURN, Pump};
 use crate::error::Result;
 
+/// A handler of [`Dispatcher::add_supervised`]: any closure of this shape.
+pub trait NoticeHandler<S, C: Supervise>:
+    FnMut(&mut S, Result<NoticeOf<C>>, &mut Supervised<C>, &mut Control<'_, S>) -> ControlFlow<()>
+    + Send
+    + 'static
+{
+}
+
+impl<S, C, F> NoticeHandler<S, C> for F
+where
+    C: Supervise,
+    F: FnMut(
+            &mut S,
+            Result<NoticeOf<C>>,
+            &mut Supervised<C>,
+            &mut Control<'_, S>,
+        ) -> ControlFlow<()>
+        + Send
+        + 'static,
+{
+}
+
 impl<S> Dispatcher<S> {
     /// Adds a client that connects again. `handler` is called with every [notice](super::Notice)
     /// and the client that has it; at last with the error that the client cannot go on after,
@@ -21,14 +43,7 @@ impl<S> Dispatcher<S> {
     pub fn add_supervised<C, F>(&mut self, client: Supervised<C>, handler: F) -> Result<ClientId>
     where
         C: Supervise,
-        F: FnMut(
-                &mut S,
-                Result<NoticeOf<C>>,
-                &mut Supervised<C>,
-                &mut Control<'_, S>,
-            ) -> ControlFlow<()>
-            + Send
-            + 'static,
+        F: NoticeHandler<S, C>,
     {
         self.control().add_supervised(client, handler)
     }
@@ -46,14 +61,7 @@ impl<S> Control<'_, S> {
     ) -> Result<ClientId>
     where
         C: Supervise,
-        F: FnMut(
-                &mut S,
-                Result<NoticeOf<C>>,
-                &mut Supervised<C>,
-                &mut Control<'_, S>,
-            ) -> ControlFlow<()>
-            + Send
-            + 'static,
+        F: NoticeHandler<S, C>,
     {
         self.add_pump(client.descriptor()?, SupervisedPump { client, handler })
     }
@@ -67,13 +75,7 @@ struct SupervisedPump<C: Supervise, F> {
 impl<S, C, F> Pump<S> for SupervisedPump<C, F>
 where
     C: Supervise,
-    F: FnMut(
-            &mut S,
-            Result<NoticeOf<C>>,
-            &mut Supervised<C>,
-            &mut Control<'_, S>,
-        ) -> ControlFlow<()>
-        + Send,
+    F: NoticeHandler<S, C>,
 {
     fn pump(
         &mut self,

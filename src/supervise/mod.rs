@@ -45,6 +45,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncSupervised;
+pub use dispatched::NoticeHandler;
 pub use services::{CfgTracker, CmapTracker, VotequorumTracker};
 
 #[cfg(feature = "tokio")]
