@@ -1,4 +1,4 @@
-//! What tests ask of clients and their descriptors.
+//! Helpers for clients and their descriptors.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -31,20 +31,20 @@ pub fn invalid<T: std::fmt::Debug>(result: Result<T, Error>) -> &'static str {
     }
 }
 
-/// The next event or the error that comes instead.
+/// Waits for the next event or error.
 #[track_caller]
 pub fn next_or_error<C: ServiceClient>(client: &C) -> Result<C::Event> {
     let came = patiently(|limit| client.next_event(limit).transpose());
     came.unwrap_or_else(|| panic!("no event came\n{}", diagnosis(client)))
 }
 
-/// The next event, which must come.
+/// Waits for the next event.
 #[track_caller]
 pub fn next<C: ServiceClient>(client: &C) -> C::Event {
     next_or_error(client).unwrap()
 }
 
-/// Events up to the one that `wanted` makes something of; the others are thrown away.
+/// Drops events until `wanted` returns a value, and returns that.
 #[track_caller]
 pub fn next_that<C: ServiceClient, T>(
     client: &C,
@@ -61,7 +61,7 @@ pub fn next_that<C: ServiceClient, T>(
     }
 }
 
-/// Every event that waits.
+/// All events that wait.
 #[track_caller]
 pub fn waiting<C: ServiceClient>(client: &C) -> Vec<C::Event> {
     std::iter::from_fn(|| client.poll_event().unwrap()).collect()
@@ -89,7 +89,7 @@ pub fn is_fd_readable_within(fd: &impl AsFd, time: Duration) -> bool {
     poll(&mut fds, timeout).unwrap() == 1
 }
 
-/// Starts a thread and returns when it waits for something, or has ended.
+/// Starts a thread and returns when it sleeps or has ended.
 pub fn spawn_until_asleep<'scope, T: Send + 'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     body: impl FnOnce() -> T + Send + 'scope,
@@ -112,7 +112,7 @@ pub fn spawn_until_asleep<'scope, T: Send + 'scope>(
     thread
 }
 
-/// What a daemon has for its clients where it makes its rings.
+/// The names of the rings that a daemon has for its clients.
 pub fn rings(shm_root: &Path) -> Vec<String> {
     let entries = fs::read_dir(shm_root)
         .unwrap()
@@ -125,12 +125,12 @@ pub fn rings(shm_root: &Path) -> Vec<String> {
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed of the caller's.
+    /// Starts at this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
-    /// The next one; the same in C in `interop`.
+    /// The next number. `interop` has the same in C.
     pub fn word(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -138,7 +138,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// Below `limit`.
+    /// The next number, below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         (self.word() >> 33) % limit
     }

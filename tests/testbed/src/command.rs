@@ -17,8 +17,8 @@ use super::namespaces::{Namespaces, mark};
 use super::patience::WATCHDOG;
 use super::poll::{eventually, poll};
 
-/// A program to be run inside a node, by default as root, with nothing on its standard input and
-/// with [`WATCHDOG`] as its time limit.
+/// A program to run inside a node. By default it runs as root, with an empty standard input and
+/// [`WATCHDOG`] as its time limit.
 #[must_use]
 pub struct NodeCommand {
     /// `None`: those of the test.
@@ -41,7 +41,7 @@ impl NodeCommand {
         NodeCommand::found(Some(spaces), found.as_deref().unwrap_or(Path::new(program)))
     }
 
-    /// A program in no node, which takes no root.
+    /// A program outside of nodes. Needs no root.
     pub fn here(program: impl AsRef<Path>) -> NodeCommand {
         NodeCommand::found(None, program.as_ref())
     }
@@ -148,7 +148,7 @@ impl NodeCommand {
     }
 }
 
-/// What a program has left.
+/// The result of a program that has ended.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// How it ended.
@@ -267,7 +267,7 @@ impl Process {
         ended.then_some(output)
     }
 
-    /// Kills it with its process group and returns what it has left.
+    /// Kills it with its process group and returns its result.
     pub fn kill(mut self) -> Output {
         self.kill_group();
         self.finish().0
@@ -304,7 +304,7 @@ impl Drop for Process {
     }
 }
 
-/// Everything a pipe has delivered so far.
+/// All that a pipe has delivered so far.
 struct Capture {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,

@@ -16,7 +16,7 @@ pub enum Transport {
     Knet,
 }
 
-/// What a configuration says beyond the number of nodes.
+/// A configuration without the number of nodes.
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) transport: Transport,

@@ -1,14 +1,14 @@
 //! The daemons that a body runs against: the embedded one and the real one.
 //!
-//! A body is a private function of a test binary, listed once, in [`on_each_host!`]. The compiler
-//! says "never used" of one that is not listed. What a body takes says what it needs:
-//! - an [`Endpoint`]: a daemon that it leaves as it was, and that may serve other bodies meanwhile;
-//! - an [`Endpoint`] and a [`Version`]: such a daemon, and of which version it is;
-//! - a [`Host`]: a daemon of its own, to be killed, stopped and started again;
+//! A body is a private function of a test binary. [`on_each_host!`] lists it once. The compiler
+//! warns "never used" about a body that no list names. The argument of a body says what it needs:
+//! - an [`Endpoint`]: a daemon that serves other bodies at the same time and must go on unchanged;
+//! - an [`Endpoint`] and a [`Version`]: such a daemon and its version;
+//! - a [`Host`]: a daemon of its own, which the body may kill, stop and start;
 //! - [`Nodes`]: a cluster of its own.
 //!
-//! The daemon stands for one quorate node with the id 1 and one vote unless a [`Setup`] says
-//! otherwise. Keys and groups of a body that takes an endpoint begin with its own name.
+//! Without a [`Setup`] the daemon is one quorate node with the id 1 and one vote. A body that takes
+//! an endpoint prefixes its keys and groups with its own name.
 //!
 //! [`on_each_host!`]: crate::on_each_host
 
@@ -47,7 +47,6 @@ use crate::{
 ///     modes_wait = modes_wait::<Cmap>;
 /// }
 /// ```
-///
 #[macro_export]
 macro_rules! on_each_host {
     ($($list:tt)*) => {
@@ -95,8 +94,8 @@ macro_rules! first {
     };
 }
 
-/// Lets [`Host`]s of this test binary run an embedded daemon in a process of its own. Stands once,
-/// in the root of a binary with bodies that take one.
+/// Lets [`Host`]s of this test binary run an embedded daemon in a process of its own. A binary with
+/// bodies that take a [`Host`] needs it once, in its root.
 #[macro_export]
 macro_rules! embedded_process {
     () => {
@@ -191,7 +190,7 @@ impl Default for Setup {
     }
 }
 
-/// The body is not run with daemons before this version.
+/// Skips the body with daemons before this version.
 pub fn since(version: Version) -> Setup {
     Setup::new().since(version)
 }
@@ -202,13 +201,13 @@ impl Setup {
         Setup::default()
     }
 
-    /// The body is not run with daemons before this version.
+    /// Skips the body with daemons before this version.
     pub fn since(mut self, version: Version) -> Setup {
         self.since = version;
         self
     }
 
-    /// The body is not run with daemons of this version and later ones.
+    /// Skips the body with daemons of this version and later ones.
     pub fn before(mut self, version: Version) -> Setup {
         self.before = Some(version);
         self
@@ -226,7 +225,7 @@ impl Setup {
         self
     }
 
-    /// The body takes an endpoint, and no other body may use the daemon meanwhile.
+    /// Gives a body that takes an endpoint a daemon of its own.
     pub fn own(mut self) -> Setup {
         self.is_own = true;
         self
@@ -262,13 +261,13 @@ impl Setup {
         self
     }
 
-    /// The body is run while no other body with this lock is.
+    /// Runs the body while no other body with this lock runs.
     pub fn alone(mut self, lock: &'static Mutex<()>) -> Setup {
         self.alone = Some(lock);
         self
     }
 
-    /// Whether the body is to be skipped; prints why.
+    /// Returns whether to skip the body, and prints why.
     fn skips(&self, kind: HostKind) -> bool {
         if kind == HostKind::Real && skip() {
             return true;
@@ -289,7 +288,7 @@ impl Setup {
         !fits || is_socket && self.rings
     }
 
-    /// Whether the daemon that all bodies share will not do.
+    /// Returns whether the body needs another daemon than the shared one.
     fn is_special(&self) -> bool {
         self.is_own || self.loses_nodes || !self.settings.is_empty()
     }
@@ -336,7 +335,7 @@ pub fn run<Argument>(kind: HostKind, body: impl Body<Argument>, setup: Setup) {
     body.run(kind, &setup);
 }
 
-/// A body, which is told by what it takes.
+/// A body. `Argument` says what it takes.
 pub trait Body<Argument> {
     /// Runs it against a daemon.
     fn run(self, kind: HostKind, setup: &Setup);
@@ -394,8 +393,8 @@ impl<F: FnOnce(&Nodes)> Body<Nodes> for F {
     }
 }
 
-/// A daemon that a body has for itself, to be ended, stopped and started again. The body runs where
-/// clients find it.
+/// A daemon of one body, which may kill, stop and start it. The body runs where clients find the
+/// daemon.
 pub enum Host {
     /// In a process of its own.
     Embedded(Embedded),
@@ -403,8 +402,8 @@ pub enum Host {
     Real(Cluster),
 }
 
-/// An embedded daemon in a process of its own, which signals can kill and stop. It ends with its
-/// standard input.
+/// An embedded daemon in a process of its own, which signals kill and stop. It ends when its
+/// standard input ends.
 pub struct Embedded {
     process: Mutex<Option<Child>>,
     folder: TempDir,
@@ -628,7 +627,7 @@ impl Drop for HostPaused {
     }
 }
 
-/// A cluster that a body has for itself. Its nodes are numbered from 1.
+/// A cluster of one body. Its nodes have the ids 1, 2 and so on.
 pub enum Nodes {
     /// In this process.
     Embedded(embedded::Cluster),

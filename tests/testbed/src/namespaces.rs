@@ -30,13 +30,13 @@ use super::state::{OWNER_VARIABLE, State};
 /// from the caller, so the process is aborted.
 const CLOSURE_LIMIT: Duration = Duration::from_secs(300);
 
-/// What is mounted inside a node.
+/// The mounts of a node.
 pub(super) struct Mounts {
     /// The tmpfs `size` option of /dev/shm.
     pub(super) shm_size: String,
     /// Creates /etc/libqb/force-filesystem-sockets.
     pub(super) filesystem_sockets: bool,
-    /// Folders that are to be private as far as they exist.
+    /// Folders that are private if they exist.
     pub(super) private: Vec<PathBuf>,
 }
 

@@ -1,5 +1,4 @@
-//! How long to wait before a test is given up, on a clock that goes slower while the machine is
-//! behind.
+//! Time limits of tests, by a clock that slows down while the machine is behind.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -8,15 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long anything may take on a machine that keeps up. Waits that a test loses by are
-/// [`Patience`]'s, of which this is the default.
+/// How long anything may take on a machine that keeps up: the default of [`Patience`].
 pub const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// How often the clock looks at the machine.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A limit that is as long as it says on a machine that keeps up, and longer by as much as threads
-/// wait for a processor.
+/// A time limit. It grows by the time that threads wait for a processor.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     end: Duration,
@@ -39,19 +36,19 @@ impl Patience {
         Patience { end: clock() + limit }
     }
 
-    /// What is left if the machine keeps up from now on.
+    /// The time left if the machine keeps up from now on.
     pub fn left(self) -> Duration {
         self.end.saturating_sub(clock())
     }
 
-    /// Whether the test is to be given up.
+    /// Whether the limit is over.
     pub fn is_over(self) -> bool {
         self.left().is_zero()
     }
 }
 
-/// Waits by something that takes a time limit, which is at first [`WATCHDOG`]. If nothing came, and
-/// the machine was behind meanwhile, waits for what is left.
+/// Calls a function that waits up to a time limit, first with [`WATCHDOG`]. When it returns `None`
+/// and the machine was behind, calls it again with the time left.
 pub fn patiently<T>(wait: impl FnMut(Duration) -> Option<T>) -> Option<T> {
     patiently_for(WATCHDOG, wait)
 }
@@ -69,8 +66,8 @@ pub fn patiently_for<T>(limit: Duration, mut wait: impl FnMut(Duration) -> Optio
     }
 }
 
-/// What counts of the time since the clock was first looked at: the share of it that a thread gets
-/// of a processor. Needs no root.
+/// The time since the first call, reduced to the share that a thread gets of a processor. Needs no
+/// root.
 pub(super) fn clock() -> Duration {
     static COUNTED: AtomicU64 = AtomicU64::new(0);
     static STARTED: OnceLock<()> = OnceLock::new();
@@ -92,7 +89,7 @@ pub(super) fn clock() -> Duration {
     Duration::from_nanos(COUNTED.load(Ordering::Relaxed))
 }
 
-/// How many threads there are now for each processor that want to run, but at least 1.
+/// The number of runnable threads for each processor, at least 1.
 fn behind(loads: Option<&File>) -> f64 {
     let running = || -> Option<f64> {
         let mut text = [0; 80];

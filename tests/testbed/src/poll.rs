@@ -11,9 +11,9 @@ use super::patience::{Patience, WATCHDOG, patiently_for};
 /// How long to wait at most before asking again.
 const MOST_PAUSE: Duration = Duration::from_millis(200);
 
-/// What a polled closure returns: `bool`, or `Option<T>` to hand out a value.
+/// The result of a polled closure: `bool`, or `Option<T>` to return a value.
 pub trait Condition {
-    /// What is known once the condition holds.
+    /// The value of a condition that holds.
     type Value;
 
     /// `Some` if the condition holds.
@@ -48,8 +48,7 @@ pub fn eventually<C: Condition>(what: &str, condition: impl FnMut() -> C) -> C::
     }
 }
 
-/// Polls until the condition holds or the time is over, which is [`Patience`]'s; asks at least
-/// once.
+/// Polls, at least once, until the condition holds or a [`Patience`] of this limit is over.
 pub(super) fn poll<C: Condition>(
     limit: Duration,
     mut condition: impl FnMut() -> C,
@@ -70,11 +69,11 @@ pub(super) fn poll<C: Condition>(
     }
 }
 
-/// Runs a body that has to end within this many seconds, on a thread of its own.
+/// Runs a body on a thread of its own and waits this many seconds for its end.
 ///
 /// # Panics
-/// With the body's panic, or when the time is over. In the latter case the body's thread is left
-/// behind, with everything it owns; what it has started is cleaned up at the end of the process.
+/// With the body's panic, or when the time is over. The body's thread then goes on with all that it
+/// owns; the end of the process cleans up what it started.
 #[track_caller]
 pub fn watchdog<T: Send + 'static>(seconds: u64, body: impl FnOnce() -> T + Send + 'static) -> T {
     let (alive, ended) = channel::<()>();

@@ -1,9 +1,8 @@
-//! What belongs to the whole test process: its folder, its mark, and the process that cleans up
-//! after it.
+//! The state of a test process: its folder, its mark, and the process that cleans up after it.
 //!
-//! Namespaces are held by file descriptors and vanish with the last process inside them, so the
-//! only things that can be left behind are processes and files. Every process the harness starts
-//! carries an environment variable that names its owner, and every file lies in a folder that does:
+//! File descriptors hold the namespaces, which vanish with the last process inside them. So only
+//! processes and files can be left behind. Every process that the testbed starts carries an
+//! environment variable that names its owner, and every file lies in a folder that names it:
 //! - a cluster that is dropped kills what runs in its namespaces;
 //! - a small shell process waits on a pipe for the end of the test process, however it ends, and
 //!   then kills what carries the mark and removes the folder;
