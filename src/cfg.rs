@@ -19,7 +19,7 @@
 //! ```
 //!
 //! # Taking part in a shutdown
-//! Whoever must not be stopped unasked tracks: the daemon then asks before it ends on request.
+//! A client that tracks is asked before the daemon ends on request.
 //!
 //! ```no_run
 //! use corosync_ipc::cfg::{Client, Event, ShutdownAnswer};
@@ -231,7 +231,7 @@ impl Client {
     /// Matches `corosync_cfg_initialize`.
     ///
     /// # Errors
-    /// What stands in the way: see the first variants of [`Error`].
+    /// Whatever prevents a connection: the first variants of [`Error`].
     pub fn connect() -> Result<Self> {
         Self::connect_to(&Endpoint::from_env()?)
     }
@@ -444,7 +444,7 @@ impl Client {
         Ok(())
     }
 
-    /// Ends this node's corosync, after asking those who track, other than this client itself.
+    /// Ends this node's corosync, after asking the clients that track, except this one.
     /// Returns when it is decided; the daemon ends soon after.
     ///
     /// Except for [`ShutdownKind::IMMEDIATE`] this waits for the answers: as long as the daemon
@@ -537,7 +537,7 @@ impl Client {
         Ok(())
     }
 
-    /// A reply that does not fit is dropped by the daemon, which tells nobody.
+    /// The daemon silently drops a reply that does not fit.
     fn check_room(&self, size: usize) -> Result<()> {
         let room = self.core.connection.max_reply();
         if room < size {
@@ -567,8 +567,8 @@ crate::client::async_client! {
     track_stop() -> ();
 }
 
-/// What the map says, up to [`LONGEST_SHUTDOWN_TIMEOUT`]. Whatever is wrong with the map, it is no
-/// reason not to shut down.
+/// The value of the map, up to [`LONGEST_SHUTDOWN_TIMEOUT`]. A map that fails is no reason not to
+/// shut down.
 fn shutdown_timeout(told: Option<&Value>) -> Duration {
     match told {
         Some(Value::U32(millis)) => {
@@ -669,7 +669,7 @@ mod tests {
         assert_eq!(ring("3 10.0.0.1"), (Some(3), "10.0.0.1".to_owned(), address));
         assert_eq!(ring("10.0.0.1"), (None, "10.0.0.1".to_owned(), address));
         assert_eq!(ring("0 fe80::1%eth0").2, Some("fe80::1".parse().unwrap()));
-        // What is not understood is kept.
+        // Text that cannot be parsed is kept.
         assert_eq!(ring("x y"), (None, "x y".to_owned(), None));
         assert_eq!(ring("1 "), (Some(1), String::new(), None));
     }

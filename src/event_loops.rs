@@ -13,8 +13,8 @@
 //! directory `examples` has a whole program for each.
 //!
 //! # What dispatch returns
-//! The same for the clients of all services. What the daemon left before it went is always handed
-//! over first.
+//! The table holds for the clients of all services. The events that the daemon left before it ended
+//! are always handed over first.
 //!
 //! | | `One` | `All` | `Blocking` | `OneNonblocking` |
 //! | --- | --- | --- | --- | --- |

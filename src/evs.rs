@@ -286,8 +286,7 @@ impl Service for Evs {
     }
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
-        // What a connection that comes before the first membership is greeted with: a membership
-        // that is all zeros.
+        // A connection that comes before the first membership gets a membership of zeros.
         let header = Header::read(&mut Reader::new("evs event", &message), Kind::Event)?;
         if header.size == 0 {
             return Ok(None);

@@ -158,7 +158,7 @@ impl Client {
     /// Matches `quorum_initialize`.
     ///
     /// # Errors
-    /// What stands in the way: see the first variants of [`Error`].
+    /// Whatever prevents a connection: the first variants of [`Error`].
     pub fn connect() -> Result<Self> {
         Self::connect_to(&Endpoint::from_env()?)
     }
@@ -174,7 +174,7 @@ impl Client {
     /// Connects with options.
     ///
     /// Matches `quorum_model_initialize`. Before model v1 is asked for, the daemon's age is looked
-    /// up in cmap, over a connection of its own, since daemons before 2.99 die of that request.
+    /// up in cmap, over a connection of its own, since that request crashes daemons before 2.99.
     ///
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon does not have the model.
@@ -293,7 +293,7 @@ impl Quorum {
 impl Present {
     /// Takes a list of nodes that came. Returns it when it is an event of its own.
     fn nodelist_came(&mut self, nodelist: NodelistNotification) -> Option<NodelistNotification> {
-        // That of the present state tells no changes.
+        // The list of the present state has no changes.
         let is_present = self.asked > 0 && nodelist.joined.is_empty() && nodelist.left.is_empty();
         if is_present { self.nodelist.replace(nodelist) } else { Some(nodelist) }
     }

@@ -47,8 +47,8 @@ pub(crate) struct Votequorum {
 }
 
 impl Drop for Votequorum {
-    /// The daemon does not survive the end of a connection on which it still has to answer, so that
-    /// is left to the end of the process.
+    /// The daemon crashes when a connection ends on which it still owes this answer, so the
+    /// connection stays open until the process ends.
     fn drop(&mut self) {
         mem::forget(self.registrar.get_mut().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -163,7 +163,7 @@ impl Client {
     /// is arrives as an [`Event`].
     ///
     /// # Errors
-    /// What stands in the way: see the first variants of [`Error`]. Without votequorum as the
+    /// Whatever prevents a connection: the first variants of [`Error`]. Without votequorum as the
     /// configured provider the daemon has no such socket: [`Error::NoSocket`].
     pub fn connect() -> Result<Self> {
         Self::connect_to(&Endpoint::from_env()?)
@@ -255,7 +255,7 @@ impl Client {
 
     /// Sets the votes of a node; [`LOCAL_NODE`] is this one, whose id takes a request to find out.
     ///
-    /// Matches `votequorum_setvotes`, which other than this gives the votes to the quorum device
+    /// Matches `votequorum_setvotes`. Unlike here, that gives the votes to the quorum device
     /// when the node is 0.
     ///
     /// # Errors
@@ -307,8 +307,8 @@ impl Client {
     /// nodes know of it.
     ///
     /// Matches `votequorum_qdevice_register`. Before the first call about a quorum device, the
-    /// daemon's map is asked whether it knows such calls, since corosync before 1.99.6 dies of
-    /// them.
+    /// daemon's map is asked whether it knows such calls, since they crash corosync before
+    /// 1.99.6.
     ///
     /// corosync also dies when a connection ends whose registration it has not answered yet. So
     /// this uses a connection of its own, which stays open until the process ends when the
@@ -415,7 +415,7 @@ impl Client {
     /// Publishes bytes of this node's quorum device to all nodes.
     ///
     /// Matches `votequorum_set_qdevice_extra_info`. The daemon's map is asked first whether it
-    /// knows this request, since old daemons die of it.
+    /// knows this request, since it crashes old daemons.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for more than [`MAX_QDEVICE_EXTRA_INFO`] bytes;
@@ -443,7 +443,7 @@ impl Client {
     /// The bytes a node's quorum device published; empty when it did not.
     ///
     /// Matches `votequorum_get_qdevice_extra_info`. The daemon's map is asked first whether it
-    /// knows this request, since old daemons die of it.
+    /// knows this request, since it crashes old daemons.
     ///
     /// # Errors
     /// [`Error::Unsupported`] by a corosync up to 3.1.10; as [`Client::info`].

@@ -19,7 +19,7 @@ macro_rules! async_client {
         pub struct AsyncClient($crate::client::AsyncClient<Client>);
 
         impl AsyncClient {
-            /// Makes one of a client. Events taken elsewhere are not seen here.
+            /// Wraps a client. Events that are taken elsewhere do not come here.
             pub fn new(client: impl Into<std::sync::Arc<Client>>) -> Self {
                 Self($crate::client::AsyncClient::new(client))
             }

@@ -57,7 +57,7 @@ impl<C: ServiceClient> AsyncClient<C> {
     /// work. Its time begins when a thread is free.
     ///
     /// # Errors
-    /// What the function fails with.
+    /// The function's error.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -65,7 +65,7 @@ impl<C: ServiceClient> AsyncClient<C> {
         Blocking::start(connect).await.map(Self::new)
     }
 
-    /// Makes one of a client. Events taken elsewhere are not seen here.
+    /// Wraps a client. Events that are taken elsewhere do not come here.
     pub fn new(client: impl Into<Arc<C>>) -> Self {
         Self { client: Shared(Some(client.into())), turn: Arc::new(Semaphore::new(1)) }
     }
@@ -75,8 +75,8 @@ impl<C: ServiceClient> AsyncClient<C> {
     /// in the order they came.
     ///
     /// All that the closure calls, the wait for other requests and the wait for a thread have one
-    /// [`request_timeout`](ServiceClient::request_timeout) together, as set when this is awaited. Only what takes
-    /// longer by nature does here too: a cpg multicast in fragments while it makes
+    /// [`request_timeout`](ServiceClient::request_timeout) together, as set when this is awaited. Two
+    /// calls may take longer: a cpg multicast in fragments while it makes
     /// progress, and a shutdown that others are asked about.
     ///
     /// It can be cancelled: when the future is dropped before it is this call's turn, nothing is
@@ -84,7 +84,7 @@ impl<C: ServiceClient> AsyncClient<C> {
     /// received and thrown away, and the next request gets its own answer.
     ///
     /// # Errors
-    /// What the closure fails with; [`Error::TimedOut`] when the requests before this one took the
+    /// The closure's error; [`Error::TimedOut`] when the requests before this one took the
     /// whole time, or no thread was free in time: nothing was sent; [`Error::System`] when the
     /// runtime shuts down.
     ///

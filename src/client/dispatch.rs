@@ -1,5 +1,5 @@
-//! What the four ways of dispatching do after each look at the events. One implementation for all
-//! services.
+//! The four modes of dispatching: the next step after each look at the events. All services share
+//! one implementation.
 
 /// How [`dispatch`](crate::ServiceClient::dispatch) goes about the events that wait. Matches
 /// `cs_dispatch_flags_t`.

@@ -18,7 +18,7 @@ use crate::sys::event::{Poller, Wakeup};
 /// A client gets its next turn after so many events, when others have events too.
 pub(crate) const EVENTS_PER_TURN: usize = 16;
 
-/// What the poller calls the wakeup. Clients are numbered from 1.
+/// The wakeup's number in the poller. Clients are numbered from 1.
 const WAKEUP: u64 = 0;
 
 /// Hands over the events of any number of clients, of any services, on one thread. Each client has
@@ -71,7 +71,7 @@ pub struct Dispatcher<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientId(u64);
 
-/// What a [`Dispatcher::round`] came to.
+/// The result of a [`Dispatcher::round`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Round {
     /// Something was there to do, and was done. There may be more.
@@ -158,7 +158,7 @@ impl<S> Dispatcher<S> {
     /// Hands over events until it is stopped or no client is left. A signal does not end it.
     ///
     /// # Errors
-    /// [`Error::System`]. What ends a connection is told to its handler.
+    /// [`Error::System`]. The error that ends a connection goes to its handler.
     pub fn run(&mut self, state: &mut S) -> Result<()> {
         loop {
             // Without clients there is nothing to wait for, but what was sent to this thread is run
@@ -346,7 +346,7 @@ impl<S> Registry<S> {
 
 /// A client and its handler, whatever their types.
 pub(crate) trait Pump<S>: Send {
-    /// Hands over a few events. Breaks when the client is to be removed.
+    /// Hands over a few events. Breaks to have the client removed.
     fn pump(&mut self, number: u64, state: &mut S, control: &mut Control<'_, S>)
     -> ControlFlow<()>;
 }

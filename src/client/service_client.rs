@@ -132,8 +132,8 @@ pub(crate) use common_methods;
 
 /// The client of any service of corosync: what [`Dispatcher`](crate::Dispatcher),
 /// [`Supervised`](crate::supervise::Supervised) and their like need of one. Each service's `Client`
-/// has the same methods as its own; programs that use one service do not need this trait. An `Arc` of
-/// a client is one too.
+/// has the same methods of its own, so programs that use one service do not need this trait. An
+/// `Arc` of a client implements it too.
 ///
 /// Only this crate implements it.
 #[expect(private_bounds, reason = "nobody else can have a core")]

@@ -58,7 +58,7 @@ client! {
 #[derive(Debug)]
 pub(crate) struct Cmap {
     map: Map,
-    /// Whether the daemon survives that a tracker of the stats map is told what comes and goes.
+    /// Whether a tracker of the stats map can watch keys come and go without crashing the daemon.
     stats_come_and_go: bool,
     trackers: Mutex<Trackers>,
 }
@@ -77,7 +77,7 @@ pub const MAX_KEY: usize = 255;
 pub const MIN_KEY: usize = 3;
 
 /// How many keys an iteration may find, and how many bytes of keys and values may be listed, so
-/// that a daemon without end is noticed before it has filled the memory. corosync's maps hold some
+/// that a daemon whose list never ends cannot fill the memory. corosync's maps hold some
 /// hundred keys, few of which have more than a hundred bytes.
 const MOST_KEYS: usize = 1 << 20;
 const MOST_BYTES: u64 = 64 << 20;
@@ -295,7 +295,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for what cannot be a key or is longer than [`MAX_VALUE_SIZE`],
-    /// and for values that corosync takes and does not survive, such as a `totem.token` of 1
+    /// and for values that corosync takes and crashes on, such as a `totem.token` of 1
     /// ms; [`Error::Cs`] with [`CsError::Access`] when the key is read-only, with
     /// [`CsError::NotSupported`] in the stats map; as [`Client::get`].
     pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<()> {
@@ -312,8 +312,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Cs`] with [`CsError::NotExist`] when there is no such key, with [`CsError::Access`]
-    /// when it is read-only; [`Error::InvalidArgument`] for keys that corosync does not survive
-    /// the end of: the last below `logging.logger_subsys.` and some others; as [`Client::get`].
+    /// when it is read-only; [`Error::InvalidArgument`] for keys whose deletion crashes
+    /// corosync: the last below `logging.logger_subsys.` and some others; as [`Client::get`].
     pub fn delete(&self, key: &str) -> Result<()> {
         let key_name = key_bytes(key)?;
         danger::check_delete(key)?;
@@ -486,7 +486,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for what cannot be a key or its beginning, and for a string of
-    /// the stats map, a connection's `procname`, of which corosync dies; [`Error::Unsupported`]
+    /// the stats map, a connection's `procname`, which crashes corosync; [`Error::Unsupported`]
     /// for what comes and goes in the stats map of corosync before 3.1; [`Error::Cs`] with
     /// [`CsError::NotSupported`] for other events of a prefix of the stats map; as [`Client::get`].
     pub fn track_add(&self, key: &str, events: TrackEvents) -> Result<Tracker> {
@@ -623,7 +623,7 @@ impl Service for Cmap {
     }
 }
 
-/// Makes sure that a key could be set: for whoever wants to know before anything is sent.
+/// Checks that a key can be set. Sends nothing.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for one that is too short, too long or has a character that no key

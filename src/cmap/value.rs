@@ -25,7 +25,7 @@ macro_rules! values {
             String(String),
             /// Bytes.
             Binary(Bytes),
-            /// What the daemon sent and does not fit its type, or has a type that is not known.
+            /// A value from the daemon that does not fit its type, or whose type is not known.
             Other {
                 /// The type it is said to have.
                 value_type: ValueType,
@@ -152,8 +152,7 @@ impl Value {
         }
     }
 
-    /// Makes sure that the daemon would neither refuse the value nor cut it short: for whoever
-    /// wants to know before anything is sent.
+    /// Checks that the daemon would neither refuse the value nor cut it short. Sends nothing.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for one that is longer than [`MAX_VALUE_SIZE`], and for a string

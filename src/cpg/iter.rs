@@ -20,7 +20,7 @@ pub enum Iteration {
     All,
 }
 
-/// What an iterator found. Matches `struct cpg_iteration_description_t`.
+/// A group or a member that an iterator found. Matches `struct cpg_iteration_description_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Entry {
@@ -32,8 +32,8 @@ pub struct Entry {
     pub pid: u32,
 }
 
-/// How many entries an iteration may find, so that a daemon without end is noticed before it has
-/// filled the memory: 36 MiB of them. It is more than any cluster has: each member of a group is a
+/// How many entries an iteration may find, so that a daemon whose list never ends cannot fill the
+/// memory: 36 MiB of them. It is more than any cluster has: each member of a group is a
 /// connection with rings of its own.
 const MOST_ENTRIES: usize = 1 << 18;
 

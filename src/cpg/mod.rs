@@ -31,7 +31,7 @@
 //! the daemon takes no multicasts. [`Client::multicast`] then waits, without using the processor,
 //! until the daemon takes them again or the request timeout has passed; [`Client::try_multicast`]
 //! fails with [`CsError::TryAgain`] at once. Meanwhile another thread can take events from the same
-//! client. What the daemon has for a client that takes no events, it keeps in its own memory,
+//! client. The daemon keeps the events of a client that does not take them in its own memory,
 //! without a limit.
 //!
 //! # The end of a connection
@@ -203,8 +203,8 @@ impl Options {
         Self { initial_totem_confchg: false, reassembly_limit: DEFAULT_REASSEMBLY_LIMIT, pid: None }
     }
 
-    /// Whether the membership of the cluster is told when a group is joined, shortly before or
-    /// after the group's. Otherwise only changes are told.
+    /// Whether a [`TotemConfchg`] with the present membership comes when a group is joined, shortly
+    /// before or after the group's [`Confchg`]. Otherwise only changes come.
     ///
     /// Matches `CPG_MODEL_V1_DELIVER_INITIAL_TOTEM_CONF`.
     pub fn initial_totem_confchg(mut self, on: bool) -> Self {
@@ -244,7 +244,7 @@ impl Client {
     /// Matches `cpg_initialize`.
     ///
     /// # Errors
-    /// What stands in the way: see the first variants of [`Error`].
+    /// Whatever prevents a connection: the first variants of [`Error`].
     pub fn connect() -> Result<Self> {
         Self::connect_to(&Endpoint::from_env()?)
     }
@@ -318,7 +318,7 @@ impl Client {
         let request = wire::Join { group_name: *group, pid, flags };
         self.core.request(call.busy_when(BUSY), &request)?;
         *self.core.service.joined() = Some((*group, pid));
-        // While it is surely possible: a process may drop its privileges or go into a sandbox
+        // Now, while it is possible: a process may drop its privileges or go into a sandbox
         // later. If the time is not enough, or something else is wrong, it is asked again
         // when it matters.
         let _ = self.core.service.probe.require(&features::CPG_FRAGMENTS, call);
@@ -391,7 +391,7 @@ impl Client {
     }
 }
 
-/// What the daemon answers while a change of this client's own membership is under way.
+/// The daemon's answers while a change of this client's own membership is under way.
 const BUSY: &[CsError] = &[CsError::TryAgain, CsError::Busy];
 
 impl Cpg {

@@ -34,7 +34,7 @@ impl Client {
     /// in spite of flow control and drops a message in one piece, which only its log tells. What
     /// proves that a message was sent is its delivery to this client.
     ///
-    /// Matches `cpg_mcast_joined`. Other than that it waits until there is room in the ring and the
+    /// Matches `cpg_mcast_joined`. Unlike there, it waits until there is room in the ring and the
     /// daemon takes multicasts, as long as the [request
     /// timeout](crate::Endpoint::request_timeout).
     ///

@@ -153,7 +153,7 @@ impl<C: Supervise> AsyncSupervised<C> {
         self.plan.note(&setup)?;
         match &mut self.link {
             Link::Down | Link::Waiting(_) | Link::Up { ending: Some(_), .. } => {}
-            // It does not know of this one. What it came to is dropped.
+            // The attempt under way does not have this setup, so its result is dropped.
             Link::Connecting(_) => self.link = Link::Down,
             Link::Up { client, ending, .. } => {
                 let new = setup.clone();
@@ -184,7 +184,7 @@ impl<C: Supervise> AsyncSupervised<C> {
         Ok(())
     }
 
-    /// What is set up after a gap.
+    /// As [`Supervised::setups`](super::Supervised::setups).
     pub fn setups(&self) -> &[C::Setup] {
         &self.plan.setups
     }
@@ -197,7 +197,7 @@ impl<C: Supervise> AsyncSupervised<C> {
         })
     }
 
-    /// The client of the moment, for requests.
+    /// The present client, for requests.
     ///
     /// # Errors
     /// [`Error::Disconnected`] when there is none.

@@ -24,7 +24,7 @@
 //! and calls `next` with no time to wait when that is readable.
 //! [`Dispatcher::add_supervised`](crate::Dispatcher::add_supervised) does so.
 //!
-//! # What is promised
+//! # Guarantees
 //! Every event that came is handed over, in order, and a [`Notice::Lost`] stands where the next
 //! ones are missing. Nothing is made up: what happened in a gap is not guessed at. [`Notice::Up`]
 //! says for each thing set up what may have been [`Missed`]. A request that fails, fails: it is
@@ -59,7 +59,7 @@ use crate::sys::wait::{Interest, wait_for};
 
 /// A client that can be supervised, which each service's is. Only this crate implements it.
 pub trait Supervise: ServiceClient {
-    /// What a client sets up, and the daemon forgets when the connection ends: a tracker, a group
+    /// Something that the daemon forgets when the connection ends: a tracker, a group
     /// joined.
     type Setup: Clone + PartialEq + fmt::Debug + Send + Sync + 'static;
 
@@ -79,7 +79,7 @@ pub trait Supervise: ServiceClient {
     #[doc(hidden)]
     fn take_down(client: &Self, setup: &Self::Setup) -> Result<()>;
 
-    /// What is missed of it in a gap.
+    /// Returns what may be missed of it in a gap.
     #[doc(hidden)]
     fn missed(setup: &Self::Setup) -> Missed;
 }
@@ -99,7 +99,7 @@ pub enum Missed {
     Messages,
 }
 
-/// What a supervised client has to tell.
+/// A notice of a supervised client.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Notice<E, T> {
@@ -147,7 +147,7 @@ pub struct Restored<T> {
     pub missed: Missed,
 }
 
-/// What a supervised client did over all its connections.
+/// The counters of a supervised client over all its connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -180,7 +180,7 @@ pub fn default_backoff(attempts: u32) -> Duration {
 /// `AsyncSupervised`.
 ///
 /// It sets up again what was set up by [`Supervised::set_up`], and not what was through the
-/// [`Supervised::client`] of the moment.
+/// present [`Supervised::client`].
 pub struct Supervised<C: Supervise> {
     plan: Plan<C>,
     client: Option<Arc<C>>,
@@ -193,8 +193,8 @@ pub struct Supervised<C: Supervise> {
 /// What [`Supervised::descriptor`] is made of.
 struct Watch<C: Supervise> {
     poller: Poller,
-    /// Goes off when an attempt is due, or when a client has ended that its socket tells nothing
-    /// of.
+    /// Goes off when an attempt is due, or when a client has ended and its socket does not signal
+    /// it.
     timer: Timer,
     /// The client whose socket the poller knows.
     client: Option<Arc<C>>,
@@ -219,13 +219,13 @@ impl<C: Supervise> Supervised<C> {
     /// Waits for the next notice until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`].
     /// `None` when it passed, or when the [`Supervised::waker`] was used.
     ///
-    /// An attempt to connect goes on to its end: with a daemon that is stopped, that is the
-    /// endpoint's connect timeout. What is set up again has one request timeout together.
+    /// An attempt to connect may go beyond the deadline: with a stopped daemon it takes the
+    /// endpoint's connect timeout. All setups together have one request timeout.
     ///
     /// # Errors
     /// [`Error::Finalized`] when the client was finalized; [`Error::InvalidArgument`] when
     /// connecting fails with it, as it would always; [`Error::System`] when there is no file
-    /// descriptor for a waker. What else happens is told by notices.
+    /// descriptor for a waker. Everything else comes as a notice.
     pub fn next(&mut self, deadline: impl Into<Deadline>) -> Result<Option<NoticeOf<C>>> {
         let notice = self.next_notice(deadline.into().instant());
         self.update_watch();
@@ -283,7 +283,7 @@ impl<C: Supervise> Supervised<C> {
     /// there is one: [`Notice::Up`] tells what came of it.
     ///
     /// # Errors
-    /// What the daemon refuses it with; it is not noted then. [`Error::Cs`] with [`CsError::Exist`]
+    /// The daemon's refusal, after which it is not noted. [`Error::Cs`] with [`CsError::Exist`]
     /// when it is noted already, or another one where a client can have only one.
     pub fn set_up(&mut self, setup: C::Setup) -> Result<()> {
         self.plan.note(&setup)?;
@@ -314,17 +314,17 @@ impl<C: Supervise> Supervised<C> {
         Ok(())
     }
 
-    /// What is set up after a gap.
+    /// The setups that are repeated after a gap.
     pub fn setups(&self) -> &[C::Setup] {
         &self.plan.setups
     }
 
-    /// What this client did over all its connections.
+    /// Returns the counters of this client over all its connections.
     pub fn stats(&self) -> SupervisedStats {
         self.plan.stats(self.client.as_ref().map(|client| client.stats()))
     }
 
-    /// The client of the moment, for requests.
+    /// The present client, for requests.
     ///
     /// # Errors
     /// [`Error::Disconnected`] when there is none.
@@ -436,11 +436,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 type Connect<C> = dyn Fn() -> Result<C> + Send + Sync;
 
-/// What an attempt that succeeds comes to.
+/// The result of an attempt that succeeds.
 type Attempt<C> = (C, Vec<Restored<<C as Supervise>::Setup>>);
 
-/// What is to be set up, and when to attempt it. Without I/O and clock: time comes in as an
-/// argument.
+/// The setups, and when to attempt to connect. No I/O and no clock: time comes in as an argument.
 struct Plan<C: Supervise> {
     connect: Arc<Connect<C>>,
     /// `None`: the default.
@@ -573,7 +572,7 @@ impl<C: Supervise> Plan<C> {
 /// Connects, and sets everything up.
 fn attempt<C: Supervise>(connect: &Connect<C>, setups: &[C::Setup]) -> Result<Attempt<C>> {
     let client = connect()?;
-    // One call of the user, so to say, whatever there is to set up.
+    // All setups have one deadline, as one call of the user has.
     let _limit = Limit::set(client.core().call("setting up").deadline);
     let restore = |setup: &C::Setup| match C::set_up(&client, setup) {
         Err(error) if loses_connection(&error) || is_too_early(&error) => Err(error),
@@ -583,7 +582,7 @@ fn attempt<C: Supervise>(connect: &Connect<C>, setups: &[C::Setup]) -> Result<At
     Ok((client, restored))
 }
 
-/// Whether nothing more is to be expected of a connection after this. After a timeout it is not
+/// Whether a connection is of no use after this error. After a timeout it is not
 /// known what is set up and what not.
 fn loses_connection(error: &Error) -> bool {
     matches!(
@@ -640,7 +639,7 @@ mod tests {
         ));
     }
 
-    /// What a plan tells of attempts that fail until `end`: when, and after how many.
+    /// The notices of attempts that fail until `end`: when, and after how many.
     fn failures(
         plan: &mut Plan<quorum::Client>,
         start: Instant,
@@ -678,7 +677,7 @@ mod tests {
             told.iter().map(|(at, _)| at.as_millis()).collect::<Vec<_>>(),
             [0, 100, 300, 700]
         );
-        // What the caller says is what is done.
+        // The caller's pauses are kept exactly.
         plan.backoff = Some(Box::new(|_| Duration::from_secs(1)));
         assert_eq!(failures(&mut plan, start, Duration::from_secs(3), nobody).len(), 3);
     }

@@ -1,4 +1,4 @@
-//! What each service's clients set up.
+//! The setups of each service's clients.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,7 +29,7 @@ impl CmapTracker {
         Self { tracker: Tracker(NEXT.fetch_add(1, Ordering::Relaxed)), key: key.into(), events }
     }
 
-    /// What its notifications carry, before a gap and after.
+    /// The tracker in its notifications, before a gap and after.
     pub fn tracker(&self) -> Tracker {
         self.tracker
     }
@@ -39,7 +39,7 @@ impl CmapTracker {
         &self.key
     }
 
-    /// What is told.
+    /// The events that it notifies of.
     pub fn events(&self) -> TrackEvents {
         self.events
     }
@@ -92,9 +92,9 @@ impl Supervise for quorum::Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VotequorumTracker {
-    /// What its notifications carry.
+    /// The context in its notifications.
     pub context: u64,
-    /// What is told.
+    /// The notifications to be sent.
     pub flags: TrackFlags,
 }
 
@@ -153,7 +153,7 @@ impl Supervise for cpg::Client {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CfgTracker;
 
-/// A shutdown that is being decided when the gap ends is told: [`Missed::States`].
+/// A shutdown that is being decided when the gap ends comes as an event: [`Missed::States`].
 impl Supervise for cfg::Client {
     type Setup = CfgTracker;
     #[cfg(feature = "tokio")]
