@@ -594,7 +594,7 @@ fn lose_a_ring() {
     files().for_each(|file| rings.cut(file, 0));
     let ended = client.get("totem.version").unwrap_err();
     assert!(matches!(ended, Error::Disconnected { truncated: Some(_), .. }), "{ended:?}");
-    assert!(ended.to_string().contains(" ring was cut short"), "{ended}");
+    assert!(ended.to_string().contains(" ring was truncated"), "{ended}");
     // The first cause stays.
     assert_eq!(client.poll_event().unwrap_err().to_string(), ended.to_string());
 }

@@ -9,7 +9,7 @@ macro_rules! cs_errors {
         #[non_exhaustive]
         pub enum CsError {
             $($(#[$doc])* $name,)*
-            /// A number that has no name here. [`CsError::from_raw`] makes it.
+            /// A number without a name. Only [`CsError::from_raw`] makes it.
             #[non_exhaustive]
             Unknown(i32),
         }
@@ -47,13 +47,13 @@ macro_rules! cs_errors {
 }
 
 cs_errors! {
-    /// The library or the daemon failed; the connection is usually gone.
+    /// The library or the daemon failed. The connection is usually gone.
     Library = 2 "CS_ERR_LIBRARY",
-    /// The two ends do not fit together.
+    /// The versions of library and daemon do not match.
     Version = 3 "CS_ERR_VERSION",
     /// Initialization failed.
     Init = 4 "CS_ERR_INIT",
-    /// Time is over.
+    /// The time is over.
     Timeout = 5 "CS_ERR_TIMEOUT",
     /// The daemon is busy; the request was not carried out.
     TryAgain = 6 "CS_ERR_TRY_AGAIN",
@@ -61,17 +61,17 @@ cs_errors! {
     InvalidParam = 7 "CS_ERR_INVALID_PARAM",
     /// The daemon has no memory.
     NoMemory = 8 "CS_ERR_NO_MEMORY",
-    /// What the request names is not there (any more).
+    /// The handle, tracker or iterator does not exist.
     BadHandle = 9 "CS_ERR_BAD_HANDLE",
-    /// Something is in use.
+    /// The resource is in use.
     Busy = 10 "CS_ERR_BUSY",
     /// Not allowed; cmap: the key is read-only.
     Access = 11 "CS_ERR_ACCESS",
-    /// There is no such thing.
+    /// The object does not exist.
     NotExist = 12 "CS_ERR_NOT_EXIST",
     /// A name is too long (cmap: or too short, or has a character that is not allowed).
     NameTooLong = 13 "CS_ERR_NAME_TOO_LONG",
-    /// It exists already.
+    /// The object exists already.
     Exist = 14 "CS_ERR_EXIST",
     /// No space left.
     NoSpace = 15 "CS_ERR_NO_SPACE",
@@ -83,32 +83,32 @@ cs_errors! {
     NoResources = 18 "CS_ERR_NO_RESOURCES",
     /// Not supported.
     NotSupported = 19 "CS_ERR_NOT_SUPPORTED",
-    /// The operation does not fit.
+    /// The operation is not valid in this state.
     BadOperation = 20 "CS_ERR_BAD_OPERATION",
     /// The operation failed.
     FailedOperation = 21 "CS_ERR_FAILED_OPERATION",
-    /// A message is wrong; votequorum: the poll is for another ring.
+    /// The message is wrong; votequorum: the poll is for another ring.
     MessageError = 22 "CS_ERR_MESSAGE_ERROR",
     /// A queue is full.
     QueueFull = 23 "CS_ERR_QUEUE_FULL",
-    /// A queue is not there.
+    /// The queue is not available.
     QueueNotAvailable = 24 "CS_ERR_QUEUE_NOT_AVAILABLE",
-    /// Flags are wrong.
+    /// The flags are invalid.
     BadFlags = 25 "CS_ERR_BAD_FLAGS",
     /// Too big.
     TooBig = 26 "CS_ERR_TOO_BIG",
-    /// Nothing left to iterate.
+    /// The iteration is at its end.
     NoSections = 27 "CS_ERR_NO_SECTIONS",
     /// No such context.
     ContextNotFound = 28 "CS_ERR_CONTEXT_NOT_FOUND",
     /// Too many groups.
     TooManyGroups = 30 "CS_ERR_TOO_MANY_GROUPS",
-    /// Security.
+    /// The peer is not trusted.
     Security = 100 "CS_ERR_SECURITY",
 }
 
 impl CsError {
-    /// What the C library makes of an errno. Matches `qb_to_cs_error`.
+    /// The error that the C library returns for an errno. Matches `qb_to_cs_error`.
     pub fn from_errno(errno: i32) -> Self {
         use nix::libc;
         match errno {

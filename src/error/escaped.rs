@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write};
 
-/// Prints bytes on one line of a terminal, without steering it: text as it is, and as `\x1b` every
-/// byte that is not UTF-8, is a control character or changes the direction of text.
+/// Prints bytes safely on one line of a terminal. Text is printed unchanged. Bytes that are not
+/// UTF-8, control characters and characters that change the direction of text are printed as
+/// `\x1b`.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(pub &'a [u8]);
 
@@ -26,7 +27,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Whether a character moves, breaks or turns around what is printed.
+/// Whether a terminal would not simply print the character.
 fn steers(character: char) -> bool {
     let is_bidirectional = matches!(
         character,

@@ -21,98 +21,99 @@ use crate::address::SocketAddress;
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong. Each variant says who caused it; the text says what to look at.
+/// Every error of this crate. A variant says who caused it, its text what to look at.
 ///
 /// An error prints itself and not its [source](std::error::Error::source).
 /// [`Error::with_sources`] prints both.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The caller gave a value that the protocol or corosync has no room for. Nothing was sent.
+    /// The caller passed an argument that the protocol or corosync does not allow. Nothing was
+    /// sent.
     #[error("{argument}: {reason}")]
     InvalidArgument {
-        /// Which argument.
+        /// The argument.
         argument: &'static str,
         /// What is wrong with it.
         reason: Cow<'static, str>,
     },
 
-    /// The caller gave a value that the request has no room for. Nothing was sent.
+    /// The caller passed a value that does not fit into the request. Nothing was sent.
     #[error("{call}: the request cannot be encoded")]
     Unencodable {
-        /// What was to be asked.
+        /// The call.
         call: Cow<'static, str>,
-        /// Which value it is.
+        /// The field that does not fit.
         source: WireError,
     },
 
-    /// The value of a key of cmap has another type than was asked for.
-    #[error("the value of {key} has the type {found}, not {asked}")]
+    /// The value of a cmap key has another type than the caller asked for.
+    #[error("the value of {key} is of type {found}, not {asked}")]
     WrongType {
         /// The key.
         key: String,
         /// The type of its value, as [`ValueType`](crate::cmap::ValueType) prints it.
         found: Cow<'static, str>,
-        /// The Rust type that was asked for.
+        /// The Rust type that the caller asked for.
         asked: &'static str,
     },
 
     /// Nobody listens at the service's socket.
-    #[error("no {service} socket at {address} ({})", where_else(address))]
+    #[error("no {service} socket at {address} ({})", why_no_socket(address))]
     NoSocket {
         /// The service.
         service: Cow<'static, str>,
-        /// Where it was looked for.
+        /// The address that connecting tried.
         address: SocketAddress,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// The user who serves may not: it is neither root, nor this process's user, nor one that
-    /// [`Endpoint::server_uids`](crate::Endpoint::server_uids) names. No request was sent and no
-    /// file was opened.
+    /// The server's user is not trusted: it is neither root, nor this process's user, nor in
+    /// [`Endpoint::server_uids`](crate::Endpoint::server_uids). No request was sent and no file was
+    /// opened.
     #[error(
-        "{service} is served by uid {uid} (process {pid}), which is neither root nor this user: if it is to be trusted, \
-         allow it with --server-uid {uid}, COROSYNC_IPC_SERVER_UID={uid} or Endpoint::server_uids{}",
+        "{service} is served by uid {uid} (process {pid}), which is neither root nor this user; to trust it, \
+         use --server-uid {uid}, COROSYNC_IPC_SERVER_UID={uid} or Endpoint::server_uids{}",
         unmapped(*uid, *is_unmapped)
     )]
     UntrustedServer {
         /// The service.
         service: Cow<'static, str>,
-        /// Who serves.
+        /// The server's user id.
         uid: u32,
-        /// The process; 0 when it is in a pid namespace this one cannot see.
+        /// The server's process id; 0 when its pid namespace is not visible here.
         pid: i32,
-        /// Whether this is the number that all users have whom this process's user namespace does
-        /// not map, such as the host's root in a rootless container.
+        /// Whether `uid` stands for every user that this process's user namespace does not map,
+        /// such as the host's root in a rootless container.
         is_unmapped: bool,
     },
 
-    /// The daemon named a file for a ring that may belong to somebody else or to another
-    /// connection. It was not used.
+    /// The daemon named a ring file that may belong to another user or to another connection. It
+    /// was not used.
     #[error("the ring file {}{} of {service} is refused: {fault}", path.display(), owned(*owner))]
     RingFile {
         /// The service.
         service: Cow<'static, str>,
         /// The file, or a directory on the way to it.
         path: PathBuf,
-        /// Whom it belongs to; `None`: not known.
+        /// The file's owner, if known.
         owner: Option<u32>,
         /// What is wrong with it.
         fault: RingFileFault,
     },
 
-    /// The daemon is there but did not take connections until the deadline: it is starting, or out
-    /// of file descriptors.
+    /// The daemon refused connections until the deadline, because it is starting or has no file
+    /// descriptors left.
     #[error(
-        "the daemon takes no {service} connections yet: it is starting, or has no file descriptors left"
+        "the daemon does not accept {service} connections yet: it is starting, or has no file descriptors left"
     )]
     NotReady {
         /// The service.
         service: Cow<'static, str>,
     },
 
-    /// The daemon refuses this user.
+    /// The daemon does not allow this user.
     #[error("uid {uid} gid {gid} may not use {service}: {}", who_may(*uid))]
     NotAllowed {
         /// The service.
@@ -123,21 +124,19 @@ pub enum Error {
         gid: u32,
     },
 
-    /// The daemon answered, but the rings it made cannot be opened here.
+    /// The daemon accepted the connection, but its rings cannot be opened here.
     #[error(
         "the daemon's ring {} cannot be opened ({})", path.display(), why_not_visible(source)
     )]
     RingsNotVisible {
-        /// The file looked for.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// The daemon found no room for the rings in /dev/shm.
-    #[error(
-        "/dev/shm is full: the daemon has no room for the rings of {service}; a smaller ring size needs less"
-    )]
+    /// /dev/shm is too full for the rings.
+    #[error("/dev/shm is full: the rings of {service} do not fit; use a smaller ring size")]
     SharedMemoryFull {
         /// The service.
         service: Cow<'static, str>,
@@ -148,7 +147,7 @@ pub enum Error {
     Refused {
         /// The service.
         service: Cow<'static, str>,
-        /// The errno the daemon sent.
+        /// The errno that the daemon sent.
         source: io::Error,
     },
 
@@ -157,33 +156,33 @@ pub enum Error {
     Protocol {
         /// The service.
         service: Cow<'static, str>,
-        /// What was wrong with its bytes.
+        /// What violates the protocol.
         source: ProtocolError,
-        /// Where connecting failed of it; `None`: after connecting.
+        /// The stage of connecting, or `None` once connected.
         stage: Option<Stage>,
     },
 
-    /// The deadline passed. Whether a request was carried out is not known.
+    /// The deadline passed. The daemon may have carried out the request or not.
     #[error("{operation} timed out after {after:?}: the daemon is stopped or overloaded")]
     TimedOut {
-        /// What was waited for.
+        /// What timed out.
         operation: Cow<'static, str>,
-        /// How long it was waited for.
+        /// The timeout.
         after: Duration,
-        /// Where connecting was then; `None`: it was no connecting.
+        /// The stage of connecting, or `None` for any other call.
         stage: Option<Stage>,
     },
 
-    /// The daemon ended or closed the connection, or a file of its rings was cut short. It does not
-    /// come back: connect again.
+    /// The daemon ended, it closed the connection, or somebody truncated a ring file. The client
+    /// cannot be used any more: connect again.
     #[error("the connection to {service} is gone: {}", why_gone(*truncated))]
     Disconnected {
         /// The service.
         service: Cow<'static, str>,
-        /// The ring of which a file was cut short, where that is why. Noticed only after
+        /// The ring whose file was truncated, if that is the cause. Detected only after
         /// [`guard_against_truncation`](crate::guard_against_truncation).
         truncated: Option<&'static str>,
-        /// Where connecting failed of it; `None`: after connecting.
+        /// The stage of connecting, or `None` once connected.
         stage: Option<Stage>,
     },
 
@@ -191,57 +190,56 @@ pub enum Error {
     #[error("the client was finalized")]
     Finalized,
 
-    /// The daemon answered with an error of its own.
+    /// The daemon answered with an error.
     #[error("{call}: {error}")]
     Cs {
-        /// What was asked.
+        /// The call.
         call: Cow<'static, str>,
-        /// What it answered.
+        /// The daemon's answer.
         error: CsError,
     },
 
-    /// A message that is sent in fragments could not be sent to its end. Members throw away what
-    /// they have of it.
+    /// Not all fragments of a message were sent. Members discard those they received.
     ///
-    /// Only when the source does not tell whether the daemon took a fragment ([`Error::TimedOut`],
-    /// [`Error::Disconnected`]) and that was the last one, members may have got all of it.
+    /// When the last fragment failed with [`Error::TimedOut`] or [`Error::Disconnected`], the
+    /// daemon may have taken it, and members may have the whole message.
     #[error("only {sent} of {length} bytes of a message were sent, so no member gets any of it")]
     PartlySent {
-        /// Bytes the daemon took for certain.
+        /// Bytes that the daemon surely took.
         sent: usize,
-        /// Bytes of the message.
+        /// Length of the message in bytes.
         length: usize,
-        /// Why the next fragment could not be sent.
+        /// Why the next fragment failed.
         source: Box<Error>,
     },
 
-    /// The daemon is too old for this call. Nothing was sent: old daemons die of ids they do not
-    /// know.
-    #[error("{feature} needs corosync {since} or later, which this daemon is not")]
+    /// The daemon is too old for this call. Nothing was sent, because an unknown request crashes
+    /// old daemons.
+    #[error("{feature} needs corosync {since} or later; this daemon is older")]
     Unsupported {
-        /// What was asked for.
+        /// What the call needs.
         feature: &'static str,
         /// The first corosync that has it.
         since: &'static str,
     },
 
-    /// The request would crash this daemon as it is configured now. Nothing was sent.
-    #[error("{call} was not sent, since it would crash corosync: {reason}")]
+    /// The request would crash this daemon in its present state. Nothing was sent.
+    #[error("{call} refused, because it would crash corosync: {reason}")]
     WouldCrash {
-        /// What was asked.
+        /// The call.
         call: Cow<'static, str>,
-        /// What it would crash of, and what to do instead.
+        /// Why it would crash, and what to do instead.
         reason: Cow<'static, str>,
     },
 
-    /// The system failed.
+    /// A system call failed.
     #[error("{operation}")]
     System {
-        /// What was tried.
+        /// What the call was for.
         operation: Cow<'static, str>,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
-        /// Where connecting failed of it; `None`: it was no connecting.
+        /// The stage of connecting, or `None` for any other call.
         stage: Option<Stage>,
     },
 }
@@ -252,7 +250,7 @@ pub enum Error {
 pub enum Stage {
     /// Reaching the service's setup socket.
     Socket,
-    /// Looking who serves there.
+    /// Checking the server's credentials.
     Credentials,
     /// Asking the daemon for a connection.
     Handshake,
@@ -271,7 +269,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What was wrong with a file that the daemon named for a ring.
+/// Why a ring file is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RingFileFault {
@@ -280,29 +278,29 @@ pub enum RingFileFault {
     Owner {
         /// This process's effective user id.
         own: u32,
-        /// The user who serves.
+        /// The server's user id.
         server: u32,
     },
-    /// It belongs to this user, and the server to none who could have given it away.
+    /// It belongs to this user, and the server's user may not change owners.
     #[error(
-        "it belongs to this user (uid {own}), which the server (uid {server}) cannot have arranged: it may be of another connection"
+        "it belongs to this user (uid {own}), and the server (uid {server}) cannot give files away: it may be another connection's"
     )]
     Ours {
         /// This process's effective user id.
         own: u32,
-        /// The user who serves.
+        /// The server's user id.
         server: u32,
     },
     /// It is a link, a device or the like.
     #[error("it is not a regular file")]
     NotAFile,
-    /// It is a link or a file where a directory should be.
-    #[error("not a directory, or a symbolic link to one")]
+    /// It is a link or a file in place of a directory.
+    #[error("it is not a directory, or is a symbolic link to one")]
     NotADirectory,
     /// The file has other names.
     #[error("it has {0} hard links")]
     Links(u64),
-    /// The same file was named for another part of the rings.
+    /// The daemon named the same file twice.
     #[error("it is named twice")]
     Twice,
 }
@@ -317,40 +315,39 @@ fn unmapped(uid: u32, is_unmapped: bool) -> String {
     }
 }
 
-/// An abstract socket belongs to a network namespace, one in a directory to whoever sees the
-/// directory.
-fn where_else(address: &SocketAddress) -> &'static str {
+/// A question that leads to the cause. An abstract socket belongs to a network namespace; a socket
+/// file is seen by whoever sees its directory.
+fn why_no_socket(address: &SocketAddress) -> &'static str {
     match address {
         SocketAddress::Abstract(_) => {
-            "is corosync running in this network namespace, and does it use abstract sockets, and not a directory?"
+            "is corosync running in this network namespace? Does it use abstract sockets?"
         }
         SocketAddress::Path(_) => {
-            "is corosync running, and does it keep its sockets in this directory (a container's /run is another), and not at \
-             abstract addresses?"
+            "is corosync running, with its sockets in this directory? A container has a /run of its own"
         }
     }
 }
 
 fn who_may(uid: u32) -> &'static str {
     if uid == 0 {
-        "in this user namespace root is another user, whom corosync.conf or a file in uidgid.d has to allow by a uidgid section"
+        "in this user namespace root is another user, who needs a uidgid section in corosync.conf or in uidgid.d"
     } else {
-        "only root and corosync's own user may, unless corosync.conf or a file in uidgid.d has a uidgid section for this user"
+        "only root and corosync's own user may; others need a uidgid section in corosync.conf or in uidgid.d"
     }
 }
 
 fn why_not_visible(source: &io::Error) -> &'static str {
     if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
-        "its file system is mounted read-only here, and both ends of a ring write there"
+        "its file system is mounted read-only here, but both ends write to a ring"
     } else {
-        "is its /dev/shm visible here, and is this the same user? A container may have a /dev/shm of its own"
+        "is the daemon's /dev/shm visible here? A container has one of its own"
     }
 }
 
 fn why_gone(truncated: Option<&'static str>) -> String {
     match truncated {
         Some(ring) => format!(
-            "a file of its {ring} ring was cut short, by the daemon or whoever else may write there"
+            "a file of its {ring} ring was truncated, by the daemon or by another user who may write there"
         ),
         None => "the daemon ended or closed it".to_owned(),
     }
@@ -361,7 +358,7 @@ fn owned(owner: Option<u32>) -> String {
 }
 
 impl Error {
-    /// The number that a C program would have got. See [`CsError`].
+    /// The error that the C library would return.
     pub fn cs_error(&self) -> CsError {
         match self {
             Self::InvalidArgument { .. } | Self::Unencodable { .. } | Self::WrongType { .. } => {
@@ -387,8 +384,8 @@ impl Error {
         }
     }
 
-    /// The stage in which connecting failed. `None` for an error of a connected client, and for
-    /// what the caller got wrong.
+    /// The stage in which connecting failed. `None` for an error of a connected client and for a
+    /// mistake of the caller.
     pub fn stage(&self) -> Option<Stage> {
         match self {
             Self::NoSocket { .. } => Some(Stage::Socket),
@@ -413,12 +410,12 @@ impl Error {
         }
     }
 
-    /// Prints the error and its sources on one line, each behind a colon.
+    /// Prints the error and its sources on one line, separated by colons.
     pub fn with_sources(&self) -> impl fmt::Display {
         WithSources(self)
     }
 
-    /// Whether the daemon cannot be reached at all, as against refusing or failing something.
+    /// Whether no daemon could be reached, in contrast to a daemon that refused or failed.
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self,
@@ -426,7 +423,10 @@ impl Error {
                 | Self::NotReady { .. }
                 | Self::Disconnected { .. }
                 | Self::RingsNotVisible { .. }
-                | Self::Protocol { source: ProtocolError::RingName { .. }, .. }
+                | Self::Protocol {
+                    source: ProtocolError::RingName { .. } | ProtocolError::ControlName,
+                    ..
+                }
         )
     }
 
@@ -446,7 +446,7 @@ impl Error {
         Self::System { operation: operation.into(), source: source.into(), stage: None }
     }
 
-    /// What a connected service got wrong.
+    /// A connected service violated the protocol.
     pub(crate) fn protocol(
         service: impl Into<Cow<'static, str>>,
         source: impl Into<ProtocolError>,

@@ -1,41 +1,41 @@
-//! What a peer gets wrong.
+//! Violations of the protocol.
 
 use super::WireError;
 
-/// What was wrong with the peer's bytes.
+/// How the peer violates the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
-    /// A message is not what it should be.
+    /// A message is malformed.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// A ring is not what it should be.
+    /// A ring is malformed.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A ring's name in the connection reply is not one that libqb gives, or leads out of the
-    /// shared memory directory.
+    /// A ring's name in the connection reply is not one of libqb's, or is outside of the shared
+    /// memory directory.
     #[error(
-        "the name of the {ring} ring leads out of the shared memory directory (see --shm-root), or is no ring's name"
+        "the {ring} ring has an invalid name, or is outside of the shared memory directory (see --shm-root)"
     )]
     RingName {
         /// Which ring.
         ring: &'static str,
     },
-    /// The rings do not lie in one directory.
-    #[error("the {ring} ring lies in another directory than the request ring")]
+    /// The rings are in different directories.
+    #[error("the {ring} ring is in another directory than the request ring")]
     RingDirectory {
         /// Which ring.
         ring: &'static str,
     },
     /// The daemon chose the socket transport of libqb before 0.15, which is made of streams.
     #[error(
-        "the daemon uses the stream sockets of libqb before 0.15, which this crate does not speak"
+        "the daemon uses the stream sockets of libqb before 0.15, which this crate does not support"
     )]
     StreamTransport,
-    /// The control file's name in the connection reply is not one that libqb gives, or leads out of
-    /// the shared memory directory.
+    /// The control file's name in the connection reply is not one of libqb's, or is outside of the
+    /// shared memory directory.
     #[error(
-        "the name of the control file leads out of the shared memory directory, or is not one of libqb's"
+        "the control file has an invalid name, or is outside of the shared memory directory (see --shm-root)"
     )]
     ControlName,
     /// The name of the datagram sockets in the connection reply does not belong to the control
@@ -52,24 +52,24 @@ pub enum ProtocolError {
         /// The largest size accepted.
         limit: u64,
     },
-    /// The daemon chose a transport that is not known.
+    /// The daemon chose an unknown transport.
     #[error("unknown transport {0}")]
     Transport(i32),
-    /// The daemon goes on without end.
+    /// The daemon sends more than is accepted.
     #[error("more than {limit} {what}")]
     Endless {
-        /// What there is too much of.
+        /// What it sends too much of.
         what: &'static str,
-        /// How much is accepted.
+        /// The limit.
         limit: u64,
     },
 }
 
-/// What was wrong with a ring in shared memory.
+/// How a ring in shared memory is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RingError {
-    /// A file of the ring is smaller than it must be.
+    /// A file of the ring is too small.
     #[error("the {ring} ring's {file} file has {have} bytes, needs {need}")]
     TooSmall {
         /// Which ring.
@@ -81,13 +81,13 @@ pub enum RingError {
         /// Bytes it needs.
         need: u64,
     },
-    /// Somebody else uses the ring: it is of another connection.
+    /// Another connection uses the ring.
     #[error("the {ring} ring is in use by another connection")]
     InUse {
         /// Which ring.
         ring: &'static str,
     },
-    /// The ring is larger than any that is accepted.
+    /// The ring is larger than accepted.
     #[error("the {ring} ring has {have} bytes, more than {limit}")]
     TooLarge {
         /// Which ring.
@@ -97,8 +97,8 @@ pub enum RingError {
         /// Bytes it may have.
         limit: u64,
     },
-    /// An index points behind the end of the ring.
-    #[error("an index of the {ring} ring is {index}, the ring has {words} words")]
+    /// An index points past the end of the ring.
+    #[error("an index of the {ring} ring is {index}, but the ring has {words} words")]
     Index {
         /// Which ring.
         ring: &'static str,
@@ -107,18 +107,18 @@ pub enum RingError {
         /// Words in the ring.
         words: u32,
     },
-    /// The semaphore announced a chunk that is not there.
-    #[error("the {ring} ring has magic {magic:#010x} where a chunk should begin")]
+    /// The semaphore announced a chunk, but there is none.
+    #[error("invalid chunk magic {magic:#010x} in the {ring} ring")]
     Magic {
         /// Which ring.
         ring: &'static str,
         /// The word found.
         magic: u32,
     },
-    /// A file of the ring was cut short, or its file system is full. Noticed only after
-    /// [`guard_against_truncation`](crate::guard_against_truncation); without that, the process is
+    /// A file of the ring was truncated, or its file system is full. Detected only after
+    /// [`guard_against_truncation`](crate::guard_against_truncation); without it the process is
     /// killed.
-    #[error("a file of the {ring} ring was cut short")]
+    #[error("a file of the {ring} ring was truncated")]
     Truncated {
         /// Which ring.
         ring: &'static str,

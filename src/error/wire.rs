@@ -1,12 +1,11 @@
-//! What is wrong with a message.
+//! Malformed messages.
 
-/// Why bytes are not the message they should be. Small and comparable, so that a test can assert it
-/// exactly.
+/// How a message is malformed. Small and comparable, so that a test can assert it exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
     /// The bytes end inside a field.
-    #[error("{message}: {field} at offset {offset} needs {need} bytes, {have} are there")]
+    #[error("{message}: {field} at offset {offset} needs {need} bytes, but {have} are left")]
     Truncated {
         /// C name of the message.
         message: &'static str,
@@ -19,7 +18,7 @@ pub enum WireError {
         /// Bytes left in the message.
         have: usize,
     },
-    /// A size, count or length is beyond what the protocol or the message allows.
+    /// A size, count or length is larger than the protocol or the message allows.
     #[error("{message}: {field} at offset {offset} is {value}, more than {limit}")]
     TooLarge {
         /// C name of the message.
@@ -28,13 +27,13 @@ pub enum WireError {
         field: &'static str,
         /// Where the field begins, in bytes from the start of the message.
         offset: usize,
-        /// The value found, or asked to be encoded.
+        /// The value, read or to be written.
         value: u64,
         /// The largest value allowed.
         limit: u64,
     },
-    /// A field holds a value that has no meaning there.
-    #[error("{message}: {field} at offset {offset} holds {value}, which is not valid there")]
+    /// A field has an invalid value.
+    #[error("{message}: {field} at offset {offset} has the invalid value {value}")]
     Invalid {
         /// C name of the message.
         message: &'static str,
@@ -42,15 +41,15 @@ pub enum WireError {
         field: &'static str,
         /// Where the field begins, in bytes from the start of the message.
         offset: usize,
-        /// The value found.
+        /// The value.
         value: i64,
     },
-    /// A message id no table lists.
+    /// The message id is unknown.
     #[error("{message}: unknown message id {id}")]
     UnknownId {
-        /// Which kind of message it should have been.
+        /// The kind of message.
         message: &'static str,
-        /// The id found.
+        /// The id.
         id: i32,
     },
 }

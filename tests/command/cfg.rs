@@ -225,7 +225,11 @@ fn a_node_tells_its_id_and_addresses() {
         let document = json(node, &["cfg", "addresses", &id.to_string()]);
         assert_eq!(document, json!({ "node_id": id, "addresses": [address] }));
     }
-    assert_fails(&run(node, &["cfg", "addresses", "99"]), 1, &["CS_ERR_NOT_EXIST", "no node 99"]);
+    assert_fails(
+        &run(node, &["cfg", "addresses", "99"]),
+        1,
+        &["CS_ERR_NOT_EXIST", "no such node: 99"],
+    );
     let doctor = json(node, &["doctor"]);
     for service in doctor["services"].as_array().unwrap() {
         assert_eq!(service["ok"], json!(true), "{service}");
@@ -478,7 +482,7 @@ fn the_reason_to_kill_can_be_an_option() {
     );
     let help = String::from_utf8(outside(&["cfg", "kill", "--help"]).stdout).unwrap();
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(words.contains("corosync before 3.1 does not look whether it is"), "{help}");
+    assert!(words.contains("corosync before 3.1 does not check that"), "{help}");
 }
 
 /// What needs a daemon, and ends nobody.

@@ -214,7 +214,7 @@ fn files_are_loaded_as_a_whole_or_not_at_all(node: &impl Place) {
     for (text, words) in [
         ("load.one u32 2\nload.four u8 300\n", &["line 2", "0 to 255"][..]),
         ("load.one u32 2\nload.two\n", &["line 2", "KEY TYPE VALUE"]),
-        ("load.one u32 2\nload.two u99 1\n", &["line 2", "no type"]),
+        ("load.one u32 2\nload.two u99 1\n", &["line 2", "unknown type \"u99\""]),
         ("load.one u32 2\nload.tw$ u8 1\n", &["line 2", "not allowed in a key"]),
         (
             "[{\"key\":\"load.one\",\"type\":\"u32\",\"value\":2},{\"key\":\"load.two\"}]",
@@ -365,7 +365,7 @@ fn keys_to_delete_that_are_not_there_are_complained_about(node: &impl Place) {
     let load = |text: &str| command(node, &["cmap", "load", "-"]).input(text).run();
     let output = load("absent.one u8 1\n^absent.none\n^^absent.nothing\nabsent.two u8 2\n");
     assert_eq!((output.code(), output.stdout.as_str()), (0, ""));
-    assert_one_line(&output.stderr, &["line 2", "CS_ERR_NOT_EXIST", "there is no key absent.none"]);
+    assert_one_line(&output.stderr, &["line 2", "CS_ERR_NOT_EXIST", "no such key: absent.none"]);
     assert_eq!(
         ok(node, &["cmap", "list", "absent."]),
         "absent.one (u8) = 1\nabsent.two (u8) = 2\n"

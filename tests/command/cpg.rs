@@ -375,7 +375,7 @@ fn a_name_that_only_lacks_its_nul_is_told(node: &impl Place) {
         for (options, nothing) in [(&[][..], ""), (&["--json"], "[]\n")] {
             let output = members(asked, options);
             assert_eq!((output.code(), output.stdout.as_str()), (0, nothing), "{asked}");
-            assert_one_line(&output.stderr, &["no group", there]);
+            assert_one_line(&output.stderr, &["no such group", there]);
         }
         let output = members(there, &[]);
         assert_eq!((output.code(), output.stderr.as_str()), (0, ""));

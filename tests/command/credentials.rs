@@ -165,7 +165,7 @@ fn in_a_user_namespace_root_outside_is_refused_and_can_be_allowed() {
     let output = command(&["doctor"]).run();
     assert_eq!(output.code(), 1, "{output:?}");
     assert!(output.stdout.contains(
-        "-> this is a user namespace: if it is the host's root who serves, --server-uid"
+        "-> this is a user namespace: if the server is the host's root, allow it with --server-uid"
     ));
 
     assert_eq!(command(&["--server-uid", "65534", "cfg", "local"]).run().success(), "1\n");

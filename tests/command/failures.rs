@@ -25,14 +25,14 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (
             &["cmap", "get", "no.such.key"][..],
             1,
-            &["CS_ERR_NOT_EXIST", "there is no key no.such.key"][..],
+            &["CS_ERR_NOT_EXIST", "no such key: no.such.key"][..],
         ),
         (&["cmap", "delete", "no.such.key"], 1, &["CS_ERR_NOT_EXIST", "no.such.key"]),
         (&["cmap", "increment", "no.such.key"], 1, &["CS_ERR_NOT_EXIST", "no.such.key"]),
         (
             &["cmap", "increment", "wrong.text"],
             1,
-            &["CS_ERR_INVALID_PARAM", "wrong.text is no integer"],
+            &["CS_ERR_INVALID_PARAM", "wrong.text is not an integer"],
         ),
         (
             &["cmap", "set", "totem.version", "u32", "3"],
@@ -43,9 +43,13 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
         (&["cmap", "set", "wrong.number", "u99", "1"], 2, &["u99", "u32"]),
         (&["cmap", "set", "wrong.number", "u8", "300"], 2, &["300", "u8", "0 to 255"]),
         (&["cmap", "set", "wrong.number", "u8", "-1"], 2, &["-1", "u8", "0 to 255"]),
-        (&["cmap", "set", "wrong.number", "u8", "text"], 2, &["\"text\" is no integer"]),
+        (
+            &["cmap", "set", "wrong.number", "u8", "text"],
+            2,
+            &["invalid u8 \"text\": not an integer"],
+        ),
         (&["cmap", "set", "wrong.number", "flt", "1e99"], 2, &["out of the range of flt"]),
-        (&["cmap", "set", "wrong.number", "bin", "no base64"], 2, &["no base64", "@FILE"]),
+        (&["cmap", "set", "wrong.number", "bin", "no base64"], 2, &["invalid base64", "@FILE"]),
         (&["cmap", "set", "wrong.number", "u8"], 2, &["<VALUE>", "--help"]),
         (&["cmap", "set", &name, "u8", "1"], 2, &["key", "3 to 255", "256"]),
         (&["cmap", "get", &name], 2, &["key", "3 to 255", "256"]),
@@ -82,7 +86,11 @@ fn wrong_input_is_one_line_and_changes_nothing(node: &impl Place) {
             2,
             &["--timeout", "below 1ns"],
         ),
-        (&["status", "--server-uid", "nobody"], 2, &["--server-uid", "a user's number"]),
+        (
+            &["status", "--server-uid", "nobody"],
+            2,
+            &["--server-uid", "not a user id: use a number"],
+        ),
         (&["cmap", "set", "wrong.number", "u8", "\x1b[2J\u{85}"], 2, &[r"\x1b[2J\xc2\x85"]),
         (&["status", "--ring-size", "1"], 2, &["1", "4096"]),
         (&["status", "--abstract", "--socket-dir", "/run"], 2, &["--abstract", "--socket-dir"]),
@@ -145,7 +153,7 @@ fn without_a_daemon_everything_ends_with_3() {
     }
     let doctor = outside(&["--socket-dir", "/no/such", "doctor"]);
     let told = String::from_utf8(doctor.stdout).unwrap();
-    assert!(told.contains("there is no directory /no/such"), "{told}");
+    assert!(told.contains("no such directory: /no/such"), "{told}");
     assert!(!told.contains("namespace: `nsenter"), "{told}");
     let doctor = outside(&["--socket-dir", directory, "doctor"]);
     assert_eq!(doctor.status.code(), Some(3));
@@ -374,5 +382,5 @@ fn sockets_in_a_directory_are_found() {
     // Who looks in the wrong place is told of the right one.
     let lost = run(node, &["doctor", "--abstract"]);
     assert_eq!(lost.code(), 3);
-    assert!(lost.stdout.contains(&format!("--socket-dir {directory} uses it")), "{}", lost.stdout);
+    assert!(lost.stdout.contains(&format!("use --socket-dir {directory}\n")), "{}", lost.stdout);
 }

@@ -523,7 +523,7 @@ fn a_service_that_is_missing_though_it_should_be_there_is_told() {
         lying.fails(1, &["doctor"], &[&format!("{service}: no {service} socket")]);
         // The others answer, so it is not at another place.
         let advice = if service == "votequorum" {
-            "-> it is there when corosync.conf"
+            "-> it needs provider: corosync_votequorum"
         } else {
             "-> this corosync runs without"
         };

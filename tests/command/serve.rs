@@ -142,7 +142,7 @@ fn a_place_that_cannot_be_used_is_said_so() {
         (&["--cluster-name", ""], 2, &["--cluster-name", "1 to 255"]),
         (&["--generation", "libqb-9"], 2, &["libqb-9", "libqb-0.10"]),
         (&["--transport", "pigeon"], 2, &["pigeon", "shm", "socket"]),
-        (&["--transport", "socket"], 1, &["datagram", "not there yet"]),
+        (&["--transport", "socket"], 1, &["datagram", "not supported yet"]),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let output = run_serve(folder.path().to_str().unwrap(), args);
@@ -364,7 +364,7 @@ fn rings_that_are_cut_short_end_one_client_and_no_process() {
     assert!(bystander.is_running() && served.process().is_running());
     let log = served.process().stderr();
     assert!(
-        log.contains("a client broke the protocol") && log.contains("ring was cut short"),
+        log.contains("a client broke the protocol") && log.contains("ring was truncated"),
         "{log}"
     );
     bystander.write("still here\n");

@@ -19,22 +19,22 @@ use crate::failure::{Failure, USAGE};
 use crate::log;
 use crate::output::{printable, quoted};
 
-/// What the help of every command ends with.
+/// The end of every command's help.
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done
-  1  the daemon or a service refused or failed, be it for a part of the answer
+  1  the daemon or a service refused or failed, at least for a part of the answer
   2  wrong usage; nothing was sent
   3  no daemon reachable
-  4  timed out, be it for a part of the answer: the daemon is stopped or busy
-  5  what --check asks for is not so
+  4  timed out, at least for a part of the answer: the daemon is stopped or busy
+  5  the state that --check asks for does not hold
 
-An error is one line on standard error: what failed, the cs_error name if there is one, what to look at.";
+An error is one line on standard error: what failed, the name of the cs_error, what to check.";
 
 const ABOUT: &str = "\
-Speaks to corosync natively: no C library is needed, and any corosync since 1.99 is understood.
+Speaks corosync's protocol itself: needs no C library and works with every corosync since 1.99.
 
-Answers go to standard output, for people; with --json one JSON document, or one JSON object a line from commands that watch.";
+Prints text for people on standard output; with --json one JSON document, or one JSON object a line from commands that watch.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,11 +51,11 @@ Examples:
 
 const ENVIRONMENT: &str = "\
 Environment:
-  COROSYNC_IPC_SOCKET_DIR  as --socket-dir
-  COROSYNC_IPC_SHM_ROOT    as --shm-root
-  COROSYNC_IPC_TIMEOUT     as --timeout
-  COROSYNC_IPC_SERVER_UID  as --server-uid, with commas between several
-  Options win.
+  COROSYNC_IPC_SOCKET_DIR  like --socket-dir
+  COROSYNC_IPC_SHM_ROOT    like --shm-root
+  COROSYNC_IPC_TIMEOUT     like --timeout
+  COROSYNC_IPC_SERVER_UID  like --server-uid, separated by commas
+  Options override them.
 
 ";
 
@@ -63,7 +63,7 @@ Environment:
 #[command(
     name = "corosync-ipc",
     version,
-    about = "Looks at and steers a corosync cluster",
+    about = "Shows and controls a corosync cluster",
     long_about = ABOUT,
     after_long_help = format!("{EXAMPLES}{ENVIRONMENT}{EXIT_STATUS}"),
     propagate_version = true,
@@ -79,54 +79,53 @@ struct Cli {
     command: Command,
 }
 
-/// Options that every command has, before or after its name.
+/// The options of every command, before or after its name.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
     /// Start an embedded corosync in this process and run the command against it.
     ///
-    /// One node, alone and quorate, which is gone afterwards: a test double to try commands with
-    /// on a machine without corosync.
+    /// It has one quorate node and ends with the command: a test double to try commands on a
+    /// machine without corosync.
     #[arg(long, global = true)]
     embedded: bool,
 
-    /// The services listen at sockets in this directory.
+    /// Connect to socket files in this directory.
     ///
-    /// For a daemon in another container whose /run is mounted here. The default is what libqb
-    /// does: abstract sockets, unless /etc/libqb/force-filesystem-sockets exists.
+    /// Use it for a daemon in another container whose /run is mounted here. The default is libqb's:
+    /// abstract sockets, unless /etc/libqb/force-filesystem-sockets exists.
     #[arg(long, global = true, value_name = "DIR")]
     socket_dir: Option<PathBuf>,
 
-    /// The services listen at abstract sockets.
+    /// Connect to abstract sockets.
     #[arg(long = "abstract", global = true, conflicts_with = "socket_dir")]
     abstract_sockets: bool,
 
-    /// The daemon's /dev/shm is seen here as this directory.
+    /// The directory that the daemon's /dev/shm is mounted at here.
     #[arg(long, global = true, value_name = "DIR")]
     shm_root: Option<PathBuf>,
 
-    /// This user may serve too, besides root and the user of this process; can be given several
-    /// times.
+    /// Trust a server of this user, besides root and the own user; can be given several times.
     ///
-    /// Any user can take a service's name while corosync is down, so other users are refused
-    /// before any request is sent. In a user namespace, such as a rootless container's, the
-    /// host's root is usually 65534, as are all users who are not mapped.
+    /// Any user can take a service's name while corosync is down, so a server of another user is
+    /// refused before any request is sent. In a user namespace, such as a rootless container's, the
+    /// host's root is usually 65534, and so is every user who is not mapped.
     #[arg(long, global = true, value_name = "UID", value_delimiter = ',', value_parser = parse_uid)]
     server_uid: Vec<u32>,
 
-    /// How long a command that gives one answer may take, whatever it asks: 500ms, 5s, 2m
-    /// [default: 5s]. Parts that were not answered by then have timed out. A command that goes
-    /// on (watch, join, send, load) has this for its start and for each call to the daemon.
+    /// The time limit of a command that prints one answer: 500ms, 5s, 2m [default: 5s]. Parts of the
+    /// answer that are missing by then have timed out. For a command that runs on (watch, join,
+    /// send, load), the limit of its start and of each call to the daemon.
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
 
-    /// Room in each of a connection's three rings in shared memory [default: 16384; cmap 262144;
+    /// The size of each of a connection's three rings in shared memory [default: 16384; cmap 262144;
     /// cpg, evs 1048576].
     #[arg(long, global = true, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(i64::from(MIN_RING_SIZE)..=i64::from(MAX_RING_SIZE)))]
     ring_size: Option<u32>,
 
-    /// Answer in JSON.
+    /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
 
@@ -149,7 +148,7 @@ enum Command {
     Man(generate::Man),
 }
 
-/// Reads the command line and does what it says.
+/// Runs the command that the command line asks for.
 pub(crate) fn run() -> Result<(), Failure> {
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let Cli { global, command } = match parsed {
@@ -161,8 +160,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Man(generate) => return generate.run(self::command()),
         _ => {}
     }
-    // Before anything is mapped: whoever serves us, and whomever we serve, can cut the rings' files
-    // short.
+    // Before anything is mapped: a server and a client can truncate the ring files.
     guard_against_truncation()?;
     let json = global.json;
     if global.verbose {
@@ -173,11 +171,11 @@ pub(crate) fn run() -> Result<(), Failure> {
     }
     if let Command::Serve(_) = command {
         return Err(Failure::usage(
-            "serve is the embedded corosync itself: --embedded is for the other commands",
+            "serve is the embedded corosync itself and does not take --embedded",
         ));
     }
     if global.socket_dir.is_some() || global.abstract_sockets || global.shm_root.is_some() {
-        let text = "--embedded is at a place of its own: it goes without --socket-dir, --abstract and --shm-root";
+        let text = "--embedded has an endpoint of its own and does not take --socket-dir, --abstract or --shm-root";
         return Err(Failure::usage(text));
     }
     let endpoint = global.endpoint()?;
@@ -206,7 +204,7 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 impl Command {
-    /// Whether it does more than give one answer.
+    /// Whether the command runs on after one answer.
     fn goes_on(&self) -> bool {
         match self {
             Self::Cmap(command) => command.goes_on(),
@@ -235,7 +233,7 @@ fn command() -> clap::Command {
         names.into_iter().fold(command, |command, name| command.mut_subcommand(name, explained))
     }
     let mut command = explained(Cli::command());
-    // Gives each command the global options, which these two have no use for.
+    // Adds the global options to each command; these two do not use them.
     command.build();
     ["completions", "man"].into_iter().fold(command, |command, name| {
         command.mut_subcommand(name, |command| {
@@ -245,8 +243,8 @@ fn command() -> clap::Command {
 }
 
 fn parse_uid(text: &str) -> Result<u32, String> {
-    // Names are others in the container or on the host that the daemon runs in.
-    text.parse().map_err(|_| "it takes a user's number, as `id -u` prints it".to_owned())
+    // A name may be another user where the daemon runs.
+    text.parse().map_err(|_| "not a user id: use a number, as `id -u` prints it".to_owned())
 }
 
 /// Reads a duration that is not 0.
@@ -266,7 +264,7 @@ fn parse_timeout_variable(text: &OsStr) -> Result<Duration, Failure> {
 }
 
 impl Global {
-    /// What the environment says, unless an option says otherwise.
+    /// The endpoint of the environment, with the options over it.
     fn endpoint(self) -> Result<Endpoint, Failure> {
         let mut endpoint = Endpoint::from_variables(|name| {
             let is_overridden = match name {
@@ -304,10 +302,10 @@ impl Global {
     }
 }
 
-/// Help goes where it belongs; an error becomes one line.
+/// Prints help, or returns the error as one line.
 fn usage(mut error: clap::Error) -> Result<(), Failure> {
-    // These two resemble nearly everything, and that a value can begin with a dash is in the help
-    // of the commands that take such ones.
+    // These two resemble nearly everything. The help of a command says where a value may begin with
+    // a dash.
     let similar = error.get(ContextKind::SuggestedArg).map(ToString::to_string);
     if similar.is_some_and(|name| ["--help", "--version"].contains(&name.as_str())) {
         error.remove(ContextKind::SuggestedArg);
@@ -315,7 +313,7 @@ fn usage(mut error: clap::Error) -> Result<(), Failure> {
     if error.kind() == ErrorKind::UnknownArgument {
         error.remove(ContextKind::Suggested);
     }
-    // Its own way with control characters is to leave them out.
+    // clap would leave control characters out.
     for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand]
     {
         if let Some(ContextValue::String(text)) = error.get(kind) {

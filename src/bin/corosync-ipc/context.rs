@@ -1,19 +1,19 @@
-//! What every command needs to know.
+//! The settings that every command needs.
 
 use std::time::{Duration, Instant};
 
 use corosync_ipc::Endpoint;
 
-/// What the global options say.
+/// The global options.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// Where the daemon is.
+    /// The daemon's endpoint.
     pub(crate) endpoint: Endpoint,
-    /// Whether to answer in JSON.
+    /// Whether to print JSON.
     pub(crate) json: bool,
-    /// Whether the daemon is in this process, where nobody else sees it, and ends with it.
+    /// Whether the daemon is in this process and ends with it.
     pub(crate) is_embedded: bool,
-    /// When a command that gives one answer ends, and the start of one that goes on.
+    /// The deadline of a command that prints one answer, and of the start of one that runs on.
     pub(crate) deadline: Instant,
 }
 

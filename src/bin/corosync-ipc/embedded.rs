@@ -16,18 +16,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::failure::Failure;
 use crate::watch;
 
-/// A corosync of this command's own. It ends with [`Embedded::end`], or with a signal; its files
-/// are removed in both cases.
+/// A corosync in this process. [`Embedded::end`] or a signal ends it and removes its files.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     endpoint: Endpoint,
-    /// Whoever takes it ends it.
+    /// Taken by what ends it.
     corosync: Arc<Mutex<Option<Corosync>>>,
 }
 
 impl Embedded {
     pub(crate) fn start() -> Result<Self, Failure> {
-        // Before there are other threads, which would be ended by signals.
+        // Before other threads start, which signals would end.
         let signals = Signals::block()?;
         let corosync = Corosync::builder().evs(true).start()?;
         let endpoint = corosync.endpoint().clone();
@@ -41,7 +40,7 @@ impl Embedded {
         &self.endpoint
     }
 
-    /// Ends it, unless a signal did, which then ends the process too.
+    /// Ends it. If a signal ended it already, waits for the signal to end the process.
     pub(crate) fn end(self) {
         if take(&self.corosync).is_none() {
             loop {
@@ -55,8 +54,8 @@ fn take(held: &Mutex<Option<Corosync>>) -> Option<Corosync> {
     held.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// The signals by which people end programs. They wait here instead of ending this one at once, so
-/// that it can clear away.
+/// The signals by which people end programs. They are read here, so that the program can clean up
+/// first.
 #[derive(Debug)]
 pub(crate) struct Signals {
     set: SigSet,
@@ -64,11 +63,11 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Blocks them in this thread, and in those it starts from now on.
+    /// Blocks the signals in this thread and in the threads it starts from now on.
     pub(crate) fn block() -> Result<Self, Failure> {
         let failed = |error: Errno| Failure::refused(format!("waiting for signals: {error}"));
         let mut signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-        // Blocked, it would be seen although nohup had it ignored.
+        // If nohup made it ignored, blocking would make it visible again.
         if !is_ignored(Signal::SIGHUP) {
             signals.add(Signal::SIGHUP);
         }
@@ -78,7 +77,7 @@ impl Signals {
         Ok(Self { set: signals, fd })
     }
 
-    /// Ends the process by the first of them, after something was done.
+    /// Calls `last` at the first signal, then ends the process by it.
     pub(crate) fn die_after(self, last: impl FnOnce(&Self) + Send + 'static) {
         thread::spawn(move || {
             if let Ok(Some(signal)) = self.wait(None) {
@@ -88,12 +87,12 @@ impl Signals {
         });
     }
 
-    /// Has the next one end the process at once.
+    /// Lets the next signal end the process at once.
     pub(crate) fn let_through(&self) {
         let _ = self.set.thread_unblock();
     }
 
-    /// Waits for one of them, or until a descriptor is readable, which is `None`.
+    /// Waits for a signal, or until a descriptor is readable, which returns `None`.
     pub(crate) fn wait(&self, or: Option<BorrowedFd<'_>>) -> Result<Option<Signal>, Failure> {
         let mut watched = vec![PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         watched.extend(or.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
@@ -109,16 +108,16 @@ impl Signals {
         }
     }
 
-    /// Ends the process as if the signal had not waited.
+    /// Ends the process as the signal would have.
     fn die_of(signal: Signal) -> ! {
         let _ = SigSet::from(signal).thread_unblock();
         let _ = raise(signal);
-        // Whoever started this in the background had it ignored.
+        // The signal is ignored, as in a job in the background.
         process::exit(128 + signal as i32)
     }
 }
 
-/// Whether whoever started this process had a signal ignored.
+/// Whether the parent process made this signal ignored.
 fn is_ignored(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status

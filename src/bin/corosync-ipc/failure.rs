@@ -1,4 +1,4 @@
-//! How the command ends when something goes wrong: one line on standard error, and an exit status.
+//! Failures of the command: one line on standard error and an exit status.
 
 use std::collections::HashSet;
 
@@ -8,9 +8,9 @@ use serde_json::{Value as Json, json};
 /// Why the command ends early.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Nobody reads the output any more: nothing is wrong, and nothing is left to do.
+    /// The reader of the output is gone. Not an error.
     OutputClosed,
-    /// Everything else was said; this exit status says the rest.
+    /// The output is complete; this is the exit status.
     Answer(u8),
     /// Something failed.
     Failed {
@@ -29,16 +29,16 @@ pub(crate) const USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
 /// The daemon did not answer in time.
 pub(crate) const TIMED_OUT: u8 = 4;
-/// The state that `--check` asks for is not so.
+/// The state that `--check` asks for does not hold.
 const NOT_SO: u8 = 5;
 
-/// How `--check` ends.
+/// The result of `--check`.
 pub(crate) fn check(is_so: bool) -> Result<(), Failure> {
     if is_so { Ok(()) } else { Err(Failure::Answer(NOT_SO)) }
 }
 
 impl Failure {
-    /// The user asked for what makes no sense.
+    /// The command was called wrongly.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::Failed { status: USAGE, text: text.into() }
     }
@@ -48,12 +48,12 @@ impl Failure {
         Self::Failed { status: REFUSED, text: text.into() }
     }
 
-    /// Whether the daemon did not answer in time, so that asking again would cost as much.
+    /// Whether the daemon did not answer in time. Another call would time out too.
     pub(crate) fn is_timeout(&self) -> bool {
         matches!(self, Self::Failed { status: TIMED_OUT, .. })
     }
 
-    /// Puts in front what was being done.
+    /// Prefixes the text with what was being done.
     pub(crate) fn while_at(self, what: &str) -> Self {
         match self {
             Self::Failed { status, text } => {
@@ -73,10 +73,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// Where to go when nobody listens.
+/// What to try when nobody listens.
 fn hint(error: &Error) -> Option<&'static str> {
     matches!(error, Error::NoSocket { .. })
-        .then_some("; `corosync-ipc doctor` looks for the reason, --embedded needs no corosync")
+        .then_some("; `corosync-ipc doctor` finds the reason, --embedded needs no corosync")
 }
 
 /// The exit status for an error of the library.
@@ -84,7 +84,7 @@ pub(crate) fn status(error: &Error) -> u8 {
     match error {
         Error::InvalidArgument { .. } | Error::Unencodable { .. } => USAGE,
         Error::TimedOut { .. } => TIMED_OUT,
-        // The library repeats such a request until its deadline.
+        // The library repeats such a request until the deadline.
         Error::Cs { error: CsError::TryAgain, .. } => TIMED_OUT,
         Error::PartlySent { source, .. } => status(source),
         error if error.is_unreachable() => UNREACHABLE,
@@ -92,16 +92,16 @@ pub(crate) fn status(error: &Error) -> u8 {
     }
 }
 
-/// One line: what failed, what the system said, and the cs_error where there is one.
+/// One line: the error, its sources and the cs_error.
 pub(crate) fn describe(error: &Error) -> String {
     let text = error.with_sources().to_string();
     let error = match error {
-        // Why it was not sent to the end.
+        // The cause.
         Error::PartlySent { source, .. } => source,
         error => error,
     };
     match error {
-        // It is in the text already, or no daemon gave it: the caller is wrong.
+        // The text has it already, or the caller is wrong and no daemon returned it.
         Error::Cs { .. } | Error::InvalidArgument { .. } | Error::Unencodable { .. } => text,
         error => format!("{text} ({})", error.cs_error()),
     }
@@ -113,17 +113,17 @@ pub(crate) struct Fault {
     status: u8,
     text: String,
     cs_error: Option<&'static str>,
-    /// For the line on standard error.
+    /// Added to the line on standard error.
     hint: Option<&'static str>,
 }
 
 impl Fault {
-    /// As the part's place in the answer has it.
+    /// The text that stands in the answer in place of the part.
     pub(crate) fn text(&self) -> String {
         format!("failed: {}", self.text)
     }
 
-    /// As JSON has it.
+    /// The fault as JSON.
     pub(crate) fn json(&self) -> Json {
         json!({ "error": self.text, "cs_error": self.cs_error })
     }
@@ -136,7 +136,7 @@ impl From<&Error> for Fault {
     }
 }
 
-/// What is missing in an answer of several parts: the names of the parts, and why.
+/// The missing parts of an answer, by name, and why they are missing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults(Vec<(String, Fault)>);
 
@@ -145,8 +145,7 @@ impl Faults {
         self.0.push((part.into(), fault));
     }
 
-    /// Adds those of parts that have none yet, unless what they failed of is there as that of
-    /// another part: one cause counts once.
+    /// Adds faults of further parts. A cause that is there already is not added again.
     pub(crate) fn extend(&mut self, faults: Self) {
         let known: HashSet<String> =
             self.0.iter().flat_map(|(part, fault)| [part, &fault.text]).cloned().collect();
@@ -168,13 +167,13 @@ impl Faults {
         Json::Object(self.0.iter().map(|(part, fault)| (part.clone(), fault.json())).collect())
     }
 
-    /// For the command that gives hints itself.
+    /// Without hints, for a command that prints its own.
     pub(crate) fn without_hints(mut self) -> Self {
         self.0.iter_mut().for_each(|(_, fault)| fault.hint = None);
         self
     }
 
-    /// How the command ends. `answered`: whether there was any answer.
+    /// The result of the command. `answered`: whether any part was answered.
     pub(crate) fn judge(&self, answered: bool) -> Result<(), Failure> {
         let statuses = || self.0.iter().map(|(_, fault)| fault.status);
         let status = if !answered && statuses().all(|status| status == UNREACHABLE) {
@@ -184,13 +183,13 @@ impl Faults {
         } else {
             REFUSED
         };
-        // The one that the exit status is of.
+        // The fault that decides the exit status.
         let Some((part, fault)) =
             self.0.iter().find(|(_, fault)| fault.status == status).or(self.0.first())
         else {
             return Ok(());
         };
-        // Without an answer there are no parts to speak of.
+        // Without any answer, the part does not matter.
         let part = if answered { format!("{part}: ") } else { String::new() };
         let more = if answered && self.0.len() > 1 {
             format!(" (and {} more)", self.0.len() - 1)
@@ -208,9 +207,9 @@ impl<const N: usize> From<[(&str, Fault); N]> for Faults {
     }
 }
 
-/// Says what a cs_error of the daemon means for what was asked.
+/// Explains a cs_error of the daemon.
 pub(crate) trait Explain<T> {
-    /// The hint is added to the line; `None` leaves it as it is.
+    /// Adds the hint to the line, if there is one.
     fn explain(self, hint: impl FnOnce(CsError) -> Option<String>) -> Result<T, Failure>;
 }
 
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_of_the_cluster_is_no_wrong_usage() {
+    fn a_state_of_the_cluster_is_not_wrong_usage() {
         let full =
             Error::WouldCrash { call: "cpg join".into(), reason: "the group is full".into() };
         assert_eq!(status(&full), REFUSED);

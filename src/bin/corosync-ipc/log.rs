@@ -1,4 +1,4 @@
-//! `-v`: what the library logs, on standard error.
+//! `-v`: writes the library's log to standard error.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -10,9 +10,9 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::output::{printable, rfc3339};
 
-/// Logs from now on.
+/// Starts logging.
 pub(crate) fn start() {
-    // Fails only if there is one already, and then there is.
+    // Fails only if a subscriber is set already.
     let _ = tracing::subscriber::set_global_default(Stderr);
 }
 

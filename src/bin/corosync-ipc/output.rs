@@ -15,7 +15,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::failure::Failure;
 
-/// Writes to standard output at once.
+/// Writes to standard output and flushes it.
 pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_ref()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
@@ -29,7 +29,7 @@ pub(crate) fn print_document(document: &Value) -> Result<(), Failure> {
     print(format!("{document:#}\n"))
 }
 
-/// Writes one event as a line: an object with the members given, and `event` and `time`.
+/// Writes one event as a line: an object with `members`, `event` and `time`.
 pub(crate) fn print_event(event: &str, time: SystemTime, members: Value) -> Result<(), Failure> {
     let mut line = json!({ "event": event, "time": rfc3339(time) });
     if let (Some(line), Value::Object(members)) = (line.as_object_mut(), members) {
@@ -38,22 +38,22 @@ pub(crate) fn print_event(event: &str, time: SystemTime, members: Value) -> Resu
     print(format!("{line}\n"))
 }
 
-/// Writes one line to standard error, whoever reads that.
+/// Writes one line to standard error. Ignores errors.
 pub(crate) fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "corosync-ipc: {}", printable(text));
 }
 
-/// The time as events have it: UTC, with microseconds.
+/// The time of an event: UTC, with microseconds.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_micros(time).to_string()
 }
 
-/// Bytes as JSON has them.
+/// Bytes in base64, for JSON.
 pub(crate) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Adds bytes to an object, and the text that they are if they are one.
+/// Adds a payload to an object: bytes in base64, and the text if they are UTF-8.
 pub(crate) fn add_payload(object: &mut Value, bytes: &[u8]) {
     object["payload"] = json!(base64(bytes));
     if let Ok(text) = str::from_utf8(bytes) {
@@ -71,12 +71,12 @@ pub(crate) fn printable(text: &str) -> String {
     escaped(text.as_bytes())
 }
 
-/// What somebody wrote, in an error.
+/// The user's input, for an error.
 pub(crate) fn quoted(text: &str) -> String {
     format!("\"{}\"", printable(text))
 }
 
-/// Members of a set of words, separated by blanks; `-` for none.
+/// Words separated by blanks, or `-` if there are none.
 pub(crate) fn words<T: ToString>(words: impl IntoIterator<Item = T>) -> String {
     let words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
     if words.is_empty() { "-".to_owned() } else { words.join(" ") }
@@ -119,8 +119,8 @@ fn layout(columns: &[Column], rows: &[Vec<String>], width: Option<u16>) -> Strin
     rows.iter().map(block).collect::<Vec<_>>().join("\n")
 }
 
-/// Rows in columns as wide as their content, but for the last one, which has the rest of the
-/// width.
+/// Lines rows up. The last column takes the rest of the width, the others the width of their
+/// content.
 fn grid(columns: &[Column], rows: impl Iterator<Item = Vec<String>>, width: Option<u16>) -> String {
     let mut longest_word = 1;
     let mut table = Table::new();
@@ -131,7 +131,7 @@ fn grid(columns: &[Column], rows: impl Iterator<Item = Vec<String>>, width: Opti
         longest_word = words.map(UnicodeWidthStr::width).fold(longest_word, usize::max);
         table.add_row(row);
     }
-    // It is not cut, even where the line becomes too long.
+    // A word is never cut, even if the line becomes too long.
     let least = u16::try_from(longest_word).unwrap_or(u16::MAX);
     if let Some(width) = width {
         table.set_width(width);

@@ -14,18 +14,18 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{base64, print, print_event, rfc3339};
 
-/// An event, ready to be written.
+/// An event as text and as JSON.
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) event: &'static str,
     /// For people.
     pub(crate) text: String,
-    /// The object's members beside "event" and "time".
+    /// The members of the JSON object beside `event` and `time`.
     pub(crate) members: Json,
 }
 
 impl Line {
-    /// What the library does not know yet.
+    /// An event that the library does not know.
     pub(crate) fn unknown(service: &str, id: i32, message: &[u8]) -> Self {
         Self {
             event: "unknown",
@@ -44,12 +44,12 @@ impl Line {
     }
 }
 
-/// Node ids as JSON has them.
+/// Node ids for JSON.
 pub(crate) fn ids(nodes: &[NodeId]) -> Vec<u32> {
     nodes.iter().map(|node| node.0).collect()
 }
 
-/// Prints the events of clients until there were enough or something fails.
+/// Prints the events of clients until `count` lines are printed or a client fails.
 pub(crate) struct Watch {
     dispatcher: Dispatcher<Printer>,
     printer: Printer,
@@ -57,9 +57,9 @@ pub(crate) struct Watch {
 
 struct Printer {
     json: bool,
-    /// How many lines are left until the end; `None`: there is no end.
+    /// The number of lines to print, or `None` for no limit.
     left: Option<u64>,
-    /// The event whose lines are counted; `None`: all are.
+    /// The event whose lines count, or `None` for all.
     counted: Option<&'static str>,
     end: Option<Result<(), Failure>>,
 }
@@ -71,13 +71,13 @@ impl Watch {
         Ok(Self { dispatcher: Dispatcher::new()?, printer })
     }
 
-    /// Counts the lines of one event only.
+    /// Counts only the lines of this event.
     pub(crate) fn counting(mut self, event: &'static str) -> Self {
         self.printer.counted = Some(event);
         self
     }
 
-    /// Adds a client. `lines` says what is printed of an event.
+    /// Adds a client. `lines` turns an event into lines.
     pub(crate) fn add<C, L>(
         &mut self,
         client: C,
@@ -101,20 +101,20 @@ impl Watch {
         Ok(())
     }
 
-    /// Ends it from another thread.
+    /// Returns a function that ends the loop from another thread.
     pub(crate) fn ender(&self) -> impl FnOnce(Failure) + Send + use<> {
         let waker = self.dispatcher.waker();
         move |failure| {
-            // Fails when it has ended, and then nobody is left to be told.
+            // Fails when the loop has ended already.
             let _ = waker.run(|printer, _| _ = printer.end.get_or_insert(Err(failure)));
         }
     }
 
-    /// Waits for events and prints them. Ends too when nobody reads what is printed.
+    /// Prints events as they arrive. Ends also when nobody reads standard output any more.
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         let stdout = io::stdout();
         loop {
-            // Of standard output nothing is asked but its end, which poll always reports.
+            // poll always reports the end of standard output; no event needs to be requested.
             let mut watched = [
                 PollFd::new(self.dispatcher.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stdout.as_fd(), PollFlags::empty()),
@@ -150,7 +150,7 @@ impl Printer {
     }
 }
 
-/// Waits until something is to be seen of a descriptor.
+/// Waits until a descriptor has an event.
 pub(crate) fn poll_any(watched: &mut [PollFd<'_>], what: &str) -> Result<(), Failure> {
     loop {
         match poll(watched, PollTimeout::NONE) {

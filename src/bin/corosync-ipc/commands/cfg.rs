@@ -1,4 +1,4 @@
-//! `corosync-ipc cfg`: nodes, links, and what is asked of daemons.
+//! `corosync-ipc cfg`: nodes and links, reload, kill and shutdown.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::watch::{Line, Watch};
 
 /// Shows links and nodes, reloads the configuration, ends daemons
 ///
-/// Does what corosync-cfgtool does, and takes part in decisions about shutdown.
+/// Does the same as corosync-cfgtool, and takes part in decisions about shutdown.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cfg {
@@ -37,28 +37,28 @@ enum Command {
 
     /// Prints this node's links and which nodes are connected by them
     ///
-    /// What corosync-cfgtool -s prints; with --json an array of objects. A corosync before 2.99,
-    /// and one with another transport than knet before 3.1.1, tells one status for all nodes. A
-    /// node that the daemon does not know is unknown; one that could not be asked for
-    /// is failed, and the exit status is 1 then, or 4 when the question timed out. Without cmap
-    /// only the addresses are known.
+    /// Prints the same as corosync-cfgtool -s; with --json an array of objects. corosync before 2.99
+    /// reports one status for all nodes, as does corosync before 3.1.1 with another transport than
+    /// knet. A node that the daemon does not know is `unknown`. A node whose state the daemon does
+    /// not report is `failed`; the exit status is 1 then, or 4 after a timeout. Without cmap only the
+    /// addresses are known.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg links
   corosync-ipc cfg links --check >/dev/null || echo 'a link is down'
   corosync-ipc --json cfg links | jq '.[].nodes[]? | select(.connected == false)'")]
     Links {
-        /// End with 5 when a node is disconnected on a link, or a link is faulty. A node that is
-        /// not known counts as neither.
+        /// End with 5 when a node is disconnected on a link, or a link is faulty. An unknown node
+        /// is neither.
         #[arg(long)]
         check: bool,
     },
 
     /// Prints whether each node can be reached, and by which links (corosync 3.1.1 and later)
     ///
-    /// What corosync-cfgtool -n prints, of all nodes; with --json an array of objects. A node that
-    /// the daemon does not know is unknown; one that could not be asked for has the error as
-    /// its state, and the exit status is 1 then, or 4 when the question timed out. Without cmap
-    /// only the local node is known.
+    /// Prints the same as corosync-cfgtool -n, for all nodes; with --json an array of objects. A node
+    /// that the daemon does not know is `unknown`. A node whose state the daemon does not report has
+    /// the error as its state; the exit status is 1 then, or 4 after a timeout. Without cmap only
+    /// the local node is known.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg nodes
   corosync-ipc --json cfg nodes | jq '.[] | select(.reachable == false) | .name'")]
@@ -66,8 +66,8 @@ enum Command {
 
     /// Prints a node's addresses
     ///
-    /// One a line, in the order of its links; with --json {"node_id", "addresses"}. Ends with 1
-    /// when there is no such node.
+    /// Prints one address a line, in the order of the links; with --json {"node_id", "addresses"}.
+    /// Ends with 1 when the node does not exist.
     #[command(after_long_help = "Example:
   corosync-ipc cfg addresses 2")]
     Addresses {
@@ -78,24 +78,24 @@ enum Command {
 
     /// Makes all nodes read corosync.conf again
     ///
-    /// Prints nothing. Ends with 1 when this node's file is not valid, or, with corosync after
-    /// 3.1.8, when this node could not apply it. Whether other nodes could is in their logs.
+    /// Prints nothing. Ends with 1 when this node's file is invalid, and with corosync after 3.1.8
+    /// also when this node cannot apply it. The logs of the other nodes say whether they could.
     #[command(after_long_help = "Example:
   corosync-ipc cfg reload")]
     Reload,
 
-    /// Makes this node's daemon open its log files anew (corosync 2.99.4 and later)
+    /// Reopens the log files of this node's daemon (corosync 2.99.4 and later)
     ///
-    /// For after they were rotated. Prints nothing.
+    /// Use it after the files were rotated. Prints nothing.
     #[command(after_long_help = "Example:
   corosync-ipc cfg reopen-logs")]
     ReopenLogs,
 
     /// Ends a node's corosync at once
     ///
-    /// It logs the reason, and does not ask those who take part in decisions about shutdown. Prints
-    /// nothing. Ends with 1 when the node is not a member; corosync before 3.1 does not look
-    /// whether it is, and this ends with 0 then too.
+    /// The node logs the reason. Nobody can refuse, unlike with `cfg shutdown`. Prints nothing. Ends
+    /// with 1 when the node is not a member; corosync before 3.1 does not check that, so this ends
+    /// with 0 there.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg kill 3 disk is broken
   corosync-ipc cfg kill 3 --reason 'disk is broken'")]
@@ -103,39 +103,39 @@ enum Command {
         /// The node's id.
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         node: u32,
-        /// Why, in words.
+        /// The reason, in words.
         #[arg(value_name = "REASON", required_unless_present = "reason")]
         words: Vec<String>,
-        /// The same as an option.
+        /// The reason, as an option.
         #[arg(long, conflicts_with = "words")]
         reason: Option<String>,
     },
 
-    /// Ends this node's corosync in good order
+    /// Shuts this node's corosync down
     ///
-    /// Those who take part in the decision are asked, and waited for as long as the daemon does: 5
-    /// seconds, or cfg.shutdown_timeout in the map. Prints nothing. Ends with 1 when one of
-    /// them refuses, or does not answer in time.
+    /// The daemon asks the programs that take part in the decision, and waits for their answers: 5
+    /// seconds, or cfg.shutdown_timeout in the map. Prints nothing. Ends with 1 when one of them
+    /// refuses or does not answer in time.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg shutdown
   corosync-ipc cfg shutdown --regardless")]
     Shutdown {
-        /// Let nobody prevent it; they are told and waited for.
+        /// Tell the programs and wait for them, but let none refuse.
         #[arg(long, conflicts_with = "immediate")]
         regardless: bool,
-        /// Ask nobody.
+        /// Do not ask any program.
         #[arg(long)]
         immediate: bool,
     },
 
     /// Takes part in decisions about shutdown, and prints them (corosync 3.1.1 and later)
     ///
-    /// Answers yes each time this node's corosync is asked to end, and prints a line, with --json
-    /// an object with "event", "time", "kind" and "answer". Goes on until it is interrupted;
-    /// ends with 3 when the daemon ends.
+    /// Answers yes to each shutdown of this node's corosync and prints a line, with --json an object
+    /// with "event", "time", "kind" and "answer". Runs until it is interrupted; ends with 3 when the
+    /// daemon ends.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg watch
-  corosync-ipc cfg watch --refuse   # no shutdown as long as this runs, but one regardless or immediate")]
+  corosync-ipc cfg watch --refuse   # while this runs, only --regardless and --immediate end corosync")]
     Watch {
         /// Answer no.
         #[arg(long)]
@@ -147,7 +147,7 @@ enum Command {
 }
 
 impl Cfg {
-    /// Whether it does more than give one answer.
+    /// Whether the command runs on after one answer.
     pub(crate) fn goes_on(&self) -> bool {
         matches!(self.command, Command::Watch { .. })
     }
@@ -210,7 +210,7 @@ fn local(context: &Context) -> Result<(), Failure> {
 fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
     let addresses = links::addresses(&context.endpoint, node).explain(|error| {
         (error == CsError::NotExist)
-            .then(|| format!("there is no node {node}, or its addresses are not known"))
+            .then(|| format!("no such node: {node}, or its addresses are unknown"))
     })?;
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if context.json {
@@ -219,32 +219,32 @@ fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
     print(addresses.iter().map(|address| format!("{address}\n")).collect::<String>())
 }
 
-/// As corosync-cfgtool, but for its exit status where the reload itself fails: 0 from those that
-/// look for the reason.
+/// As corosync-cfgtool, except when the reload fails: recent versions of the tool end with 0 then.
 fn reload(context: &Context) -> Result<(), Failure> {
     Client::connect_to(&context.endpoint)?.reload_config().explain(|error| {
         let invalid = matches!(error, CsError::InvalidParam | CsError::Library);
-        invalid.then(|| "corosync.conf is not valid: see the daemon's log".to_owned())
+        invalid.then(|| "corosync.conf is invalid: see the daemon's log".to_owned())
     })?;
     // Corosync after 3.1.8 deletes this key when a reload begins, and sets it before it answers
     // when it cannot apply what it read.
     let client = cmap::Client::connect_to(&context.endpoint);
     let said = client.and_then(|client| client.get("config.reload_error_message"));
     let said = said.map_err(|error| {
-        Failure::from(error).while_at("corosync.conf was read, but was it applied?")
+        Failure::from(error)
+            .while_at("corosync.conf was read, but it is unknown whether it was applied")
     })?;
     said.map_or(Ok(()), |reason| {
         let reason = value::text(&reason);
-        let what = "cfg reload: the daemon read corosync.conf, but could not apply all of it";
+        let what = "cfg reload: the daemon read corosync.conf but could not apply all of it";
         Err(Failure::refused(format!("{what}: {reason}: see its log")))
     })
 }
 
 fn kill(context: &Context, node: NodeId, reason: &str) -> Result<(), Failure> {
-    // Before connecting: what is wrong by itself needs no daemon.
+    // Before connecting: wrong usage is wrong without a daemon too.
     if reason.len() > MAX_REASON {
         return Err(Failure::usage(format!(
-            "the reason has {} bytes, at most {MAX_REASON} are possible",
+            "the reason has {} bytes, more than {MAX_REASON}",
             reason.len()
         )));
     }
@@ -257,10 +257,9 @@ fn kill(context: &Context, node: NodeId, reason: &str) -> Result<(), Failure> {
 fn shutdown(context: &Context, kind: ShutdownKind) -> Result<(), Failure> {
     Client::connect_to(&context.endpoint)?.try_shutdown(kind).explain(|error| match error {
         CsError::Busy => Some(
-            "somebody refused, or did not answer in time: --regardless lets nobody refuse"
-                .to_owned(),
+            "a program refused or did not answer in time: --regardless lets none refuse".to_owned(),
         ),
-        CsError::Exist => Some("another shutdown is being decided".to_owned()),
+        CsError::Exist => Some("another shutdown is under way".to_owned()),
         _ => None,
     })
 }
@@ -275,11 +274,10 @@ fn watch_shutdowns(
     tracing::debug!("tracking");
     let mut watch = Watch::new(context, count)?;
     watch.add(Arc::clone(&client), move |event| {
-        // Before anything is printed: the daemon waits for the answer, and whoever reads what is
-        // printed may be slow.
+        // Before printing: the daemon waits for the answer, and a reader of the output may be slow.
         if let Event::Shutdown(_) = event {
             match client.reply_to_shutdown(answer) {
-                // It is decided already.
+                // The decision was made already.
                 Err(Error::Cs { error: CsError::Access, .. }) => {}
                 replied => replied?,
             }

@@ -22,8 +22,8 @@ use crate::watch::{Line, ids};
 /// Shows groups of processes, joins them and sends messages to them
 ///
 /// Groups are those of cpg, the closed process groups. Their names may hold any bytes: \x00 stands
-/// for the byte 0 and so on, \\ for a backslash, here and in what is printed. Does what
-/// corosync-cpgtool does, and more.
+/// for the byte 0 and so on, \\ for a backslash, here and in what is printed. Does the same
+/// as corosync-cpgtool, and more.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cpg {
@@ -35,7 +35,7 @@ pub(crate) struct Cpg {
 enum Command {
     /// Prints the groups of the cluster with their members
     ///
-    /// Each group once, with node/pid of each member; with --json an array of {"group", "members"}.
+    /// Prints each group with node/pid of its members; with --json an array of {"group", "members"}.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg groups
   corosync-ipc --json cpg groups | jq '.[] | {group, members: (.members | length)}'")]
@@ -43,9 +43,9 @@ enum Command {
 
     /// Prints the members of a group
     ///
-    /// Node and pid of each; with --json an array of objects. No such group: prints nothing, or an
-    /// empty array. Where there is one whose name only has a byte 0 more at its end, or less,
-    /// standard error says so: Pacemaker's names have one, those of most others have none.
+    /// Prints node and pid of each member; with --json an array of objects. For a group that does not
+    /// exist prints nothing or an empty array. If a group of the same name exists with or without a
+    /// final byte 0, standard error says so: Pacemaker's names end with one, most others do not.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg members my-group
   corosync-ipc cpg members 'crmd\\x00'")]
@@ -57,11 +57,10 @@ enum Command {
 
     /// Joins groups, prints their events and sends lines from standard input
     ///
-    /// Each event is one line, written at once: messages, changes of the groups' membership,
-    /// changes of the cluster's membership. Each line of standard input becomes a message,
-    /// without its line feed, to every group that was joined. The end of standard input ends
-    /// nothing: this goes on until it is interrupted, whereupon it leaves the groups, and ends
-    /// with 3 when the daemon ends.
+    /// Prints each event as one line at once: messages, changes of the groups' membership and
+    /// changes of the cluster's membership. Sends each line of standard input, without its line
+    /// feed, as a message to every group it joined. Runs on at the end of standard input. When
+    /// interrupted, leaves the groups and ends; ends with 3 when the daemon ends.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg join my-group
   corosync-ipc --json cpg join my-group other-group </dev/null | jq --unbuffered 'select(.event == \"deliver\") | .text'
@@ -70,10 +69,10 @@ enum Command {
         /// The groups.
         #[arg(required = true, value_name = "GROUP", value_parser = parse_name)]
         groups: Vec<GroupName>,
-        /// Leave and end after this many messages were delivered.
+        /// Leave and end after this many delivered messages.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
-        /// Print the cluster's membership too when a group is joined, not only its changes.
+        /// Print the cluster's membership when joining, too, and not only its changes.
         #[arg(long)]
         initial_totem_confchg: bool,
         #[command(flatten)]
@@ -82,11 +81,11 @@ enum Command {
 
     /// Sends a message to a group
     ///
-    /// Joins the group, sends the message, waits until it is delivered here too, so that it has its
-    /// place in the order that all members see, and leaves. Prints nothing. Ends with 4 when
-    /// the message is not delivered within the timeout, which a long message has anew with each MiB
-    /// or so.
-    #[command(after_long_help = "A message that begins with a dash comes behind `--`.
+    /// Joins the group, sends the message, waits until it is delivered here too, and leaves. The
+    /// message then has its place in the order that all members see. Prints nothing. Ends with 4
+    /// when the message is not delivered within the timeout; a long message has it for each MiB or
+    /// so.
+    #[command(after_long_help = "Write `--` before a message that begins with a dash.
 
 Examples:
   corosync-ipc cpg send my-group hello
@@ -114,7 +113,7 @@ struct Process {
 }
 
 impl Cpg {
-    /// Whether it does more than give one answer.
+    /// Whether the command runs on after one answer.
     pub(crate) fn goes_on(&self) -> bool {
         matches!(self.command, Command::Join { .. } | Command::Send { .. })
     }
@@ -172,7 +171,7 @@ fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
     let other = nul_toggled(&group).filter(|_| members.is_empty());
     if let Some(other) = other {
         if !client.list(Iteration::Group(other))?.is_empty() {
-            output::complain(&format!("there is no group '{group}', but there is '{other}'"));
+            output::complain(&format!("no such group: '{group}'; a group '{other}' exists"));
         }
     }
     let members: Vec<(u32, u32)> =
@@ -206,7 +205,7 @@ fn join_all(
     let mut groups: Vec<GroupName> = Vec::new();
     let mut clients = Vec::new();
     for group in names {
-        // Named twice is as good as once.
+        // A group that is named twice is joined once.
         if !groups.contains(group) {
             groups.push(*group);
             clients.push(Arc::new(Client::connect_with(&context.endpoint, options.clone())?));
@@ -231,15 +230,15 @@ fn join_all(
 fn join(client: &Client, group: &GroupName) -> Result<(), Failure> {
     client.join(group).explain(|error| {
         (error == CsError::Exist).then(|| {
-            format!("a process {} of this node is in the group already: see --pid", client.pid())
+            format!("process {} of this node is already in the group: use --pid", client.pid())
         })
     })
 }
 
-/// Tells the members that it is on purpose.
+/// Leaves, so that the members see a leave and not the end of the process.
 fn leave_all(joined: &[(Arc<Client>, GroupName)]) {
     for (client, group) in joined {
-        // What was to be done is done, and the end of the connection leaves as well.
+        // Not an error: the end of the connection leaves as well.
         if let Err(error) = client.leave(group) {
             tracing::debug!("leaving {group}: {error}");
         }
@@ -262,7 +261,7 @@ fn send(
     end(deliver(&client, &message), || leave_all(&joined))
 }
 
-/// Sends a message to the group that was joined, and waits until it is back.
+/// Sends a message to the joined group and waits until it is delivered here.
 fn deliver(client: &Client, message: &[u8]) -> Result<(), Failure> {
     let me = (client.local_node_id()?, client.pid());
     client.multicast(Guarantee::AGREED, message)?;
@@ -281,7 +280,7 @@ fn deliver(client: &Client, message: &[u8]) -> Result<(), Failure> {
     if whole {
         Ok(())
     } else {
-        Err(Failure::refused("cpg send: the message was sent, but did not come back whole"))
+        Err(Failure::refused("cpg send: the message was sent, but not delivered whole"))
     }
 }
 

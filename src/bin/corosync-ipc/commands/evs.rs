@@ -1,4 +1,4 @@
-//! `corosync-ipc evs`: groups of the evs service, which few corosyncs have.
+//! `corosync-ipc evs`: groups of the evs service, which corosync has up to 1.99.7.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use crate::watch::{Line, ids};
 
 /// Joins groups of evs and sends messages to them (corosync 1.99.0 to 1.99.7 only)
 ///
-/// Later ones have no evs, and this ends with 1; cpg does the same and more. A group's name has up
-/// to 32 bytes, written as for cpg.
+/// Ends with 1 with a later corosync, which has no evs; use cpg there. A group's name has up to 32
+/// bytes, written as for cpg.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Evs {
@@ -29,8 +29,8 @@ pub(crate) struct Evs {
 enum Command {
     /// Joins a group, prints events and sends lines from standard input
     ///
-    /// As `cpg join`: each event is one line, each line of standard input becomes a message, and
-    /// the end of standard input ends nothing.
+    /// Like `cpg join`: prints each event as one line, sends each line of standard input as a
+    /// message, and runs on at the end of standard input.
     #[command(after_long_help = "Examples:
   corosync-ipc evs join my-group
   echo hello | corosync-ipc --json evs join my-group --count 1")]
@@ -38,14 +38,14 @@ enum Command {
         /// The group.
         #[arg(value_parser = parse_name)]
         group: Name,
-        /// End after this many messages were delivered.
+        /// End after this many delivered messages.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
 
     /// Sends a message to a group
     ///
-    /// As `cpg send`: waits until the message is delivered here too. Prints nothing.
+    /// Like `cpg send`: waits until the message is delivered here too. Prints nothing.
     #[command(after_long_help = "Examples:
   corosync-ipc evs send my-group hello
   corosync-ipc evs send my-group <file")]
@@ -59,7 +59,7 @@ enum Command {
 
     /// Prints the members of the cluster
     ///
-    /// The node ids of this node and of all; with --json one object.
+    /// Prints the node ids of this node and of all members; with --json one object.
     #[command(after_long_help = "Example:
   corosync-ipc evs members")]
     Members,
@@ -74,12 +74,12 @@ struct Name {
 
 fn parse_name(text: &str) -> Result<Name, String> {
     let printed = group::parse_name(text)?;
-    let group = GroupName::new(printed.as_bytes()).map_err(group::what_is_wrong)?;
+    let group = GroupName::new(printed.as_bytes()).map_err(group::reason_of)?;
     Ok(Name { group, printed })
 }
 
 impl Evs {
-    /// Whether it does more than give one answer.
+    /// Whether the command runs on after one answer.
     pub(crate) fn goes_on(&self) -> bool {
         !matches!(self.command, Command::Members)
     }
@@ -93,13 +93,13 @@ impl Evs {
     }
 }
 
-/// Connects, and tells a missing daemon from one without evs.
+/// Connects. The error distinguishes a missing daemon from one without evs.
 fn connect(context: &Context) -> Result<Client, Failure> {
     match Client::connect_to(&context.endpoint) {
         Err(error @ Error::NoSocket { .. }) => {
             Err(match cmap::Client::connect_to(&context.endpoint) {
                 Ok(_) => Failure::refused(
-                    "evs (CS_ERR_NOT_SUPPORTED): this corosync has none, only 1.99.0 to 1.99.7 have; cpg does the same",
+                    "evs (CS_ERR_NOT_SUPPORTED): only corosync 1.99.0 to 1.99.7 has this service; use cpg",
                 ),
                 Err(_) => error.into(),
             })
@@ -108,8 +108,7 @@ fn connect(context: &Context) -> Result<Client, Failure> {
     }
 }
 
-/// Joins the group for as long as something is done in it. Its members are told that it is left,
-/// however that ends.
+/// Joins the group, calls `inside` and leaves the group, whatever the result.
 fn inside<T>(
     context: &Context,
     name: Name,
@@ -124,7 +123,7 @@ fn inside<T>(
     end(inside(&client), || leave(&client, &groups))
 }
 
-/// Tells the members that it is on purpose.
+/// Leaves, so that the members see a leave and not the end of the process.
 fn leave(client: &Client, groups: &[GroupName]) {
     // What was to be done is done, and the end of the connection leaves as well.
     if let Err(error) = client.leave(groups) {
@@ -152,8 +151,8 @@ fn send(context: &Context, name: Name, message: Option<OsString>) -> Result<(), 
         client.multicast_joined(Guarantee::AGREED, &message)?;
         group::await_event(client, "evs send: the message was sent, but not delivered", |event| {
             match event {
-                // The process is not told, but the same from another process of this node is as
-                // good.
+                // The sending process is unknown. The same message from another process of this node
+                // serves as well.
                 Event::Deliver(Deliver { node_id, payload }) => {
                     (node_id == me && payload == message).then_some(())
                 }

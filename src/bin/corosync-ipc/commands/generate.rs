@@ -1,4 +1,4 @@
-//! `corosync-ipc completions` and `corosync-ipc man`: files for packages.
+//! `corosync-ipc completions` and `corosync-ipc man`: files for a package.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ const NAME: &str = "corosync-ipc";
 
 /// Prints a completion script for a shell
 ///
-/// To be put where the shell looks for it, or to be read by its start-up file.
+/// Put it where the shell looks for completions, or read it in the shell's start-up file.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc completions bash >/usr/share/bash-completion/completions/corosync-ipc
@@ -30,7 +30,7 @@ pub(crate) struct Completions {
 
 /// Prints the manual, or writes it as pages
 ///
-/// One page for the command and one for each of its commands, as roff.
+/// Prints a page in roff for the command and one for each of its subcommands.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc man | man -l -

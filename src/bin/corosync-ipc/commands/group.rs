@@ -1,5 +1,5 @@
-//! What cpg and evs have in common: names of groups, messages, and taking part in a group by
-//! standard input and output.
+//! What cpg and evs share: group names, messages, and joining a group with standard input and
+//! output.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -21,31 +21,31 @@ use crate::failure::{Failure, TIMED_OUT};
 use crate::output::{add_payload, escaped};
 use crate::watch::{Line, Watch};
 
-/// The longest message from standard input, in bytes. Members do not put together longer ones,
-/// unless they are told to.
+/// The longest message from standard input, in bytes. By default members do not reassemble longer
+/// ones.
 const MAX_MESSAGE: usize = DEFAULT_REASSEMBLY_LIMIT;
 
-/// What is counted by `--count`.
+/// The event that `--count` counts.
 const DELIVER: &str = "deliver";
 
-/// Reads a name as it is printed: `\x00` stands for any byte, `\\` for a backslash.
+/// Reads a name as it is printed: `\x00` is a byte, `\\` a backslash.
 pub(crate) fn parse_name(text: &str) -> Result<GroupName, String> {
     match GroupName::from_escaped(text) {
-        Ok(name) if name.is_empty() => Err("a group's name has at least one byte".to_owned()),
+        Ok(name) if name.is_empty() => Err("a group name has at least one byte".to_owned()),
         Ok(name) => Ok(name),
-        Err(error) => Err(what_is_wrong(error)),
+        Err(error) => Err(reason_of(error)),
     }
 }
 
-/// With an argument, which the usage error names already.
-pub(crate) fn what_is_wrong(error: Error) -> String {
+/// The reason without the argument, which the usage error names itself.
+pub(crate) fn reason_of(error: Error) -> String {
     match error {
         Error::InvalidArgument { reason, .. } => reason.into_owned(),
         error => error.to_string(),
     }
 }
 
-/// Adds a group's name to an object, and its bytes where they are not what is printed.
+/// Adds a group's name to an object, and its bytes if they differ from the printed name.
 pub(crate) fn add_name(object: &mut Json, name: &GroupName) {
     let text = name.to_string();
     if text.as_bytes() != name.as_bytes() {
@@ -54,7 +54,7 @@ pub(crate) fn add_name(object: &mut Json, name: &GroupName) {
     object["group"] = json!(text);
 }
 
-/// The message from the command line, or else all of standard input.
+/// The message of the command line, or else all of standard input.
 pub(crate) fn message(argument: Option<OsString>) -> Result<Vec<u8>, Failure> {
     if let Some(argument) = argument {
         return Ok(argument.into_vec());
@@ -69,13 +69,13 @@ pub(crate) fn message(argument: Option<OsString>) -> Result<Vec<u8>, Failure> {
     if message.len() > MAX_MESSAGE { Err(too_long("the message")) } else { Ok(message) }
 }
 
-/// A message that was delivered. `from` is the sender, for people.
+/// The line of a delivered message. `from` is the sender, as text.
 pub(crate) fn delivery(from: impl Display, mut members: Json, payload: &[u8]) -> Line {
     add_payload(&mut members, payload);
     Line { event: DELIVER, text: format!("{from}: {}", escaped(payload)), members }
 }
 
-/// Takes events until one is what is waited for, as long as a request may take.
+/// Waits for an event that `wanted` accepts, up to the request timeout.
 pub(crate) fn await_event<C: ServiceClient, T>(
     client: &C,
     what: &str,
@@ -87,7 +87,7 @@ pub(crate) fn await_event<C: ServiceClient, T>(
         if let Some(found) = wanted(event) {
             return Ok(found);
         }
-        // Others may send faster than this looks.
+        // Other members may send without a pause.
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             break;
         }
@@ -98,13 +98,12 @@ pub(crate) fn await_event<C: ServiceClient, T>(
     })
 }
 
-/// Leaves when one of the signals ends the process by which people end programs. Otherwise members
-/// would be told that it died.
+/// Calls `leave` when a signal ends the process, so that the members see a leave and not the end of
+/// the process.
 ///
-/// To be called before joining, and once: from here on no signal but this ends the process. What it
-/// returns is to be dropped when all is joined, or nothing will be: what is being joined cannot be
-/// left yet.
-#[must_use = "it stands for the joining that is under way"]
+/// Call it once, before joining. Drop the result when joining has succeeded or failed: a signal
+/// waits for that, because a group can be left only once it is joined.
+#[must_use = "a signal waits until it is dropped"]
 pub(crate) fn leave_at_signals(
     context: &Context,
     leave: impl FnOnce() + Send + 'static,
@@ -112,9 +111,9 @@ pub(crate) fn leave_at_signals(
     let (joining, joined) = channel();
     if !context.is_embedded {
         Signals::block()?.die_after(move |signals| {
-            // The daemon may take its time.
+            // A second signal ends the process at once, since the daemon may be slow.
             signals.let_through();
-            // Fails when the other end is dropped.
+            // Returns when the other end is dropped.
             let _ = joined.recv();
             leave();
         });
@@ -122,7 +121,7 @@ pub(crate) fn leave_at_signals(
     Ok(joining)
 }
 
-/// Leaves, whatever became of what was done in a group, unless the daemon answers nothing anyway.
+/// Leaves the group, whatever the result, unless the daemon has stopped answering.
 pub(crate) fn end<T>(result: Result<T, Failure>, leave: impl FnOnce()) -> Result<T, Failure> {
     if !result.as_ref().is_err_and(Failure::is_timeout) {
         leave();
@@ -130,8 +129,8 @@ pub(crate) fn end<T>(result: Result<T, Failure>, leave: impl FnOnce()) -> Result
     result
 }
 
-/// Prints the clients' events, and sends the lines of standard input, until `count` messages were
-/// delivered or something fails. The end of standard input ends nothing.
+/// Prints the clients' events and sends the lines of standard input, until `count` messages are
+/// delivered or something fails. Runs on at the end of standard input.
 pub(crate) fn take_part<C, L, F>(
     context: &Context,
     clients: &[Arc<C>],
@@ -150,7 +149,7 @@ where
         watch.add(Arc::clone(client), move |event| Ok([line(number, event)]))?;
     }
     let end = watch.ender();
-    // Not waited for: it may read for ever.
+    // Not joined: it may read forever.
     thread::spawn(move || {
         if let Err(failure) = send_lines(io::stdin().lock(), send) {
             end(failure);

@@ -23,15 +23,15 @@ const MAX_CLUSTER_NAME: usize = 255;
 
 /// Serves an embedded corosync, for tests and development
 ///
-/// It is a test double, not a cluster engine: its nodes are all in this process, nothing is fenced,
-/// nothing is highly available. It answers as corosync 3.1.7 does, or as an older one with
-/// --generation, to this command, to programs of this library and to C programs with libqb
-/// 1.0 or newer, or of the generation's age. It is at the place that --socket-dir or --abstract and
-/// --shm-root say, and serves evs too. It needs no root and no configuration.
+/// It is a test double, not a cluster engine: all nodes are in this process, nothing is fenced,
+/// nothing is highly available. It answers as corosync 3.1.7 does, or as an older corosync with
+/// --generation. This command, programs of this library and C programs with libqb 1.0 or later (or
+/// the generation's libqb) can connect. --socket-dir or --abstract and --shm-root say where it
+/// listens. It serves evs too. It needs no root and no configuration.
 ///
-/// Prints one line when it is ready; with --json {"event": "ready"} with where it is and what it
-/// stands for. Goes on until SIGINT, SIGTERM or SIGHUP, or until a client shuts the daemon down or
-/// kills its node: then it removes its files and ends with 0.
+/// Prints one line when it is ready; with --json an object with "event": "ready", its cluster and
+/// its addresses. Runs until SIGINT, SIGTERM or SIGHUP, or until a client shuts the daemon down or
+/// kills its node; then removes its files and ends with 0.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc serve --abstract
@@ -42,8 +42,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
     node: Option<u32>,
 
-    /// The nodes of the cluster, with one vote each. All of them run; others than --node are at
-    /// private places.
+    /// The nodes of the cluster, with one vote each. All run; clients reach --node only.
     #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     nodes: Vec<u32>,
 
@@ -55,16 +54,16 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR")]
     client_shm_root: Option<PathBuf>,
 
-    /// The libqb and the corosync that it speaks as.
+    /// The versions of libqb and corosync to imitate.
     #[arg(long, value_enum, value_name = "NAME", default_value_t)]
     generation: Age,
 
-    /// What messages travel through.
+    /// The transport of messages.
     #[arg(long, value_enum, default_value_t)]
     transport: Transport,
 }
 
-/// As `system { qb_ipc_type }` has them.
+/// The values of `system { qb_ipc_type }`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Transport {
     /// Rings in shared memory.
@@ -119,14 +118,14 @@ impl From<Age> for Generation {
 fn parse_cluster_name(name: &str) -> Result<String, String> {
     if name.is_empty() || name.len() > MAX_CLUSTER_NAME {
         return Err(format!(
-            "a cluster's name has 1 to {MAX_CLUSTER_NAME} bytes, not {}",
+            "a cluster name has 1 to {MAX_CLUSTER_NAME} bytes, not {}",
             name.len()
         ));
     }
     Ok(name.to_owned())
 }
 
-/// The nodes of the nodelist, and the one that is served.
+/// The nodes of the nodelist, and the one that clients reach.
 #[derive(Debug, PartialEq)]
 struct Nodes {
     all: Vec<u32>,
@@ -183,16 +182,14 @@ fn start(builder: Builder<Cluster>) -> Result<Cluster, Failure> {
         match Failure::from(error) {
             Failure::Failed { status, text } if is_taken => Failure::Failed {
                 status,
-                text: format!(
-                    "{text}: a corosync listens there, so choose another place with --socket-dir"
-                ),
+                text: format!("{text}: a corosync listens there; use another --socket-dir"),
             },
             failure => failure,
         }
     })
 }
 
-/// Says that clients can connect.
+/// Prints that clients can connect.
 fn announce(context: &Context, nodes: &Nodes, cluster_name: &str) -> Result<(), Failure> {
     let (endpoint, served) = (&context.endpoint, nodes.served);
     let shm_root = endpoint.shm_root_path();

@@ -1,4 +1,4 @@
-//! `corosync-ipc status`: the cluster at one glance.
+//! `corosync-ipc status`: a summary of the cluster.
 
 use std::fmt::Write;
 use std::thread;
@@ -16,10 +16,10 @@ use crate::snapshot::services::{self, Probe, ask, join};
 
 /// Prints one snapshot of the cluster as this node sees it
 ///
-/// The local node, ring id, whether it is quorate, votes, all nodes with their names and addresses,
-/// links, and which services answer. With --json one document, described in docs/json.md. Not being
-/// quorate is an answer: see `quorum status --check`. What a service does not tell is said where it
-/// would stand, and the exit status is 1 then, or 4 when it timed out.
+/// Prints the local node, the ring id, whether the node is quorate, votes, all nodes with their names
+/// and addresses, links, and which services answer. With --json prints the document that
+/// docs/json.md describes. Ends with 0 when not quorate: see `quorum status --check`. Where a service
+/// fails, its part says so; the exit status is 1 then, or 4 after a timeout.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc status
@@ -56,7 +56,7 @@ impl Status {
         } else {
             print(text(&snapshot, &links, &probes))?;
         }
-        // That there is a snapshot means that somebody answered.
+        // There is a snapshot, so a service answered.
         faults.judge(true)
     }
 }
@@ -71,7 +71,7 @@ fn text(snapshot: &Snapshot, links: &Result<Vec<Link>, Fault>, probes: &[Probe])
     for probe in probes {
         let state = match &probe.result {
             Ok(_) => "reachable".to_owned(),
-            Err(_) if probe.is_needless() => "none in this corosync".to_owned(),
+            Err(_) if probe.is_obsolete() => "none in this corosync".to_owned(),
             Err(_) if probe.is_absent(snapshot.has_votequorum()) => "not configured".to_owned(),
             Err(error) => printable(&Fault::from(error).text()),
         };
@@ -81,7 +81,7 @@ fn text(snapshot: &Snapshot, links: &Result<Vec<Link>, Fault>, probes: &[Probe])
 }
 
 fn service_json(probe: &Probe) -> Json {
-    let error = probe.result.as_ref().err().filter(|_| !probe.is_needless());
+    let error = probe.result.as_ref().err().filter(|_| !probe.is_obsolete());
     json!({
         "service": probe.service.name,
         "reachable": probe.result.is_ok(),

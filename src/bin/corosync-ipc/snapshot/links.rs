@@ -21,11 +21,11 @@ pub(crate) struct Node {
     state: State,
 }
 
-/// What the daemon tells of a node.
+/// The state of a node, as the daemon reports it.
 #[derive(Clone, Debug)]
 enum State {
-    Told(NodeStatus),
-    /// It does not know the node.
+    Reported(NodeStatus),
+    /// The daemon does not know the node.
     Unknown,
     Failed(Fault),
 }
@@ -36,9 +36,9 @@ pub(crate) struct Link {
     /// `None` from corosync before 2.99, and without cmap.
     number: Option<u8>,
     address: String,
-    /// Or why it is not known.
+    /// The status, or why it is unknown.
     status: Result<String, Fault>,
-    /// The other nodes on it; `None` where the daemon tells no more than the status.
+    /// The other nodes on it; `None` where the daemon reports only the status.
     ends: Option<Vec<End>>,
 }
 
@@ -47,11 +47,11 @@ pub(crate) struct Link {
 struct End {
     node_id: NodeId,
     name: Option<String>,
-    /// `None`: not known.
+    /// `None` if unknown.
     up: Option<Up>,
-    /// `None` before corosync 3.1.1, and where nothing is known.
+    /// `None` before corosync 3.1.1, and if unknown.
     status: Option<LinkStatus>,
-    /// Why nothing is known, unless the daemon does not know the node.
+    /// Why it is unknown, unless the daemon does not know the node.
     fault: Option<Fault>,
 }
 
@@ -62,13 +62,13 @@ struct Up {
     connected: bool,
 }
 
-/// The nodes there are, with their names.
+/// All nodes with their names.
 type Known = BTreeMap<NodeId, Option<String>>;
 
 impl State {
-    fn told(&self) -> Option<&NodeStatus> {
+    fn reported(&self) -> Option<&NodeStatus> {
         match self {
-            Self::Told(status) => Some(status),
+            Self::Reported(status) => Some(status),
             _ => None,
         }
     }
@@ -81,10 +81,10 @@ impl State {
     }
 }
 
-/// What cmap tells of nodes and links.
+/// The nodes and links in cmap.
 struct Map {
     known: Known,
-    /// This node's, by link, as configured.
+    /// This node's configured addresses, by link.
     addresses: BTreeMap<u8, String>,
     is_knet: bool,
 }
@@ -103,11 +103,11 @@ impl Map {
     }
 }
 
-/// All nodes, in the order of their ids, and what could not be asked for. Fails with a corosync
-/// before 3.1.1.
+/// All nodes, in the order of their ids, and the faults of those without a state. Fails with
+/// corosync before 3.1.1.
 ///
-/// Without cmap nobody tells which nodes there are, nor whether the daemon survives being asked for
-/// their states.
+/// Without cmap it is unknown which nodes exist, and whether the request for their states crashes
+/// the daemon.
 pub(crate) fn nodes(endpoint: &Endpoint) -> Result<(Vec<Node>, Faults), Error> {
     let client = Client::connect_to(endpoint)?;
     let local = client.local_node_id()?;
@@ -130,14 +130,13 @@ pub(crate) fn nodes(endpoint: &Endpoint) -> Result<(Vec<Node>, Faults), Error> {
     Ok((named.map(node).collect(), faults))
 }
 
-/// The links of this node, and what could not be asked for.
+/// The links of this node, and the faults of nodes without a state.
 ///
-/// Where there is node status it says all there is to know, since ring status is deadly to some
-/// daemons.
+/// Uses node status alone where the daemon has it, because ring status crashes some daemons.
 pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
     let client = Client::connect_to(endpoint)?;
     let local = client.local_node_id()?;
-    // Before cmap, which may take all the time there is.
+    // Before cmap, which may take the rest of the time.
     let addresses = client.node_addresses(LOCAL_NODE);
     let Map { known, addresses: configured, is_knet } = match Map::ask(endpoint, local) {
         Ok(map) => map,
@@ -165,7 +164,7 @@ pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
     };
     let used = states
         .values()
-        .filter_map(State::told)
+        .filter_map(State::reported)
         .flat_map(|status| &status.links)
         .map(|link| link.link);
     let numbers: BTreeSet<u8> = configured.keys().copied().chain(used).collect();
@@ -180,8 +179,8 @@ pub(crate) fn links(endpoint: &Endpoint) -> Result<(Vec<Link>, Faults), Error> {
 
 /// A node's addresses, by link.
 ///
-/// The daemon sends all of them as those of one family, the first link's. Those of links of the
-/// other one are known by what came of them.
+/// The daemon sends all addresses in the family of the first link. Addresses of the other family
+/// are recognized by the bytes that remain of them.
 pub(crate) fn addresses(endpoint: &Endpoint, node: NodeId) -> Result<Vec<IpAddr>, Error> {
     let client = Client::connect_to(endpoint)?;
     let sent = client.node_addresses(node);
@@ -205,12 +204,12 @@ pub(crate) fn addresses(endpoint: &Endpoint, node: NodeId) -> Result<Vec<IpAddr>
     }
     let known: Vec<IpAddr> = known.iter().filter_map(|address| address.parse().ok()).collect();
     let addresses = match sent {
-        // A reload may have taken the node out of the list that the daemon looks at.
+        // After a reload the node may be missing in the daemon's list.
         Err(Error::Cs { error: CsError::NotExist, .. }) if !known.is_empty() => known,
-        sent => told_apart(&sent?, &known),
+        sent => with_families(&sent?, &known),
     };
-    // A daemon with udp or udpu takes its address for two when its entry in the nodelist has
-    // nothing else.
+    // A daemon with udp or udpu reports its address twice when its entry in the nodelist has nothing
+    // else.
     let mut unique = Vec::new();
     for address in addresses {
         if !unique.contains(&address) {
@@ -220,26 +219,26 @@ pub(crate) fn addresses(endpoint: &Endpoint, node: NodeId) -> Result<Vec<IpAddr>
     Ok(unique)
 }
 
-/// Finds the addresses that came as those of another family: an IPv4 one with zeros behind it, or
-/// the first bytes of an IPv6 one.
-fn told_apart(sent: &[IpAddr], known: &[IpAddr]) -> Vec<IpAddr> {
+/// Restores addresses that were sent in the other family: an IPv4 address followed by zeros, or the
+/// first bytes of an IPv6 address.
+fn with_families(sent: &[IpAddr], known: &[IpAddr]) -> Vec<IpAddr> {
     let came_as = |address: &IpAddr, sent: &IpAddr| match (address, sent) {
         (IpAddr::V4(address), IpAddr::V6(sent)) => sent.octets().starts_with(&address.octets()),
         (IpAddr::V6(address), IpAddr::V4(sent)) => address.octets().starts_with(&sent.octets()),
         _ => false,
     };
-    let mut told: Vec<IpAddr> = Vec::new();
+    let mut found: Vec<IpAddr> = Vec::new();
     for address in sent {
-        let found = known.iter().find(|other| came_as(other, address) && !told.contains(other));
-        told.push(*found.filter(|_| !known.contains(address)).unwrap_or(address));
+        let meant = known.iter().find(|other| came_as(other, address) && !found.contains(other));
+        found.push(*meant.filter(|_| !known.contains(address)).unwrap_or(address));
     }
-    told
+    found
 }
 
-/// Asks for the state of each node. Fails where there is no node status.
+/// Asks for the state of each node. Fails where the daemon has no node status.
 fn states(client: &Client, known: &Known) -> Result<BTreeMap<NodeId, State>, Error> {
     let state = |node_id| match client.node_status(node_id) {
-        Ok(status) if status.is_known() => Ok(State::Told(status)),
+        Ok(status) if status.is_known() => Ok(State::Reported(status)),
         Ok(_) | Err(Error::Cs { error: CsError::FailedOperation | CsError::NotExist, .. }) => {
             Ok(State::Unknown)
         }
@@ -259,8 +258,7 @@ fn faults(states: &BTreeMap<NodeId, State>) -> Faults {
     faults
 }
 
-/// This node's address on a link: as configured, unless that is a name; then as the daemon knows
-/// it.
+/// This node's address on a link: the configured one, or, if that is a name, the daemon's.
 fn local_address(
     number: u8,
     states: &BTreeMap<NodeId, State>,
@@ -271,7 +269,7 @@ fn local_address(
         return ip.to_string();
     }
     let source = |(node_id, state): (&NodeId, &State)| {
-        let link = state.told()?.links.iter().find(|link| link.link == number)?;
+        let link = state.reported()?.links.iter().find(|link| link.link == number)?;
         // The source of another node's link is this node's address with knet only, which has a
         // destination, too.
         let is_ours = *node_id == local || !link.destination.is_empty();
@@ -280,11 +278,11 @@ fn local_address(
     states.iter().find_map(source).or_else(|| configured.cloned()).unwrap_or_default()
 }
 
-/// What ring status says of a link with knet: see [`RingStatus::status`].
+/// The ring status of a link with knet: see [`RingStatus::status`].
 fn characters(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId) -> String {
     let character = |(node_id, state): (&NodeId, &State)| match state {
         _ if *node_id == local => 'n',
-        State::Told(status) => match status.links.iter().find(|link| link.link == number) {
+        State::Reported(status) => match status.links.iter().find(|link| link.link == number) {
             Some(link) => {
                 let bits = [(link.enabled, 1), (link.connected, 2), (link.dynconnected, 4)];
                 let bits = bits.into_iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum::<u32>();
@@ -297,10 +295,10 @@ fn characters(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId) -> St
     states.iter().map(character).collect()
 }
 
-/// The other nodes on a link, and those of which it is not known whether they are.
+/// The other nodes on a link, and those that may be on it.
 fn ends(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId, known: &Known) -> Vec<End> {
     let end = |(node_id, state): (&NodeId, &State)| {
-        let status = match state.told() {
+        let status = match state.reported() {
             Some(status) => Some(status.links.iter().find(|link| link.link == number)?.clone()),
             None => None,
         };
@@ -316,7 +314,7 @@ fn ends(number: u8, states: &BTreeMap<NodeId, State>, local: NodeId, known: &Kno
 }
 
 impl Link {
-    /// Whether it is known to be down, or a node on it to be disconnected.
+    /// Whether the link is faulty, or a node on it is disconnected.
     pub(crate) fn is_down(&self) -> bool {
         match &self.ends {
             Some(ends) => ends.iter().filter_map(|end| end.up).any(|up| !up.connected),
@@ -325,7 +323,7 @@ impl Link {
         }
     }
 
-    /// What a corosync without node status tells.
+    /// From a corosync without node status.
     fn of_ring(ring: RingStatus, known: &Known) -> Self {
         Self {
             ends: ends_of(&ring.status, known),
@@ -335,13 +333,13 @@ impl Link {
         }
     }
 
-    /// What is known without cmap.
+    /// Without cmap.
     fn of_address(address: IpAddr, fault: &Fault) -> Self {
         Self { number: None, address: address.to_string(), status: Err(fault.clone()), ends: None }
     }
 }
 
-/// Takes apart what corosync 2.99 to 3.1.0 tells of a link with knet: a character for each node.
+/// Parses the status of a knet link of corosync 2.99 to 3.1.0: a character for each node.
 fn ends_of(status: &str, known: &Known) -> Option<Vec<End>> {
     let is_one = |state: char| matches!(state, 'n' | 'd' | '?' | '0'..='7');
     if status.chars().count() != known.len() || !status.contains('n') || !status.chars().all(is_one)
@@ -392,7 +390,7 @@ pub(crate) fn links_json(links: &[Link]) -> Json {
     links.iter().map(link).collect()
 }
 
-/// Adds the members of a fault, which are null where there is none.
+/// Adds the members of a fault; without a fault they are null.
 fn add_error(object: &mut Json, fault: Option<&Fault>) {
     let fault = fault.map(Fault::json).unwrap_or_default();
     for member in ["error", "cs_error"] {
@@ -446,7 +444,7 @@ pub(crate) fn nodes_json(nodes: &[Node]) -> Json {
         })
     };
     let node = |node: &Node| {
-        let status = node.state.told();
+        let status = node.state.reported();
         let onwire = status.filter(|status| status.onwire_max != 0);
         let mut node_json = json!({
             "node_id": node.node_id.0,
@@ -474,18 +472,18 @@ pub(crate) fn nodes_text(nodes: &[Node]) -> String {
             State::Failed(fault) => fault.text(),
             _ if node.local => "local".to_owned(),
             State::Unknown => "unknown".to_owned(),
-            State::Told(status) if status.reachable => {
+            State::Reported(status) if status.reachable => {
                 let extra = [(status.remote, " remote"), (status.external, " external")];
                 extra
                     .into_iter()
                     .filter(|(is, _)| *is)
                     .fold("reachable".to_owned(), |state, (_, word)| state + word)
             }
-            State::Told(_) => "unreachable".to_owned(),
+            State::Reported(_) => "unreachable".to_owned(),
         };
         let links = node
             .state
-            .told()
+            .reported()
             .filter(|_| !node.local)
             .map(|status| status.links.iter().map(link_text));
         let name = node.name.as_deref().unwrap_or("-").to_owned();
@@ -539,13 +537,13 @@ mod tests {
         }
     }
 
-    fn told(id: u32, links: Vec<LinkStatus>) -> (NodeId, State) {
+    fn reported(id: u32, links: Vec<LinkStatus>) -> (NodeId, State) {
         let node_id = NodeId(id);
         let (onwire_min, onwire_max, onwire_version) = (1, 1, 1);
         let (reachable, remote, external) = (true, false, false);
         (
             node_id,
-            State::Told(NodeStatus {
+            State::Reported(NodeStatus {
                 node_id,
                 reachable,
                 remote,
@@ -566,8 +564,8 @@ mod tests {
             stage: None,
         });
         let states: BTreeMap<NodeId, State> = [
-            told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
-            told(
+            reported(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
+            reported(
                 2,
                 vec![link(0, true, "10.0.0.1", "10.0.0.2"), link(3, false, "10.0.3.1", "10.0.3.2")],
             ),
@@ -600,7 +598,7 @@ mod tests {
         let parse = |texts: &[&str]| {
             texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>()
         };
-        for (sent, known, told) in [
+        for (sent, known, reported) in [
             (
                 &["10.0.0.1", "253.0.0.0"][..],
                 &["10.0.0.1", "fd00::2"][..],
@@ -616,7 +614,7 @@ mod tests {
             (&["fd00::2", "a00:1::"], &["a00:1::", "10.0.0.1", "fd00::2"], &["fd00::2", "a00:1::"]),
             (&["fd00::2", "a00:1::"], &[], &["fd00::2", "a00:1::"]),
         ] {
-            assert_eq!(told_apart(&parse(sent), &parse(known)), parse(told), "{sent:?}");
+            assert_eq!(with_families(&parse(sent), &parse(known)), parse(reported), "{sent:?}");
         }
     }
 
@@ -627,14 +625,14 @@ mod tests {
             local_address(number, &states.iter().cloned().collect(), NodeId(1), configured)
         };
         let knet = [
-            told(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
-            told(2, vec![link(3, true, "10.0.3.1", "b")]),
+            reported(1, vec![link(0, true, "10.0.0.1", "10.0.0.1")]),
+            reported(2, vec![link(3, true, "10.0.3.1", "b")]),
         ];
         assert_eq!(address(&knet, 0, Some(&name)), "10.0.0.1");
         assert_eq!(address(&knet, 3, Some(&name)), "10.0.3.1");
         assert_eq!(address(&knet, 3, Some(&"fd00::0:3".to_owned())), "fd00::3");
         // With udpu the source is the other node's address.
-        let udpu = [told(1, vec![]), told(2, vec![link(0, true, "10.0.0.2", "")])];
+        let udpu = [reported(1, vec![]), reported(2, vec![link(0, true, "10.0.0.2", "")])];
         assert_eq!(address(&udpu, 0, Some(&name)), name);
         assert_eq!(address(&udpu, 0, None), "");
     }

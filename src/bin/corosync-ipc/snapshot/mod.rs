@@ -21,7 +21,8 @@ use crate::failure::{Failure, Fault, Faults};
 /// How often to look again while the membership changes under the questions.
 const ROUNDS: usize = 5;
 
-/// The cluster as this node sees it. What a service did not tell is missing, and `faults` says why.
+/// The cluster as this node sees it. Parts that a service did not report are missing, and `faults`
+/// says why.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) node_id: Option<NodeId>,
@@ -41,11 +42,11 @@ pub(crate) struct Snapshot {
     pub(crate) faults: Faults,
 }
 
-/// What the quorum service tells.
+/// The report of the quorum service.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct View {
     pub(crate) quorate: bool,
-    /// `None` where no service tells: a corosync before 3.1 without a quorum provider.
+    /// `None` if no service reports it: corosync before 3.1 without a quorum provider.
     pub(crate) ring: Option<Ring>,
     members: Vec<NodeId>,
 }
@@ -96,7 +97,7 @@ impl Snapshot {
             let view =
                 within(deadline, || sources.quorum.ask(|quorum| present_state(quorum, deadline)));
             if view.is_none() || view == answers.view {
-                // Nobody tells whether it still is as it was.
+                // It is unknown whether the state is still the same.
                 answers.view = view;
                 break;
             }
@@ -122,12 +123,12 @@ impl Snapshot {
         self.votes.as_ref().is_some_and(|votes| votes.flags.contains(InfoFlags::QDEVICE_REGISTERED))
     }
 
-    /// Whether votequorum is configured; `None` where cmap does not tell.
+    /// Whether votequorum is configured; `None` if cmap does not answer.
     pub(crate) fn has_votequorum(&self) -> Option<bool> {
         self.faults.get(CMAP).is_none().then(|| services::is_votequorum(self.provider.as_deref()))
     }
 
-    /// Rather nothing than what votequorum told before it failed.
+    /// Drops what votequorum reported before it failed.
     fn forget_votes(&mut self) {
         self.votes = None;
         self.members.iter_mut().chain(&mut self.absent).for_each(|node| node.votes = None);
@@ -193,7 +194,7 @@ struct Sources {
     cfg: Source<cfg::Client>,
 }
 
-/// What each service said, whatever the others did.
+/// The answers of the services, independent of each other.
 struct Answers {
     map: MapAnswer,
     view: Option<Told>,
@@ -284,20 +285,20 @@ fn ask_quorum(
     if source.connected {
         return source.ask(present_state);
     }
-    // Every daemon has model v0. Whether it has v1 only cmap tells, which may fail or take all the
+    // Every daemon has model v0. Only cmap says whether it has v1, which may fail or take all the
     // time there is.
     source.connect(|| quorum::Client::connect_to(endpoint).map(Some));
-    let told = source.ask(present_state)?;
+    let reported = source.ask(present_state)?;
     let Ok(newer) = quorum::Client::connect_with(endpoint, quorum::Options::new().model(Model::V1))
     else {
-        return Some(told);
+        return Some(reported);
     };
     match present_state(&newer) {
         Ok(newest) => {
             source.client = Some(newer);
             Some(newest)
         }
-        Err(_) => Some(told),
+        Err(_) => Some(reported),
     }
 }
 
@@ -362,7 +363,7 @@ impl Answers {
                 ),
             };
         }
-        // Model v0 tells half of the ring's id; votequorum may know the other.
+        // Model v0 reports half of the ring's id; votequorum may know the other half.
         if let Some(Ring { node_id: None, seq }) = view.ring {
             if let Some(ring) = votes.rings.iter().find(|ring| ring.seq == seq) {
                 view.ring = Some((*ring).into());
@@ -396,7 +397,7 @@ impl Answers {
     }
 }
 
-/// The present state, as the quorum service tells it, and the list of nodes where it comes by
+/// The present state of the quorum service, and the list of nodes where it comes by
 /// itself.
 fn present_state(quorum: &quorum::Client, deadline: Instant) -> Result<Told, Error> {
     quorum.track_start(TrackFlags::CURRENT)?;
@@ -440,7 +441,7 @@ pub(crate) fn connect_votequorum(endpoint: &Endpoint) -> Result<Option<votequoru
         Err(error @ Error::NoSocket { .. }) => {
             match services::has_votequorum(endpoint) {
                 Ok(false) => Ok(None),
-                // It should be there, or nobody tells whether it should.
+                // It should exist, or it is unknown whether it should.
                 _ => Err(error),
             }
         }
@@ -456,7 +457,7 @@ fn info(client: &votequorum::Client, node: NodeId) -> Result<Option<Info>, Error
     }
 }
 
-/// The present state, as votequorum tells it.
+/// The present state of votequorum.
 fn votequorum_events(client: &votequorum::Client) -> Result<Vec<votequorum::Event>, Error> {
     client.track_start(0, TrackFlags::CURRENT)?;
     let mut events = Vec::new();
@@ -492,7 +493,7 @@ pub(crate) fn local_addresses(
     let position = cmap.get_as::<u32>("nodelist.local_node_pos")?;
     let node = position.and_then(|position| configured.remove(&position));
     let node = node.or_else(|| configured.into_values().find(|node| node.node_id == Some(local)));
-    // A daemon goes on as it started, whatever became of the list.
+    // A daemon keeps its state from the start, even if the list has changed.
     node.map_or_else(|| joined_addresses(cmap, local), |node| Ok(node.addresses))
 }
 

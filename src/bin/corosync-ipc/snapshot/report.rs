@@ -63,7 +63,7 @@ fn node_json(snapshot: &Snapshot, node: &Node, member: bool) -> Json {
     })
 }
 
-/// `None` where votequorum does not tell.
+/// `None` if votequorum does not report it.
 fn state(node: &Node) -> Option<String> {
     node.votes.as_ref().and_then(|info| info.state).map(|state| state.to_string())
 }
@@ -149,7 +149,7 @@ pub(crate) fn text(snapshot: &Snapshot) -> String {
 
 /// A table of all nodes.
 pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
-    // What there is no word for, or why there is none.
+    // The placeholder for a missing value, or why it is missing.
     let no = |part: &str| if snapshot.faults.get(part).is_some() { "failed" } else { "-" };
     let has_votes = snapshot.votes.is_some() || snapshot.faults.get("votequorum").is_some();
     let has_device = |node: &Node| node.votes.as_ref().is_some_and(is_registered);

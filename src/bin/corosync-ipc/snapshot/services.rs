@@ -1,4 +1,4 @@
-//! The services a daemon has, and whether they answer.
+//! The services of a daemon, and whether they answer.
 
 use std::panic::resume_unwind;
 use std::thread::{self, Scope, ScopedJoinHandle};
@@ -8,17 +8,17 @@ use corosync_ipc::{Credentials, Endpoint, Error, cfg, cmap, cpg, evs, quorum, vo
 
 use crate::failure::{Fault, Faults};
 
-/// A service, and the least that shows that it answers.
+/// A service, and the smallest question that shows that it answers.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) name: &'static str,
-    /// What was asked, for people.
+    /// What the probe shows, as text.
     pub(crate) asked: &'static str,
-    /// Connects, asks, and tells whose process answered.
+    /// Connects, asks and returns the credentials of the server.
     probe: fn(&Endpoint) -> Result<Credentials, Error>,
 }
 
-/// The provider without which votequorum is not there.
+/// The quorum provider that includes votequorum.
 const VOTEQUORUM_PROVIDER: &str = "corosync_votequorum";
 
 /// All services of a corosync.
@@ -70,13 +70,13 @@ static SERVICES: [Service; 6] = [
     },
     Service {
         name: EVS,
-        // It takes no request while the partition is not quorate.
+        // It accepts no request while the partition is not quorate.
         asked: "took the connection",
         probe: |endpoint| Ok(evs::Client::connect_to(endpoint)?.peer_credentials()),
     },
 ];
 
-/// The service that is there up to corosync 1.99.7 only.
+/// The service that corosync has up to 1.99.7.
 const EVS: &str = "evs";
 
 /// How a service answered.
@@ -87,10 +87,9 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Whether the service is not there because it need not be: it is not configured, or this
-    /// corosync has none.
+    /// Whether the service is absent by configuration, or because this corosync does not have it.
     ///
-    /// `has_votequorum`: whether votequorum is configured. Where nobody tells, it is missed.
+    /// `has_votequorum`: whether votequorum is configured; `None`: unknown, so its absence is a fault.
     pub(crate) fn is_absent(&self, has_votequorum: Option<bool>) -> bool {
         let optional = match self.service.name {
             "votequorum" => has_votequorum == Some(false),
@@ -99,8 +98,8 @@ impl Probe {
         optional && matches!(self.result, Err(Error::NoSocket { .. }))
     }
 
-    /// Whether this is a service that nobody misses, and it is not there.
-    pub(crate) fn is_needless(&self) -> bool {
+    /// Whether this is an absent service that most corosyncs do not have.
+    pub(crate) fn is_obsolete(&self) -> bool {
         self.service.name == EVS && matches!(self.result, Err(Error::NoSocket { .. }))
     }
 }
@@ -116,7 +115,7 @@ pub(crate) fn has_votequorum(endpoint: &Endpoint) -> Result<bool, Error> {
     Ok(is_votequorum(provider.as_deref()))
 }
 
-/// The services that should answer and do not.
+/// The services that do not answer although they should.
 pub(crate) fn faults(probes: &[Probe], has_votequorum: Option<bool>) -> Faults {
     let mut faults = Faults::default();
     for probe in probes.iter().filter(|probe| !probe.is_absent(has_votequorum)) {
@@ -127,7 +126,7 @@ pub(crate) fn faults(probes: &[Probe], has_votequorum: Option<bool>) -> Faults {
     faults
 }
 
-/// Tries all services at once.
+/// Probes all services at once.
 pub(crate) fn probe_all(endpoint: &Endpoint, deadline: Instant) -> Vec<Probe> {
     thread::scope(|scope| {
         let probes = SERVICES
@@ -137,8 +136,8 @@ pub(crate) fn probe_all(endpoint: &Endpoint, deadline: Instant) -> Vec<Probe> {
     })
 }
 
-/// Asks something on a thread of its own, until the deadline: several questions at once then take
-/// one timeout.
+/// Asks a question on a thread of its own, until the deadline, so that several questions take one
+/// timeout.
 pub(crate) fn ask<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     deadline: Instant,
@@ -147,7 +146,7 @@ pub(crate) fn ask<'scope, T: Send + 'scope>(
     scope.spawn(move || within(deadline, question))
 }
 
-/// What was answered.
+/// Waits for the answer.
 pub(crate) fn join<T>(asked: ScopedJoinHandle<'_, T>) -> T {
     asked.join().unwrap_or_else(|panic| resume_unwind(panic))
 }

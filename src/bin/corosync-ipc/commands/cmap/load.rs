@@ -14,7 +14,7 @@ use crate::commands::cmap::value::{self, Type};
 use crate::failure::{Explain, Failure, describe};
 use crate::output::complain;
 
-/// One change, and where it was found.
+/// One change, and its place in the file.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Step {
     place: String,
@@ -42,7 +42,7 @@ pub(crate) fn read(file: &Path) -> Result<Vec<Step>, Failure> {
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
         let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
-        Failure::usage(format!("{name}, line {line}: this is no UTF-8"))
+        Failure::usage(format!("{name}, line {line}: not UTF-8"))
     })?;
     parse(&text).map_err(|error| Failure::usage(format!("{name}, {error}")))
 }
@@ -72,24 +72,23 @@ fn parse_json(text: &str) -> Result<Vec<Step>, String> {
 }
 
 fn json_change(entry: &Json) -> Result<Change, String> {
-    let members =
-        entry.as_object().ok_or("this is no object with \"key\", \"type\" and \"value\"")?;
+    let members = entry.as_object().ok_or("not an object with \"key\", \"type\" and \"value\"")?;
     let known = ["key", "type", "value", "raw"];
     if let Some(name) = members.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(format!(
-            "there is no member {} in an entry, only \"key\", \"type\", \"value\" and \"raw\"",
+            "unknown member {}: an entry has \"key\", \"type\", \"value\" and \"raw\"",
             crate::output::quoted(name)
         ));
     }
     let text = |name: &str| {
         let text = members.get(name).and_then(Json::as_str);
-        text.ok_or_else(|| format!("{name:?} is missing or no string"))
+        text.ok_or_else(|| format!("{name:?} is missing or not a string"))
     };
     let key = checked(text("key")?)?;
     let value = members.get("value").ok_or("\"value\" is missing")?;
     if let Some(raw) = members.get("raw") {
         if !value.is_null() {
-            return Err("with \"raw\" the \"value\" is null".to_owned());
+            return Err("\"value\" must be null beside \"raw\"".to_owned());
         }
         return Ok(Change::Set(key, value::parse_raw(&entry["type"], raw)?));
     }
@@ -128,7 +127,7 @@ fn line_change(line: &str) -> Result<Change, String> {
     }
     let value_type = Type::of_name(type_name)?;
     if value_type == Type::Bin && value == "-" {
-        return Err("standard input cannot be read here: write base64 or @FILE".to_owned());
+        return Err("standard input cannot be read here: use base64 or @FILE".to_owned());
     }
     Ok(Change::Set(checked(word)?, value_type.parse(value)?))
 }
@@ -143,8 +142,8 @@ fn checked(key: &str) -> Result<String, String> {
     Ok(key.to_owned())
 }
 
-/// Makes the changes one after the other, until the daemon refuses one. That a key to delete is not
-/// there is a complaint, as corosync-cmapctl makes it, and no more.
+/// Makes the changes in order until the daemon refuses one. A missing key that is to be deleted is
+/// only a warning, as in corosync-cmapctl.
 pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
     // Shown on a terminal only.
     let progress = ProgressBar::new(steps.len() as u64);
@@ -154,8 +153,7 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
             Change::Set(key, value) => client.set(key, value.clone()).explain(hint(key)),
             Change::Delete(key) => match client.delete(key) {
                 Err(error) if is_absent(&error) => {
-                    let text =
-                        format!("{}: {}: there is no key {key}", step.place, describe(&error));
+                    let text = format!("{}: {}: no such key: {key}", step.place, describe(&error));
                     progress.suspend(|| complain(&text));
                     Ok(())
                 }
@@ -166,7 +164,7 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
         if let Err(failure) = result {
             progress.finish_and_clear();
             return Err(failure.while_at(&format!(
-                "{} ({done} of {} were done)",
+                "{} ({done} of {} done)",
                 step.place,
                 steps.len()
             )));
@@ -241,20 +239,20 @@ mod tests {
             ("a.b u32 1\na.c u8 300\n", "line 2: 300 is out of the range of u8, 0 to 255"),
             ("a.b u32", "line 1: a line is KEY TYPE VALUE, ^KEY or ^^PREFIX"),
             ("^^", "line 1: ^^ needs the beginning of a key"),
-            ("a.b bin -", "line 1: standard input cannot be read here: write base64 or @FILE"),
+            ("a.b bin -", "line 1: standard input cannot be read here: use base64 or @FILE"),
             (
                 r#"[{"key":"a.b","type":"u8","value":-1}]"#,
                 "entry 1 (a.b): -1 is out of the range of u8, 0 to 255",
             ),
-            ("[{}]", "entry 1: \"key\" is missing or no string"),
-            ("[1]", "entry 1: this is no object with \"key\", \"type\" and \"value\""),
+            ("[{}]", "entry 1: \"key\" is missing or not a string"),
+            ("[1]", "entry 1: not an object with \"key\", \"type\" and \"value\""),
             (
                 r#"{"key":"a.b","type":"u8","value":1,"time":""}"#,
-                "entry 1 (a.b): there is no member \"time\" in an entry, only \"key\", \"type\", \"value\" and \"raw\"",
+                "entry 1 (a.b): unknown member \"time\": an entry has \"key\", \"type\", \"value\" and \"raw\"",
             ),
             (
                 r#"{"key":"a.b","type":"str","value":"x","raw":"eA=="}"#,
-                "entry 1 (a.b): with \"raw\" the \"value\" is null",
+                "entry 1 (a.b): \"value\" must be null beside \"raw\"",
             ),
             (
                 r#"{"key":"a.b","type":256,"value":null,"raw":"eA=="}"#,

@@ -21,7 +21,7 @@ use crate::watch::{Line, Watch};
 
 /// Reads, changes and watches the map of configuration and state
 ///
-/// Keys are names with dots, values have types. Does what corosync-cmapctl does.
+/// A key is a name with dots, a value has a type. Does the same as corosync-cmapctl.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cmap {
@@ -37,7 +37,7 @@ pub(crate) struct Cmap {
 enum MapName {
     /// Configuration and state.
     Icmap,
-    /// Statistics. Nothing can be set but the keys stats.clear.*, which clear them.
+    /// Statistics. Only the keys stats.clear.* can be set; they clear statistics.
     Stats,
 }
 
@@ -45,25 +45,25 @@ enum MapName {
 enum Command {
     /// Prints keys with their values
     ///
-    /// All of them, or those that begin with PREFIX, in the order the daemon gives. Prints `key
-    /// (type) = value` as corosync-cmapctl does, bytes in base64; with --json an array of
-    /// {"key", "type", "value"}. No such key: prints nothing, or an empty array.
+    /// Prints all keys, or those that begin with PREFIX, in the daemon's order. A line is `key (type)
+    /// = value`, as in corosync-cmapctl, with bytes in base64. With --json prints an array of
+    /// {"key", "type", "value"}. Without a matching key prints nothing or an empty array.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap list
   corosync-ipc cmap list nodelist.
   corosync-ipc cmap list --map stats stats.ipcs
   corosync-ipc --json cmap list totem. | jq '.[] | select(.type == \"u32\")'")]
     List {
-        /// How the keys begin, not necessarily at a dot.
+        /// The beginning of the keys. It need not end at a dot.
         #[arg(default_value = "")]
         prefix: String,
     },
 
     /// Prints one value
     ///
-    /// Makes one request (two for a value above 1 KiB). Prints the bare value, bytes in base64;
-    /// with --json {"key", "type", "value"}. A string is printed as it is, whatever its bytes,
-    /// but for those that would steer a terminal, on one. Ends with 1 when there is no such key.
+    /// Makes one request (two for a value above 1 KiB). Prints the bare value, with bytes in base64;
+    /// with --json prints {"key", "type", "value"}. A string is printed byte for byte; on a
+    /// terminal, control characters are escaped. Ends with 1 when the key does not exist.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap get totem.cluster_name
   corosync-ipc --json cmap get runtime.config.totem.token")]
@@ -74,19 +74,17 @@ enum Command {
 
     /// Sets a key to a value
     ///
-    /// The key need not exist, and may have had another type. A value that does not fit its type is
-    /// refused before anything is sent, with the range named. Prints nothing. Ends with 1 when
-    /// the key is read-only.
-    #[command(
-        after_long_help = "VALUE of type bin is base64, or @FILE or - to have it read from a file or standard input.
-A string that begins with a dash comes behind `--`.
+    /// Creates the key if it does not exist, and changes its type if needed. Refuses a value out of
+    /// the type's range before anything is sent. Prints nothing. Ends with 1 when the key is
+    /// read-only.
+    #[command(after_long_help = "A VALUE of type bin is base64, or @FILE, or - for standard input.
+Write `--` before a string that begins with a dash.
 
 Examples:
   corosync-ipc cmap set my.counter u32 17
   corosync-ipc cmap set my.text str 'two words'
   corosync-ipc cmap set my.bytes bin @/etc/hostname
-  corosync-ipc cmap set my.option str -- --dash"
-    )]
+  corosync-ipc cmap set my.option str -- --dash")]
     Set {
         /// The key: 3 to 255 letters, digits and . _ - / :
         key: String,
@@ -100,7 +98,7 @@ Examples:
 
     /// Deletes a key
     ///
-    /// Prints nothing. Ends with 1 when there is no such key or it is read-only.
+    /// Prints nothing. Ends with 1 when the key does not exist or is read-only.
     #[command(after_long_help = "Example:
   corosync-ipc cmap delete my.counter")]
     Delete {
@@ -110,9 +108,9 @@ Examples:
 
     /// Adds 1 to an integer
     ///
-    /// The daemon does it in one step, so that two who do it at once both count. The value wraps
-    /// around at the end of its range. Prints nothing. Ends with 1 when there is no such key,
-    /// it is no integer, or it is read-only.
+    /// The daemon does it in one step, so concurrent increments all count. The value wraps around at
+    /// the end of its range. Prints nothing. Ends with 1 when the key does not exist, is not an
+    /// integer or is read-only.
     #[command(after_long_help = "Example:
   corosync-ipc cmap increment my.counter")]
     Increment {
@@ -122,7 +120,7 @@ Examples:
 
     /// Subtracts 1 from an integer
     ///
-    /// As increment. 0 becomes the largest value of an unsigned type.
+    /// Like increment. In an unsigned type, 0 becomes the largest value.
     #[command(after_long_help = "Example:
   corosync-ipc cmap decrement my.counter")]
     Decrement {
@@ -132,18 +130,18 @@ Examples:
 
     /// Sets and deletes the keys that a file names
     ///
-    /// All lines are checked before the first is sent. The first that the daemon refuses ends it,
-    /// and the error says how many were done; what was done stays. A key to delete that is not
-    /// there is only complained about. Prints nothing; shows the progress on a terminal.
-    #[command(after_long_help = "The file has lines as corosync-cmapctl -p takes them:
+    /// Checks all lines before it sends the first. Stops at the first change that the daemon
+    /// refuses, and says how many are done; those stay. A key to delete that does not exist is only
+    /// a warning. Prints nothing; shows progress on a terminal.
+    #[command(after_long_help = "The file has lines in the format of corosync-cmapctl -p:
 
   # a comment
-  KEY TYPE VALUE    sets a key; VALUE goes to the end of the line
+  KEY TYPE VALUE    sets a key; VALUE is the rest of the line
   ^KEY              deletes a key
-  ^^PREFIX          deletes all keys that begin so
+  ^^PREFIX          deletes all keys that begin with PREFIX
 
-or what `corosync-ipc --json cmap list` prints, or one such object a line.
-Bytes are base64 or @FILE, where corosync-cmapctl takes a bare file name.
+or is the output of `corosync-ipc --json cmap list`, or has one such object a line.
+Bytes are base64 or @FILE; corosync-cmapctl takes a bare file name.
 
 Examples:
   corosync-ipc cmap load settings.txt
@@ -155,18 +153,17 @@ Examples:
 
     /// Prints changes of keys as they happen
     ///
-    /// Each change is one line: time, `set` (there was no such key), `modify` or `delete`, the key
-    /// and its value; with --json an object with "event", "time", "key", "type", "value",
-    /// "old_type" and "old_value". Goes on until it is interrupted; ends with 3 when the daemon
-    /// ends.
+    /// Each change is one line: the time, `set` (the key is new), `modify` or `delete`, the key and
+    /// its value; with --json an object with "event", "time", "key", "type", "value", "old_type"
+    /// and "old_value". Runs until it is interrupted; ends with 3 when the daemon ends.
     #[command(after_long_help = "KEY-OR-PREFIX is
-  totem.token      this key, and all below it (totem.token.*)
-  runtime.members. all below it
-  totem.token*     all keys that begin so (totem.token_retransmit too)
+  totem.token      this key and all keys below it (totem.token.*)
+  runtime.members. all keys below it
+  totem.token*     all keys that begin with it (also totem.token_retransmit)
   *                all keys
 
-The old value is missing where the daemon counts in place (most of runtime.*) and in the map stats. There a
-changed value is told of a key that is named, and looked for every few seconds; of all others only that they come and go.
+The old value is missing for counters of the daemon (most of runtime.*) and in the map stats. In the map stats
+the daemon checks every few seconds whether a named key has changed; of other keys it reports only set and delete.
 
 Examples:
   corosync-ipc cmap watch runtime.members
@@ -174,7 +171,7 @@ Examples:
   corosync-ipc cmap watch my.flag --count 1
   corosync-ipc cmap watch --map stats stats.srp.mcast_tx")]
     Watch {
-        /// What to watch.
+        /// The keys to watch.
         #[arg(required = true, value_name = "KEY-OR-PREFIX")]
         patterns: Vec<String>,
         /// End after this many changes.
@@ -184,7 +181,7 @@ Examples:
 }
 
 impl Cmap {
-    /// Whether it does more than give one answer, or first waits for what it is given.
+    /// Whether the command runs on, or reads standard input first.
     pub(crate) fn goes_on(&self) -> bool {
         match &self.command {
             Command::Load { .. } | Command::Watch { .. } => true,
@@ -194,7 +191,7 @@ impl Cmap {
     }
 
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        // Before connecting: what is wrong by itself needs no daemon.
+        // Before connecting: wrong usage is wrong without a daemon too.
         let command = match self.command {
             Command::Set { key, value_type, value } => {
                 corosync_ipc::cmap::check_key(&key)?;
@@ -232,18 +229,16 @@ impl MapName {
     }
 }
 
-/// What an error of the daemon means for this key.
+/// Explains the daemon's error for this key.
 pub(crate) fn hint(key: &str) -> impl FnOnce(CsError) -> Option<String> {
     let key = key.to_owned();
     move |error| {
         Some(match error {
             CsError::Access => format!("{key} is read-only"),
-            CsError::NotExist => format!("there is no key {key}"),
-            CsError::InvalidParam => format!("the value of {key} is no integer"),
-            CsError::NotSupported => {
-                "only the keys stats.clear.* can be set in this map".to_owned()
-            }
-            CsError::NoSpace | CsError::NoMemory => format!("the daemon has no room for {key}"),
+            CsError::NotExist => format!("no such key: {key}"),
+            CsError::InvalidParam => format!("the value of {key} is not an integer"),
+            CsError::NotSupported => "only keys stats.clear.* can be set in this map".to_owned(),
+            CsError::NoSpace | CsError::NoMemory => format!("the daemon has no memory for {key}"),
             _ => key,
         })
     }
@@ -262,7 +257,7 @@ fn list(client: &Client, context: &Context, prefix: &str) -> Result<(), Failure>
 fn get(client: &Client, context: &Context, key: &str) -> Result<(), Failure> {
     let value = client.get(key)?;
     let value = value.ok_or_else(|| {
-        Failure::refused(format!("cmap get: CS_ERR_NOT_EXIST: there is no key {key}"))
+        Failure::refused(format!("cmap get: CS_ERR_NOT_EXIST: no such key: {key}"))
     })?;
     if context.json {
         return print_document(&value::entry_json(key, &value));
@@ -273,7 +268,7 @@ fn get(client: &Client, context: &Context, key: &str) -> Result<(), Failure> {
     print(line)
 }
 
-/// Which keys are watched: a key and all below it, or all that begin with some text.
+/// The keys to watch: a key and all below it, or all that begin with a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pattern {
     Subtree(String),
@@ -289,7 +284,7 @@ impl Pattern {
         }
     }
 
-    /// What the daemon is asked for: at least all keys that match.
+    /// The prefix that the daemon tracks. Covers at least all keys that match.
     fn prefix(&self) -> &str {
         match self {
             Self::Subtree(text) | Self::Prefix(text) => text,
@@ -308,7 +303,7 @@ impl Pattern {
     fn covers(&self, other: &Self) -> bool {
         match other {
             Self::Subtree(text) => self.matches(text),
-            // A key itself is more than what is below it.
+            // A prefix covers the keys below it, but not the key itself.
             Self::Prefix(text) => {
                 self.matches(text) && !matches!(self, Self::Subtree(own) if own == text)
             }
@@ -316,13 +311,13 @@ impl Pattern {
     }
 }
 
-/// Leaves out what another covers, so that no change is told twice: two patterns have all keys of
-/// one in common, or none.
+/// Drops a pattern that another covers, so that each change is printed once. Of two patterns, one
+/// covers the other or they have no key in common.
 fn parse_patterns(texts: &[String]) -> Result<Vec<Pattern>, Failure> {
     let mut patterns: Vec<Pattern> = Vec::new();
     for text in texts {
         if text.is_empty() {
-            return Err(Failure::usage("an empty KEY-OR-PREFIX: write '*' to watch all keys"));
+            return Err(Failure::usage("KEY-OR-PREFIX is empty: use '*' to watch all keys"));
         }
         let pattern = Pattern::parse(text);
         if !patterns.iter().any(|other| other.covers(&pattern)) {
@@ -347,8 +342,8 @@ fn watch_keys(
             Ok(())
         };
         match (map, &pattern) {
-            // Trackers of a prefix are told there what comes and goes, and only those of a key what
-            // changes.
+            // In the stats map, a tracker of a prefix reports keys that come and go; only a tracker of
+            // a key reports changes of its value.
             (MapName::Stats, Pattern::Subtree(key)) => {
                 track(key, TrackEvents::ALL)?;
                 if key.len() < MAX_KEY {
@@ -371,7 +366,7 @@ fn watch_keys(
 
 fn event_line(map: MapName, notification: Notification) -> Line {
     let Notification { event, key, new_value, old_value, .. } = notification;
-    // Of a change in the stats map corosync sends the new value twice.
+    // In the stats map, corosync sends the new value as the old one too.
     let is_new = matches!((map, event), (MapName::Stats, TrackEvents::MODIFY));
     let old_value = old_value.filter(|_| !is_new);
     let event = match event {

@@ -1,4 +1,4 @@
-//! Values of the map as people and JSON have them.
+//! Values of the map as text and as JSON.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use serde_json::{Number, Value as Json, json};
 
 use crate::output::{base64, escaped, printable, quoted};
 
-/// Type of a value, as corosync-cmapctl names it.
+/// Type of a value, with corosync-cmapctl's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Type {
     I8,
@@ -33,7 +33,7 @@ impl Type {
     pub(crate) fn of_name(name: &str) -> Result<Self, String> {
         Self::value_variants().iter().copied().find(|one| one.name() == name).ok_or_else(|| {
             let names: Vec<_> = Self::value_variants().iter().map(|one| one.name()).collect();
-            format!("{} is no type: it is one of {}", quoted(name), names.join(" "))
+            format!("unknown type {}: use one of {}", quoted(name), names.join(" "))
         })
     }
 
@@ -73,8 +73,8 @@ impl Type {
         })
     }
 
-    /// Reads a value that a person wrote: nothing is rounded off, cut short or guessed but the
-    /// digits a float has no room for.
+    /// Reads a value from the command line. Never truncates, wraps or guesses; a float rounds to its
+    /// precision.
     pub(crate) fn parse(self, text: &str) -> Result<Value, String> {
         match self {
             Self::Flt => self.float(text, text.parse().ok()),
@@ -85,9 +85,9 @@ impl Type {
                 let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
                 if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
                     return Err(format!(
-                        "{} is no integer, as {} wants",
-                        quoted(text),
-                        self.name()
+                        "invalid {} {}: not an integer",
+                        self.name(),
+                        quoted(text)
                     ));
                 }
                 self.integer(text, text.parse().ok())
@@ -97,7 +97,7 @@ impl Type {
 
     /// Reads a value as [`to_json`] wrote it.
     pub(crate) fn parse_json(self, json: &Json) -> Result<Value, String> {
-        let wrong = |wanted: &str| format!("{json} is no {wanted}, as {} wants", self.name());
+        let wrong = |wanted: &str| format!("invalid {} {json}: not {wanted}", self.name());
         match (self, json) {
             (Self::Flt | Self::Dbl, Json::Number(number)) => {
                 let (text, number) = (number.to_string(), number.as_f64());
@@ -115,21 +115,21 @@ impl Type {
             {
                 self.parse(text)
             }
-            (Self::Flt | Self::Dbl, _) => Err(wrong("number")),
+            (Self::Flt | Self::Dbl, _) => Err(wrong("a number")),
             (Self::Str, Json::String(text)) => self.parse(text),
-            (Self::Str, _) => Err(wrong("string")),
+            (Self::Str, _) => Err(wrong("a string")),
             (Self::Bin, Json::String(text)) => checked(Value::Binary(decode(text)?.into())),
-            (Self::Bin, _) => Err(wrong("string of base64")),
+            (Self::Bin, _) => Err(wrong("a string of base64")),
             (_, Json::Number(number)) if !number.is_f64() => {
                 let wide =
                     number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
                 self.integer(&number.to_string(), wide)
             }
-            _ => Err(wrong("integer")),
+            _ => Err(wrong("an integer")),
         }
     }
 
-    /// `None`: more digits than any type has.
+    /// `wide` is `None` for more digits than any type has.
     fn integer(self, text: &str, wide: Option<i128>) -> Result<Value, String> {
         let fits = wide.and_then(|wide| match self {
             Self::I8 => wide.try_into().ok().map(Value::I8),
@@ -149,7 +149,7 @@ impl Type {
                     name = self.name()
                 )
             }
-            None => format!("{text} is no {}", self.name()),
+            None => format!("invalid {} {text}", self.name()),
         })
     }
 
@@ -164,10 +164,10 @@ impl Type {
     }
 
     fn no_number(self, text: &str) -> String {
-        format!("{} is no number, as {} wants", quoted(text), self.name())
+        format!("invalid {} {}: not a number", self.name(), quoted(text))
     }
 
-    /// A number that became infinite was too large; one that was written so is meant.
+    /// Refuses a number that is too large and so became infinite, but not `inf`.
     fn finite(self, text: &str, is_infinite: Option<bool>) -> Result<(), String> {
         let meant = text.to_ascii_lowercase().contains("inf");
         match is_infinite {
@@ -188,7 +188,7 @@ fn bytes(text: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Reads no more than a value can have.
+/// Reads at most the size of a value.
 fn read(from: impl Read, name: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let limit = MAX_VALUE_SIZE as u64 + 1;
@@ -200,9 +200,9 @@ fn read(from: impl Read, name: &str) -> Result<Vec<u8>, String> {
 }
 
 fn decode(text: &str) -> Result<Vec<u8>, String> {
-    let hint = "write bytes as base64, or @FILE or - (standard input) to have them read";
+    let hint = "write bytes as base64, or name a file as @FILE, or - for standard input";
     // An error of base64 names an offset and a byte; the text may be long.
-    STANDARD.decode(text).map_err(|error| format!("this is no base64: {error}; {hint}"))
+    STANDARD.decode(text).map_err(|error| format!("invalid base64: {error}; {hint}"))
 }
 
 fn checked(value: Value) -> Result<Value, String> {
@@ -215,13 +215,12 @@ pub(crate) fn line(key: &str, value: &Value) -> String {
     format!("{} ({}) = {}", printable(key), value.value_type(), text(value))
 }
 
-/// The value on one line, for people.
+/// The value as text on one line.
 pub(crate) fn text(value: &Value) -> String {
     escaped(&bare(value))
 }
 
-/// The bare value, as [`Type::parse`] takes it, but for a string that is no UTF-8: that is as it
-/// came.
+/// The bare value, as [`Type::parse`] reads it. A string that is not UTF-8 is returned unchanged.
 pub(crate) fn bare(value: &Value) -> Vec<u8> {
     match value {
         Value::Other { value_type: ValueType::STRING, data } => {
@@ -245,7 +244,8 @@ fn decimal<T: std::str::FromStr + PartialEq + ToString>(number: T, six_digits: S
     if six_digits.parse().ok().as_ref() == Some(&number) { six_digits } else { number.to_string() }
 }
 
-/// The value as JSON: a number, or a string; what is not what its type says is `null`, see [`raw`].
+/// The value as JSON: a number or a string, or `null` for bytes that do not fit their type; see
+/// [`raw`].
 pub(crate) fn to_json(value: &Value) -> Json {
     let non_finite = |number: String| Json::String(number);
     match value {
@@ -269,10 +269,9 @@ pub(crate) fn to_json(value: &Value) -> Json {
     }
 }
 
-/// The double that prints as the float does, 0.1 and not 0.10000000149011612, if it is the same
-/// float.
+/// The double that prints like the float (0.1, not 0.10000000149011612), if both are the same float.
 fn widened(number: f32) -> f64 {
-    // Narrowing on purpose: the way back is what is tested.
+    // Narrows on purpose: this tests the way back.
     #[allow(clippy::cast_possible_truncation)]
     let same = |wide: &f64| *wide as f32 == number;
     number.to_string().parse().ok().filter(same).unwrap_or(number.into())
@@ -283,7 +282,7 @@ pub(crate) fn type_json(value_type: ValueType) -> Json {
     value_type.name().map_or(json!(value_type.0), |name| json!(name))
 }
 
-/// A key with its value. One that is not what its type says has its bytes in `raw`.
+/// A key with its value, and `raw` where the bytes do not fit their type.
 pub(crate) fn entry_json(key: &str, value: &Value) -> Json {
     let mut entry =
         json!({ "key": key, "type": type_json(value.value_type()), "value": to_json(value) });
@@ -293,18 +292,18 @@ pub(crate) fn entry_json(key: &str, value: &Value) -> Json {
     entry
 }
 
-/// Reads a value that is not what its type says, from its type and [`raw`].
+/// Reads a value that does not fit its type, as [`raw`] wrote it.
 pub(crate) fn parse_raw(value_type: &Json, raw: &Json) -> Result<Value, String> {
     let value_type = match (value_type.as_str(), value_type.as_u64().map(u8::try_from)) {
         (Some(name), _) => Type::of_name(name)?.value_type(),
         (None, Some(Ok(number))) => ValueType(number),
         (None, _) => return Err(format!("invalid type {value_type}")),
     };
-    let text = raw.as_str().ok_or("\"raw\" is no string of base64")?;
+    let text = raw.as_str().ok_or("\"raw\" is not a string of base64")?;
     checked(Value::Other { value_type, data: decode(text)?.into() })
 }
 
-/// The bytes of a value that is not what its type says.
+/// The bytes of a value that does not fit its type.
 pub(crate) fn raw(value: &Value) -> Option<Json> {
     match value {
         Value::Other { data, .. } => Some(json!(base64(data))),
@@ -336,11 +335,11 @@ mod tests {
         );
         for text in ["", "-", "1.0", "0x10", "5 ", "five", "1_000"] {
             assert!(
-                parse("u32", text).is_err_and(|error| error.contains("no integer")),
+                parse("u32", text).is_err_and(|error| error.ends_with("not an integer")),
                 "{text:?}"
             );
         }
-        assert!(parse("u99", "1").is_err_and(|error| error.contains("no type")));
+        assert!(parse("u99", "1").is_err_and(|error| error.starts_with("unknown type")));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `corosync-ipc doctor`: which wall stands between here and the daemon.
+//! `corosync-ipc doctor`: why the daemon cannot be reached.
 
 mod surroundings;
 
@@ -24,11 +24,11 @@ use crate::snapshot::services::{self, Probe, ask, join};
 
 /// Finds out why a daemon cannot be reached, and says what to do
 ///
-/// Looks at what matters on this machine (user, environment, kind of sockets, shared memory,
-/// corosync processes), then goes the whole way to each service: socket, handshake, rings in shared
-/// memory, first request. For each that fails it says where and what to do. With --json one
-/// document. Ends with 0 when all services that are configured answer, with 3 when none can be
-/// reached, else with 4 when one timed out, or 1.
+/// Checks this machine (user, environment, kind of sockets, shared memory, corosync processes), then
+/// connects to each service: socket, handshake, rings in shared memory, first request. For each
+/// failure it says at which step it failed and what to do. With --json prints one document. Ends
+/// with 0 when all configured services answer, with 3 when none can be reached, else with 4 when
+/// one timed out, or with 1.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc doctor
@@ -45,8 +45,8 @@ impl Doctor {
             let is_new = ask(scope, *deadline, || is_2_99(endpoint));
             (services::probe_all(endpoint, *deadline), join(has_votequorum), join(is_new))
         });
-        probes.retain(|probe| !probe.is_needless());
-        // Without cmap these fail of what cmap fails of.
+        probes.retain(|probe| !probe.is_obsolete());
+        // Without cmap these fail for the same reason as cmap.
         let has_cmap =
             probes.iter().any(|probe| probe.service.name == "cmap" && probe.result.is_ok());
         let (has_votequorum, is_new) = has_cmap.then_some((has_votequorum, is_new)).unzip();
@@ -56,7 +56,7 @@ impl Doctor {
                 faults.add(part, Fault::from(error));
             }
         }
-        // Without cmap nobody can tell whether votequorum is configured, and cmap itself fails.
+        // Without cmap it is unknown whether votequorum is configured, and cmap is a failure itself.
         let is_absent = |probe: &Probe| probe.is_absent(known(&has_votequorum));
         let is_reached = probes.iter().any(|probe| probe.result.is_ok());
         let seen = Seen { surroundings: &surroundings, is_reached };
@@ -93,7 +93,7 @@ impl Doctor {
     }
 }
 
-/// Names of what is asked besides the services.
+/// The questions beside those to the services.
 const PROVIDER: &str = "quorum_provider";
 const IS_NEW: &str = "daemon_is_2_99_or_later";
 
@@ -113,14 +113,14 @@ fn is_2_99(endpoint: &Endpoint) -> Result<bool, Error> {
     }
 }
 
-/// What advice is given by.
+/// What the advice depends on.
 struct Seen<'a> {
     surroundings: &'a Surroundings,
     /// Whether some service answers.
     is_reached: bool,
 }
 
-/// A line for each service; those that fail alike have theirs together.
+/// A line for each service; services with the same failure share one.
 fn write_services(
     text: &mut String,
     probes: &[Probe],
@@ -147,9 +147,9 @@ fn write_services(
             }
         };
     }
-    // What the errors say differs in names only.
+    // Such errors differ in the service's name only.
     let nameless = |(name, error): (&str, &Error)| {
-        // One of the names is that of a command, too.
+        // `cfg` is also the name of a command.
         (discriminant(error), advice(error, seen).replace("cfg reload", "reload").replace(name, ""))
     };
     while let Some(first @ (name, error)) = failed.first().copied() {
@@ -195,7 +195,7 @@ fn failed_at(error: &Error) -> String {
     }
 }
 
-/// What to do about an error, seeing what is seen.
+/// What to do about an error.
 fn advice(error: &Error, seen: &Seen<'_>) -> String {
     let surroundings = seen.surroundings;
     match error {
@@ -204,11 +204,11 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
             no_socket(surroundings, address, source)
         }
         Error::UntrustedServer { uid, is_unmapped: true, .. } => format!(
-            "this is a user namespace: if it is the host's root who serves, --server-uid {uid} allows it, and with it \
+            "this is a user namespace: if the server is the host's root, allow it with --server-uid {uid}, which also allows \
              every other user that is not mapped here"
         ),
         Error::UntrustedServer { uid, pid, .. } => format!(
-            "end process {pid} and start corosync, or, if uid {uid} may serve and see what is sent, allow it with \
+            "end process {pid} and start corosync, or, if uid {uid} may serve and read all requests, allow it with \
              --server-uid {uid}"
         ),
         Error::RingFile { owner: Some(uid), fault: RingFileFault::Owner { .. }, .. } => format!(
@@ -219,32 +219,32 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
             "the server is hostile, or it is root of a user namespace in which this user is mapped: --server-uid {uid} \
              allows this user's files"
         ),
-        Error::RingFile { .. } => "the server is hostile or broken: it named files of others as rings".to_owned(),
+        Error::RingFile { .. } => "the server is hostile or broken: it named other users' files as rings".to_owned(),
         Error::NotReady { .. } => "wait for corosync to finish starting, or raise its limit of open files".to_owned(),
         Error::NotAllowed { uid, gid, .. } => not_allowed(*uid, *gid, surroundings),
         Error::SharedMemoryFull { .. } => {
-            "make room in the daemon's /dev/shm, make it larger, or ask for less with --ring-size".to_owned()
+            "free space in the daemon's /dev/shm, enlarge it, or use a smaller --ring-size".to_owned()
         }
         Error::RingsNotVisible { path, source } if source.raw_os_error() == Some(Errno::EROFS as i32) => {
-            format!("mount {} for writing: both ends of a ring write there", surroundings.mount_of(path))
+            format!("mount {} for writing: both ends write to a ring", surroundings.mount_of(path))
         }
         Error::RingsNotVisible { .. } => {
-            "the daemon's /dev/shm is another one: share it with this container, or name it with --shm-root".to_owned()
+            "the daemon has another /dev/shm: share it with this container, or name it with --shm-root".to_owned()
         }
         Error::TimedOut { .. } => match surroundings.daemons.iter().find(|daemon| daemon.is_stopped) {
-            Some(daemon) => format!("process {} is stopped: `kill -CONT {}` lets it go on", daemon.pid, daemon.pid),
+            Some(daemon) => format!("process {} is stopped: `kill -CONT {}` continues it", daemon.pid, daemon.pid),
             None => {
-                "the daemon hangs or is very busy: look at its log and its load, or try a longer --timeout".to_owned()
+                "the daemon hangs or is very busy: check its log and its load, or try a longer --timeout".to_owned()
             }
         },
         Error::Protocol { source: ProtocolError::StreamTransport, .. } => {
-            "the daemon's corosync.conf has qb { ipc_type: socket }: with shm, the default, and a restart it can be reached"
+            "the daemon's corosync.conf has qb { ipc_type: socket }: use shm, the default, and restart it"
                 .to_owned()
         }
         Error::Protocol { source: ProtocolError::Transport(_), .. } => {
-            "the daemon wants a transport that is not known: see qb_ipc_type in its corosync.conf".to_owned()
+            "the daemon uses an unknown transport: see qb_ipc_type in its corosync.conf".to_owned()
         }
-        Error::Protocol { source: ProtocolError::RingName { .. }, .. } => format!(
+        Error::Protocol { source: ProtocolError::RingName { .. } | ProtocolError::ControlName, .. } => format!(
             "the daemon has its rings elsewhere than in {}: name the directory with --shm-root, or, if no corosync \
              serves there, another socket",
             surroundings.shm_root.display()
@@ -252,35 +252,37 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
         Error::System { source, .. } => out_of(source).to_owned(),
         Error::Protocol { source: ProtocolError::Ring(RingError::Truncated { .. }), .. }
         | Error::Disconnected { truncated: Some(_), .. } => {
-            "who may write the daemon's /dev/shm cut a file short, or it is full: look at both".to_owned()
+            "the daemon's /dev/shm is full, or a user who may write there truncated a file: check both".to_owned()
         }
-        Error::Protocol { .. } => "something that is no corosync listens there, or it is broken".to_owned(),
-        Error::Disconnected { .. } => "the daemon ended just now: look at its log".to_owned(),
+        Error::Protocol { .. } => "another program than corosync listens there, or corosync is broken".to_owned(),
+        Error::Disconnected { .. } => "the daemon has just ended: see its log".to_owned(),
         Error::Cs { error: CsError::TryAgain, .. } => {
-            "the daemon is busy, often with a change of membership: try again, or a longer --timeout".to_owned()
+            "the daemon is busy, often with a change of membership: try again, or use a longer --timeout".to_owned()
         }
-        _ => "look at the daemon's log".to_owned(),
+        _ => "see the daemon's log".to_owned(),
     }
 }
 
-/// What to do where the system fails this process.
+/// What to do when a system call fails.
 fn out_of(source: &io::Error) -> &'static str {
     match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EMFILE) => {
-            "this process, not the daemon, may open no more files: raise its limit (`ulimit -n`)"
+            "this process, not the daemon, has no file descriptors left: raise its limit (`ulimit -n`)"
         }
-        Some(Errno::ENFILE) => "this machine has too many open files: see the sysctl fs.file-max",
+        Some(Errno::ENFILE) => {
+            "this machine has no file descriptors left: see the sysctl fs.file-max"
+        }
         Some(Errno::ENOMEM) => "this machine has no memory left",
-        _ => "look at this machine's log",
+        _ => "see this machine's log",
     }
 }
 
-/// What to do where this user is not allowed.
+/// What to do when the daemon does not allow this user.
 fn not_allowed(uid: u32, gid: u32, surroundings: &Surroundings) -> String {
     let [said, mapped] = match surroundings.outside {
         Some(_) => [
-            "this is a user namespace, and the numbers are those outside of it: ",
-            ", or what the daemon's own user namespace, if it has one, makes of them",
+            "this is a user namespace; the ids are those outside of it: ",
+            ", or as the daemon's user namespace, if it has one, maps them",
         ],
         None => [""; 2],
     };
@@ -291,41 +293,41 @@ fn not_allowed(uid: u32, gid: u32, surroundings: &Surroundings) -> String {
     )
 }
 
-/// Why one service is missing while others answer.
+/// Why a service is missing while others answer.
 fn missing(service: &str) -> String {
     if service == "votequorum" {
-        // Where it is known that it is not configured nothing is missing.
-        return "it is there when corosync.conf has provider: corosync_votequorum in its section quorum: see the daemon's log"
+        // If it is known not to be configured, it is not missing.
+        return "it needs provider: corosync_votequorum in the section quorum of corosync.conf: see the daemon's log"
             .to_owned();
     }
-    format!("this corosync runs without {service}, which every corosync has: look at its log")
+    format!("this corosync runs without {service}, which every corosync has: see its log")
 }
 
 fn no_socket(surroundings: &Surroundings, address: &SocketAddress, source: &io::Error) -> String {
     let sockets = &surroundings.sockets;
     let is_file = address.path().is_some();
-    // Sockets that are files are there in every network namespace.
+    // A socket file is visible in every network namespace.
     let mut elsewhere = surroundings.daemons.iter().filter(|_| !is_file);
     let elsewhere = elsewhere.find(|daemon| daemon.same_network == Some(false));
     if is_file && source.kind() == io::ErrorKind::ConnectionRefused {
-        return "the socket is left over and nobody listens there: start corosync".to_owned();
+        return "the socket file is left over and no process listens: start corosync".to_owned();
     }
     let is_missing = |directory: &&Path| surroundings.sees_processes() && !directory.exists();
     if let Some(directory) = address.path().and_then(Path::parent).filter(is_missing) {
-        return format!("there is no directory {}: name another one", directory.display());
+        return format!("no such directory: {}; name another one", directory.display());
     }
     match (sockets.is_abstract, sockets.files.first().and_then(|file| file.parent()), elsewhere) {
-        (true, ..) => "there is an abstract socket of corosync here: --abstract uses it".to_owned(),
+        (true, ..) => "corosync has an abstract socket here: use --abstract".to_owned(),
         (_, Some(directory), _) => {
-            format!("there is a socket of corosync in {0}: --socket-dir {0} uses it", directory.display())
+            format!("corosync has a socket in {0}: use --socket-dir {0}", directory.display())
         }
         (_, None, Some(daemon)) => format!(
-            "process {} is a corosync in another network namespace: `nsenter -t {} -n` enters it, \
+            "process {} is a corosync in another network namespace: enter it with `nsenter -t {} -n`, \
              or let the daemon use filesystem sockets and name them with --socket-dir",
             daemon.pid, daemon.pid
         ),
         (_, None, None) if !surroundings.sees_processes() => {
-            "start corosync, unless it runs: that cannot be seen here without /proc. In a container or chroot, name the \
+            "start corosync, unless it runs: without /proc that is not visible here. In a container or chroot, name the \
              directory of its sockets with --socket-dir"
                 .to_owned()
         }
@@ -333,6 +335,6 @@ fn no_socket(surroundings: &Surroundings, address: &SocketAddress, source: &io::
             "start corosync; in a container, share the host's network namespace, or its sockets (--socket-dir)"
                 .to_owned()
         }
-        (_, None, None) => "a corosync runs here but does not listen (yet): look at its log".to_owned(),
+        (_, None, None) => "a corosync runs here but does not listen (yet): see its log".to_owned(),
     }
 }

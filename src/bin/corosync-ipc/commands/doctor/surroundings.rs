@@ -1,4 +1,4 @@
-//! What this process sees of the machine that matters for reaching a daemon.
+//! What this process sees of the machine, as far as a daemon's reachability depends on it.
 
 use std::env;
 use std::fs;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::output::{printable, words};
 
-/// A part that may not be seen.
+/// A part that may be invisible.
 const PROCESSES: &str = "processes";
 
 /// Where the system lists Unix sockets.
@@ -22,12 +22,12 @@ const SOCKETS: &str = "/proc/net/unix";
 /// Where libqb may have been built to keep filesystem sockets.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/run", "/tmp"];
 
-/// What is seen from here.
+/// The machine as seen from this process.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     uid: u32,
     gid: u32,
-    /// The same where they are other numbers outside of this user namespace.
+    /// The ids outside of this user namespace, if they differ.
     pub(crate) outside: Option<(u32, u32)>,
     environment: Vec<(&'static str, String)>,
     address: String,
@@ -35,7 +35,7 @@ pub(crate) struct Surroundings {
     shm: Result<Shm, String>,
     pub(crate) daemons: Vec<Daemon>,
     pub(crate) sockets: Sockets,
-    /// What could not be looked at, by the JSON member that lacks it.
+    /// The parts that could not be read, by their JSON member, with the error.
     unseen: Vec<(&'static str, String)>,
 }
 
@@ -54,11 +54,11 @@ pub(crate) struct Sockets {
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// A process that goes by the name corosync.
+/// A process with the name corosync.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) pid: u32,
-    /// `None`: not allowed to know.
+    /// `None` if this user may not know.
     pub(crate) same_network: Option<bool>,
     pub(crate) is_stopped: bool,
 }
@@ -93,12 +93,12 @@ impl Surroundings {
         }
     }
 
-    /// Whether there being no daemon among the processes means anything.
+    /// Whether processes are visible, so that an empty list of daemons means that none runs.
     pub(crate) fn sees_processes(&self) -> bool {
         !self.unseen.iter().any(|(part, _)| *part == PROCESSES)
     }
 
-    /// Where the file system of a ring's file is mounted, as far as matters.
+    /// The mount point of a ring's file, or else its path.
     pub(crate) fn mount_of<'a>(&'a self, path: &'a Path) -> std::path::Display<'a> {
         if path.starts_with(&self.shm_root) { self.shm_root.display() } else { path.display() }
     }
@@ -206,14 +206,14 @@ impl Sockets {
     }
 }
 
-/// How many daemons there are, and which of them matter.
+/// Counts the daemons and names those that matter.
 fn processes_text(daemons: &[Daemon]) -> String {
-    /// Of a machine full of them.
+    /// More are left out.
     const MOST_NAMED: usize = 8;
     if daemons.is_empty() {
         return "no corosync in this process namespace".to_owned();
     }
-    let told = |of: &str, is: &dyn Fn(&Daemon) -> bool| {
+    let count = |of: &str, is: &dyn Fn(&Daemon) -> bool| {
         let pids: Vec<u32> =
             daemons.iter().filter(|daemon| is(daemon)).map(|daemon| daemon.pid).collect();
         let more = if pids.len() > MOST_NAMED { " ..." } else { "" };
@@ -221,10 +221,10 @@ fn processes_text(daemons: &[Daemon]) -> String {
         (!pids.is_empty()).then(|| format!("{} {of} ({named}{more})", pids.len()))
     };
     let parts = [
-        told("in this network namespace", &|daemon| daemon.same_network == Some(true)),
-        told("in others", &|daemon| daemon.same_network == Some(false)),
-        told("in ones that cannot be told", &|daemon| daemon.same_network.is_none()),
-        told("stopped", &|daemon| daemon.is_stopped),
+        count("in this network namespace", &|daemon| daemon.same_network == Some(true)),
+        count("in others", &|daemon| daemon.same_network == Some(false)),
+        count("in unknown ones", &|daemon| daemon.same_network.is_none()),
+        count("stopped", &|daemon| daemon.is_stopped),
     ];
     format!(
         "{} corosync: {}",
@@ -233,7 +233,7 @@ fn processes_text(daemons: &[Daemon]) -> String {
     )
 }
 
-/// How users and groups here are numbered outside of this user namespace.
+/// The maps of this user namespace's ids to the ids outside of it.
 const UID_MAP: &str = "/proc/self/uid_map";
 const GID_MAP: &str = "/proc/self/gid_map";
 
@@ -296,7 +296,7 @@ mod tests {
         daemons.extend([daemon(70, Some(true)), daemon(71, None)]);
         assert_eq!(
             processes_text(&daemons),
-            "3 corosync: 1 in this network namespace (70), 1 in others (2), 1 in ones that cannot be told (71)"
+            "3 corosync: 1 in this network namespace (70), 1 in others (2), 1 in unknown ones (71)"
         );
     }
 

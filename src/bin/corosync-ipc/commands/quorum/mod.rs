@@ -14,7 +14,7 @@ use crate::snapshot::{Snapshot, connect_votequorum};
 
 /// Shows and watches quorum, nodes and votes, and changes votes
 ///
-/// Does what corosync-quorumtool does.
+/// Does the same as corosync-quorumtool.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Quorum {
@@ -26,8 +26,8 @@ pub(crate) struct Quorum {
 enum Command {
     /// Prints quorum, votes and nodes
     ///
-    /// What corosync-quorumtool -s prints; with --json the document of `status` without "services".
-    /// Not being quorate is an answer, with status 0, unless --check is given.
+    /// Prints the same as corosync-quorumtool -s; with --json the document of `status` without
+    /// "services". Ends with 0 when not quorate, unless --check is given.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum status
   corosync-ipc quorum status --check >/dev/null || echo 'no quorum'
@@ -38,21 +38,19 @@ enum Command {
         check: bool,
     },
 
-    /// Prints the nodes: members, and who is absent
+    /// Prints the nodes: the members, then the absent ones
     ///
-    /// Node id, votes, state, name and addresses of each; with --json an array of objects, members
-    /// first.
+    /// Prints node id, votes, state, name and addresses of each; with --json an array of objects.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum nodes
   corosync-ipc --json quorum nodes | jq '.[] | select(.member | not) | .name'")]
     Nodes,
 
-    /// Prints notifications as they come, the present state first
+    /// Prints the present state, then notifications as they arrive
     ///
-    /// Quorum and membership from the quorum service, and where votequorum is configured its
-    /// notifications too. Each is one line, written at once; with --json an object with
-    /// "event", "time", "service" and all that the notification holds. Goes on until it is
-    /// interrupted; ends with 3 when the daemon ends.
+    /// Prints the notifications of the quorum service, and of votequorum where it is configured.
+    /// Each is one line, written at once; with --json an object with "event", "time", "service" and
+    /// the notification's content. Runs until it is interrupted; ends with 3 when the daemon ends.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum watch
   corosync-ipc --json quorum watch | jq --unbuffered 'select(.event == \"quorum\") | .quorate'")]
@@ -64,8 +62,8 @@ enum Command {
 
     /// Sets the expected votes of the whole cluster
     ///
-    /// They last until the cluster restarts. Prints nothing. Ends with 1 when the daemon refuses: a
-    /// value below the votes present, or one that would make a quorate cluster inquorate.
+    /// The value lasts until the cluster restarts. Prints nothing. Ends with 1 when the daemon
+    /// refuses a value below the votes present, or one that would make a quorate cluster inquorate.
     #[command(after_long_help = "Example:
   corosync-ipc quorum expected 3")]
     Expected {
@@ -76,8 +74,8 @@ enum Command {
 
     /// Sets the votes of a node
     ///
-    /// They last until the node restarts. Prints nothing. Ends with 1 when the daemon refuses: no
-    /// such node, or quorum would be out of reach.
+    /// The value lasts until the node restarts. Prints nothing. Ends with 1 when the node does not
+    /// exist, or when quorum would be out of reach.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum votes 2
   corosync-ipc quorum votes 0 --node 3")]
@@ -91,7 +89,7 @@ enum Command {
 }
 
 impl Quorum {
-    /// Whether it does more than give one answer.
+    /// Whether the command runs on after one answer.
     pub(crate) fn goes_on(&self) -> bool {
         matches!(self.command, Command::Watch { .. })
     }
@@ -122,7 +120,7 @@ fn status(context: &Context, check: bool) -> Result<(), Failure> {
 fn nodes(context: &Context) -> Result<(), Failure> {
     let snapshot = Snapshot::take(&context.endpoint, context.deadline)?;
     if snapshot.view.is_none() {
-        // Who the members are is all there is to tell.
+        // There is nothing to print without members.
         return snapshot.faults.judge(true);
     }
     if context.json {
@@ -144,7 +142,7 @@ fn set_votes(context: &Context, votes: u32, node: Option<u32>) -> Result<(), Fai
     let name = node.map_or_else(|| "this node".to_owned(), |node| format!("node {node}"));
     connect(context)?.set_votes(node.map_or(LOCAL_NODE, NodeId), votes).explain(|error| match error
     {
-        CsError::NameNotFound => Some(format!("{name} is not known: see quorum nodes")),
+        CsError::NameNotFound => Some(format!("unknown {name}: see quorum nodes")),
         CsError::InvalidParam => {
             Some(format!("with {votes} votes for {name} quorum would be out of reach"))
         }
@@ -152,7 +150,7 @@ fn set_votes(context: &Context, votes: u32, node: Option<u32>) -> Result<(), Fai
     })
 }
 
-/// Connects to votequorum, and tells a missing daemon from a missing provider.
+/// Connects to votequorum. The error distinguishes a missing daemon from a missing provider.
 fn connect(context: &Context) -> Result<votequorum::Client, Failure> {
     connect_votequorum(&context.endpoint)?.ok_or_else(|| {
         Failure::refused(

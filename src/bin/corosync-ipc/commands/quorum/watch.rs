@@ -24,7 +24,7 @@ pub(crate) fn run(context: &Context, count: Option<u64>) -> Result<(), Failure> 
     watch.run()
 }
 
-/// Starts notifications. No votequorum where it is not configured.
+/// Starts notifications. Without votequorum where it is not configured.
 fn start(endpoint: &Endpoint) -> Result<(quorum::Client, Option<votequorum::Client>), Error> {
     let quorum = connect_quorum(endpoint)?;
     let votequorum = connect_votequorum(endpoint)?;
@@ -35,7 +35,7 @@ fn start(endpoint: &Endpoint) -> Result<(quorum::Client, Option<votequorum::Clie
     Ok((quorum, votequorum))
 }
 
-/// One line; two for the present state, which comes with its list of nodes.
+/// One line, or two for the present state, which includes the list of nodes.
 fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
     const SERVICE: &str = "quorum";
     let quorum = |quorate: bool, ring: Ring, members: &[NodeId]| Line {
@@ -145,7 +145,7 @@ fn quorate_text(quorate: bool) -> &'static str {
     if quorate { "quorate" } else { "not quorate" }
 }
 
-/// The state of a node. Of the quorum device the daemon keeps none, and sends 0.
+/// The state of a node. The quorum device has none: the daemon sends 0.
 fn state(node: &NodeEntry) -> Option<String> {
     (node.node_id != QDEVICE_NODE_ID).then(|| node.state.to_string())
 }
