@@ -27,6 +27,9 @@ fn it_says_when_it_is_ready_and_where() {
     });
     assert_eq!(ready, expected);
     assert_eq!(ready["pid"], json!(served.process().pid()));
+    let datagrams = Served::with(&["--transport", "socket"]);
+    assert_eq!(datagrams.ready()["transport"], json!("socket"));
+    assert_eq!(ok(&datagrams, &["cfg", "local"]), "1\n");
 
     let status = json(&served, &["quorum", "status"]);
     assert_eq!((&status["cluster_name"], &status["node_id"]), (&json!("my cluster"), &json!(2)));
@@ -142,7 +145,6 @@ fn a_place_that_cannot_be_used_is_said_so() {
         (&["--cluster-name", ""], 2, &["--cluster-name", "1 to 255"]),
         (&["--generation", "libqb-9"], 2, &["libqb-9", "libqb-0.10"]),
         (&["--transport", "pigeon"], 2, &["pigeon", "shm", "socket"]),
-        (&["--transport", "socket"], 1, &["datagram", "not supported yet"]),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let output = run_serve(folder.path().to_str().unwrap(), args);

@@ -82,6 +82,15 @@ impl From<Transport> for server::Transport {
     }
 }
 
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Shm => "shm",
+            Self::Socket => "socket",
+        }
+    }
+}
+
 /// A libqb and the corosync of its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Age {
@@ -157,7 +166,7 @@ impl Serve {
             .generation(self.generation.into())
             .transport(self.transport.into());
         let cluster = start(builder)?;
-        announce(context, &nodes, &self.cluster_name)?;
+        announce(context, &nodes, &self.cluster_name, self.transport)?;
         signals.wait(Some(cluster.node(nodes.served)?.as_fd())).map(drop)
     }
 }
@@ -190,7 +199,12 @@ fn start(builder: Builder<Cluster>) -> Result<Cluster, Failure> {
 }
 
 /// Prints that clients can connect.
-fn announce(context: &Context, nodes: &Nodes, cluster_name: &str) -> Result<(), Failure> {
+fn announce(
+    context: &Context,
+    nodes: &Nodes,
+    cluster_name: &str,
+    transport: Transport,
+) -> Result<(), Failure> {
     let (endpoint, served) = (&context.endpoint, nodes.served);
     let shm_root = endpoint.shm_root_path();
     if context.json {
@@ -200,7 +214,7 @@ fn announce(context: &Context, nodes: &Nodes, cluster_name: &str) -> Result<(), 
             "cluster_name": cluster_name,
             "node_id": served,
             "nodes": nodes.all,
-            "transport": "shm",
+            "transport": transport.name(),
             "socket_dir": socket_dir,
             "shm_root": shm_root.to_string_lossy(),
             "pid": process::id(),
