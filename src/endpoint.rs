@@ -11,8 +11,7 @@ use nix::sys::socket::UnixAddr;
 use nix::unistd::geteuid;
 
 use crate::address::SocketAddress;
-use crate::error::Escaped;
-use crate::error::{Error, Result};
+use crate::error::{Error, Escaped, Result};
 use crate::sys::file::is_unmapped;
 use crate::sys::socket;
 

@@ -48,7 +48,7 @@ use crate::libqb::client::Limit;
 /// a time and takes one thread from the pool at most, however many requests wait for a stopped
 /// daemon. The runtime's own threads are never blocked.
 pub struct AsyncClient<C: ServiceClient> {
-    client: Shared<C>,
+    client: ClientHandle<C>,
     turn: Arc<Semaphore>,
 }
 
@@ -67,7 +67,7 @@ impl<C: ServiceClient> AsyncClient<C> {
 
     /// Wraps a client. Events that are taken elsewhere do not come here.
     pub fn new(client: impl Into<Arc<C>>) -> Self {
-        Self { client: Shared(Some(client.into())), turn: Arc::new(Semaphore::new(1)) }
+        Self { client: ClientHandle(Some(client.into())), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Runs one or more calls on a thread for blocking work: `client.call(|cmap|
@@ -160,7 +160,7 @@ pub struct AsyncEvents<C: ServiceClient> {
     /// A descriptor of its own, since tokio knows each only once, and remembers one task that
     /// polls it.
     fd: AsyncFd<OwnedFd>,
-    client: Shared<C>,
+    client: ClientHandle<C>,
     ended: bool,
 }
 
@@ -223,21 +223,21 @@ impl<C: ServiceClient> fmt::Debug for AsyncEvents<C> {
 
 /// Keeps a client, and lets it go on a thread for blocking work: the end of a connection whose
 /// daemon was killed takes a few dozen milliseconds.
-struct Shared<C: ServiceClient>(Option<Arc<C>>);
+struct ClientHandle<C: ServiceClient>(Option<Arc<C>>);
 
-impl<C: ServiceClient> Shared<C> {
+impl<C: ServiceClient> ClientHandle<C> {
     fn get(&self) -> &Arc<C> {
         self.0.as_ref().expect("only drop takes it")
     }
 }
 
-impl<C: ServiceClient> Clone for Shared<C> {
+impl<C: ServiceClient> Clone for ClientHandle<C> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<C: ServiceClient> Drop for Shared<C> {
+impl<C: ServiceClient> Drop for ClientHandle<C> {
     fn drop(&mut self) {
         let last = self.0.take().and_then(Arc::into_inner);
         if let (Some(client), Ok(runtime)) = (last, Handle::try_current()) {

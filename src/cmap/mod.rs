@@ -42,8 +42,7 @@ pub use value::{MAX_VALUE_SIZE, Value};
 
 use crate::client::{Service, UnknownEvent, client};
 use crate::endpoint::Endpoint;
-use crate::error::Escaped;
-use crate::error::{CsError, Error, ProtocolError, Result, WireError};
+use crate::error::{CsError, Error, Escaped, ProtocolError, Result, WireError};
 use crate::features::{Feature, STATS_MAP, STATS_TRACKING};
 use crate::libqb::client::Call;
 use crate::wire::Message;
@@ -523,7 +522,7 @@ impl Client {
             && !events.contains(TrackEvents::PREFIX)
             && key.ends_with(".procname")
         {
-            return Err(Error::invalid("key", format!("corosync would die of tracking {key}")));
+            return Err(Error::invalid("key", format!("refused: tracking {key} crashes corosync")));
         }
         let comes_or_goes = events.intersects(TrackEvents::ADD | TrackEvents::DELETE);
         if self.core.service.map == Map::Stats

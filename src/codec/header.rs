@@ -1,8 +1,7 @@
 //! The header of every libqb message. Nothing else knows the offsets of its fields.
 
 use super::bytes::{Plain, Reader, SLOT, Writer};
-use crate::error::CsError;
-use crate::error::WireError;
+use crate::error::{CsError, WireError};
 
 /// `CS_OK`: the status of a reply with a body, and of every event.
 pub(crate) const CS_OK: i32 = 1;

@@ -15,8 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::codec::setup::{ConnectReply, Generation, REPLY_PREFIX_SIZE};
-use crate::error::ProtocolError;
-use crate::error::WireError;
+use crate::error::{ProtocolError, WireError};
 
 /// Collects the connection reply. Feed it the bytes that arrive until it is whole. Never read more
 /// than it wants: wake bytes follow.

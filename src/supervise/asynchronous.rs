@@ -37,11 +37,11 @@ use crate::supervise::Notice;
 /// ```
 pub struct AsyncSupervised<C: Supervise> {
     plan: Plan<C>,
-    link: Link<C>,
+    phase: Phase<C>,
     ended: bool,
 }
 
-enum Link<C: Supervise> {
+enum Phase<C: Supervise> {
     /// There is none, and nothing is done about it yet.
     Down,
     /// The next attempt is waited for.
@@ -60,7 +60,7 @@ impl<C: Supervise> AsyncSupervised<C> {
     /// As [`Supervised::new`](super::Supervised::new). The function runs on a thread for blocking
     /// work.
     pub fn new(connect: impl Fn() -> Result<C> + Send + Sync + 'static) -> Self {
-        Self { plan: Plan::new(connect), link: Link::Down, ended: false }
+        Self { plan: Plan::new(connect), phase: Phase::Down, ended: false }
     }
 
     /// As [`Supervised::backoff`](super::Supervised::backoff).
@@ -90,38 +90,38 @@ impl<C: Supervise> AsyncSupervised<C> {
     /// As there.
     pub fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<Result<NoticeOf<C>>> {
         loop {
-            self.link = match &mut self.link {
-                Link::Down => match self.plan.attempt_at {
+            self.phase = match &mut self.phase {
+                Phase::Down => match self.plan.attempt_at {
                     Some(at) if at > Instant::now() => {
-                        Link::Waiting(Box::pin(sleep_until(at.into())))
+                        Phase::Waiting(Box::pin(sleep_until(at.into())))
                     }
                     _ => self.connect(),
                 },
-                Link::Waiting(sleep) => {
+                Phase::Waiting(sleep) => {
                     ready!(sleep.as_mut().poll(cx));
                     self.connect()
                 }
-                Link::Connecting(attempt) => {
+                Phase::Connecting(attempt) => {
                     let attempt = ready!(Pin::new(attempt).poll(cx));
                     let now = Instant::now();
                     let up = attempt.and_then(|(client, restored)| {
                         let client = AsyncClient::new(client);
                         Ok((client.events()?, C::Async::from(client), restored))
                     });
-                    let (link, notice) = match up {
+                    let (phase, notice) = match up {
                         Ok((events, client, restored)) => (
-                            Link::Up { client, events, ending: None },
+                            Phase::Up { client, events, ending: None },
                             Ok(Some(self.plan.up(restored, now))),
                         ),
-                        Err(error) => (Link::Down, self.plan.failed(error, now)),
+                        Err(error) => (Phase::Down, self.plan.failed(error, now)),
                     };
                     if let Some(notice) = notice.transpose() {
-                        self.link = link;
+                        self.phase = phase;
                         return Poll::Ready(notice);
                     }
-                    link
+                    phase
                 }
-                Link::Up { events, ending, .. } => {
+                Phase::Up { events, ending, .. } => {
                     let next = match ending {
                         None => ready!(events.poll_event(cx)),
                         Some(_) => match events.client().poll_event() {
@@ -135,7 +135,7 @@ impl<C: Supervise> AsyncSupervised<C> {
                         Err(Error::Finalized) => Err(Error::Finalized),
                         Err(error) => {
                             self.plan.past = events.client().stats().after(&self.plan.past);
-                            self.link = Link::Down;
+                            self.phase = Phase::Down;
                             Ok(self.plan.lost(error, Instant::now()))
                         }
                     });
@@ -151,11 +151,11 @@ impl<C: Supervise> AsyncSupervised<C> {
     /// As there.
     pub async fn set_up(&mut self, setup: C::Setup) -> Result<()> {
         self.plan.note(&setup)?;
-        match &mut self.link {
-            Link::Down | Link::Waiting(_) | Link::Up { ending: Some(_), .. } => {}
+        match &mut self.phase {
+            Phase::Down | Phase::Waiting(_) | Phase::Up { ending: Some(_), .. } => {}
             // The attempt under way does not have this setup, so its result is dropped.
-            Link::Connecting(_) => self.link = Link::Down,
-            Link::Up { client, ending, .. } => {
+            Phase::Connecting(_) => self.phase = Phase::Down,
+            Phase::Up { client, ending, .. } => {
                 let new = setup.clone();
                 let result = client.call(move |client| C::set_up(client, &new)).await;
                 *ending = self.plan.settle(&setup, result)?;
@@ -170,10 +170,10 @@ impl<C: Supervise> AsyncSupervised<C> {
     /// As there.
     pub async fn take_down(&mut self, setup: &C::Setup) -> Result<()> {
         self.plan.forget(setup)?;
-        match &mut self.link {
-            Link::Down | Link::Waiting(_) | Link::Up { ending: Some(_), .. } => {}
-            Link::Connecting(_) => self.link = Link::Down,
-            Link::Up { client, ending, .. } => {
+        match &mut self.phase {
+            Phase::Down | Phase::Waiting(_) | Phase::Up { ending: Some(_), .. } => {}
+            Phase::Connecting(_) => self.phase = Phase::Down,
+            Phase::Up { client, ending, .. } => {
                 let old = setup.clone();
                 match client.call(move |client| C::take_down(client, &old)).await {
                     Err(error) if loses_connection(&error) => *ending = Some(error),
@@ -191,8 +191,8 @@ impl<C: Supervise> AsyncSupervised<C> {
 
     /// As [`Supervised::stats`](super::Supervised::stats).
     pub fn stats(&self) -> SupervisedStats {
-        self.plan.stats(match &self.link {
-            Link::Up { events, .. } => Some(events.client().stats()),
+        self.plan.stats(match &self.phase {
+            Phase::Up { events, .. } => Some(events.client().stats()),
             _ => None,
         })
     }
@@ -202,16 +202,16 @@ impl<C: Supervise> AsyncSupervised<C> {
     /// # Errors
     /// [`Error::Disconnected`] when there is none.
     pub fn client(&self) -> Result<&C::Async> {
-        match &self.link {
-            Link::Up { client, .. } => Ok(client),
+        match &self.phase {
+            Phase::Up { client, .. } => Ok(client),
             _ => Err(Error::disconnected(C::SERVICE)),
         }
     }
 
-    fn connect(&mut self) -> Link<C> {
+    fn connect(&mut self) -> Phase<C> {
         self.plan.begin(Instant::now());
         let (connect, setups) = (Arc::clone(&self.plan.connect), self.plan.setups.clone());
-        Link::Connecting(Blocking::start(move || attempt(&*connect, &setups)))
+        Phase::Connecting(Blocking::start(move || attempt(&*connect, &setups)))
     }
 }
 

@@ -187,11 +187,11 @@ pub struct Supervised<C: Supervise> {
     /// What made the client useless. The events it has left are handed over before.
     ending: Option<Error>,
     waker: Option<Waker>,
-    watch: Option<Watch<C>>,
+    watch: Option<Watched<C>>,
 }
 
 /// What [`Supervised::descriptor`] is made of.
-struct Watch<C: Supervise> {
+struct Watched<C: Supervise> {
     poller: Poller,
     /// Goes off when an attempt is due, or when a client has ended and its socket does not signal
     /// it.
@@ -365,7 +365,7 @@ impl<C: Supervise> Supervised<C> {
             let (poller, timer) = (Poller::new()?, Timer::new()?);
             poller.add(&timer, 0)?;
             poller.add(waker.wakeup(), 0)?;
-            Ok(Watch { poller, timer, client: None })
+            Ok(Watched { poller, timer, client: None })
         };
         let failed = |source| Error::system("making a descriptor of a supervised client", source);
         let watch = match self.watch.take() {

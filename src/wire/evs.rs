@@ -18,8 +18,7 @@ use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::codec::{Kind, Number, Reader, Writer};
-use crate::error::WireError;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, WireError};
 use crate::wire::Message;
 #[doc(inline)]
 pub use crate::wire::cpg::Guarantee;
