@@ -14,7 +14,7 @@ use bytes::Bytes;
 use corosync_ipc::codec::setup::{ConnectReply, ConnectRequest};
 use corosync_ipc::libqb::server::{
     Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer,
-    Refusal, RingAccess, SendError,
+    Refusal, RingAccess, SendError, Transport,
 };
 use corosync_ipc::{Credentials, Endpoint};
 use nix::libc;
@@ -160,18 +160,29 @@ impl Handler for Echo {
 struct Place {
     name: String,
     shm: tempfile::TempDir,
+    transport: Transport,
+}
+
+/// Runs a body over both transports.
+fn over_each_transport(body: impl Fn(Transport)) {
+    [Transport::Shm, Transport::Socket].into_iter().for_each(body);
 }
 
 impl Place {
     fn new() -> Self {
+        Self::over(Transport::Shm)
+    }
+
+    fn over(transport: Transport) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { name, shm: shm_folder() }
+        Self { name, shm: shm_folder(), transport }
     }
 
     fn builder(&self) -> Builder {
         let endpoint = Endpoint::new().abstract_sockets().shm_root(self.shm.path());
-        Listener::<Echo>::builder().endpoint(&endpoint).service(&self.name)
+        let builder = Listener::<Echo>::builder().endpoint(&endpoint).service(&self.name);
+        builder.transport(self.transport)
     }
 
     fn echo(&self) -> Listener<Echo> {
@@ -248,20 +259,26 @@ impl Raw {
 fn c_clients_are_served() {
     let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
     watchdog(120, move || {
-        let place = Place::new();
-        let listener = place.echo();
-        for (max, events) in [(1 << 20, 100), (16384, 5000), (0, 1)] {
-            // libqb's client asks for its own reply's size at least.
-            let max_asked = max.max(12328);
-            let output = place.c_client(&program, max_asked, events).output().unwrap();
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert_eq!(text, format!("buffer {max_asked}\nevents {events}\ndone\n"), "{output:?}");
-            eventually("client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
-            assert_eq!(place.left(), Vec::<PathBuf>::new());
-        }
-        let echo = listener.stop().unwrap();
-        assert_eq!((echo.connects.len(), &echo.disconnects), (3, &echo.connects));
+        over_each_transport(|transport| c_clients_are_served_over(&program, transport));
     });
+}
+
+fn c_clients_are_served_over(program: &Path, transport: Transport) {
+    let place = Place::over(transport);
+    let listener = place.echo();
+    // What the system lets a datagram have.
+    let most = if transport == Transport::Shm { 1 << 20 } else { 200_000 };
+    for (max, events) in [(most, 100), (16384, 5000), (0, 1)] {
+        // libqb's client asks for its own reply's size at least.
+        let max_asked = max.max(12328);
+        let output = place.c_client(program, max_asked, events).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(text, format!("buffer {max_asked}\nevents {events}\ndone\n"), "{output:?}");
+        eventually("client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+        assert_eq!(place.left(), Vec::<PathBuf>::new());
+    }
+    let echo = listener.stop().unwrap();
+    assert_eq!((echo.connects.len(), &echo.disconnects), (3, &echo.connects));
 }
 
 #[test]
@@ -288,67 +305,75 @@ fn filesystem_sockets_are_made_and_removed() {
 #[test]
 fn refusals_reach_the_c_client() {
     let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
-    let place = Place::new();
-    let listener = place.echo();
-    listener.with(|echo, _| echo.refuse = Some(Refusal::NOT_ALLOWED)).unwrap();
-    let output = place.c_client(&program, 12328, 0).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "refused 13\n");
-    assert_eq!(listener.with(|_, connections| connections.ids().len()).unwrap(), 0);
-    assert!(place.left().is_empty());
+    over_each_transport(|transport| {
+        let place = Place::over(transport);
+        let listener = place.echo();
+        listener.with(|echo, _| echo.refuse = Some(Refusal::NOT_ALLOWED)).unwrap();
+        let output = place.c_client(&program, 12328, 0).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "refused 13\n");
+        assert_eq!(listener.with(|_, connections| connections.ids().len()).unwrap(), 0);
+        assert!(place.left().is_empty());
+    });
 }
 
 #[test]
 fn a_client_that_dies_leaves_nothing() {
     let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
-    let place = Place::new();
-    let listener = place.echo();
-    let output =
-        place.c_client(&program, 12328, 10).arg("die").stdout(Stdio::piped()).output().unwrap();
-    assert!(!output.status.success());
-    eventually("the client is cleared away", || {
-        listener.with(|echo, _| echo.disconnects.len() == 1).unwrap()
+    over_each_transport(|transport| {
+        let place = Place::over(transport);
+        let listener = place.echo();
+        let output =
+            place.c_client(&program, 12328, 10).arg("die").stdout(Stdio::piped()).output().unwrap();
+        assert!(!output.status.success());
+        eventually("the client is cleared away", || {
+            listener.with(|echo, _| echo.disconnects.len() == 1).unwrap()
+        });
+        assert!(place.left().is_empty());
     });
-    assert!(place.left().is_empty());
 }
 
 #[test]
 fn stopping_the_listener_disconnects_and_leaves_nothing() {
     let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
-    let place = Place::new();
-    let listener = place.echo();
-    let child =
-        place.c_client(&program, 12328, 10).arg("stay").stdout(Stdio::piped()).spawn().unwrap();
-    eventually("client asked for its events", || {
-        listener.with(|_, all| all.sessions().any(|(_, n)| *n > 301)).unwrap()
+    over_each_transport(|transport| {
+        let place = Place::over(transport);
+        let listener = place.echo();
+        let child =
+            place.c_client(&program, 12328, 10).arg("stay").stdout(Stdio::piped()).spawn().unwrap();
+        eventually("client asked for its events", || {
+            listener.with(|_, all| all.sessions().any(|(_, n)| *n > 301)).unwrap()
+        });
+        assert_eq!(place.left().len(), 1);
+        let echo = listener.stop().unwrap();
+        assert_eq!(echo.connects.len(), 1);
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            String::from_utf8_lossy(&output.stdout).ends_with("disconnected\ndone\n"),
+            "{output:?}"
+        );
+        assert!(place.left().is_empty());
     });
-    assert_eq!(place.left().len(), 1);
-    let echo = listener.stop().unwrap();
-    assert_eq!(echo.connects.len(), 1);
-    let output = child.wait_with_output().unwrap();
-    assert!(
-        String::from_utf8_lossy(&output.stdout).ends_with("disconnected\ndone\n"),
-        "{output:?}"
-    );
-    assert!(place.left().is_empty());
 }
 
 #[test]
 fn a_hundred_connections_leave_nothing() {
-    let place = Place::new();
-    let listener = place.echo();
-    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
-    let before = descriptors();
-    for round in 0..2 {
-        let clients: Vec<Raw> = (0..100).map(|_| place.raw()).collect();
-        assert_eq!(place.left().len(), 100);
-        drop(clients);
-        eventually("all are gone", || {
-            listener.with(|_, connections| connections.ids().is_empty()).unwrap()
-        });
-        assert!(place.left().is_empty(), "round {round}");
-    }
-    // Other tests of this process open some of their own.
-    eventually("no descriptor is left", || descriptors() <= before + 50);
+    over_each_transport(|transport| {
+        let place = Place::over(transport);
+        let listener = place.echo();
+        let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = descriptors();
+        for round in 0..2 {
+            let clients: Vec<Raw> = (0..100).map(|_| place.raw()).collect();
+            assert_eq!(place.left().len(), 100);
+            drop(clients);
+            eventually("all are gone", || {
+                listener.with(|_, connections| connections.ids().is_empty()).unwrap()
+            });
+            assert!(place.left().is_empty(), "round {round}");
+        }
+        // Other tests of this process open some of their own.
+        eventually("no descriptor is left", || descriptors() <= before + 50);
+    });
 }
 
 #[test]
@@ -412,39 +437,49 @@ fn the_handler_says_who_may_use_the_rings() {
 
 #[test]
 fn what_a_client_puts_into_its_directory_goes_with_it() {
-    let place = Place::new();
-    let listener = place.echo();
-    let elsewhere = tempfile::tempdir().unwrap();
-    let kept = elsewhere.path().join("kept");
-    fs::write(&kept, "kept").unwrap();
-    let raw = place.raw();
-    let directory =
-        Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
-    fs::write(directory.join("file"), "rubbish").unwrap();
-    fs::create_dir(directory.join("directory")).unwrap();
-    fs::remove_file(directory.join(format!("qb-event-{}-data", place.name))).unwrap();
-    for (name, target) in [
-        ("link", kept.as_path()),
-        ("directory link", elsewhere.path()),
-        ("nowhere", Path::new("/no/such")),
-    ] {
-        std::os::unix::fs::symlink(target, directory.join(name)).unwrap();
-    }
-    drop(std::os::unix::net::UnixListener::bind(directory.join("socket")).unwrap());
-    (0..1000).for_each(|number| fs::write(directory.join(format!("{number}")), "").unwrap());
-    drop(raw);
-    eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
-    assert_eq!(place.left(), Vec::<PathBuf>::new());
-    assert_eq!(fs::read_to_string(&kept).unwrap(), "kept");
+    over_each_transport(|transport| {
+        let place = Place::over(transport);
+        let listener = place.echo();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let kept = elsewhere.path().join("kept");
+        fs::write(&kept, "kept").unwrap();
+        let raw = place.raw();
+        let directory = Path::new(std::str::from_utf8(&raw.reply.request).unwrap())
+            .parent()
+            .unwrap()
+            .to_path_buf();
+        fs::write(directory.join("file"), "rubbish").unwrap();
+        fs::create_dir(directory.join("directory")).unwrap();
+        let own = match transport {
+            Transport::Socket => format!("qb-control-{}", place.name),
+            _ => format!("qb-event-{}-data", place.name),
+        };
+        fs::remove_file(directory.join(own)).unwrap();
+        for (name, target) in [
+            ("link", kept.as_path()),
+            ("directory link", elsewhere.path()),
+            ("nowhere", Path::new("/no/such")),
+        ] {
+            std::os::unix::fs::symlink(target, directory.join(name)).unwrap();
+        }
+        drop(std::os::unix::net::UnixListener::bind(directory.join("socket")).unwrap());
+        (0..1000).for_each(|number| fs::write(directory.join(format!("{number}")), "").unwrap());
+        drop(raw);
+        eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+        assert_eq!(place.left(), Vec::<PathBuf>::new());
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "kept");
 
-    // What is not empty is not gone through.
-    let raw = place.raw();
-    let directory =
-        Path::new(std::str::from_utf8(&raw.reply.request).unwrap()).parent().unwrap().to_path_buf();
-    fs::create_dir_all(directory.join("one/two")).unwrap();
-    drop(raw);
-    eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
-    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        // What is not empty is not gone through.
+        let raw = place.raw();
+        let directory = Path::new(std::str::from_utf8(&raw.reply.request).unwrap())
+            .parent()
+            .unwrap()
+            .to_path_buf();
+        fs::create_dir_all(directory.join("one/two")).unwrap();
+        drop(raw);
+        eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+    });
 }
 
 #[test]
@@ -501,36 +536,42 @@ fn what_waits_for_all_clients_ends_the_one_that_has_most() {
 #[test]
 fn clients_are_told_the_directory_as_they_see_it() {
     let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
-    let place = Place::new();
-    let elsewhere = tempfile::tempdir().unwrap();
-    // A mount, but for whoever is not root.
-    let seen = elsewhere.path().join("seen");
-    std::os::unix::fs::symlink(place.shm.path(), &seen).unwrap();
-    let endpoint =
-        Endpoint::new().abstract_sockets().shm_root(place.shm.path()).client_shm_root(&seen);
-    let start = |endpoint: &Endpoint| {
-        Listener::<Echo>::builder().endpoint(endpoint).service(&place.name).start(Echo::default())
-    };
-    assert!(
-        start(&endpoint.clone().client_shm_root("seen"))
-            .unwrap_err()
-            .to_string()
-            .contains("absolute path")
-    );
-    let listener = start(&endpoint).unwrap();
-    let raw = place.raw();
-    for ring in [&raw.reply.request, &raw.reply.response, &raw.reply.event] {
-        assert!(std::str::from_utf8(ring).unwrap().starts_with(seen.to_str().unwrap()));
-        let header = fs::read(format!("{}-header", std::str::from_utf8(ring).unwrap())).unwrap();
-        assert!(header[12..].starts_with(seen.to_str().unwrap().as_bytes()));
-    }
-    let output = place.c_client(&program, 12328, 100).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).ends_with("done\n"), "{output:?}");
-    drop(raw);
-    eventually("all are gone", || {
-        listener.with(|_, connections| connections.ids().is_empty()).unwrap()
+    over_each_transport(|transport| {
+        let place = Place::over(transport);
+        let elsewhere = tempfile::tempdir().unwrap();
+        // A mount, but for whoever is not root.
+        let seen = elsewhere.path().join("seen");
+        std::os::unix::fs::symlink(place.shm.path(), &seen).unwrap();
+        let endpoint =
+            Endpoint::new().abstract_sockets().shm_root(place.shm.path()).client_shm_root(&seen);
+        let start = |endpoint: &Endpoint| {
+            Listener::<Echo>::builder()
+                .endpoint(endpoint)
+                .service(&place.name)
+                .start(Echo::default())
+        };
+        assert!(
+            start(&endpoint.clone().client_shm_root("seen"))
+                .unwrap_err()
+                .to_string()
+                .contains("absolute path")
+        );
+        let listener = start(&endpoint).unwrap();
+        let raw = place.raw();
+        for ring in [&raw.reply.request, &raw.reply.response, &raw.reply.event] {
+            assert!(std::str::from_utf8(ring).unwrap().starts_with(seen.to_str().unwrap()));
+            let header =
+                fs::read(format!("{}-header", std::str::from_utf8(ring).unwrap())).unwrap();
+            assert!(header[12..].starts_with(seen.to_str().unwrap().as_bytes()));
+        }
+        let output = place.c_client(&program, 12328, 100).output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).ends_with("done\n"), "{output:?}");
+        drop(raw);
+        eventually("all are gone", || {
+            listener.with(|_, connections| connections.ids().is_empty()).unwrap()
+        });
+        assert_eq!(place.left(), Vec::<PathBuf>::new());
     });
-    assert_eq!(place.left(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -615,28 +656,30 @@ impl Handler for Tolerant {
 
 #[test]
 fn closing_at_every_point_of_the_handshake_harms_nobody() {
-    let place = Place::new();
-    let listener = place.echo();
-    let request = ConnectRequest { max_msg_size: u32::MAX }.encode().unwrap();
-    for length in 0..=request.len() {
-        let mut socket = place.connect();
-        socket.write_all(&request[..length]).unwrap();
-        drop(socket);
-    }
-    let mut nonsense = place.connect();
-    nonsense.write_all(&[0x55; 24]).unwrap();
-    assert_eq!(nonsense.read(&mut [0; 16]).unwrap_or(0), 0);
-    // Bytes behind the request announce requests that are not there.
-    let mut eager = place.connect();
-    let eager_request = ConnectRequest { max_msg_size: 1 }.encode().unwrap();
-    eager.write_all(&[&eager_request[..], &[0; 1000]].concat()).unwrap();
-    eager.read_exact(&mut vec![0; 12328]).unwrap();
-    let _ = place.raw();
-    drop(eager);
-    eventually("all are gone", || {
-        listener.with(|_, connections| connections.ids().is_empty()).unwrap()
+    over_each_transport(|transport| {
+        let place = Place::over(transport);
+        let listener = place.echo();
+        let request = ConnectRequest { max_msg_size: u32::MAX }.encode().unwrap();
+        for length in 0..=request.len() {
+            let mut socket = place.connect();
+            socket.write_all(&request[..length]).unwrap();
+            drop(socket);
+        }
+        let mut nonsense = place.connect();
+        nonsense.write_all(&[0x55; 24]).unwrap();
+        assert_eq!(nonsense.read(&mut [0; 16]).unwrap_or(0), 0);
+        // Bytes behind the request announce requests that are not there.
+        let mut eager = place.connect();
+        let eager_request = ConnectRequest { max_msg_size: 1 }.encode().unwrap();
+        eager.write_all(&[&eager_request[..], &[0; 1000]].concat()).unwrap();
+        eager.read_exact(&mut vec![0; 12328]).unwrap();
+        let _ = place.raw();
+        drop(eager);
+        eventually("all are gone", || {
+            listener.with(|_, connections| connections.ids().is_empty()).unwrap()
+        });
+        assert!(place.left().is_empty());
     });
-    assert!(place.left().is_empty());
 }
 
 #[test]
@@ -685,13 +728,15 @@ fn events_for_a_client_that_does_not_read_are_dropped_or_end_it() {
 #[test]
 fn a_blocked_producer_goes_on_when_the_client_reads() {
     let Some(program) = cc(C_CLIENT, &["qb"]) else { return };
-    let place = Place::new();
-    let overflow = Overflow::Block(testbed::WATCHDOG);
-    let _listener = place.builder().event_queue(0, overflow).start(Echo::default()).unwrap();
-    // The events come before the reply the client waits for, so only as many as the ring has room
-    // for would do; the rest waits.
-    let output = place.c_client(&program, 12328, 50).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "buffer 12328\nevents 50\ndone\n");
+    over_each_transport(|transport| {
+        let place = Place::over(transport);
+        let overflow = Overflow::Block(testbed::WATCHDOG);
+        let _listener = place.builder().event_queue(0, overflow).start(Echo::default()).unwrap();
+        // The events come before the reply the client waits for, so only as many as the ring has room
+        // for would do; the rest waits.
+        let output = place.c_client(&program, 12328, 50).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "buffer 12328\nevents 50\ndone\n");
+    });
 }
 
 #[test]
@@ -741,4 +786,40 @@ fn a_late_reply_is_sent_from_elsewhere() {
     let mut count = [0; 4];
     raw.file(&raw.reply.response, "header").read_exact_at(&mut count, 8208).unwrap();
     assert_eq!(u32::from_ne_bytes(count), 1);
+}
+
+/// How long the server's thread has used the processor.
+fn processor_time(listener: &Listener<Echo>) -> Duration {
+    let read = || fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let text = listener.with(move |_, _| read()).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn bytes_on_the_setup_socket_of_datagrams_do_not_make_the_server_spin() {
+    const TIME: Duration = Duration::from_millis(300);
+    let place = Place::over(Transport::Socket);
+    let listener = place.echo();
+    for state in [FlowControl::Off, FlowControl::Requests, FlowControl::Sync] {
+        let mut raw = place.raw();
+        let set = move |all: &mut Connections<u32>| {
+            all.ids().into_iter().for_each(|id| all.get(id).unwrap().set_flow_control(state));
+        };
+        listener.with(move |_, all| set(all)).unwrap();
+        raw.socket.write_all(&[0; 3]).unwrap();
+        let before = processor_time(&listener);
+        std::thread::sleep(TIME);
+        let used = processor_time(&listener) - before;
+        assert!(used < TIME / 4, "{state:?}: {used:?}");
+        assert_eq!(listener.with(|_, all| all.ids().len()).unwrap(), 1);
+        // The end of a client that goes on to read.
+        raw.socket.shutdown(std::net::Shutdown::Write).unwrap();
+        eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+        assert_eq!(place.left(), Vec::<PathBuf>::new());
+        // A flood ends the connection.
+        let mut raw = place.raw();
+        listener.with(move |_, all| set(all)).unwrap();
+        let _ = raw.socket.write_all(&[0; 100_000]);
+        assert!(raw.is_dropped());
+    }
 }

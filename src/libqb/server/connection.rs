@@ -231,6 +231,10 @@ impl Connection {
         let limit = if seen.hung_up { LAST_REQUESTS } else { REQUESTS_A_TURN };
         // The last requests of a client that closed are served even while it is paused.
         if taken >= limit || !self.takes_requests() || (self.is_paused && !seen.hung_up) {
+            if taken == 0 && seen.readable && !self.rings.request.has_wake_bytes() {
+                // The setup socket is watched all the same, for the end of the client.
+                self.take_stray_bytes();
+            }
             return None;
         }
         match self.rings.request.try_receive() {
@@ -243,12 +247,7 @@ impl Connection {
             }
             Ok(None) => {
                 if taken == 0 && seen.readable {
-                    // A byte without a request: it was owed, or the client breaks the protocol and
-                    // the byte must be taken.
-                    self.take_bytes(self.wake.wanted().max(1));
-                    if !self.wake.forget_stray() {
-                        self.close();
-                    }
+                    self.take_stray_bytes();
                 }
                 None
             }
@@ -256,6 +255,15 @@ impl Connection {
                 self.failed(&error);
                 None
             }
+        }
+    }
+
+    /// Takes a byte without a request: it was owed, or the client breaks the protocol and the byte
+    /// must be taken.
+    fn take_stray_bytes(&mut self) {
+        self.take_bytes(self.wake.wanted().max(1));
+        if !self.wake.forget_stray() {
+            self.close();
         }
     }
 
