@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_iteration_without_end_is_noticed() {
-        let (endpoint, _daemon) = Endless::start(0);
+        let (endpoint, _daemon) = Endless::start(0, crate::libqb::server::Transport::Shm);
         let client = Client::connect_to(&endpoint).unwrap();
         let mut iter = client.iter(Iteration::All).unwrap();
         // Waiting for as many as there may be would take long.

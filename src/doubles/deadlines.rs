@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::cmap::{Map, TrackEvents};
 use crate::cpg::{GroupName, Guarantee, Iteration};
-use crate::doubles::{Deaf, Endless, SlowDaemon};
+use crate::doubles::{Deaf, Endless, SlowDaemon, TRANSPORTS};
 use crate::error::{CsError, Error, ProtocolError, Result};
+use crate::libqb::server::Transport;
 use crate::quorum::Model;
 use crate::supervise::{CmapTracker, Notice, Supervised};
 use crate::{Deadline, Endpoint, NodeId, RingId, ServiceClient, TrackFlags, within};
@@ -63,8 +64,8 @@ impl Row {
 
     /// Runs the call. Returns an error that describes the outcome, unless the call has the expected
     /// outcome in time.
-    fn try_with(&self, timeout: Duration) -> Result<(), String> {
-        let daemon = SlowDaemon::start();
+    fn try_with(&self, timeout: Duration, transport: Transport) -> Result<(), String> {
+        let daemon = SlowDaemon::start(transport);
         let start = Start { daemon: &daemon, timeout, begun: Cell::new(None) };
         let result =
             (self.attempt)(&daemon.endpoint().clone().ring_size(64 << 10).timeout(timeout), &start);
@@ -295,7 +296,7 @@ const ATTEMPTS: [(usize, Duration); 3] =
     [(24, Duration::from_secs(1)), (8, Duration::from_secs(4)), (2, Duration::from_secs(16))];
 
 /// Runs all calls. Panics if a call fails in every attempt.
-fn try_all(rows: Vec<Row>) {
+fn try_all(rows: Vec<Row>, transport: Transport) {
     let mut rows = Mutex::new(rows);
     let failures = Mutex::new(Vec::new());
     for (at_a_time, timeout) in ATTEMPTS {
@@ -305,7 +306,7 @@ fn try_all(rows: Vec<Row>) {
                 scope.spawn(|| {
                     loop {
                         let Some(row) = rows.lock().unwrap().pop() else { break };
-                        if let Err(failure) = row.try_with(timeout) {
+                        if let Err(failure) = row.try_with(timeout, transport) {
                             failures.lock().unwrap().push(failure);
                             failed.lock().unwrap().push(row);
                         }
@@ -321,7 +322,12 @@ fn try_all(rows: Vec<Row>) {
 
 #[test]
 fn every_call_ends_in_one_timeout_with_a_daemon_that_takes_most_of_it_for_each_request() {
-    try_all(every_call().0);
+    try_all(every_call().0, Transport::Shm);
+}
+
+#[test]
+fn every_call_ends_in_one_timeout_with_a_daemon_of_datagrams_too() {
+    try_all(every_call().0, Transport::Socket);
 }
 
 #[test]
@@ -330,12 +336,12 @@ fn calls_that_have_one_deadline_end_at_it() {
         start.now();
         within(start.timeout, || cmap::Client::connect_to(endpoint)?.get("test.number")).map(drop)
     };
-    try_all(vec![Row::new("connect and get", TimedOut, two_calls)]);
+    try_all(vec![Row::new("connect and get", TimedOut, two_calls)], Transport::Shm);
 }
 
 #[test]
 fn what_begins_after_the_deadline_is_not_sent() {
-    let daemon = SlowDaemon::start();
+    let daemon = SlowDaemon::start(Transport::Shm);
     let endpoint = daemon.endpoint().clone().timeout(LONG);
     let client = cpg::Client::connect_to(&endpoint).unwrap();
     client.join(&group()).unwrap();
@@ -366,29 +372,31 @@ fn an_attempt_of_a_supervised_client_has_two_timeouts_however_much_is_set_up() {
             _ => Ok(()),
         }
     });
-    try_all(vec![Row { limit: 2.5, ..row }]);
+    try_all(vec![Row { limit: 2.5, ..row }], Transport::Shm);
 }
 
 #[test]
 fn lists_without_end_end_in_time() {
-    let (endpoint, _daemon) = Endless::start(4);
-    let endpoint = endpoint.timeout(LONG).request_timeout(Duration::from_millis(200));
-    let map = cmap::Client::connect_to(&endpoint).unwrap();
-    for _ in 0..2 {
-        let error = map.list("key.").unwrap_err();
+    for transport in TRANSPORTS {
+        let (endpoint, _daemon) = Endless::start(4, transport);
+        let endpoint = endpoint.timeout(LONG).request_timeout(Duration::from_millis(200));
+        let map = cmap::Client::connect_to(&endpoint).unwrap();
+        for _ in 0..2 {
+            let error = map.list("key.").unwrap_err();
+            assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+        }
+        let groups = cpg::Client::connect_to(&endpoint).unwrap();
+        let error = groups.list(Iteration::All).unwrap_err();
+        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+        // None of the keys has the requested prefix.
+        let error = map.iter("other.").unwrap_err();
         assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     }
-    let groups = cpg::Client::connect_to(&endpoint).unwrap();
-    let error = groups.list(Iteration::All).unwrap_err();
-    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-    // None of the keys has the requested prefix.
-    let error = map.iter("other.").unwrap_err();
-    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
 }
 
 #[test]
 fn lists_without_end_do_not_fill_the_memory() {
-    let (endpoint, _daemon) = Endless::start(16 << 10);
+    let (endpoint, _daemon) = Endless::start(16 << 10, Transport::Socket);
     let client = cmap::Client::connect_to(&endpoint.timeout(LONG)).unwrap();
     match client.list("key.").unwrap_err() {
         Error::Protocol { source: ProtocolError::Endless { limit, .. }, .. } => {
@@ -400,7 +408,7 @@ fn lists_without_end_do_not_fill_the_memory() {
 
 #[test]
 fn a_message_that_is_interrupted_again_and_again_is_given_up() {
-    let (endpoint, _daemon) = Endless::start(4);
+    let (endpoint, _daemon) = Endless::start(4, Transport::Shm);
     let client = cpg::Client::connect_to(&endpoint.timeout(LONG).ring_size(8192)).unwrap();
     client.join(&group()).unwrap();
     let error = client.multicast(Guarantee::AGREED, &[7; 10_000]).unwrap_err();
@@ -409,7 +417,7 @@ fn a_message_that_is_interrupted_again_and_again_is_given_up() {
 
 #[test]
 fn a_daemon_that_reads_no_wake_bytes_keeps_nobody_waiting() {
-    let (endpoint, daemon) = Deaf::start();
+    let (endpoint, daemon) = Deaf::start(Transport::Shm);
     let client = cpg::Client::connect_to(&endpoint.timeout(LONG).ring_size(64 << 10)).unwrap();
     client.join(&group()).unwrap();
     let begun = Instant::now();
@@ -444,7 +452,7 @@ fn a_call_that_gets_no_thread_in_time_is_not_made() {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc;
 
-    let daemon = SlowDaemon::start();
+    let daemon = SlowDaemon::start(Transport::Shm);
     let client = cmap::Client::connect_to(daemon.endpoint()).unwrap();
     client.set_request_timeout(Duration::from_millis(50));
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -10,10 +10,10 @@ use bytes::Bytes;
 
 use crate::client::{Core, Service};
 use crate::codec::{CS_OK, Header, Kind};
-use crate::doubles::{self, Flood};
+use crate::doubles::{self, Flood, TRANSPORTS};
 use crate::error::WireError;
 use crate::libqb::client::{Call, Look};
-use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal};
+use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal, Transport};
 use crate::libqb::wake::MOST_STRAY;
 use crate::wire::{self, Message, tables};
 use crate::{
@@ -240,14 +240,18 @@ fn exercise<C: ServiceClient>(connect: impl Fn() -> Result<C>, call: impl Fn(&C)
 }
 
 /// Runs `exercise` against a [`Liar`]. Returns how often connecting succeeded.
-fn exercise_against_liar(seed: u64, exercise: fn(&Endpoint) -> usize) -> usize {
+fn exercise_against_liar(
+    seed: u64,
+    transport: Transport,
+    exercise: fn(&Endpoint) -> usize,
+) -> usize {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let short = Duration::from_millis(10);
     let endpoint = Endpoint::new()
         .socket_dir(directory.path())
         .shm_root(directory.path())
         .request_timeout(short);
-    let builder = Listener::<Liar>::builder().endpoint(&endpoint);
+    let builder = Listener::<Liar>::builder().endpoint(&endpoint).transport(transport);
     let builder =
         fuzzing::SERVICES.iter().fold(builder, |builder, service| builder.service(*service));
     let _listener = builder.start(Liar::new(seed)).unwrap();
@@ -256,8 +260,14 @@ fn exercise_against_liar(seed: u64, exercise: fn(&Endpoint) -> usize) -> usize {
 
 #[test]
 fn a_flood_of_wake_bytes_ends_the_connection_instead_of_spinning() {
+    for transport in TRANSPORTS {
+        floods_with(transport);
+    }
+}
+
+fn floods_with(transport: Transport) {
     let connect = || {
-        let (endpoint, flood) = Flood::start();
+        let (endpoint, flood) = Flood::start(transport);
         (cpg::Client::connect_to(&endpoint).unwrap(), flood)
     };
     let is_endless = |error: &Error| {
@@ -291,35 +301,44 @@ fn a_flood_of_wake_bytes_ends_the_connection_instead_of_spinning() {
 
 #[test]
 fn messages_that_are_no_events_keep_nobody_beyond_the_deadline() {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-    let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
-    let _listener =
-        Listener::<Talker>::builder().endpoint(&endpoint).service("mute").start(Talker).unwrap();
-    let client = Core::open(&endpoint, Mute::default(), Call::connecting(&endpoint)).unwrap();
-    client.request(client.call("talk"), &wire::quorum::GetQuorate {}).unwrap();
-    let seen = || client.service.seen.load(Ordering::Relaxed);
-    assert_eq!((client.next_event(Instant::now().into()).unwrap(), seen()), (None, 1));
-    // A poll takes all available messages, as edge-triggered loops need.
-    assert_eq!((client.look(Look::RingAndSocket, None).unwrap(), seen()), (None, EVENTS));
+    for transport in TRANSPORTS {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(directory.path());
+        let builder = Listener::<Talker>::builder().endpoint(&endpoint).transport(transport);
+        let _listener = builder.service("mute").start(Talker).unwrap();
+        let client = Core::open(&endpoint, Mute::default(), Call::connecting(&endpoint)).unwrap();
+        client.request(client.call("talk"), &wire::quorum::GetQuorate {}).unwrap();
+        let seen = || client.service.seen.load(Ordering::Relaxed);
+        assert_eq!((client.next_event(Instant::now().into()).unwrap(), seen()), (None, 1));
+        // A poll takes all available messages, as edge-triggered loops need.
+        assert_eq!(client.look(Look::RingAndSocket, None).unwrap(), None);
+        match transport {
+            Transport::Shm => assert_eq!(seen(), EVENTS),
+            // The rest waits in the daemon, which sends more of it meanwhile.
+            Transport::Socket => assert!(seen() > 2, "{}", seen()),
+        }
+    }
 }
 
 #[test]
 fn rings_larger_than_what_was_asked_for_are_refused() {
-    let connect = |size| {
-        let (endpoint, _daemon) = doubles::generous(size);
+    let connect = |size, transport| {
+        let (endpoint, _daemon) = doubles::generous(size, transport);
         cpg::Client::connect_to(&endpoint.ring_size(8192)).map(drop)
     };
-    match connect(32 << 20).unwrap_err() {
-        Error::Protocol {
-            source: ProtocolError::Ring(RingError::TooLarge { have, limit, .. }),
-            ..
-        } => {
-            // The ring's size plus one page of 4096 bytes on every machine.
-            assert_eq!((have, limit), ((32 << 20) + 4096, 64 << 10));
+    // A ring's size plus one page of 4096 bytes on every machine.
+    let limits = [(Transport::Shm, 4096, 64 << 10), (Transport::Socket, 0, 8192)];
+    for (transport, more, most) in limits {
+        match connect(32 << 20, transport).unwrap_err() {
+            Error::Protocol {
+                source: ProtocolError::Ring(RingError::TooLarge { have, limit, .. }),
+                ..
+            } => assert_eq!((have, limit), ((32 << 20) + more, most)),
+            error => panic!("{error}"),
         }
-        error => panic!("{error}"),
     }
-    connect(32768).unwrap();
+    connect(32768, Transport::Shm).unwrap();
+    connect(8192, Transport::Socket).unwrap();
 }
 
 #[test]
@@ -336,7 +355,9 @@ fn a_daemon_that_lies_harms_nobody() {
     let connected = thread::scope(|scope| {
         let threads = services.map(|exercise| {
             scope.spawn(move || {
-                (1..=3).map(|seed| exercise_against_liar(seed, exercise)).sum::<usize>()
+                let daemons = (1..=3).flat_map(|seed| TRANSPORTS.map(|it| (seed, it)));
+                let connected = |(seed, it)| exercise_against_liar(seed, it, exercise);
+                daemons.map(connected).sum::<usize>()
             })
         });
         threads.map(|thread| thread.join().unwrap())

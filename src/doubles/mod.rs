@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+mod datagrams;
 mod deadlines;
 mod hostile;
 
@@ -44,7 +45,7 @@ pub(crate) struct SlowDaemon {
 
 impl SlowDaemon {
     /// Starts the daemon without a delay.
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(transport: Transport) -> Self {
         let mut world = World::new(vec![(NodeId(1), Config::with_nodes(1))], 0);
         world.start(Instant::now(), &[0]).unwrap();
         let services = ServiceId::all(true);
@@ -53,7 +54,7 @@ impl SlowDaemon {
             Host::new(world, vec![Arc::new(Wakeup::new().unwrap())], Clock::Real, services);
         let slow = Slow { daemon, delay: Arc::clone(&delay) };
         let (endpoint, directory) = private_endpoint();
-        let builder = Listener::<Slow>::builder().endpoint(&endpoint);
+        let builder = Listener::<Slow>::builder().endpoint(&endpoint).transport(transport);
         let builder =
             services.iter().fold(builder, |builder, service| builder.service(service.name()));
         Self { delay, endpoint, _listener: builder.start(slow).unwrap(), _directory: directory }
@@ -118,10 +119,10 @@ pub(crate) struct Endless {
 }
 
 impl Endless {
-    pub(crate) fn start(value_len: u64) -> (Endpoint, impl Sized) {
+    pub(crate) fn start(value_len: u64, transport: Transport) -> (Endpoint, impl Sized) {
         let (endpoint, directory) = private_endpoint();
-        let builder =
-            Listener::<Self>::builder().endpoint(&endpoint).service("cmap").service("cpg");
+        let builder = Listener::<Self>::builder().endpoint(&endpoint).transport(transport);
+        let builder = builder.service("cmap").service("cpg");
         let listener = builder.start(Self { value_len, requests: 0, one_group: false }).unwrap();
         (endpoint, (listener, directory))
     }
@@ -186,10 +187,10 @@ pub(crate) struct Deaf {
 }
 
 impl Deaf {
-    pub(crate) fn start() -> (Endpoint, Self) {
+    pub(crate) fn start(transport: Transport) -> (Endpoint, Self) {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let (endpoint, thread, directory) = serve_one(None, move |client, mut rings| {
+        let (endpoint, thread, directory) = serve_one(None, transport, move |client, mut rings| {
             while !stopped.load(Ordering::SeqCst) {
                 let Some(request) =
                     rings.request.receive(Duration::from_millis(1), &client).unwrap()
@@ -234,8 +235,8 @@ pub(crate) struct Flood {
 }
 
 impl Flood {
-    pub(crate) fn start() -> (Endpoint, Self) {
-        let (endpoint, thread, directory) = serve_one(None, |client, _rings| {
+    pub(crate) fn start(transport: Transport) -> (Endpoint, Self) {
+        let (endpoint, thread, directory) = serve_one(None, transport, |client, _rings| {
             loop {
                 match socket::send_now(&client, &[0; 64]) {
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -250,16 +251,17 @@ impl Flood {
     }
 }
 
-/// Starts a cpg daemon that creates rings of `size`, whatever the client asks for. It serves one
-/// connection.
-pub(crate) fn generous(size: u32) -> (Endpoint, impl Sized) {
-    let (endpoint, thread, directory) = serve_one(Some(size), |client, rings| (client, rings));
+/// Starts a cpg daemon that grants `size`, whatever the client asks for. It serves one connection.
+pub(crate) fn generous(size: u32, transport: Transport) -> (Endpoint, impl Sized) {
+    let (endpoint, thread, directory) =
+        serve_one(Some(size), transport, |client, rings| (client, rings));
     (endpoint, (thread, directory))
 }
 
-/// Serves one client of cpg on a thread. The rings have `size`, or the size that the client asks for.
+/// Serves one client of cpg on a thread. Messages have `size`, or the size that the client asks for.
 fn serve_one<T: Send + 'static>(
     size: Option<u32>,
+    transport: Transport,
     serve: impl FnOnce(OwnedFd, Rings) -> T + Send + 'static,
 ) -> (Endpoint, JoinHandle<T>, TempDir) {
     let (endpoint, directory) = private_endpoint();
@@ -268,25 +270,33 @@ fn serve_one<T: Send + 'static>(
     let root = directory.path().to_owned();
     let thread = thread::spawn(move || {
         wait_for(&listener, Interest::Readable, None).unwrap();
-        let (client, rings) = accept(serve::accept_stream(&listener).unwrap(), &root, size);
+        let client = serve::accept_stream(&listener).unwrap();
+        let (rings, reply) = set_up(&client, &root, size, transport);
+        send_reply(&client, &reply);
         serve(client, rings)
     });
     (endpoint, thread, directory)
 }
 
-/// Sets up a connection. The rings have `size`, or the size that the client asks for.
-fn accept(client: OwnedFd, root: &Path, size: Option<u32>) -> (OwnedFd, Rings) {
+/// Takes a client's request and makes what it gets: messages of `size`, or of the size that the
+/// client asks for. Returns the reply too, which is not sent.
+fn set_up(
+    client: &OwnedFd,
+    root: &Path,
+    size: Option<u32>,
+    transport: Transport,
+) -> (Rings, ConnectReply) {
     let mut request = [0; CONNECT_REQUEST_SIZE];
-    assert_eq!(wait_for(&client, Interest::Readable, None).unwrap(), Ready::Yes);
-    assert_eq!(socket::receive_now(&client, &mut request).unwrap(), request.len());
+    assert_eq!(wait_for(client, Interest::Readable, None).unwrap(), Ready::Yes);
+    assert_eq!(socket::receive_now(client, &mut request).unwrap(), request.len());
     let asked = ConnectRequest::decode(&request).unwrap().max_msg_size;
     let max_msg_size = size.unwrap_or(asked);
     let generation = Generation::default();
-    let credentials: Credentials = socket::peer_credentials(&client).unwrap();
+    let credentials: Credentials = socket::peer_credentials(client).unwrap();
     let access = RingAccess { uid: credentials.uid, gid: credentials.gid, mode: 0o600 };
     let endpoint = Endpoint::new();
     let rings = Request {
-        transport: Transport::default(),
+        transport,
         endpoint: &endpoint,
         generation,
         root,
@@ -310,10 +320,16 @@ fn accept(client: OwnedFd, root: &Path, size: Option<u32>) -> (OwnedFd, Rings) {
         response,
         event,
     };
-    let reply = reply.encode().unwrap();
-    assert_eq!(socket::send_now(&client, &reply).unwrap(), reply.len());
-    (client, rings)
+    (rings, reply)
 }
+
+fn send_reply(client: &OwnedFd, reply: &ConnectReply) {
+    let reply = reply.encode().unwrap();
+    assert_eq!(socket::send_now(client, &reply).unwrap(), reply.len());
+}
+
+/// Both transports, which every test here is about.
+pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Socket];
 
 fn private_endpoint() -> (Endpoint, TempDir) {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();

@@ -115,7 +115,11 @@ impl Link {
     pub(super) fn failed(&self, source: ChannelError) -> Error {
         match source {
             ChannelError::Protocol(source) => self.broken(source),
-            ChannelError::Closed => self.hung_up(),
+            ChannelError::Closed => {
+                // Ends the waits of other threads, which only look at this socket.
+                socket::shut_down(&self.socket);
+                self.hung_up()
+            }
             ChannelError::System(source) => {
                 Error::system("using a socket of the connection", source)
             }
@@ -140,15 +144,15 @@ impl Link {
             == Ready::HungUp)
     }
 
-    /// Sleeps until a socket is writable, but not past the deadline.
+    /// Sleeps until a socket is writable, but not past the deadline. Returns `false` for that.
     ///
     /// # Errors
     /// [`Link::hung_up`] as soon as the daemon closes.
-    pub(super) fn wait_writable(&self, socket: &OwnedFd, deadline: Instant) -> Result<()> {
+    pub(super) fn wait_writable(&self, socket: &OwnedFd, deadline: Instant) -> Result<bool> {
         let ready = wait_for_peer(socket, Interest::Writable, &self.socket, Some(deadline));
         match ready.map_err(|source| Error::system("waiting for the daemon", source))? {
             Ready::HungUp => Err(self.hung_up()),
-            Ready::Yes | Ready::TimedOut => Ok(()),
+            ready => Ok(ready == Ready::Yes),
         }
     }
 

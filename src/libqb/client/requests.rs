@@ -296,6 +296,8 @@ impl Rings {
         // A small ring is usually full because of the request before: the daemon sends the answer
         // before it frees the room.
         let mut yields = 32;
+        // A socket that is writable and takes no message all the same: the system has no memory.
+        let mut is_writable = false;
         loop {
             link.check()?;
             if !self.request.is_attached().map_err(|source| link.failed(source))? {
@@ -303,8 +305,7 @@ impl Rings {
             }
             let refused = self.is_refused(flow);
             // The socket's room first, since the byte must follow the request at once.
-            let room =
-                !refused && self.request.backlog() < MOST_BACKLOG && self.has_wake_room(link)?;
+            let room = !refused && self.has_wake_room(link)?;
             if room && self.request.try_send(parts).map_err(|source| link.failed(source))? {
                 link.counters.requests.add(1);
                 link.counters.request_ring.note(self.request.used());
@@ -316,9 +317,12 @@ impl Rings {
             if yields > 0 && !refused {
                 yields -= 1;
                 thread::yield_now();
-            } else if let Some(socket) = self.request.socket().filter(|_| !refused) {
-                link.wait_writable(socket, deadline.min(Instant::now() + ROOM_MOST))?;
+            } else if let Some(socket) = self.request.socket().filter(|_| !refused && !is_writable)
+            {
+                is_writable =
+                    link.wait_writable(socket, deadline.min(Instant::now() + ROOM_MOST))?;
             } else {
+                is_writable = false;
                 link.pause(&mut pause, ROOM_MOST, deadline)?;
             }
         }
@@ -330,11 +334,14 @@ impl Rings {
         (1..=flow as u32).contains(&word)
     }
 
-    /// Whether the socket has room for a wake byte. Polls once for every `wake_batch` bytes: a
-    /// writable socket has room for that many.
+    /// Whether the socket has room for a wake byte, and the daemon has not left too many requests in
+    /// the ring. Polls once for every `wake_batch` bytes: a writable socket has room for that many.
     fn has_wake_room(&mut self, link: &Link) -> Result<bool> {
         if !self.request.has_wake_bytes() {
             return Ok(true);
+        }
+        if self.request.backlog() >= MOST_BACKLOG {
+            return Ok(false);
         }
         if self.wake_room == 0 {
             let ready = wait_for(&link.socket, Interest::Writable, Some(Instant::now()));
