@@ -23,8 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let Some(notice) = client.next(Deadline::NEVER)? else { break };
         match notice {
             Notice::Event(Event::Notify(change)) => {
-                // A change can be told that the copy has already, if it came while the copy was
-                // made.
+                // A change that came while the copy was made may be in the copy already.
                 match change.new_value {
                     Some(value) if copy.get(&change.key) == Some(&value) => continue,
                     Some(value) => {
@@ -36,13 +35,12 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
                 left = left.saturating_sub(1);
             }
-            // The tracker is there already, so that no change falls between the copy and the first
-            // notification.
+            // The tracker is set up before the copy is made, so no change is missed in between.
             Notice::Up(up) => {
                 match client.client()?.list(&prefix) {
                     Ok(keys) => copy = keys.into_iter().collect(),
                     Err(error) => {
-                        // The connection is most likely lost again, and the next notice says so.
+                        // Most likely the connection is lost again. The next notice says so.
                         eprintln!("{error}");
                         continue;
                     }

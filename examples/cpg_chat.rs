@@ -1,8 +1,9 @@
-//! A chat: what is typed goes to all members of a group, on all nodes.
+//! A chat: each line of standard input goes to all members of a group, on all nodes.
 //!
-//! `cpg_chat [GROUP]` ends with standard input, after its own last message came back.
+//! `cpg_chat [GROUP]` ends when standard input ends and its own last message has come back.
 //!
-//! One thread takes events, by a dispatcher; another reads lines and has the first one send them.
+//! One thread runs a dispatcher, which takes the events. Another one reads lines and lets the
+//! dispatcher's thread send them.
 
 use std::env;
 use std::error::Error;
@@ -14,12 +15,12 @@ use std::thread;
 use corosync_ipc::Dispatcher;
 use corosync_ipc::cpg::{Client, Confchg, Deliver, Event, GroupName, Guarantee};
 
-/// What the thread that dispatches knows.
+/// The state of the dispatcher's thread.
 #[derive(Default)]
 struct Chat {
-    /// Own messages that did not come back yet.
+    /// How many own messages have not come back yet.
     sent: usize,
-    /// Nothing more will be typed.
+    /// Standard input has ended.
     ended: bool,
     failed: Option<corosync_ipc::Error>,
 }
@@ -57,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
 
     let waker = dispatcher.waker();
-    // It may wait for a line when the program ends.
+    // Not joined: it may still wait for a line when the program ends.
     thread::spawn(move || {
         for line in io::stdin().lines().map_while(Result::ok) {
             let sender = Arc::clone(&client);

@@ -1,7 +1,8 @@
-//! A client of the service in `own_service.rs`: raises its counter and waits to be told.
+//! A client of the service in `own_service.rs`: watches its counter, raises it, and waits for the
+//! event.
 //!
-//! `cargo run --example libqb_client -- counter` connects to `@counter` (or where libqb is told to
-//! look for sockets). Any libqb service is spoken to in this way, whatever its messages are.
+//! `cargo run --example libqb_client -- counter` connects to `@counter`, or to the socket in libqb's
+//! directory. A client of any other libqb service looks the same, with its own messages.
 
 use std::error::Error;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use std::time::Duration;
 use corosync_ipc::codec::{Header, Kind};
 use corosync_ipc::libqb::Client;
 
-/// Raises the counter; the answer is its new value.
+/// Raises the counter. The answer is the new value.
 const RAISE: i32 = 0;
-/// From now on this client is told every new value.
+/// Watches the counter: from now on this client gets every new value.
 const WATCH: i32 = 1;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,12 +22,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let request = Header { id, size: 0, error: 0 }.encode(Kind::Request, &[])?;
         println!("answer {id}: {}", value(&client.request(&request)?)?);
     }
-    let event = client.next_event(Duration::from_secs(10))?.ok_or("nobody was told")?;
+    let event = client.next_event(Duration::from_secs(10))?.ok_or("no event came")?;
     println!("event: {}", value(&event)?);
     Ok(())
 }
 
-/// What stands behind the header.
+/// The value after the header, which is the same in answers and events.
 fn value(message: &[u8]) -> Result<u64, Box<dyn Error>> {
     let (_, body) = Header::split(message, Kind::Response)?;
     Ok(u64::from_ne_bytes(body.try_into()?))

@@ -1,6 +1,6 @@
 //! Clients in a loop of mio, whose readiness is edge-triggered.
 //!
-//! `mio_loop [N]` prints what cmap and votequorum tell, and ends after N events.
+//! `mio_loop [N]` prints the events of cmap and votequorum, and ends after N of them.
 
 use std::env;
 use std::error::Error;
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Takes events until there is none: only then there will be another edge.
+/// Takes events until none is left. Only then the next event makes another edge.
 fn drain<C: ServiceClient<Event: std::fmt::Debug>>(
     client: &C,
     left: &mut u64,

@@ -1,8 +1,8 @@
-//! A libqb service of one's own: a counter that every client may raise, and of which all who ask
-//! for it are told.
+//! A libqb service of one's own: a counter that every client may raise. Clients that watch it get
+//! each new value as an event.
 //!
-//! `cargo run --example own_service -- counter` listens at the abstract address `@counter` (or
-//! where libqb is told to look for sockets). C programs connect with `qb_ipcc_connect("counter",
+//! `cargo run --example own_service -- counter` listens at the abstract address `@counter`, or in
+//! libqb's socket directory on machines that force filesystem sockets. C programs connect with `qb_ipcc_connect("counter",
 //! 8192)` and send a `struct qb_ipc_request_header` with one of the ids below.
 
 use std::error::Error;
@@ -11,9 +11,9 @@ use bytes::Bytes;
 use corosync_ipc::codec::{Header, Kind};
 use corosync_ipc::libqb::server::{Conn, Connections, Handler, Listener, Peer, Refusal};
 
-/// Raises the counter; the answer is its new value.
+/// Raises the counter. The answer is the new value.
 const RAISE: i32 = 0;
-/// From now on this client is told every new value.
+/// Watches the counter: from now on this client gets every new value.
 const WATCH: i32 = 1;
 
 /// Id of the events.
@@ -23,7 +23,7 @@ struct Counter {
     value: u64,
 }
 
-/// What is kept of a client.
+/// The server's state of one client.
 struct Session {
     watches: bool,
 }
@@ -44,10 +44,10 @@ impl Handler for Counter {
                 self.tell_watchers(conn.connections());
             }
             Ok(WATCH) => conn.session().watches = true,
-            // Whoever asks for something else speaks another protocol.
+            // Another id: this client speaks another protocol.
             _ => return conn.disconnect(),
         }
-        if conn.reply(&message(id.unwrap_or_default(), self.value)).is_err() {
+        if conn.reply(&message(Kind::Response, id.unwrap_or_default(), self.value)).is_err() {
             conn.disconnect();
         }
     }
@@ -55,7 +55,7 @@ impl Handler for Counter {
 
 impl Counter {
     fn tell_watchers(&self, connections: &mut Connections<Session>) {
-        let event = message(CHANGED, self.value);
+        let event = message(Kind::Event, CHANGED, self.value);
         let watching: Vec<_> = connections
             .sessions()
             .filter(|(_, session)| session.watches)
@@ -63,7 +63,7 @@ impl Counter {
             .collect();
         for id in watching {
             if let Some(mut conn) = connections.get(id) {
-                // Who does not read is disconnected when too much waits: see
+                // A client that does not read is disconnected when its queue is full: see
                 // `Builder::event_queue`.
                 let _ = conn.send_event(&event);
             }
@@ -71,10 +71,10 @@ impl Counter {
     }
 }
 
-/// A `struct qb_ipc_response_header` and the value.
-fn message(id: i32, value: u64) -> Vec<u8> {
+/// A `struct qb_ipc_response_header` and the value. `encode` fills in the size.
+fn message(kind: Kind, id: i32, value: u64) -> Vec<u8> {
     let header = Header { id, size: 0, error: 0 };
-    header.encode(Kind::Response, &value.to_ne_bytes()).expect("it is short")
+    header.encode(kind, &value.to_ne_bytes()).expect("a short message")
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

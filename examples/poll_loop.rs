@@ -1,7 +1,7 @@
 //! Two clients and standard input in one loop around poll(2).
 //!
-//! `poll_loop` prints what cmap and quorum tell. A line `KEY VALUE` on standard input sets a key,
-//! and its end ends the program.
+//! `poll_loop` prints the events of cmap and quorum. A line `KEY VALUE` on standard input sets a
+//! key. The end of the input ends the program.
 
 use std::error::Error;
 use std::io::{self, Read};
@@ -28,9 +28,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             result => result?,
         };
         let [cmap_ready, quorum_ready, stdin_ready] = fds.map(|fd| fd.any().unwrap_or(true));
-        // Some of each, so that none keeps the others waiting. What is left makes the descriptor
-        // readable at once. An error is the end, after all events; readable without an
-        // event is nothing special.
+        // Takes a few events of each client, so that a busy one does not delay the other. Events
+        // that are left keep the descriptor readable. An error comes after all events and ends the
+        // program. A readable descriptor without an event is normal.
         if cmap_ready {
             for _ in 0..16 {
                 let Some(event) = cmap.poll_event()? else { break };
@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let line = String::from_utf8_lossy(&line).trim().to_owned();
                 match line.split_once(' ') {
                     Some((key, value)) => cmap.set(key, value.to_owned())?,
-                    None => eprintln!("KEY VALUE, not {line:?}"),
+                    None => eprintln!("expected KEY VALUE, not {line:?}"),
                 }
             }
         }

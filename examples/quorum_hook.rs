@@ -31,8 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Notice::Event(Event::Notification(now)) => {
                 (if now.quorate { "yes" } else { "no" }, now.members)
             }
-            // Without a daemon nobody says that this node is quorate, so it must not be taken for
-            // granted.
+            // Without a daemon this node does not know whether it is quorate.
             Notice::Lost { error } => {
                 eprintln!("{error}");
                 ("unknown", Vec::new())
@@ -43,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             _ => continue,
         };
-        // Membership changes are told too.
+        // A change of membership alone makes an event too.
         if quorate == known {
             continue;
         }

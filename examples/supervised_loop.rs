@@ -1,6 +1,6 @@
 //! Clients that connect again, in an event loop of one's own around poll(2).
 //!
-//! `supervised_loop [N]` prints what quorum and cmap tell, through restarts of corosync, and ends
+//! `supervised_loop [N]` prints the events of quorum and cmap, through restarts of corosync. It ends
 //! after the quorum connection was lost N times.
 
 use std::env;
@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 fn main() -> Result<(), Box<dyn Error>> {
     let most_gaps = env::args().nth(1).map_or(Ok(u64::MAX), |number| number.parse())?;
 
-    // Connecting takes place inside the loop, so it must not take long.
+    // The loop connects, and waits for that meanwhile, so it must not take long.
     let endpoint = Endpoint::from_env()?.connect_timeout(Duration::from_millis(500));
     let here = endpoint.clone();
     let mut quorum = Supervised::new(move || quorum::Client::connect_to(&here));
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut cmap = Supervised::new(move || cmap::Client::connect_to(&endpoint));
     cmap.set_up(CmapTracker::new("followed.", TrackEvents::ALL | TrackEvents::PREFIX))?;
 
-    // One descriptor each, whatever becomes of the connections.
+    // One descriptor for each client, which stays the same when it connects again.
     let descriptors = [quorum.descriptor()?, cmap.descriptor()?];
     while quorum.stats().gaps < most_gaps {
         let mut fds = descriptors.each_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));

@@ -23,9 +23,9 @@ const RETRY: Duration = Duration::from_millis(100);
 struct Service {
     quorate: bool,
     paused: bool,
-    /// The number of the next message, which is also how many have come back.
+    /// The number of the next message. So many have come back.
     number: u64,
-    /// Whether it is under way.
+    /// Whether that message was sent and has not come back.
     sent: bool,
 }
 
@@ -52,13 +52,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 let notice = notice?;
                 tell("cmap", &notice);
                 match notice {
-                    Notice::Event(cmap::Event::Notify(change)) => service.paused = change.new_value == Some(Value::U8(1)),
-                    // Its tracker tells changes, not what it is now.
+                    Notice::Event(cmap::Event::Notify(change)) => {
+                        service.paused = change.new_value == Some(Value::U8(1));
+                    }
+                    // The tracker reports changes only, so read the present value.
                     Notice::Up(_) => service.paused = read_pause(cmap.client()?).await,
                     _ => {}
                 }
             }
-            // The daemon had no room for it.
+            // The last attempt to send failed: try again.
             _ = sleep(RETRY), if service.may_send() && cpg.client().is_ok() => {}
             _ = tokio::signal::ctrl_c() => break,
         }
@@ -88,8 +90,8 @@ impl Service {
                 self.number += 1;
                 self.sent = false;
             }
-            // Whether the message under way was delivered is not known. Sending it again does no
-            // harm here, as it carries its number.
+            // The message may have been delivered or not. Sending it again does no harm here, since
+            // it carries its number.
             Notice::Lost { .. } => self.sent = false,
             _ => {}
         }
@@ -99,7 +101,7 @@ impl Service {
         tell("quorum", &notice);
         match notice {
             Notice::Event(quorum::Event::Notification(now)) => self.quorate = now.quorate,
-            // Nobody says so any more.
+            // Without a daemon this node does not count as quorate.
             Notice::Lost { .. } => self.quorate = false,
             _ => {}
         }
