@@ -3,8 +3,7 @@
 //!
 //! [`Client`] connects to any service; [`server`] is the other end.
 //!
-//! The state machines of a connection know no descriptor, no clock and no mapping. `ring` is the
-//! shared memory. `client` and [`server`] are the two ends.
+//! A message is bytes that begin with a [`codec::Header`](crate::codec::Header).
 
 #[cfg(feature = "server")]
 pub(crate) mod accept;

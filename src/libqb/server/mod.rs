@@ -26,7 +26,7 @@
 //! # drop(listener);
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
-
+//!
 //! # Hostile clients
 //! Sizes, indices and messages of a client are checked before use. A client that breaks the
 //! protocol is disconnected without harm to others. One attack is left to the program: the files of
