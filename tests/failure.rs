@@ -17,6 +17,7 @@ testbed::on_each_host! {
     death_is_noticed_by_whoever_waits_and_its_rings_are_removed;
     an_answer_that_comes_late_is_not_taken_for_the_next;
     connecting_to_a_stopped_daemon_times_out;
+    clients_that_gave_up_do_not_hold_the_daemon_up;
     after_a_restart_old_clients_are_gone_and_new_ones_connect;
 }
 
@@ -164,6 +165,23 @@ fn an_answer_that_comes_late_is_not_taken_for_the_next(host: &Host) {
         assert_eq!(waiting(&client).len(), usize::from(round % 2 == 0));
     }
     client.track_delete(tracker).unwrap();
+}
+
+/// libqb looks for the sockets of a client that is not there for a second, and serves nobody
+/// meanwhile.
+fn clients_that_gave_up_do_not_hold_the_daemon_up(host: &Host) {
+    let endpoint = host.endpoint().timeout(LONG);
+    let other = Client::connect_to(&endpoint).unwrap();
+    let clients: Vec<_> = (0..8).map(|_| Client::connect_to(&endpoint).unwrap()).collect();
+    let paused = host.pause();
+    for client in clients {
+        client.set_request_timeout(Duration::from_millis(20));
+        assert_timed_out(client.track_add("gave.up", TrackEvents::ALL));
+    }
+    drop(paused);
+    let begun = Instant::now();
+    other.set("gave.up", 1_u8).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 fn connecting_to_a_stopped_daemon_times_out(host: &Host) {

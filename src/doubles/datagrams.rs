@@ -13,8 +13,8 @@ use crate::codec::setup::{ConnectReply, TransportType};
 use crate::codec::{Header, Kind};
 use crate::error::{Error, Result};
 use crate::libqb::Client;
-use crate::libqb::server::Transport;
 use crate::libqb::server::rings::Rings;
+use crate::libqb::server::{Generation, Transport};
 use crate::sys::wait::{Interest, Ready, wait_for};
 use crate::sys::{serve, socket};
 
@@ -276,7 +276,8 @@ fn connect_to_liar(lie: Lie, stays: bool) -> Result<Client> {
     let daemon = thread::spawn(move || {
         wait_for(&listener, Interest::Readable, None).unwrap();
         let client = serve::accept_stream(&listener).unwrap();
-        let (rings, mut reply) = set_up(&client, &root, None, Transport::Socket);
+        let (rings, mut reply) =
+            set_up(&client, &root, None, Transport::Socket, Generation::default());
         lie(&path(&rings.names[0]), &mut reply);
         send_reply(&client, &reply);
         stays.then_some((client, rings))
@@ -284,4 +285,52 @@ fn connect_to_liar(lie: Lie, stays: bool) -> Result<Client> {
     let connected = Client::connect_to(&endpoint.timeout(20 * TIMEOUT), "cpg", SIZE);
     drop(daemon.join().unwrap());
     connected
+}
+
+/// Whether somebody has a socket of this name.
+fn is_bound(name: &str) -> bool {
+    fs::read_to_string("/proc/net/unix").unwrap().contains(name)
+}
+
+#[test]
+fn a_client_that_gave_up_is_there_until_the_daemon_let_go() {
+    for generation in [Generation::Libqb104, Generation::Libqb015] {
+        let (endpoint, directory) = private_endpoint();
+        let address = endpoint.socket_address("cpg").path().unwrap().to_owned();
+        let listener = serve::listen_stream(&socket::path_address(&address).unwrap()).unwrap();
+        let root = directory.path().to_owned();
+        let connect = || {
+            thread::scope(|scope| {
+                let daemon = scope.spawn(|| {
+                    wait_for(&listener, Interest::Readable, None).unwrap();
+                    let client = serve::accept_stream(&listener).unwrap();
+                    let made = set_up(&client, &root, None, Transport::Socket, generation);
+                    send_reply(&client, &made.1);
+                    (client, made)
+                });
+                let client = Client::connect_to(&endpoint, "cpg", SIZE).unwrap();
+                client.set_request_timeout(Duration::from_millis(20));
+                (client, daemon.join().unwrap())
+            })
+        };
+        let (client, (setup, (mut rings, reply))) = connect();
+        let base = String::from_utf8(reply.response.to_vec()).unwrap();
+        let own = format!("{base}-response");
+        assert_eq!(outcome(client.request(&request())), TimedOut);
+        drop(client);
+        // What the daemon says now reaches somebody.
+        assert!(is_bound(&own));
+        assert!(rings.response.try_send(&[&answer()]).unwrap());
+        assert!(rings.event.try_send(&[&answer()]).unwrap());
+        drop((setup, rings));
+        // The next one may have the same names.
+        let (client, (_setup, (mut rings, reply))) = connect();
+        assert_eq!(generation == Generation::Libqb015, reply.response == base);
+        assert_eq!(generation == Generation::Libqb015, is_bound(&own));
+        assert!(rings.response.try_send(&[&answer()]).unwrap());
+        assert_eq!(outcome(client.request(&request())), TimedOut);
+        drop(rings);
+        drop(client);
+        assert!(!is_bound(&own));
+    }
 }

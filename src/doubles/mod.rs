@@ -271,7 +271,7 @@ fn serve_one<T: Send + 'static>(
     let thread = thread::spawn(move || {
         wait_for(&listener, Interest::Readable, None).unwrap();
         let client = serve::accept_stream(&listener).unwrap();
-        let (rings, reply) = set_up(&client, &root, size, transport);
+        let (rings, reply) = set_up(&client, &root, size, transport, Generation::default());
         send_reply(&client, &reply);
         serve(client, rings)
     });
@@ -285,16 +285,16 @@ fn set_up(
     root: &Path,
     size: Option<u32>,
     transport: Transport,
+    generation: Generation,
 ) -> (Rings, ConnectReply) {
     let mut request = [0; CONNECT_REQUEST_SIZE];
     assert_eq!(wait_for(client, Interest::Readable, None).unwrap(), Ready::Yes);
     assert_eq!(socket::receive_now(client, &mut request).unwrap(), request.len());
     let asked = ConnectRequest::decode(&request).unwrap().max_msg_size;
     let max_msg_size = size.unwrap_or(asked);
-    let generation = Generation::default();
     let credentials: Credentials = socket::peer_credentials(client).unwrap();
     let access = RingAccess { uid: credentials.uid, gid: credentials.gid, mode: 0o600 };
-    let endpoint = Endpoint::new();
+    let endpoint = Endpoint::new().socket_dir(root);
     let rings = Request {
         transport,
         endpoint: &endpoint,

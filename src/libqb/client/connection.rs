@@ -41,7 +41,7 @@ pub(crate) struct Connection {
     pub(super) requests: Requests,
     pub(super) events: Events,
     origin: Origin,
-    _sockets: BoundSockets,
+    sockets: BoundSockets,
     peer: Credentials,
     max_request: usize,
     /// The sizes of the request ring and the event ring.
@@ -83,7 +83,7 @@ impl Connection {
             requests: Requests::new(request, response, max_request, socket_buffer, target.nudge),
             events: Events::new(event, descriptor),
             origin,
-            _sockets: sockets,
+            sockets,
             peer,
             max_request,
             is_before_libqb_015,
@@ -169,8 +169,12 @@ impl AsFd for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.requests.detach();
+        let is_owed_an_answer = self.requests.detach();
         self.events.detach();
+        if is_owed_an_answer && self.link.state() != State::Gone {
+            // The daemon may send something before it notices that this client is gone.
+            std::mem::take(&mut self.sockets).keep();
+        }
         // How often to check whether the daemon's process is gone. After `finalize` the socket does
         // not show which end closed it.
         let looks = match self.link.state() {

@@ -4,9 +4,12 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use nix::sys::socket::UnixAddr;
 
 use super::connect::{Channels, Connecting, Parts, system};
+use super::lock;
 use super::orphans::Origin;
 use super::ring_files;
 use crate::address::SocketAddress;
@@ -22,13 +25,57 @@ use crate::sys::socket::Credentials;
 /// The number of both sockets in the poller: one poll finds the readable ones.
 const ANY: u64 = 0;
 
-/// The socket files that a client made. Dropping them removes them.
+/// The sockets that a client made. Dropping them removes their files.
 #[derive(Debug, Default)]
-pub(super) struct BoundSockets(Vec<PathBuf>);
+pub(super) struct BoundSockets {
+    paths: Vec<PathBuf>,
+    /// Each with the address of the daemon's socket.
+    sockets: Vec<(Arc<OwnedFd>, UnixAddr)>,
+}
+
+/// The sockets of connections that ended before the daemon took all of their requests.
+///
+/// The daemon connects to a client's sockets when it first sends something. libqb looks for a socket
+/// that is not there for a second, and serves nobody meanwhile. So these are kept until the daemon
+/// has closed its own.
+static KEPT: Mutex<Vec<BoundSockets>> = Mutex::new(Vec::new());
+
+/// For how many connections sockets are kept.
+const MOST_KEPT: usize = 64;
+
+impl BoundSockets {
+    /// Keeps the sockets until the daemon has closed its end. They are dropped when another
+    /// connection begins or ends after that.
+    pub(super) fn keep(self) {
+        if !self.sockets.is_empty() && self.are_connected() {
+            let mut kept = drop_those_of_the_past(None);
+            if kept.len() >= MOST_KEPT {
+                kept.remove(0);
+            }
+            kept.push(self);
+        }
+    }
+
+    /// Whether the daemon still has its end. Connecting again changes nothing.
+    fn are_connected(&self) -> bool {
+        self.sockets
+            .iter()
+            .all(|(socket, address)| datagram::connect_datagram(&**socket, address).is_ok())
+    }
+}
+
+/// Drops the sockets that no daemon looks for any more: where it closed its own, and where it gives
+/// its address to a new connection. libqb before 1.0.4 uses addresses again.
+fn drop_those_of_the_past(new: Option<&UnixAddr>) -> MutexGuard<'static, Vec<BoundSockets>> {
+    let mut kept = lock(&KEPT);
+    let is_new = |it: &BoundSockets| it.sockets.iter().any(|(_, address)| Some(address) == new);
+    kept.retain(|it| !is_new(it) && it.are_connected());
+    kept
+}
 
 impl Drop for BoundSockets {
     fn drop(&mut self) {
-        for path in &self.0 {
+        for path in &self.paths {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -133,16 +180,22 @@ impl Connecting<'_> {
         let address =
             |suffix| self.endpoint.connection_address(&self.service, &format!("{base}{suffix}"));
         let (own, others) = (address(own), address(others));
+        let address = resolve(&others)?;
+        drop(drop_those_of_the_past(Some(&address)));
         if let SocketAddress::Path(path) = &own {
             remove_socket(path);
         }
         let socket = datagram::bind_datagram(&resolve(&own)?)
             .map_err(|source| system(Stage::Rings, format!("binding {own}"), source))?;
         if let SocketAddress::Path(path) = own {
-            sockets.0.push(path);
+            sockets.paths.push(path);
         }
-        match datagram::connect_datagram(&socket, &resolve(&others)?) {
-            Ok(()) => Ok(Arc::new(socket)),
+        match datagram::connect_datagram(&socket, &address) {
+            Ok(()) => {
+                let socket = Arc::new(socket);
+                sockets.sockets.push((Arc::clone(&socket), address));
+                Ok(socket)
+            }
             // The daemon closed, as it does when it is killed.
             Err(error)
                 if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) =>

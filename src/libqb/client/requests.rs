@@ -118,13 +118,14 @@ impl Requests {
         }
     }
 
-    /// Stops being counted as a user of the rings.
-    pub(super) fn detach(&self) {
+    /// Stops being counted as a user of the rings. Returns whether a request that somebody waited
+    /// for was not answered.
+    pub(super) fn detach(&self) -> bool {
         // Nobody else is left who could have the turn.
-        if let Some(rings) = self.rings.enter(Instant::now()) {
-            rings.request.detach();
-            rings.response.detach();
-        }
+        let Some(rings) = self.rings.enter(Instant::now()) else { return false };
+        rings.request.detach();
+        rings.response.detach();
+        !rings.pending.owes_unawaited_only()
     }
 
     /// Returns how many bytes of the request ring are used. `None`: another thread has the turn.
