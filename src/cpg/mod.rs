@@ -348,11 +348,11 @@ impl Client {
         reply.map(|_| ())
     }
 
-    /// The members of any group, joined or not, in the order of their nodes and processes. None if
+    /// The members of any group, joined or not, in the order of their nodes and processes. Empty if
     /// there is no such group.
     ///
-    /// Answers as `cpg_membership_get`, by way of [`Client::iter`]: corosync crashes of C's request
-    /// when the group has more than 384 members.
+    /// Answers as `cpg_membership_get`, but asks through [`Client::iter`]: C's request crashes
+    /// corosync when the group has more than 384 members.
     ///
     /// # Errors
     /// As [`Client::iter`].

@@ -1,5 +1,5 @@
-//! Clients that connect again when the daemon comes back, set up again what they had set up, and
-//! say what there was in between.
+//! Clients that connect again when the daemon comes back, repeat what the program set up, and
+//! report the gap in between.
 //!
 //! ```no_run
 //! use corosync_ipc::supervise::{Notice, Supervised};
@@ -10,7 +10,7 @@
 //! while let Some(notice) = quorum.next(Deadline::NEVER)? {
 //!     match notice {
 //!         Notice::Event(event) => println!("{event:?}"),
-//!         Notice::Lost { error } => println!("{error}: not quorate, for all that is known"),
+//!         Notice::Lost { error } => println!("{error}: nobody knows whether it is quorate"),
 //!         Notice::Retry { error, pause, .. } => println!("{error}: trying again in {pause:?}"),
 //!         Notice::Up(up) => println!("connected after {:?}: {:?}", up.gap, up.restored),
 //!         _ => {}

@@ -13,8 +13,8 @@ pub struct ClientStats {
     /// How often a request was sent again because the daemon was too busy for it
     /// (`CS_ERR_TRY_AGAIN`).
     pub retries: u64,
-    /// Requests that only make the daemon refill the event ring: see
-    /// [`event_loops`](crate::event_loops).
+    /// Requests that only make the daemon refill the event ring. The [`glossary`](crate::glossary)
+    /// explains the word.
     pub nudges: u64,
     /// Calls that ended with [`Error::TimedOut`](crate::Error::TimedOut).
     pub timeouts: u64,
