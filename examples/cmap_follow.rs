@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     while left > 0 {
         let Some(notice) = client.next(Deadline::NEVER)? else { break };
         match notice {
-            Notice::Event(Event::Notify(change)) => {
+            Notice::Event(Event::Notification(change)) => {
                 // A change that came while the copy was made may be in the copy already.
                 match change.new_value {
                     Some(value) if copy.get(&change.key) == Some(&value) => continue,

@@ -52,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 let notice = notice?;
                 tell("cmap", &notice);
                 match notice {
-                    Notice::Event(cmap::Event::Notify(change)) => {
+                    Notice::Event(cmap::Event::Notification(change)) => {
                         service.paused = change.new_value == Some(Value::U8(1));
                     }
                     // The tracker reports changes only, so read the present value.

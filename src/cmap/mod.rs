@@ -124,7 +124,7 @@ pub struct Tracker(pub(crate) u64);
 #[non_exhaustive]
 pub enum Event {
     /// A tracked key was added, changed or deleted.
-    Notify(Notification),
+    Notification(Notification),
     /// An event that this version does not know.
     Unknown(UnknownEvent),
 }
@@ -619,7 +619,7 @@ impl Service for Cmap {
         let value = |value: wire::RawValue| {
             (value.value_type != ValueType::default()).then(|| Value::from_wire(value))
         };
-        Ok(Some(Event::Notify(Notification {
+        Ok(Some(Event::Notification(Notification {
             tracker: Tracker(notify.track_inst_handle),
             event: notify.event,
             key: String::from_utf8_lossy(&notify.key_name).into_owned(),

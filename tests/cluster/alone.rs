@@ -359,7 +359,7 @@ fn statistics_are_told_when_the_clock_says_so() {
     .unwrap();
     let told = || -> Vec<(cmap::Tracker, Option<cmap::Value>)> {
         let told = waiting(&client).into_iter().map(|event| match event {
-            cmap::Event::Notify(told) => (told.tracker, told.new_value),
+            cmap::Event::Notification(told) => (told.tracker, told.new_value),
             other => panic!("{other:?}"),
         });
         told.collect()

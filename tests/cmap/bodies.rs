@@ -88,7 +88,7 @@ pub(crate) fn one_of_each() -> Vec<(&'static str, Value)> {
 #[track_caller]
 fn next_notification(client: &Client) -> Notification {
     match next(client) {
-        Event::Notify(notification) => notification,
+        Event::Notification(notification) => notification,
         other => panic!("{other:?}"),
     }
 }
@@ -505,7 +505,7 @@ fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
         let mut told: Vec<_> = waiting(&client)
             .into_iter()
             .map(|event| match event {
-                Event::Notify(Notification { tracker, key, .. }) => (tracker, key),
+                Event::Notification(Notification { tracker, key, .. }) => (tracker, key),
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -535,7 +535,7 @@ fn two_trackers_of_one_client_are_told_apart(endpoint: &Endpoint) {
     client.delete(key).unwrap();
     // Other bodies delete keys too.
     testbed::next_that(&client, |event| match event {
-        Event::Notify(notification) => {
+        Event::Notification(notification) => {
             (notification.tracker == all && notification.key == key).then_some(())
         }
         other => panic!("{other:?}"),

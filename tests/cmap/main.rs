@@ -73,7 +73,7 @@ fn every_type_that_cmapctl_sets_is_read_here() {
             };
             assert_eq!(client.get(&key).unwrap(), Some(value.clone()));
             next_that(&client, |event| match event {
-                Event::Notify(told) => {
+                Event::Notification(told) => {
                     assert_eq!(
                         (told.tracker, told.key, told.new_value),
                         (tracker, key.clone(), Some(value.clone()))
@@ -85,7 +85,7 @@ fn every_type_that_cmapctl_sets_is_read_here() {
             cmapctl(node, &["-d", &key], None);
             assert_eq!(client.get(&key).unwrap(), None);
             next_that(&client, |event| {
-                matches!(event, Event::Notify(told) if told.event == TrackEvents::DELETE)
+                matches!(event, Event::Notification(told) if told.event == TrackEvents::DELETE)
                     .then_some(())
             });
         }

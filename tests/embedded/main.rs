@@ -244,7 +244,7 @@ fn a_private_daemon_serves_this_crates_clients_and_leaves_nothing() {
     map.set("test.value", 1_u32).unwrap();
     assert_eq!(map.get_as::<u32>("test.value").unwrap(), Some(1));
     let event = testbed::next(&map);
-    let cmap::Event::Notify(event) = event else { panic!("not told: {event:?}") };
+    let cmap::Event::Notification(event) = event else { panic!("not told: {event:?}") };
     assert_eq!((event.key.as_str(), event.new_value), ("test.value", Some(cmap::Value::U32(1))));
     let keys: Vec<String> =
         map.iter("nodelist.").unwrap().map(|entry| entry.unwrap().key).collect();

@@ -116,7 +116,9 @@ fn of_cmap() {
         transcript.call("config version", client.set("totem.config_version", 3_u64));
         let mut keys = Vec::new();
         while keys.len() < 4 {
-            let cmap::Event::Notify(event) = next(&told) else { panic!("not a notification") };
+            let cmap::Event::Notification(event) = next(&told) else {
+                panic!("not a notification")
+            };
             keys.push(format!("{} {:?} {:?}", event.key, event.old_value, event.new_value));
         }
         transcript.0.extend(keys);

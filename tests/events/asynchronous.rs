@@ -125,7 +125,7 @@ fn no_event_of_many_is_lost_or_doubled_when_waiting_is_cancelled_all_the_time(en
                 tokio::task::yield_now().await;
                 continue;
             };
-            let Event::Notify(change) = event.unwrap() else { panic!("an unknown event") };
+            let Event::Notification(change) = event.unwrap() else { panic!("an unknown event") };
             assert_eq!(change.new_value, Some(expected.into()));
             expected += 1;
         }
@@ -317,7 +317,9 @@ fn every_services_requests_can_be_awaited() {
         cmap.clone().increment("awaited.key").await?;
         assert_eq!(cmap.get_as::<u32>("awaited.key").await?, Some(42));
         assert_eq!(cmap.list("awaited.").await?, [("awaited.key".to_owned(), Value::U16(42))]);
-        let Event::Notify(change) = events.next_event().await? else { panic!("a key was set") };
+        let Event::Notification(change) = events.next_event().await? else {
+            panic!("a key was set")
+        };
         assert_eq!((change.tracker, change.new_value), (tracker, Some(Value::U16(41))));
         cmap.track_delete(tracker).await?;
 

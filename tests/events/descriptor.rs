@@ -105,8 +105,9 @@ impl Setter {
         let client = cmap::Client::connect_to(endpoint).unwrap();
         client.track_add(key, TrackEvents::ADD | TrackEvents::MODIFY).unwrap();
         let number = |event: &cmap::Event| match event {
-            cmap::Event::Notify(cmap::Notification {
-                new_value: Some(Value::U64(number)), ..
+            cmap::Event::Notification(cmap::Notification {
+                new_value: Some(Value::U64(number)),
+                ..
             }) => *number,
             other => panic!("{other:?}"),
         };

@@ -42,7 +42,7 @@ fn threads_share_a_client_while_one_dispatches(endpoint: &Endpoint) {
             // are in the order of its changes.
             let mut seen = HashMap::new();
             let result = client.dispatch(Dispatch::Blocking, |event| {
-                let Event::Notify(change) = event else { panic!("{event:?}") };
+                let Event::Notification(change) = event else { panic!("{event:?}") };
                 let thread: u64 = change.key.strip_prefix("sharing.").unwrap().parse().unwrap();
                 let last: &mut u64 = seen.entry(thread).or_default();
                 let old = (*last > 0).then(|| Value::from(value(thread, *last)));

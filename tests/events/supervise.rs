@@ -231,7 +231,7 @@ fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
     client.client().unwrap().set("supervised.a", 1_u8).unwrap();
     client.client().unwrap().set("late.key", 2_u8).unwrap();
     for expected in [&tracker, &late] {
-        let cmap::Event::Notify(change) = event(&mut client) else { panic!("unknown") };
+        let cmap::Event::Notification(change) = event(&mut client) else { panic!("unknown") };
         assert_eq!(
             (change.tracker, change.key.starts_with(expected.key())),
             (expected.tracker(), true)
@@ -260,7 +260,7 @@ fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
         again.restored.iter().map(|one| (&one.setup, one.result.is_ok(), one.missed)).collect();
     assert_eq!(restored, [(&tracker, true, Missed::Changes), (&late, true, Missed::Changes)]);
     client.client().unwrap().set("supervised.c", 3_u8).unwrap();
-    let cmap::Event::Notify(change) = event(&mut client) else { panic!("unknown") };
+    let cmap::Event::Notification(change) = event(&mut client) else { panic!("unknown") };
     assert_eq!((change.tracker, &*change.key), (tracker.tracker(), "supervised.c"));
 
     // What was taken down does not come back.
@@ -294,7 +294,7 @@ impl HasExample for cmap::Client {
             setup: CmapTracker::new("supervised.one", TrackEvents::ALL),
             missed: Missed::Changes,
             make_event: |client| client.set("supervised.one", 1_u8).unwrap(),
-            is_of_setup: |event| matches!(event, cmap::Event::Notify(change) if change.key == "supervised.one"),
+            is_of_setup: |event| matches!(event, cmap::Event::Notification(change) if change.key == "supervised.one"),
         }
     }
 }
@@ -609,7 +609,7 @@ mod asynchronous {
                 for _ in 0..5 {
                     let notice = next(&mut client).await;
                     assert!(
-                        matches!(&notice, Notice::Event(cmap::Event::Notify(change))
+                        matches!(&notice, Notice::Event(cmap::Event::Notification(change))
                             if change.tracker == tracker.tracker()),
                         "{notice:?}"
                     );

@@ -160,7 +160,7 @@ pub fn both_mean_the_same_groups(endpoint: &Endpoint, c: impl Fn() -> NodeComman
 
 /// A change of a key as the C program prints it.
 fn line(event: cmap::Event) -> String {
-    let cmap::Event::Notify(event) = event else { panic!("not a change: {event:?}") };
+    let cmap::Event::Notification(event) = event else { panic!("not a change: {event:?}") };
     let value = |value: Option<Value>| match value {
         None => "-".to_owned(),
         Some(Value::U32(number)) => format!("u32:{number}"),

@@ -356,7 +356,7 @@ fn watch_keys(
     }
     let mut watch = Watch::new(context, count)?;
     watch.add(client, move |event| {
-        let Event::Notify(notification) = event else { return Ok(None) };
+        let Event::Notification(notification) = event else { return Ok(None) };
         let tracked = trackers.iter().find(|(tracker, _)| *tracker == notification.tracker);
         let is_wanted = tracked.is_some_and(|(_, pattern)| pattern.matches(&notification.key));
         Ok(is_wanted.then(|| event_line(map, notification)))
