@@ -48,7 +48,7 @@ pub enum Error {
     },
 
     /// The value of a cmap key has another type than the caller asked for.
-    #[error("the value of {key} is of type {found}, not {asked}")]
+    #[error("the value of {key} has the type {found}, not {asked}")]
     WrongType {
         /// The key.
         key: String,
