@@ -214,7 +214,7 @@ fn assert_rings_are_not_asked_for(node: &Node) {
         let Err(error @ Error::WouldCrash { .. }) = &refused else { panic!("{refused:?}") };
         let text = error.to_string();
         assert!(
-            text.starts_with("cfg ring status get was not sent") && text.contains("has 2"),
+            text.starts_with("cfg ring status get refused") && text.contains("has 2"),
             "{text}"
         );
         assert_eq!(error.cs_error(), CsError::NotSupported);

@@ -10,7 +10,7 @@ use nix::sys::socket::{
     setsockopt, socket,
 };
 
-use super::socket::{Credentials, receive_with_credentials, retry};
+use super::socket::{Credentials, pass_credentials, receive_with_credentials, retry};
 
 /// The bytes of a send buffer that the kernel keeps for itself. `unix_dgram_sendmsg` refuses a
 /// datagram that is larger than the rest with `EMSGSIZE`.
@@ -20,6 +20,8 @@ const SEND_BUFFER_OVERHEAD: usize = 32;
 pub(crate) fn bind_datagram(address: &UnixAddr) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    // Before anybody can send: a datagram carries credentials only if this was on by then.
+    pass_credentials(&socket, true)?;
     bind(socket.as_raw_fd(), address)?;
     Ok(socket)
 }

@@ -114,7 +114,7 @@ fn every_type_comes_back(endpoint: &Endpoint) {
         ("Bytes", client.get_as::<Bytes>(key).map(drop)),
     ] {
         let error = result.unwrap_err();
-        assert_eq!(error.to_string(), format!("the value of {key} has the type u32, not {asked}"));
+        assert_eq!(error.to_string(), format!("the value of {key} is of type u32, not {asked}"));
         assert_eq!(error.cs_error(), CsError::InvalidParam);
     }
     assert_eq!(client.get_as::<u16>("every_type_comes_back.none").unwrap(), None);

@@ -39,7 +39,7 @@ use super::channel::ChannelError;
 use super::ring::{Mapping, Region};
 use crate::error::{ProtocolError, RingError};
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::{datagram, socket};
+use crate::sys::datagram;
 
 pub(crate) use names::Names;
 
@@ -232,9 +232,8 @@ impl Receiver {
         direction: Direction,
         max_msg_size: usize,
         trust: Trust,
-    ) -> io::Result<Self> {
-        socket::pass_credentials(&*socket, true)?;
-        Ok(Self { socket, control, direction, trust, buffer: vec![0; max_msg_size] })
+    ) -> Self {
+        Self { socket, control, direction, trust, buffer: vec![0; max_msg_size] }
     }
 
     /// The control file.

@@ -33,7 +33,7 @@ fn pair(direction: Direction, trust: bool) -> Pair {
     let sender = Sender::new(socket, Arc::clone(&control), direction, SIZE, Some(others)).unwrap();
     let socket = Arc::new(datagram::bind_datagram(&others).unwrap());
     let trust: Trust = Box::new(move |_| trust);
-    let receiver = Receiver::new(socket, Arc::clone(&control), direction, SIZE, trust).unwrap();
+    let receiver = Receiver::new(socket, Arc::clone(&control), direction, SIZE, trust);
     Pair { sender, receiver, control, address: others, _directory: directory }
 }
 
@@ -125,4 +125,17 @@ fn a_client_promises_no_more_than_the_system_lets_the_daemon_send() {
     let most = 2 * limit;
     assert!(datagram::reserve(&socket, 4 * limit, false).unwrap() < most);
     assert!(datagram::reserve(&socket, limit, false).unwrap() >= limit);
+}
+
+/// A server may greet its client as soon as the client's socket is there.
+#[test]
+fn a_message_that_comes_at_once_says_who_sent_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (own, others) = (address(directory.path(), "tx"), address(directory.path(), "rx"));
+    let sender = datagram::bind_datagram(&own).unwrap();
+    let receiver = datagram::bind_datagram(&others).unwrap();
+    datagram::connect_datagram(&sender, &others).unwrap();
+    datagram::send_parts(&sender, &[b"welcome"]).unwrap();
+    let (size, from) = datagram::receive_datagram(&receiver, &mut [0; 16]).unwrap();
+    assert_eq!((size, from.unwrap().pid), (7, i32::try_from(std::process::id()).unwrap()));
 }
