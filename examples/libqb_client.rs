@@ -1,8 +1,8 @@
 //! A client of the service in `own_service.rs`: watches its counter, raises it, and waits for the
 //! event.
 //!
-//! `cargo run --example libqb_client -- counter` connects to `@counter`, or to the socket in libqb's
-//! directory. A client of any other libqb service looks the same, with its own messages.
+//! `cargo run --example libqb_client -- counter` connects to `@counter`, or to the socket in
+//! libqb's directory. A client of any other libqb service looks the same, with its own messages.
 
 use std::error::Error;
 use std::time::Duration;

@@ -2,8 +2,9 @@
 //! each new value as an event.
 //!
 //! `cargo run --example own_service -- counter` listens at the abstract address `@counter`, or in
-//! libqb's socket directory on machines that force filesystem sockets. C programs connect with `qb_ipcc_connect("counter",
-//! 8192)` and send a `struct qb_ipc_request_header` with one of the ids below.
+//! libqb's socket directory on machines that force filesystem sockets. C programs connect with
+//! `qb_ipcc_connect("counter", 8192)` and send a `struct qb_ipc_request_header` with one of the ids
+//! below.
 
 use std::error::Error;
 

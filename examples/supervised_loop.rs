@@ -1,7 +1,7 @@
 //! Clients that connect again, in an event loop of one's own around poll(2).
 //!
-//! `supervised_loop [N]` prints the events of quorum and cmap, through restarts of corosync. It ends
-//! after the quorum connection was lost N times.
+//! `supervised_loop [N]` prints the events of quorum and cmap, through restarts of corosync. It
+//! ends after the quorum connection was lost N times.
 
 use std::env;
 use std::error::Error;

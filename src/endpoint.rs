@@ -51,8 +51,8 @@ pub const MAX_RING_SIZE: u32 = 32 << 20;
 /// waits at most 5 seconds to connect and 5 seconds for each call. The C libraries wait without a
 /// limit.
 ///
-/// A [`Listener`](crate::libqb::server::Listener) and the [embedded corosync](crate::embedded) use an
-/// endpoint as the place where they serve.
+/// A [`Listener`](crate::libqb::server::Listener) and the [embedded corosync](crate::embedded) use
+/// an endpoint as the place where they serve.
 ///
 /// ```
 /// use std::time::Duration;
@@ -209,10 +209,10 @@ impl Endpoint {
     /// In a user namespace (a rootless container) the host's users have other ids than on the host.
     /// All users that the namespace does not map share one id, usually 65534. The host's root is
     /// usually one of them: a client in such a container needs `server_uids([65534])` to reach the
-    /// host's corosync, and thereby trusts all unmapped users. A client whose own id is the unmapped
-    /// one trusts only root by default. A client on the host sees a daemon in such a container as
-    /// the user that the container's root is mapped to. Its ring files may belong to another user of
-    /// the container.
+    /// host's corosync, and thereby trusts all unmapped users. A client whose own id is the
+    /// unmapped one trusts only root by default. A client on the host sees a daemon in such a
+    /// container as the user that the container's root is mapped to. Its ring files may belong
+    /// to another user of the container.
     ///
     /// ```
     /// use corosync_ipc::Endpoint;
@@ -235,9 +235,9 @@ impl Endpoint {
     /// [`MAX_RING_SIZE`]. A connection uses a little more than three times as much of `/dev/shm`.
     ///
     /// Each service has a default in which every message fits: 16 KiB for quorum, votequorum and
-    /// cfg, 256 KiB for cmap, 1 MiB for cpg and evs. An event that does not fit in the ring waits in
-    /// the daemon for ever, so make rings smaller only if all events are small: a notification of
-    /// cmap can have 33 KiB. The C libraries always ask for 1 MiB.
+    /// cfg, 256 KiB for cmap, 1 MiB for cpg and evs. An event that does not fit in the ring waits
+    /// in the daemon for ever, so make rings smaller only if all events are small: a
+    /// notification of cmap can have 33 KiB. The C libraries always ask for 1 MiB.
     pub fn ring_size(mut self, bytes: u32) -> Self {
         self.ring_size = Some(bytes);
         self
@@ -256,11 +256,11 @@ impl Endpoint {
         self
     }
 
-    /// Sets how long a call may take. Default: 5 seconds. The time covers all requests that the call
-    /// makes, to this service or to others, and the wait for other threads' requests. Two calls may
-    /// take longer: a [multicast](crate::cpg::Client::multicast) in fragments, which may take this
-    /// long for each fragment, and a [shutdown](crate::cfg::Client::try_shutdown) that trackers must
-    /// agree to.
+    /// Sets how long a call may take. Default: 5 seconds. The time covers all requests that the
+    /// call makes, to this service or to others, and the wait for other threads' requests. Two
+    /// calls may take longer: a [multicast](crate::cpg::Client::multicast) in fragments, which
+    /// may take this long for each fragment, and a [shutdown](crate::cfg::Client::try_shutdown)
+    /// that trackers must agree to.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
@@ -269,18 +269,18 @@ impl Endpoint {
     /// Sets whether a call retries a request that the daemon is too busy for. The daemon is busy
     /// while the cluster's nodes synchronize, and while a queue is full. Default: true.
     ///
-    /// With `true` a call retries until the [request timeout](Endpoint::request_timeout), with pauses
-    /// of 1 to 50 ms. Then it returns the last refusal, [`Error::Cs`](crate::Error::Cs) with
-    /// [`CsError::TryAgain`](crate::CsError::TryAgain). With `false` it returns the first refusal at
-    /// once, as the C libraries do, and the caller decides when to call again. In either case corosync
-    /// 2.1 and later have not carried out a refused request.
+    /// With `true` a call retries until the [request timeout](Endpoint::request_timeout), with
+    /// pauses of 1 to 50 ms. Then it returns the last refusal, [`Error::Cs`](crate::Error::Cs)
+    /// with [`CsError::TryAgain`](crate::CsError::TryAgain). With `false` it returns the first
+    /// refusal at once, as the C libraries do, and the caller decides when to call again. In
+    /// either case corosync 2.1 and later have not carried out a refused request.
     ///
     /// With `false` a call of several requests, such as
     /// [`cmap::Client::list`](crate::cmap::Client::list), ends with the first refusal. Some calls
     /// wait all the same. As in C, a [multicast](crate::cpg::Client::multicast) in fragments waits,
     /// and a cpg join or leave waits for the leave or join before it
-    /// ([`CsError::Busy`](crate::CsError::Busy)). Unlike in C, connecting waits for a daemon that is
-    /// starting. Other multicasts of cpg ignore this setting:
+    /// ([`CsError::Busy`](crate::CsError::Busy)). Unlike in C, connecting waits for a daemon that
+    /// is starting. Other multicasts of cpg ignore this setting:
     /// [`multicast`](crate::cpg::Client::multicast) waits,
     /// [`try_multicast`](crate::cpg::Client::try_multicast) does not.
     pub fn wait_while_busy(mut self, wait: bool) -> Self {
@@ -300,8 +300,8 @@ impl Endpoint {
         }
     }
 
-    /// Returns the address of a connection's own datagram socket. libqb uses an abstract address for
-    /// a name that begins with a slash, even if services have socket files.
+    /// Returns the address of a connection's own datagram socket. libqb uses an abstract address
+    /// for a name that begins with a slash, even if services have socket files.
     pub(crate) fn connection_address(&self, service: &str, name: &str) -> SocketAddress {
         match self.socket_address(service) {
             SocketAddress::Path(path) if !name.starts_with('/') => {
@@ -414,8 +414,8 @@ fn parse_uids(text: &str) -> std::result::Result<Vec<u32>, String> {
     text.split(',').map(parse).collect()
 }
 
-/// The end of a wait: a point in time, or never. Made from a [`Duration`] from now, an [`Instant`] or
-/// [`Deadline::NEVER`].
+/// The end of a wait: a point in time, or never. Made from a [`Duration`] from now, an [`Instant`]
+/// or [`Deadline::NEVER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline(Option<Instant>);
 

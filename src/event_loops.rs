@@ -86,12 +86,12 @@
 //! other clients, and drop any. A handler that takes long delays only the events behind it; the
 //! daemon keeps them in its memory.
 //!
-//! To end a wait in another thread use [`Client::waker`](crate::ServiceClient::waker), which ends this
-//! wait and leaves the client as it is, or [`Client::finalize`](crate::ServiceClient::finalize), which
-//! ends the client for all threads. Either takes as long as waking a thread does, some 20 µs. The
-//! death of the daemon ends every wait too, as soon as the kernel has closed its sockets: after a
-//! few milliseconds. What runs on the thread of a `Dispatcher` is reached by its
-//! [`DispatcherWaker`](crate::DispatcherWaker).
+//! To end a wait in another thread use [`Client::waker`](crate::ServiceClient::waker), which ends
+//! this wait and leaves the client as it is, or
+//! [`Client::finalize`](crate::ServiceClient::finalize), which ends the client for all threads.
+//! Either takes as long as waking a thread does, some 20 µs. The death of the daemon ends every
+//! wait too, as soon as the kernel has closed its sockets: after a few milliseconds. What runs on
+//! the thread of a `Dispatcher` is reached by its [`DispatcherWaker`](crate::DispatcherWaker).
 //!
 //! # Async
 //! Events fit into any runtime that can wait for a descriptor: register a clone of it and call

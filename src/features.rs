@@ -1,11 +1,11 @@
 //! Finds out which requests the daemon knows, without doing it harm.
 //!
-//! A corosync before 2.99 looks up a request's handler by the unchecked id, and an unknown id crashes
-//! it. So a request that is newer than corosync 1.99 is sent only to a daemon that is known to have
-//! it. Keys of the daemon's map are the evidence; asking for them is safe in every version. Until 2.4
-//! the map counts connections under a key that 2.99 moved elsewhere. Every version has a counter for
-//! each message that nodes send each other, so the keys of these counters identify newer versions of
-//! a service.
+//! A corosync before 2.99 looks up a request's handler by the unchecked id, and an unknown id
+//! crashes it. So a request that is newer than corosync 1.99 is sent only to a daemon that is known
+//! to have it. Keys of the daemon's map are the evidence; asking for them is safe in every version.
+//! Until 2.4 the map counts connections under a key that 2.99 moved elsewhere. Every version has a
+//! counter for each message that nodes send each other, so the keys of these counters identify
+//! newer versions of a service.
 
 use crate::error::{CsError, Error, Result};
 

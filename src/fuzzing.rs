@@ -52,8 +52,8 @@ pub fn message(data: &[u8]) {
     }
 }
 
-/// Feeds bytes to the client's handshake in pieces whose lengths come from the bytes, and parses them
-/// as the name of a ring. Checks that a parsed name stays below the root.
+/// Feeds bytes to the client's handshake in pieces whose lengths come from the bytes, and parses
+/// them as the name of a ring. Checks that a parsed name stays below the root.
 pub fn handshake(data: &[u8]) {
     let mut handshake = Handshake::default();
     let mut rest = data;

@@ -732,8 +732,8 @@ fn a_blocked_producer_goes_on_when_the_client_reads() {
         let place = Place::over(transport);
         let overflow = Overflow::Block(testbed::WATCHDOG);
         let _listener = place.builder().event_queue(0, overflow).start(Echo::default()).unwrap();
-        // The events come before the reply the client waits for, so only as many as the ring has room
-        // for would do; the rest waits.
+        // The events come before the reply the client waits for, so only as many as the ring has
+        // room for would do; the rest waits.
         let output = place.c_client(&program, 12328, 50).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "buffer 12328\nevents 50\ndone\n");
     });

@@ -75,8 +75,8 @@ impl<C: ServiceClient> AsyncClient<C> {
     /// in the order they came.
     ///
     /// All that the closure calls, the wait for other requests and the wait for a thread have one
-    /// [`request_timeout`](ServiceClient::request_timeout) together, as set when this is awaited. Two
-    /// calls may take longer: a cpg multicast in fragments while it makes
+    /// [`request_timeout`](ServiceClient::request_timeout) together, as set when this is awaited.
+    /// Two calls may take longer: a cpg multicast in fragments while it makes
     /// progress, and a shutdown that others are asked about.
     ///
     /// It can be cancelled: when the future is dropped before it is this call's turn, nothing is

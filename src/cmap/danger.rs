@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 /// The numbers that corosync uses without checking, with the least and the greatest safe value.
 ///
 /// corosync logs that a timeout "may not be less" than 30 ms and uses it all the same: nodes then
-/// keep losing the token. With the default of 4 retransmissions a token timeout of 126 ms gives 30 ms
-/// for the retransmission and 14 ms for hold; many retransmissions leave no time at all. A large
+/// keep losing the token. With the default of 4 retransmissions a token timeout of 126 ms gives 30
+/// ms for the retransmission and 14 ms for hold; many retransmissions leave no time at all. A large
 /// coefficient wraps around. The whole daemon sleeps for up to `send_join` when the membership
 /// changes, and some larger values make it divide by zero.
 const NUMBERS: [(&str, u32, u32); 10] = [
@@ -28,7 +28,8 @@ const LEAST_TIMEOUT: u32 = 30;
 const CANCEL_WAIT_FOR_ALL: &str = "quorum.cancel_wait_for_all";
 
 /// The sections whose last key must not be deleted: corosync then iterates over the section from
-/// within the deletion, reaches the key that it is deleting, deletes it again, and recurses for ever.
+/// within the deletion, reaches the key that it is deleting, deletes it again, and recurses for
+/// ever.
 const KEPT_SECTIONS: [&str; 2] = ["logging.logger_subsys.", "nodelist.node."];
 
 /// Refuses a value that crashes or hangs corosync.
@@ -83,8 +84,8 @@ pub(super) fn error_last_of_section(key: &str) -> Error {
     refused("key", key, "must not be deleted while it is the last of its section")
 }
 
-/// Refuses the addresses of rings beyond the first two. corosync up to 2.4 has two rings and uses the
-/// number in the key without checking. Later versions make the nodelist read-only.
+/// Refuses the addresses of rings beyond the first two. corosync up to 2.4 has two rings and uses
+/// the number in the key without checking. Later versions make the nodelist read-only.
 fn check_ring_number(key: &str) -> Result<()> {
     let ring = key
         .strip_prefix("nodelist.node.")

@@ -38,11 +38,12 @@ impl Probe {
         Ok(())
     }
 
-    /// Returns true if the daemon reports a status for each address that a node can have: before 2.99
-    /// always, later only with knet. With udp and udpu later versions report one status per node.
+    /// Returns true if the daemon reports a status for each address that a node can have: before
+    /// 2.99 always, later only with knet. With udp and udpu later versions report one status
+    /// per node.
     ///
-    /// The stats map is the evidence, since the transport never changes while a daemon runs. The key
-    /// `totem.transport` is none: reloading a file without that line deletes it.
+    /// The stats map is the evidence, since the transport never changes while a daemon runs. The
+    /// key `totem.transport` is none: reloading a file without that line deletes it.
     pub(crate) fn has_status_of_every_ring(&self, call: Call) -> Result<bool> {
         match cmap::Client::connect_within(&self.endpoint, Map::Stats, call) {
             Ok(stats) => Ok(stats.get_within(KNET_HANDLE, call)?.is_some()),
@@ -51,7 +52,8 @@ impl Probe {
         }
     }
 
-    /// Sends a client's request that needs a feature. One deadline covers the probe and the request.
+    /// Sends a client's request that needs a feature. One deadline covers the probe and the
+    /// request.
     pub(crate) fn request<S: Service, R: Request>(
         &self,
         client: &Core<S>,

@@ -35,8 +35,8 @@
 //! without a limit.
 //!
 //! # The end of a connection
-//! When a client is dropped or [finalized](crate::ServiceClient::finalize), or its process ends, the
-//! daemon makes it leave its group with [`Reason::PROCDOWN`]; only [`Client::leave`] makes it
+//! When a client is dropped or [finalized](crate::ServiceClient::finalize), or its process ends,
+//! the daemon makes it leave its group with [`Reason::PROCDOWN`]; only [`Client::leave`] makes it
 //! [`Reason::LEAVE`].
 
 #[cfg(feature = "tokio")]
@@ -283,8 +283,8 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidArgument`] when the name is empty: the daemon would never make such a member
     /// leave. [`Error::WouldCrash`] when the group has [`MAX_MEMBERS`], which is looked up before.
-    /// [`Error::Cs`] with [`CsError::Exist`] when this client has joined already, or another client of the
-    /// same pid on this node the same group; with [`CsError::TryAgain`] when the nodes
+    /// [`Error::Cs`] with [`CsError::Exist`] when this client has joined already, or another client
+    /// of the same pid on this node the same group; with [`CsError::TryAgain`] when the nodes
     /// synchronize for longer than the request timeout.
     ///
     /// A client that [left](Client::leave) can join again only with daemons before 3.0. Later ones

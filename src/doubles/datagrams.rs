@@ -103,8 +103,8 @@ impl Daemon {
     }
 }
 
-/// Connects to a daemon, which prepares itself, makes a request and waits for an event. Returns both
-/// outcomes.
+/// Connects to a daemon, which prepares itself, makes a request and waits for an event. Returns
+/// both outcomes.
 fn call<T: Send + 'static>(
     prepare: impl FnOnce(Daemon) -> T + Send + 'static,
     serve: impl FnOnce(T) + Send + 'static,

@@ -288,10 +288,10 @@ fn every_call() -> Table {
     table
 }
 
-/// The number of calls that run at a time, and their timeout, for each attempt. A busy machine delays
-/// a call by an absolute time. A call that makes too many requests takes too long by a part of its
-/// timeout. So a failed call is repeated with a longer timeout and with fewer calls beside it: a fault
-/// shows in each attempt.
+/// The number of calls that run at a time, and their timeout, for each attempt. A busy machine
+/// delays a call by an absolute time. A call that makes too many requests takes too long by a part
+/// of its timeout. So a failed call is repeated with a longer timeout and with fewer calls beside
+/// it: a fault shows in each attempt.
 const ATTEMPTS: [(usize, Duration); 3] =
     [(24, Duration::from_secs(1)), (8, Duration::from_secs(4)), (2, Duration::from_secs(16))];
 

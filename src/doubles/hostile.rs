@@ -343,7 +343,8 @@ fn rings_larger_than_what_was_asked_for_are_refused() {
 
 #[test]
 fn a_daemon_that_lies_harms_nobody() {
-    // The test mostly waits for replies, so the services run in parallel, each with its own daemons.
+    // The test mostly waits for replies, so the services run in parallel, each with its own
+    // daemons.
     let services: [fn(&Endpoint) -> usize; 6] = [
         |endpoint| exercise(|| cmap::Client::connect_to(endpoint), call_cmap),
         |endpoint| exercise(|| cpg::Client::connect_to(endpoint), call_cpg),

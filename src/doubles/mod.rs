@@ -107,9 +107,9 @@ impl Handler for Slow {
     }
 }
 
-/// A daemon whose iterators have no end. Those of cmap return keys like `key.00000001` with values of
-/// `value_len` bytes, those of cpg return members. Only a cpg iterator of one group ends: the group
-/// has no members. Each fragment is refused because the group's membership has changed.
+/// A daemon whose iterators have no end. Those of cmap return keys like `key.00000001` with values
+/// of `value_len` bytes, those of cpg return members. Only a cpg iterator of one group ends: the
+/// group has no members. Each fragment is refused because the group's membership has changed.
 pub(crate) struct Endless {
     pub(crate) value_len: u64,
     /// The number of requests so far.
@@ -258,7 +258,8 @@ pub(crate) fn generous(size: u32, transport: Transport) -> (Endpoint, impl Sized
     (endpoint, (thread, directory))
 }
 
-/// Serves one client of cpg on a thread. Messages have `size`, or the size that the client asks for.
+/// Serves one client of cpg on a thread. Messages have `size`, or the size that the client asks
+/// for.
 fn serve_one<T: Send + 'static>(
     size: Option<u32>,
     transport: Transport,

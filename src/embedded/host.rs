@@ -159,8 +159,8 @@ impl Host {
 
     fn send(&mut self, connections: &mut Connections<()>, outputs: Vec<ClientOutput>) {
         for output in outputs {
-            // A message that does not fit in a client's ring is lost. corosync reports that to nobody
-            // either, so errors are ignored here.
+            // A message that does not fit in a client's ring is lost. corosync reports that to
+            // nobody either, so errors are ignored here.
             match output {
                 ClientOutput::Reply { client, mut message, zeros } => {
                     let Some(mut conn) = connections.get(ConnectionId::from_number(client.0))

@@ -91,8 +91,8 @@ impl Sender {
         }
     }
 
-    /// How full the channel is: bytes of a ring, or datagrams. A hint: the other end can make it any
-    /// number.
+    /// How full the channel is: bytes of a ring, or datagrams. A hint: the other end can make it
+    /// any number.
     pub(crate) fn used(&self) -> usize {
         match self {
             Self::Ring(ring) => ring.used(),

@@ -349,9 +349,10 @@ impl<C: Supervise> Supervised<C> {
     /// is due, or the [`Supervised::waker`] was used. Then call `next` with a deadline in the
     /// past, such as [`Duration::ZERO`], at least once; that there is no notice is nothing wrong.
     ///
-    /// That `next` does not wait for events, but it connects when that is due. With a daemon that is
-    /// stopped this takes the endpoint's [connect timeout](crate::Endpoint::connect_timeout), 5
-    /// seconds by default: set a short one where the loop must go on.
+    /// That `next` does not wait for events, but it connects when that is due. With a daemon that
+    /// is stopped this takes the endpoint's [connect
+    /// timeout](crate::Endpoint::connect_timeout), 5 seconds by default: set a short one where
+    /// the loop must go on.
     ///
     /// It is the same thing over all connections, and outlives them: register it once, for reading
     /// and level-triggered. Only poll it.

@@ -1,4 +1,5 @@
-//! Unix datagram sockets, which carry the requests, replies and events of a connection without rings.
+//! Unix datagram sockets, which carry the requests, replies and events of a connection without
+//! rings.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -34,8 +35,8 @@ pub(crate) fn connect_datagram(socket: &impl AsFd, address: &UnixAddr) -> io::Re
     Ok(retry(|| connect(socket.as_fd().as_raw_fd(), address))?)
 }
 
-/// Enlarges the send buffer for datagrams of `size` bytes, up to `net.core.wmem_max`. With `force` it
-/// goes beyond that limit if this process has `CAP_NET_ADMIN`. Returns the size of the largest
+/// Enlarges the send buffer for datagrams of `size` bytes, up to `net.core.wmem_max`. With `force`
+/// it goes beyond that limit if this process has `CAP_NET_ADMIN`. Returns the size of the largest
 /// datagram that can be sent.
 ///
 /// The receive buffer has no influence: Linux counts a datagram in its sender's buffer.
@@ -63,9 +64,9 @@ pub(crate) fn send_parts(socket: &impl AsFd, parts: &[&[u8]]) -> io::Result<()> 
     Ok(())
 }
 
-/// Receives a datagram. The buffer gets its beginning. Returns the length of the whole datagram, and
-/// the sender's credentials if [`pass_credentials`](super::socket::pass_credentials) is on. Never
-/// blocks. The kernel closes file descriptors that arrive with it.
+/// Receives a datagram. The buffer gets its beginning. Returns the length of the whole datagram,
+/// and the sender's credentials if [`pass_credentials`](super::socket::pass_credentials) is on.
+/// Never blocks. The kernel closes file descriptors that arrive with it.
 pub(crate) fn receive_datagram(
     socket: &impl AsFd,
     buffer: &mut [u8],

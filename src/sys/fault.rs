@@ -1,9 +1,9 @@
 //! Faults in mapped files. A process that may write a file can truncate it. The kernel then sends
-//! `SIGBUS` to each process that touches a mapped page which the file no longer has. The handler here
-//! replaces the mapping with zeroed memory and marks it as lost.
+//! `SIGBUS` to each process that touches a mapped page which the file no longer has. The handler
+//! here replaces the mapping with zeroed memory and marks it as lost.
 //!
-//! The handler allocates nothing, takes no lock and only makes system calls. Mappings are registered
-//! even while it is not installed.
+//! The handler allocates nothing, takes no lock and only makes system calls. Mappings are
+//! registered even while it is not installed.
 
 use std::array;
 use std::io;
@@ -28,8 +28,8 @@ impl Guarded {
         Self(slot)
     }
 
-    /// Returns true if this process touched a page that was missing. From then on reads return zeros
-    /// and writes are lost.
+    /// Returns true if this process touched a page that was missing. From then on reads return
+    /// zeros and writes are lost.
     pub(crate) fn is_lost(&self) -> bool {
         // Keeps the compiler from moving this load before the accesses that the caller asks about.
         // The processor does not move it: a fault is taken at the access itself. The load sees
@@ -46,8 +46,8 @@ impl Drop for Guarded {
     }
 }
 
-/// An entry of the registry for one mapping. It lives as long as the process, so the handler can read
-/// it at any time.
+/// An entry of the registry for one mapping. It lives as long as the process, so the handler can
+/// read it at any time.
 ///
 /// Only its owner writes it. The handler may see a slot change, but never the one it looks for: the
 /// access that faulted borrows the mapping, so the mapping's slot does not change meanwhile.
@@ -73,8 +73,8 @@ impl Slot {
     fn change(&self, start: usize, length: usize) {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
-        // Pairs with the acquire fence in `range`: a reader of a value stored below finds the version
-        // odd or newer.
+        // Pairs with the acquire fence in `range`: a reader of a value stored below finds the
+        // version odd or newer.
         fence(Ordering::Release);
         self.start.store(start, Ordering::Relaxed);
         self.length.store(length, Ordering::Relaxed);
@@ -131,8 +131,8 @@ impl Registry {
     }
 }
 
-/// Finds the registered mapping that contains an address. Returns its slot, start and length. Safe in
-/// a signal handler.
+/// Finds the registered mapping that contains an address. Returns its slot, start and length. Safe
+/// in a signal handler.
 fn find(address: usize) -> Option<(&'static Slot, usize, usize)> {
     let chunks = iter::successors(CHUNKS.get(), |chunk| chunk.next.get());
     chunks.flat_map(|chunk| &chunk.slots).find_map(|slot| {
@@ -156,8 +156,8 @@ pub(crate) fn install() -> io::Result<()> {
     static INSTALLED: Mutex<bool> = Mutex::new(false);
     let mut installed = lock(&INSTALLED);
     if *installed {
-        // Another handler may have been installed since, and it may pass its faults on to ours. Ours
-        // would pass them back, in an endless loop, if it were installed again.
+        // Another handler may have been installed since, and it may pass its faults on to ours.
+        // Ours would pass them back, in an endless loop, if it were installed again.
         return Ok(());
     }
     // Read before ours is installed: ours may run at once and must know where to pass a signal on.
@@ -213,16 +213,16 @@ fn replace_lost_mapping(info: *mut siginfo_t) -> bool {
     // Stored before the pages are replaced, so that a thread that reads replaced pages finds the
     // mark. Relaxed is enough: the system call orders the two.
     slot.lost.store(true, Ordering::Relaxed);
-    // The whole mapping: this takes one fault instead of one per page, and later writes do not reach
-    // what is left of the file.
+    // The whole mapping: this takes one fault instead of one per page, and later writes do not
+    // reach what is left of the file.
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
     let (start, protection) =
         (ptr::without_provenance_mut(start), libc::PROT_READ | libc::PROT_WRITE);
     // SAFETY: MAP_FIXED replaces the mapping at this range, which is one of `libqb::ring`: it was
     // registered when the handler looked, and it is not unmapped meanwhile, since the access that
-    // faulted borrows it. Nobody holds a reference into it: all accesses are atomics and copies, for
-    // which zeros are as good as any bytes that a hostile peer may write. Unmapping the range later
-    // unmaps the new pages.
+    // faulted borrows it. Nobody holds a reference into it: all accesses are atomics and copies,
+    // for which zeros are as good as any bytes that a hostile peer may write. Unmapping the
+    // range later unmaps the new pages.
     unsafe { libc::mmap(start, length, protection, flags, -1, 0) != libc::MAP_FAILED }
 }
 
@@ -248,9 +248,9 @@ fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     }
     let ours = sigaction(None);
     call(handler, flags, signal, info, context);
-    // Rust's own handler sets the default action and returns. A fault is then repeated and kills the
-    // process; after a signal that a process sent, this process lives on. So the default action
-    // becomes the one before ours, and ours is installed again.
+    // Rust's own handler sets the default action and returns. A fault is then repeated and kills
+    // the process; after a signal that a process sent, this process lives on. So the default
+    // action becomes the one before ours, and ours is installed again.
     if let (Ok(ours), Ok(libc::sigaction { sa_sigaction: libc::SIG_DFL, .. })) =
         (ours, sigaction(None))
     {
@@ -282,8 +282,8 @@ fn die(signal: c_int, info: *mut siginfo_t) {
     let _ = sigaction(Some(&default_action()));
     // SAFETY: makes a system call without arguments.
     let process = unsafe { libc::getpid() };
-    // SAFETY: makes a system call without arguments. Made directly, since older versions of musl have
-    // no gettid.
+    // SAFETY: makes a system call without arguments. Made directly, since older versions of musl
+    // have no gettid.
     let thread = unsafe { libc::syscall(libc::SYS_gettid) };
     // SAFETY: the kernel reads the siginfo that it wrote itself. If a sandbox denies the call, the
     // access faults again.
@@ -304,8 +304,8 @@ fn default_action() -> libc::sigaction {
 fn sigaction(new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
     let mut old = default_action();
     let new = new.map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: `new` is null or a valid action with a handler of the right type, and `old` has room for
-    // an action.
+    // SAFETY: `new` is null or a valid action with a handler of the right type, and `old` has room
+    // for an action.
     Errno::result(unsafe { libc::sigaction(libc::SIGBUS, new, &mut old) })?;
     Ok(old)
 }

@@ -39,8 +39,8 @@ pub(crate) fn open_regular(directory: &impl AsFd, name: &OsStr) -> io::Result<Fi
     Ok(file)
 }
 
-/// Returns a file's metadata without opening the file for I/O, so that no device or peer notices. For
-/// a link it returns the link's own.
+/// Returns a file's metadata without opening the file for I/O, so that no device or peer notices.
+/// For a link it returns the link's own.
 pub(crate) fn metadata(directory: &impl AsFd, name: &OsStr) -> io::Result<Metadata> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     File::from(retry(|| openat(directory, name, flags, Mode::empty()))?).metadata()

@@ -13,16 +13,18 @@ fn low_half(word: &AtomicU64) -> *mut u32 {
     word.as_ptr().cast::<u32>().wrapping_add(LOW_HALF)
 }
 
-/// Sleeps while the low half of `word` is `expected`, at most for `timeout`. May wake up spuriously.
+/// Sleeps while the low half of `word` is `expected`, at most for `timeout`. May wake up
+/// spuriously.
 pub(crate) fn wait_low(word: &AtomicU64, expected: u32, timeout: Duration) {
     let timeout = libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
-    // SAFETY: the address is half of an atomic that `word` keeps alive, aligned to 4, and the timespec
-    // lives in this frame. The kernel only reads both. FUTEX_PRIVATE_FLAG is not set, since the waker
-    // is another process. Another process may change or truncate the memory: the kernel then returns
-    // EAGAIN or EFAULT, which like EINTR and ETIMEDOUT mean "look again".
+    // SAFETY: the address is half of an atomic that `word` keeps alive, aligned to 4, and the
+    // timespec lives in this frame. The kernel only reads both. FUTEX_PRIVATE_FLAG is not set,
+    // since the waker is another process. Another process may change or truncate the memory:
+    // the kernel then returns EAGAIN or EFAULT, which like EINTR and ETIMEDOUT mean "look
+    // again".
     unsafe {
         libc::syscall(
             libc::SYS_futex,

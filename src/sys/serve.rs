@@ -72,8 +72,8 @@ pub(crate) struct Seen {
     pub(crate) hung_up: bool,
 }
 
-/// Waits until at least one descriptor has an event, or until `deadline`. Returns the events of each
-/// descriptor, in order.
+/// Waits until at least one descriptor has an event, or until `deadline`. Returns the events of
+/// each descriptor, in order.
 pub(crate) fn wait_for_any(
     watched: &[(BorrowedFd<'_>, Watch)],
     deadline: Option<Instant>,
@@ -100,8 +100,8 @@ pub(crate) fn wait_for_any(
     Ok(fds.iter().map(seen).collect())
 }
 
-/// Yields random names: six characters between `prefix` and `suffix`. The number of names is limited:
-/// only a process that takes names on purpose makes so many attempts fail.
+/// Yields random names: six characters between `prefix` and `suffix`. The number of names is
+/// limited: only a process that takes names on purpose makes so many attempts fail.
 fn names(prefix: &str, suffix: &str) -> impl Iterator<Item = OsString> {
     const CHARACTERS: [char; 32] = [
         'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r',
@@ -119,8 +119,8 @@ fn names(prefix: &str, suffix: &str) -> impl Iterator<Item = OsString> {
     })
 }
 
-/// Creates a directory with a new name: `prefix` and six characters. Its mode does not depend on the
-/// umask.
+/// Creates a directory with a new name: `prefix` and six characters. Its mode does not depend on
+/// the umask.
 pub(crate) fn create_directory(
     parent: &impl AsFd,
     prefix: &str,
@@ -146,8 +146,8 @@ const MAX_LEFT: usize = 4096;
 /// Empties a directory that was given to another user, who may have created anything in it. Removes
 /// links without following them, and empty directories.
 pub(crate) fn empty_directory(directory: &impl AsFd) {
-    // Taking the directory back keeps others from adding files. Removing files then needs no further
-    // privilege.
+    // Taking the directory back keeps others from adding files. Removing files then needs no
+    // further privilege.
     let _ = fchown(directory, Some(geteuid()), Some(getegid()));
     let _ = fchmod(directory, Mode::S_IRWXU);
     let names = names_in(directory, MAX_LEFT).unwrap_or_default();
@@ -201,8 +201,8 @@ impl LockedFile {
         for name in names(prefix, suffix) {
             match create_file(directory, &name, 0) {
                 Ok(file) => {
-                    // If the lock fails, another process takes the file for a stale one and is about
-                    // to remove it: try another name.
+                    // If the lock fails, another process takes the file for a stale one and is
+                    // about to remove it: try another name.
                     if let Some(locked) = Self::lock(file, &name) {
                         return Ok(locked);
                     }
@@ -216,7 +216,8 @@ impl LockedFile {
 
     fn lock(file: File, name: &OsStr) -> Option<Self> {
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
-        // Refuses a file that was removed meanwhile (no link) or that has a second name (two links).
+        // Refuses a file that was removed meanwhile (no link) or that has a second name (two
+        // links).
         let is_there = lock.metadata().is_ok_and(|file| file.nlink() == 1);
         is_there.then(|| Self { name: name.to_owned(), lock })
     }

@@ -26,8 +26,8 @@ pub struct Credentials {
     pub gid: u32,
 }
 
-/// The size of an abstract name in bytes: `sun_path` without its leading NUL. libqb pads the name with
-/// NULs to this size.
+/// The size of an abstract name in bytes: `sun_path` without its leading NUL. libqb pads the name
+/// with NULs to this size.
 const ABSTRACT_NAME_SIZE: usize = 107;
 
 /// Returns the abstract address of a service.
@@ -85,8 +85,8 @@ pub(crate) fn receive_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<u
 }
 
 /// As [`receive_now`], and also returns the sender's credentials if [`pass_credentials`] is on. The
-/// kernel never returns bytes of two senders together. There is no room for file descriptors, so the
-/// kernel closes any that arrive.
+/// kernel never returns bytes of two senders together. There is no room for file descriptors, so
+/// the kernel closes any that arrive.
 ///
 /// # Errors
 /// As the system call. Also when file descriptors arrived and took the room of the credentials.

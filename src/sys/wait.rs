@@ -70,8 +70,8 @@ pub(crate) fn wait_for_peer(
     })
 }
 
-/// As [`wait_for`] with [`Interest::Readable`], but `wakeup` ends the wait too. Returns the state of
-/// `fd`, and true if `wakeup` is readable. `(TimedOut, false)` means that the deadline passed.
+/// As [`wait_for`] with [`Interest::Readable`], but `wakeup` ends the wait too. Returns the state
+/// of `fd`, and true if `wakeup` is readable. `(TimedOut, false)` means that the deadline passed.
 pub(crate) fn wait_or_woken(
     fd: &impl AsFd,
     wakeup: &impl AsFd,

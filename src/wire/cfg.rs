@@ -373,8 +373,8 @@ impl Message for NodeStatusReply {
     }
 }
 
-/// Event: asks a tracker whether this node's corosync may end, or reports that the time to answer is
-/// over.
+/// Event: asks a tracker whether this node's corosync may end, or reports that the time to answer
+/// is over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TestShutdown {
     /// The status in the header. `CS_OK`: the daemon asks. `CS_ERR_TIMEOUT`: the time is over.

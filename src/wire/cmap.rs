@@ -230,8 +230,8 @@ message! {
     response 10 "res_lib_cmap_set_current_map": pub struct SetCurrentMapReply {}
 }
 
-/// Reply to [`Get`]. The message has the room for the value that the request asked for, whatever the
-/// value's length.
+/// Reply to [`Get`]. The message has the room for the value that the request asked for, whatever
+/// the value's length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GetReply {
     /// The length of the value in bytes.

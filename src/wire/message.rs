@@ -306,8 +306,8 @@ macro_rules! message {
 }
 pub(crate) use message;
 
-/// Declares an enum of a service's messages of one kind, for code that decodes any of them: servers,
-/// tracers, fuzzers.
+/// Declares an enum of a service's messages of one kind, for code that decodes any of them:
+/// servers, tracers, fuzzers.
 macro_rules! any_message {
     ($(#[$doc:meta])* pub enum $any:ident { $($type:ident),* $(,)? }) => {
         $(#[$doc])*

@@ -1,9 +1,9 @@
 //! The messages of all services as typed values, one module per service.
 //!
-//! There is no I/O and no state here: decoding takes bytes and returns values, encoding takes values
-//! and returns bytes. Each message is a struct that implements [`Message`]. A tracer, proxy or fuzzer
-//! that does not know which message comes decodes a service's `AnyRequest`, `AnyResponse` or
-//! `AnyEvent`, such as [`cpg::AnyEvent`].
+//! There is no I/O and no state here: decoding takes bytes and returns values, encoding takes
+//! values and returns bytes. Each message is a struct that implements [`Message`]. A tracer, proxy
+//! or fuzzer that does not know which message comes decodes a service's `AnyRequest`, `AnyResponse`
+//! or `AnyEvent`, such as [`cpg::AnyEvent`].
 //!
 //! ```
 //! use corosync_ipc::wire::{Message, decode_reply, quorum};

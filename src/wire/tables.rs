@@ -175,8 +175,8 @@ fn field_of(error: WireError) -> (&'static str, usize) {
     }
 }
 
-/// Truncates a message around each field, and sets each number to its largest value. Checks the field
-/// and offset of each error. Returns how many numbers were refused.
+/// Truncates a message around each field, and sets each number to its largest value. Checks the
+/// field and offset of each error. Returns how many numbers were refused.
 fn check_errors<M: Message>(context: &str, bytes: &[u8], table: &Table) -> usize {
     let read = |bytes: &[u8]| M::decode(bytes).err().map(|error| (error, field_of(error)));
     let mut reader = Reader::new(M::NAME, bytes);
@@ -243,8 +243,8 @@ fn check_message<M: Message + Debug + PartialEq>(context: &str, bytes: &[u8], ta
 }
 
 /// Compares the bytes that have a meaning. In the fixed part these are the fields, without the size
-/// and error of the header and without the bytes behind the end of a string in an array. In the tail
-/// these are the bytes written, as far as they were captured: a string's NUL may be missing.
+/// and error of the header and without the bytes behind the end of a string in an array. In the
+/// tail these are the bytes written, as far as they were captured: a string's NUL may be missing.
 fn compare_bytes(context: &str, captured: &[u8], encoded: &[u8], table: &Table, written: &Trace) {
     let header = 8..24;
     for (name, offset, size) in &table.fields {

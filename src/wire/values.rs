@@ -5,8 +5,8 @@ use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The id of a node in corosync's nodelist, `nodelist.node.N.nodeid`. In votequorum 0 stands for the
-/// quorum device.
+/// The id of a node in corosync's nodelist, `nodelist.node.N.nodeid`. In votequorum 0 stands for
+/// the quorum device.
 #[derive(
     Clone,
     Copy,

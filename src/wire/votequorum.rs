@@ -1,7 +1,7 @@
 //! The messages of the votequorum service. `proto/votequorum.json` has their layouts.
 //!
-//! corosync 1.99 and 2.0 reply to [`GetInfo`] in other layouts: see [`GetInfoReply`]. Up to corosync
-//! 2.3 events have other ids and layouts: [`decode_event`] decodes them all.
+//! corosync 1.99 and 2.0 reply to [`GetInfo`] in other layouts: see [`GetInfoReply`]. Up to
+//! corosync 2.3 events have other ids and layouts: [`decode_event`] decodes them all.
 //!
 //! ```
 //! use corosync_ipc::NodeId;

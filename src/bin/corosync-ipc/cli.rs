@@ -92,8 +92,8 @@ struct Global {
 
     /// Connect to socket files in this directory.
     ///
-    /// Use it for a daemon in another container whose /run is mounted here. The default is libqb's:
-    /// abstract sockets, unless /etc/libqb/force-filesystem-sockets exists.
+    /// Use it for a daemon in another container whose /run is mounted here. The default is
+    /// libqb's: abstract sockets, unless /etc/libqb/force-filesystem-sockets exists.
     #[arg(long, global = true, value_name = "DIR")]
     socket_dir: Option<PathBuf>,
 
@@ -108,19 +108,19 @@ struct Global {
     /// Trust a server of this user, besides root and the own user; can be given several times.
     ///
     /// Any user can take a service's name while corosync is down, so a server of another user is
-    /// refused before any request is sent. In a user namespace, such as a rootless container's, the
-    /// host's root is usually 65534, and so is every user who is not mapped.
+    /// refused before any request is sent. In a user namespace, such as a rootless container's,
+    /// the host's root is usually 65534, and so is every user who is not mapped.
     #[arg(long, global = true, value_name = "UID", value_delimiter = ',', value_parser = parse_uid)]
     server_uid: Vec<u32>,
 
-    /// The time limit of a command that prints one answer: 500ms, 5s, 2m [default: 5s]. Parts of the
-    /// answer that are missing by then have timed out. For a command that runs on (watch, join,
-    /// send, load), the limit of its start and of each call to the daemon.
+    /// The time limit of a command that prints one answer: 500ms, 5s, 2m [default: 5s]. Parts of
+    /// the answer that are missing by then have timed out. For a command that runs on (watch,
+    /// join, send, load), the limit of its start and of each call to the daemon.
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
 
-    /// The size of each of a connection's three rings in shared memory [default: 16384; cmap 262144;
-    /// cpg, evs 1048576].
+    /// The size of each of a connection's three rings in shared memory [default: 16384; cmap
+    /// 262144; cpg, evs 1048576].
     #[arg(long, global = true, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(i64::from(MIN_RING_SIZE)..=i64::from(MAX_RING_SIZE)))]
     ring_size: Option<u32>,

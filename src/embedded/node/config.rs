@@ -40,8 +40,8 @@ impl Version {
         ]
     }
 
-    /// Returns true if a request crashes the daemon. Before 2.99 each id that is not in the daemon's
-    /// tables does.
+    /// Returns true if a request crashes the daemon. Before 2.99 each id that is not in the
+    /// daemon's tables does.
     pub(super) fn crashes_on(self, service: ServiceId, message: &[u8]) -> bool {
         let known = match service {
             _ if self == Self::V3_1 => return false,

@@ -69,7 +69,8 @@ impl Icmap {
         T::try_from(Value::from_wire(self.get(key.as_bytes())?.clone())).ok()
     }
 
-    /// Sets a key. Matches `icmap_set_r`. Returns the notices of the change, as all functions below.
+    /// Sets a key. Matches `icmap_set_r`. Returns the notices of the change, as all functions
+    /// below.
     pub(crate) fn set(&mut self, key: &[u8], value: &RawValue) -> Result<Vec<Notice>, CsError> {
         let data = check(value)?;
         let stored = RawValue { value_type: value.value_type, data };
@@ -136,8 +137,8 @@ impl Icmap {
         Iter { prefix, position: Position::Start }
     }
 
-    /// Moves on to the next key. A key that was deleted while the iterator was on it is removed now,
-    /// and the notices say so.
+    /// Moves on to the next key. A key that was deleted while the iterator was on it is removed
+    /// now, and the notices say so.
     pub(crate) fn next(&mut self, iter: &mut Iter) -> (Option<(Bytes, RawValue)>, Vec<Notice>) {
         let from = match &iter.position {
             Position::Start => Bound::Included(iter.prefix.clone()),

@@ -204,8 +204,8 @@ impl Node {
         self.count_connections(now);
     }
 
-    /// Counts connections in the map, as corosync does until 2.4. Clients recognize by this key that
-    /// later requests would crash the daemon.
+    /// Counts connections in the map, as corosync does until 2.4. Clients recognize by this key
+    /// that later requests would crash the daemon.
     fn count_connections(&mut self, now: Instant) {
         if self.config.version < Version::V3_1 {
             self.step(now, |services, context| {
@@ -345,8 +345,8 @@ impl Node {
         step != SyncStep::Votequorum || !self.services.votequorum.waits_for_device()
     }
 
-    /// Unloads the services before the daemon ends in good order, the ones with the highest priority
-    /// first.
+    /// Unloads the services before the daemon ends in good order, the ones with the highest
+    /// priority first.
     pub(crate) fn unload(&mut self, now: Instant) {
         self.step(now, |services, context| {
             services.votequorum.unload(context);

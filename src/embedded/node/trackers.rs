@@ -61,10 +61,10 @@ impl Trackers {
         self.all.remove(&id);
     }
 
-    /// Returns the notices of a change in the trie's order: first the trackers on the key's own trie
-    /// node, then those on its ancestors. On one trie node the trackers of the key itself come
-    /// first, from the newest to the oldest, then those of the prefix, from the oldest to the newest.
-    /// The trackers of everything come last, from the newest to the oldest.
+    /// Returns the notices of a change in the trie's order: first the trackers on the key's own
+    /// trie node, then those on its ancestors. On one trie node the trackers of the key itself
+    /// come first, from the newest to the oldest, then those of the prefix, from the oldest to
+    /// the newest. The trackers of everything come last, from the newest to the oldest.
     pub(crate) fn notices(
         &self,
         event: TrackEvents,

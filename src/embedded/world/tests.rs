@@ -214,8 +214,8 @@ impl Run {
         }
     }
 
-    /// Checks that clients which are in the same two rings, one after the other, get the same events
-    /// in between.
+    /// Checks that clients which are in the same two rings, one after the other, get the same
+    /// events in between.
     fn check_synchrony(&self) {
         let mut stretches: BTreeMap<(RingId, RingId), &[AnyEvent]> = BTreeMap::new();
         for client in &self.clients {

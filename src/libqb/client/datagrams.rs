@@ -35,9 +35,9 @@ pub(super) struct BoundSockets {
 
 /// The sockets of connections that ended before the daemon took all of their requests.
 ///
-/// The daemon connects to a client's sockets when it first sends something. libqb looks for a socket
-/// that is not there for a second, and serves nobody meanwhile. So these are kept until the daemon
-/// has closed its own.
+/// The daemon connects to a client's sockets when it first sends something. libqb looks for a
+/// socket that is not there for a second, and serves nobody meanwhile. So these are kept until the
+/// daemon has closed its own.
 static KEPT: Mutex<Vec<BoundSockets>> = Mutex::new(Vec::new());
 
 /// For how many connections sockets are kept.

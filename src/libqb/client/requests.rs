@@ -335,8 +335,9 @@ impl Rings {
         (1..=flow as u32).contains(&word)
     }
 
-    /// Whether the socket has room for a wake byte, and the daemon has not left too many requests in
-    /// the ring. Polls once for every `wake_batch` bytes: a writable socket has room for that many.
+    /// Whether the socket has room for a wake byte, and the daemon has not left too many requests
+    /// in the ring. Polls once for every `wake_batch` bytes: a writable socket has room for
+    /// that many.
     fn has_wake_room(&mut self, link: &Link) -> Result<bool> {
         if !self.request.has_wake_bytes() {
             return Ok(true);

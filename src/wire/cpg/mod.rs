@@ -599,8 +599,8 @@ impl Encoding<GroupName> for CpgName {
     }
 }
 
-/// As [`CpgName`], but reads an invalid name as the empty one: where a request needs no name, libcpg
-/// sends bytes of its stack.
+/// As [`CpgName`], but reads an invalid name as the empty one: where a request needs no name,
+/// libcpg sends bytes of its stack.
 pub(crate) struct MaybeCpgName;
 
 impl Encoding<GroupName> for MaybeCpgName {

@@ -11,8 +11,8 @@ pub const MAX_GROUP_NAME: usize = 128;
 /// A group name: up to [`MAX_GROUP_NAME`] bytes, which need not be text. Matches `struct cpg_name`.
 ///
 /// Two names are the same group if all their bytes are equal. The name of a C program may include
-/// the NUL of its string: that of Pacemaker and Proxmox does ([`GroupName::with_nul`]), others do not
-/// ([`GroupName::new`]). Names are never trimmed.
+/// the NUL of its string: that of Pacemaker and Proxmox does ([`GroupName::with_nul`]), others do
+/// not ([`GroupName::new`]). Names are never trimmed.
 ///
 /// Prints as text: other bytes are escaped as `\x00`, and a backslash as `\\`.
 /// [`GroupName::from_escaped`] reads this form, and the feature `serde` serializes names in it.

@@ -37,11 +37,11 @@ enum Command {
 
     /// Prints this node's links and which nodes are connected by them
     ///
-    /// Prints the same as corosync-cfgtool -s; with --json an array of objects. corosync before 2.99
-    /// reports one status for all nodes, as does corosync before 3.1.1 with another transport than
-    /// knet. A node that the daemon does not know is `unknown`. A node whose state the daemon does
-    /// not report is `failed`; the exit status is 1 then, or 4 after a timeout. Without cmap only the
-    /// addresses are known.
+    /// Prints the same as corosync-cfgtool -s; with --json an array of objects. corosync before
+    /// 2.99 reports one status for all nodes, as does corosync before 3.1.1 with another
+    /// transport than knet. A node that the daemon does not know is `unknown`. A node whose
+    /// state the daemon does not report is `failed`; the exit status is 1 then, or 4 after a
+    /// timeout. Without cmap only the addresses are known.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg links
   corosync-ipc cfg links --check >/dev/null || echo 'a link is down'
@@ -55,10 +55,10 @@ enum Command {
 
     /// Prints whether each node can be reached, and by which links (corosync 3.1.1 and later)
     ///
-    /// Prints the same as corosync-cfgtool -n, for all nodes; with --json an array of objects. A node
-    /// that the daemon does not know is `unknown`. A node whose state the daemon does not report has
-    /// the error as its state; the exit status is 1 then, or 4 after a timeout. Without cmap only
-    /// the local node is known.
+    /// Prints the same as corosync-cfgtool -n, for all nodes; with --json an array of objects. A
+    /// node that the daemon does not know is `unknown`. A node whose state the daemon does not
+    /// report has the error as its state; the exit status is 1 then, or 4 after a timeout.
+    /// Without cmap only the local node is known.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg nodes
   corosync-ipc --json cfg nodes | jq '.[] | select(.reachable == false) | .name'")]
@@ -93,9 +93,9 @@ enum Command {
 
     /// Ends a node's corosync at once
     ///
-    /// The node logs the reason. Nobody can refuse, unlike with `cfg shutdown`. Prints nothing. Ends
-    /// with 1 when the node is not a member; corosync before 3.1 does not check that, so this ends
-    /// with 0 there.
+    /// The node logs the reason. Nobody can refuse, unlike with `cfg shutdown`. Prints nothing.
+    /// Ends with 1 when the node is not a member; corosync before 3.1 does not check that, so
+    /// this ends with 0 there.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg kill 3 disk is broken
   corosync-ipc cfg kill 3 --reason 'disk is broken'")]
@@ -130,9 +130,9 @@ enum Command {
 
     /// Takes part in decisions about shutdown, and prints them (corosync 3.1.1 and later)
     ///
-    /// Answers yes to each shutdown of this node's corosync and prints a line, with --json an object
-    /// with "event", "time", "kind" and "answer". Runs until it is interrupted; ends with 3 when the
-    /// daemon ends.
+    /// Answers yes to each shutdown of this node's corosync and prints a line, with --json an
+    /// object with "event", "time", "kind" and "answer". Runs until it is interrupted; ends
+    /// with 3 when the daemon ends.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg watch
   corosync-ipc cfg watch --refuse   # while this runs, only --regardless and --immediate end corosync")]

@@ -35,7 +35,8 @@ pub(crate) struct Cpg {
 enum Command {
     /// Prints the groups of the cluster with their members
     ///
-    /// Prints each group with node/pid of its members; with --json an array of {"group", "members"}.
+    /// Prints each group with node/pid of its members; with --json an array of {"group",
+    /// "members"}.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg groups
   corosync-ipc --json cpg groups | jq '.[] | {group, members: (.members | length)}'")]
@@ -43,9 +44,10 @@ enum Command {
 
     /// Prints the members of a group
     ///
-    /// Prints node and pid of each member; with --json an array of objects. For a group that does not
-    /// exist prints nothing or an empty array. If a group of the same name exists with or without a
-    /// final byte 0, standard error says so: Pacemaker's names end with one, most others do not.
+    /// Prints node and pid of each member; with --json an array of objects. For a group that does
+    /// not exist prints nothing or an empty array. If a group of the same name exists with or
+    /// without a final byte 0, standard error says so: Pacemaker's names end with one, most
+    /// others do not.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg members my-group
   corosync-ipc cpg members 'crmd\\x00'")]

@@ -151,8 +151,8 @@ fn send(context: &Context, name: Name, message: Option<OsString>) -> Result<(), 
         client.multicast_joined(Guarantee::AGREED, &message)?;
         group::await_event(client, "evs send: the message was sent, but not delivered", |event| {
             match event {
-                // The sending process is unknown. The same message from another process of this node
-                // serves as well.
+                // The sending process is unknown. The same message from another process of this
+                // node serves as well.
                 Event::Deliver(Deliver { node_id, payload }) => {
                     (node_id == me && payload == message).then_some(())
                 }

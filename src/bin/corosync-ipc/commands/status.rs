@@ -16,10 +16,10 @@ use crate::snapshot::services::{self, Probe, ask, join};
 
 /// Prints one snapshot of the cluster as this node sees it
 ///
-/// Prints the local node, the ring id, whether the node is quorate, votes, all nodes with their names
-/// and addresses, links, and which services answer. With --json prints the document that
-/// docs/json.md describes. Ends with 0 when not quorate: see `quorum status --check`. Where a service
-/// fails, its part says so; the exit status is 1 then, or 4 after a timeout.
+/// Prints the local node, the ring id, whether the node is quorate, votes, all nodes with their
+/// names and addresses, links, and which services answer. With --json prints the document that
+/// docs/json.md describes. Ends with 0 when not quorate: see `quorum status --check`. Where a
+/// service fails, its part says so; the exit status is 1 then, or 4 after a timeout.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc status

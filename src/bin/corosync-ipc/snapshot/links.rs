@@ -208,8 +208,8 @@ pub(crate) fn addresses(endpoint: &Endpoint, node: NodeId) -> Result<Vec<IpAddr>
         Err(Error::Cs { error: CsError::NotExist, .. }) if !known.is_empty() => known,
         sent => with_families(&sent?, &known),
     };
-    // A daemon with udp or udpu reports its address twice when its entry in the nodelist has nothing
-    // else.
+    // A daemon with udp or udpu reports its address twice when its entry in the nodelist has
+    // nothing else.
     let mut unique = Vec::new();
     for address in addresses {
         if !unique.contains(&address) {

@@ -89,7 +89,8 @@ pub(crate) struct Probe {
 impl Probe {
     /// Whether the service is absent by configuration, or because this corosync does not have it.
     ///
-    /// `has_votequorum`: whether votequorum is configured; `None`: unknown, so its absence is a fault.
+    /// `has_votequorum`: whether votequorum is configured; `None`: unknown, so its absence is a
+    /// fault.
     pub(crate) fn is_absent(&self, has_votequorum: Option<bool>) -> bool {
         let optional = match self.service.name {
             "votequorum" => has_votequorum == Some(false),

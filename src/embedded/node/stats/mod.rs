@@ -140,8 +140,8 @@ pub(crate) struct Counters {
 struct Watched {
     watcher: Watcher,
     key: Bytes,
-    /// The value that the watcher was last notified of, at first the value at the start of tracking.
-    /// Eight zero bytes if the key did not exist.
+    /// The value that the watcher was last notified of, at first the value at the start of
+    /// tracking. Eight zero bytes if the key did not exist.
     last: Bytes,
 }
 

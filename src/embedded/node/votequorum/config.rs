@@ -209,8 +209,8 @@ impl Votequorum {
         }
         self.initial_tie_breaker = self.tie_breaker.clone();
         if self.expected_tracking {
-            // The daemon keeps the barrier in a file from one start to the next. Here every start is
-            // the first.
+            // The daemon keeps the barrier in a file from one start to the next. Here every start
+            // is the first.
             self.set_tracking_barrier(context, self.tracking_barrier);
         }
     }

@@ -235,7 +235,8 @@ impl Votequorum {
         Ok(())
     }
 
-    /// Multicasts that this node leaves, if downscale is allowed. Matches `votequorum_exec_exit_fn`.
+    /// Multicasts that this node leaves, if downscale is allowed. Matches
+    /// `votequorum_exec_exit_fn`.
     pub(crate) fn unload(&mut self, context: &mut Context<'_>) {
         if self.allow_downscale {
             self.change_our_flags(|flags| flags | flag::LEAVING);

@@ -45,9 +45,10 @@ enum MapName {
 enum Command {
     /// Prints keys with their values
     ///
-    /// Prints all keys, or those that begin with PREFIX, in the daemon's order. A line is `key (type)
-    /// = value`, as in corosync-cmapctl, with bytes in base64. With --json prints an array of
-    /// {"key", "type", "value"}. Without a matching key prints nothing or an empty array.
+    /// Prints all keys, or those that begin with PREFIX, in the daemon's order. A line is `key
+    /// (type) = value`, as in corosync-cmapctl, with bytes in base64. With --json prints an
+    /// array of {"key", "type", "value"}. Without a matching key prints nothing or an empty
+    /// array.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap list
   corosync-ipc cmap list nodelist.
@@ -61,9 +62,9 @@ enum Command {
 
     /// Prints one value
     ///
-    /// Makes one request (two for a value above 1 KiB). Prints the bare value, with bytes in base64;
-    /// with --json prints {"key", "type", "value"}. A string is printed byte for byte; on a
-    /// terminal, control characters are escaped. Ends with 1 when the key does not exist.
+    /// Makes one request (two for a value above 1 KiB). Prints the bare value, with bytes in
+    /// base64; with --json prints {"key", "type", "value"}. A string is printed byte for byte;
+    /// on a terminal, control characters are escaped. Ends with 1 when the key does not exist.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap get totem.cluster_name
   corosync-ipc --json cmap get runtime.config.totem.token")]
@@ -108,9 +109,9 @@ Examples:
 
     /// Adds 1 to an integer
     ///
-    /// The daemon does it in one step, so concurrent increments all count. The value wraps around at
-    /// the end of its range. Prints nothing. Ends with 1 when the key does not exist, is not an
-    /// integer or is read-only.
+    /// The daemon does it in one step, so concurrent increments all count. The value wraps around
+    /// at the end of its range. Prints nothing. Ends with 1 when the key does not exist, is not
+    /// an integer or is read-only.
     #[command(after_long_help = "Example:
   corosync-ipc cmap increment my.counter")]
     Increment {
@@ -342,8 +343,8 @@ fn watch_keys(
             Ok(())
         };
         match (map, &pattern) {
-            // In the stats map, a tracker of a prefix reports keys that come and go; only a tracker of
-            // a key reports changes of its value.
+            // In the stats map, a tracker of a prefix reports keys that come and go; only a tracker
+            // of a key reports changes of its value.
             (MapName::Stats, Pattern::Subtree(key)) => {
                 track(key, TrackEvents::ALL)?;
                 if key.len() < MAX_KEY {

@@ -73,8 +73,8 @@ impl Type {
         })
     }
 
-    /// Reads a value from the command line. Never truncates, wraps or guesses; a float rounds to its
-    /// precision.
+    /// Reads a value from the command line. Never truncates, wraps or guesses; a float rounds to
+    /// its precision.
     pub(crate) fn parse(self, text: &str) -> Result<Value, String> {
         match self {
             Self::Flt => self.float(text, text.parse().ok()),
@@ -269,7 +269,8 @@ pub(crate) fn to_json(value: &Value) -> Json {
     }
 }
 
-/// The double that prints like the float (0.1, not 0.10000000149011612), if both are the same float.
+/// The double that prints like the float (0.1, not 0.10000000149011612), if both are the same
+/// float.
 fn widened(number: f32) -> f64 {
     // Narrows on purpose: this tests the way back.
     #[allow(clippy::cast_possible_truncation)]

@@ -24,11 +24,11 @@ use crate::snapshot::services::{self, Probe, ask, join};
 
 /// Finds out why a daemon cannot be reached, and says what to do
 ///
-/// Checks this machine (user, environment, kind of sockets, shared memory, corosync processes), then
-/// connects to each service: socket, handshake, rings in shared memory, first request. For each
-/// failure it says at which step it failed and what to do. With --json prints one document. Ends
-/// with 0 when all configured services answer, with 3 when none can be reached, else with 4 when
-/// one timed out, or with 1.
+/// Checks this machine (user, environment, kind of sockets, shared memory, corosync processes),
+/// then connects to each service: socket, handshake, rings in shared memory, first request. For
+/// each failure it says at which step it failed and what to do. With --json prints one document.
+/// Ends with 0 when all configured services answer, with 3 when none can be reached, else with 4
+/// when one timed out, or with 1.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc doctor
@@ -56,7 +56,8 @@ impl Doctor {
                 faults.add(part, Fault::from(error));
             }
         }
-        // Without cmap it is unknown whether votequorum is configured, and cmap is a failure itself.
+        // Without cmap it is unknown whether votequorum is configured, and cmap is a failure
+        // itself.
         let is_absent = |probe: &Probe| probe.is_absent(known(&has_votequorum));
         let is_reached = probes.iter().any(|probe| probe.result.is_ok());
         let seen = Seen { surroundings: &surroundings, is_reached };
