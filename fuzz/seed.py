@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the vectors of proto/ as seeds of the fuzz target `messages`. Run it before fuzzing."""
+"""Writes the vectors of proto/ as seeds of the fuzz target `messages`, and names of files and sockets as
+those of `handshake`. Run it before fuzzing."""
 import pathlib
 
 here = pathlib.Path(__file__).resolve().parent
@@ -19,3 +20,13 @@ for path in sorted((here.parent / "proto" / "vectors").glob("*.txt")):
                 byte, _, count = token.partition("*")
                 data += bytes([int(byte, 16)]) * int(count or 1)
         (corpus / f"{path.stem}-{number}").write_bytes(data)
+
+names = here / "corpus" / "handshake"
+names.mkdir(parents=True, exist_ok=True)
+for number, seed in enumerate([
+    "/dev/shm/qb-1-2-3-abcdef/qb-request-cmap",
+    "cmap-request-1-2-3",
+    "/dev/shm/qb-1-2-3-abcdef/qb-control-cmap\0/dev/shm/qb-1-2-3-abcdef/qb-cmap",
+    "/dev/shm/qb-cmap-control-1-2-3\0qb-cmap-1-2-3",
+]):
+    (names / str(number)).write_bytes(seed.encode())

@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+
+use crate::codec::setup::{ConnectReply, Generation, TransportType};
+use crate::libqb::datagram::Names;
 use crate::libqb::handshake::{Handshake, RingName};
 use crate::libqb::ring::heap;
 use crate::wire::{cfg, cmap, cpg, evs, quorum, votequorum};
@@ -53,7 +57,8 @@ pub fn message(data: &[u8]) {
 }
 
 /// Feeds bytes to the client's handshake in pieces whose lengths come from the bytes, and parses
-/// them as the name of a ring. Checks that a parsed name stays below the root.
+/// them as the name of a ring, and as the names of datagram sockets: the base name behind a NUL, or
+/// what belongs to the control file. Checks that a parsed name stays below the root.
 pub fn handshake(data: &[u8]) {
     let mut handshake = Handshake::default();
     let mut rest = data;
@@ -65,11 +70,40 @@ pub fn handshake(data: &[u8]) {
             _ => break,
         }
     }
-    for root in ["/dev/shm", "/host/shm"] {
-        if let Ok(name) = RingName::parse("request", data, Path::new(root)) {
-            let parts = name.directories.iter().chain([&name.base]);
-            assert!(parts.clone().all(|part| !part.is_empty() && part != "." && part != ".."));
+    let stays_below = |name: &RingName| {
+        let mut parts = name.directories.iter().chain([&name.base]);
+        assert!(parts.all(|part| !part.is_empty() && part != "." && part != ".."));
+    };
+    let mut names = data.splitn(2, |byte| *byte == 0);
+    let (control, base) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+    let text = String::from_utf8_lossy(control);
+    let (before, after) = text.rsplit_once("control-").unwrap_or_default();
+    let belonging = format!("{before}{after}");
+    let file = control.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let short = String::from_utf8_lossy(file).replacen("control-", "", 1);
+    for root in ["/dev/shm", "/host/shm"].map(Path::new) {
+        RingName::parse("request", data, root).iter().for_each(stays_below);
+        for base in [base, belonging.as_bytes(), short.as_bytes()] {
+            if let Ok(names) = Names::parse(&datagram_reply(control, base), root) {
+                stays_below(&names.control);
+                // A file beside the service's socket, or no file.
+                assert!(names.base.starts_with('/') || !names.base.contains('/'));
+                assert!(names.base.len() < 100);
+            }
         }
+    }
+}
+
+fn datagram_reply(control: &[u8], base: &[u8]) -> ConnectReply {
+    ConnectReply {
+        generation: Generation::Libqb013,
+        error: 0,
+        transport: TransportType::SOCKET,
+        max_msg_size: 0,
+        cookie: 0,
+        request: Bytes::copy_from_slice(control),
+        response: Bytes::copy_from_slice(base),
+        event: Bytes::new(),
     }
 }
 
