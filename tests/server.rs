@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use corosync_ipc::codec::setup::{ConnectReply, ConnectRequest};
 use corosync_ipc::libqb::server::{
-    Builder, Conn, ConnectionId, Connections, FlowControl, Gone, Handler, Listener, Overflow, Peer,
-    Refusal, RingAccess, SendError, Transport,
+    Builder, Conn, ConnectionId, Connections, FlowControl, Generation, Gone, Handler, Listener,
+    Overflow, Peer, Refusal, RingAccess, SendError, Transport,
 };
 use corosync_ipc::{Credentials, Endpoint};
 use nix::libc;
@@ -786,6 +786,56 @@ fn a_late_reply_is_sent_from_elsewhere() {
     let mut count = [0; 4];
     raw.file(&raw.reply.response, "header").read_exact_at(&mut count, 8208).unwrap();
     assert_eq!(u32::from_ne_bytes(count), 1);
+}
+
+#[test]
+fn socket_files_of_datagrams_are_the_clients_and_go_with_it() {
+    let place = Place::over(Transport::Socket);
+    let directory = tempfile::tempdir().unwrap();
+    let endpoint = Endpoint::new().socket_dir(directory.path()).shm_root(place.shm.path());
+    let gid = if nix::unistd::geteuid().is_root() { 4321 } else { nix::unistd::getegid().as_raw() };
+    let uid = nix::unistd::geteuid().as_raw();
+    let echo = Echo { access: Some(RingAccess { uid, gid, mode: 0o660 }), ..Echo::default() };
+    let builder = Listener::<Echo>::builder().endpoint(&endpoint).service(&place.name);
+    let builder = builder.transport(place.transport).generation(Generation::Libqb015);
+    let listener = builder.start(echo).unwrap();
+    let sockets = || {
+        let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut names: Vec<_> = names.filter(|it| !it.ends_with(&place.name)).collect();
+        names.sort();
+        names
+    };
+    let connect = || {
+        let mut socket = UnixStream::connect(directory.path().join(&place.name)).unwrap();
+        socket.set_read_timeout(Some(testbed::WATCHDOG)).unwrap();
+        socket.write_all(&ConnectRequest { max_msg_size: 8192 }.encode().unwrap()).unwrap();
+        let mut reply = vec![0; 12328];
+        socket.read_exact(&mut reply).unwrap();
+        (socket, ConnectReply::decode(&reply).unwrap())
+    };
+    let (socket, reply) = connect();
+    assert_eq!(reply.error, 0);
+    let made = sockets();
+    assert_eq!((made.len(), place.left().len()), (2, 1), "{made:?}");
+    for path in &made {
+        let metadata = fs::metadata(path).unwrap();
+        assert_eq!((metadata.gid(), metadata.mode() & 0o777), (gid, 0o660), "{path:?}");
+    }
+    drop(socket);
+    eventually("the client is gone", || listener.with(|_, all| all.ids().is_empty()).unwrap());
+    assert_eq!((sockets().len(), place.left().len()), (0, 0));
+
+    // What a killed server of the same process id left behind does not stop the next one, whichever
+    // number its descriptor has.
+    let (base, _) =
+        made[0].to_str().unwrap().strip_suffix("-event-tx").unwrap().rsplit_once('-').unwrap();
+    for fd in 0..2000 {
+        drop(std::os::unix::net::UnixDatagram::bind(format!("{base}-{fd}-request")).unwrap());
+    }
+    let (socket, reply) = connect();
+    assert_eq!((reply.error, sockets().len()), (0, 2001));
+    drop(socket);
+    eventually("its sockets are gone", || sockets().len() == 1999);
 }
 
 /// How long the server's thread has used the processor.

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -62,6 +63,13 @@ pub(crate) fn is_unmapped(uid: u32) -> bool {
 /// Removes a file. For a link it removes the link, not the target.
 pub(crate) fn remove_file(directory: &impl AsFd, name: &OsStr) {
     let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+}
+
+/// Removes a file that is a socket.
+pub(crate) fn remove_socket(path: &Path) {
+    if path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket()) {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// Removes an empty directory. Returns true if it was removed.

@@ -2,8 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::sys::socket::UnixAddr;
@@ -18,9 +17,9 @@ use crate::endpoint::resolve;
 use crate::error::{Error, ProtocolError, Result, RingError, Stage};
 use crate::libqb::channel;
 use crate::libqb::datagram::{CONTROL_SIZE, Control, Direction, Names, Receiver, Sender, Trust};
-use crate::sys::datagram;
 use crate::sys::event::Poller;
 use crate::sys::socket::Credentials;
+use crate::sys::{datagram, file};
 
 /// The number of both sockets in the poller: one poll finds the readable ones.
 const ANY: u64 = 0;
@@ -183,7 +182,8 @@ impl Connecting<'_> {
         let address = resolve(&others)?;
         drop(drop_those_of_the_past(Some(&address)));
         if let SocketAddress::Path(path) = &own {
-            remove_socket(path);
+            // As libqb does. An earlier process of the same id left it.
+            file::remove_socket(path);
         }
         let socket = datagram::bind_datagram(&resolve(&own)?)
             .map_err(|source| system(Stage::Rings, format!("binding {own}"), source))?;
@@ -204,12 +204,5 @@ impl Connecting<'_> {
             }
             Err(source) => Err(system(Stage::Rings, format!("connecting to {others}"), source)),
         }
-    }
-}
-
-/// Removes the socket that an earlier process of the same id left, as libqb does.
-fn remove_socket(path: &Path) {
-    if path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket()) {
-        let _ = std::fs::remove_file(path);
     }
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{PermissionsExt, fchown};
+use std::os::unix::fs::{PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -159,8 +159,12 @@ impl Rings {
         };
         let mut bound = |suffix| -> io::Result<Arc<OwnedFd>> {
             let address = address(suffix)?;
+            let path = address.path();
+            // As qb_ipc_dgram_sock_setup. The name has this process's id, so nobody else uses it.
+            path.into_iter().for_each(file::remove_socket);
             let socket = bind_datagram(&address)?;
-            files.sockets.extend(address.path().map(Path::to_path_buf));
+            files.sockets.extend(path.map(Path::to_path_buf));
+            path.map_or(Ok(()), |path| Self::give_socket(path, request.access.gid))?;
             Ok(Arc::new(socket))
         };
         let (requests, events) = (bound("-request")?, bound("-event-tx")?);
@@ -192,6 +196,14 @@ impl Rings {
             names: names.map(Bytes::from),
             _files: files,
         })
+    }
+
+    /// Lets the client's group send to a socket file. Whatever others send is not taken.
+    fn give_socket(path: &Path, gid: u32) -> io::Result<()> {
+        fs::set_permissions(path, Permissions::from_mode(0o660))?;
+        // An error is handled as for the files.
+        let _ = chown(path, None, Some(gid));
+        Ok(())
     }
 
     /// Whether a file of one of them was truncated.
