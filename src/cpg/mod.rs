@@ -21,10 +21,10 @@
 //!
 //! # Large messages
 //! A message up to [`Client::max_atomic_message_size`] travels in one piece. A longer one is cut
-//! into fragments, which members put together again; a member sees either the whole message or
-//! nothing of it. How much memory unfinished messages may take is set by
-//! [`Options::reassembly_limit`]. [`Client::dispatch`](crate::ServiceClient::dispatch) with
-//! [`One`](crate::Dispatch::One) is done with each fragment, as in C.
+//! into fragments, and members join them again. A member sees either the whole message or nothing
+//! of it. [`Options::reassembly_limit`] limits the memory of unfinished messages.
+//! [`Client::dispatch`](crate::ServiceClient::dispatch) with [`One`](crate::Dispatch::One) returns
+//! after each fragment, as in C.
 //!
 //! # Flow control
 //! When the cluster cannot keep up, or while its nodes synchronize after a change of membership,
@@ -109,8 +109,7 @@ pub struct Deliver {
     pub node_id: NodeId,
     /// The sender's process.
     pub pid: u32,
-    /// The message. It shares memory with its header alone, unless it was put together from
-    /// fragments.
+    /// The message. In one piece it shares memory with its header only.
     pub payload: Bytes,
 }
 
@@ -140,9 +139,9 @@ pub struct TotemConfchg {
     pub members: Vec<NodeId>,
 }
 
-/// A message to the group that this client does not hand over: it comes in fragments, and is too
-/// long or the fragments do not fit together. The event comes when that is found out, which may be
-/// before the message's end.
+/// A message in fragments that this client does not hand over: it is too long, or its fragments do
+/// not fit together. The event comes as soon as the client knows, which may be before the message
+/// ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Discarded {
@@ -163,9 +162,8 @@ pub struct Discarded {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Discard {
-    /// With the other messages that are not complete yet it would go beyond
-    /// [`Options::reassembly_limit`], and more of it has come than of any other. Or it is
-    /// longer than the limit by itself.
+    /// All unfinished messages together exceed [`Options::reassembly_limit`], and this one is the
+    /// longest of them so far. Or it alone is longer than the limit.
     TooLong,
     /// Its fragments are more or less than the length that was announced.
     Malformed,
@@ -180,7 +178,7 @@ pub struct Options {
     pid: Option<u32>,
 }
 
-/// [`Options::reassembly_limit`] if nothing else is said: 256 MiB.
+/// The default of [`Options::reassembly_limit`]: 256 MiB.
 pub const DEFAULT_REASSEMBLY_LIMIT: usize = 256 << 20;
 
 /// The most members a group may have, on all nodes together. Matches `CPG_MEMBERS_MAX`. corosync
@@ -212,15 +210,14 @@ impl Options {
         self
     }
 
-    /// How many bytes messages may take together that come in fragments and are not complete yet.
-    /// Default: 256 MiB ([`DEFAULT_REASSEMBLY_LIMIT`]). C has no limit.
+    /// Limits the memory of all messages in fragments that are not complete yet, in bytes. Default:
+    /// 256 MiB ([`DEFAULT_REASSEMBLY_LIMIT`]). C has no limit.
     ///
-    /// A message counts for what has come of it, up to twice that, and 256 bytes, whatever length
-    /// its sender announces. Where that goes beyond the limit, the message of which most has
-    /// come is given up and becomes [`Event::Discarded`], which is told with its sender's
-    /// next fragment. So a member that sends without end takes no room from messages that are
-    /// shorter than its own. A message that is longer than the limit less 256 bytes is
-    /// discarded at its first fragment.
+    /// A message counts with the bytes that have come, up to twice as many, plus 256 bytes. The
+    /// length that its sender announces does not count. At the limit the client drops the message
+    /// of which most has come, and reports it as [`Event::Discarded`] with its sender's next
+    /// fragment. So a member that sends without end takes no room from shorter messages. A message
+    /// that is longer than the limit less 256 bytes is discarded at its first fragment.
     pub fn reassembly_limit(mut self, bytes: usize) -> Self {
         self.reassembly_limit = bytes;
         self
@@ -313,21 +310,20 @@ impl Client {
         } else {
             0
         };
-        // Of now: the process may have forked since it connected.
+        // The present pid: the process may have forked since it connected.
         let pid = self.core.service.own_pid();
         let request = wire::Join { group_name: *group, pid, flags };
         self.core.request(call.busy_when(BUSY), &request)?;
         *self.core.service.joined() = Some((*group, pid));
-        // Now, while it is possible: a process may drop its privileges or go into a sandbox
-        // later. If the time is not enough, or something else is wrong, it is asked again
-        // when it matters.
+        // Asks now, since the process may drop its privileges or enter a sandbox later. If this
+        // fails, the first message in fragments asks again.
         let _ = self.core.service.probe.require(&features::CPG_FRAGMENTS, call);
         Ok(())
     }
 
-    /// Leaves the group. The last event is the [`Event::Confchg`] that tells of it.
+    /// Leaves the group. The last event is the [`Event::Confchg`] of this leave.
     ///
-    /// Matches `cpg_leave`. Waits while the nodes synchronize or the join is not through yet.
+    /// Matches `cpg_leave`. Waits while the nodes synchronize or the join is not complete.
     ///
     /// # Errors
     /// [`Error::Cs`] with [`CsError::NotExist`] when this client is not in this group (C leaves
@@ -335,14 +331,14 @@ impl Client {
     /// [`Client::join`].
     pub fn leave(&self, group: &GroupName) -> Result<()> {
         const CALL: &str = "cpg leave";
-        // Before anything is sent, so that no multicast comes behind: the daemon would drop it
-        // without a word.
+        // Forgets the group before the leave is sent, so that no multicast follows it: the daemon
+        // would drop that silently.
         let left = self.core.service.joined().take_if(|(joined, _)| joined == group);
         let (_, pid) = left.ok_or(Error::Cs { call: CALL.into(), error: CsError::NotExist })?;
         let request = wire::Leave { group_name: *group, pid };
         let reply = self.core.request(self.core.call(CALL).busy_when(BUSY), &request);
         if let Err(Error::Cs { error: CsError::TryAgain | CsError::Busy, .. }) = reply {
-            // It was certainly not carried out.
+            // The daemon did not carry it out.
             self.core.service.joined().get_or_insert((*group, pid));
         }
         reply.map(|_| ())
@@ -441,7 +437,7 @@ impl Service for Cpg {
     }
 
     fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
-        // Messages come here in their order, one at a time, so this is never waited for.
+        // The caller holds the event ring's lock, so nobody waits for this one.
         let mut reassembly = self.reassembly.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Some(match wire::AnyEvent::decode_shared(&message) {
             Ok(wire::AnyEvent::DeliverCallback(event)) => Event::Deliver(Deliver {

@@ -8,54 +8,52 @@ use crate::features;
 use crate::libqb::client::Call;
 use crate::wire::cpg::{FragmentType, Mcast, PartialMcast, PartialSendReply};
 
-/// The largest request that the daemon can pass on to the other nodes, whatever the ring size:
-/// their daemons have as much room for what they put together. Matches `IPC_REQUEST_SIZE`.
+/// The largest request that the daemon can pass on to the other nodes, whatever the ring size.
+/// Their daemons have a buffer of this size for a message. Matches `IPC_REQUEST_SIZE`.
 pub(super) const LARGEST_REQUEST: usize = 1 << 20;
 
-/// What is left of a request for headers, those between the nodes included. As
+/// Room kept free in a request for headers, also for those between the nodes. As
 /// `cpg_model_initialize`.
 const HEADERS: usize = 1024;
 
-/// What is left besides for what comes behind a message in the same frame. corosync until 2.4 puts
-/// both together in [`LARGEST_REQUEST`] bytes without looking whether they fit. Matches
-/// `FRAME_SIZE_MAX`.
+/// More room kept free, for what follows the message in the same frame. corosync until 2.4 puts
+/// both into [`LARGEST_REQUEST`] bytes without checking that they fit. Matches `FRAME_SIZE_MAX`.
 const FRAME: usize = 10_000;
 
-/// How often a message in fragments is begun again at most, when changes of the group's membership
-/// interrupt it: a group that changes faster than it takes the message would never let it through.
+/// How often a message in fragments is sent again from the beginning at most, when changes of the
+/// group's membership interrupt it. A group that changes faster than the message is sent would
+/// never let it through.
 const MOST_RESTARTS: usize = 16;
 
 const CALL: &str = "cpg multicast";
 
 impl Client {
     /// Sends a message to all members of the group that was joined, this client included. Returns
-    /// when the daemon has it; it is delivered later, or never if the daemon dies before.
-    /// Rarely, when several clients send large messages at once, a daemon finds its queue full
-    /// in spite of flow control and drops a message in one piece, which only its log tells. What
-    /// proves that a message was sent is its delivery to this client.
+    /// when the daemon has the message. It is delivered later, or never if the daemon dies before.
+    /// Only the delivery to this client proves that it was sent: rarely, when several clients send
+    /// large messages at once, a daemon's queue is full in spite of flow control. The daemon then
+    /// drops a message in one piece, and only its log says so.
     ///
-    /// Matches `cpg_mcast_joined`. Unlike there, it waits until there is room in the ring and the
-    /// daemon takes multicasts, as long as the [request
-    /// timeout](crate::Endpoint::request_timeout).
+    /// Matches `cpg_mcast_joined`. Unlike in C, it waits up to the [request
+    /// timeout](crate::Endpoint::request_timeout) until the ring has room and the daemon takes
+    /// multicasts.
     ///
     /// # Messages in fragments
-    /// A message that is longer than [`Client::max_atomic_message_size`] is sent in fragments. This
-    /// is the one call whose time grows with what it does. The timeout is how long it may go
-    /// without progress, which is a fragment that the daemon takes; the first one within the
-    /// timeout from the beginning. A daemon whose queue is full takes none for a while, longer
-    /// so on a busy machine or a slow network: set a timeout that covers the longest such pause,
-    /// not the length of the message. Other threads' requests wait until all fragments are
-    /// sent.
+    /// A message that is longer than [`Client::max_atomic_message_size`] is sent in fragments. The
+    /// timeout then limits the time without progress: the daemon must take each fragment within the
+    /// timeout. A daemon whose queue is full takes none for a while, longer on a busy machine or a
+    /// slow network. So set a timeout that covers the longest such pause, not the length of the
+    /// message. Other threads' requests wait until all fragments are sent.
     ///
-    /// If the group's membership changes meanwhile, which makes members that come later miss the
-    /// beginning, the message is sent again from the beginning, up to 16 times.
+    /// When the group's membership changes meanwhile, new members have missed the beginning. The
+    /// message is then sent again from the beginning, up to 16 times.
     ///
     /// # Errors
     /// [`Error::Cs`] with [`CsError::NotExist`] when no group is joined; [`Error::TimedOut`], or
     /// [`Error::Cs`] with [`CsError::TryAgain`], when the daemon takes no multicasts for that
     /// long: the message was not sent. [`Error::InvalidArgument`] when it has more than
-    /// `u32::MAX` bytes; [`Error::Unsupported`] when it needs fragments, which the daemon does not
-    /// know; [`Error::PartlySent`] when it could not be sent to its end;
+    /// `u32::MAX` bytes; [`Error::Unsupported`] when it needs fragments and the daemon does not
+    /// know them; [`Error::PartlySent`] when only some fragments were sent;
     /// [`Error::Disconnected`], [`Error::Finalized`].
     pub fn multicast(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
         self.multicast_slices(guarantee, &[message])
@@ -86,7 +84,7 @@ impl Client {
     /// # Errors
     /// [`Error::Cs`] with [`CsError::TryAgain`] when the message cannot be sent at once;
     /// [`Error::InvalidArgument`] when it is longer than [`Client::max_atomic_message_size`],
-    /// since fragments need waiting for; otherwise as [`Client::multicast`].
+    /// since a message in fragments must wait; otherwise as [`Client::multicast`].
     pub fn try_multicast(&self, guarantee: Guarantee, message: &[u8]) -> Result<()> {
         self.try_multicast_slices(guarantee, &[message])
     }
@@ -114,10 +112,10 @@ impl Client {
     /// The longest message that is sent in one piece, in bytes: 1037552, or 1 KiB less than a
     /// smaller [ring size](crate::Endpoint::ring_size).
     ///
-    /// Matches `cpg_max_atomic_msgsize_get`, which says 10000 more: corosync until 2.4 does not
-    /// survive two such messages one behind the other.
+    /// Matches `cpg_max_atomic_msgsize_get`, but is 10000 less: two messages of C's size, one after
+    /// the other, crash corosync until 2.4.
     pub fn max_atomic_message_size(&self) -> usize {
-        // A ring is never that small, but then nothing is to go wrong with pieces of no length.
+        // No ring is that small. At least 1, so that cutting a message into pieces comes to an end.
         self.core
             .connection
             .max_request()
@@ -142,7 +140,7 @@ impl Client {
             self.check_joined()?;
             return Ok(false);
         };
-        // In the turn: a leave that was not asked for yet will be sent behind this.
+        // Again, with the turn held: a leave that starts from now on is sent after this message.
         self.check_joined()?;
         if waits && call.is_over() {
             return Ok(false);
@@ -214,7 +212,7 @@ fn unencodable(source: crate::error::WireError) -> Error {
     Error::Unencodable { call: CALL.into(), source }
 }
 
-/// As much as fits; nothing is longer than the address space, but parts may repeat.
+/// The length of all parts. Saturates, since the same part may be given many times.
 fn length(parts: &[&[u8]]) -> usize {
     parts.iter().fold(0, |length, part| length.saturating_add(part.len()))
 }
@@ -224,7 +222,7 @@ fn behind<'a>(head: &'a [u8], parts: impl Iterator<Item = &'a [u8]>) -> Vec<&'a 
     std::iter::once(head).chain(parts).collect()
 }
 
-/// `length` bytes from `start` on of what the parts are together.
+/// Cuts `length` bytes out of the joined parts, beginning at `start`.
 fn cut<'a>(parts: &[&'a [u8]], start: usize, length: usize) -> impl Iterator<Item = &'a [u8]> {
     let (mut skip, mut left) = (start, length);
     parts.iter().filter_map(move |part| {
