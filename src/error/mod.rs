@@ -24,7 +24,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Every error of this crate. A variant says who caused it, its text what to look at.
 ///
 /// An error prints itself and not its [source](std::error::Error::source).
-/// [`Error::with_sources`] prints both.
+/// [`Error::with_sources`] prints both. A `main` that returns an error prints its fields instead
+/// (`Debug`), without advice: programs for people print `with_sources`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
