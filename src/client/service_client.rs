@@ -146,7 +146,7 @@ pub trait ServiceClient:
     /// The name of the service, such as `cmap`.
     const SERVICE: &'static str;
 
-    common_methods!("cmap", , Self, Self::Event);
+    common_methods!("*", , Self, Self::Event);
 }
 
 impl<C: HasCore> HasCore for Arc<C> {
