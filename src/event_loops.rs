@@ -1,4 +1,4 @@
-//! Documentation only: how events reach a program, and how to wait for them among other things.
+//! Documentation only: how events reach a program, and how to wait for them beside other things.
 //!
 //! # Which way to choose
 //! | the program | takes events by |
@@ -7,7 +7,7 @@
 //! | has several clients on one thread | [`Dispatcher`](crate::Dispatcher) |
 //! | has an event loop of its own: poll(2), epoll, mio, glib | the descriptor and [`Client::poll_event`](crate::ServiceClient::poll_event) |
 //! | is built on tokio | `AsyncClient`, with the feature `tokio` |
-//! | is to go on when the daemon restarts | [`Supervised`](crate::supervise::Supervised), in a `Dispatcher` by [`add_supervised`](crate::Dispatcher::add_supervised), in a loop of its own by its [`descriptor`](crate::supervise::Supervised::descriptor); or `AsyncSupervised` |
+//! | goes on when the daemon restarts | [`Supervised`](crate::supervise::Supervised), in a `Dispatcher` by [`add_supervised`](crate::Dispatcher::add_supervised), in a loop of its own by the [`descriptor`](crate::supervise::Supervised::descriptor); or `AsyncSupervised` |
 //!
 //! All of them stand on `poll_event`, which takes the next event if one waits and never blocks. The
 //! directory `examples` has a whole program for each.
@@ -39,27 +39,25 @@
 //!
 //! # Readiness is not availability
 //! Events travel through a ring in shared memory, which nothing can poll. For each event the daemon
-//! also sends one byte through the socket, most often at once, sometimes later, and the client
-//! takes about as many bytes as it took events, some time later in one go. So the descriptor and
-//! the ring can disagree for a while:
+//! also sends one byte through the socket, mostly at once, sometimes later. The client takes the
+//! bytes later, many at a time. So the descriptor and the ring can disagree for a while:
 //!
 //! - The descriptor is readable and there is no event: its byte came after the event had been
 //!   taken. `poll_event` returns `None` and takes the byte. A loop must not treat that as an error,
 //!   or as the end.
-//! - There is an event and the descriptor is not readable yet: the byte is on its way. A look at
-//!   the ring finds the event before poll(2) would tell of it.
+//! - There is an event and the descriptor is not readable yet: the byte is on its way. `poll_event`
+//!   finds the event before poll(2) signals it.
 //!
-//! What holds is this, whatever mixture of calls came before: while an event waits, the descriptor
-//! is readable, or becomes so when the event's byte comes. So a loop that polls, then takes at
-//! least one event or finds none, misses nothing. Bytes that come after their events do not pile
-//! up: a `poll_event` that finds no event takes up to 64 of them. Bytes for which there never was
-//! an event, which no libqb sends, end the connection with
-//! [`Error::Protocol`](crate::Error::Protocol) when 1024 of them come between two events.
+//! This always holds: while an event waits, the descriptor is readable, or becomes so when the
+//! event's byte comes. So a loop that polls, and then calls `poll_event` at least once, misses
+//! nothing. Bytes that come after their events do not pile up: a `poll_event` that finds no event
+//! takes up to 64 of them. No libqb sends bytes without events: 1024 of them between two events end
+//! the connection with [`Error::Protocol`](crate::Error::Protocol).
 //!
 //! # Draining
 //! With level-triggered readiness (poll(2), epoll by default, glib) one call of `poll_event` for
-//! each wake-up is enough; taking a few is cheaper, as many events then share one system call.
-//! Taking all of them lets a busy cluster keep the loop to itself: put a limit.
+//! each wake-up is enough. Taking a few is cheaper, because they share one system call.
+//! Set a limit: a loop that takes all events serves nobody else while the cluster is busy.
 //!
 //! With edge-triggered readiness (mio, `AsyncFd`, `EPOLLET`) events must be taken until
 //! `poll_event` returns `None`. It then has looked at the socket too, so the next event, or the end
