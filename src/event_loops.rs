@@ -10,7 +10,7 @@
 //! | goes on when the daemon restarts | [`Supervised`](crate::supervise::Supervised), in a `Dispatcher` by [`add_supervised`](crate::Dispatcher::add_supervised), in a loop of its own by the [`descriptor`](crate::supervise::Supervised::descriptor); or `AsyncSupervised` |
 //!
 //! All of them stand on `poll_event`, which takes the next event if one waits and never blocks. The
-//! directory `examples` has a whole program for each.
+//! directory `examples` has a whole program for most of them.
 //!
 //! # What dispatch returns
 //! The table holds for the clients of all services. The events that the daemon left before it ended
