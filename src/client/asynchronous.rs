@@ -136,7 +136,8 @@ impl<C: ServiceClient> AsyncClient<C> {
         Ok(AsyncEvents { fd, client: self.client.clone(), ended: false })
     }
 
-    /// The client, for what does not block.
+    /// The client inside, for the methods that do not block, such as
+    /// [`stats`](ServiceClient::stats) and [`finalize`](ServiceClient::finalize).
     pub fn client(&self) -> &Arc<C> {
         self.client.get()
     }
