@@ -35,9 +35,10 @@ impl From<RingError> for ChannelError {
     }
 }
 
-/// How many datagrams a socket holds: `net.unix.max_dgram_qlen`, which is 10 in old kernels, 512 in
-/// newer ones, and may be set to anything.
-const SMALLEST_QUEUE: usize = 10;
+/// What a datagram takes of its sender's buffer besides its length, in bytes. Linux 6.18 counts 768.
+const DATAGRAM_COST: usize = 768;
+
+/// The most datagrams in a socket that are expected: its sender's buffer limits them.
 const LARGEST_QUEUE: usize = 1 << 16;
 
 /// The sending end.
@@ -263,7 +264,10 @@ impl Receiver {
     pub(crate) fn fill(&self, size: usize) -> (usize, usize, usize) {
         match self {
             Self::Ring(ring) => (size + CHUNK_HEADER_SIZE, self.used(), ring.ring().max_chunk()),
-            Self::Datagram(_) => (1, self.used(), SMALLEST_QUEUE),
+            Self::Datagram(socket) => {
+                let cost = size + DATAGRAM_COST;
+                (cost, cost.saturating_mul(self.used()), socket.capacity())
+            }
         }
     }
 

@@ -114,7 +114,7 @@ fn every_type_comes_back(endpoint: &Endpoint) {
         ("Bytes", client.get_as::<Bytes>(key).map(drop)),
     ] {
         let error = result.unwrap_err();
-        assert_eq!(error.to_string(), format!("the value of {key} is of type u32, not {asked}"));
+        assert_eq!(error.to_string(), format!("the value of {key} has the type u32, not {asked}"));
         assert_eq!(error.cs_error(), CsError::InvalidParam);
     }
     assert_eq!(client.get_as::<u16>("every_type_comes_back.none").unwrap(), None);
@@ -710,6 +710,8 @@ fn a_full_event_ring_is_refilled_by_a_request(endpoint: &Endpoint) {
     };
     (0..EVENTS)
         .for_each(|number| client.multicast(Guarantee::AGREED, &number.to_ne_bytes()).unwrap());
+    // Answered in order: now the daemon has taken all multicasts.
+    client.local_node_id().unwrap();
     // Delivered in order: once it has seen the last of its own, the daemon has sent or queued all.
     let witness = cpg::Client::connect_with(endpoint, cpg::Options::new().pid(1)).unwrap();
     witness.join(&GroupName::new("refill").unwrap()).unwrap();

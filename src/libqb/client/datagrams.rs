@@ -118,10 +118,12 @@ impl Connecting<'_> {
             None,
         )
         .map_err(failed)?;
+        // What the system grants this end, it grants the daemon for its events.
+        let capacity = datagram::reserve(&*events, max_msg_size, false).map_err(failed)?;
         let receiver = |socket, direction| {
             let endpoint = self.endpoint.clone();
             let trust: Trust = Box::new(move |uid| endpoint.may_serve(uid));
-            Receiver::new(socket, Arc::clone(&control), direction, max_msg_size, trust)
+            Receiver::new(socket, Arc::clone(&control), direction, max_msg_size, capacity, trust)
         };
         let response = receiver(requests, Direction::Response);
         let descriptor = Poller::new().map_err(failed)?;

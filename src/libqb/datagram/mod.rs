@@ -220,20 +220,28 @@ pub(crate) struct Receiver {
     control: Arc<Control>,
     direction: Direction,
     trust: Trust,
+    capacity: usize,
     /// Room for the longest message. The kernel provides the memory when it is used.
     buffer: Vec<u8>,
 }
 
 impl Receiver {
-    /// Receives messages of up to `max_msg_size` bytes from users that are trusted.
+    /// Receives messages of up to `max_msg_size` bytes from users that are trusted. All that wait
+    /// take up to `capacity` bytes of their sender's buffer.
     pub(crate) fn new(
         socket: Arc<OwnedFd>,
         control: Arc<Control>,
         direction: Direction,
         max_msg_size: usize,
+        capacity: usize,
         trust: Trust,
     ) -> Self {
-        Self { socket, control, direction, trust, buffer: vec![0; max_msg_size] }
+        Self { socket, control, direction, trust, capacity, buffer: vec![0; max_msg_size] }
+    }
+
+    /// How many bytes of the sender's buffer the messages that wait take at most.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// The control file.

@@ -33,7 +33,7 @@ fn pair(direction: Direction, trust: bool) -> Pair {
     let sender = Sender::new(socket, Arc::clone(&control), direction, SIZE, Some(others)).unwrap();
     let socket = Arc::new(datagram::bind_datagram(&others).unwrap());
     let trust: Trust = Box::new(move |_| trust);
-    let receiver = Receiver::new(socket, Arc::clone(&control), direction, SIZE, trust);
+    let receiver = Receiver::new(socket, Arc::clone(&control), direction, SIZE, SIZE, trust);
     Pair { sender, receiver, control, address: others, _directory: directory }
 }
 

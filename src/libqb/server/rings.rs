@@ -177,6 +177,7 @@ impl Rings {
             Arc::clone(&mapped),
             Direction::Request,
             max_msg_size,
+            max_msg_size,
             trust,
         );
         let sender = |socket, direction, client: &str| -> io::Result<_> {
