@@ -479,22 +479,23 @@ impl Client {
         Ok(())
     }
 
-    /// Starts notifications of a key, which need not exist, or with [`TrackEvents::PREFIX`] of all
-    /// keys that begin with it, which may be the empty string.
+    /// Starts notifications of a key. The key need not exist. With [`TrackEvents::PREFIX`] they are
+    /// about all keys that begin with `key`, and the empty string stands for all keys.
     ///
-    /// In the stats map, the daemon looks every 1.5 s whether the value of a tracked key has
-    /// changed, and tells so whatever events it was asked for, with the new value as the old
-    /// one too. For a prefix it must be asked for what comes and for what goes, which are
-    /// connections, and tells nothing else. It never tells that a key is gone which an iterator
-    /// stood on when its connection ended.
+    /// In the stats map, the daemon checks every 1.5 s whether the value of a tracked key has
+    /// changed. It then notifies, whatever `events` says, and sends the new value as the old one
+    /// too. A prefix needs both [`TrackEvents::ADD`] and [`TrackEvents::DELETE`], and reports only
+    /// the keys of connections that come and go. The daemon never reports the `DELETE` of a key
+    /// that an iterator stood on when its connection ended.
     ///
     /// Matches `cmap_track_add`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for what cannot be a key or its beginning, and for a string of
-    /// the stats map, a connection's `procname`, which crashes corosync; [`Error::Unsupported`]
-    /// for what comes and goes in the stats map of corosync before 3.1; [`Error::Cs`] with
-    /// [`CsError::NotSupported`] for other events of a prefix of the stats map; as [`Client::get`].
+    /// [`Error::InvalidArgument`] for what cannot be a key or its beginning, and for a connection's
+    /// `procname` in the stats map, which crashes corosync; [`Error::Unsupported`] for `ADD` and
+    /// `DELETE` in the stats map of corosync before 3.1; [`Error::Cs`] with
+    /// [`CsError::NotSupported`] for a prefix of the stats map without both of them; as
+    /// [`Client::get`].
     pub fn track_add(&self, key: &str, events: TrackEvents) -> Result<Tracker> {
         let tracker = {
             let mut trackers = self.core.service.trackers();
