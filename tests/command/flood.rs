@@ -1,6 +1,7 @@
 //! A C program that sends more than it takes in, to `corosync-ipc serve`.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use super::program;
@@ -24,21 +25,31 @@ fn a_c_program_that_drains_is_never_disconnected_and_takes_no_memory() {
     }
     let Some(flood) = cc(include_str!("flood.c"), &["cpg"]) else { return };
     let flood = copy_for_all(&flood);
+    for transport in ["shm", "socket"] {
+        is_never_disconnected_and_takes_no_memory(&flood, transport);
+    }
+}
+
+fn is_never_disconnected_and_takes_no_memory(flood: &Path, transport: &str) {
     let cluster = Cluster::builder().create();
     let node = cluster.node(1);
-    let served = node.command(program()).args(["serve", "--abstract"]).spawn();
+    let served =
+        node.command(program()).args(["serve", "--abstract", "--transport", transport]).spawn();
     served.wait_stdout("serving node 1");
     let before = most_memory(&served);
     for how in ["alternating", "threads"] {
         let limit = WATCHDOG + Duration::from_secs(test_seconds());
         let output = node
-            .command(&flood)
+            .command(flood)
             .args([how, &test_seconds().to_string()])
             .limit(limit)
             .run()
             .success();
-        assert!(output.ends_with("whole\n") && !output.starts_with("sent 0,"), "{how}: {output}");
+        assert!(
+            output.ends_with("whole\n") && !output.starts_with("sent 0,"),
+            "{transport}, {how}: {output}"
+        );
         let more = most_memory(&served) - before;
-        assert!(more < MORE, "{how}: {more} KiB more: {output}");
+        assert!(more < MORE, "{transport}, {how}: {more} KiB more: {output}");
     }
 }

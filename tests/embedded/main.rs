@@ -15,6 +15,7 @@ use std::time::Duration;
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::embedded;
 use corosync_ipc::embedded::{Builder, Corosync};
+use corosync_ipc::libqb::server;
 use corosync_ipc::{ENV_SHM_ROOT, ENV_SOCKET_DIR, Endpoint, Error, cmap, quorum, votequorum};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -92,11 +93,19 @@ fn cmapctl_and_quorumtool_print_the_same() {
     if nothing_to_compare() {
         return;
     }
-    let real = Cluster::builder().token(TOKEN).start();
+    for (transport, name) in
+        [(server::Transport::Shm, None), (server::Transport::Socket, Some("socket"))]
+    {
+        print_the_same_over(transport, name);
+    }
+}
+
+fn print_the_same_over(transport: server::Transport, ipc_type: Option<&str>) {
+    let real = Cluster::builder().token(TOKEN).ipc_type(ipc_type).start();
     let name = real
         .node(1)
         .run(|| cmap::Client::connect().unwrap().get_as::<String>("totem.cluster_name").unwrap());
-    let embedded = Embedded::start(like_the_harness(&name.unwrap()));
+    let embedded = Embedded::start(like_the_harness(&name.unwrap()).transport(transport));
     compare(
         real.node(1),
         embedded.node(),
