@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench bursts_against_c`; what it needs is what `against_c` needs. One client has
 //! up to 1000 trackers of one key, another sets that key, and the time runs from the first set
-//! until the last notification was handed over. Both libraries use the ring size that they ask for
-//! by default. Printed are notifications a second, by the medians over the bursts, and what the
+//! until the last notification was handed over, through rings and as datagrams. Both libraries use
+//! the ring size that they ask for by default. Printed are notifications a second, by the medians over the bursts, and what the
 //! daemon counted of its own delays: how often its loop was late, and how long the token was away.
 
 mod compare;
@@ -115,17 +115,20 @@ fn main() {
         return;
     }
     let Some(program) = testbed::cc(C_PROGRAM, &["cmap"]) else { return };
-    let cluster = testbed::Cluster::one();
-    let node = cluster.node(1);
     compare::print_head();
-    let before = node.run(strain);
-    for count in BURSTS {
-        let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            our_times.extend(node.run(|| ours(count)));
-            their_times.extend(theirs(&program, node, count));
+    for ipc_type in ["shm", "socket"] {
+        let cluster = testbed::Cluster::builder().ipc_type(Some(ipc_type)).start();
+        let node = cluster.node(1);
+        let before = node.run(strain);
+        for count in BURSTS {
+            let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                our_times.extend(node.run(|| ours(count)));
+                their_times.extend(theirs(&program, node, count));
+            }
+            let what = format!("{ipc_type}: burst of {count}");
+            compare::print_rates(&what, count, our_times, their_times);
         }
-        compare::print_rates(&format!("burst of {count}"), count, our_times, their_times);
+        println!("before: {before}\nafter:  {}", node.run(strain));
     }
-    println!("before: {before}\nafter:  {}", node.run(strain));
 }
