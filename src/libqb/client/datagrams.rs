@@ -125,11 +125,11 @@ impl Connecting<'_> {
             let trust: Trust = Box::new(move |uid| endpoint.may_serve(uid));
             Receiver::new(socket, Arc::clone(&control), direction, max_msg_size, capacity, trust)
         };
-        let response = receiver(requests, Direction::Response);
+        let response = receiver(requests, Direction::Response).map_err(failed)?;
         let descriptor = Poller::new().map_err(failed)?;
         descriptor.add(&setup, ANY).map_err(failed)?;
         descriptor.add(&events, ANY).map_err(failed)?;
-        let event = receiver(events, Direction::Event);
+        let event = receiver(events, Direction::Event).map_err(failed)?;
         let files = vec![name.base.clone()];
         Ok(Parts {
             socket: setup,

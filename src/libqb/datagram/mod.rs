@@ -32,6 +32,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use memmap2::MmapMut;
 use nix::libc;
 use nix::sys::socket::UnixAddr;
 
@@ -221,8 +222,10 @@ pub(crate) struct Receiver {
     direction: Direction,
     trust: Trust,
     capacity: usize,
-    /// Room for the longest message. The kernel provides the memory when it is used.
-    buffer: Vec<u8>,
+    /// Room for the longest message. Mapped, so that only what was used takes memory: the allocator
+    /// would clear memory that it uses again.
+    buffer: MmapMut,
+    max_msg_size: usize,
 }
 
 impl Receiver {
@@ -235,8 +238,9 @@ impl Receiver {
         max_msg_size: usize,
         capacity: usize,
         trust: Trust,
-    ) -> Self {
-        Self { socket, control, direction, trust, capacity, buffer: vec![0; max_msg_size] }
+    ) -> io::Result<Self> {
+        let buffer = MmapMut::map_anon(max_msg_size.max(1))?;
+        Ok(Self { socket, control, direction, trust, capacity, buffer, max_msg_size })
     }
 
     /// How many bytes of the sender's buffer the messages that wait take at most.
@@ -275,10 +279,11 @@ impl Receiver {
             // Relaxed: as in `Sender::try_send`.
             self.control.sent(self.direction).fetch_sub(1, Ordering::Relaxed);
             self.control.check()?;
-            let message = self.buffer.get(..size).ok_or(ProtocolError::DatagramSize {
+            let message = self.buffer.get(..size).filter(|_| size <= self.max_msg_size);
+            let message = message.ok_or(ProtocolError::DatagramSize {
                 direction: self.direction.name(),
                 size: size as u64,
-                limit: self.buffer.len() as u64,
+                limit: self.max_msg_size as u64,
             })?;
             return Ok(Some(Bytes::copy_from_slice(message)));
         }

@@ -34,6 +34,7 @@ fn pair(direction: Direction, trust: bool) -> Pair {
     let socket = Arc::new(datagram::bind_datagram(&others).unwrap());
     let trust: Trust = Box::new(move |_| trust);
     let receiver = Receiver::new(socket, Arc::clone(&control), direction, SIZE, SIZE, trust);
+    let receiver = receiver.unwrap();
     Pair { sender, receiver, control, address: others, _directory: directory }
 }
 

@@ -179,7 +179,7 @@ impl Rings {
             max_msg_size,
             max_msg_size,
             trust,
-        );
+        )?;
         let sender = |socket, direction, client: &str| -> io::Result<_> {
             let (control, address) = (Arc::clone(&mapped), Some(address(client)?));
             datagram::Sender::new(socket, control, direction, max_msg_size, address)
