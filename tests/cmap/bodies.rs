@@ -26,7 +26,7 @@ testbed::on_each_host! {
     keys_are_found_by_prefix, Setup::new().own();
     an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile;
     an_iterator_finds_no_key_twice;
-    keys_can_be_changed_while_they_are_iterated_over;
+    keys_can_be_changed_while_they_are_iterated_over, Setup::new().own();
     a_tracker_tells_old_and_new;
     a_tracker_is_told_what_it_asked_for;
     a_dispatch_of_one_is_done_with_a_notification_of_a_deleted_tracker;
