@@ -198,6 +198,10 @@ fn handshakes_that_go_no_further_keep_nobody_out() {
 
 #[test]
 fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
+    ["shm", "socket"].into_iter().for_each(what_a_killed_one_left_is_removed);
+}
+
+fn what_a_killed_one_left_is_removed(transport: &str) {
     let names = |folder: &Path| -> BTreeSet<String> {
         fs::read_dir(folder)
             .unwrap()
@@ -213,6 +217,8 @@ fn what_one_that_was_killed_left_is_removed_and_nothing_else() {
         sockets.path().to_str().unwrap(),
         "--shm-root",
         running.folder().to_str().unwrap(),
+        "--transport",
+        transport,
     ];
     let start = || {
         let process = NodeCommand::here(program()).args(args).args(["--nodes", "1,2,3"]).spawn();
