@@ -54,6 +54,10 @@
 //! takes up to 64 of them. No libqb sends bytes without events: 1024 of them between two events end
 //! the connection with [`Error::Protocol`](crate::Error::Protocol).
 //!
+//! A daemon that uses datagram sockets (`qb_ipc_type: socket`) sends no bytes. The descriptor then
+//! is an epoll instance of two sockets: that of the events, and the setup socket, which shows that
+//! the daemon is gone. All of the above holds there too.
+//!
 //! # Draining
 //! With level-triggered readiness (poll(2), epoll by default, glib) one call of `poll_event` for
 //! each wake-up is enough. Taking a few is cheaper, because they share one system call.
@@ -65,8 +69,8 @@
 //! without a look at the socket.
 //!
 //! A hang-up (`POLLHUP`) is no reason to stop reading: take events until `poll_event` fails with
-//! [`Error::Disconnected`](crate::Error::Disconnected). Watch the descriptor for reading only, and
-//! never read from it.
+//! [`Error::Disconnected`](crate::Error::Disconnected). With datagrams the descriptor becomes
+//! readable instead. Watch the descriptor for reading only, and never read from it.
 //!
 //! A request on the same client does not disturb any of this: replies come by another ring. But
 //! events come while a request waits, so look for events after requests as well if the loop is
