@@ -480,7 +480,7 @@ fn the_reason_to_kill_can_be_an_option() {
         1,
         &["CS_ERR_NOT_EXIST", "node 2 is not a member"],
     );
-    let help = String::from_utf8(outside(&["cfg", "kill", "--help"]).stdout).unwrap();
+    let help = outside(&["cfg", "kill", "--help"]).stdout;
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("corosync before 3.1 does not check that"), "{help}");
 }
@@ -508,9 +508,9 @@ fn without_a_daemon_all_services_end_with_3() {
     let folder = tempfile::tempdir().unwrap();
     for args in NEEDY {
         let output = outside(&[args, &["--socket-dir", folder.path().to_str().unwrap()]].concat());
-        assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{args:?}");
+        assert_eq!((output.code(), output.stdout.len()), (3, 0), "{args:?}");
         let service = format!("no {} socket", args[0]);
-        assert!(String::from_utf8(output.stderr).unwrap().contains(&service), "{args:?}");
+        assert!(output.stderr.contains(&service), "{args:?}");
     }
 }
 

@@ -145,20 +145,17 @@ fn without_a_daemon_everything_ends_with_3() {
         &["quorum", "votes", "3"],
     ] {
         let output = outside(&[args, &["--socket-dir", directory]].concat());
-        assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{args:?}");
-        assert_one_line(
-            &String::from_utf8(output.stderr).unwrap(),
-            &[directory, "No such file", "CS_ERR_NOT_EXIST"],
-        );
+        assert_eq!((output.code(), output.stdout.len()), (3, 0), "{args:?}");
+        assert_one_line(&output.stderr, &[directory, "No such file", "CS_ERR_NOT_EXIST"]);
     }
     let doctor = outside(&["--socket-dir", "/no/such", "doctor"]);
-    let told = String::from_utf8(doctor.stdout).unwrap();
+    let told = doctor.stdout;
     assert!(told.contains("no such directory: /no/such"), "{told}");
     assert!(!told.contains("namespace: `nsenter"), "{told}");
     let doctor = outside(&["--socket-dir", directory, "doctor"]);
-    assert_eq!(doctor.status.code(), Some(3));
+    assert_eq!(doctor.code(), 3);
     let verbose = outside(&["-v", "--socket-dir", directory, "cmap", "get", "totem.version"]);
-    let stderr = String::from_utf8(verbose.stderr).unwrap();
+    let stderr = verbose.stderr;
     for word in ["connecting service=cmap", "cannot connect service=cmap", directory] {
         assert!(
             stderr.lines().any(|line| line.contains("Z DEBUG ") && line.contains(word)),
@@ -166,21 +163,20 @@ fn without_a_daemon_everything_ends_with_3() {
         );
     }
     assert_one_line(&(stderr.lines().last().unwrap().to_owned() + "\n"), &["no cmap socket"]);
-    let told = String::from_utf8(doctor.stdout).unwrap();
+    let told = doctor.stdout;
     // What all have in common is told once.
     assert_eq!(told.matches("failed at the socket").count(), 1, "{told}");
     assert_eq!(told.matches("->").count(), 1, "{told}");
     assert!(told.contains("\n            so did cpg, cfg, quorum, votequorum\n"), "{told}");
-    let line = String::from_utf8(doctor.stderr).unwrap();
+    let line = doctor.stderr;
     assert!(!line.contains("corosync-ipc doctor"), "{line}");
     // The question is about what can be wrong.
-    let line =
-        String::from_utf8(outside(&["--socket-dir", directory, "cfg", "local"]).stderr).unwrap();
+    let line = outside(&["--socket-dir", directory, "cfg", "local"]).stderr;
     assert!(line.contains("in this directory") && !line.contains("network namespace"), "{line}");
     assert!(line.contains("`corosync-ipc doctor`") && line.contains("--embedded"), "{line}");
     // What is wrong by itself is so without a daemon.
     let wrong = outside(&["--socket-dir", directory, "cmap", "set", "my.key", "u8", "300"]);
-    assert_eq!(wrong.status.code(), Some(2));
+    assert_eq!(wrong.code(), 2);
 }
 
 #[test]
@@ -251,7 +247,7 @@ fn the_doctor_knows_a_daemon_with_datagram_sockets() {
         }
     });
     let doctor = outside(&["--socket-dir", folder.path().to_str().unwrap(), "doctor"]);
-    let told = String::from_utf8(doctor.stdout).unwrap();
+    let told = doctor.stdout;
     assert!(told.contains("cmap        failed at the handshake: "), "{told}");
     assert!(
         told.contains("-> the daemon's corosync.conf has qb { ipc_type: socket }")
@@ -271,16 +267,16 @@ fn the_doctor_knows_rings_that_are_elsewhere() {
         outside(&[&place, args].concat())
     };
     let doctor = run(&["doctor"]);
-    let told = String::from_utf8(doctor.stdout).unwrap();
+    let told = &doctor.stdout;
     assert!(told.contains("cmap        failed at the rings: "), "{told}");
     assert!(told.contains("-> the daemon has its rings elsewhere than in "), "{told}");
     assert!(told.contains(root) && told.contains("--shm-root"), "{told}");
     assert!(!told.contains("no corosync listens"), "{told}");
     // As with rings that are not visible.
-    assert_eq!(doctor.status.code(), Some(3), "{told}");
+    assert_eq!(doctor.code(), 3, "{told}");
     let local = run(&["cfg", "local"]);
-    assert_eq!(local.status.code(), Some(3), "{local:?}");
-    assert_one_line(&String::from_utf8(local.stderr).unwrap(), &["--shm-root"]);
+    assert_eq!(local.code(), 3, "{local:?}");
+    assert_one_line(&local.stderr, &["--shm-root"]);
 }
 
 /// Not the daemon, but the command has too few file descriptors.

@@ -87,11 +87,9 @@ fn assert_one_line(stderr: &str, words: &[&str]) {
 }
 
 /// The command outside of all nodes.
-fn outside(args: &[&str]) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_corosync-ipc"))
-        .args(args)
-        .output()
-        .expect("cannot run the command")
+#[track_caller]
+fn outside(args: &[&str]) -> Output {
+    NodeCommand::here(program()).args(args).run()
 }
 
 /// Every command there is, as its words.
@@ -141,24 +139,24 @@ const COMMANDS: [&[&str]; 39] = [
 fn every_command_explains_itself_with_an_example_and_exit_status() {
     for words in COMMANDS {
         let output = outside(&[words, &["--help"]].concat());
-        let help = String::from_utf8(output.stdout).unwrap();
+        let help = output.stdout;
         assert!(output.status.success() && output.stderr.is_empty(), "{words:?}");
         assert!(help.contains("Exit status:\n  0  done\n"), "{words:?}: {help}");
         let is_service =
             ["cmap", "quorum", "cpg", "cfg", "evs"].iter().any(|service| words == [*service]);
         assert!(is_service || help.contains("Example"), "{words:?}: {help}");
         let by_name = outside(&[&["help"], words].concat());
-        assert_eq!(String::from_utf8(by_name.stdout).unwrap(), help, "{words:?}");
+        assert_eq!(by_name.stdout, help, "{words:?}");
     }
     let nothing = outside(&[]);
-    assert_eq!((nothing.status.code(), nothing.stdout.len()), (Some(2), 0));
+    assert_eq!((nothing.code(), nothing.stdout.len()), (2, 0));
 }
 
 /// What is not known is neither up nor down.
 #[test]
 fn examples_of_queries_know_that_null_is_not_false() {
     for words in COMMANDS {
-        let help = String::from_utf8(outside(&[words, &["--help"]].concat()).stdout).unwrap();
+        let help = outside(&[words, &["--help"]].concat()).stdout;
         for line in help.lines().filter(|line| line.contains("jq ")) {
             let nullable = ["connected", "reachable", "quorate", "enabled"]
                 .iter()
@@ -171,12 +169,12 @@ fn examples_of_queries_know_that_null_is_not_false() {
 #[test]
 fn completions_and_manual_name_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = String::from_utf8(outside(&["completions", shell]).stdout).unwrap();
+        let script = outside(&["completions", shell]).stdout;
         for word in COMMANDS.concat() {
             assert!(script.contains(word), "{shell} has no {word}");
         }
     }
-    let manual = String::from_utf8(outside(&["man"]).stdout).unwrap();
+    let manual = outside(&["man"]).stdout;
     let folder = tempfile::tempdir().unwrap();
     assert!(outside(&["man", "--dir", folder.path().to_str().unwrap()]).status.success());
     for words in COMMANDS {
@@ -184,7 +182,7 @@ fn completions_and_manual_name_every_command() {
         assert!(manual.contains(&format!(".TH {name} 1")), "{name}");
         let page = fs::read_to_string(folder.path().join(format!("{name}.1"))).unwrap();
         assert!(manual.contains(&page) && page.contains(".SH \"EXIT STATUS\"\n.nf\n"), "{name}");
-        let help = String::from_utf8(outside(&[words, &["--help"]].concat()).stdout).unwrap();
+        let help = outside(&[words, &["--help"]].concat()).stdout;
         let example = help.lines().skip_while(|line| !line.starts_with("Example")).nth(1);
         assert_eq!(page.contains(".SH EXAMPLES\n.nf\n"), example.is_some(), "{name}");
         // As it is written in roff.
@@ -200,8 +198,8 @@ fn completions_and_manual_name_every_command() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), COMMANDS.len() + 1);
 
     let missing = outside(&["man", "--dir", "/no/such/directory"]);
-    assert_eq!(missing.status.code(), Some(1));
-    assert_one_line(&String::from_utf8(missing.stderr).unwrap(), &["/no/such/directory"]);
+    assert_eq!(missing.code(), 1);
+    assert_one_line(&missing.stderr, &["/no/such/directory"]);
 }
 
 /// What a bash would offer for the last of these words.

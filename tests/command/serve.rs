@@ -387,7 +387,7 @@ fn run_serve(folder: &str, args: &[&str]) -> super::Output {
 
 #[test]
 fn help_says_that_it_is_a_test_double() {
-    let help = String::from_utf8(outside(&["serve", "--help"]).stdout).unwrap();
+    let help = outside(&["serve", "--help"]).stdout;
     let text: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("It is a test double, not a cluster engine"), "{help}");
 }
