@@ -187,6 +187,14 @@ pub enum Error {
         stage: Option<Stage>,
     },
 
+    /// A supervised client has no connection: it did not connect yet, or it waits for its next
+    /// attempt.
+    #[error("not connected to {service}: the client connects in the course of `next`")]
+    NotConnected {
+        /// The service.
+        service: Cow<'static, str>,
+    },
+
     /// The client was finalized by [`Client::finalize`](crate::ServiceClient::finalize).
     #[error("the client was finalized")]
     Finalized,
@@ -375,9 +383,10 @@ impl Error {
                 source.raw_os_error().map_or(CsError::Library, CsError::from_errno)
             }
             Self::TimedOut { .. } => CsError::Timeout,
-            Self::Disconnected { .. } | Self::Protocol { .. } | Self::System { .. } => {
-                CsError::Library
-            }
+            Self::Disconnected { .. }
+            | Self::NotConnected { .. }
+            | Self::Protocol { .. }
+            | Self::System { .. } => CsError::Library,
             Self::Finalized => CsError::BadHandle,
             Self::Cs { error, .. } => *error,
             Self::PartlySent { source, .. } => source.cs_error(),
@@ -403,6 +412,7 @@ impl Error {
             Self::InvalidArgument { .. }
             | Self::Unencodable { .. }
             | Self::WrongType { .. }
+            | Self::NotConnected { .. }
             | Self::Finalized
             | Self::Cs { .. }
             | Self::PartlySent { .. }
@@ -423,6 +433,7 @@ impl Error {
             Self::NoSocket { .. }
                 | Self::NotReady { .. }
                 | Self::Disconnected { .. }
+                | Self::NotConnected { .. }
                 | Self::RingsNotVisible { .. }
                 | Self::Protocol {
                     source: ProtocolError::RingName { .. } | ProtocolError::ControlName,
@@ -535,6 +546,7 @@ mod tests {
             Error::Refused { service: service(), source: refused() },
             Error::TimedOut { operation: "get".into(), after: Duration::ZERO, stage: None },
             Error::disconnected("cmap"),
+            Error::NotConnected { service: service() },
             Error::Finalized,
             Error::from_status("get", 12),
             Error::from_status("get", 29),

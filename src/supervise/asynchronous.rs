@@ -200,11 +200,11 @@ impl<C: Supervise> AsyncSupervised<C> {
     /// The present client, for requests.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] when there is none.
+    /// [`Error::NotConnected`] when there is none.
     pub fn client(&self) -> Result<&C::Async> {
         match &self.phase {
             Phase::Up { client, .. } => Ok(client),
-            _ => Err(Error::disconnected(C::SERVICE)),
+            _ => Err(Error::NotConnected { service: C::SERVICE.into() }),
         }
     }
 

@@ -327,9 +327,9 @@ impl<C: Supervise> Supervised<C> {
     /// The present client, for requests.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] when there is none.
+    /// [`Error::NotConnected`] when there is none.
     pub fn client(&self) -> Result<&Arc<C>> {
-        self.client.as_ref().ok_or(Error::disconnected(C::SERVICE))
+        self.client.as_ref().ok_or(Error::NotConnected { service: C::SERVICE.into() })
     }
 
     /// What ends a [`Supervised::next`] from another thread. The waker of the

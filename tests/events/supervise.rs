@@ -219,7 +219,7 @@ fn trackers_of_cmap_outlive_the_daemon_and_keep_their_names(host: &Host) {
     let tracker = CmapTracker::new("supervised.", TrackEvents::ALL | TrackEvents::PREFIX);
     // Known before there is a connection, and after.
     client.set_up(tracker.clone()).unwrap();
-    assert!(matches!(client.client(), Err(Error::Disconnected { .. })));
+    assert!(matches!(client.client(), Err(Error::NotConnected { .. })));
     let first = up(&mut client);
     assert!(first.gap.is_none());
     assert!(
@@ -387,7 +387,7 @@ fn what_was_set_up_is_set_up_again_and_what_may_be_missed_is_told<C: HasExample>
         while !is_of_setup(&event(&mut client)) {}
         host.kill();
         events_until_lost(&mut client);
-        assert!(matches!(client.client(), Err(Error::Disconnected { .. })));
+        assert!(matches!(client.client(), Err(Error::NotConnected { .. })));
         host.start();
     }
 }
