@@ -161,7 +161,6 @@ impl From<IpcType> for embedded_server::Transport {
 pub struct Setup {
     nodes: u32,
     ipc_type: IpcType,
-    rings: bool,
     since: Version,
     before: Option<Version>,
     is_own: bool,
@@ -177,7 +176,6 @@ impl Default for Setup {
         Setup {
             nodes: 1,
             ipc_type: IpcType::Shm,
-            rings: false,
             since: [0; 4],
             before: None,
             is_own: false,
@@ -216,12 +214,6 @@ impl Setup {
     /// How messages travel.
     pub fn ipc_type(mut self, ipc_type: IpcType) -> Setup {
         self.ipc_type = ipc_type;
-        self
-    }
-
-    /// The body is about rings in shared memory, and not run with datagrams.
-    pub fn rings(mut self) -> Setup {
-        self.rings = true;
         self
     }
 
@@ -285,7 +277,7 @@ impl Setup {
             let test = thread::current().name().unwrap_or("?").to_owned();
             say(&format!("{test}: not with corosync {version:?}"));
         }
-        !fits || is_socket && self.rings
+        !fits
     }
 
     /// Returns whether the body needs another daemon than the shared one.
