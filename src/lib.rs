@@ -64,7 +64,8 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 //!
-//! [`glossary`] explains the field's words.
+//! [`containers`] says what a container shares with its host. [`glossary`] explains the field's
+//! words.
 //!
 //! # How a message travels
 //! [`wire`] knows the layout of every message, does no I/O, and turns the caller's values into
@@ -105,6 +106,8 @@ pub mod fuzzing;
 pub mod cfg;
 pub mod cmap;
 pub mod codec;
+#[doc = include_str!("../docs/containers.md")]
+pub mod containers {}
 pub mod cpg;
 #[cfg(feature = "server")]
 pub mod embedded;
