@@ -11,19 +11,19 @@ fn example(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
         let tests = env::current_exe().unwrap();
+        // DIR/PROFILE, or DIR/TARGET/PROFILE if cargo was told a target.
         let profile = tests.ancestors().nth(2).unwrap();
+        let folder = profile.parent().unwrap();
+        let target = folder.file_name().unwrap().to_str().filter(|name| name.contains("-linux-"));
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args([
-            "build",
-            "--quiet",
-            "--offline",
-            "--examples",
-            "--all-features",
-            "--target-dir",
-        ]);
-        cargo
-            .arg(profile.parent().unwrap())
-            .args(["--profile", if profile.ends_with("release") { "release" } else { "dev" }]);
+        cargo.args(["build", "--quiet", "--offline", "--examples", "--all-features"]);
+        cargo.args(["--profile", if profile.ends_with("release") { "release" } else { "dev" }]);
+        match target {
+            Some(target) => {
+                cargo.args(["--target", target, "--target-dir"]).arg(folder.parent().unwrap())
+            }
+            None => cargo.arg("--target-dir").arg(folder),
+        };
         assert!(
             cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(),
             "{cargo:?}"

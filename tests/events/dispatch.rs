@@ -1,7 +1,7 @@
 //! The table of `corosync_ipc::event_loops`: what each way of dispatching returns, and when.
 
 use std::ops::ControlFlow::{self, Break, Continue};
-use std::os::unix::thread::JoinHandleExt;
+use std::os::unix::thread::{JoinHandleExt, RawPthread};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use corosync_ipc::cmap;
 use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, Result, ServiceClient};
-use nix::sys::pthread::{pthread_kill, pthread_self};
+use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use testbed::{Host, eventually, next, spawn_until_asleep};
 
@@ -164,7 +164,7 @@ fn a_signal_ends_no_mode<C: Source>(endpoint: &Endpoint) {
             result
         });
         for _ in 0..20 {
-            pthread_kill(thread.as_pthread_t(), Signal::SIGUSR1).unwrap();
+            interrupt(thread.as_pthread_t());
             thread::sleep(Duration::from_millis(1));
         }
         assert!(!ended.load(Ordering::SeqCst), "a signal ended {mode:?}");
@@ -173,12 +173,12 @@ fn a_signal_ends_no_mode<C: Source>(endpoint: &Endpoint) {
         drain(&client);
     }
     // And the modes that do not wait, under fire.
-    let target = pthread_self();
+    let target = pthread_self() as RawPthread;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                pthread_kill(target, Signal::SIGUSR1).unwrap();
+                interrupt(target);
             }
         });
         let start = Instant::now();
@@ -196,6 +196,11 @@ fn interrupt_system_calls() {
     let action = SigAction::new(SigHandler::Handler(handler), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does nothing.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+}
+
+/// Sends SIGUSR1 to a thread. musl's `pthread_t` is a pointer, glibc's and std's a number.
+fn interrupt(thread: RawPthread) {
+    pthread_kill(thread as Pthread, Signal::SIGUSR1).unwrap();
 }
 
 fn a_waker_ends_a_wait_and_the_connection_goes_on<C: Source>(endpoint: &Endpoint) {
