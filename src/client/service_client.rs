@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{Core, Dispatch, Service};
 use crate::endpoint::Deadline;
 use crate::error::Result;
+use crate::libqb::Transport;
 use crate::libqb::client::{ClientStats, Look, Waker};
 use crate::sys::socket::Credentials;
 
@@ -116,6 +117,11 @@ macro_rules! common_methods {
             HasCore::core(self).connection.peer()
         }
 
+        /// How messages travel, which the daemon chose.
+        $visibility fn transport(&self) -> Transport {
+            HasCore::core(self).connection.transport()
+        }
+
         /// How long each call may take, the wait for other threads' requests included. See
         /// [`Endpoint::request_timeout`](crate::Endpoint::request_timeout).
         $visibility fn request_timeout(&self) -> Duration {
@@ -206,6 +212,7 @@ macro_rules! client {
             };
             use $crate::endpoint::Deadline;
             use $crate::error::Result;
+            use $crate::libqb::Transport;
             use $crate::libqb::client::{ClientStats, Look, Waker};
             use $crate::sys::socket::Credentials;
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::datagram;
 use super::ring::{CHUNK_HEADER_SIZE, Consumer, Mapping, Producer};
+use super::{Transport, datagram};
 use crate::error::{ProtocolError, RingError};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::wait::{Interest, Ready, wait_for, wait_for_peer};
@@ -48,6 +48,13 @@ pub(crate) enum Sender {
 }
 
 impl Sender {
+    pub(crate) fn transport(&self) -> Transport {
+        match self {
+            Self::Ring(_) => Transport::Shm,
+            Self::Datagram(_) => Transport::Socket,
+        }
+    }
+
     /// Sends the parts as one message. Returns `false` if there is no room.
     pub(crate) fn try_send(&mut self, parts: &[&[u8]]) -> Result<bool, ChannelError> {
         match self {

@@ -18,4 +18,29 @@ pub(crate) mod ring;
 pub mod server;
 pub(crate) mod wake;
 
+use std::fmt;
+
 pub use client::Client;
+
+/// How the messages of a connection travel. The server chooses, its clients follow. Matches
+/// `qb_ipc_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Transport {
+    /// Through rings in shared memory. `QB_IPC_SHM`
+    #[default]
+    Shm,
+    /// As datagrams. What corosync does with `system { qb_ipc_type: socket }`. libqb has it since
+    /// 0.15. `QB_IPC_SOCKET`
+    Socket,
+}
+
+/// As `qb_ipc_type` of corosync.conf names it.
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Shm => "shm",
+            Self::Socket => "socket",
+        })
+    }
+}

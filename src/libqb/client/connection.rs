@@ -15,6 +15,7 @@ use super::orphans::Origin;
 use super::requests::{Nudge, Requests};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, ProtocolError, Result};
+use crate::libqb::Transport;
 use crate::sys::socket::{self, Credentials};
 
 /// The service to connect to.
@@ -43,6 +44,7 @@ pub(crate) struct Connection {
     origin: Origin,
     sockets: BoundSockets,
     peer: Credentials,
+    transport: Transport,
     max_request: usize,
     /// The sizes of the request ring and the event ring.
     capacities: [Option<usize>; 2],
@@ -78,6 +80,7 @@ impl Connection {
             .map_err(|source| Error::system("looking at the setup socket", source))?;
         let connection = Self {
             capacities: [request.capacity(), event.capacity()],
+            transport: request.transport(),
             max_reply,
             link: Link::new(service, socket),
             requests: Requests::new(request, response, max_request, socket_buffer, target.nudge),
@@ -102,6 +105,10 @@ impl Connection {
 
     pub(crate) fn peer(&self) -> Credentials {
         self.peer
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// Whether the daemon's libqb is older than 0.15, judging by its rings. The rings of some later

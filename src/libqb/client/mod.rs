@@ -32,6 +32,7 @@ pub use waker::Waker;
 
 use crate::endpoint::{Deadline, Endpoint};
 use crate::error::Result;
+use crate::libqb::Transport;
 use crate::sys::socket::Credentials;
 
 /// A connection to any libqb service, such as one of Pacemaker's daemons or one's own
@@ -171,6 +172,11 @@ impl Client {
     /// Returns the credentials of the server's process, as the kernel recorded them.
     pub fn peer_credentials(&self) -> Credentials {
         self.connection.peer()
+    }
+
+    /// Returns how messages travel, which the server chose.
+    pub fn transport(&self) -> Transport {
+        self.connection.transport()
     }
 
     /// Returns the size of the longest message that can be sent, in bytes. Matches

@@ -67,20 +67,9 @@ pub use listener::{Builder, Gone, Handler, Listener, Peer, Refusal, RingAccess};
 pub(crate) use marker::{Mark, Marker, Marking};
 pub(crate) use random::Random;
 
-use std::time::Duration;
+pub use super::Transport;
 
-/// How the messages of a connection travel. The server chooses, its clients follow. Matches
-/// `qb_ipc_type`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Transport {
-    /// Through rings in shared memory. `QB_IPC_SHM`
-    #[default]
-    Shm,
-    /// As datagrams. What corosync does with `system { qb_ipc_type: socket }`. libqb has it since
-    /// 0.15. `QB_IPC_SOCKET`
-    Socket,
-}
+use std::time::Duration;
 
 /// What happens to an event when the client's ring and its queue are full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

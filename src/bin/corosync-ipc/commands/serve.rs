@@ -82,15 +82,6 @@ impl From<Transport> for server::Transport {
     }
 }
 
-impl Transport {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Shm => "shm",
-            Self::Socket => "socket",
-        }
-    }
-}
-
 /// A libqb and the corosync of its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Age {
@@ -214,7 +205,7 @@ fn announce(
             "cluster_name": cluster_name,
             "node_id": served,
             "nodes": nodes.all,
-            "transport": transport.name(),
+            "transport": server::Transport::from(transport).to_string(),
             "socket_dir": socket_dir,
             "shm_root": shm_root.to_string_lossy(),
             "pid": process::id(),

@@ -67,7 +67,10 @@ fn text(snapshot: &Snapshot, links: &Result<Vec<Link>, Fault>, probes: &[Probe])
         Ok(links) => write!(text, "\n{}", links::links_text(links)),
         Err(fault) => writeln!(text, "\nLinks:\n  {}", printable(&fault.text())),
     };
-    text += "\nServices:\n";
+    let _ = match services::transport(probes) {
+        Some(transport) => writeln!(text, "\nServices (transport {transport}):"),
+        None => writeln!(text, "\nServices:"),
+    };
     for probe in probes {
         let state = match &probe.result {
             Ok(_) => "reachable".to_owned(),
@@ -85,6 +88,7 @@ fn service_json(probe: &Probe) -> Json {
     json!({
         "service": probe.service.name,
         "reachable": probe.result.is_ok(),
+        "transport": probe.result.as_ref().ok().map(|answer| answer.transport.to_string()),
         "error": error.map(describe),
         "cs_error": error.and_then(|error| error.cs_error().c_name()),
     })

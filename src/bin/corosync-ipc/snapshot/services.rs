@@ -4,7 +4,10 @@ use std::panic::resume_unwind;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
-use corosync_ipc::{Credentials, Endpoint, Error, cfg, cmap, cpg, evs, quorum, votequorum, within};
+use corosync_ipc::libqb::Transport;
+use corosync_ipc::{
+    Credentials, Endpoint, Error, ServiceClient, cfg, cmap, cpg, evs, quorum, votequorum, within,
+};
 
 use crate::failure::{Fault, Faults};
 
@@ -14,8 +17,8 @@ pub(crate) struct Service {
     pub(crate) name: &'static str,
     /// What the probe shows, as text.
     pub(crate) asked: &'static str,
-    /// Connects, asks and returns the credentials of the server.
-    probe: fn(&Endpoint) -> Result<Credentials, Error>,
+    /// Connects and asks.
+    probe: fn(&Endpoint) -> Result<Answer, Error>,
 }
 
 /// The quorum provider that includes votequorum.
@@ -29,7 +32,7 @@ static SERVICES: [Service; 6] = [
         probe: |endpoint| {
             let client = cmap::Client::connect_to(endpoint)?;
             client.get("totem.version")?;
-            Ok(client.peer_credentials())
+            Ok(answer(&client))
         },
     },
     Service {
@@ -38,7 +41,7 @@ static SERVICES: [Service; 6] = [
         probe: |endpoint| {
             let client = cpg::Client::connect_to(endpoint)?;
             client.local_node_id()?;
-            Ok(client.peer_credentials())
+            Ok(answer(&client))
         },
     },
     Service {
@@ -47,7 +50,7 @@ static SERVICES: [Service; 6] = [
         probe: |endpoint| {
             let client = cfg::Client::connect_to(endpoint)?;
             client.local_node_id()?;
-            Ok(client.peer_credentials())
+            Ok(answer(&client))
         },
     },
     Service {
@@ -56,7 +59,7 @@ static SERVICES: [Service; 6] = [
         probe: |endpoint| {
             let client = quorum::Client::connect_to(endpoint)?;
             client.is_quorate()?;
-            Ok(client.peer_credentials())
+            Ok(answer(&client))
         },
     },
     Service {
@@ -65,25 +68,39 @@ static SERVICES: [Service; 6] = [
         probe: |endpoint| {
             let client = votequorum::Client::connect_to(endpoint)?;
             client.local_info()?;
-            Ok(client.peer_credentials())
+            Ok(answer(&client))
         },
     },
     Service {
         name: EVS,
         // It accepts no request while the partition is not quorate.
         asked: "took the connection",
-        probe: |endpoint| Ok(evs::Client::connect_to(endpoint)?.peer_credentials()),
+        probe: |endpoint| Ok(answer(&evs::Client::connect_to(endpoint)?)),
     },
 ];
 
 /// The service that corosync has up to 1.99.7.
 const EVS: &str = "evs";
 
+/// Who answered, and how.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// `None`: the process is in a pid namespace that is not visible here.
+    pub(crate) pid: Option<i32>,
+    pub(crate) uid: u32,
+    pub(crate) transport: Transport,
+}
+
+fn answer(client: &impl ServiceClient) -> Answer {
+    let Credentials { pid, uid, .. } = client.peer_credentials();
+    Answer { pid: Some(pid).filter(|pid| *pid != 0), uid, transport: client.transport() }
+}
+
 /// How a service answered.
 #[derive(Debug)]
 pub(crate) struct Probe {
     pub(crate) service: &'static Service,
-    pub(crate) result: Result<Credentials, Error>,
+    pub(crate) result: Result<Answer, Error>,
 }
 
 impl Probe {
@@ -103,6 +120,11 @@ impl Probe {
     pub(crate) fn is_obsolete(&self) -> bool {
         self.service.name == EVS && matches!(self.result, Err(Error::NoSocket { .. }))
     }
+}
+
+/// How messages travel. The daemon chooses, for all services alike.
+pub(crate) fn transport(probes: &[Probe]) -> Option<Transport> {
+    probes.iter().find_map(|probe| probe.result.as_ref().ok()).map(|answer| answer.transport)
 }
 
 /// Whether this quorum provider is votequorum.

@@ -20,7 +20,7 @@ use crate::commands::doctor::surroundings::Surroundings;
 use crate::context::Context;
 use crate::failure::{Failure, Fault, describe};
 use crate::output::{print, print_document, printable};
-use crate::snapshot::services::{self, Probe, ask, join};
+use crate::snapshot::services::{self, Answer, Probe, ask, join};
 
 /// Finds out why a daemon cannot be reached, and says what to do
 ///
@@ -81,7 +81,10 @@ impl Doctor {
                 _ => faults.get(IS_NEW).map(Fault::text),
             };
             let provider = faults.get(PROVIDER).map(Fault::text);
-            for (name, said) in [("Daemon:", generation), ("Provider:", provider)] {
+            let transport = services::transport(&probes).map(|transport| transport.to_string());
+            for (name, said) in
+                [("Daemon:", generation), ("Transport:", transport), ("Provider:", provider)]
+            {
                 if let Some(said) = said {
                     let _ = writeln!(text, "{name:<15}{}", printable(&said));
                 }
@@ -132,12 +135,12 @@ fn write_services(
     for probe in probes {
         let name = probe.service.name;
         let _ = match &probe.result {
-            Ok(daemon) => {
-                writeln!(
-                    text,
-                    "{name:<12}ok: process {} (uid {}) {}",
-                    daemon.pid, daemon.uid, probe.service.asked
-                )
+            Ok(Answer { pid, uid, .. }) => {
+                let process = match pid {
+                    Some(pid) => format!("process {pid} (uid {uid})"),
+                    None => format!("a process of another pid namespace (uid {uid})"),
+                };
+                writeln!(text, "{name:<12}ok: {process} {}", probe.service.asked)
             }
             Err(_) if is_absent(probe) => {
                 writeln!(text, "{name:<12}ok: not configured (quorum.provider)")
@@ -180,6 +183,7 @@ fn service_json(probe: &Probe, is_absent: bool, seen: &Seen<'_>) -> Json {
         "configured": !is_absent,
         "pid": daemon.map(|daemon| daemon.pid),
         "uid": daemon.map(|daemon| daemon.uid),
+        "transport": daemon.map(|daemon| daemon.transport.to_string()),
         "failed_at": error.map(failed_at),
         "error": error.map(describe),
         "cs_error": error.and_then(|error| error.cs_error().c_name()),
