@@ -313,12 +313,15 @@ impl Endpoint {
 
     /// Returns the path of a filesystem socket: libqb's usual one, or Debian's if only that exists.
     /// Any user can create a file in Debian's directory, so there it must belong to a user that may
-    /// serve.
+    /// serve. A user that is not mapped may be the host's root: the client is refused with a hint
+    /// when it connects.
     fn default_socket_path(&self, name: &str) -> PathBuf {
         let usual = Path::new(DEFAULT_SOCKET_DIR).join(name);
         let debian = Path::new(DEBIAN_SOCKET_DIR).join(name);
-        let trusted =
-            |path: &Path| path.symlink_metadata().is_ok_and(|file| self.may_serve(file.uid()));
+        let trusted = |path: &Path| {
+            path.symlink_metadata()
+                .is_ok_and(|file| self.may_serve(file.uid()) || is_unmapped(file.uid()))
+        };
         if !usual.exists() && trusted(&debian) { debian } else { usual }
     }
 

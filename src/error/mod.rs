@@ -125,13 +125,28 @@ pub enum Error {
         gid: u32,
     },
 
-    /// The daemon accepted the connection, but its rings cannot be opened here.
+    /// The daemon accepted the connection, but its rings, or the control file of its datagrams,
+    /// cannot be opened here.
     #[error(
-        "the daemon's ring {} cannot be opened ({})", path.display(), why_not_visible(source)
+        "the daemon's file {} cannot be opened ({})", path.display(), why_not_visible(source)
     )]
     RingsNotVisible {
         /// The file.
         path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+
+    /// The daemon accepted the connection, but the datagram sockets that it made for it cannot be
+    /// reached from here. They are abstract, even if setup sockets are in a directory, so a client
+    /// in another network namespace reaches the one and not the other.
+    #[error(
+        "the daemon's datagram socket at {address} cannot be reached ({})",
+        why_no_datagrams(address)
+    )]
+    SocketsNotVisible {
+        /// The address.
+        address: SocketAddress,
         /// The system's error.
         source: io::Error,
     },
@@ -346,10 +361,23 @@ fn who_may(uid: u32) -> &'static str {
 }
 
 fn why_not_visible(source: &io::Error) -> &'static str {
-    if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
-        "its file system is mounted read-only here, but both ends write to a ring"
-    } else {
-        "is the daemon's /dev/shm visible here? A container has one of its own"
+    match source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "its file system is mounted read-only here, but both ends write to a ring"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "it is there, but this user may not open it, or SELinux or AppArmor forbids it"
+        }
+        _ => "is the daemon's /dev/shm visible here? A container has one of its own",
+    }
+}
+
+fn why_no_datagrams(address: &SocketAddress) -> &'static str {
+    match address {
+        SocketAddress::Abstract(_) => {
+            "is this the daemon's network namespace? With qb_ipc_type: socket each connection needs it"
+        }
+        SocketAddress::Path(_) => "is its directory the daemon's?",
     }
 }
 
@@ -378,6 +406,7 @@ impl Error {
             Self::UntrustedServer { .. } | Self::RingFile { .. } => CsError::Security,
             Self::SharedMemoryFull { .. } => CsError::NoSpace,
             Self::RingsNotVisible { source, .. }
+            | Self::SocketsNotVisible { source, .. }
             | Self::Refused { source, .. }
             | Self::NoSocket { source, .. } => {
                 source.raw_os_error().map_or(CsError::Library, CsError::from_errno)
@@ -404,7 +433,9 @@ impl Error {
             | Self::NotAllowed { .. }
             | Self::SharedMemoryFull { .. }
             | Self::Refused { .. } => Some(Stage::Handshake),
-            Self::RingFile { .. } | Self::RingsNotVisible { .. } => Some(Stage::Rings),
+            Self::RingFile { .. }
+            | Self::RingsNotVisible { .. }
+            | Self::SocketsNotVisible { .. } => Some(Stage::Rings),
             Self::Protocol { stage, .. }
             | Self::TimedOut { stage, .. }
             | Self::Disconnected { stage, .. }
@@ -435,6 +466,7 @@ impl Error {
                 | Self::Disconnected { .. }
                 | Self::NotConnected { .. }
                 | Self::RingsNotVisible { .. }
+                | Self::SocketsNotVisible { .. }
                 | Self::Protocol {
                     source: ProtocolError::RingName { .. } | ProtocolError::ControlName,
                     ..
@@ -559,11 +591,14 @@ mod tests {
             Error::WouldCrash { call: "track".into(), reason: "a name".into() },
             Error::system("opening a file", refused()),
         ];
-        all.extend(addresses.map(|address| Error::NoSocket {
+        all.extend(addresses.clone().map(|address| Error::NoSocket {
             service: service(),
             address,
             source: refused(),
         }));
+        all.extend(
+            addresses.map(|address| Error::SocketsNotVisible { address, source: refused() }),
+        );
         all.extend(faults.map(|fault| Error::RingFile {
             service: service(),
             path: "/dev/shm/x".into(),
@@ -626,6 +661,7 @@ mod tests {
         };
         assert!(of(nix::libc::EROFS).contains("mounted read-only"));
         assert!(of(nix::libc::ENOENT).contains("/dev/shm visible here"));
+        assert!(of(nix::libc::EACCES).contains("SELinux or AppArmor"));
     }
 
     #[test]

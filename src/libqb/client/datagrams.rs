@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::UnixAddr;
 
@@ -19,7 +20,11 @@ use crate::libqb::channel;
 use crate::libqb::datagram::{CONTROL_SIZE, Control, Direction, Names, Receiver, Sender, Trust};
 use crate::sys::event::Poller;
 use crate::sys::socket::Credentials;
+use crate::sys::wait::{Interest, Ready, wait_for};
 use crate::sys::{datagram, file};
+
+/// How long the sockets of a process that was killed may take to close.
+const HANG_UP_DELAY: Duration = Duration::from_millis(100);
 
 /// The number of both sockets in the poller: one poll finds the readable ones.
 const ANY: u64 = 0;
@@ -106,8 +111,8 @@ impl Connecting<'_> {
             .map_err(|source| self.protocol(Stage::Rings, source))?;
         let control = Arc::new(self.control(&name, peer)?);
         let mut sockets = BoundSockets::default();
-        let requests = self.connected(&base, "-response", "-request", &mut sockets)?;
-        let events = self.connected(&base, "-event", "-event-tx", &mut sockets)?;
+        let requests = self.connected(&setup, &base, "-response", "-request", &mut sockets)?;
+        let events = self.connected(&setup, &base, "-event", "-event-tx", &mut sockets)?;
         let failed =
             |source| system(Stage::Rings, format!("connecting to {}", self.service), source);
         let request = Sender::new(
@@ -173,6 +178,7 @@ impl Connecting<'_> {
     /// Makes a socket and connects it to one of the daemon's.
     fn connected(
         &self,
+        setup: &OwnedFd,
         base: &str,
         own: &str,
         others: &str,
@@ -198,11 +204,15 @@ impl Connecting<'_> {
                 sockets.sockets.push((Arc::clone(&socket), address));
                 Ok(socket)
             }
-            // The daemon closed, as it does when it is killed.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) =>
+            Err(source)
+                if matches!(source.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) =>
             {
-                Err(Error::disconnected(self.service.clone()))
+                // A daemon that is killed closes all of its sockets at about the same time.
+                let (wait, until) = (Interest::HangUp, Some(Instant::now() + HANG_UP_DELAY));
+                match wait_for(setup, wait, until) {
+                    Ok(Ready::HungUp) => Err(Error::disconnected(self.service.clone())),
+                    _ => Err(Error::SocketsNotVisible { address: others, source }),
+                }
             }
             Err(source) => Err(system(Stage::Rings, format!("connecting to {others}"), source)),
         }

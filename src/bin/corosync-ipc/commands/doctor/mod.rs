@@ -16,7 +16,7 @@ use corosync_ipc::{
 use nix::errno::Errno;
 use serde_json::{Value as Json, json};
 
-use crate::commands::doctor::surroundings::Surroundings;
+use crate::commands::doctor::surroundings::{Daemon, Surroundings};
 use crate::context::Context;
 use crate::failure::{Failure, Fault, describe};
 use crate::output::{print, print_document, printable};
@@ -212,10 +212,16 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
             "this is a user namespace: if the server is the host's root, allow it with --server-uid {uid}, which also allows \
              every other user that is not mapped here"
         ),
-        Error::UntrustedServer { uid, pid, .. } => format!(
-            "end process {pid} and start corosync, or, if uid {uid} may serve and read all requests, allow it with \
-             --server-uid {uid}"
-        ),
+        Error::UntrustedServer { uid, pid, .. } => {
+            let process = match pid {
+                0 => "that process, which is in another pid namespace,".to_owned(),
+                pid => format!("process {pid}"),
+            };
+            format!(
+                "end {process} and start corosync, or, if uid {uid} may serve and read all requests, allow it with \
+                 --server-uid {uid}"
+            )
+        }
         Error::RingFile { owner: Some(uid), fault: RingFileFault::Owner { .. }, .. } => format!(
             "the server is hostile, or it runs in a user namespace in which it gave the file to another user than \
              this one: --server-uid {uid} allows that user's files"
@@ -233,8 +239,28 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
         Error::RingsNotVisible { path, source } if source.raw_os_error() == Some(Errno::EROFS as i32) => {
             format!("mount {} for writing: both ends write to a ring", surroundings.mount_of(path))
         }
+        Error::RingsNotVisible { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+            let root = surroundings.mount_of(path);
+            format!("let this user search {root}; if it may, see the audit log for what SELinux or AppArmor denied")
+        }
         Error::RingsNotVisible { .. } => {
-            "the daemon has another /dev/shm: share it with this container, or name it with --shm-root".to_owned()
+            "the daemon has another /dev/shm: mount it here, at /dev/shm or elsewhere, and name that with --shm-root"
+                .to_owned()
+        }
+        Error::SocketsNotVisible { address, .. } if address.path().is_none() => {
+            "the daemon is in another network namespace and its corosync.conf has qb_ipc_type: socket: share the \
+             network namespace, or let the daemon use shm, the default"
+                .to_owned()
+        }
+        Error::SocketsNotVisible { .. } => {
+            "another directory than the daemon's is mounted here: name the daemon's with --socket-dir".to_owned()
+        }
+        Error::System { source, stage: Some(Stage::Socket), .. }
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            "let this user search the socket's directory; if it may, see the audit log for what SELinux or AppArmor \
+             denied"
+                .to_owned()
         }
         Error::TimedOut { .. } => match surroundings.daemons.iter().find(|daemon| daemon.is_stopped) {
             Some(daemon) => format!("process {} is stopped: `kill -CONT {}` continues it", daemon.pid, daemon.pid),
@@ -250,8 +276,8 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
             "the daemon uses an unknown transport: see qb_ipc_type in its corosync.conf".to_owned()
         }
         Error::Protocol { source: ProtocolError::RingName { .. } | ProtocolError::ControlName, .. } => format!(
-            "the daemon has its rings elsewhere than in {}: name the directory with --shm-root, or, if no corosync \
-             serves there, another socket",
+            "the daemon has its rings elsewhere than in {}: mount their directory at the daemon's path and name it \
+             with --shm-root, or serve with --client-shm-root /dev/shm; if no corosync serves there, name another socket",
             surroundings.shm_root.display()
         ),
         Error::System { source, .. } => out_of(source).to_owned(),
@@ -315,31 +341,41 @@ fn no_socket(surroundings: &Surroundings, address: &SocketAddress, source: &io::
     let mut elsewhere = surroundings.daemons.iter().filter(|_| !is_file);
     let elsewhere = elsewhere.find(|daemon| daemon.same_network == Some(false));
     if is_file && source.kind() == io::ErrorKind::ConnectionRefused {
-        return "the socket file is left over and no process listens: start corosync".to_owned();
+        return "the socket file is left over and no process listens: start corosync. If only the file is mounted here, \
+                mount its directory: a restart makes a new file"
+            .to_owned();
     }
     let is_missing = |directory: &&Path| surroundings.sees_processes() && !directory.exists();
     if let Some(directory) = address.path().and_then(Path::parent).filter(is_missing) {
-        return format!("no such directory: {}; name another one", directory.display());
+        return format!(
+            "no such directory: {}; mount the daemon's there, or name another one",
+            directory.display()
+        );
     }
-    match (sockets.is_abstract, sockets.files.first().and_then(|file| file.parent()), elsewhere) {
+    let directory = sockets.files.first().and_then(|file| file.parent());
+    let hidden =
+        surroundings.daemons.iter().find_map(|daemon| Some((daemon.pid, daemon.hidden_directory?)));
+    match (sockets.is_abstract, directory, hidden, elsewhere) {
         (true, ..) => "corosync has an abstract socket here: use --abstract".to_owned(),
-        (_, Some(directory), _) => {
+        (_, Some(directory), ..) => {
             format!("corosync has a socket in {0}: use --socket-dir {0}", directory.display())
         }
-        (_, None, Some(daemon)) => format!(
-            "process {} is a corosync in another network namespace: enter it with `nsenter -t {} -n`, \
-             or let the daemon use filesystem sockets and name them with --socket-dir",
-            daemon.pid, daemon.pid
+        (_, _, Some((pid, directory)), _) => format!(
+            "process {pid} is a corosync with sockets in its {directory}, which is another directory here: mount it \
+             (it is /proc/{pid}/root{directory}) and name it with --socket-dir"
         ),
-        (_, None, None) if !surroundings.sees_processes() => {
-            "start corosync, unless it runs: without /proc that is not visible here. In a container or chroot, name the \
-             directory of its sockets with --socket-dir"
-                .to_owned()
-        }
-        (_, None, None) if surroundings.daemons.is_empty() => {
-            "start corosync; in a container, share the host's network namespace, or its sockets (--socket-dir)"
-                .to_owned()
-        }
-        (_, None, None) => "a corosync runs here but does not listen (yet): see its log".to_owned(),
+        (.., Some(Daemon { pid, .. })) => format!(
+            "process {pid} is a corosync in another network namespace: enter it with `nsenter -t {pid} -n`, \
+             or let the daemon use filesystem sockets and name them with --socket-dir"
+        ),
+        _ if !surroundings.sees_processes() => format!(
+            "start corosync, unless it runs: without /proc that is not visible here. In a container or chroot, {SHARE}"
+        ),
+        _ if surroundings.daemons.is_empty() => format!("start corosync; in a container, {SHARE}"),
+        _ => "a corosync runs here but does not listen (yet): see its log".to_owned(),
     }
 }
+
+/// What a container shares to reach a corosync outside.
+const SHARE: &str = "share the host's network namespace, or, if corosync has its sockets in a directory (/run, in Debian \
+    /tmp), mount that and name it with --socket-dir; and mount the host's /dev/shm";

@@ -61,6 +61,9 @@ pub(crate) struct Daemon {
     /// `None` if this user may not know.
     pub(crate) same_network: Option<bool>,
     pub(crate) is_stopped: bool,
+    /// The directory in which it sees a socket of cmap that is not here. `None` as well if this
+    /// user may not know.
+    pub(crate) hidden_directory: Option<&'static str>,
 }
 
 impl Surroundings {
@@ -194,14 +197,12 @@ impl Sockets {
     /// `listed`: all Unix sockets.
     fn look(listed: &str) -> Self {
         let files = SOCKET_DIRECTORIES.map(|directory| Path::new(directory).join("cmap"));
-        let is_socket =
-            |file: &PathBuf| file.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
         Self {
             // NULs in the padded address are printed as @.
             is_abstract: listed
                 .lines()
                 .any(|line| line.split(' ').next_back().is_some_and(is_abstract_cmap)),
-            files: files.into_iter().filter(is_socket).collect(),
+            files: files.into_iter().filter(|file| is_socket(file)).collect(),
         }
     }
 }
@@ -272,11 +273,22 @@ fn daemons() -> io::Result<Vec<Daemon>> {
                     .ok()
                     .map(|its| Some(its) == network),
                 is_stopped: rest.starts_with(['T', 't']),
+                hidden_directory: hidden_directory(&process.path().join("root")),
             })
         })
         .collect();
     daemons.sort_unstable_by_key(|daemon| daemon.pid);
     Ok(daemons)
+}
+
+/// The directory below another process's root that has a socket of cmap.
+fn hidden_directory(root: &Path) -> Option<&'static str> {
+    let has_socket = |directory: &&str| is_socket(&root.join(&directory[1..]).join("cmap"));
+    SOCKET_DIRECTORIES.into_iter().find(has_socket)
+}
+
+fn is_socket(file: &Path) -> bool {
+    file.symlink_metadata().is_ok_and(|file| file.file_type().is_socket())
 }
 
 #[cfg(test)]
@@ -285,7 +297,12 @@ mod tests {
 
     #[test]
     fn a_machine_full_of_daemons_takes_one_line() {
-        let daemon = |pid, same_network| Daemon { pid, same_network, is_stopped: pid == 5 };
+        let daemon = |pid, same_network| Daemon {
+            pid,
+            same_network,
+            is_stopped: pid == 5,
+            hidden_directory: None,
+        };
         let mut daemons: Vec<_> = (2..25).map(|pid| daemon(pid, Some(false))).collect();
         assert_eq!(processes_text(&[]), "no corosync in this process namespace");
         assert_eq!(
