@@ -58,7 +58,7 @@ use self::reassembly::{Progress, Reassembly};
 use crate::client::{Service, UnknownEvent, client};
 use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
-use crate::error::{CsError, Error, Result, WireError};
+use crate::error::{CsError, Error, Escaped, Result, WireError};
 use crate::features;
 use crate::libqb::client::Call;
 use crate::wire::Message;
@@ -175,7 +175,18 @@ pub enum Discard {
 pub struct Options {
     initial_totem_confchg: bool,
     reassembly_limit: usize,
-    pid: Option<u32>,
+    pid: Pid,
+}
+
+/// The process id that a group sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pid {
+    /// That of the process that joins.
+    Own,
+    /// That by which the daemon knows it.
+    AtDaemon,
+    /// This one.
+    Given(u32),
 }
 
 /// The default of [`Options::reassembly_limit`]: 256 MiB.
@@ -198,7 +209,11 @@ impl Default for Options {
 impl Options {
     /// The options that [`Client::connect`] uses.
     pub fn new() -> Self {
-        Self { initial_totem_confchg: false, reassembly_limit: DEFAULT_REASSEMBLY_LIMIT, pid: None }
+        Self {
+            initial_totem_confchg: false,
+            reassembly_limit: DEFAULT_REASSEMBLY_LIMIT,
+            pid: Pid::Own,
+        }
     }
 
     /// Whether a [`TotemConfchg`] with the present membership comes when a group is joined, shortly
@@ -228,9 +243,22 @@ impl Options {
     ///
     /// A group has one member of a pid on each node, so clients that join the same group on the
     /// same node need different ones: several in one process, or processes in containers, which
-    /// may have the same pid there. The daemon takes any number.
+    /// may have the same pid there. The daemon takes any number, and neither compares it with the
+    /// credentials nor sends signals to it.
     pub fn pid(mut self, pid: u32) -> Self {
-        self.pid = Some(pid);
+        self.pid = Pid::Given(pid);
+        self
+    }
+
+    /// The group sees the process id by which the daemon knows the process that connected. Unlike
+    /// the process's own one it differs between containers, if the daemon runs outside of them. C
+    /// has no such option.
+    ///
+    /// The daemon sees processes from its own pid namespace, and names the files of a connection
+    /// after them. Where the client is not visible to it, and with libqb before 0.14, this is as
+    /// the default.
+    pub fn pid_at_daemon(mut self) -> Self {
+        self.pid = Pid::AtDaemon;
         self
     }
 }
@@ -280,12 +308,13 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidArgument`] when the name is empty: the daemon would never make such a member
     /// leave. [`Error::WouldCrash`] when the group has [`MAX_MEMBERS`], which is looked up before.
-    /// [`Error::Cs`] with [`CsError::Exist`] when this client has joined already, or another client
-    /// of the same pid on this node the same group; with [`CsError::TryAgain`] when the nodes
-    /// synchronize for longer than the request timeout.
+    /// [`Error::PidTaken`] when another client of the same pid on this node is in the group, as
+    /// happens between containers: see [`Options::pid_at_daemon`]. [`Error::Cs`] with
+    /// [`CsError::Exist`] when this client has joined already; with [`CsError::TryAgain`] when the
+    /// nodes synchronize for longer than the request timeout.
     ///
     /// A client that [left](Client::leave) can join again only with daemons before 3.0. Later ones
-    /// answer [`CsError::Exist`] to the same group, to any client of the pid, until the client
+    /// answer [`Error::PidTaken`] to the same group, to any client of the pid, until the client
     /// that left is gone, and [`CsError::Busy`] to another one (which the C library asks again
     /// without end): connect anew.
     ///
@@ -311,9 +340,15 @@ impl Client {
             0
         };
         // The present pid: the process may have forked since it connected.
-        let pid = self.core.service.own_pid();
+        let pid = self.next_pid();
         let request = wire::Join { group_name: *group, pid, flags };
-        self.core.request(call.busy_when(BUSY), &request)?;
+        let is_joined = self.core.service.joined().is_some();
+        self.core.request(call.busy_when(BUSY), &request).map_err(|error| match error {
+            Error::Cs { error: CsError::Exist, .. } if !is_joined => {
+                Error::PidTaken { group: Escaped(group.as_bytes()).to_string(), pid }
+            }
+            error => error,
+        })?;
         *self.core.service.joined() = Some((*group, pid));
         // Asks now, since the process may drop its privileges or enter a sandbox later. If this
         // fails, the first message in fragments asks again.
@@ -378,7 +413,23 @@ impl Client {
     /// The process id by which members know this client, or would if it joined now: see
     /// [`Options::pid`].
     pub fn pid(&self) -> u32 {
-        self.core.service.joined().map_or_else(|| self.core.service.own_pid(), |(_, pid)| pid)
+        self.core.service.joined().map_or_else(|| self.next_pid(), |(_, pid)| pid)
+    }
+
+    /// The process id by which the daemon knows the process that connected: see
+    /// [`Options::pid_at_daemon`]. `None` if the daemon does not see that process, or does not
+    /// tell.
+    pub fn pid_at_daemon(&self) -> Option<u32> {
+        self.core.connection.pid_at_daemon()
+    }
+
+    /// The process id to join with.
+    fn next_pid(&self) -> u32 {
+        match self.core.service.options.pid {
+            Pid::Given(pid) => pid,
+            Pid::AtDaemon => self.pid_at_daemon().unwrap_or_else(process::id),
+            Pid::Own => process::id(),
+        }
     }
 
     /// The group that was joined and not left.
@@ -393,10 +444,6 @@ const BUSY: &[CsError] = &[CsError::TryAgain, CsError::Busy];
 impl Cpg {
     fn joined(&self) -> MutexGuard<'_, Option<(GroupName, u32)>> {
         self.joined.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn own_pid(&self) -> u32 {
-        self.options.pid.unwrap_or_else(process::id)
     }
 
     fn fragment(

@@ -223,6 +223,22 @@ pub enum Error {
         error: CsError,
     },
 
+    /// A client of the same process id on this node is in the group, or left it and is still
+    /// connected. corosync tells the members of a node apart by their process ids, and programs in
+    /// containers often have the same one, such as 1. Choose another:
+    /// [`cpg::Options::pid_at_daemon`](crate::cpg::Options::pid_at_daemon) or
+    /// [`cpg::Options::pid`](crate::cpg::Options::pid).
+    #[error(
+        "cpg join: a process {pid} of this node is in the group {group} already; processes in containers may have \
+         the same id: choose another with cpg::Options::pid_at_daemon, --pid-at-daemon or --pid"
+    )]
+    PidTaken {
+        /// The group.
+        group: String,
+        /// The process id that the client would have had.
+        pid: u32,
+    },
+
     /// Not all fragments of a message were sent. Members discard those they received.
     ///
     /// When the last fragment failed with [`Error::TimedOut`] or [`Error::Disconnected`], the
@@ -417,6 +433,7 @@ impl Error {
             | Self::Protocol { .. }
             | Self::System { .. } => CsError::Library,
             Self::Finalized => CsError::BadHandle,
+            Self::PidTaken { .. } => CsError::Exist,
             Self::Cs { error, .. } => *error,
             Self::PartlySent { source, .. } => source.cs_error(),
             Self::Unsupported { .. } | Self::WouldCrash { .. } => CsError::NotSupported,
@@ -446,6 +463,7 @@ impl Error {
             | Self::NotConnected { .. }
             | Self::Finalized
             | Self::Cs { .. }
+            | Self::PidTaken { .. }
             | Self::PartlySent { .. }
             | Self::Unsupported { .. }
             | Self::WouldCrash { .. } => None,
@@ -582,6 +600,7 @@ mod tests {
             Error::Finalized,
             Error::from_status("get", 12),
             Error::from_status("get", 29),
+            Error::PidTaken { group: "g".to_owned(), pid: 1 },
             Error::PartlySent {
                 sent: 1,
                 length: 2,

@@ -143,6 +143,16 @@ impl RingName {
         own.as_bytes().starts_with(format!("{RELATIVE_PREFIX}{pid}-").as_bytes())
     }
 
+    /// The process id by which the daemon knows this client: it sees the client from its own pid
+    /// namespace. `None` if the client is not visible there, and with libqb before 0.14, whose
+    /// names do not say so.
+    pub(crate) fn client_pid(&self) -> Option<u32> {
+        let own = self.directories.last().unwrap_or(&self.base);
+        let mut parts = own.to_str()?.strip_prefix(RELATIVE_PREFIX)?.split('-');
+        parts.next()?.parse::<u32>().ok()?;
+        parts.next()?.parse().ok().filter(|pid| *pid > 0)
+    }
+
     /// Returns the name of one of the two files.
     pub(crate) fn file(&self, suffix: &str) -> OsString {
         let mut name = self.base.clone();
@@ -243,6 +253,27 @@ mod tests {
         }
         for name in ["cmap-request-20-30", "/dev/shm/qb-other/qb-10-20"] {
             assert!(!parse(name).unwrap().is_made_by(10), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_names_tell_as_which_process_the_daemon_knows_the_client() {
+        for name in [
+            "/dev/shm/qb-10-20-30-abcdef/qb-request-cmap",
+            "/dev/shm/qb-1-2/qb-10-20-30-abcdef/qb-request-cmap",
+            "10-20-30-request-cpg",
+        ] {
+            assert_eq!(parse(name).unwrap().client_pid(), Some(20), "{name}");
+        }
+        for name in [
+            // The client is in a pid namespace that the daemon does not see.
+            "/dev/shm/qb-10-0-30-abcdef/qb-request-cmap",
+            "cmap-request-20-30",
+            "/dev/shm/qb-other/qb-10-20",
+            "/dev/shm/qb-10/qb-20",
+            "/dev/shm/qb-10-4294967296-1/qb-20",
+        ] {
+            assert_eq!(parse(name).unwrap().client_pid(), None, "{name}");
         }
     }
 

@@ -598,7 +598,11 @@ fn loses_connection(error: &Error) -> bool {
 
 /// Whether the daemon needs more time: it starts, synchronizes, or still has the old connection.
 fn is_too_early(error: &Error) -> bool {
-    matches!(error, Error::Cs { error: CsError::TryAgain | CsError::Busy | CsError::Exist, .. })
+    matches!(
+        error,
+        Error::Cs { error: CsError::TryAgain | CsError::Busy | CsError::Exist, .. }
+            | Error::PidTaken { .. }
+    )
 }
 
 #[cfg(test)]

@@ -4,5 +4,6 @@
 #![cfg(target_env = "musl")]
 
 mod page;
+mod pids;
 mod podman;
 mod recipes;

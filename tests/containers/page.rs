@@ -10,6 +10,8 @@ pub(crate) const IMAGE: &str = "corosync-ipc";
 pub(crate) struct Recipe {
     /// Between `podman run --rm` and the image.
     pub(crate) options: Vec<String>,
+    /// Behind the image.
+    pub(crate) args: Vec<String>,
 }
 
 impl Recipe {
@@ -30,8 +32,9 @@ impl Recipe {
     fn parse(line: &str) -> Option<Recipe> {
         let line = line.strip_prefix("podman run --rm ")?;
         assert!(!line.contains(['\'', '"', '$', '|']), "this needs a shell: {line}");
-        let words = line.split_whitespace().take_while(|word| *word != IMAGE);
-        Some(Recipe { options: words.map(str::to_owned).collect() })
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let options = words.by_ref().take_while(|word| word != IMAGE).collect();
+        Some(Recipe { options, args: words.collect() })
     }
 
     /// Whether an option is given, as `--user` or as `--user 1000:1000`.

@@ -8,7 +8,7 @@ use crate::podman::{Podman, skips};
 const HEADING: &str = "### podman or docker";
 
 /// How the daemon's messages travel: the default, and `qb_ipc_type: socket`.
-const TRANSPORTS: [Option<&str>; 2] = [None, Some("socket")];
+pub(crate) const TRANSPORTS: [Option<&str>; 2] = [None, Some("socket")];
 
 /// Those of the page that are this.
 #[track_caller]

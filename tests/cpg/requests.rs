@@ -35,6 +35,7 @@ testbed::on_each_host! {
     large_messages_of_two_threads_do_not_mix;
     names_that_differ_in_a_nul_are_different_groups;
     a_finalized_client_is_gone_for_its_group;
+    the_daemon_sees_this_process_as_it_sees_itself;
     many_clients_see_the_same;
     daemons_that_know_no_fragments_are_not_sent_any;
     a_handler_may_use_its_client;
@@ -297,7 +298,11 @@ fn wrong_calls_are_named_and_harm_nothing(endpoint: &Endpoint) {
     assert_cs(client.join(&other), CsError::Exist);
     assert_cs(client.leave(&other), CsError::NotExist);
     let twin = Client::connect_with(endpoint, Options::new().pid(client.pid())).unwrap();
-    assert_cs(twin.join(&ours), CsError::Exist);
+    let is_taken = |error: Error| {
+        let taken = matches!(&error, Error::PidTaken { group, pid } if *group == ours.to_string() && *pid == client.pid());
+        assert!(taken && error.cs_error() == CsError::Exist, "{error:?}");
+    };
+    is_taken(twin.join(&ours).unwrap_err());
     assert_cs(twin.multicast(Guarantee::AGREED, b"nobody"), CsError::NotExist);
     twin.join(&other).unwrap();
     works();
@@ -316,7 +321,7 @@ fn wrong_calls_are_named_and_harm_nothing(endpoint: &Endpoint) {
     assert_cs(client.leave(&ours), CsError::NotExist);
     assert_eq!(next_change(&client).left, [(1, client.pid(), Reason::LEAVE)]);
     if is_since_2_99(endpoint) {
-        assert_cs(client.join(&ours), CsError::Exist);
+        is_taken(client.join(&ours).unwrap_err());
         client.set_request_timeout(Duration::from_secs(2));
         // On a busy machine the last of the attempts may be cut off.
         let busy = patiently(|_| match client.join(&group("wrong calls, a third")) {
@@ -329,6 +334,16 @@ fn wrong_calls_are_named_and_harm_nothing(endpoint: &Endpoint) {
         assert_eq!(next_change(&client).joined, [(1, client.pid(), Reason::JOIN)]);
     }
     works();
+}
+
+/// Both are in one pid namespace. tests/containers has others.
+fn the_daemon_sees_this_process_as_it_sees_itself(endpoint: &Endpoint) {
+    let group = group("pid at daemon");
+    let client = Client::connect_with(endpoint, Options::new().pid_at_daemon()).unwrap();
+    assert!([None, Some(std::process::id())].contains(&client.pid_at_daemon()));
+    client.join(&group).unwrap();
+    assert_eq!(next_change(&client).members, [(1, std::process::id())]);
+    assert_eq!(client.pid(), std::process::id());
 }
 
 fn small_rings_send_fragments(endpoint: &Endpoint) {

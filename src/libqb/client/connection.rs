@@ -111,6 +111,11 @@ impl Connection {
         self.transport
     }
 
+    /// The process id by which the daemon knows the process that connected, if it tells.
+    pub(crate) fn pid_at_daemon(&self) -> Option<u32> {
+        self.origin.client_pid()
+    }
+
     /// Whether the daemon's libqb is older than 0.15, judging by its rings. The rings of some later
     /// versions look the same.
     pub(crate) fn is_before_libqb_015(&self) -> bool {

@@ -20,6 +20,7 @@ pub(super) struct Origin {
     files: Vec<OsString>,
     /// `None`: the names do not tell who made the files.
     server_pid: Option<i32>,
+    client_pid: Option<u32>,
 }
 
 impl Origin {
@@ -33,9 +34,15 @@ impl Origin {
         Self {
             shm_root: endpoint.shm_root_path().to_path_buf(),
             server_pid: name.is_made_by(server_pid).then_some(server_pid),
+            client_pid: name.client_pid(),
             directories: name.directories,
             files,
         }
+    }
+
+    /// As [`RingName::client_pid`].
+    pub(super) fn client_pid(&self) -> Option<u32> {
+        self.client_pid
     }
 
     /// Removes the files that a killed daemon left behind. Checks `looks` times whether the process

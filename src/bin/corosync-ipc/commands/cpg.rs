@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use corosync_ipc::CsError;
 use corosync_ipc::UnknownEvent;
 use corosync_ipc::cpg::{
     Address, Client, Confchg, Deliver, Discard, Discarded, Event, GroupName, Guarantee, Iteration,
@@ -14,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use crate::commands::group::{self, add_name, end, parse_name};
 use crate::context::Context;
-use crate::failure::{Explain, Failure};
+use crate::failure::Failure;
 use crate::output::{self, Column, print, print_document, table, words};
 use crate::snapshot::report::{ring_json, ring_text};
 use crate::watch::{Line, ids};
@@ -112,6 +111,11 @@ struct Process {
     /// same.
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
+    /// Members see the process id that the daemon sees.
+    ///
+    /// It differs from that of processes in other containers, if the daemon runs outside of them.
+    #[arg(long, conflicts_with = "pid")]
+    pid_at_daemon: bool,
 }
 
 impl Cpg {
@@ -137,7 +141,12 @@ impl Cpg {
 
 impl Process {
     fn options(&self) -> Options {
-        self.pid.map_or_else(Options::new, |pid| Options::new().pid(pid))
+        let options = Options::new();
+        match self.pid {
+            Some(pid) => options.pid(pid),
+            None if self.pid_at_daemon => options.pid_at_daemon(),
+            None => options,
+        }
     }
 }
 
@@ -216,7 +225,7 @@ fn join_all(
     let joined: Vec<_> = clients.iter().cloned().zip(groups.iter().copied()).collect();
     let members = joined.clone();
     let joining = group::leave_at_signals(context, move || leave_all(&members))?;
-    let result = joined.iter().try_for_each(|(client, group)| join(client, group));
+    let result = joined.iter().try_for_each(|(client, group)| client.join(group));
     drop(joining);
     let (senders, named) = (clients.clone(), groups);
     let line = move |number: usize, event| {
@@ -225,16 +234,9 @@ fn join_all(
     let multicast = move |message: &[u8]| {
         senders.iter().try_for_each(|client| client.multicast(Guarantee::AGREED, message))
     };
+    let result = result.map_err(Failure::from);
     let result = result.and_then(|()| group::take_part(context, &clients, count, line, multicast));
     end(result, || leave_all(&joined))
-}
-
-fn join(client: &Client, group: &GroupName) -> Result<(), Failure> {
-    client.join(group).explain(|error| {
-        (error == CsError::Exist).then(|| {
-            format!("process {} of this node is already in the group: use --pid", client.pid())
-        })
-    })
 }
 
 /// Leaves, so that the members see a leave and not the end of the process.
@@ -258,7 +260,7 @@ fn send(
     let joined = [(Arc::clone(&client), group)];
     let member = joined.clone();
     let joining = group::leave_at_signals(context, move || leave_all(&member))?;
-    join(&client, &group)?;
+    client.join(&group)?;
     drop(joining);
     end(deliver(&client, &message), || leave_all(&joined))
 }

@@ -1,5 +1,6 @@
 //! `corosync-ipc doctor`: why the daemon cannot be reached.
 
+mod process;
 mod surroundings;
 
 use std::fmt::Write;
@@ -16,6 +17,7 @@ use corosync_ipc::{
 use nix::errno::Errno;
 use serde_json::{Value as Json, json};
 
+use crate::commands::doctor::process::{Pids, is_denied, label};
 use crate::commands::doctor::surroundings::{Daemon, Surroundings};
 use crate::context::Context;
 use crate::failure::{Failure, Fault, describe};
@@ -40,10 +42,13 @@ impl Doctor {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let surroundings = Surroundings::look(&context.endpoint);
         let Context { endpoint, deadline, .. } = context;
-        let (mut probes, has_votequorum, is_new) = thread::scope(|scope| {
+        let (mut probes, has_votequorum, is_new, pids) = thread::scope(|scope| {
             let has_votequorum = ask(scope, *deadline, || services::has_votequorum(endpoint));
             let is_new = ask(scope, *deadline, || is_2_99(endpoint));
-            (services::probe_all(endpoint, *deadline), join(has_votequorum), join(is_new))
+            let pids = ask(scope, *deadline, || Pids::look(endpoint));
+            let probes = services::probe_all(endpoint, *deadline);
+            // If this fails, so does the probe of cpg.
+            (probes, join(has_votequorum), join(is_new), join(pids).ok())
         });
         probes.retain(|probe| !probe.is_obsolete());
         // Without cmap these fail for the same reason as cmap.
@@ -64,6 +69,9 @@ impl Doctor {
         if context.json {
             let mut document = surroundings.json();
             document["ok"] = json!(faults.is_empty());
+            document["pid"] = json!(std::process::id());
+            document["pid_at_daemon"] = json!(pids.and_then(|pids| pids.at_daemon));
+            document["label"] = json!(label());
             document[IS_NEW] = json!(known(&is_new));
             for part in [PROVIDER, IS_NEW] {
                 if let Some(fault) = faults.get(part) {
@@ -82,9 +90,17 @@ impl Doctor {
             };
             let provider = faults.get(PROVIDER).map(Fault::text);
             let transport = services::transport(&probes).map(|transport| transport.to_string());
-            for (name, said) in
-                [("Daemon:", generation), ("Transport:", transport), ("Provider:", provider)]
-            {
+            let is_denied =
+                probes.iter().any(|probe| probe.result.as_ref().err().is_some_and(is_denied));
+            let label = is_denied.then(label).flatten();
+            let pids = pids.and_then(Pids::text);
+            for (name, said) in [
+                ("Daemon:", generation),
+                ("Transport:", transport),
+                ("Provider:", provider),
+                ("Process:", pids),
+                ("Label:", label),
+            ] {
                 if let Some(said) = said {
                     let _ = writeln!(text, "{name:<15}{}", printable(&said));
                 }
