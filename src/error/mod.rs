@@ -372,7 +372,7 @@ fn who_may(uid: u32) -> &'static str {
     if uid == 0 {
         "in this user namespace root is another user, who needs a uidgid section in corosync.conf or in uidgid.d"
     } else {
-        "only root and corosync's own user may; others need a uidgid section in corosync.conf or in uidgid.d"
+        "only root and the group 0 may; others need a uidgid section in corosync.conf or in uidgid.d"
     }
 }
 

@@ -95,7 +95,7 @@ fn what_is_not_shared_is_named() {
         // A datagram connection has a control file there.
         let private_shm = recipe.clone().without("--volume");
         assert_fails(&podman, &private_shm, 3, &["CS_ERR_NOT_EXIST", "has one of its own"]);
-        assert_doctor(&podman, &private_shm, 3, &["failed at the rings", "share it"]);
+        assert_doctor(&podman, &private_shm, 3, &["failed at the rings", "mount it here"]);
 
         let private_network = recipe.clone().without("--network").with("--network none");
         assert_fails(&podman, &private_network, 3, &["abstract address", "network namespace"]);
@@ -117,8 +117,8 @@ fn datagrams_need_the_network_although_sockets_are_in_a_directory() {
     let podman = Podman::new(cluster.node(1));
     for recipe in recipes(|recipe| !shares_network(recipe)) {
         let recipe = here(recipe);
-        assert_fails(&podman, &recipe, 3, &["cmap"]);
-        assert_doctor(&podman, &recipe, 3, &["cmap        failed at "]);
+        assert_fails(&podman, &recipe, 3, &["datagram socket", "network namespace"]);
+        assert_doctor(&podman, &recipe, 3, &["failed at the rings", "qb_ipc_type: socket"]);
         let shared = recipe.without("--network").with("--network host");
         assert_reaches(&podman, &shared, "datagrams");
     }
