@@ -9,7 +9,8 @@ use std::thread;
 use bytes::Bytes;
 use corosync_ipc::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, Generation, TransportType};
 use nix::libc;
-use testbed::{Cluster, shared_one, skip};
+use serde_json::Value;
+use testbed::{Cluster, lacks, shared_one, skip};
 
 use super::served::{Place, Served, against_both, serve};
 use super::{NOBODY, assert_fails, assert_one_line, command, json, ok, outside, program, run};
@@ -322,6 +323,46 @@ fn the_doctor_sees_where_it_is() {
     );
     let only_one = run(node, &["doctor"]).success();
     assert_eq!(only_one.matches("Processes:").count(), 1, "{only_one}");
+}
+
+/// As SELinux and AppArmor deny: what user and permissions allow.
+#[test]
+fn the_doctor_shows_the_label_of_who_is_denied() {
+    const LABEL: &str = "system_u:system_r:container_t:s0:c1,c2";
+    if skip() || lacks("strace") {
+        return;
+    }
+    let node = shared_one().node(1);
+    let folder = tempfile::tempdir().unwrap();
+    let label = folder.path().join("label");
+    fs::write(&label, format!("{LABEL}\0")).unwrap();
+    let doctor = |strace: &[&str], args: &[&str]| {
+        let script = r#"mount --bind "$1" /proc/$$/attr/current && shift && exec "$0" doctor "$@""#;
+        let strace = [&["-m", "strace", "-f", "-qq", "-o", "/dev/null"], strace].concat();
+        let sh = node.command("unshare").args(strace).args(["sh", "-c", script]);
+        sh.arg(program()).arg(&label).args(args).run()
+    };
+    let connect = ["-e", "trace=connect", "-e", "inject=connect:error=EACCES"];
+    let open = ["-P", "/dev/shm", "-e", "trace=openat", "-e", "inject=openat:error=EACCES"];
+    for (strace, args, status, stage, advice) in [
+        (&connect[..], &[][..], 1, "socket", "abstract socket has no permissions"),
+        (&connect, &["--socket-dir", "/run"], 1, "socket", "search the socket's directory"),
+        (&open, &[], 3, "rings", "search /dev/shm"),
+    ] {
+        let doctor = doctor(strace, args);
+        assert_eq!(doctor.code(), status, "{doctor:?}");
+        let told = doctor.stdout;
+        assert!(told.contains(&format!("\nLabel:         {LABEL}\n")), "{told}");
+        assert!(told.contains(&format!("failed at the {stage}: ")), "{told}");
+        assert!(told.contains(advice) && told.contains("SELinux or AppArmor"), "{told}");
+        assert_eq!(told.matches("->").count(), 1, "{told}");
+    }
+    let undisturbed = ["-e", "trace=none"];
+    assert!(!doctor(&undisturbed, &[]).success().contains("Label:"));
+    let document: Value =
+        serde_json::from_str(&doctor(&undisturbed, &["--json"]).success()).unwrap();
+    assert_eq!(document["label"], LABEL);
+    assert_eq!(document["pid_at_daemon"], document["pid"]);
 }
 
 #[test]

@@ -274,9 +274,7 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
         Error::System { source, stage: Some(Stage::Socket), .. }
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
-            "let this user search the socket's directory; if it may, see the audit log for what SELinux or AppArmor \
-             denied"
-                .to_owned()
+            denied(surroundings).to_owned()
         }
         Error::TimedOut { .. } => match surroundings.daemons.iter().find(|daemon| daemon.is_stopped) {
             Some(daemon) => format!("process {} is stopped: `kill -CONT {}` continues it", daemon.pid, daemon.pid),
@@ -307,6 +305,16 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
             "the daemon is busy, often with a change of membership: try again, or use a longer --timeout".to_owned()
         }
         _ => "see the daemon's log".to_owned(),
+    }
+}
+
+/// What to do when the system denies access to the setup socket.
+fn denied(surroundings: &Surroundings) -> &'static str {
+    if surroundings.address.path().is_some() {
+        "let this user search the socket's directory; if it may, see the audit log for what SELinux or AppArmor denied"
+    } else {
+        "SELinux or AppArmor denied it, since an abstract socket has no permissions: see the audit log, and \
+         docs/containers.md for the rules that a client needs"
     }
 }
 

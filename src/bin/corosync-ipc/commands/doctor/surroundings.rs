@@ -6,7 +6,9 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use corosync_ipc::{ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, Endpoint};
+use corosync_ipc::{
+    ENV_SERVER_UID, ENV_SHM_ROOT, ENV_SOCKET_DIR, ENV_TIMEOUT, Endpoint, SocketAddress,
+};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Map, Value as Json, json};
@@ -30,7 +32,7 @@ pub(crate) struct Surroundings {
     /// The ids outside of this user namespace, if they differ.
     pub(crate) outside: Option<(u32, u32)>,
     environment: Vec<(&'static str, String)>,
-    address: String,
+    pub(crate) address: SocketAddress,
     pub(crate) shm_root: PathBuf,
     shm: Result<Shm, String>,
     pub(crate) daemons: Vec<Daemon>,
@@ -87,7 +89,7 @@ impl Surroundings {
             gid,
             outside: Some(outside).filter(|outside| *outside != (uid, gid)),
             environment: names.into_iter().filter_map(value).collect(),
-            address: endpoint.socket_address("cmap").to_string(),
+            address: endpoint.socket_address("cmap"),
             shm: Shm::look(&shm_root),
             shm_root,
             daemons,
@@ -158,7 +160,7 @@ impl Surroundings {
             "outside_uid": self.outside.map(|(uid, _)| uid),
             "outside_gid": self.outside.map(|(_, gid)| gid),
             "environment": environment,
-            "cmap_address": self.address,
+            "cmap_address": self.address.to_string(),
             "sockets_seen": {
                 "abstract": self.sockets.is_abstract,
                 "files": self.sockets.files.iter().map(|file| json!(file.to_string_lossy())).collect::<Json>(),
