@@ -7,6 +7,7 @@
 
 mod real;
 mod serve;
+mod systemd;
 
 use std::env;
 use std::fs;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use corosync_ipc::{Endpoint, Error, cmap, cpg};
-use testbed::{IpcType, NodeCommand, copy_for_all};
+use testbed::{IpcType, NodeCommand, Output, copy_for_all};
 
 use self::Outcome::{Absent, Reached, Wall};
 
@@ -90,7 +91,7 @@ impl Place {
 }
 
 impl<const N: usize> Row<N> {
-    /// Asserts what the library, `status` and `doctor` meet here with the daemon of this column.
+    /// Asserts what a client meets here with the daemon of this column. As [`Place::command`].
     #[track_caller]
     fn check(
         &self,
@@ -99,51 +100,68 @@ impl<const N: usize> Row<N> {
         daemon: u32,
         ipc_type: IpcType,
     ) {
-        let outcome = self.outcomes[column];
-        if matches!(outcome, Absent) {
+        if matches!(self.outcomes[column], Absent) {
             return;
         }
-        let what = format!("{}, column {column}", self.client);
         let run = |program: &Path, args: &[&str]| {
-            self.place.command(starter(), daemon, program).args(args).run()
+            let Output { stdout, stderr, .. } =
+                self.place.command(starter(), daemon, program).args(args).run();
+            stdout + &stderr
         };
         let test = copy_for_all(&env::current_exe().expect("it is known"));
-        let library = run(&test, &["--exact", "client", "--ignored", "--nocapture"]);
-        let met = library.stdout.lines().find_map(|line| line.strip_prefix(MET));
-        let met = met.unwrap_or_else(|| panic!("{what}: {library:?}"));
-        let status = run(&program(), &["status"]);
-        let doctor = run(&program(), &["doctor"]);
-        let transport = match ipc_type {
-            IpcType::Shm => "shm",
-            IpcType::Socket => "socket",
+        let command = program();
+        let outputs = [run(&test, &CLIENT), run(&command, &["status"]), run(&command, &["doctor"])];
+        let what = format!("{}, column {column}", self.client);
+        self.outcomes[column].check(&what, outputs.each_ref(), ipc_type);
+    }
+
+    /// For [`table`].
+    fn cells(&self) -> (String, &[Outcome; N], &'static str) {
+        (self.client.to_owned(), &self.outcomes, self.remedy)
+    }
+}
+
+impl Outcome {
+    /// Asserts that this is what [`client`], `status` and `doctor` print.
+    #[track_caller]
+    fn check(self, what: &str, outputs: [&String; 3], ipc_type: IpcType) {
+        let [library, status, doctor] = outputs;
+        let met = || {
+            let met = library.lines().find_map(|line| line.strip_prefix(MET));
+            met.unwrap_or_else(|| panic!("{what}: {library}"))
         };
-        match outcome {
+        match self {
             Reached => {
-                assert_eq!(met, "reached", "{what}");
-                assert!(
-                    doctor.is_success() && status.is_success(),
-                    "{what}: {status:?} {doctor:?}"
-                );
+                assert_eq!(met(), "reached", "{what}");
+                let transport = match ipc_type {
+                    IpcType::Shm => "shm",
+                    IpcType::Socket => "socket",
+                };
                 let of = |text: &str, line: String| assert!(text.contains(&line), "{what}: {text}");
-                of(&doctor.stdout, format!("\nTransport:     {transport}\n"));
-                of(&status.stdout, format!("\nServices (transport {transport}):\n"));
+                of(
+                    status,
+                    format!("\nServices (transport {transport}):\n  cmap        reachable\n"),
+                );
+                of(doctor, format!("\nTransport:     {transport}\n"));
+                assert!(!doctor.contains(" failed at the "), "{what}: {doctor}");
             }
             Wall { error, stage, says, advice } => {
-                assert!(met.starts_with(&format!("{error} at the {stage}: ")), "{what}: {met}");
-                for text in [met, &status.stderr, &doctor.stdout] {
+                assert!(
+                    met().starts_with(&format!("{error} at the {stage}: ")),
+                    "{what}: {}",
+                    met()
+                );
+                for text in [met(), status, doctor] {
                     for words in says {
                         assert!(text.contains(words), "{what}: no {words:?} in {text}");
                     }
                 }
-                let told = doctor.stdout;
-                assert!(
-                    told.contains(&format!("\ncmap        failed at the {stage}: ")),
-                    "{what}: {told}"
-                );
+                let failed = format!("\ncmap        failed at the {stage}: ");
+                assert!(doctor.contains(&failed), "{what}: {doctor}");
                 // All services fail for the same reason.
                 let advised: Vec<_> =
-                    told.lines().filter_map(|line| line.split_once("-> ")).collect();
-                let [(_, advised)] = advised[..] else { panic!("{what}: {told}") };
+                    doctor.lines().filter_map(|line| line.split_once("-> ")).collect();
+                let [(_, advised)] = advised[..] else { panic!("{what}: {doctor}") };
                 for words in advice {
                     assert!(advised.contains(words), "{what}: no {words:?} in {advised}");
                 }
@@ -153,30 +171,35 @@ impl<const N: usize> Row<N> {
     }
 }
 
-/// The rows as a table of Markdown.
+/// A table of Markdown: what a row is about, what a client meets, and what helps.
 fn table<'a, const N: usize>(
+    about: &str,
     columns: [&str; N],
-    rows: impl IntoIterator<Item = &'a Row<N>>,
+    rows: impl Iterator<Item = (String, &'a [Outcome; N], &'a str)>,
 ) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let own = |cell: &str| cell.to_owned();
-    let head = ["the client is in"].into_iter().chain(columns).chain(["what helps"]);
-    let lines = rows.into_iter().map(|row| {
-        let outcomes = row.outcomes.iter().map(|outcome| match outcome {
+    let head = [about].into_iter().chain(columns).chain(["what helps"]);
+    let lines = rows.map(|(about, outcomes, remedy)| {
+        let outcomes = outcomes.iter().map(|outcome| match outcome {
             Reached => own("yes"),
             Wall { error, .. } => format!("`{error}`"),
             Absent => own(""),
         });
-        line([own(row.client)].into_iter().chain(outcomes).chain([own(row.remedy)]).collect())
+        line([about].into_iter().chain(outcomes).chain([own(remedy)]).collect())
     });
     line(head.map(own).collect()) + &line(vec![own("---"); N + 2]) + &lines.collect::<String>()
 }
 
+fn document() -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/containers.md");
+    fs::read_to_string(file).expect("a document")
+}
+
 #[test]
 fn the_document_has_the_tables() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/containers.md");
-    let document = fs::read_to_string(file).expect("a document");
-    let tables = [real::table(), serve::table()];
+    let document = document();
+    let tables = [real::table(), serve::table(), systemd::table()];
     println!("\n{}", tables.join("\n"));
     for table in tables {
         assert!(
@@ -190,6 +213,9 @@ fn the_document_has_the_tables() {
 fn program() -> PathBuf {
     copy_for_all(Path::new(env!("CARGO_BIN_EXE_corosync-ipc")))
 }
+
+/// The arguments with which the test binary runs [`client`].
+const CLIENT: [&str; 4] = ["--exact", "client", "--ignored", "--nocapture"];
 
 /// What stands before the line of [`client`].
 const MET: &str = "met: ";

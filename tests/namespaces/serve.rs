@@ -124,7 +124,7 @@ fn rows() -> impl Iterator<Item = &'static Row<2>> {
 }
 
 pub(super) fn table() -> String {
-    super::table(COLUMNS, rows())
+    super::table("the client is in", COLUMNS, rows().map(Row::cells))
 }
 
 #[test]

@@ -208,7 +208,7 @@ pub fn copy_for_all(program: &Path) -> PathBuf {
 /// # Panics
 /// Instead when `COROSYNC_IPC_REQUIRE_DAEMON=1`.
 #[track_caller]
-fn skip_because(reason: &str) {
+pub fn skip_because(reason: &str) {
     let required = env::var_os("COROSYNC_IPC_REQUIRE_DAEMON").is_some_and(|value| value == "1");
     assert!(!required, "COROSYNC_IPC_REQUIRE_DAEMON=1, but {reason}");
     let test = std::thread::current().name().unwrap_or("?").to_owned();

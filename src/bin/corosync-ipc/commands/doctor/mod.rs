@@ -328,6 +328,9 @@ fn out_of(source: &io::Error) -> &'static str {
             "this machine has no file descriptors left: see the sysctl fs.file-max"
         }
         Some(Errno::ENOMEM) => "this machine has no memory left",
+        Some(Errno::EAFNOSUPPORT) => {
+            "a sandbox forbids Unix sockets: add AF_UNIX to the unit's RestrictAddressFamilies="
+        }
         _ => "see this machine's log",
     }
 }
@@ -396,7 +399,12 @@ fn no_socket(surroundings: &Surroundings, address: &SocketAddress, source: &io::
             "start corosync, unless it runs: without /proc that is not visible here. In a container or chroot, {SHARE}"
         ),
         _ if surroundings.daemons.is_empty() => format!("start corosync; in a container, {SHARE}"),
-        _ => "a corosync runs here but does not listen (yet): see its log".to_owned(),
+        _ => {
+            let private = "; or it has its sockets in a directory that is private here, as PrivateTmp= makes /tmp: mount \
+                           the host's and name it with --socket-dir";
+            let private = if is_file { private } else { "" };
+            format!("a corosync runs here but does not listen (yet): see its log{private}")
+        }
     }
 }
 
