@@ -66,6 +66,16 @@ pub(crate) fn containerfile() -> &'static str {
     }
 }
 
+/// The pods of the page: the one in the host's network, and the one with a network of its own. The
+/// page has the end of the second, which differs.
+pub(crate) fn pods() -> [String; 2] {
+    const DIFFERS: &str = "      volumeMounts:\n";
+    let [whole, end] = blocks("### Kubernetes", "yaml")[..] else { panic!("not two pods") };
+    let (begin, _) = whole.split_once(DIFFERS).unwrap();
+    assert!(begin.contains("  hostNetwork: true\n") && end.contains(DIFFERS), "{whole}\n{end}");
+    [whole.to_owned(), begin.replace("  hostNetwork: true\n", "") + end]
+}
+
 /// The code blocks of a language in the section that a heading begins.
 fn blocks(heading: &str, language: &str) -> Vec<&'static str> {
     let (_, section) = PAGE

@@ -1,18 +1,28 @@
 //! podman inside a node.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use testbed::{Node, NodeCommand, lacks, skip};
+use testbed::{Node, NodeCommand, eventually, lacks, skip};
 
 use crate::page::{IMAGE, Recipe, containerfile};
+
+/// Debian's podman prefers another runtime. Without limits of its own it asks for more than a
+/// sandboxed root may set.
+const CONFIG: &str = r#"
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[engine]
+cgroup_manager = "cgroupfs"
+runtime = "runc"
+"#;
 
 /// Whether containers cannot be run here; prints why.
 #[must_use]
 #[track_caller]
 pub(crate) fn skips() -> bool {
-    skip() || lacks("podman") || lacks("runc")
+    skip() || ["podman", "runc", "catatonit"].into_iter().any(lacks)
 }
 
 /// A podman whose "host" is a node: its network, its /dev/shm and its daemon. Its images and
@@ -32,7 +42,8 @@ impl<'a> Podman<'a> {
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .unwrap();
         let podman = Self { node, folder };
-        let context = podman.folder.path().join("context");
+        fs::write(podman.file("containers.conf"), CONFIG).unwrap();
+        let context = podman.file("context");
         fs::create_dir(&context).unwrap();
         fs::write(context.join("Containerfile"), containerfile()).unwrap();
         let program = env!("CARGO_BIN_EXE_corosync-ipc");
@@ -45,25 +56,47 @@ impl<'a> Podman<'a> {
 
     /// A container as the page says, but with these arguments of the command.
     pub(crate) fn run(&self, recipe: &Recipe, args: &[&str]) -> NodeCommand {
-        // Without limits of its own podman asks for more than a sandboxed root may set. With the
-        // mark of this test process the testbed ends a container that is left behind.
+        // With the mark of this test process the testbed ends a container that is left behind.
         self.command(&["run", "--rm", "--interactive", "--pull", "never"])
-            .args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"])
             .args(["--env", "COROSYNC_IPC_TEST_OWNER"])
             .args(&recipe.options)
             .arg(IMAGE)
             .args(args)
     }
 
+    /// Starts a pod, waits until its container has printed this, and removes it.
+    #[track_caller]
+    pub(crate) fn play(&self, pod: &str, options: &[&str], expected: &str) {
+        // The image is in no registry.
+        let image = format!("image: {IMAGE}\n");
+        assert!(pod.contains(&image), "{pod}");
+        let pod = pod.replace(&image, &format!("{image}      imagePullPolicy: Never\n"));
+        fs::write(self.file("pod.yaml"), &pod).unwrap();
+        let play = self.command(&["play", "kube"]).args(options).arg(self.file("pod.yaml"));
+        let played = play.run();
+        assert!(played.is_success(), "{pod}\n{played:?}");
+        let container = format!("{IMAGE}-{IMAGE}");
+        eventually(&format!("the pod prints {expected}"), || {
+            let logs = self.command(&["logs", &container]).run();
+            assert!(logs.is_success(), "{pod}\n{logs:?}");
+            logs.stdout.contains(expected)
+        });
+        self.command(&["pod", "rm", "--force", "--time", "0", IMAGE]).run().success();
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     fn command(&self, args: &[&str]) -> NodeCommand {
         // podman takes at most 50 characters for the second. A node has a /run of its own.
-        let root = self.folder.path().join("root");
+        let root = self.file("root");
         let run = Path::new("/run").join(self.folder.path().file_name().unwrap());
         self.node
             .command("podman")
             .args([Path::new("--root"), &root, Path::new("--runroot"), &run])
             .args([Path::new("--tmpdir"), &run])
-            .args(["--runtime", "runc", "--cgroup-manager", "cgroupfs"])
+            .env("CONTAINERS_CONF", self.file("containers.conf"))
             .args(args)
     }
 }
@@ -71,6 +104,8 @@ impl<'a> Podman<'a> {
 impl Drop for Podman<'_> {
     fn drop(&mut self) {
         // Those of a test that failed.
-        let _ = self.command(&["rm", "--all", "--force", "--time", "0"]).try_run();
+        for kind in [&["rm"][..], &["pod", "rm"]] {
+            let _ = self.command(kind).args(["--all", "--force", "--time", "0"]).try_run();
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use testbed::Cluster;
 
-use crate::page::Recipe;
+use crate::page::{Recipe, pods};
 use crate::podman::{Podman, skips};
 
 const HEADING: &str = "### podman or docker";
@@ -150,6 +150,23 @@ fn a_user_of_group_0_needs_no_uidgid() {
     let cluster = Cluster::one();
     let podman = Podman::new(cluster.node(1));
     assert_reaches(&podman, &simplest().with("--user 1000"), "group 0");
+}
+
+#[test]
+fn pods_reach_the_daemon() {
+    const EVENT: &str = r#""event":"quorum","members":[1],"quorate":true"#;
+    if skips() {
+        return;
+    }
+    let [in_hosts_network, alone] = pods();
+    for transport in TRANSPORTS {
+        let cluster = Cluster::builder().ipc_type(transport).start();
+        Podman::new(cluster.node(1)).play(&in_hosts_network, &[], EVENT);
+    }
+    let cluster = Cluster::builder().filesystem_sockets(true).start();
+    assert!(alone.contains("path: /run\n"), "{alone}");
+    let alone = alone.replace("path: /run\n", "path: /run/tmp\n");
+    Podman::new(cluster.node(1)).play(&alone, &["--network", "none"], EVENT);
 }
 
 /// Debian's libqb has its sockets in /tmp, and a node has that at this path too.
