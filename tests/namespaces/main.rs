@@ -57,11 +57,12 @@ struct Place {
     /// Commands of the shell that run in the new namespaces.
     mounts: &'static str,
     user: u32,
+    group: u32,
     environment: &'static [(&'static str, &'static str)],
 }
 
 /// Where the daemon is.
-const HERE: Place = Place { unshare: &[], mounts: ":", user: 0, environment: &[] };
+const HERE: Place = Place { unshare: &[], mounts: ":", user: 0, group: 0, environment: &[] };
 
 impl Place {
     /// A program at this place. Of all daemons `doctor` sees only `daemon`, if the place may hide
@@ -86,7 +87,7 @@ impl Place {
             .iter()
             .fold(command, |command, (name, value)| command.env(name, value));
         let command = command.arg(program);
-        if self.user == 0 { command } else { command.user(self.user, self.user) }
+        if self.user == 0 { command } else { command.user(self.user, self.group) }
     }
 }
 

@@ -52,6 +52,9 @@ const STRANGERS: [Outcome; 4] = [Wall {
     advice: &["`uidgid { uid: 1001 gid: 1001 }` into corosync.conf"],
 }; 4];
 
+const ALLOWED_PLACE: Place = Place { user: ALLOWED, group: ALLOWED, ..HERE };
+const STRANGERS_PLACE: Place = Place { user: STRANGER, group: STRANGER, ..HERE };
+
 const TRUSTING: &[(&str, &str)] = &[("COROSYNC_IPC_SERVER_UID", "65534")];
 
 const ROWS: &[Row<4>] = &[
@@ -130,9 +133,8 @@ const ROWS: &[Row<4>] = &[
     Row {
         client: "a file system whose directory of sockets this user may not search",
         place: Place {
-            user: ALLOWED,
             environment: &[("COROSYNC_IPC_SOCKET_DIR", "/run/closed/sockets")],
-            ..HERE
+            ..ALLOWED_PLACE
         },
         outcomes: [Absent, CLOSED_DIRECTORY, Absent, CLOSED_DIRECTORY],
         remedy: "search permission",
@@ -179,13 +181,19 @@ const ROWS: &[Row<4>] = &[
     },
     Row {
         client: "another user's session",
-        place: Place { user: STRANGER, ..HERE },
+        place: STRANGERS_PLACE,
         outcomes: STRANGERS,
         remedy: "`uidgid` in corosync.conf",
     },
     Row {
+        client: "another user's session, with the group 0",
+        place: Place { user: STRANGER, ..HERE },
+        outcomes: [Reached; 4],
+        remedy: "",
+    },
+    Row {
         client: "the session of a user whom `uidgid` allows",
-        place: Place { user: ALLOWED, ..HERE },
+        place: ALLOWED_PLACE,
         outcomes: [Reached; 4],
         remedy: "",
     },
@@ -197,7 +205,7 @@ const ROWS: &[Row<4>] = &[
     },
     Row {
         client: "a user namespace that maps root to a user whom `uidgid` allows",
-        place: Place { unshare: &["-U", "-r"], user: ALLOWED, ..HERE },
+        place: Place { unshare: &["-U", "-r"], ..ALLOWED_PLACE },
         outcomes: [Wall {
             error: "UntrustedServer",
             stage: "credentials",
@@ -208,13 +216,13 @@ const ROWS: &[Row<4>] = &[
     },
     Row {
         client: "the same, with `COROSYNC_IPC_SERVER_UID=65534`",
-        place: Place { unshare: &["-U", "-r"], user: ALLOWED, environment: TRUSTING, ..HERE },
+        place: Place { unshare: &["-U", "-r"], environment: TRUSTING, ..ALLOWED_PLACE },
         outcomes: [Reached; 4],
         remedy: "",
     },
     Row {
         client: "the same, but `uidgid` does not allow the user",
-        place: Place { unshare: &["-U", "-r"], user: STRANGER, environment: TRUSTING, ..HERE },
+        place: Place { unshare: &["-U", "-r"], environment: TRUSTING, ..STRANGERS_PLACE },
         outcomes: STRANGERS,
         remedy: "`uidgid` with the user's number outside of the namespace",
     },

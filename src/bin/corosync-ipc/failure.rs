@@ -73,10 +73,17 @@ impl From<Error> for Failure {
     }
 }
 
-/// What to try when nobody listens.
+/// What to try when nobody listens, or when this process cannot reach what the daemon made for it.
 fn hint(error: &Error) -> Option<&'static str> {
-    matches!(error, Error::NoSocket { .. })
-        .then_some("; `corosync-ipc doctor` finds the reason, --embedded needs no corosync")
+    match error {
+        Error::NoSocket { .. } => {
+            Some("; `corosync-ipc doctor` finds the reason, --embedded needs no corosync")
+        }
+        Error::RingsNotVisible { .. } | Error::SocketsNotVisible { .. } => {
+            Some("; `corosync-ipc doctor` says what to share")
+        }
+        _ => None,
+    }
 }
 
 /// The exit status for an error of the library.
