@@ -4,7 +4,7 @@ use testbed::{Cluster, Process};
 
 use crate::page::Recipe;
 use crate::podman::{Podman, skips};
-use crate::recipes::{TRANSPORTS, simplest};
+use crate::recipes::{simplest, transports};
 
 const HEADING: &str = "## cpg and pid namespaces";
 
@@ -13,7 +13,7 @@ fn containers_whose_programs_have_the_same_pid_collide_unless_they_choose_anothe
     if skips() {
         return;
     }
-    for transport in TRANSPORTS {
+    for &transport in transports() {
         let cluster = Cluster::builder().ipc_type(transport).start();
         let podman = Podman::new(cluster.node(1));
         let first = podman.run(&simplest(), &["cpg", "join", "g"]).interactive().spawn();
@@ -28,8 +28,12 @@ fn containers_whose_programs_have_the_same_pid_collide_unless_they_choose_anothe
         assert!(doctor.contains("\nProcess:       1 here, "), "{doctor}");
         assert!(doctor.contains(" for the daemon, which is in another pid namespace"), "{doctor}");
 
-        // Those that choose join the same group, and stay.
         let recipes = Recipe::all_below(HEADING);
+        for recipe in &recipes {
+            let doctor = podman.run(recipe, &["doctor"]).run().success();
+            assert_ne!(doctor.contains("\nProcess:"), recipe.has("--pid host"), "{doctor}");
+        }
+        // Those that choose join the same group, and stay.
         let others: Vec<Process> = recipes
             .iter()
             .map(|recipe| {

@@ -1,22 +1,17 @@
 //! podman inside a node.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use tempfile::TempDir;
 use testbed::{Node, NodeCommand, eventually, lacks, skip};
 
 use crate::page::{IMAGE, Recipe, containerfile};
 
-/// Debian's podman prefers another runtime. Without limits of its own it asks for more than a
-/// sandboxed root may set.
-const CONFIG: &str = r#"
-[containers]
-default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
-[engine]
-cgroup_manager = "cgroupfs"
-runtime = "runc"
-"#;
+/// The mark of what the testbed started, by which it ends what is left behind.
+const OWNER: &str = "COROSYNC_IPC_TEST_OWNER";
 
 /// Whether containers cannot be run here; prints why.
 #[must_use]
@@ -36,13 +31,10 @@ impl<'a> Podman<'a> {
     /// With the image of the page, which holds the command under test.
     #[track_caller]
     pub(crate) fn new(node: &'a Node) -> Self {
-        // Not in /tmp, which a node may hide.
-        let folder = tempfile::Builder::new()
-            .prefix("podman-")
-            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-            .unwrap();
+        let folder = testbed::folder();
         let podman = Self { node, folder };
-        fs::write(podman.file("containers.conf"), CONFIG).unwrap();
+        let owner = node.command("printenv").arg(OWNER).run().success();
+        fs::write(podman.file("containers.conf"), config(owner.trim_end())).unwrap();
         let context = podman.file("context");
         fs::create_dir(&context).unwrap();
         fs::write(context.join("Containerfile"), containerfile()).unwrap();
@@ -56,9 +48,7 @@ impl<'a> Podman<'a> {
 
     /// A container as the page says, but with these arguments of the command.
     pub(crate) fn run(&self, recipe: &Recipe, args: &[&str]) -> NodeCommand {
-        // With the mark of this test process the testbed ends a container that is left behind.
         self.command(&["run", "--rm", "--interactive", "--pull", "never"])
-            .args(["--env", "COROSYNC_IPC_TEST_OWNER"])
             .args(&recipe.options)
             .arg(IMAGE)
             .args(args)
@@ -107,5 +97,33 @@ impl Drop for Podman<'_> {
         for kind in [&["rm"][..], &["pod", "rm"]] {
             let _ = self.command(kind).args(["--all", "--force", "--time", "0"]).try_run();
         }
+        // podman goes on in the background after a container has ended.
+        let name = self.folder.path().file_name().unwrap().as_bytes();
+        let is_in = |line: &[u8]| line.windows(name.len()).any(|part| part == name);
+        let is_in_use = || {
+            let mut processes = fs::read_dir("/proc").unwrap().flatten();
+            processes.any(|process| {
+                fs::read(process.path().join("cmdline")).is_ok_and(|line| is_in(&line))
+            })
+        };
+        if !thread::panicking() {
+            eventually("podman is done", || !is_in_use());
+        }
     }
+}
+
+/// Debian's podman prefers another runtime, and asks for higher limits than a sandboxed root may
+/// set. Containers, and conmon which looks after them, have only the environment that is given here.
+fn config(owner: &str) -> String {
+    format!(
+        r#"
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+env = ["{OWNER}={owner}"]
+[engine]
+cgroup_manager = "cgroupfs"
+conmon_env_vars = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "{OWNER}={owner}"]
+runtime = "runc"
+"#
+    )
 }

@@ -1,14 +1,17 @@
 //! Each recipe of the page, over rings and over datagrams, and what fails without its options.
 
-use testbed::Cluster;
+use testbed::{Cluster, version};
 
 use crate::page::{Recipe, pods};
 use crate::podman::{Podman, skips};
 
 const HEADING: &str = "### podman or docker";
 
-/// How the daemon's messages travel: the default, and `qb_ipc_type: socket`.
-pub(crate) const TRANSPORTS: [Option<&str>; 2] = [None, Some("socket")];
+/// How the daemon's messages travel: the default, and `qb_ipc_type: socket`, which corosync has
+/// since 2.1.1.
+pub(crate) fn transports() -> &'static [Option<&'static str>] {
+    if version() >= [2, 1, 1, 0] { &[None, Some("socket")] } else { &[None] }
+}
 
 /// Those of the page that are this.
 #[track_caller]
@@ -36,7 +39,7 @@ fn recipes_that_share_the_network_reach_the_daemon() {
     if skips() {
         return;
     }
-    for transport in TRANSPORTS {
+    for &transport in transports() {
         let cluster = Cluster::builder().ipc_type(transport).start();
         let podman = Podman::new(cluster.node(1));
         // Without SELinux this only shows that podman takes the option.
@@ -53,7 +56,7 @@ fn recipes_of_other_users_need_uidgid() {
     if skips() {
         return;
     }
-    for transport in TRANSPORTS {
+    for &transport in transports() {
         let refuses = Cluster::builder().ipc_type(transport).start();
         let podman = Podman::new(refuses.node(1));
         let all = recipes(is_other_user);
@@ -92,7 +95,7 @@ fn what_is_not_shared_is_named() {
         return;
     }
     let recipe = simplest();
-    for transport in TRANSPORTS {
+    for &transport in transports() {
         let cluster = Cluster::builder().ipc_type(transport).start();
         let podman = Podman::new(cluster.node(1));
         // A datagram connection has a control file there.
@@ -159,7 +162,7 @@ fn pods_reach_the_daemon() {
         return;
     }
     let [in_hosts_network, alone] = pods();
-    for transport in TRANSPORTS {
+    for &transport in transports() {
         let cluster = Cluster::builder().ipc_type(transport).start();
         Podman::new(cluster.node(1)).play(&in_hosts_network, &[], EVENT);
     }

@@ -162,6 +162,15 @@ pub fn shm_folder() -> TempDir {
     builder.expect("cannot create a directory in /dev/shm")
 }
 
+/// A directory outside of /dev/shm that every user and every node sees. It is removed even if this
+/// process is killed.
+pub fn folder() -> TempDir {
+    let builder = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir_in(&State::get().folder);
+    builder.expect("cannot create a directory")
+}
+
 /// An endpoint with sockets and rings in a private directory.
 pub fn private_endpoint() -> (Endpoint, TempDir) {
     let folder = shm_folder();
