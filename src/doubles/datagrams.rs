@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
@@ -265,6 +266,26 @@ fn replies_that_lie_connect_nobody() {
     let tiny = connect_to_liar(|_, reply| reply.max_msg_size = 0, true).unwrap();
     assert_eq!(tiny.max_message_size(), 0);
     assert_eq!(outcome(tiny.request(&request())), TooLong);
+}
+
+/// As those of a daemon in another network namespace.
+#[test]
+fn sockets_out_of_reach_are_named() {
+    let rename: Lie = |control, reply| {
+        let directory = control.parent().unwrap();
+        let moved = directory.with_extension("moved");
+        fs::rename(directory, &moved).unwrap();
+        for name in [&mut reply.request, &mut reply.response] {
+            let file = path(name).file_name().unwrap().to_owned();
+            *name = moved.join(file).into_os_string().into_vec().into();
+        }
+    };
+    match connect_to_liar(rename, true) {
+        Err(Error::SocketsNotVisible { address, .. }) => {
+            assert!(address.to_string().ends_with(".moved/qb-cpg-request"), "{address}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Connects to a daemon that lies in its reply, and closes at once unless it `stays`.

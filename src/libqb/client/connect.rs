@@ -104,7 +104,7 @@ pub(super) struct Connecting<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) service: Cow<'static, str>,
     timeout: Duration,
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
 }
 
 impl Connecting<'_> {

@@ -208,8 +208,9 @@ impl Connecting<'_> {
                 if matches!(source.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) =>
             {
                 // A daemon that is killed closes all of its sockets at about the same time.
-                let (wait, until) = (Interest::HangUp, Some(Instant::now() + HANG_UP_DELAY));
-                match wait_for(setup, wait, until) {
+                let soon = Instant::now() + HANG_UP_DELAY;
+                let until = self.deadline.map_or(soon, |deadline| deadline.min(soon));
+                match wait_for(setup, Interest::HangUp, Some(until)) {
                     Ok(Ready::HungUp) => Err(Error::disconnected(self.service.clone())),
                     _ => Err(Error::SocketsNotVisible { address: others, source }),
                 }
