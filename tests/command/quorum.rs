@@ -462,6 +462,9 @@ fn doctor_tells_what_it_sees() {
             "{service}"
         );
     }
+    for document in [&doctor, &json(node, &["status"])] {
+        assert_eq!(document["services"][0]["transport"], json!("shm"), "{document}");
+    }
     let stats_map = run(node, &["cmap", "list", "--map", "stats"]).is_success();
     assert_eq!(doctor["daemon_is_2_99_or_later"], json!(stats_map));
 

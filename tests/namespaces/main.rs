@@ -86,7 +86,7 @@ impl Place {
             .environment
             .iter()
             .fold(command, |command, (name, value)| command.env(name, value));
-        let command = command.arg(program);
+        let command = command.env("COROSYNC_IPC_TIMEOUT", TIMEOUT).arg(program);
         if self.user == 0 { command } else { command.user(self.user, self.group) }
     }
 }
@@ -214,6 +214,9 @@ fn the_document_has_the_tables() {
 fn program() -> PathBuf {
     copy_for_all(Path::new(env!("CARGO_BIN_EXE_corosync-ipc")))
 }
+
+/// Longer than any answer takes on a busy machine.
+const TIMEOUT: &str = "60s";
 
 /// The arguments with which the test binary runs [`client`].
 const CLIENT: [&str; 4] = ["--exact", "client", "--ignored", "--nocapture"];

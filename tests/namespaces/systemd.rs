@@ -9,7 +9,7 @@ use testbed::{
 };
 
 use super::Outcome::{self, Absent, Reached, Wall};
-use super::{CLIENT, document, program};
+use super::{CLIENT, TIMEOUT, document, program};
 
 const COLUMNS: [&str; 2] = ["abstract sockets", "sockets in `/tmp`"];
 
@@ -178,6 +178,7 @@ fn run_units(node: &Node) -> Vec<String> {
         };
         let unit = format!(
             "[Unit]\nDefaultDependencies=no\n\n[Service]\nType=oneshot\nStandardOutput=append:/run/out/{number}\n\
+             Environment=COROSYNC_IPC_TIMEOUT={TIMEOUT}\n\
              ExecStart=-/run/client {client}\nExecStart=-/run/command status\nExecStart=-/run/command doctor\n{lines}\n"
         );
         (format!("{number}.service"), unit)
