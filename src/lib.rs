@@ -80,6 +80,7 @@
 //! | (none) | | the clients, with five small dependencies |
 //! | `server` | yes | `libqb::server` and `embedded` |
 //! | `cli` | yes | the `corosync-ipc` command; includes `server` and `tracing` |
+//! | `generate` | yes | its commands `completions` and `man`; includes `cli` |
 //! | `tokio` | | an `AsyncClient` for each service: awaitable requests, events as a `Stream` |
 //! | `tracing` | | a span for each connect and request, logs of disconnects and timeouts |
 //! | `serde` | | `Serialize` and `Deserialize` for the values and events of the services |

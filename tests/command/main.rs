@@ -1,7 +1,7 @@
 //! The `corosync-ipc` command, against real daemons, next to corosync's own tools, and against the
 //! corosync in itself.
 
-#![cfg(feature = "cli")]
+#![cfg(feature = "generate")]
 
 mod cfg;
 mod cmap;

@@ -12,7 +12,9 @@ use corosync_ipc::{
     guard_against_truncation, within,
 };
 
-use crate::commands::{cfg, cmap, cpg, doctor, evs, generate, quorum, serve, status};
+#[cfg(feature = "generate")]
+use crate::commands::generate::Generate;
+use crate::commands::{cfg, cmap, cpg, doctor, evs, quorum, serve, status};
 use crate::context::Context;
 use crate::embedded::Embedded;
 use crate::failure::{Failure, USAGE};
@@ -144,8 +146,9 @@ enum Command {
     Evs(evs::Evs),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
-    Completions(generate::Completions),
-    Man(generate::Man),
+    #[cfg(feature = "generate")]
+    #[command(flatten)]
+    Generate(Generate),
 }
 
 /// Runs the command that the command line asks for.
@@ -155,10 +158,9 @@ pub(crate) fn run() -> Result<(), Failure> {
         Ok(cli) => cli,
         Err(error) => return usage(error),
     };
-    match command {
-        Command::Completions(generate) => return generate.run(self::command()),
-        Command::Man(generate) => return generate.run(self::command()),
-        _ => {}
+    #[cfg(feature = "generate")]
+    if let Command::Generate(generate) = command {
+        return generate.run(self::command());
     }
     // Before anything is mapped: a server and a client can truncate the ring files.
     guard_against_truncation()?;
@@ -199,7 +201,8 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Evs(command) => command.run(context),
         Command::Doctor(command) => command.run(context),
         Command::Serve(command) => command.run(context),
-        Command::Completions(_) | Command::Man(_) => Ok(()),
+        #[cfg(feature = "generate")]
+        Command::Generate(_) => Ok(()),
     })
 }
 
@@ -213,7 +216,9 @@ impl Command {
             Self::Cfg(command) => command.goes_on(),
             Self::Evs(command) => command.goes_on(),
             Self::Serve(_) => true,
-            Self::Status(_) | Self::Doctor(_) | Self::Completions(_) | Self::Man(_) => false,
+            Self::Status(_) | Self::Doctor(_) => false,
+            #[cfg(feature = "generate")]
+            Self::Generate(_) => false,
         }
     }
 }
@@ -233,13 +238,11 @@ fn command() -> clap::Command {
         names.into_iter().fold(command, |command, name| command.mut_subcommand(name, explained))
     }
     let mut command = explained(Cli::command());
-    // Adds the global options to each command; these two do not use them.
+    // Adds the global options to each command.
     command.build();
-    ["completions", "man"].into_iter().fold(command, |command, name| {
-        command.mut_subcommand(name, |command| {
-            command.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
-        })
-    })
+    #[cfg(feature = "generate")]
+    let command = Generate::without_global_options(command);
+    command
 }
 
 fn parse_uid(text: &str) -> Result<u32, String> {

@@ -5,7 +5,7 @@ use std::io;
 use std::mem;
 use std::path::PathBuf;
 
-use clap::{Args, Command};
+use clap::{Args, Command, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man as Page;
 use clap_mangen::roff::{Roff, roman};
@@ -15,6 +15,32 @@ use crate::output::print;
 
 /// The name of this command.
 const NAME: &str = "corosync-ipc";
+
+/// The commands that write files for a package.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Generate {
+    Completions(Completions),
+    Man(Man),
+}
+
+impl Generate {
+    /// `cli` is the whole command line.
+    pub(crate) fn run(self, cli: Command) -> Result<(), Failure> {
+        match self {
+            Self::Completions(completions) => completions.run(cli),
+            Self::Man(man) => man.run(cli),
+        }
+    }
+
+    /// Hides the global options, which these commands do not use.
+    pub(crate) fn without_global_options(cli: Command) -> Command {
+        ["completions", "man"].into_iter().fold(cli, |cli, name| {
+            cli.mut_subcommand(name, |command| {
+                command.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
+            })
+        })
+    }
+}
 
 /// Prints a completion script for a shell
 ///
@@ -43,8 +69,7 @@ pub(crate) struct Man {
 }
 
 impl Completions {
-    /// `cli` is the whole command line.
-    pub(crate) fn run(self, mut cli: Command) -> Result<(), Failure> {
+    fn run(self, mut cli: Command) -> Result<(), Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut cli, NAME, &mut script);
         // clap_complete (4.6.11) names the states of a bash function in two ways when the program's
@@ -54,8 +79,7 @@ impl Completions {
 }
 
 impl Man {
-    /// `cli` is the whole command line.
-    pub(crate) fn run(self, cli: Command) -> Result<(), Failure> {
+    fn run(self, cli: Command) -> Result<(), Failure> {
         let mut pages = Vec::new();
         collect(cli, &mut pages)
             .map_err(|error| Failure::refused(format!("making the manual: {error}")))?;

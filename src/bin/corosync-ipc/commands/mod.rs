@@ -5,6 +5,7 @@ pub(crate) mod cmap;
 pub(crate) mod cpg;
 pub(crate) mod doctor;
 pub(crate) mod evs;
+#[cfg(feature = "generate")]
 pub(crate) mod generate;
 mod group;
 pub(crate) mod quorum;
