@@ -4,6 +4,7 @@
 #![cfg(feature = "generate")]
 
 mod cfg;
+mod chroot;
 mod cmap;
 mod cpg;
 mod credentials;
