@@ -70,8 +70,8 @@ impl Place {
     fn command(&self, starter: NodeCommand, daemon: u32, program: &Path) -> NodeCommand {
         let script = format!(
             r#"for process in /proc/[0-9]*; do
-                   [ $process != /proc/{daemon} ] && read -r name <$process/comm && [ "$name" = corosync ] &&
-                       mount -t tmpfs none $process
+                   [ $process != /proc/{daemon} ] && read -r name <$process/comm &&
+                       [ "$name" = corosync ] && mount -t tmpfs none $process
                done 2>/dev/null
                program=$0
                exec 3<"$program" && {} || exit 99

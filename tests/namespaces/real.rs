@@ -31,9 +31,17 @@ const fn no_socket_file(advice: &'static [&'static str]) -> Outcome {
     Wall { error: "NoSocket", stage: "socket", says, advice }
 }
 
+/// With abstract setup sockets, and with sockets in a directory, whatever the transport.
+const fn either(without: Outcome, directory: Outcome) -> [Outcome; 4] {
+    [without, directory, without, directory]
+}
+
 const fn no_shm(says: &'static [&'static str], advice: &'static [&'static str]) -> [Outcome; 4] {
     [Wall { error: "RingsNotVisible", stage: "rings", says, advice }; 4]
 }
+
+const OTHER_NETWORK: Outcome =
+    no_abstract_socket(&["nsenter -t", "let the daemon use filesystem sockets", "--socket-dir"]);
 
 const NO_DATAGRAMS: Outcome = Wall {
     error: "SocketsNotVisible",
@@ -55,6 +63,12 @@ const STRANGERS: [Outcome; 4] = [Wall {
 const ALLOWED_PLACE: Place = Place { user: ALLOWED, group: ALLOWED, ..HERE };
 const STRANGERS_PLACE: Place = Place { user: STRANGER, group: STRANGER, ..HERE };
 
+/// Of a container that shares what is in directories.
+const SHARING: [Outcome; 4] = {
+    let no_file = no_socket_file(&["share the host's network namespace, or"]);
+    [no_file, Reached, no_file, NO_DATAGRAMS]
+};
+
 const TRUSTING: &[(&str, &str)] = &[("COROSYNC_IPC_SERVER_UID", "65534")];
 
 const ROWS: &[Row<4>] = &[
@@ -74,23 +88,16 @@ const ROWS: &[Row<4>] = &[
     Row {
         client: "another network namespace",
         place: Place { unshare: &["-n"], ..HERE },
-        outcomes: [
-            no_abstract_socket(&["nsenter -t", "or let the daemon use filesystem sockets", "--socket-dir"]),
-            Reached,
-            no_abstract_socket(&["nsenter -t", "or let the daemon use filesystem sockets", "--socket-dir"]),
-            NO_DATAGRAMS,
-        ],
+        outcomes: [OTHER_NETWORK, Reached, OTHER_NETWORK, NO_DATAGRAMS],
         remedy: "the host's network namespace; or rings, and sockets in a directory",
     },
     Row {
         client: "a file system without `/etc/libqb/force-filesystem-sockets`",
         place: Place { mounts: WITHOUT_ETC, ..HERE },
-        outcomes: [
+        outcomes: either(
             Reached,
             no_abstract_socket(&["corosync has a socket in /tmp: use --socket-dir /tmp"]),
-            Reached,
-            no_abstract_socket(&["corosync has a socket in /tmp: use --socket-dir /tmp"]),
-        ],
+        ),
         remedy: "`COROSYNC_IPC_SOCKET_DIR`",
     },
     Row {
@@ -100,34 +107,34 @@ const ROWS: &[Row<4>] = &[
             environment: &[("COROSYNC_IPC_SOCKET_DIR", "/tmp")],
             ..HERE
         },
-        outcomes: [
+        outcomes: either(
             no_socket_file(&["corosync has an abstract socket here: use --abstract"]),
             Reached,
-            no_socket_file(&["corosync has an abstract socket here: use --abstract"]),
-            Reached,
-        ],
+        ),
         remedy: "the variable only where corosync has its sockets in a directory",
     },
     Row {
         client: "a private `/tmp`, which hides Debian's directory of sockets",
         place: Place { mounts: "mount -t tmpfs none /tmp", ..HERE },
-        outcomes: [
+        outcomes: either(
             Reached,
-            no_socket_file(&["sockets in its /tmp, which is another directory here: mount it", "--socket-dir"]),
-            Reached,
-            no_socket_file(&["sockets in its /tmp, which is another directory here: mount it", "--socket-dir"]),
-        ],
+            no_socket_file(&[
+                "its /tmp, which is another directory here: mount it",
+                "--socket-dir",
+            ]),
+        ),
         remedy: "the host's `/tmp` at another path",
     },
     Row {
-        client: "the same, with the host's `/tmp` at another path, read-only, and `COROSYNC_IPC_SOCKET_DIR`",
+        client: "the same, with the host's `/tmp` at another path, read-only, and \
+                 `COROSYNC_IPC_SOCKET_DIR`",
         place: Place {
-            mounts: "mkdir -p /run/host && mount --bind /tmp /run/host && mount -o remount,bind,ro /run/host &&
-                mount -t tmpfs none /tmp",
+            mounts: "mkdir -p /run/host && mount --bind /tmp /run/host &&
+                mount -o remount,bind,ro /run/host && mount -t tmpfs none /tmp",
             environment: &[("COROSYNC_IPC_SOCKET_DIR", "/run/host")],
             ..HERE
         },
-        outcomes: [Absent, Reached, Absent, Reached],
+        outcomes: either(Absent, Reached),
         remedy: "",
     },
     Row {
@@ -136,7 +143,7 @@ const ROWS: &[Row<4>] = &[
             environment: &[("COROSYNC_IPC_SOCKET_DIR", "/run/closed/sockets")],
             ..ALLOWED_PLACE
         },
-        outcomes: [Absent, CLOSED_DIRECTORY, Absent, CLOSED_DIRECTORY],
+        outcomes: either(Absent, CLOSED_DIRECTORY),
         remedy: "search permission",
     },
     Row {
@@ -151,7 +158,8 @@ const ROWS: &[Row<4>] = &[
     Row {
         client: "the same, with the host's `/dev/shm` at another path and `COROSYNC_IPC_SHM_ROOT`",
         place: Place {
-            mounts: "mkdir -p /run/host && mount --bind /dev/shm /run/host && mount -t tmpfs none /dev/shm",
+            mounts: "mkdir -p /run/host && mount --bind /dev/shm /run/host &&
+                mount -t tmpfs none /dev/shm",
             environment: &[("COROSYNC_IPC_SHM_ROOT", "/run/host")],
             ..HERE
         },
@@ -209,7 +217,10 @@ const ROWS: &[Row<4>] = &[
         outcomes: [Wall {
             error: "UntrustedServer",
             stage: "credentials",
-            says: &["is served by uid 65534", "all users outside of this user namespace, such as the host's root"],
+            says: &[
+                "is served by uid 65534",
+                "outside of this user namespace, such as the host's root",
+            ],
             advice: &["this is a user namespace", "allow it with --server-uid 65534"],
         }; 4],
         remedy: "`COROSYNC_IPC_SERVER_UID=65534`",
@@ -228,8 +239,15 @@ const ROWS: &[Row<4>] = &[
     },
     Row {
         client: "a container that shares nothing",
-        place: Place { unshare: &["-n", "-p", "-f", "-i", "-u", "--mount-proc"], mounts: NOTHING, ..HERE },
-        outcomes: [no_abstract_socket(&["start corosync; in a container, share the host's network namespace, or", "mount the host's /dev/shm"]); 4],
+        place: Place {
+            unshare: &["-n", "-p", "-f", "-i", "-u", "--mount-proc"],
+            mounts: NOTHING,
+            ..HERE
+        },
+        outcomes: [no_abstract_socket(&[
+            "share the host's network namespace, or",
+            "mount the host's /dev/shm",
+        ]); 4],
         remedy: "the rows above; the recipes below",
     },
     Row {
@@ -240,12 +258,22 @@ const ROWS: &[Row<4>] = &[
             environment: &[("COROSYNC_IPC_SOCKET_DIR", "/tmp")],
             ..HERE
         },
-        outcomes: [
-            no_socket_file(&["share the host's network namespace, or"]),
-            Reached,
-            no_socket_file(&["share the host's network namespace, or"]),
-            NO_DATAGRAMS,
-        ],
+        outcomes: SHARING,
+        remedy: "the host's network namespace",
+    },
+    Row {
+        client: "the same without root, of a user whom `uidgid` allows, with \
+                 `COROSYNC_IPC_SERVER_UID=65534`",
+        place: Place {
+            unshare: &["-U", "-r", "-m", "-n", "-p", "-f", "-i", "-u", "--mount-proc"],
+            mounts: WITHOUT_ETC,
+            environment: &[
+                ("COROSYNC_IPC_SOCKET_DIR", "/tmp"),
+                ("COROSYNC_IPC_SERVER_UID", "65534"),
+            ],
+            ..ALLOWED_PLACE
+        },
+        outcomes: SHARING,
         remedy: "the host's network namespace",
     },
 ];

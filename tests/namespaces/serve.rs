@@ -44,7 +44,8 @@ const SERVED: &[Served] = &[
                 remedy: "",
             },
             Row {
-                client: "the same, with the daemon's `/dev/shm` at another path and `COROSYNC_IPC_SHM_ROOT`",
+                client: "the same, with the daemon's `/dev/shm` at another path and \
+                         `COROSYNC_IPC_SHM_ROOT`",
                 place: Place {
                     mounts: "mount --bind /dev/shm /mnt && mount -t tmpfs none /dev/shm",
                     environment: &[("COROSYNC_IPC_SHM_ROOT", "/mnt")],

@@ -72,7 +72,8 @@ const SERVICES: &[Service] = &[
     Service { lines: "PrivateIPC=yes", outcomes: ANYWHERE, remedy: "" },
     Service { lines: "PrivateTmp=yes", outcomes: [Reached, NO_FILE], remedy: "the next two lines" },
     Service {
-        lines: "PrivateTmp=yes;BindReadOnlyPaths=/tmp:/run/host-tmp;Environment=COROSYNC_IPC_SOCKET_DIR=/run/host-tmp",
+        lines: "PrivateTmp=yes;BindReadOnlyPaths=/tmp:/run/host-tmp;\
+                Environment=COROSYNC_IPC_SOCKET_DIR=/run/host-tmp",
         outcomes: [Absent, Reached],
         remedy: "",
     },
@@ -177,9 +178,11 @@ fn run_units(node: &Node) -> Vec<String> {
             lines => lines.replace(';', "\n"),
         };
         let unit = format!(
-            "[Unit]\nDefaultDependencies=no\n\n[Service]\nType=oneshot\nStandardOutput=append:/run/out/{number}\n\
+            "[Unit]\nDefaultDependencies=no\n\n[Service]\nType=oneshot\n\
+             StandardOutput=append:/run/out/{number}\n\
              Environment=COROSYNC_IPC_TIMEOUT={TIMEOUT}\n\
-             ExecStart=-/run/client {client}\nExecStart=-/run/command status\nExecStart=-/run/command doctor\n{lines}\n"
+             ExecStart=-/run/client {client}\nExecStart=-/run/command status\n\
+             ExecStart=-/run/command doctor\n{lines}\n"
         );
         (format!("{number}.service"), unit)
     };
@@ -187,8 +190,9 @@ fn run_units(node: &Node) -> Vec<String> {
     let names: Vec<_> = units.iter().map(|(name, _)| name.as_str()).collect();
     let names = names.join(" ");
     let last = format!(
-        "[Unit]\nDefaultDependencies=no\nWants={names}\nAfter={names}\nSuccessAction=exit-force\n\n[Service]\n\
-         Type=oneshot\nStandardOutput=append:/run/out/states\n\
+        "[Unit]\nDefaultDependencies=no\nWants={names}\nAfter={names}\n\
+         SuccessAction=exit-force\n\n[Service]\nType=oneshot\n\
+         StandardOutput=append:/run/out/states\n\
          ExecStart=-/bin/systemctl show -p Id,Result,ExecStart {names}\n"
     );
     units.push(("last.service".to_owned(), last));
@@ -226,7 +230,10 @@ mount --bind "$1" /run/command
 mountpoint -q /tmp || mount -t tmpfs -o mode=1777 none /tmp
 mount -t tmpfs -o mode=1777 none /var/tmp
 mount -t tmpfs -o mode=755 none /mnt
-for name in null zero full random urandom tty; do touch /mnt/$name; mount --bind /dev/$name /mnt/$name; done
+for name in null zero full random urandom tty; do
+    touch /mnt/$name
+    mount --bind /dev/$name /mnt/$name
+done
 mkdir /mnt/shm /mnt/pts /mnt/mqueue
 mount -t devpts -o newinstance,ptmxmode=666 none /mnt/pts
 ln -s pts/ptmx /mnt/ptmx
