@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn another_protocol_is_named_with_field_and_offset() {
         let mut bytes = reply(Generation::Libqb013).encode().unwrap();
-        bytes[8] = 7;
+        bytes[8..12].copy_from_slice(&12295i32.to_ne_bytes());
         let error = ConnectReply::decode(&bytes).unwrap_err();
         assert_eq!(
             error,
@@ -245,7 +245,7 @@ mod tests {
                 value: 12295
             }
         );
-        bytes[0] = 0;
+        bytes[..4].fill(0);
         assert!(matches!(ConnectReply::decode(&bytes), Err(WireError::UnknownId { .. })));
     }
 

@@ -580,7 +580,7 @@ mod tests {
     #[test]
     fn counts_beyond_the_message_are_refused() {
         let mut rings = RingStatusReply { interfaces: vec![] }.encode().unwrap();
-        rings[24] = MAX_INTERFACES as u8 + 1;
+        rings[24..28].copy_from_slice(&(MAX_INTERFACES as u32 + 1).to_ne_bytes());
         let (message, field) = ("res_lib_cfg_ringstatusget", "interface_count");
         let limit = MAX_INTERFACES as u64;
         assert_eq!(
@@ -589,21 +589,22 @@ mod tests {
         );
         let mut addresses =
             NodeAddressesReply { family: 2, addrs: vec![[0; 16]; 2] }.encode().unwrap();
-        addresses[28] = 3;
+        addresses[28..32].copy_from_slice(&3u32.to_ne_bytes());
         assert!(matches!(
             NodeAddressesReply::decode(&addresses),
             Err(WireError::TooLarge { value: 3, limit: 2, .. })
         ));
         // A count below the room: the other entries have no address.
-        addresses[28] = 1;
+        addresses[28..32].copy_from_slice(&1u32.to_ne_bytes());
         assert_eq!(NodeAddressesReply::decode(&addresses).unwrap().addrs.len(), 1);
     }
 
     #[test]
     fn a_reason_ends_at_its_length_and_at_a_nul() {
         let mut bytes = KillNode { nodeid: NodeId(1), reason: "because".into() }.encode().unwrap();
-        assert_eq!((bytes.len(), bytes[24], &bytes[26..34]), (288, 8, &b"because\0"[..]));
-        bytes[24] = 2;
+        assert_eq!((bytes.len(), &bytes[26..34]), (288, &b"because\0"[..]));
+        assert_eq!(bytes[24..26], 8u16.to_ne_bytes());
+        bytes[24..26].copy_from_slice(&2u16.to_ne_bytes());
         assert_eq!(KillNode::decode(&bytes).unwrap().reason, "be");
         bytes[24..26].copy_from_slice(&256u16.to_ne_bytes());
         bytes[26..282].fill(b'x');
@@ -619,7 +620,7 @@ mod tests {
     fn the_end_of_the_time_to_answer_is_in_the_header() {
         let event = TestShutdown { status: CsError::Timeout.raw(), flags: ShutdownKind::REQUEST };
         let bytes = event.encode().unwrap();
-        assert_eq!((bytes.len(), bytes[16]), (32, 5));
+        assert_eq!((bytes.len(), &bytes[16..20]), (32, &5u32.to_ne_bytes()[..]));
         assert_eq!(TestShutdown::decode(&bytes).unwrap(), event);
     }
 }

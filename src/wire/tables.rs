@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use proptest::collection::vec;
@@ -57,7 +58,10 @@ impl Service {
             .map(|message| (message["name"].as_str().unwrap().to_owned(), Table::new(message)))
             .collect();
         let vectors = fs::read_to_string(proto(&format!("vectors/{service}.txt"))).unwrap();
-        let vectors = vectors.split("\n@ ").skip(1).map(Vector::new).collect();
+        let mut vectors: Vec<_> = vectors.split("\n@ ").skip(1).map(Vector::new).collect();
+        if cfg!(target_endian = "big") {
+            vectors.iter_mut().for_each(|vector| vector.turn(&table));
+        }
         Self { messages, vectors }
     }
 }
@@ -123,6 +127,71 @@ impl Vector {
             bytes.extend(std::iter::repeat_n(byte, count.parse().unwrap()));
         }
         Self { name: title.split(' ').nth(1).unwrap().to_owned(), title: title.to_owned(), bytes }
+    }
+
+    /// Turns the numbers, which are little-endian as they were captured, into big-endian ones.
+    /// `service` is the table that says where they are.
+    fn turn(&mut self, service: &Value) {
+        let mut messages = service["messages"].as_array().unwrap().iter();
+        let message = messages.find(|message| message["name"] == *self.name).unwrap();
+        let numbers = numbers_of_message(message, &service["types"], &self.bytes);
+        numbers.into_iter().for_each(|number| self.bytes[number].reverse());
+    }
+}
+
+/// Where the numbers of a little-endian message are. Behind an error it may have no list, or an
+/// undefined count.
+fn numbers_of_message(message: &Value, types: &Value, bytes: &[u8]) -> Vec<Range<usize>> {
+    let fields = message["fields"].as_array().unwrap();
+    let mut numbers: Vec<_> =
+        fields.iter().flat_map(|field| numbers_of_field(field, 0, types)).collect();
+    let count = |name: &Value| {
+        let mut fields = fields.iter();
+        let field = fields.find(|field| field["name"] == *name).unwrap();
+        let offset = number(&field["offset"]);
+        bytes[offset..][..number(&field["size"])]
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | usize::from(*byte))
+    };
+    let mut end = 0;
+    for tail in message["tail"].as_array().unwrap() {
+        let offset = tail["offset"].as_u64().map_or(end, |offset| usize::try_from(offset).unwrap());
+        end = offset.saturating_add(match tail.get("bytes") {
+            Some(length) => count(length),
+            None => count(&tail["count"]).saturating_mul(size_of_type(&tail["type"], types)),
+        });
+        numbers.extend(numbers_of_type(&tail["type"], offset..end.min(bytes.len()), types));
+    }
+    numbers.retain(|number| number.end <= bytes.len());
+    numbers
+}
+
+fn numbers_of_field(field: &Value, start: usize, types: &Value) -> Vec<Range<usize>> {
+    let start = start + number(&field["offset"]);
+    numbers_of_type(&field["type"], start..start + number(&field["size"]), types)
+}
+
+/// Where the numbers are in a field or an array of a type.
+fn numbers_of_type(name: &Value, range: Range<usize>, types: &Value) -> Vec<Range<usize>> {
+    let size = size_of_type(name, types);
+    let elements = range.step_by(size);
+    match types[name.as_str().unwrap()]["fields"].as_array() {
+        Some(fields) => elements
+            .flat_map(|start| fields.iter().flat_map(move |it| numbers_of_field(it, start, types)))
+            .collect(),
+        None => elements.map(|start| start..start + size).collect(),
+    }
+}
+
+/// The size of a type, `bytes` counted one by one.
+fn size_of_type(name: &Value, types: &Value) -> usize {
+    match name.as_str().unwrap() {
+        "bytes" | "u8" | "i8" => 1,
+        "u16" | "i16" => 2,
+        "u32" | "i32" | "f32" => 4,
+        "u64" | "i64" | "f64" => 8,
+        name => number(&types[name]["size"]),
     }
 }
 
@@ -396,6 +465,38 @@ check_service!(
     left_out: []
 );
 
+/// On any host: each number in a comment is where the turned message has it.
+#[test]
+fn captured_numbers_turn_into_big_endian_ones() {
+    let mut compared = 0;
+    for service in fuzzing::SERVICES {
+        let read = |file: String| fs::read_to_string(proto(&file)).unwrap();
+        let table = serde_json::from_str(&read(format!("{service}.json"))).unwrap();
+        let text = read(format!("vectors/{service}.txt"));
+        for block in text.split("\n@ ").skip(1) {
+            let mut vector = Vector::new(block);
+            vector.turn(&table);
+            let mut rest = &vector.bytes[..];
+            for line in block.lines().skip(1) {
+                let length = Vector::new(&format!("a line\n{line}")).bytes.len();
+                let (turned, behind) = rest.split_at(length);
+                rest = behind;
+                let Some((name, number)) = line.rsplit_once(" = ") else { continue };
+                let Ok(number) = number.parse::<i128>() else { continue };
+                // A value of cmap is bytes to the table.
+                if name.ends_with("value") {
+                    continue;
+                }
+                let value = turned.iter().fold(0, |value, byte| value << 8 | i128::from(*byte));
+                let modulus = 1 << (8 * length);
+                assert_eq!(value, number.rem_euclid(modulus), "{}: {line}", vector.title);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 1000, "{compared}");
+}
+
 #[test]
 fn a_node_status_has_all_its_links() {
     use super::cfg::NodeStatusReply;
@@ -403,7 +504,7 @@ fn a_node_status_has_all_its_links() {
     let service = Service::load("cfg");
     let table = &service.messages[NodeStatusReply::NAME];
     let mut bytes = table.blank();
-    bytes[24] = 1;
+    bytes[24..28].copy_from_slice(&1u32.to_ne_bytes());
     check_message::<NodeStatusReply>("version 1", &bytes, table);
     let vectors = service.vectors.iter().filter(|vector| vector.name == NodeStatusReply::NAME);
     for vector in vectors {
@@ -411,7 +512,7 @@ fn a_node_status_has_all_its_links() {
         let status = NodeStatusReply::decode(&vector.bytes).unwrap();
         assert_eq!((status.reachable, status.links[0].mtu), (1, 65535), "{}", vector.title);
     }
-    bytes[24] = 2;
+    bytes[24..28].copy_from_slice(&2u32.to_ne_bytes());
     assert!(NodeStatusReply::decode(&bytes).is_err());
 }
 

@@ -154,7 +154,7 @@ fn a_delivered_payload_shares_the_memory_it_came_in() {
 #[test]
 fn a_name_longer_than_its_room_is_refused() {
     let mut bytes = Leave { group_name: GroupName::new("g").unwrap(), pid: 1 }.encode().unwrap();
-    bytes[16] = 129;
+    bytes[16..20].copy_from_slice(&129u32.to_ne_bytes());
     let error = WireError::TooLarge {
         message: "req_lib_cpg_leave",
         field: "group_name",
