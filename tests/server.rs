@@ -377,6 +377,13 @@ fn a_hundred_connections_leave_nothing() {
     });
 }
 
+/// The size of the data file of a ring for messages of 8192 bytes: whole pages.
+fn data_size() -> u64 {
+    // SAFETY: reads a constant of the system.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    (8192_u64 + 13).next_multiple_of(page.try_into().unwrap())
+}
+
 #[test]
 fn rings_are_as_libqb_makes_them() {
     let place = Place::new();
@@ -393,7 +400,10 @@ fn rings_are_as_libqb_makes_them() {
         let ring_name = std::str::from_utf8(ring).unwrap();
         let header = fs::read(format!("{ring_name}-header")).unwrap();
         let metadata = fs::metadata(format!("{ring_name}-data")).unwrap();
-        assert_eq!((header.len(), metadata.len(), metadata.mode() & 0o7777), (8252, 12288, 0o600));
+        assert_eq!(
+            (header.len(), metadata.len(), metadata.mode() & 0o7777),
+            (8252, data_size(), 0o600)
+        );
         let text = |offset: usize| {
             let end = header[offset..].iter().position(|byte| *byte == 0).unwrap();
             String::from_utf8(header[offset..offset + end].to_vec()).unwrap()
@@ -589,7 +599,7 @@ fn clients_that_lie_are_dropped_without_harm_to_others() {
             raw.announce();
         }),
         ("a chunk just too large", |raw| {
-            raw.chunk(12288 - 8, LIVE, &[0; 16]);
+            raw.chunk(u32::try_from(data_size()).unwrap() - 8, LIVE, &[0; 16]);
             raw.announce();
         }),
         ("an announcement without a chunk", Raw::announce),

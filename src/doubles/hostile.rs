@@ -15,6 +15,7 @@ use crate::error::WireError;
 use crate::libqb::client::{Call, Look};
 use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal, Transport};
 use crate::libqb::wake::MOST_STRAY;
+use crate::sys::file::page_size;
 use crate::wire::{self, Message, tables};
 use crate::{
     Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError, Result,
@@ -326,8 +327,9 @@ fn rings_larger_than_what_was_asked_for_are_refused() {
         let (endpoint, _daemon) = doubles::generous(size, transport);
         cpg::Client::connect_to(&endpoint.ring_size(8192)).map(drop)
     };
-    // A ring's size plus one page of 4096 bytes on every machine.
-    let limits = [(Transport::Shm, 4096, 64 << 10), (Transport::Socket, 0, 8192)];
+    // A ring is one page larger than what it was made for.
+    let page = page_size() as u64;
+    let limits = [(Transport::Shm, page, 64 << 10), (Transport::Socket, 0, 8192)];
     for (transport, more, most) in limits {
         match connect(32 << 20, transport).unwrap_err() {
             Error::Protocol {

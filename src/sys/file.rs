@@ -9,11 +9,20 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
+use nix::libc;
 use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use super::socket::retry;
+
+/// Returns the system's page size, the unit of mappings: 4 KiB on most processors, up to 64 KiB on
+/// arm64 and ppc64.
+pub(crate) fn page_size() -> usize {
+    // SAFETY: reads a constant of the system.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    size.try_into().unwrap_or(4096)
+}
 
 /// Opens the directory `root`, then each directory of `below` inside the one before it. Follows no
 /// link below `root`.

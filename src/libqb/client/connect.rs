@@ -24,6 +24,7 @@ use crate::libqb::handshake::{
 };
 use crate::libqb::ring::{CHUNK_MARGIN, Format, HEADER_SIZE, Mapping, REQUEST_HEADER_SIZE, Ring};
 use crate::sys::event::Poller;
+use crate::sys::file::page_size;
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
 use crate::sys::{file, socket};
@@ -251,7 +252,7 @@ impl Connecting<'_> {
         // and lie directly in the root. Those of libqb 1.0.4 and later lie in a directory of their
         // own.
         let has_no_spare = event.ring().max_chunk() + CHUNK_MARGIN
-            <= (reply.max_msg_size as usize).next_multiple_of(4096);
+            <= (reply.max_msg_size as usize).next_multiple_of(page_size());
         let is_before_libqb_015 =
             names.iter().all(|name| name.directories.is_empty()) && has_no_spare;
         let rings = [request.ring(), response.ring(), event.ring()];

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::codec::setup;
 use crate::libqb::handshake::RING_NAMES;
 use crate::libqb::ring::{CHUNK_MARGIN, Format, HEADER_FILE_SIZE, REQUEST_HEADER_FILE_SIZE};
+use crate::sys::file::page_size;
 use crate::sys::socket::Credentials;
 
 /// The libqb version whose protocol a server speaks. C clients connect only to servers of about
@@ -26,9 +27,6 @@ pub enum Generation {
     Libqb104,
 }
 
-/// The page size that ring sizes are rounded up to. libqb uses the system's page size.
-const PAGE: usize = 4096;
-
 impl Generation {
     /// Returns the layout of the connection reply.
     pub(crate) fn reply(self) -> setup::Generation {
@@ -46,14 +44,15 @@ impl Generation {
         }
     }
 
-    /// Returns the size of a ring's data file. C clients truncate the file to the size that they
-    /// compute.
+    /// Returns the size of a ring's data file: whole pages. C clients truncate the file to the size
+    /// that they compute.
     pub(crate) fn data_size(self, max_msg_size: u32) -> usize {
         let more = match self {
             Self::Libqb010 | Self::Libqb013 | Self::Libqb014 => 0,
             _ => CHUNK_MARGIN + 1,
         };
-        (max_msg_size as usize).saturating_add(more).next_multiple_of(PAGE).max(PAGE)
+        let page = page_size();
+        (max_msg_size as usize).saturating_add(more).next_multiple_of(page).max(page)
     }
 
     /// Returns the size of a ring's header file.
