@@ -5,9 +5,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use nix::libc;
+use nix::sys::time::TimeSpec;
 
 /// The index of the low half in the two halves of a 64-bit word.
 const LOW_HALF: usize = if cfg!(target_endian = "little") { 0 } else { 1 };
+
+/// The longest sleep. A caller that wants more looks again: wake-ups may be spurious.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn low_half(word: &AtomicU64) -> *mut u32 {
     word.as_ptr().cast::<u32>().wrapping_add(LOW_HALF)
@@ -16,10 +20,7 @@ fn low_half(word: &AtomicU64) -> *mut u32 {
 /// Sleeps while the low half of `word` is `expected`, at most for `timeout`. May wake up
 /// spuriously.
 pub(crate) fn wait_low(word: &AtomicU64, expected: u32, timeout: Duration) {
-    let timeout = libc::timespec {
-        tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
+    let timeout = TimeSpec::from(timeout.min(LONGEST));
     // SAFETY: the address is half of an atomic that `word` keeps alive, aligned to 4, and the
     // timespec lives in this frame. The kernel only reads both. FUTEX_PRIVATE_FLAG is not set,
     // since the waker is another process. Another process may change or truncate the memory:
@@ -31,7 +32,7 @@ pub(crate) fn wait_low(word: &AtomicU64, expected: u32, timeout: Duration) {
             low_half(word),
             libc::FUTEX_WAIT,
             expected,
-            ptr::from_ref(&timeout),
+            ptr::from_ref(timeout.as_ref()),
         )
     };
 }
