@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use corosync_ipc::codec::setup::{ConnectReply, ConnectRequest};
+use corosync_ipc::codec::{Header, Kind};
 use corosync_ipc::libqb::server::{
     Builder, Conn, ConnectionId, Connections, FlowControl, Generation, Gone, Handler, Listener,
     Overflow, Peer, Refusal, RingAccess, SendError, Transport,
@@ -106,8 +107,7 @@ struct Echo {
 }
 
 fn response(id: i32, body: &[u8]) -> Vec<u8> {
-    let size = (24 + body.len()) as u64;
-    [(id as u64).to_ne_bytes().as_slice(), &size.to_ne_bytes(), &1u64.to_ne_bytes(), body].concat()
+    Header { id, size: 0, error: 1 }.encode(Kind::Response, body).unwrap()
 }
 
 fn number(message: &[u8], offset: usize) -> i32 {
@@ -245,7 +245,7 @@ impl Raw {
     }
 
     fn announce(&mut self) {
-        self.request_header().write_all_at(&1u32.to_ne_bytes(), 8208).unwrap();
+        self.request_header().write_all_at(&1u64.to_ne_bytes(), 8208).unwrap();
         self.socket.write_all(&[0]).unwrap();
     }
 
@@ -633,7 +633,7 @@ fn clients_that_lie_are_dropped_without_harm_to_others() {
     honest.chunk(
         24,
         LIVE,
-        &[&0i32.to_ne_bytes()[..], &[0; 4], &24u64.to_ne_bytes(), b"honestly"].concat(),
+        &Header { id: 0, size: 0, error: 0 }.encode(Kind::Request, b"honestly").unwrap(),
     );
     honest.announce();
     let response = honest.file(&honest.reply.response, "data");
@@ -794,9 +794,9 @@ fn a_late_reply_is_sent_from_elsewhere() {
             all.get(echo.late[0]).unwrap().reply(&response(LATE_REPLY, b"late")).unwrap()
         })
         .unwrap();
-    let mut count = [0; 4];
+    let mut count = [0; 8];
     raw.file(&raw.reply.response, "header").read_exact_at(&mut count, 8208).unwrap();
-    assert_eq!(u32::from_ne_bytes(count), 1);
+    assert_eq!(u64::from_ne_bytes(count), 1);
 }
 
 #[test]

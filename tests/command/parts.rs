@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use corosync_ipc::Endpoint;
+use corosync_ipc::codec::{Header, Kind};
 use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -160,11 +161,10 @@ impl Place for Lying {
     }
 }
 
-/// A response: id, size and error, each in 8 bytes, and what follows.
+/// A response: a header and what follows.
 fn response(id: i32, error: i32, body: &[u8]) -> Answer {
-    let size = 24 + i32::try_from(body.len()).unwrap();
-    let header = [id, size, error].map(|field| i64::from(field).to_ne_bytes()).concat();
-    Answer::Reply([&header, body].concat())
+    let header = Header { id, size: 0, error };
+    Answer::Reply(header.encode(Kind::Response, body).unwrap())
 }
 
 fn number(request: &[u8], offset: usize) -> u32 {
@@ -177,7 +177,7 @@ fn cfg(request: &[u8], node: u32, answer: Answer) -> Answer {
     const LOCAL_GET: u32 = 6;
     const NODE_STATUS_GET: u32 = 9;
     match number(request, 0) {
-        LOCAL_GET => response(12, 1, &1_u64.to_ne_bytes()),
+        LOCAL_GET => response(12, 1, &1_u32.to_ne_bytes()),
         NODE_STATUS_GET if number(request, 16) < node => node_status(number(request, 16), 1),
         NODE_STATUS_GET if number(request, 16) == node => answer,
         NODE_STATUS_GET => node_status(number(request, 16), 1),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use corosync_ipc::cfg;
 use corosync_ipc::cmap::{self, TrackEvents, Value};
+use corosync_ipc::codec::{Header, Kind};
 use corosync_ipc::libqb::server::{Conn, Listener};
 use corosync_ipc::{CsError, Dispatch, Endpoint, Result, ServiceClient, UnknownEvent};
 use nix::sys::socket::{MsgFlags, recv};
@@ -176,8 +177,9 @@ impl Maker for Late {
         let numbers = first..=self.made;
         self.with(move |conn| {
             for number in numbers {
-                let message = [4711_u64, 24, number].map(u64::to_ne_bytes).concat();
-                conn.send_event(&message).unwrap();
+                let header = Header { id: 4711, size: 0, error: 0 };
+                let event = header.encode(Kind::Request, &number.to_ne_bytes()).unwrap();
+                conn.send_event(&event).unwrap();
             }
         });
     }
