@@ -1,6 +1,7 @@
 //! C programs, to compare with the C libraries.
 
 use std::collections::HashMap;
+use std::env;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
@@ -11,7 +12,8 @@ use super::state::State;
 use super::{find_program, skip_because};
 
 /// Compiles a C program and links it with these libraries (`["cmap", "qb"]`). The same program is
-/// compiled once in a test process.
+/// compiled once in a test process. `CC` chooses the compiler and its options, as for make(1): on
+/// another processor than the machine's, one that makes programs for it.
 ///
 /// Returns `None` after printing why if there is no compiler or if headers or libraries are
 /// missing.
@@ -31,9 +33,16 @@ pub fn cc(source: &str, libraries: &[&str]) -> Option<PathBuf> {
     if let Some(program) = compiled.get(&key) {
         return Some(program.clone());
     }
-    let Some(compiler) = find_program("cc") else {
+    let chosen = env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let mut options = chosen.split_whitespace();
+    let Some(compiler) = options.next().and_then(find_program) else {
         skip_because("no C compiler");
         return None;
+    };
+    let compiler = || {
+        let mut command = Command::new(&compiler);
+        command.args(options.clone());
+        command
     };
     let program = State::get().folder.join(format!("c-{key:x}"));
     let file = program.with_extension("c");
@@ -41,7 +50,7 @@ pub fn cc(source: &str, libraries: &[&str]) -> Option<PathBuf> {
     let run =
         |command: &mut Command| -> Output { command.output().expect("cannot run the C compiler") };
 
-    let headers = run(Command::new(&compiler).arg("-E").arg(&file));
+    let headers = run(compiler().arg("-E").arg(&file));
     if !headers.status.success() {
         skip_because(&format!(
             "C headers are missing: {}",
@@ -49,7 +58,7 @@ pub fn cc(source: &str, libraries: &[&str]) -> Option<PathBuf> {
         ));
         return None;
     }
-    let mut command = Command::new(&compiler);
+    let mut command = compiler();
     command.args(["-g", "-O1", "-Wall", "-pthread", "-o"]).arg(&program).arg(&file);
     let built = run(command.args(libraries.iter().map(|library| format!("-l{library}"))));
     let message = String::from_utf8_lossy(&built.stderr);

@@ -186,7 +186,8 @@ fn pid_namespace() -> u64 {
 
 /// Start time of a process that is neither a zombie nor gone, in clock ticks since boot.
 pub(super) fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The dot: at the usual path qemu-user shows a process a stat of its own without start time.
+    let stat = fs::read_to_string(format!("/proc/./{pid}/stat")).ok()?;
     // The name in parentheses may hold anything; the state follows it, the start time is 19
     // further.
     let (_, rest) = stat.rsplit_once(") ")?;
