@@ -8,6 +8,7 @@
 mod compare;
 
 use std::hint::black_box;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -114,7 +115,7 @@ fn shared_memory() -> u64 {
                 if entry.path().is_dir() {
                     size(&entry.path())
                 } else {
-                    entry.metadata().unwrap().len()
+                    entry.metadata().unwrap().blocks() * 512
                 }
             })
             .sum()

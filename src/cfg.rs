@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::client::{SMALL_RING_SIZE, Service, UnknownEvent, client};
+use crate::client::{Service, UnknownEvent, client};
 use crate::cmap::{Probe, Value};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
@@ -621,7 +621,9 @@ impl Service for Cfg {
     type Event = Event;
 
     const NAME: &'static str = "cfg";
-    const RING_SIZE: u32 = SMALL_RING_SIZE;
+    /// The largest message is the state of 16 links: 10,272 bytes. With the 13 bytes that libqb adds
+    /// a ring has three pages.
+    const RING_SIZE: u32 = (12 << 10) - 13;
 
     fn nudge() -> Result<Vec<u8>, WireError> {
         wire::LocalGet {}.encode()

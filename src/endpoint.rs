@@ -232,12 +232,26 @@ impl Endpoint {
     }
 
     /// Sets the size of each of the connection's three rings in bytes, from [`MIN_RING_SIZE`] to
-    /// [`MAX_RING_SIZE`]. A connection uses a little more than three times as much of `/dev/shm`.
+    /// [`MAX_RING_SIZE`]. Each service has a default in which every message fits. The C libraries
+    /// always ask for 1 MiB.
     ///
-    /// Each service has a default in which every message fits: 16 KiB for quorum, votequorum and
-    /// cfg, 256 KiB for cmap, 1 MiB for cpg and evs. An event that does not fit in the ring waits
-    /// in the daemon for ever, so make rings smaller only if all events are small: a
-    /// notification of cmap can have 33 KiB. The C libraries always ask for 1 MiB.
+    /// | service | default size of a ring | `/dev/shm` for a connection |
+    /// | --- | --- | --- |
+    /// | quorum, votequorum | 8 KiB less 13 bytes | 60 KiB |
+    /// | cfg | 12 KiB less 13 bytes | 72 KiB |
+    /// | cmap | 36 KiB | 156 KiB |
+    /// | cpg, evs | 1 MiB | 3120 KiB |
+    ///
+    /// For each ring the daemon makes a file of this size and 13 bytes more, and one of 8248 bytes,
+    /// both rounded up to a page. Their memory is taken at once, whether messages come or not. A
+    /// connection of datagrams takes one page of `/dev/shm`, whatever the size. When the daemon's
+    /// `/dev/shm` is full, connecting fails with
+    /// [`Error::SharedMemoryFull`](crate::Error::SharedMemoryFull), and those who are connected go
+    /// on.
+    ///
+    /// Larger rings gain nothing but speed in large bursts of events. An event that does not fit in
+    /// the ring waits in the daemon for ever, so make rings smaller only if all events are small: a
+    /// notification of cmap can have 33 KiB.
     pub fn ring_size(mut self, bytes: u32) -> Self {
         self.ring_size = Some(bytes);
         self

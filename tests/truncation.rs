@@ -172,8 +172,8 @@ fn waited_for(cluster: &Cluster) -> (cmap::Client, Rings) {
     let node = cluster.node(SERVER).unwrap();
     // An error if it is not stopped.
     let _ = cluster.resume(SERVER);
-    let (client, rings) =
-        Rings::of(node.endpoint(), || cmap::Client::connect_to(node.endpoint()).unwrap());
+    let endpoint = node.endpoint().clone().ring_size(256 << 10);
+    let (client, rings) = Rings::of(&endpoint, || cmap::Client::connect_to(&endpoint).unwrap());
     client.track_add("large.key", TrackEvents::ALL).unwrap();
     for byte in 1..4 {
         client.set("large.key", large_value(byte)).unwrap();

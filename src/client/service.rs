@@ -12,9 +12,9 @@ use crate::error::{CsError, Error, ProtocolError, Result, WireError};
 use crate::libqb::client::{Call, Connection, Look, Target};
 use crate::wire::{Message, Request, decode_reply};
 
-/// Room that every message of quorum, votequorum and cfg fits in: the state of 16 links, or all
-/// nodes there can be in three lists. They tell little, and seldom.
-pub(crate) const SMALL_RING_SIZE: u32 = 16 << 10;
+/// Room that every message of quorum and votequorum fits in: all nodes there can be, in three
+/// lists. They tell little, and seldom. A ring of libqb is 13 bytes larger, so it has two pages.
+pub(crate) const SMALL_RING_SIZE: u32 = (8 << 10) - 13;
 
 /// A service of corosync, with what a client of it remembers.
 pub(crate) trait Service: Send + Sync + 'static {

@@ -595,10 +595,10 @@ impl Service for Cmap {
     type Event = Event;
 
     const NAME: &'static str = "cmap";
-    /// Several times the largest notification, which has two values of 16 KiB. With less, bursts of
-    /// small ones take longer than they do with the C library's 1 MiB; more gains nothing
-    /// (`cargo bench --bench bursts_against_c`).
-    const RING_SIZE: u32 = 256 << 10;
+    /// The largest notification has two values of 16 KiB: 33,104 bytes. A ring holds about a hundred
+    /// small ones, and is refilled in time. It has a page more, which tells libqb 0.15 from older
+    /// ones ([`Connection::is_before_libqb_015`](crate::libqb::client::Connection)).
+    const RING_SIZE: u32 = 36 << 10;
 
     fn nudge() -> Result<Vec<u8>, WireError> {
         // Of a key that is in neither map.

@@ -151,11 +151,18 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// /dev/shm is too full for the rings.
-    #[error("/dev/shm is full: the rings of {service} do not fit; use a smaller ring size")]
+    /// The daemon's /dev/shm is too full for the rings, or the server has reached its limit of
+    /// shared memory.
+    #[error(
+        "the daemon's /dev/shm is full (ENOSPC): {service} needs three rings of {ring_size} bytes; enlarge it, or use \
+         a smaller ring size (--ring-size, Endpoint::ring_size)"
+    )]
     SharedMemoryFull {
         /// The service.
         service: Cow<'static, str>,
+        /// The ring size that this client asked for, in bytes. See
+        /// [`Endpoint::ring_size`](crate::Endpoint::ring_size).
+        ring_size: u32,
     },
 
     /// The daemon refused the connection for another reason.
@@ -592,7 +599,7 @@ mod tests {
             Error::NotReady { service: service() },
             Error::NotAllowed { service: service(), uid, gid },
             Error::RingsNotVisible { path: Path::new("/dev/shm/x").into(), source: refused() },
-            Error::SharedMemoryFull { service: service() },
+            Error::SharedMemoryFull { service: service(), ring_size: 8192 },
             Error::Refused { service: service(), source: refused() },
             Error::TimedOut { operation: "get".into(), after: Duration::ZERO, stage: None },
             Error::disconnected("cmap"),

@@ -121,8 +121,8 @@ struct Global {
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
 
-    /// The size of each of a connection's three rings in shared memory [default: 16384; cmap
-    /// 262144; cpg, evs 1048576].
+    /// The size of each of a connection's three rings in shared memory [default: 8179; cfg 12275;
+    /// cmap 36864; cpg, evs 1048576].
     #[arg(long, global = true, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(i64::from(MIN_RING_SIZE)..=i64::from(MAX_RING_SIZE)))]
     ring_size: Option<u32>,

@@ -201,17 +201,21 @@ impl Connecting<'_> {
             }
         };
         socket::pass_credentials(socket, false).map_err(failed)?;
-        if reply.error == 0 { Ok((peer, reply)) } else { Err(self.refused(reply.error)) }
+        if reply.error == 0 {
+            Ok((peer, reply))
+        } else {
+            Err(self.refused(reply.error, max_msg_size))
+        }
     }
 
-    fn refused(&self, error: i32) -> Error {
+    fn refused(&self, error: i32, ring_size: u32) -> Error {
         let service = self.service.clone();
         match error.checked_neg() {
             Some(libc::EAGAIN) => Error::NotReady { service },
             Some(libc::EACCES) => {
                 Error::NotAllowed { service, uid: geteuid().as_raw(), gid: getegid().as_raw() }
             }
-            Some(libc::ENOSPC) => Error::SharedMemoryFull { service },
+            Some(libc::ENOSPC) => Error::SharedMemoryFull { service, ring_size },
             Some(errno) => Error::Refused { service, source: io::Error::from_raw_os_error(errno) },
             None => Error::Refused { service, source: io::ErrorKind::Other.into() },
         }

@@ -138,7 +138,7 @@ pub enum IpcType {
 
 impl IpcType {
     /// As corosync.conf names it; `None` is the default.
-    pub(crate) fn name(self) -> Option<&'static str> {
+    pub fn name(self) -> Option<&'static str> {
         match self {
             IpcType::Shm => None,
             IpcType::Socket => Some("socket"),
