@@ -24,11 +24,11 @@ pub const ENV_TIMEOUT: &str = "COROSYNC_IPC_TIMEOUT";
 /// Overrides [`Endpoint::server_uids`].
 pub const ENV_SERVER_UID: &str = "COROSYNC_IPC_SERVER_UID";
 
-/// The directory of libqb's filesystem sockets on Linux.
-const DEFAULT_SOCKET_DIR: &str = "/var/run";
-
-/// The directory of filesystem sockets in Debian's libqb.
-const DEBIAN_SOCKET_DIR: &str = "/tmp";
+/// Where libqb's filesystem sockets may be on Linux. Its build decides: upstream has the first, a
+/// container may have only the second, and Debian has the third. Any user can create a file in that
+/// one.
+const SOCKET_DIRS: [&str; 3] = ["/var/run", "/run", PUBLIC_SOCKET_DIR];
+const PUBLIC_SOCKET_DIR: &str = "/tmp";
 
 /// If this file exists, all libqb programs on the machine use filesystem sockets.
 const FORCE_FILESYSTEM_SOCKETS: &str = "/etc/libqb/force-filesystem-sockets";
@@ -302,41 +302,57 @@ impl Endpoint {
         self
     }
 
-    /// Returns the address at which a client looks for a service.
+    /// Returns the address at which a client looks for a service. If the machine's libqb uses
+    /// filesystem sockets, that is the first of `/var/run`, `/run` and, as in Debian, `/tmp` that
+    /// has the socket. When nobody listens there, a client tries the others.
     pub fn socket_address(&self, service: &str) -> SocketAddress {
+        let (first, _) = self.socket_addresses(service);
+        first
+    }
+
+    /// Returns the address at which a client looks first, and those that it tries when nobody
+    /// listens there.
+    pub(crate) fn socket_addresses(&self, service: &str) -> (SocketAddress, Vec<SocketAddress>) {
         let name = self.name(service);
+        let only = |address| (address, Vec::new());
         match &self.sockets {
-            Sockets::Directory(directory) => SocketAddress::Path(directory.join(name)),
+            Sockets::Directory(directory) => only(SocketAddress::Path(directory.join(name))),
             Sockets::Default if Path::new(FORCE_FILESYSTEM_SOCKETS).exists() => {
-                SocketAddress::Path(self.default_socket_path(name))
+                self.default_socket_paths(SOCKET_DIRS, name)
             }
-            Sockets::Default | Sockets::Abstract => SocketAddress::Abstract(name.to_owned()),
+            Sockets::Default | Sockets::Abstract => only(SocketAddress::Abstract(name.to_owned())),
         }
     }
 
-    /// Returns the address of a connection's own datagram socket. libqb uses an abstract address
-    /// for a name that begins with a slash, even if services have socket files.
-    pub(crate) fn connection_address(&self, service: &str, name: &str) -> SocketAddress {
-        match self.socket_address(service) {
-            SocketAddress::Path(path) if !name.starts_with('/') => {
-                SocketAddress::Path(path.with_file_name(name))
-            }
+    /// Returns the address of a connection's own datagram socket, for a service at `address`. libqb
+    /// uses an abstract address for a name that begins with a slash, even if services have socket
+    /// files.
+    pub(crate) fn connection_address(address: &SocketAddress, name: &str) -> SocketAddress {
+        match address.path() {
+            Some(path) if !name.starts_with('/') => SocketAddress::Path(path.with_file_name(name)),
             _ => SocketAddress::Abstract(name.to_owned()),
         }
     }
 
-    /// Returns the path of a filesystem socket: libqb's usual one, or Debian's if only that exists.
-    /// Any user can create a file in Debian's directory, so there it must belong to a user that may
-    /// serve. A user that is not mapped may be the host's root: the client is refused with a hint
-    /// when it connects.
-    fn default_socket_path(&self, name: &str) -> PathBuf {
-        let usual = Path::new(DEFAULT_SOCKET_DIR).join(name);
-        let debian = Path::new(DEBIAN_SOCKET_DIR).join(name);
-        let trusted = |path: &Path| {
-            path.symlink_metadata()
-                .is_ok_and(|file| self.may_serve(file.uid()) || is_unmapped(file.uid()))
+    /// Returns the paths of a filesystem socket in those of the directories that have it, or in the
+    /// first. A socket in a directory of all users must belong to a user that may serve. A user that
+    /// is not mapped may be the host's root: the client is refused with a hint when it connects.
+    fn default_socket_paths(
+        &self,
+        directories: [&str; 3],
+        name: &str,
+    ) -> (SocketAddress, Vec<SocketAddress>) {
+        let [usual, ..] = directories;
+        let path = |directory: &str| Path::new(directory).join(name);
+        let may_be_at = |directory: &&str| {
+            let owner = path(directory).symlink_metadata().map(|file| file.uid());
+            let is_trusted = |uid| self.may_serve(uid) || is_unmapped(uid);
+            owner.is_ok_and(|uid| *directory != PUBLIC_SOCKET_DIR || is_trusted(uid))
         };
-        if !usual.exists() && trusted(&debian) { debian } else { usual }
+        let mut found =
+            directories.into_iter().filter(may_be_at).map(|it| SocketAddress::Path(path(it)));
+        let first = found.next().unwrap_or_else(|| SocketAddress::Path(path(usual)));
+        (first, found.collect())
     }
 
     /// Returns true if this user may serve: see [`Endpoint::server_uids`].

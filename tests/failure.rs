@@ -4,14 +4,22 @@ use std::fs;
 use std::io::ErrorKind;
 use std::ops::ControlFlow::Continue;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use corosync_ipc::cmap::{Client, TrackEvents, Value};
-use corosync_ipc::{CsError, Deadline, Dispatch, Endpoint, Error, TrackFlags, quorum, votequorum};
+use corosync_ipc::cmap::{self, Client, TrackEvents, Value};
+use corosync_ipc::embedded::Corosync;
+use corosync_ipc::libqb::server::{Generation, Transport};
+use corosync_ipc::{
+    CsError, Deadline, Dispatch, Endpoint, Error, TrackFlags, cpg, quorum, votequorum,
+};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use testbed::{Cluster, Host, cs, eventually, rings, skip, spawn_until_asleep, version, waiting};
+use testbed::{
+    Cluster, Host, cs, eventually, next, rings, skip, spawn_until_asleep, version, waiting,
+};
 
 testbed::on_each_host! {
     death_is_noticed_by_whoever_waits_and_its_rings_are_removed;
@@ -19,6 +27,7 @@ testbed::on_each_host! {
     connecting_to_a_stopped_daemon_times_out;
     clients_that_gave_up_do_not_hold_the_daemon_up;
     after_a_restart_old_clients_are_gone_and_new_ones_connect;
+    clients_that_connect_while_the_daemon_ends_and_starts_find_that;
 }
 
 testbed::embedded_process!();
@@ -184,6 +193,61 @@ fn clients_that_gave_up_do_not_hold_the_daemon_up(host: &Host) {
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
+/// As the clients before, but their processes end, some while events for them are made.
+#[test]
+fn processes_that_gave_up_do_not_hold_the_daemon_up() {
+    // 1.99 does not have datagrams.
+    if skip() || version() < [2, 0, 0, 0] {
+        return;
+    }
+    let cluster = Cluster::builder().ipc_type(Some("socket")).start();
+    let node = cluster.node(1);
+    let other = node.run(|| Client::connect_to(&Endpoint::new().timeout(LONG)).unwrap());
+    let spawn = |test: &str| {
+        let process = node.ignored_test(test).interactive().spawn();
+        process.wait_stdout("connected");
+        process
+    };
+    let mut processes: Vec<_> = (0..6)
+        .flat_map(|_| ["as_a_process_that_asks_and_ends", "as_a_process_that_tracks_and_ends"])
+        .map(spawn)
+        .collect();
+    let paused = node.pause();
+    thread::scope(|scope| {
+        let set = spawn_until_asleep(scope, || other.set("gave.up", 1_u8).unwrap());
+        processes.iter_mut().for_each(|process| process.write("\n"));
+        processes.into_iter().for_each(|process| drop(process.wait().success()));
+        let begun = Instant::now();
+        drop(paused);
+        set.join().unwrap();
+        other.set("gave.up", 2_u8).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    });
+}
+
+fn connect_and_wait_for_a_line() -> Client {
+    let client = Client::connect().unwrap();
+    println!("connected");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    client.set_request_timeout(Duration::from_millis(20));
+    client
+}
+
+#[test]
+#[ignore = "run by processes_that_gave_up_do_not_hold_the_daemon_up"]
+fn as_a_process_that_asks_and_ends() {
+    let client = connect_and_wait_for_a_line();
+    assert_timed_out(client.get("totem.version"));
+}
+
+#[test]
+#[ignore = "run by processes_that_gave_up_do_not_hold_the_daemon_up"]
+fn as_a_process_that_tracks_and_ends() {
+    let client = Client::connect().unwrap();
+    client.track_add("gave.up", TrackEvents::ALL).unwrap();
+    drop(connect_and_wait_for_a_line());
+}
+
 fn connecting_to_a_stopped_daemon_times_out(host: &Host) {
     let timeout = Duration::from_millis(150);
     let attempt = || {
@@ -271,12 +335,83 @@ fn after_a_restart_old_clients_are_gone_and_new_ones_connect(host: &Host) {
     assert!(newer.get("totem.version").unwrap().is_some());
 }
 
+/// Clients connect and ask all the time, while the daemon is killed or ends, and starts again.
+fn clients_that_connect_while_the_daemon_ends_and_starts_find_that(host: &Host) {
+    const CLIENTS: usize = 3;
+    const KILLED: usize = 4;
+    let is_over = AtomicBool::new(false);
+    let answers = [const { AtomicUsize::new(0) }; CLIENTS];
+    let asks = |number: usize| {
+        let endpoint = host.endpoint().timeout(LONG);
+        while !is_over.load(Ordering::SeqCst) {
+            let answer = match number {
+                0 => Client::connect_to(&endpoint).and_then(|it| it.get("none").map(drop)),
+                1 => quorum::Client::connect_to(&endpoint).and_then(|it| it.is_quorate().map(drop)),
+                _ => cpg::Client::connect_to(&endpoint).and_then(|it| it.local_node_id().map(drop)),
+            };
+            match answer {
+                Ok(()) => drop(answers[number].fetch_add(1, Ordering::SeqCst)),
+                Err(Error::NoSocket { .. } | Error::Disconnected { .. }) => {}
+                Err(error) => {
+                    is_over.store(true, Ordering::SeqCst);
+                    panic!("client {number}: {error:?}");
+                }
+            }
+        }
+    };
+    let all_answer = || {
+        let before = answers.each_ref().map(|it| it.load(Ordering::SeqCst));
+        eventually("all clients are answered", || {
+            let is_more = |(now, then): (&AtomicUsize, _)| now.load(Ordering::SeqCst) > then;
+            is_over.load(Ordering::SeqCst) || answers.iter().zip(before).all(is_more)
+        });
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|it| scope.spawn(move || asks(it))).collect();
+        for round in 0..2 * KILLED {
+            all_answer();
+            if round % 2 == 0 {
+                host.kill();
+            } else {
+                host.stop();
+            }
+            host.start();
+            if is_over.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        all_answer();
+        is_over.store(true, Ordering::SeqCst);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+    });
+    // libqb leaves directories of clients that it was not ready for. A daemon that is killed leaves
+    // what it was making, and the files of clients that had just closed: nobody else removes them.
+    if host.version() >= [2, 0, 0, 0] {
+        let has_files = |name: &String| {
+            let directory = host.shm_root().join(name);
+            fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+        };
+        let left = || rings(host.shm_root()).into_iter().filter(has_files).collect::<Vec<_>>();
+        const MOST: usize = KILLED * (1 + 2 * CLIENTS);
+        eventually("nothing else is left", || left().len() <= MOST);
+    }
+}
+
 #[test]
 fn other_users_are_refused_until_they_are_allowed() {
     if skip() {
         return;
     }
-    let cluster = Cluster::one();
+    for ipc_type in [None, Some("socket")] {
+        // 1.99 does not have it.
+        if ipc_type.is_none() || version() >= [2, 0, 0, 0] {
+            other_users_are_refused_over(ipc_type);
+        }
+    }
+}
+
+fn other_users_are_refused_over(ipc_type: Option<&str>) {
+    let cluster = Cluster::builder().ipc_type(ipc_type).start();
     let node = cluster.node(1);
     let pid = node.pid();
     let run = |test: &str| node.ignored_test(test).user(NOBODY, NOBODY).run().success();
@@ -314,6 +449,10 @@ fn as_a_user_that_is_allowed() {
     let client = Client::connect().unwrap();
     assert!(client.get("totem.version").unwrap().is_some());
     client.set("as_a_user_that_is_allowed", 1_u8).unwrap();
+    client.track_add("as_a_user", TrackEvents::ALL | TrackEvents::PREFIX).unwrap();
+    client.set("as_a_user_that_is_allowed", 2_u8).unwrap();
+    assert!(matches!(next(&client), cmap::Event::Notification(_)));
+    assert_eq!(client.get_as::<u8>("as_a_user_that_is_allowed").unwrap(), Some(2));
     assert!(quorum::Client::connect().unwrap().is_quorate().unwrap());
     assert!(votequorum::Client::connect().unwrap().local_info().is_ok());
 }
@@ -379,6 +518,53 @@ fn filesystem_sockets_are_found() {
                 }
                 other => panic!("{other:?}"),
             }
+        }
+    });
+}
+
+/// Debian's libqb has its sockets in /tmp, others in /run. A socket that nobody listens at does not
+/// keep a client from the other one.
+#[test]
+fn filesystem_sockets_are_looked_for_in_all_usual_directories() {
+    if skip() || version() < [2, 0, 0, 0] {
+        return;
+    }
+    let cluster = Cluster::builder().filesystem_sockets(true).start();
+    let node = cluster.node(1);
+    node.run(|| {
+        let is_there = |folder: &&str| fs::exists(format!("{folder}/cmap")).unwrap();
+        let (here, dead): (Vec<_>, Vec<_>) = ["/run", "/tmp"].into_iter().partition(is_there);
+        assert_eq!(here.len(), 1);
+        drop(UnixListener::bind(format!("{}/cmap", dead[0])).unwrap());
+        assert!(Client::connect().unwrap().get("totem.version").unwrap().is_some());
+    });
+    node.stop();
+    // Where the real one had its sockets, nobody listens any more.
+    node.run(|| {
+        let refused = Client::connect();
+        assert!(matches!(refused, Err(Error::NoSocket { .. })), "{refused:?}");
+        for (transport, generation) in [
+            (Transport::Shm, Generation::Libqb104),
+            (Transport::Socket, Generation::Libqb104),
+            // Its names of sockets are files too.
+            (Transport::Socket, Generation::Libqb015),
+        ] {
+            let embedded = Corosync::builder().endpoint(&Endpoint::new().socket_dir("/run"));
+            let embedded = embedded.transport(transport).generation(generation).start().unwrap();
+            let client = Client::connect().unwrap();
+            client.track_add("in.run", TrackEvents::ALL).unwrap();
+            client.set("in.run", 7_u8).unwrap();
+            assert!(matches!(next(&client), cmap::Event::Notification(_)));
+            let sockets = || -> Vec<_> {
+                let names = fs::read_dir("/run").unwrap();
+                let names = names.map(|it| it.unwrap().file_name().into_string().unwrap());
+                names.filter(|name| name.starts_with("qb-")).collect()
+            };
+            let are_files = generation == Generation::Libqb015;
+            assert_eq!(sockets().len(), if are_files { 4 } else { 0 }, "{:?}", sockets());
+            drop(client);
+            eventually("its sockets are gone", || sockets().is_empty());
+            drop(embedded);
         }
     });
 }

@@ -345,12 +345,12 @@ fn a_client_that_gave_up_is_there_until_the_daemon_let_go() {
         assert!(rings.event.try_send(&[&answer()]).unwrap());
         drop((setup, rings));
         // The next one may have the same names.
-        let (client, (_setup, (mut rings, reply))) = connect();
+        let (client, (setup, (mut rings, reply))) = connect();
         assert_eq!(generation == Generation::Libqb015, reply.response == base);
         assert_eq!(generation == Generation::Libqb015, is_bound(&own));
         assert!(rings.response.try_send(&[&answer()]).unwrap());
         assert_eq!(outcome(client.request(&request())), TimedOut);
-        drop(rings);
+        drop((setup, rings));
         drop(client);
         assert!(!is_bound(&own));
     }

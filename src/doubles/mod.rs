@@ -4,6 +4,7 @@
 
 mod datagrams;
 mod deadlines;
+mod ending;
 mod hostile;
 
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use crate::address::SocketAddress;
 use crate::codec::setup::{CONNECT_REQUEST_SIZE, ConnectReply, ConnectRequest};
 use crate::codec::{Header, Kind, Reader, encode_refusal};
 use crate::embedded::host::{Clock, Host};
@@ -295,10 +297,10 @@ fn set_up(
     let max_msg_size = size.unwrap_or(asked);
     let credentials: Credentials = socket::peer_credentials(client).unwrap();
     let access = RingAccess { uid: credentials.uid, gid: credentials.gid, mode: 0o600 };
-    let endpoint = Endpoint::new().socket_dir(root);
+    let address = SocketAddress::Path(root.join("cpg"));
     let rings = Request {
         transport,
-        endpoint: &endpoint,
+        address: &address,
         generation,
         root,
         client_root: root,

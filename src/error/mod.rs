@@ -504,6 +504,7 @@ impl Error {
     }
 
     /// The daemon ended or closed the connection.
+    #[cfg(test)]
     pub(crate) fn disconnected(service: impl Into<Cow<'static, str>>) -> Self {
         Self::Disconnected { service: service.into(), truncated: None, stage: None }
     }

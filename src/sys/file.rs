@@ -86,12 +86,10 @@ pub(crate) fn remove_directory(parent: &impl AsFd, name: &OsStr) -> bool {
     unlinkat(parent, name, UnlinkatFlags::RemoveDir).is_ok()
 }
 
-/// Returns true if a process has certainly ended, even if it is still a zombie. Returns false for
-/// pid 0, which stands for a process of another pid namespace.
+/// Returns true if a process has certainly ended, or is ending and runs no code of its own any more.
+/// Returns false for pid 0, which stands for a process of another pid namespace.
 pub(crate) fn process_is_gone(pid: i32) -> bool {
-    pid > 0
-        && (kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
-            || process_state(pid).is_some_and(|state| "ZX".contains(state)))
+    pid > 0 && (kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) || process_is_ending(pid))
 }
 
 /// Returns the name of a process. The kernel keeps 15 bytes of it.
@@ -101,8 +99,15 @@ pub(crate) fn process_name(pid: i32) -> Option<String> {
     Some(stat.rsplit_once(") ")?.0.split_once('(')?.1.to_owned())
 }
 
-/// Returns the state letter of a process. In `/proc/PID/stat` it follows the name in parentheses.
-fn process_state(pid: i32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
+/// Whether a process is a zombie or the kernel takes it down. In `/proc/PID/stat` the state and, as
+/// the sixth field behind it, the flags follow the name in parentheses.
+fn process_is_ending(pid: i32) -> bool {
+    /// `PF_EXITING` in Linux's `sched.h`. It is set before the process's sockets are closed.
+    const EXITING: u32 = 4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
+    let mut fields = fields.split(' ');
+    let is_zombie = fields.next().is_some_and(|state| matches!(state, "Z" | "X"));
+    let flags = fields.nth(5).and_then(|flags| flags.parse::<u32>().ok());
+    is_zombie || flags.is_some_and(|flags| flags & EXITING != 0)
 }

@@ -47,6 +47,8 @@ pub(crate) fn listen_stream(address: &UnixAddr) -> io::Result<UnixListener> {
     Ok(UnixListener::from(socket))
 }
 
+/// Connecting without a request harms no daemon here: only libqb since 1.0.2 has socket files, and it
+/// does not wait for the request.
 fn is_dead_socket(path: &Path, address: &UnixAddr) -> bool {
     path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket())
         && connect_stream(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)

@@ -1,17 +1,20 @@
 //! Unix stream sockets, which the setup socket of a connection is.
 
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::socket::sockopt::{PassCred, PeerCredentials, SndBuf};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+    UnixAddr,
 };
 use nix::sys::socket::{
-    UnixCredentials, connect, getsockopt, recv, recvmsg, send, setsockopt, shutdown, socket,
+    UnixCredentials, connect, getsockopt, recv, recvmsg, send, sendmsg, setsockopt, shutdown,
+    socket,
 };
 
 /// The credentials of the process at the other end of a connection, as the kernel reports them.
@@ -51,6 +54,25 @@ pub(crate) fn connect_stream(address: &UnixAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// As [`connect_stream`], then switches the credentials of received messages on and sends a
+/// greeting. The second result is that of the greeting, without which the server may wait for ever:
+/// no signal ends or stops this thread before it is sent, except `SIGKILL` and `SIGSTOP`.
+pub(crate) fn connect_stream_with(
+    address: &UnixAddr,
+    greeting: &[u8],
+) -> io::Result<(OwnedFd, io::Result<()>)> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let connected = connect_stream(address).map(|socket| {
+        let sent = pass_credentials(&socket, true).and_then(|()| send_now(&socket, greeting));
+        // So few bytes always fit in the buffer of a new socket.
+        let is_whole =
+            |sent| if sent == greeting.len() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) };
+        (socket, sent.and_then(is_whole))
+    });
+    before.thread_set_mask()?;
+    connected
+}
+
 /// Switches the credentials of received messages on or off (`SO_PASSCRED`).
 pub(crate) fn pass_credentials(socket: &impl AsFd, on: bool) -> io::Result<()> {
     Ok(setsockopt(socket, PassCred, &on)?)
@@ -77,6 +99,20 @@ pub(crate) fn send_buffer(socket: &impl AsFd) -> io::Result<usize> {
 pub(crate) fn send_now(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     Ok(retry(|| send(socket.as_fd().as_raw_fd(), bytes, flags))?)
+}
+
+/// Sends a byte that carries descriptors. Their files stay open until the other end receives the
+/// byte or closes. Never blocks and never raises `SIGPIPE`.
+pub(crate) fn send_descriptors(
+    socket: &impl AsFd,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    let socket = socket.as_fd().as_raw_fd();
+    let carried = [ControlMessage::ScmRights(&raw)];
+    retry(|| sendmsg::<()>(socket, &[IoSlice::new(&[0])], &carried, flags, None))?;
+    Ok(())
 }
 
 /// Receives the bytes that are available. Never blocks. Returns 0 when the other end has closed.

@@ -20,7 +20,7 @@ use crate::endpoint::{Endpoint, MAX_RING_SIZE, resolve};
 use crate::error::{Error, ProtocolError, Result, RingError, Stage, WireError};
 use crate::libqb::channel::{Receiver, Sender};
 use crate::libqb::handshake::{
-    DATA_SUFFIX, HEADER_SUFFIX, Handshake, RING_NAMES, has_old_magic, ring_names,
+    DATA_SUFFIX, HEADER_SUFFIX, Handshake, RING_NAMES, RingName, has_old_magic, ring_names,
 };
 use crate::libqb::ring::{CHUNK_MARGIN, Format, HEADER_SIZE, Mapping, REQUEST_HEADER_SIZE, Ring};
 use crate::sys::event::Poller;
@@ -34,6 +34,10 @@ const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
 /// How long to wait at most before trying again when the daemon is not ready.
 const READY_RETRY_MOST: Duration = Duration::from_millis(50);
+
+/// How long a daemon that ends takes at most from the removal of its files, or the end of its first
+/// socket, to the end of the setup socket.
+const CLOSE_TIME: Duration = Duration::from_millis(100);
 
 /// The largest unit that libqb rounds a ring's data up to: a page of arm64 and ppc64. Most have 4
 /// KiB.
@@ -70,15 +74,14 @@ pub(super) fn connect(target: Target<'_>, endpoint: &Endpoint, call: Call) -> Re
     let name = Cow::Owned(endpoint.name(service).to_owned());
     let (timeout, deadline) = (call.timeout, Some(call.deadline));
     let connecting = Connecting { endpoint, service: name, timeout, deadline };
-    crate::log::debug!(service = %connecting.service, address = %endpoint.socket_address(service), "connecting");
     if call.is_over() {
         return Err(connecting.timed_out(Stage::Socket));
     }
     let mut pause = QUEUE_RETRY;
-    let (socket, peer, reply) = loop {
-        let socket = connecting.socket(&endpoint.socket_address(service))?;
+    let (socket, address, peer, reply) = loop {
+        let (socket, address) = connecting.socket(service, max_msg_size)?;
         match connecting.handshake(&socket, max_msg_size) {
-            Ok((peer, reply)) => break (socket, peer, reply),
+            Ok((peer, reply)) => break (socket, address, peer, reply),
             // The daemon is starting, which takes about a second.
             Err(Error::NotReady { .. })
                 if deadline.is_none_or(|deadline| Instant::now() + pause < deadline) =>
@@ -91,29 +94,58 @@ pub(super) fn connect(target: Target<'_>, endpoint: &Endpoint, call: Call) -> Re
     };
     let raised = if target.may_raise_size { reply.max_msg_size.min(MAX_RING_SIZE) } else { 0 };
     let limit = max_msg_size.max(raised);
-    match reply.transport {
-        TransportType::SHM => connecting.rings(socket, peer, &reply, limit),
-        TransportType::SOCKET => connecting.datagrams(socket, peer, &reply, limit),
+    let (channels, origin, is_before_libqb_015) = match reply.transport {
+        TransportType::SHM => connecting.rings(&socket, peer, &reply, limit)?,
+        // Which libqb before 0.15 does not have.
+        TransportType::SOCKET => {
+            let (channels, origin) =
+                connecting.datagrams(&socket, &address, peer, &reply, limit)?;
+            (channels, origin, false)
+        }
         other => {
             let source = ProtocolError::Transport(other.0);
-            Err(connecting.protocol(Stage::Handshake, source))
+            return Err(connecting.protocol(Stage::Handshake, source));
         }
-    }
+    };
+    let generation = reply.generation;
+    Ok(Parts { socket, peer, generation, is_before_libqb_015, channels, origin })
 }
 
 pub(super) struct Connecting<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) service: Cow<'static, str>,
     timeout: Duration,
-    pub(super) deadline: Option<Instant>,
+    deadline: Option<Instant>,
 }
 
 impl Connecting<'_> {
-    fn socket(&self, address: &SocketAddress) -> Result<OwnedFd> {
+    /// Connects to the first address of the service at which somebody listens, and sends the
+    /// connection request.
+    fn socket(&self, service: &str, max_msg_size: u32) -> Result<(OwnedFd, SocketAddress)> {
+        let (first, others) = self.endpoint.socket_addresses(service);
+        let mut result = self.socket_at(&first, max_msg_size).map(|socket| (socket, first));
+        for address in others {
+            if !matches!(result, Err(Error::NoSocket { .. })) {
+                break;
+            }
+            // The first error stays if nobody listens there either.
+            if let Ok(socket) = self.socket_at(&address, max_msg_size) {
+                result = Ok((socket, address));
+            }
+        }
+        result
+    }
+
+    fn socket_at(&self, address: &SocketAddress, max_msg_size: u32) -> Result<OwnedFd> {
+        crate::log::debug!(service = %self.service, address = %address, "connecting");
         let resolved = resolve(address)?;
+        let request = ConnectRequest { max_msg_size }.encode();
+        let request = request.map_err(|source| self.protocol(Stage::Handshake, source.into()))?;
         loop {
-            match socket::connect_stream(&resolved) {
-                Ok(socket) => return Ok(socket),
+            match socket::connect_stream_with(&resolved, &request) {
+                Ok((socket, sent)) => {
+                    return sent.map(|()| socket).map_err(|error| self.failed(error));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Err(self.timed_out(Stage::Socket));
@@ -148,8 +180,7 @@ impl Connecting<'_> {
         Err(Error::UntrustedServer { service: self.service.clone(), uid, pid, is_unmapped })
     }
 
-    /// Sends the request and collects the reply, which must come from a user who may serve. Both
-    /// carry credentials.
+    /// Collects the reply, which must come from a user who may serve. It carries credentials.
     fn handshake(
         &self,
         socket: &OwnedFd,
@@ -157,14 +188,6 @@ impl Connecting<'_> {
     ) -> Result<(Credentials, ConnectReply)> {
         let failed = |source| self.failed(source);
         let protocol = |source: WireError| self.protocol(Stage::Handshake, source.into());
-        socket::pass_credentials(socket, true).map_err(failed)?;
-        let request = ConnectRequest { max_msg_size }.encode().map_err(protocol)?;
-        match socket::send_now(socket, &request) {
-            Ok(sent) if sent == request.len() => {}
-            // 24 bytes always fit in the buffer of a new socket.
-            Ok(_) => return Err(failed(io::ErrorKind::WriteZero.into())),
-            Err(error) => return Err(self.failed(error)),
-        }
         // The kernel recorded the listener's credentials, so they cannot be forged. The request
         // holds nothing but a size. It is sent before they are checked: servers with libqb 0.10 and
         // 0.11 would wait for it for ever, spinning, even after the client is gone.
@@ -179,7 +202,7 @@ impl Connecting<'_> {
             let wants = handshake.wants().map_err(protocol)?.min(buffer.len());
             let room = buffer.get_mut(..wants).unwrap_or_default();
             match socket::receive_from(socket, room) {
-                Ok((0, _)) => return Err(self.disconnected()),
+                Ok((0, _)) => return Err(self.gone(Stage::Handshake)),
                 Ok((count, sender)) => {
                     // The listener may have dropped privileges since, or passed the socket on. The
                     // process that answers will read the requests, so it must be trusted too. It
@@ -221,17 +244,35 @@ impl Connecting<'_> {
         }
     }
 
+    /// Returns the channels, and whether the daemon's libqb is older than 0.15.
     fn rings(
         &self,
-        socket: OwnedFd,
+        setup: &OwnedFd,
         peer: Credentials,
         reply: &ConnectReply,
         asked: u32,
-    ) -> Result<Parts> {
-        let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
+    ) -> Result<(Channels, Origin, bool)> {
         let names = ring_names(reply, self.endpoint.shm_root_path())
             .map_err(|source| self.protocol(Stage::Rings, source))?;
-        let files = ring_files::open(&self.service, self.endpoint, peer.uid, &names);
+        let files =
+            names.iter().flat_map(|name| [HEADER_SUFFIX, DATA_SUFFIX].map(|it| name.file(it)));
+        let origin = Origin::new(self.endpoint, &names[0], files.collect(), peer.pid);
+        match self.open_rings(setup, peer, reply, &names, asked) {
+            Ok((channels, is_before_libqb_015)) => Ok((channels, origin, is_before_libqb_015)),
+            Err(error) => Err(self.unusable(error, setup, &origin)),
+        }
+    }
+
+    fn open_rings(
+        &self,
+        setup: &OwnedFd,
+        peer: Credentials,
+        reply: &ConnectReply,
+        names: &[RingName; 3],
+        asked: u32,
+    ) -> Result<(Channels, bool)> {
+        let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
+        let files = ring_files::open(&self.service, self.endpoint, peer.uid, names);
         let [request_files, response_files, event_files] = files.map_err(|error| match error {
             // A limit of this process or machine, not a wrong place of the rings.
             Error::RingsNotVisible { path, source }
@@ -259,29 +300,40 @@ impl Connecting<'_> {
             <= (reply.max_msg_size as usize).next_multiple_of(page_size());
         let is_before_libqb_015 =
             names.iter().all(|name| name.directories.is_empty()) && has_no_spare;
+        self.check_names(setup)?;
         let rings = [request.ring(), response.ring(), event.ring()];
         rings.iter().try_for_each(|ring| ring.check_unused()).map_err(failed)?;
         rings.iter().try_for_each(|ring| ring.attach()).map_err(failed)?;
-        let files =
-            names.iter().flat_map(|name| [HEADER_SUFFIX, DATA_SUFFIX].map(|it| name.file(it)));
-        let files = files.collect();
-        let [name, ..] = names;
-        Ok(Parts {
-            socket,
-            peer,
-            generation: reply.generation,
-            is_before_libqb_015,
-            channels: Channels {
-                max_reply: response.ring().max_chunk(),
-                request: Sender::Ring(request),
-                response: Receiver::Ring(response),
-                event: Receiver::Ring(event),
-                max_request: usize::try_from(reply.max_msg_size).unwrap_or(usize::MAX),
-                descriptor: None,
-                sockets: BoundSockets::default(),
-            },
-            origin: Origin::new(self.endpoint, name, files, peer.pid),
-        })
+        let channels = Channels {
+            max_reply: response.ring().max_chunk(),
+            request: Sender::Ring(request),
+            response: Receiver::Ring(response),
+            event: Receiver::Ring(event),
+            max_request: usize::try_from(reply.max_msg_size).unwrap_or(usize::MAX),
+            descriptor: None,
+            sockets: BoundSockets::default(),
+        };
+        Ok((channels, is_before_libqb_015))
+    }
+
+    /// Checks that the daemon is there. libqb before 1.0.4 uses names again, so a daemon that was
+    /// started meanwhile may have files of the same names, for another client.
+    pub(super) fn check_names(&self, setup: &OwnedFd) -> Result<()> {
+        if is_hung_up(setup, Instant::now()) { Err(self.gone(Stage::Rings)) } else { Ok(()) }
+    }
+
+    /// Makes the error of a daemon's files or sockets that cannot be used. If the daemon ended
+    /// meanwhile, that is the cause, and its files are removed.
+    pub(super) fn unusable(&self, error: Error, setup: &OwnedFd, origin: &Origin) -> Error {
+        let soon = Instant::now() + CLOSE_TIME;
+        if !is_hung_up(setup, self.deadline.map_or(soon, |deadline| deadline.min(soon))) {
+            return error;
+        }
+        origin.remove_orphans(4);
+        match error {
+            error @ Error::System { .. } => error,
+            _ => self.gone(Stage::Rings),
+        }
     }
 
     fn ring(
@@ -320,17 +372,16 @@ impl Connecting<'_> {
     /// The handshake failed of the system, or of a daemon that is gone.
     fn failed(&self, error: io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.disconnected(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                self.gone(Stage::Handshake)
+            }
             _ => system(Stage::Handshake, format!("connecting to {}", self.service), error),
         }
     }
 
-    fn disconnected(&self) -> Error {
-        Error::Disconnected {
-            service: self.service.clone(),
-            truncated: None,
-            stage: Some(Stage::Handshake),
-        }
+    /// The daemon ended.
+    pub(super) fn gone(&self, stage: Stage) -> Error {
+        Error::Disconnected { service: self.service.clone(), truncated: None, stage: Some(stage) }
     }
 
     fn timed_out(&self, stage: Stage) -> Error {
@@ -340,6 +391,12 @@ impl Connecting<'_> {
             stage: Some(stage),
         }
     }
+}
+
+/// Whether the daemon closes the setup socket until then.
+fn is_hung_up(setup: &OwnedFd, until: Instant) -> bool {
+    let ready = wait_for(setup, Interest::HangUp, Some(until));
+    ready.is_ok_and(|ready| ready == Ready::HungUp)
 }
 
 pub(super) fn system(

@@ -162,6 +162,7 @@ impl Connection {
     /// Ends the connection for all threads that use it.
     pub(crate) fn finalize(&self) {
         self.link.advance(State::Finalized);
+        self.sockets.leave_with(&self.link.socket);
         socket::shut_down(&self.link.socket);
     }
 
@@ -181,11 +182,11 @@ impl AsFd for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let is_owed_an_answer = self.requests.detach();
+        self.requests.detach();
         self.events.detach();
-        if is_owed_an_answer && self.link.state() != State::Gone {
-            // The daemon may send something before it notices that this client is gone.
-            std::mem::take(&mut self.sockets).keep();
+        // The daemon may send something before it notices that this client is gone.
+        if self.sockets.leave_with(&self.link.socket) {
+            self.sockets.forget_files();
         }
         // How often to check whether the daemon's process is gone. After `finalize` the socket does
         // not show which end closed it.

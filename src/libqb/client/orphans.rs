@@ -21,13 +21,15 @@ pub(super) struct Origin {
     /// `None`: the names do not tell who made the files.
     server_pid: Option<i32>,
     client_pid: Option<u32>,
+    /// Whether the client removes the files in any case.
+    is_shared: bool,
 }
 
 impl Origin {
     /// The files of a connection to the process `server_pid`, which lie where `name` says.
     pub(super) fn new(
         endpoint: &Endpoint,
-        name: RingName,
+        name: &RingName,
         files: Vec<OsString>,
         server_pid: i32,
     ) -> Self {
@@ -35,8 +37,9 @@ impl Origin {
             shm_root: endpoint.shm_root_path().to_path_buf(),
             server_pid: name.is_made_by(server_pid).then_some(server_pid),
             client_pid: name.client_pid(),
-            directories: name.directories,
+            directories: name.directories.clone(),
             files,
+            is_shared: false,
         }
     }
 
@@ -45,18 +48,18 @@ impl Origin {
         self.client_pid
     }
 
-    /// Removes the files that a killed daemon left behind. Checks `looks` times whether the process
-    /// is gone, as the C library does, since it may need a moment to end. Removes nothing unless
-    /// the process is certainly gone.
+    /// The control file of a connection of datagrams. Matches `qb_ipcc_us_disconnect`, which removes
+    /// it too: a daemon that ends leaves it.
+    pub(super) fn of_datagrams(endpoint: &Endpoint, name: &RingName, server_pid: i32) -> Self {
+        let files = vec![name.base.clone()];
+        Self { is_shared: true, ..Self::new(endpoint, name, files, server_pid) }
+    }
+
+    /// Removes the files that a killed daemon left behind, or those that either end removes. Checks
+    /// `looks` times whether the process is gone, as the C library does, since it may need a moment
+    /// to end. Removes nothing that is the daemon's unless the process is certainly gone.
     pub(super) fn remove_orphans(&self, looks: u32) {
-        let Some(server_pid) = self.server_pid else { return };
-        let gone = (0..looks).any(|look| {
-            if look > 0 {
-                thread::sleep(LOOK_PAUSE);
-            }
-            file::process_is_gone(server_pid)
-        });
-        if !gone {
+        if !self.is_shared && !self.is_left_behind(looks) {
             return;
         }
         let open = |directories: &[OsString]| {
@@ -70,5 +73,15 @@ impl Origin {
                 file::remove_directory(&parent, own);
             }
         }
+    }
+
+    fn is_left_behind(&self, looks: u32) -> bool {
+        let Some(server_pid) = self.server_pid else { return false };
+        (0..looks).any(|look| {
+            if look > 0 {
+                thread::sleep(LOOK_PAUSE);
+            }
+            file::process_is_gone(server_pid)
+        })
     }
 }

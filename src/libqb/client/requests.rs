@@ -118,14 +118,12 @@ impl Requests {
         }
     }
 
-    /// Stops being counted as a user of the rings. Returns whether a request that somebody waited
-    /// for was not answered.
-    pub(super) fn detach(&self) -> bool {
+    /// Stops being counted as a user of the rings.
+    pub(super) fn detach(&self) {
         // Nobody else is left who could have the turn.
-        let Some(rings) = self.rings.enter(Instant::now()) else { return false };
+        let Some(rings) = self.rings.enter(Instant::now()) else { return };
         rings.request.detach();
         rings.response.detach();
-        !rings.pending.owes_unawaited_only()
     }
 
     /// Returns how many bytes of the request ring are used. `None`: another thread has the turn.

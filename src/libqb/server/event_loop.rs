@@ -371,11 +371,7 @@ impl<H: Handler> EventLoop<H> {
         let Handshaking { socket, credentials, service, .. } = client;
         let id = self.connections.next_id();
         let entry = self.connections.services.get(service);
-        let Some((endpoint, bound)) =
-            entry.and_then(|entry| Some((&entry.address.endpoint, entry.bound.as_ref()?)))
-        else {
-            return;
-        };
+        let Some(bound) = entry.and_then(|entry| entry.bound.as_ref()) else { return };
         let max_msg_size = max_msg_size.min(self.settings.max_msg_size);
         let size = self.settings.generation.files_size(max_msg_size);
         let connections = self.connections.all.values().map(|client| &client.connection);
@@ -400,7 +396,7 @@ impl<H: Handler> EventLoop<H> {
         let access = self.handler.ring_access(&peer, &session);
         let request = Request {
             transport: self.settings.transport,
-            endpoint,
+            address: &bound.address,
             generation: self.settings.generation,
             root: &bound.shm_root,
             client_root: &bound.client_root,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
@@ -16,6 +16,7 @@ use super::connections::{Conn, ConnectionId, Connections};
 use super::event_loop::{EventLoop, Job};
 use super::marker::{Marker, Marking};
 use super::{Generation, Overflow, Transport};
+use crate::address::SocketAddress;
 use crate::endpoint::{Endpoint, MAX_RING_SIZE, resolve};
 use crate::error::{Error, Result};
 use crate::sys::event::Wakeup;
@@ -417,7 +418,7 @@ pub(super) struct Bound {
     pub(super) client_root: PathBuf,
     pub(super) marker: Option<Arc<Marker>>,
     pub(super) socket: UnixListener,
-    path: Option<PathBuf>,
+    pub(super) address: SocketAddress,
 }
 
 /// The longest name of a service. With a longer one, the name of a ring's file would be too long
@@ -444,17 +445,16 @@ impl ServiceAddress {
         let marker = marking.as_ref().map(|marking| marking.get()).transpose()?;
         let address = endpoint.socket_address(name);
         let resolved = resolve(&address)?;
-        let path = address.path().map(Path::to_path_buf);
         let socket = serve::listen_stream(&resolved)
             .map_err(|source| Error::system(format!("listening at {address}"), source))?;
         let (shm_root, client_root) = (shm_root.to_path_buf(), client_root.to_path_buf());
-        Ok(Bound { name: name.clone(), shm_root, client_root, marker, socket, path })
+        Ok(Bound { name: name.clone(), shm_root, client_root, marker, socket, address })
     }
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        if let Some(path) = self.address.path() {
             let _ = std::fs::remove_file(path);
         }
     }

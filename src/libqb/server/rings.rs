@@ -16,6 +16,7 @@ use nix::unistd::geteuid;
 
 use super::marker::{Mark, Marker};
 use super::{Generation, RingAccess, Transport};
+use crate::address::SocketAddress;
 use crate::codec::setup::TransportType;
 use crate::endpoint::{Endpoint, resolve};
 use crate::libqb::channel::{Receiver, Sender};
@@ -58,7 +59,7 @@ pub(crate) struct Request<'a> {
     pub(crate) transport: Transport,
     pub(crate) generation: Generation,
     /// Where the service is, and so the sockets of its connections.
-    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) address: &'a SocketAddress,
     pub(crate) root: &'a Path,
     /// The path of `root` in the mount namespace of the clients.
     pub(crate) client_root: &'a Path,
@@ -154,7 +155,7 @@ impl Rings {
         let base = base.into_string().map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))?;
         let address = |suffix: &str| {
             let name = format!("{base}{suffix}");
-            let address = request.endpoint.connection_address(request.service, &name);
+            let address = Endpoint::connection_address(request.address, &name);
             resolve(&address).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))
         };
         let mut bound = |suffix| -> io::Result<Arc<OwnedFd>> {
@@ -180,9 +181,12 @@ impl Rings {
             max_msg_size,
             trust,
         )?;
-        let sender = |socket, direction, client: &str| -> io::Result<_> {
-            let (control, address) = (Arc::clone(&mapped), Some(address(client)?));
-            datagram::Sender::new(socket, control, direction, max_msg_size, address)
+        let mut sender = |socket, direction, client: &str| -> io::Result<_> {
+            let address = address(client)?;
+            // As qb_ipcs_us_disconnect: the client's files too.
+            files.sockets.extend(address.path().map(Path::to_path_buf));
+            let control = Arc::clone(&mapped);
+            datagram::Sender::new(socket, control, direction, max_msg_size, Some(address))
         };
         let response = sender(requests, Direction::Response, "-response")?;
         let event = sender(events, Direction::Event, "-event")?;
@@ -289,9 +293,7 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for socket in &self.sockets {
-            let _ = fs::remove_file(socket);
-        }
+        self.sockets.iter().for_each(|socket| file::remove_socket(socket));
         let directory = self.directory.as_ref().map_or(&self.root, |(_, directory)| directory);
         for name in &self.names {
             file::remove_file(directory, name);
