@@ -12,6 +12,7 @@ mod crowd;
 mod embedded;
 mod failures;
 mod flood;
+mod generations;
 mod handshakes;
 mod parts;
 mod quorum;
