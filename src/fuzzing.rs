@@ -4,55 +4,53 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use crate::codec::Kind;
 use crate::codec::setup::{ConnectReply, Generation, TransportType};
 use crate::libqb::datagram::Names;
 use crate::libqb::handshake::{Handshake, RingName};
 use crate::libqb::ring::heap;
-use crate::wire::{cfg, cmap, cpg, evs, quorum, votequorum};
+use crate::wire::{Service, cfg, cmap, cpg, evs, inspect, quorum, votequorum, with_any_message};
 
-/// The services in the order of [`message`]'s first byte: three numbers each, one for each
-/// [`Kind`](crate::codec::Kind).
-pub const SERVICES: [&str; 6] = ["cmap", "quorum", "votequorum", "cfg", "evs", "cpg"];
+/// The kinds of messages, in the order of [`message`]'s first byte.
+pub const KINDS: [Kind; 3] = [Kind::Request, Kind::Response, Kind::Event];
 
-/// Decodes bytes as a message of any service. Checks that a decoded message encodes, and that the
-/// result decodes to the same message.
+/// Returns the first byte for [`message`] that chooses a service and a kind.
+pub fn choice(service: Service, kind: Kind) -> u8 {
+    (service as u8) * 3 + kind as u8
+}
+
+/// Decodes bytes as a message of any service. Checks that a decoded message encodes, that the
+/// result decodes to the same message, and that an inspection finds the same.
 ///
 /// The first byte chooses service and kind. The rest is the message.
 pub fn message(data: &[u8]) {
+    let Some((choice, bytes)) = data.split_first() else { return };
+    let (service, kind) = (usize::from(choice / 3) % Service::ALL.len(), usize::from(choice % 3));
+    let (service, kind) = (Service::ALL[service], KINDS[kind]);
     macro_rules! round_trip {
-        ($any:ty, $bytes:expr) => {
-            if let Ok(message) = <$any>::decode($bytes) {
-                let encoded = message.encode().expect("a decoded message encodes");
-                let again =
-                    <$any>::decode_shared(&encoded.into()).expect("an encoded message decodes");
-                // Compared as text, since a NaN does not equal itself.
-                assert_eq!(format!("{again:?}"), format!("{message:?}"));
+        ($service:ident $any:ident) => {
+            match $service::$any::decode(bytes) {
+                Ok(message) => {
+                    let encoded = message.encode().expect("a decoded message encodes");
+                    let again = $service::$any::decode_shared(&encoded.into())
+                        .expect("an encoded message decodes");
+                    // Compared as text, since a NaN does not equal itself.
+                    assert_eq!(format!("{again:?}"), format!("{message:?}"));
+                    true
+                }
+                Err(_) => false,
             }
         };
     }
-    let Some((choice, bytes)) = data.split_first() else { return };
-    match choice % 18 {
-        0 => round_trip!(cmap::AnyRequest, bytes),
-        1 => round_trip!(cmap::AnyResponse, bytes),
-        2 => round_trip!(cmap::AnyEvent, bytes),
-        3 => round_trip!(quorum::AnyRequest, bytes),
-        4 => round_trip!(quorum::AnyResponse, bytes),
-        5 => round_trip!(quorum::AnyEvent, bytes),
-        6 => round_trip!(votequorum::AnyRequest, bytes),
-        7 => round_trip!(votequorum::AnyResponse, bytes),
-        8 => {
-            round_trip!(votequorum::AnyEvent, bytes);
-            let _ = votequorum::decode_event(bytes);
-        }
-        9 => round_trip!(cfg::AnyRequest, bytes),
-        10 => round_trip!(cfg::AnyResponse, bytes),
-        11 => round_trip!(cfg::AnyEvent, bytes),
-        12 => round_trip!(evs::AnyRequest, bytes),
-        13 => round_trip!(evs::AnyResponse, bytes),
-        14 => round_trip!(evs::AnyEvent, bytes),
-        15 => round_trip!(cpg::AnyRequest, bytes),
-        16 => round_trip!(cpg::AnyResponse, bytes),
-        _ => round_trip!(cpg::AnyEvent, bytes),
+    let decodes = with_any_message!(service, kind, round_trip);
+    let found = inspect(service, kind, bytes);
+    assert!(!decodes || found.error.is_none(), "{found:?}");
+    assert!(found.end <= bytes.len(), "{found:?}");
+    for (before, field) in found.fields.iter().zip(found.fields.iter().skip(1)) {
+        assert!(before.offset + before.size <= field.offset, "{found:?}");
+    }
+    if (service, kind) == (Service::Votequorum, Kind::Event) {
+        assert_eq!(votequorum::decode_event(bytes).is_ok(), found.error.is_none(), "{found:?}");
     }
 }
 

@@ -81,9 +81,10 @@
 //! | `server` | yes | `libqb::server` and `embedded` |
 //! | `cli` | yes | the `corosync-ipc` command; includes `server` and `tracing` |
 //! | `generate` | yes | its commands `completions` and `man`; includes `cli` |
+//! | `decode` | yes | its command `decode`; includes `cli` |
 //! | `tokio` | | an `AsyncClient` for each service: awaitable requests, events as a `Stream` |
 //! | `tracing` | | a span for each connect and request, logs of disconnects and timeouts |
-//! | `serde` | | `Serialize` and `Deserialize` for the values and events of the services |
+//! | `serde` | | `Serialize` and `Deserialize` for the values, events and messages of the services |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Allowed again in `libqb/ring/` and `sys/` alone.

@@ -2,24 +2,23 @@
 //!
 //! Every read names its field, so that an error says which field of which message is wrong.
 
+use std::{fmt, mem};
+
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Header;
+use super::fields::{Field, Notes, Value};
 use crate::error::WireError;
 
 /// A value with the same bytes in memory and on the wire (host byte order).
-pub trait Plain: FromBytes + IntoBytes + Immutable + Copy {}
-
-impl<T: FromBytes + IntoBytes + Immutable + Copy> Plain for T {}
+pub trait Plain: FromBytes + IntoBytes + Immutable + Copy {
+    /// Returns the value as that of a [`Field`].
+    fn value(&self) -> Value;
+}
 
 /// The size of the slots that hold most fields: C's `aligned(8)`.
 pub(crate) const SLOT: usize = 8;
-
-/// The name, the offset and the size of each field, for the tests that compare the codecs with the
-/// tables.
-#[cfg(test)]
-pub(crate) type Trace = Vec<(&'static str, usize, usize)>;
 
 /// A count or length from the peer that is not checked yet, and its field for the error.
 #[derive(Clone, Copy, Debug)]
@@ -38,21 +37,19 @@ pub struct Reader<'a> {
     /// The buffer that decoded byte strings share, if they do.
     shared: Option<&'a Bytes>,
     offset: usize,
-    #[cfg(test)]
-    pub(crate) trace: Trace,
+    /// Gets every field that is read, if somebody looks.
+    notes: Option<&'a mut Notes>,
 }
 
 impl<'a> Reader<'a> {
     /// Starts at the first byte of `bytes`. `message` is the C name of the message, for errors.
     pub fn new(message: &'static str, bytes: &'a [u8]) -> Self {
-        Self {
-            message,
-            bytes,
-            shared: None,
-            offset: 0,
-            #[cfg(test)]
-            trace: Vec::new(),
-        }
+        Self { message, bytes, shared: None, offset: 0, notes: None }
+    }
+
+    /// As [`Reader::new`], but adds every field that is read to `notes`.
+    pub(crate) fn noting(message: &'static str, bytes: &'a [u8], notes: &'a mut Notes) -> Self {
+        Self { notes: Some(notes), ..Self::new(message, bytes) }
     }
 
     /// As [`Reader::new`], but decoded byte strings share the memory of `bytes` instead of being
@@ -78,8 +75,11 @@ impl<'a> Reader<'a> {
 
     /// Reads a value that is not in a slot.
     pub fn get<T: Plain>(&mut self, field: &'static str) -> Result<T, WireError> {
-        let bytes = self.take(field, size_of::<T>())?;
-        T::read_from_bytes(bytes).map_err(|_| self.truncated(field, size_of::<T>(), bytes.len()))
+        let bytes = self.advance(field, size_of::<T>())?;
+        let value = T::read_from_bytes(bytes)
+            .map_err(|_| self.truncated(field, size_of::<T>(), bytes.len()))?;
+        self.note(field, size_of::<T>(), || value.value());
+        Ok(value)
     }
 
     /// Reads a value and the rest of its 8-byte slot. The last slot of a message may end after its
@@ -111,6 +111,30 @@ impl<'a> Reader<'a> {
 
     /// Reads `length` bytes.
     pub fn take(&mut self, field: &'static str, length: usize) -> Result<&'a [u8], WireError> {
+        let taken = self.advance(field, length)?;
+        self.note(field, length, || Value::Bytes(Bytes::copy_from_slice(taken)));
+        Ok(taken)
+    }
+
+    /// Names the next field's part of what it belongs to: `.length`, `[2].pid`. For notes only.
+    pub(crate) fn part(&mut self, part: impl fmt::Display) -> &mut Self {
+        if let Some(notes) = &mut self.notes {
+            notes.part = part.to_string();
+        }
+        self
+    }
+
+    /// Notes the field that ends at the offset.
+    fn note(&mut self, name: &'static str, size: usize, value: impl FnOnce() -> Value) {
+        if let Some(notes) = &mut self.notes {
+            let (offset, part) = (self.offset - size, mem::take(&mut notes.part));
+            notes.fields.push(Field { name, part, offset, size, value: value() });
+            notes.end = self.offset;
+        }
+    }
+
+    /// Takes `length` bytes, without a note.
+    fn advance(&mut self, field: &'static str, length: usize) -> Result<&'a [u8], WireError> {
         let have = self.remaining();
         let taken = match length {
             // Also at an offset beyond the end, after a slot that ended early.
@@ -118,8 +142,6 @@ impl<'a> Reader<'a> {
             _ => self.offset.checked_add(length).and_then(|end| self.bytes.get(self.offset..end)),
         };
         let taken = taken.ok_or_else(|| self.truncated(field, length, have))?;
-        #[cfg(test)]
-        self.trace.push((field, self.offset, length));
         self.offset += length;
         Ok(taken)
     }
@@ -140,11 +162,13 @@ impl<'a> Reader<'a> {
     ) -> Result<Vec<T>, WireError> {
         let length = count.checked_mul(size_of::<T>());
         let length = length.ok_or_else(|| self.truncated(field, usize::MAX, self.remaining()))?;
-        let bytes = self.take(field, length)?;
-        Ok(bytes
+        let bytes = self.advance(field, length)?;
+        let values: Vec<T> = bytes
             .chunks_exact(size_of::<T>())
             .filter_map(|chunk| T::read_from_bytes(chunk).ok())
-            .collect())
+            .collect();
+        self.note(field, length, || Value::List(values.iter().map(Plain::value).collect()));
+        Ok(values)
     }
 
     /// Checks a count from the peer: that many elements of `element` bytes must fit in the rest of
@@ -179,6 +203,9 @@ impl<'a> Reader<'a> {
     /// Skips padding. At the end of the message there may be less of it.
     pub fn skip(&mut self, length: usize) {
         self.offset = self.offset.saturating_add(length);
+        if let Some(notes) = &mut self.notes {
+            notes.end = self.offset;
+        }
     }
 
     /// Skips padding up to the next multiple of 8.
@@ -204,8 +231,9 @@ const TYPICAL_SIZE: usize = 512;
 pub struct Writer {
     message: &'static str,
     bytes: Vec<u8>,
+    /// The name, the offset and the size of each field, for tests.
     #[cfg(test)]
-    pub(crate) trace: Trace,
+    pub(crate) trace: Vec<(&'static str, usize, usize)>,
 }
 
 impl Writer {

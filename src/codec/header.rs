@@ -1,6 +1,9 @@
 //! The header of every libqb message. Nothing else knows the offsets of its fields.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
 use super::bytes::{Plain, Reader, SLOT, Writer};
+use super::fields::Value;
 use crate::error::{CsError, WireError};
 
 /// `CS_OK`: the status of a reply with a body, and of every event.
@@ -22,7 +25,7 @@ pub enum Kind {
 
 impl Kind {
     /// The C name of the header.
-    fn header_name(self) -> &'static str {
+    pub(crate) fn header_name(self) -> &'static str {
         match self {
             Self::Request => "qb_ipc_request_header",
             Self::Response | Self::Event => "qb_ipc_response_header",
@@ -48,7 +51,10 @@ impl Header {
     pub fn read(reader: &mut Reader<'_>, kind: Kind) -> Result<Self, WireError> {
         let id = reader.slot("header.id")?;
         let size = reader.slot("header.size")?;
-        let error = if kind == Kind::Request { 0 } else { reader.slot("header.error")? };
+        let error = match kind {
+            Kind::Request => 0,
+            Kind::Response | Kind::Event => reader.slot::<Status>("header.error")?.0,
+        };
         Ok(Self { id, size, error })
     }
 
@@ -104,6 +110,21 @@ impl Header {
         if kind != Kind::Request {
             writer.slot("header.error", self.error);
         }
+    }
+}
+
+/// The status of a header.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(transparent)]
+struct Status(i32);
+
+impl Plain for Status {
+    fn value(&self) -> Value {
+        let name = match self.0 {
+            CS_OK => Some("CS_OK"),
+            error => CsError::from_raw(error).c_name(),
+        };
+        Value::Named(self.0.into(), name.into_iter().collect())
     }
 }
 

@@ -14,13 +14,14 @@
 )]
 
 mod bytes;
+mod fields;
 mod header;
 
 pub mod setup;
 
 pub(crate) use self::bytes::SLOT;
-#[cfg(test)]
-pub(crate) use self::bytes::Trace;
 pub use self::bytes::{Number, Plain, Reader, Writer};
+pub(crate) use self::fields::Notes;
+pub use self::fields::{Field, Value};
 pub(crate) use self::header::CS_OK;
 pub use self::header::{Header, Kind, encode_refusal};

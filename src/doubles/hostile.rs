@@ -21,7 +21,7 @@ use crate::{
     Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError, Result,
     RingError, RingId, ServiceClient, TrackFlags,
 };
-use crate::{cfg, cmap, cpg, evs, fuzzing, quorum, votequorum};
+use crate::{cfg, cmap, cpg, evs, quorum, votequorum};
 
 /// A service that ignores all its events and counts them.
 #[derive(Default)]
@@ -77,8 +77,8 @@ impl Liar {
     fn new(seed: u64) -> Self {
         let mut liar =
             Self { random: Random::new(seed), answers: BTreeMap::new(), events: BTreeMap::new() };
-        for (index, service) in fuzzing::SERVICES.iter().enumerate() {
-            for (kind, bytes) in tables::vectors(service) {
+        for (index, service) in wire::Service::ALL.into_iter().enumerate() {
+            for (kind, bytes) in tables::vectors(service.name()) {
                 let id = Header::id_of(&bytes).unwrap();
                 match kind {
                     Kind::Response => liar.answers.entry((index, id)).or_default().push(bytes),
@@ -253,8 +253,8 @@ fn exercise_against_liar(
         .shm_root(directory.path())
         .request_timeout(short);
     let builder = Listener::<Liar>::builder().endpoint(&endpoint).transport(transport);
-    let builder =
-        fuzzing::SERVICES.iter().fold(builder, |builder, service| builder.service(*service));
+    let services = wire::Service::ALL.iter();
+    let builder = services.fold(builder, |builder, service| builder.service(service.name()));
     let _listener = builder.start(Liar::new(seed)).unwrap();
     exercise(&endpoint)
 }

@@ -155,6 +155,7 @@ message! {
 
 /// An interface in a [`RingStatusReply`].
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Interface {
     /// The address. Since corosync 2.99 the number of the link and a space precede it.
     pub name: Bytes,
@@ -164,6 +165,7 @@ pub struct Interface {
 
 /// Reply to [`GetRingStatus`].
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RingStatusReply {
     /// The interfaces, at most [`MAX_INTERFACES`].
     pub interfaces: Vec<Interface>,
@@ -248,6 +250,7 @@ message! {
 
 /// Reply to [`GetNodeAddresses`].
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeAddressesReply {
     /// The family of all addresses: the daemon's system's number of `AF_INET` or `AF_INET6`.
     pub family: u32,
@@ -279,6 +282,7 @@ impl Message for NodeAddressesReply {
 
 /// A link in a [`NodeStatusReply`]. Matches `struct corosync_knet_link_status_v1`.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Link {
     /// Not 0: the link is configured and switched on.
     pub enabled: u8,
@@ -296,6 +300,7 @@ pub struct Link {
 
 /// Reply to [`GetNodeStatus`]. Matches `struct corosync_cfg_node_status_v1`.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeStatusReply {
     /// The node.
     pub nodeid: NodeId,
@@ -360,13 +365,16 @@ impl Message for NodeStatusReply {
         let onwire_ver = reader.get("node_status.onwire_ver")?;
         reader.skip(2);
         let mut links: [Link; MAX_LINKS] = Default::default();
-        for link in &mut links {
-            link.enabled = reader.get(LINK_STATUS)?;
-            link.connected = reader.get(LINK_STATUS)?;
-            link.dynconnected = reader.get(LINK_STATUS)?;
+        for (index, link) in links.iter_mut().enumerate() {
+            link.enabled = reader.part(format_args!("[{index}].enabled")).get(LINK_STATUS)?;
+            link.connected = reader.part(format_args!("[{index}].connected")).get(LINK_STATUS)?;
+            link.dynconnected =
+                reader.part(format_args!("[{index}].dynconnected")).get(LINK_STATUS)?;
             reader.skip(1);
-            link.mtu = reader.get(LINK_STATUS)?;
+            link.mtu = reader.part(format_args!("[{index}].mtu")).get(LINK_STATUS)?;
+            reader.part(format_args!("[{index}].src_ipaddr"));
             link.src_ipaddr = Host::read(LINK_STATUS, reader)?;
+            reader.part(format_args!("[{index}].dst_ipaddr"));
             link.dst_ipaddr = Host::read(LINK_STATUS, reader)?;
         }
         Ok(Self { nodeid, reachable, remote, external, onwire_min, onwire_max, onwire_ver, links })
@@ -376,6 +384,7 @@ impl Message for NodeStatusReply {
 /// Event: asks a tracker whether this node's corosync may end, or reports that the time to answer
 /// is over.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TestShutdown {
     /// The status in the header. `CS_OK`: the daemon asks. `CS_ERR_TIMEOUT`: the time is over.
     pub status: i32,
@@ -448,7 +457,8 @@ impl Encoding<Bytes> for Reason {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
-        let length = reader.number::<u16>(field)?;
+        let length = reader.part(".length").number::<u16>(field)?;
+        reader.part(".value");
         let text = Chars::<MAR_NAME_SIZE>::read(field, reader)?;
         let length = reader.bounded(length, MAR_NAME_SIZE)?;
         Ok(text.slice(..text.len().min(length).min(MAR_NAME_SIZE - 1)))
@@ -461,7 +471,11 @@ fn texts<const SIZE: usize>(
     reader: &mut Reader<'_>,
 ) -> Result<Vec<Bytes>, WireError> {
     let text = |text: Bytes| text.slice(..text.len().min(SIZE - 1));
-    (0..MAX_INTERFACES).map(|_| Chars::<SIZE>::read(field, reader).map(text)).collect()
+    let mut read = |index| {
+        reader.part(format_args!("[{index}]"));
+        Chars::<SIZE>::read(field, reader).map(text)
+    };
+    (0..MAX_INTERFACES).map(&mut read).collect()
 }
 
 #[cfg(test)]

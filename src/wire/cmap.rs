@@ -69,6 +69,7 @@ open_enum! {
 
 /// A value on the wire: its type and its bytes. The bytes need not be valid for the type.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RawValue {
     /// The type that the sender gives.
     pub value_type: ValueType,
@@ -233,6 +234,7 @@ message! {
 /// Reply to [`Get`]. The message has the room for the value that the request asked for, whatever
 /// the value's length.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GetReply {
     /// The length of the value in bytes.
     pub value_len: u64,
@@ -263,6 +265,7 @@ impl Message for GetReply {
 
 /// Event: a tracked key was added, modified or deleted.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NotifyCallback {
     /// As given to [`TrackAdd`].
     pub track_inst_handle: u64,

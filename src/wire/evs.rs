@@ -17,7 +17,7 @@ use std::fmt;
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::codec::{Kind, Number, Reader, Writer};
+use crate::codec::{Kind, Number, Plain, Reader, Value, Writer};
 use crate::error::{Error, Result, WireError};
 use crate::wire::Message;
 #[doc(inline)]
@@ -35,6 +35,12 @@ pub const GROUP_NAME_SIZE: usize = 32;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 #[repr(transparent)]
 pub struct GroupName([u8; GROUP_NAME_SIZE]);
+
+impl Plain for GroupName {
+    fn value(&self) -> Value {
+        self.0.value()
+    }
+}
 
 impl GroupName {
     /// Makes a name of up to 32 bytes, padded with NULs as C's `strcpy` into a zeroed struct pads
@@ -92,6 +98,7 @@ pub const MAX_GROUPS: usize = 50;
 
 /// Joins groups.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Join {
     /// The groups, at most [`MAX_GROUPS`].
     pub groups: Vec<GroupName>,
@@ -99,6 +106,7 @@ pub struct Join {
 
 /// Leaves groups.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Leave {
     /// The groups.
     pub groups: Vec<GroupName>,
@@ -136,6 +144,7 @@ groups_request!(Leave, 1, "req_lib_evs_leave", LeaveReply);
 
 /// Sends a message to the groups that this connection joined.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct McastJoined {
     /// The requested order, which the daemon ignores.
     pub guarantee: Guarantee,
@@ -169,6 +178,7 @@ impl crate::wire::Request for McastJoined {
 
 /// Sends a message to groups, joined or not.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct McastGroups {
     /// The requested order, which the daemon ignores.
     pub guarantee: Guarantee,
@@ -232,6 +242,7 @@ message! {
 
 /// Reply to [`GetMembership`].
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MembershipReply {
     /// This node.
     pub local_nodeid: NodeId,
@@ -264,6 +275,7 @@ impl Message for MembershipReply {
 
 /// Event: a message to a group that this connection joined.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Deliver {
     /// The sender's node, despite the field's name in C.
     pub local_nodeid: NodeId,
@@ -292,6 +304,7 @@ impl Message for Deliver {
 
 /// Event: the membership of the cluster changed.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Confchg {
     /// The members after the change.
     pub member_list: Vec<NodeId>,

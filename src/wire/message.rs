@@ -170,8 +170,8 @@ impl Encoding<Bytes> for MarName {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
-        let length = reader.number_slot::<u16>(field)?;
-        let value = reader.bytes(field, MAR_NAME_SIZE)?;
+        let length = reader.part(".length").number_slot::<u16>(field)?;
+        let value = reader.part(".value").bytes(field, MAR_NAME_SIZE)?;
         let length = reader.bounded(length, value.len())?;
         Ok(value.slice(..length))
     }
@@ -191,6 +191,9 @@ impl<const N: usize> Encoding<Bytes> for Chars<N> {
 
 /// A list that follows its count: fixed-size values, or bytes.
 pub(crate) trait Elements: Sized {
+    /// What the name of the count ends with.
+    const COUNT: &'static str;
+
     fn count(&self) -> usize;
     fn append(&self, field: &'static str, writer: &mut Writer);
     fn take(field: &'static str, count: Number, reader: &mut Reader<'_>)
@@ -198,6 +201,8 @@ pub(crate) trait Elements: Sized {
 }
 
 impl<T: Plain> Elements for Vec<T> {
+    const COUNT: &'static str = "_entries";
+
     fn count(&self) -> usize {
         self.len()
     }
@@ -217,6 +222,8 @@ impl<T: Plain> Elements for Vec<T> {
 }
 
 impl Elements for Bytes {
+    const COUNT: &'static str = "_size";
+
     fn count(&self) -> usize {
         self.len()
     }
@@ -246,7 +253,7 @@ impl<E: Elements> Encoding<E> for Counted {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<E, WireError> {
-        let count = reader.number_slot::<u32>(field)?;
+        let count = reader.part(E::COUNT).number_slot::<u32>(field)?;
         E::take(field, count, reader)
     }
 }
@@ -263,7 +270,7 @@ impl<E: Elements> Encoding<E> for InSlotCounted {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<E, WireError> {
-        let count = reader.number::<u32>(field)?;
+        let count = reader.part(E::COUNT).number::<u32>(field)?;
         E::take(field, count, reader)
     }
 }
@@ -277,6 +284,7 @@ macro_rules! message {
      pub struct $type:ident { $($(#[$field_doc:meta])* $field:ident: $value:ty as $encoding:ty),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         pub struct $type { $($(#[$field_doc])* pub $field: $value),* }
 
         impl $crate::wire::Message for $type {
@@ -312,6 +320,7 @@ macro_rules! any_message {
     ($(#[$doc:meta])* pub enum $any:ident { $($type:ident),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         #[non_exhaustive]
         #[allow(clippy::large_enum_variant)]
         pub enum $any {
@@ -325,7 +334,8 @@ macro_rules! any_message {
             /// [`UnknownId`](crate::WireError::UnknownId) for an id without a variant here. The other
             /// variants for bytes of the peer's that do not follow the message's layout.
             pub fn decode(bytes: &[u8]) -> Result<Self, $crate::error::WireError> {
-                Self::decode_by(|message| $crate::codec::Reader::new(message, bytes))
+                let reader = |message| $crate::codec::Reader::new(message, bytes);
+                Self::decode_with(reader(stringify!($any)), reader)
             }
 
             /// As [`decode`](Self::decode), but byte strings share the memory of `bytes` instead of
@@ -334,18 +344,38 @@ macro_rules! any_message {
             /// # Errors
             /// As [`decode`](Self::decode).
             pub fn decode_shared(bytes: &bytes::Bytes) -> Result<Self, $crate::error::WireError> {
-                Self::decode_by(|message| $crate::codec::Reader::shared(message, bytes))
+                let reader = |message| $crate::codec::Reader::shared(message, bytes);
+                Self::decode_with(reader(stringify!($any)), reader)
             }
 
-            fn decode_by<'a>(reader: impl Fn(&'static str) -> $crate::codec::Reader<'a>) -> Result<Self, $crate::error::WireError> {
+            /// Finds the id by one reader, and decodes the message that it names by another.
+            fn decode_with<'a>(
+                mut header: $crate::codec::Reader<'_>,
+                reader: impl FnOnce(&'static str) -> $crate::codec::Reader<'a>,
+            ) -> Result<Self, $crate::error::WireError> {
                 use $crate::error::WireError;
                 use $crate::codec::{Header, Kind};
                 use $crate::wire::Message;
-                let header = Header::read(&mut reader(stringify!($any)), Kind::Request)?;
+                let header = Header::read(&mut header, Kind::Request)?;
                 match header.id {
                     $(<$type as Message>::ID => <$type as Message>::decode_from(reader(<$type as Message>::NAME)).map(Self::$type),)*
                     id => Err(WireError::UnknownId { message: stringify!($any), id }),
                 }
+            }
+
+            /// Decodes the message and notes its fields, down to the one that is wrong. Returns the
+            /// name of its C struct, which is empty for an unknown id.
+            pub(crate) fn note(
+                bytes: &[u8],
+                notes: &mut $crate::codec::Notes,
+            ) -> Result<&'static str, (&'static str, $crate::error::WireError)> {
+                let header = $crate::codec::Reader::new(stringify!($any), bytes);
+                let mut name = "";
+                let decoded = Self::decode_with(header, |message| {
+                    name = message;
+                    $crate::codec::Reader::noting(message, bytes, notes)
+                });
+                decoded.map(|_| name).map_err(|error| (name, error))
             }
 
             /// Encodes the message with its header.

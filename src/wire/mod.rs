@@ -36,6 +36,7 @@
     clippy::unreachable
 )]
 
+mod inspect;
 pub(crate) mod message;
 
 pub mod cfg;
@@ -49,4 +50,7 @@ pub mod votequorum;
 #[cfg(test)]
 pub(crate) mod tables;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use inspect::with_any_message;
+pub use inspect::{Inspection, Service, UnknownService, inspect};
 pub use message::{Message, Request, decode_reply};

@@ -100,6 +100,7 @@ message! {
 
 /// Event of model v1: membership changed.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodelistNotification {
     /// The ring.
     pub ring_id: RingId,

@@ -11,9 +11,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::Value;
 
+use super::Service as WireService;
 use super::message::{Message, write_message};
-use crate::codec::Trace;
-use crate::codec::{Header, Kind, Reader};
+use crate::codec::{Field, Header, Kind, Notes, Reader};
 use crate::error::WireError;
 use crate::fuzzing;
 
@@ -196,23 +196,30 @@ fn size_of_type(name: &Value, types: &Value) -> usize {
 }
 
 /// The names that differ from C's, with C's names.
-const OTHER_NAMES: [(&str, &str); 2] = [("value_type", "type"), ("extra_info", "ei_size")];
+const OTHER_NAMES: [(&str, &str); 2] = [("value_type", "type"), ("extra_info_size", "ei_size")];
 
-/// Compares the fields that were read or written with the table.
-fn compare_trace(context: &str, trace: &Trace, table: &Table) {
+/// The name, the offset and the size of a field.
+type Place<'a> = (&'a str, usize, usize);
+
+/// Compares the fields that were read or written with the table. What is written has the first part
+/// of a name only.
+fn compare_places(context: &str, places: &[Place<'_>], table: &Table, whole_names: bool) {
     let end = table.tail.unwrap_or(usize::MAX);
-    let fixed: Vec<_> = trace.iter().filter(|(_, offset, _)| *offset < end).collect();
+    let fixed: Vec<_> = places.iter().filter(|(_, offset, _)| *offset < end).collect();
     let actual: Vec<_> = fixed.iter().map(|(_, offset, size)| (*offset, *size)).collect();
     let expected: Vec<_> = table.fields.iter().map(|(_, offset, size)| (*offset, *size)).collect();
     assert_eq!(actual, expected, "{context}: offset and size of the fields");
     for ((name, ..), (expected, ..)) in fixed.iter().zip(&table.fields) {
-        let other = OTHER_NAMES.iter().any(|(ours, c)| (ours, c) == (name, &expected.as_str()));
+        let is_other = |(ours, c): &(&str, &str)| {
+            *c == expected && if whole_names { ours == name } else { ours.starts_with(name) }
+        };
+        let is_same = if whole_names { expected == name } else { expected.starts_with(name) };
         assert!(
-            expected.starts_with(name) || other,
+            is_same || OTHER_NAMES.iter().any(is_other),
             "{context}: {name} in the place of {expected}"
         );
     }
-    if let Some((_, offset, _)) = trace.iter().find(|(_, offset, _)| *offset >= end) {
+    if let Some((_, offset, _)) = places.iter().find(|(_, offset, _)| *offset >= end) {
         assert_eq!(*offset, end, "{context}: the tail begins here");
     }
 }
@@ -248,13 +255,10 @@ fn field_of(error: WireError) -> (&'static str, usize) {
 /// field and offset of each error. Returns how many numbers were refused.
 fn check_errors<M: Message>(context: &str, bytes: &[u8], table: &Table) -> usize {
     let read = |bytes: &[u8]| M::decode(bytes).err().map(|error| (error, field_of(error)));
-    let mut reader = Reader::new(M::NAME, bytes);
-    let header = Header::read(&mut reader, M::HEADER).unwrap();
-    if M::HEADER != Kind::Request && header.error > 1 {
-        return 0;
-    }
-    M::read(&mut reader).unwrap();
-    let fields: Vec<_> = reader.trace.iter().filter(|(_, _, size)| *size > 0).collect();
+    let Some((_, fields)) = read_fields::<M>(bytes) else { return 0 };
+    let fields: Vec<_> =
+        fields.iter().map(|field| (field.name, field.offset, field.size)).collect();
+    let fields: Vec<_> = fields.iter().filter(|(_, _, size)| *size > 0).collect();
     for (_, offset, size) in &fields {
         for end in [*offset, offset + 1, offset + size - 1, offset + size] {
             let Some((error, named)) = read(&bytes[..end.min(bytes.len())]) else { continue };
@@ -293,18 +297,31 @@ fn check_errors<M: Message>(context: &str, bytes: &[u8], table: &Table) -> usize
     refused
 }
 
-fn check_message<M: Message + Debug + PartialEq>(context: &str, bytes: &[u8], table: &Table) {
-    let mut reader = Reader::new(M::NAME, bytes);
+/// Reads a message with its fields. Returns `None` for a refusal: behind an error C sends undefined
+/// bytes.
+fn read_fields<M: Message>(bytes: &[u8]) -> Option<(M, Vec<Field>)> {
+    let mut notes = Notes::default();
+    let mut reader = Reader::noting(M::NAME, bytes, &mut notes);
     let header = Header::read(&mut reader, M::HEADER).unwrap();
-    assert_eq!(header.id, M::ID, "{context}");
+    assert_eq!(header.id, M::ID, "{}", M::NAME);
     if M::HEADER != Kind::Request && header.error > 1 {
-        // Behind an error C sends undefined bytes.
-        return;
+        return None;
     }
-    let message = M::read(&mut reader).unwrap_or_else(|error| panic!("{context}: {error}"));
-    compare_trace(&format!("{context}: read"), &reader.trace, table);
+    let message = M::read(&mut reader).unwrap_or_else(|error| panic!("{error}"));
+    Some((message, notes.fields))
+}
+
+fn check_message<M: Message + Debug + PartialEq>(context: &str, bytes: &[u8], table: &Table) {
+    let Some((message, fields)) = read_fields::<M>(bytes) else { return };
+    let paths: Vec<_> = fields.iter().map(Field::path).collect();
+    let places: Vec<_> = paths
+        .iter()
+        .zip(&fields)
+        .map(|(path, field)| (path.as_str(), field.offset, field.size))
+        .collect();
+    compare_places(&format!("{context}: read"), &places, table, true);
     let writer = write_message(&message).unwrap();
-    compare_trace(&format!("{context}: written"), &writer.trace, table);
+    compare_places(&format!("{context}: written"), &writer.trace, table, false);
     let trace = writer.trace.clone();
     let encoded = writer.finish(0).unwrap();
     assert_eq!(M::decode(&encoded).unwrap(), message, "{context}");
@@ -314,7 +331,13 @@ fn check_message<M: Message + Debug + PartialEq>(context: &str, bytes: &[u8], ta
 /// Compares the bytes that have a meaning. In the fixed part these are the fields, without the size
 /// and error of the header and without the bytes behind the end of a string in an array. In the
 /// tail these are the bytes written, as far as they were captured: a string's NUL may be missing.
-fn compare_bytes(context: &str, captured: &[u8], encoded: &[u8], table: &Table, written: &Trace) {
+fn compare_bytes(
+    context: &str,
+    captured: &[u8],
+    encoded: &[u8],
+    table: &Table,
+    written: &[Place<'_>],
+) {
     let header = 8..24;
     for (name, offset, size) in &table.fields {
         let (captured, encoded) =
@@ -469,7 +492,7 @@ check_service!(
 #[test]
 fn captured_numbers_turn_into_big_endian_ones() {
     let mut compared = 0;
-    for service in fuzzing::SERVICES {
+    for service in WireService::ALL {
         let read = |file: String| fs::read_to_string(proto(&file)).unwrap();
         let table = serde_json::from_str(&read(format!("{service}.json"))).unwrap();
         let text = read(format!("vectors/{service}.txt"));
@@ -567,12 +590,33 @@ fn short_answers_mean_what_their_tables_say() {
     }
 }
 
+#[test]
+#[cfg(feature = "serde")]
+fn every_captured_message_is_serialized() {
+    use super::{cfg, cmap, cpg, evs, quorum, votequorum, with_any_message};
+
+    for service in WireService::ALL {
+        for (kind, bytes) in vectors(service.name()) {
+            macro_rules! round_trip {
+                ($service:ident $any:ident) => {
+                    if let Ok(message) = $service::$any::decode(&bytes) {
+                        let json = serde_json::to_string(&message).unwrap();
+                        assert_eq!(serde_json::from_str::<$service::$any>(&json).unwrap(), message);
+                    }
+                };
+            }
+            with_any_message!(service, kind, round_trip);
+        }
+    }
+}
+
 /// A damaged vector behind the byte by which [`fuzzing::message`](crate::fuzzing::message) chooses
 /// the service and kind.
 fn damaged_vector() -> impl Strategy<Value = Vec<u8>> {
-    let all = fuzzing::SERVICES.iter().zip(0u8..).flat_map(|(service, number)| {
-        vectors(service)
-            .map(move |(kind, bytes)| [&[number * 3 + kind as u8], bytes.as_slice()].concat())
+    let all = WireService::ALL.into_iter().flat_map(|service| {
+        vectors(service.name()).map(move |(kind, bytes)| {
+            [&[fuzzing::choice(service, kind)], bytes.as_slice()].concat()
+        })
     });
     let word = prop_oneof![0..400u32, any::<u32>()];
     let damages = vec((any::<Index>(), word), 0..4);

@@ -5,6 +5,8 @@ use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::codec::{Plain, Value};
+
 /// The id of a node in corosync's nodelist, `nodelist.node.N.nodeid`. In votequorum 0 stands for
 /// the quorum device.
 #[derive(
@@ -25,6 +27,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 #[repr(transparent)]
 pub struct NodeId(pub u32);
+
+impl Plain for NodeId {
+    fn value(&self) -> Value {
+        self.0.value()
+    }
+}
 
 impl From<u32> for NodeId {
     fn from(id: u32) -> Self {
@@ -108,6 +116,12 @@ macro_rules! flags {
             }
         }
 
+        impl $crate::codec::Plain for $type {
+            fn value(&self) -> $crate::codec::Value {
+                $crate::codec::Value::Named(self.0.into(), self.names().collect())
+            }
+        }
+
         impl std::ops::BitOr for $type {
             type Output = Self;
 
@@ -162,6 +176,12 @@ macro_rules! open_enum {
             /// Returns the value's short name. `None` for an unknown value.
             pub fn name(self) -> Option<&'static str> {
                 match self { $(Self::$name => Some($text),)* _ => None }
+            }
+        }
+
+        impl $crate::codec::Plain for $type {
+            fn value(&self) -> $crate::codec::Value {
+                $crate::codec::Value::Named(self.0.into(), self.name().into_iter().collect())
             }
         }
 

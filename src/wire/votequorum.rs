@@ -18,8 +18,7 @@
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::codec::Plain;
-use crate::codec::{Header, Kind, Reader, Writer};
+use crate::codec::{Header, Kind, Notes, Plain, Reader, Value, Writer};
 use crate::error::WireError;
 use crate::wire::Message;
 use crate::wire::message::{
@@ -78,6 +77,12 @@ pub struct NodeEntry {
     pub node_id: NodeId,
     /// The node's state.
     pub state: NodeState,
+}
+
+impl Plain for NodeEntry {
+    fn value(&self) -> Value {
+        Value::Struct(vec![("nodeid", self.node_id.value()), ("state", self.state.value())])
+    }
 }
 
 /// The room for a quorum device's name in bytes, NUL included. Matches
@@ -200,6 +205,7 @@ message! {
 
 /// Reply to [`GetInfo`], in the layout of any corosync.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum GetInfoReply {
     /// The layout of corosync 2.1 and later.
     Full(NodeInfo),
@@ -209,6 +215,7 @@ pub enum GetInfoReply {
 
 /// The votes and state of a node. Matches `struct res_lib_votequorum_getinfo`.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeInfo {
     /// The node.
     pub nodeid: NodeId,
@@ -234,6 +241,7 @@ pub struct NodeInfo {
 
 /// The words of a reply of corosync 1.99 or 2.0.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ShortNodeInfo(pub [u32; 8]);
 
 impl ShortNodeInfo {
@@ -431,46 +439,92 @@ any_message! {
 /// # Errors
 /// As [`AnyEvent::decode`].
 pub fn decode_event(message: &[u8]) -> Result<AnyEvent, WireError> {
-    /// The length of every expected votes notification in bytes.
-    const EXPECTED_VOTES_SIZE: usize = 40;
-
-    fn exactly<M: Message>(message: &[u8]) -> Option<M> {
-        let decoded = M::decode(message).ok()?;
-        (decoded.encode().ok()?.len() == message.len()).then_some(decoded)
-    }
-
-    let header = Header::read(&mut Reader::new("votequorum event", message), Kind::Event)?;
-    match header.id {
-        QuorumNotification::ID if exactly::<QuorumNotification>(message).is_none() => {
-            if let Some(old) = exactly::<Notification234>(message) {
-                let Notification234 { quorate, context, node_list, .. } = old;
-                return Ok(AnyEvent::QuorumNotification(QuorumNotification {
-                    quorate,
-                    context,
-                    node_list,
-                }));
-            }
+    let quorum = |quorate, context, node_list| {
+        AnyEvent::QuorumNotification(QuorumNotification { quorate, context, node_list })
+    };
+    Ok(match EventLayout::of(message)? {
+        EventLayout::Current => AnyEvent::decode(message)?,
+        EventLayout::Quorum234 => {
+            let old = Notification234::decode(message)?;
+            quorum(old.quorate, old.context, old.node_list)
         }
-        Notification199::ID if message.len() != EXPECTED_VOTES_SIZE => {
-            if let Some(Notification199 { quorate, context, node_list }) = exactly(message) {
-                return Ok(AnyEvent::QuorumNotification(QuorumNotification {
-                    quorate,
-                    context,
-                    node_list,
-                }));
-            }
+        EventLayout::Quorum199 => {
+            let old = Notification199::decode(message)?;
+            quorum(old.quorate, old.context, old.node_list)
         }
-        ExpectedVotesNotification199::ID if message.len() == EXPECTED_VOTES_SIZE => {
+        EventLayout::ExpectedVotes199 => {
             let ExpectedVotesNotification199 { context, expected_votes } =
                 Message::decode(message)?;
-            return Ok(AnyEvent::ExpectedVotesNotification(ExpectedVotesNotification {
+            AnyEvent::ExpectedVotesNotification(ExpectedVotesNotification {
                 context,
                 expected_votes,
-            }));
+            })
         }
-        _ => {}
+    })
+}
+
+/// Decodes as [`decode_event`], and notes the fields of the layout that the message has.
+pub(crate) fn note_event(
+    message: &[u8],
+    notes: &mut Notes,
+) -> Result<&'static str, (&'static str, WireError)> {
+    fn note<M: Message>(
+        message: &[u8],
+        notes: &mut Notes,
+    ) -> Result<&'static str, (&'static str, WireError)> {
+        let read = M::decode_from(Reader::noting(M::NAME, message, notes));
+        read.map(|_| M::NAME).map_err(|error| (M::NAME, error))
     }
-    AnyEvent::decode(message)
+    match EventLayout::of(message) {
+        Ok(EventLayout::Quorum234) => note::<Notification234>(message, notes),
+        Ok(EventLayout::Quorum199) => note::<Notification199>(message, notes),
+        Ok(EventLayout::ExpectedVotes199) => note::<ExpectedVotesNotification199>(message, notes),
+        Ok(EventLayout::Current) | Err(_) => AnyEvent::note(message, notes),
+    }
+}
+
+/// The layouts that an event of votequorum can have.
+enum EventLayout {
+    /// Of corosync since 2.4, or unknown.
+    Current,
+    /// [`Notification234`]
+    Quorum234,
+    /// [`Notification199`]
+    Quorum199,
+    /// [`ExpectedVotesNotification199`]
+    ExpectedVotes199,
+}
+
+impl EventLayout {
+    fn of(message: &[u8]) -> Result<Self, WireError> {
+        /// The length of every expected votes notification in bytes.
+        const EXPECTED_VOTES_SIZE: usize = 40;
+
+        fn is_exactly<M: Message>(message: &[u8]) -> bool {
+            let decoded = M::decode(message).and_then(|decoded| decoded.encode());
+            decoded.is_ok_and(|encoded| encoded.len() == message.len())
+        }
+
+        let header = Header::read(&mut Reader::new("votequorum event", message), Kind::Event)?;
+        Ok(match header.id {
+            QuorumNotification::ID
+                if !is_exactly::<QuorumNotification>(message)
+                    && is_exactly::<Notification234>(message) =>
+            {
+                Self::Quorum234
+            }
+            Notification199::ID
+                if message.len() != EXPECTED_VOTES_SIZE
+                    && is_exactly::<Notification199>(message) =>
+            {
+                Self::Quorum199
+            }
+            ExpectedVotesNotification199::ID if message.len() == EXPECTED_VOTES_SIZE => {
+                Self::ExpectedVotes199
+            }
+            _ => Self::Current,
+        })
+    }
 }
 
 /// An `int` that follows a `char[255]`: one byte of padding, then the value.

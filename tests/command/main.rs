@@ -9,6 +9,8 @@ mod cmap;
 mod cpg;
 mod credentials;
 mod crowd;
+#[cfg(feature = "decode")]
+mod decode;
 mod embedded;
 mod failures;
 mod flood;

@@ -12,6 +12,8 @@ use corosync_ipc::{
     guard_against_truncation, within,
 };
 
+#[cfg(feature = "decode")]
+use crate::commands::decode;
 #[cfg(feature = "generate")]
 use crate::commands::generate::Generate;
 use crate::commands::{cfg, cmap, cpg, doctor, evs, quorum, serve, status};
@@ -146,6 +148,8 @@ enum Command {
     Evs(evs::Evs),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
+    #[cfg(feature = "decode")]
+    Decode(decode::Decode),
     #[cfg(feature = "generate")]
     #[command(flatten)]
     Generate(Generate),
@@ -158,6 +162,10 @@ pub(crate) fn run() -> Result<(), Failure> {
         Ok(cli) => cli,
         Err(error) => return usage(error),
     };
+    #[cfg(feature = "decode")]
+    if let Command::Decode(command) = command {
+        return command.run(global.json);
+    }
     #[cfg(feature = "generate")]
     if let Command::Generate(generate) = command {
         return generate.run(self::command());
@@ -201,6 +209,8 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Evs(command) => command.run(context),
         Command::Doctor(command) => command.run(context),
         Command::Serve(command) => command.run(context),
+        #[cfg(feature = "decode")]
+        Command::Decode(_) => Ok(()),
         #[cfg(feature = "generate")]
         Command::Generate(_) => Ok(()),
     })
@@ -219,6 +229,8 @@ impl Command {
             Self::Status(_) | Self::Doctor(_) => false,
             #[cfg(feature = "generate")]
             Self::Generate(_) => false,
+            #[cfg(feature = "decode")]
+            Self::Decode(_) => false,
         }
     }
 }

@@ -272,6 +272,7 @@ message! {
 
 /// An entry of an iteration. Matches `mar_cpg_iteration_description_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Description {
     /// The group.
     pub group: GroupName,
@@ -283,6 +284,7 @@ pub struct Description {
 
 /// Sends a message to the group. The daemon does not answer.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Mcast {
     /// The requested order, which the daemon ignores.
     pub guarantee: Guarantee,
@@ -331,6 +333,7 @@ impl Message for Mcast {
 
 /// Sends a fragment of a message to the group. Since corosync 2.3.5; it crashes earlier daemons.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PartialMcast {
     /// As in [`Mcast`].
     pub guarantee: Guarantee,
@@ -404,6 +407,7 @@ impl Request for PartialMcast {
 
 /// Reply to [`MembershipGet`]. The message always has room for 384 members.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MembershipReply {
     /// The members. Their reasons are undefined.
     pub member_list: Vec<Address>,
@@ -430,6 +434,7 @@ impl Message for MembershipReply {
 
 /// Event: the membership of a group changed.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ConfchgCallback {
     /// The group.
     pub group_name: GroupName,
@@ -479,6 +484,7 @@ impl Message for ConfchgCallback {
 
 /// Event: a member sent a message.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DeliverCallback {
     /// The group.
     pub group_name: GroupName,
@@ -516,6 +522,7 @@ impl Message for DeliverCallback {
 
 /// Event: a member sent a fragment of a message. Since corosync 2.3.5.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PartialDeliverCallback {
     /// The group.
     pub group_name: GroupName,
@@ -592,8 +599,8 @@ impl Encoding<GroupName> for CpgName {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<GroupName, WireError> {
-        let length = reader.number_slot::<u32>(field)?;
-        let value = reader.take(field, MAX_GROUP_NAME)?;
+        let length = reader.part(".length").number_slot::<u32>(field)?;
+        let value = reader.part(".value").take(field, MAX_GROUP_NAME)?;
         let length = reader.bounded(length, MAX_GROUP_NAME)?;
         Ok(value.get(..length).and_then(GroupName::from_wire).unwrap_or_default())
     }
@@ -656,10 +663,10 @@ fn read_addresses(
 ) -> Result<Vec<Address>, WireError> {
     let count = reader.counted(count, ADDRESS_SIZE)?;
     let mut list = Vec::with_capacity(count);
-    for _ in 0..count {
-        let node_id = reader.slot(field)?;
-        let pid = reader.slot(field)?;
-        let reason: Reason = reader.slot(field)?;
+    for index in 0..count {
+        let node_id = reader.part(format_args!("[{index}].nodeid")).slot(field)?;
+        let pid = reader.part(format_args!("[{index}].pid")).slot(field)?;
+        let reason: Reason = reader.part(format_args!("[{index}].reason")).slot(field)?;
         list.push(Address { node_id, pid, reason });
     }
     Ok(list)

@@ -3,6 +3,8 @@
 pub(crate) mod cfg;
 pub(crate) mod cmap;
 pub(crate) mod cpg;
+#[cfg(feature = "decode")]
+pub(crate) mod decode;
 pub(crate) mod doctor;
 pub(crate) mod evs;
 #[cfg(feature = "generate")]
