@@ -101,7 +101,7 @@ mod log;
 mod sync;
 mod sys;
 
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, feature = "__fuzzing"), feature = "server", not(loom)))]
 #[doc(hidden)]
 pub mod fuzzing;
 

@@ -1,4 +1,4 @@
-//! Feeds any bytes in pieces to the client's handshake, and parses them as the name of a ring.
+//! Feeds any bytes in pieces to the client's half of the connection setup.
 
 #![no_main]
 

@@ -43,7 +43,7 @@
 mod asynchronous;
 mod iter;
 mod multicast;
-mod reassembly;
+pub(crate) mod reassembly;
 
 use std::process;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -63,6 +63,12 @@ impl Reassembly {
         Self { limit, held: 0, unfinished: HashMap::new() }
     }
 
+    /// Returns how many bytes the unfinished messages count for.
+    #[cfg(any(test, feature = "__fuzzing"))]
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
     /// Takes the next fragment.
     pub(crate) fn feed(&mut self, fragment: &PartialDeliverCallback) -> Progress {
         let sender = (fragment.nodeid, fragment.pid);

@@ -17,11 +17,8 @@ use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal, Trans
 use crate::libqb::wake::MOST_STRAY;
 use crate::sys::file::page_size;
 use crate::wire::{self, Message, tables};
-use crate::{
-    Control, Deadline, Dispatch, Dispatcher, Endpoint, Error, NodeId, ProtocolError, Result,
-    RingError, RingId, ServiceClient, TrackFlags,
-};
-use crate::{cfg, cmap, cpg, evs, quorum, votequorum};
+use crate::{Control, Deadline, Dispatcher, Endpoint, Error, ProtocolError, Result, RingError};
+use crate::{cpg, fuzzing};
 
 /// A service that ignores all its events and counts them.
 #[derive(Default)]
@@ -140,112 +137,9 @@ impl Handler for Liar {
     }
 }
 
-/// Takes events in every way that does not wait for ever.
-fn events<C: ServiceClient>(client: &C)
-where
-    C::Event: std::fmt::Debug,
-{
-    while let Ok(Some(event)) = client.poll_event() {
-        drop(format!("{event:?}"));
-    }
-    let _ = client.dispatch(Dispatch::All, |_| std::ops::ControlFlow::Continue(()));
-    let _ = client.next_event(Duration::from_millis(1)).map(|event| format!("{event:?}"));
-}
-
-fn call_cmap(client: &cmap::Client) {
-    let _ = client.get("some.key");
-    let _ = client.set("some.key", 7_u32);
-    let _ = client.increment("some.key");
-    let tracker = client.track_add("some.", cmap::TrackEvents::ALL | cmap::TrackEvents::PREFIX);
-    events(client);
-    let _ = client.list("some.");
-    let _ = client.iter("").map(|keys| keys.take(20).count());
-    let _ = tracker.map(|tracker| client.track_delete(tracker));
-    let _ = client.delete("some.key");
-    events(client);
-}
-
-fn call_cpg(client: &cpg::Client) {
-    let group = cpg::GroupName::new("group").unwrap();
-    let _ = client.join(&group);
-    let _ = client.multicast(cpg::Guarantee::AGREED, b"message");
-    let _ = client.try_multicast(cpg::Guarantee::AGREED, b"message");
-    events(client);
-    let _ = client.multicast(cpg::Guarantee::AGREED, &vec![7; 2 << 20]);
-    let _ = client.membership(&group);
-    let _ = client.local_node_id();
-    let _ = client.iter(cpg::Iteration::All).map(|entries| entries.take(20).count());
-    events(client);
-    let _ = client.leave(&group);
-}
-
-fn call_quorum(client: &quorum::Client) {
-    let _ = client.is_quorate();
-    let _ = client.track_start(TrackFlags::CURRENT | TrackFlags::CHANGES);
-    events(client);
-    let _ = client.track_stop();
-}
-
-fn call_votequorum(client: &votequorum::Client) {
-    let _ = client.local_info();
-    let _ = client.info(NodeId(2));
-    let _ = client.set_expected(3);
-    let _ = client.set_votes(NodeId(2), 1);
-    let _ = client.track_start(1, TrackFlags::CHANGES);
-    events(client);
-    let _ = client.qdevice_register("device");
-    let _ = client.qdevice_poll("device", true, RingId::default());
-    let _ = client.qdevice_update("device", "other");
-    let _ = client.qdevice_master_wins("device", true);
-    let _ = client.qdevice_unregister("device");
-    let _ = client.set_qdevice_extra_info(vec![1; 100]);
-    let _ = client.qdevice_extra_info(NodeId(2));
-    let _ = client.track_stop();
-}
-
-fn call_cfg(client: &cfg::Client) {
-    let _ = client.local_node_id();
-    let _ = client.ring_status();
-    let _ = client.node_status(NodeId(2));
-    let _ = client.node_addresses(NodeId(2));
-    let _ = client.reload_config();
-    let _ = client.reopen_log_files();
-    let _ = client.kill_node(NodeId(2), "reason");
-    let _ = client.track_start();
-    events(client);
-    // `try_shutdown` is left out: it waits for trackers' answers, longer than the request timeout.
-    let _ = client.reply_to_shutdown(cfg::ShutdownAnswer::NO);
-    let _ = client.track_stop();
-}
-
-fn call_evs(client: &evs::Client) {
-    let groups = [evs::GroupName::new("group").unwrap()];
-    let _ = client.join(&groups);
-    let _ = client.multicast_joined(evs::Guarantee::AGREED, b"message");
-    let _ = client.multicast_groups(evs::Guarantee::AGREED, &groups, b"message");
-    events(client);
-    let _ = client.membership();
-    let _ = client.leave(&groups);
-}
-
-/// Connects and makes all calls, several times. Returns how often connecting succeeded.
-fn exercise<C: ServiceClient>(connect: impl Fn() -> Result<C>, call: impl Fn(&C)) -> usize {
-    let connected = |_: &usize| match connect() {
-        Ok(client) => {
-            call(&client);
-            true
-        }
-        Err(_) => false,
-    };
-    (0..15).filter(connected).count()
-}
-
-/// Runs `exercise` against a [`Liar`]. Returns how often connecting succeeded.
-fn exercise_against_liar(
-    seed: u64,
-    transport: Transport,
-    exercise: fn(&Endpoint) -> usize,
-) -> usize {
+/// Connects to a [`Liar`] and makes all calls, several times. Returns how often connecting
+/// succeeded.
+fn exercise_against_liar(seed: u64, transport: Transport, service: wire::Service) -> usize {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let short = Duration::from_millis(10);
     let endpoint = Endpoint::new()
@@ -256,7 +150,7 @@ fn exercise_against_liar(
     let services = wire::Service::ALL.iter();
     let builder = services.fold(builder, |builder, service| builder.service(service.name()));
     let _listener = builder.start(Liar::new(seed)).unwrap();
-    exercise(&endpoint)
+    (0..15).filter(|_| fuzzing::call(service, &endpoint).is_ok()).count()
 }
 
 #[test]
@@ -347,19 +241,11 @@ fn rings_larger_than_what_was_asked_for_are_refused() {
 fn a_daemon_that_lies_harms_nobody() {
     // The test mostly waits for replies, so the services run in parallel, each with its own
     // daemons.
-    let services: [fn(&Endpoint) -> usize; 6] = [
-        |endpoint| exercise(|| cmap::Client::connect_to(endpoint), call_cmap),
-        |endpoint| exercise(|| cpg::Client::connect_to(endpoint), call_cpg),
-        |endpoint| exercise(|| quorum::Client::connect_to(endpoint), call_quorum),
-        |endpoint| exercise(|| votequorum::Client::connect_to(endpoint), call_votequorum),
-        |endpoint| exercise(|| cfg::Client::connect_to(endpoint), call_cfg),
-        |endpoint| exercise(|| evs::Client::connect_to(endpoint), call_evs),
-    ];
     let connected = thread::scope(|scope| {
-        let threads = services.map(|exercise| {
+        let threads = wire::Service::ALL.map(|service| {
             scope.spawn(move || {
                 let daemons = (1..=3).flat_map(|seed| TRANSPORTS.map(|it| (seed, it)));
-                let connected = |(seed, it)| exercise_against_liar(seed, it, exercise);
+                let connected = |(seed, it)| exercise_against_liar(seed, it, service);
                 daemons.map(connected).sum::<usize>()
             })
         });

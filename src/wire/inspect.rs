@@ -23,7 +23,10 @@ macro_rules! with_any_message {
         }
     };
 }
-#[cfg_attr(not(any(test, fuzzing)), expect(unused_imports, reason = "for fuzzing"))]
+#[cfg_attr(
+    not(any(test, feature = "__fuzzing")),
+    expect(unused_imports, reason = "for fuzzing")
+)]
 pub(crate) use with_any_message;
 
 /// A service of corosync. Prints and parses as the name of its socket.

@@ -50,7 +50,7 @@ pub mod votequorum;
 #[cfg(test)]
 pub(crate) mod tables;
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "__fuzzing"))]
 pub(crate) use inspect::with_any_message;
 pub use inspect::{Inspection, Service, UnknownService, inspect};
 pub use message::{Message, Request, decode_reply};

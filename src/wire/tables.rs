@@ -6,16 +6,12 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::sample::{Index, select};
 use serde_json::Value;
 
 use super::Service as WireService;
 use super::message::{Message, write_message};
 use crate::codec::{Field, Header, Kind, Notes, Reader};
 use crate::error::WireError;
-use crate::fuzzing;
 
 /// A service's table and vectors.
 struct Service {
@@ -607,43 +603,5 @@ fn every_captured_message_is_serialized() {
             }
             with_any_message!(service, kind, round_trip);
         }
-    }
-}
-
-/// A damaged vector behind the byte by which [`fuzzing::message`](crate::fuzzing::message) chooses
-/// the service and kind.
-fn damaged_vector() -> impl Strategy<Value = Vec<u8>> {
-    let all = WireService::ALL.into_iter().flat_map(|service| {
-        vectors(service.name()).map(move |(kind, bytes)| {
-            [&[fuzzing::choice(service, kind)], bytes.as_slice()].concat()
-        })
-    });
-    let word = prop_oneof![0..400u32, any::<u32>()];
-    let damages = vec((any::<Index>(), word), 0..4);
-    (select(all.collect::<Vec<_>>()), damages, any::<Index>(), vec(any::<u8>(), 0..40)).prop_map(
-        |(mut bytes, damages, end, more)| {
-            for (index, word) in damages {
-                // At a word behind the first byte and the id.
-                let start = 5 + index.index(bytes.len() - 5) / 4 * 4;
-                let word = word.to_ne_bytes();
-                let length = word.len().min(bytes.len() - start);
-                bytes[start..start + length].copy_from_slice(&word[..length]);
-            }
-            if more.len() % 2 == 0 {
-                bytes.extend(more);
-            } else {
-                bytes.truncate(1 + end.index(bytes.len()));
-            }
-            bytes
-        },
-    )
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
-    #[test]
-    fn any_bytes_are_a_message_or_an_error(bytes in damaged_vector()) {
-        fuzzing::message(&bytes);
     }
 }

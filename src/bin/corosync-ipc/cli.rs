@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ Environment:
     arg_required_else_help = true,
     max_term_width = 120
 )]
-struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
     global: Global,
 
@@ -155,10 +155,15 @@ enum Command {
     Generate(Generate),
 }
 
+/// Reads a command line, the program's name included.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches_from(args)?;
+    Cli::from_arg_matches(&matches)
+}
+
 /// Runs the command that the command line asks for.
 pub(crate) fn run() -> Result<(), Failure> {
-    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
-    let Cli { global, command } = match parsed {
+    let Cli { global, command } = match parse(env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return usage(error),
     };

@@ -254,7 +254,7 @@ impl Config {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "__fuzzing"))]
 impl Config {
     /// The configuration of the nodes 1 to `count`, at 10.0.0.1 and the addresses that follow.
     pub(crate) fn with_nodes(count: u32) -> Self {

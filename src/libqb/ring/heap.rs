@@ -69,18 +69,28 @@ impl Region for Heap {
 }
 
 pub(super) fn ring(header: &Heap, data: &Heap) -> Result<Ring<Heap>, RingError> {
-    Ring::open("test", Format::LIBQB_014, header.clone(), data.clone())
+    open(header.clone(), data.clone())
+}
+
+/// Opens a ring in memory of any kind.
+pub(crate) fn open<R: Region>(header: R, data: R) -> Result<Ring<R>, RingError> {
+    Ring::open("test", Format::LIBQB_014, header, data)
+}
+
+/// The header and the data of a ring of that many words.
+pub(crate) fn memory(words: u32) -> (Heap, Heap) {
+    (Heap::header(words), Heap::new(words as usize))
 }
 
 pub(crate) fn pair(words: u32) -> (Producer<Heap>, Consumer<Heap>, Heap, Heap) {
-    let (header, data) = (Heap::header(words), Heap::new(words as usize));
+    let (header, data) = memory(words);
     let producer = ring(&header, &data).unwrap().producer().unwrap();
     let consumer = ring(&header, &data).unwrap().consumer().unwrap();
     (producer, consumer, header, data)
 }
 
 /// Uses both ends of a ring whose memory, indices and semaphore hold anything.
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "__fuzzing"))]
 pub(crate) fn use_hostile(bytes: &[u8]) {
     let (mut producer, mut consumer, header, data) = pair(1024);
     for (at, word) in bytes.chunks_exact(4).take(1027).enumerate() {

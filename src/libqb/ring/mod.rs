@@ -19,7 +19,7 @@ mod region;
 mod sem;
 mod spin;
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "__fuzzing"))]
 #[allow(clippy::indexing_slicing, clippy::unwrap_used)]
 pub(crate) mod heap;
 #[cfg(test)]

@@ -79,7 +79,7 @@ impl Decode {
 
 /// The bytes that the input writes in hex. `None` if it is not hex: a message in binary has NULs in
 /// its header.
-fn from_hex(input: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+pub(crate) fn from_hex(input: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
     let Ok(text) = std::str::from_utf8(input) else { return Ok(None) };
     if text.contains('\0') || text.is_empty() {
         return Ok(None);

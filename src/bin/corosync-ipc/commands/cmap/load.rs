@@ -47,7 +47,8 @@ pub(crate) fn read(file: &Path) -> Result<Vec<Step>, Failure> {
     parse(&text).map_err(|error| Failure::usage(format!("{name}, {error}")))
 }
 
-fn parse(text: &str) -> Result<Vec<Step>, String> {
+/// Reads changes: lines, or JSON as `cmap list` prints it.
+pub(crate) fn parse(text: &str) -> Result<Vec<Step>, String> {
     // No key begins like that.
     if text.trim_start().starts_with(['[', '{']) { parse_json(text) } else { parse_lines(text) }
 }

@@ -1,6 +1,6 @@
 //! `corosync-ipc cmap`: the map of configuration and state.
 
-mod load;
+pub(crate) mod load;
 pub(crate) mod value;
 
 use std::io::{IsTerminal, stdout};

@@ -1,0 +1,7 @@
+//! Puts messages together from fragments of several senders in any order.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| corosync_ipc::fuzzing::reassembly(data));
