@@ -40,7 +40,6 @@ pub(crate) struct Doctor {}
 impl Doctor {
     #[allow(clippy::unused_self, reason = "as all commands")]
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let surroundings = Surroundings::look(&context.endpoint);
         let Context { endpoint, deadline, .. } = context;
         let (mut probes, has_votequorum, is_new, pids) = thread::scope(|scope| {
             let has_votequorum = ask(scope, *deadline, || services::has_votequorum(endpoint));
@@ -50,6 +49,8 @@ impl Doctor {
             // If this fails, so does the probe of cpg.
             (probes, join(has_votequorum), join(is_new), join(pids).ok())
         });
+        // After the probes, since it takes time that is not the daemon's.
+        let surroundings = Surroundings::look(endpoint);
         probes.retain(|probe| !probe.is_obsolete());
         // Without cmap these fail for the same reason as cmap.
         let has_cmap =
