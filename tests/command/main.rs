@@ -98,7 +98,7 @@ fn outside(args: &[&str]) -> Output {
 }
 
 /// Every command there is, as its words.
-const COMMANDS: [&[&str]; 39] = [
+const COMMANDS: [&[&str]; 40] = [
     &["status"],
     &["cmap"],
     &["cmap", "list"],
@@ -136,6 +136,7 @@ const COMMANDS: [&[&str]; 39] = [
     &["evs", "members"],
     &["doctor"],
     &["serve"],
+    &["decode"],
     &["completions"],
     &["man"],
 ];

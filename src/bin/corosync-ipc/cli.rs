@@ -255,11 +255,20 @@ fn command() -> clap::Command {
         names.into_iter().fold(command, |command, name| command.mut_subcommand(name, explained))
     }
     let mut command = explained(Cli::command());
-    // Adds the global options to each command.
+    // Adds the global options to each command. These commands do not use them.
     command.build();
-    #[cfg(feature = "generate")]
-    let command = Generate::without_global_options(command);
-    command
+    let used: [(&str, &[&str]); 3] = [("completions", &[]), ("man", &[]), ("decode", &["json"])];
+    used.into_iter().fold(command, |command, (name, used)| {
+        if command.find_subcommand(name).is_none() {
+            return command;
+        }
+        command.mut_subcommand(name, |command| {
+            command.mut_args(|arg| {
+                let is_unused = arg.is_global_set() && !used.contains(&arg.get_id().as_str());
+                if is_unused { arg.hide(true) } else { arg }
+            })
+        })
+    })
 }
 
 fn parse_uid(text: &str) -> Result<u32, String> {

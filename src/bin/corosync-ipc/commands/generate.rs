@@ -31,15 +31,6 @@ impl Generate {
             Self::Man(man) => man.run(cli),
         }
     }
-
-    /// Hides the global options, which these commands do not use.
-    pub(crate) fn without_global_options(cli: Command) -> Command {
-        ["completions", "man"].into_iter().fold(cli, |cli, name| {
-            cli.mut_subcommand(name, |command| {
-                command.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
-            })
-        })
-    }
 }
 
 /// Prints a completion script for a shell
