@@ -181,11 +181,11 @@ impl Receiver {
         }
     }
 
-    /// Waits for a message without sleeping, for a moment and at most for `timeout`.
+    /// Waits for a message of a ring without sleeping, at most for `timeout`. Does nothing for
+    /// datagrams, since a wait for them takes a system call in any case.
     pub(crate) fn spin(&mut self, timeout: Duration) {
-        match self {
-            Self::Ring(ring) => ring.spin(timeout),
-            Self::Datagram(socket) => socket.spin(timeout),
+        if let Self::Ring(ring) = self {
+            ring.spin(timeout);
         }
     }
 

@@ -57,8 +57,6 @@ struct EventRing {
     refill: Refill,
     /// When the socket was last read.
     last_read: Instant,
-    /// Whether an event was taken since the last wait.
-    has_taken: bool,
 }
 
 /// A message that was taken from the ring.
@@ -78,7 +76,6 @@ impl Events {
                 wake: WakeBytes::default(),
                 refill: Refill::default(),
                 last_read: Instant::now(),
-                has_taken: false,
             }),
             waker: OnceLock::new(),
         }
@@ -173,17 +170,10 @@ impl Connection {
     /// passes. Returns `false` for the deadline.
     pub(crate) fn wait_event(&self, waker: &Waker, deadline: Option<Instant>) -> Result<bool> {
         {
-            let mut events = lock(&self.events.ring);
-            if events.ring.has_wake_bytes() {
-                if events.ring.has_message() {
-                    return Ok(true);
-                }
-            } else if std::mem::take(&mut events.has_taken) {
-                // More of a burst may follow. A daemon that need not wake this thread for each is
-                // faster. A datagram makes the descriptor readable by itself.
-                let now = Instant::now();
-                let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
-                events.ring.spin(left.unwrap_or(Duration::MAX));
+            let events = lock(&self.events.ring);
+            // A datagram makes the descriptor readable by itself.
+            if events.ring.has_wake_bytes() && events.ring.has_message() {
+                return Ok(true);
             }
         }
         let ready = wait_or_woken(&self.as_fd(), waker.wakeup(), deadline);
@@ -261,7 +251,6 @@ impl EventRing {
         let message = self.ring.try_receive().map_err(|source| link.failed(source))?;
         let Some(message) = message else { return Ok(None) };
         let (size, left, capacity) = self.ring.fill(message.len());
-        self.has_taken = true;
         link.counters.events.add(1);
         link.counters.event_ring.note(left + size);
         let refill = self.refill.event_taken(size, left, capacity);

@@ -30,7 +30,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use memmap2::MmapMut;
@@ -38,7 +37,7 @@ use nix::libc;
 use nix::sys::socket::UnixAddr;
 
 use super::channel::ChannelError;
-use super::ring::{Mapping, Region, Spin};
+use super::ring::{Mapping, Region};
 use crate::error::{ProtocolError, RingError};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::datagram;
@@ -227,7 +226,6 @@ pub(crate) struct Receiver {
     /// would clear memory that it uses again.
     buffer: MmapMut,
     max_msg_size: usize,
-    spin: Spin,
 }
 
 impl Receiver {
@@ -242,8 +240,7 @@ impl Receiver {
         trust: Trust,
     ) -> io::Result<Self> {
         let buffer = MmapMut::map_anon(max_msg_size.max(1))?;
-        let spin = Spin::new();
-        Ok(Self { socket, control, direction, trust, capacity, buffer, max_msg_size, spin })
+        Ok(Self { socket, control, direction, trust, capacity, buffer, max_msg_size })
     }
 
     /// How many bytes of the sender's buffer the messages that wait take at most.
@@ -265,13 +262,6 @@ impl Receiver {
     /// Returns how many messages wait, as the other end says.
     pub(crate) fn backlog(&self) -> u32 {
         self.control.backlog(self.direction)
-    }
-
-    /// Waits without sleeping until the other end says that it has sent a message, for a moment and
-    /// at most for `limit`.
-    pub(crate) fn spin(&mut self, limit: Duration) {
-        let Self { spin, control, direction, .. } = self;
-        spin.until(limit, || control.backlog(*direction) > 0);
     }
 
     /// Takes the next message without waiting.

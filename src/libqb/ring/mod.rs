@@ -35,7 +35,6 @@ pub(crate) use chunks::{
 #[cfg(feature = "server")]
 pub(crate) use chunks::{HEADER_FILE_SIZE, REQUEST_HEADER_FILE_SIZE};
 pub(crate) use region::{Mapping, Region};
-pub(crate) use spin::Spin;
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!(

@@ -23,18 +23,18 @@ const PAUSES: u32 = 32;
 
 /// Learns how long to spin: less after it was in vain, more after it was not.
 #[derive(Debug)]
-pub(crate) struct Spin {
+pub(super) struct Spin {
     budget: Duration,
     rest: u32,
 }
 
 impl Spin {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { budget: MOST, rest: 0 }
     }
 
     /// Spins until `ready`, but not for long. Returns whether it became ready.
-    pub(crate) fn until(&mut self, limit: Duration, mut ready: impl FnMut() -> bool) -> bool {
+    pub(super) fn until(&mut self, limit: Duration, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;
         }
