@@ -31,7 +31,8 @@ pub enum Transport {
     #[default]
     Shm,
     /// As datagrams. What corosync does with `system { qb_ipc_type: socket }`. libqb has it since
-    /// 0.15. `QB_IPC_SOCKET`
+    /// 0.15. corosync loses a large event without a word to its client when the kernel has no
+    /// memory for the datagram; its log says `event_send retuned -105`. `QB_IPC_SOCKET`
     Socket,
 }
 

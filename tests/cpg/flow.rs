@@ -177,13 +177,12 @@ fn nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes(nodes: &No
     for sender in senders {
         drop(sender.join().unwrap());
     }
+    // Besides, corosync loses a large datagram for which the kernel has no memory.
+    let losses = ["msg_process() (2:2", "event_send retuned -105"];
+    let lost_by = |log: String| losses.map(|text| log.matches(text).count()).iter().sum::<usize>();
     let refused = match nodes {
         Nodes::Embedded(_) => 0,
-        Nodes::Real(cluster) => cluster
-            .nodes()
-            .iter()
-            .map(|node| node.log().matches("msg_process() (2:2").count())
-            .sum::<usize>(),
+        Nodes::Real(cluster) => cluster.nodes().iter().map(|node| lost_by(node.log())).sum(),
     };
     let sent = SENDERS * (LARGE * (1 + SMALL)) as usize;
     // An end marker may be among the refused.
