@@ -17,7 +17,7 @@ use corosync_ipc::{
 use nix::errno::Errno;
 use serde_json::{Value as Json, json};
 
-use crate::commands::doctor::process::{Pids, is_denied, label};
+use crate::commands::doctor::process::{Pids, is_denied, is_of_user, label};
 use crate::commands::doctor::surroundings::{Daemon, Surroundings};
 use crate::context::Context;
 use crate::failure::{Failure, Fault, describe};
@@ -232,7 +232,8 @@ fn advice(error: &Error, seen: &Seen<'_>) -> String {
         Error::UntrustedServer { uid, pid, .. } => {
             let process = match pid {
                 0 => "that process, which is in another pid namespace,".to_owned(),
-                pid => format!("process {pid}"),
+                pid if is_of_user(*pid, *uid) => format!("process {pid}"),
+                _ => format!("the process of uid {uid} that holds the socket (`ss -xlp` names it)"),
             };
             format!(
                 "end {process} and start corosync, or, if uid {uid} may serve and read all requests, allow it with \
@@ -412,3 +413,23 @@ fn no_socket(surroundings: &Surroundings, address: &SocketAddress, source: &io::
 /// What a container shares to reach a corosync outside.
 const SHARE: &str = "share the host's network namespace, or, if corosync has its sockets in a directory (/run, in Debian \
     /tmp), mount that and name it with --socket-dir; and mount the host's /dev/shm";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_process_of_the_user_that_serves_is_to_be_ended() {
+        let surroundings = Surroundings::look(&Endpoint::new());
+        let seen = Seen { surroundings: &surroundings, is_reached: false };
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        let advised = |uid| {
+            let service = "cmap".into();
+            advice(&Error::UntrustedServer { service, uid, pid, is_unmapped: false }, &seen)
+        };
+        assert!(advised(own).contains(&format!("end process {pid} and")), "{}", advised(own));
+        let other = advised(own + 1);
+        assert!(!other.contains(&pid.to_string()) && other.contains("ss -xlp"), "{other}");
+    }
+}

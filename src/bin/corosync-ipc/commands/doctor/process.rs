@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::process;
 
 use corosync_ipc::{Endpoint, Error, cpg};
@@ -41,6 +42,12 @@ impl Pids {
              process {own} too, so join cpg groups with {advice}"
         ))
     }
+}
+
+/// Whether a process runs as this user. The one that listened may have ended and left the socket to
+/// another, and its number may now be that of any process.
+pub(crate) fn is_of_user(pid: i32, uid: u32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == uid)
 }
 
 /// Whether the system denied access to a socket or to rings.
