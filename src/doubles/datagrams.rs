@@ -9,9 +9,12 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use super::{private_endpoint, send_reply, serve_one, set_up};
 use crate::codec::setup::{ConnectReply, TransportType};
 use crate::codec::{Header, Kind};
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::libqb::Client;
 use crate::libqb::server::rings::Rings;
@@ -288,9 +291,32 @@ fn sockets_out_of_reach_are_named() {
     }
 }
 
+/// A client of root could remove the file of any daemon.
+#[test]
+fn a_daemon_that_closes_makes_its_client_remove_no_file_of_another() {
+    let name_another: Lie = |control, reply| {
+        let root = control.ancestors().nth(2).unwrap();
+        let another = root.join("qb-1-2-3-another");
+        fs::create_dir(&another).unwrap();
+        fs::write(another.join("qb-control-cpg"), [0; 24]).unwrap();
+        let name = |file| another.join(file).into_os_string().into_vec().into();
+        (reply.request, reply.response) = (name("qb-control-cpg"), name("qb-cpg"));
+    };
+    let (connected, directory) = connect_to_liar_in(private_endpoint(), name_another, false);
+    assert!(matches!(connected, Err(Error::Disconnected { .. })), "{connected:?}");
+    assert!(directory.path().join("qb-1-2-3-another/qb-control-cpg").exists());
+}
+
 /// Connects to a daemon that lies in its reply, and closes at once unless it `stays`.
 fn connect_to_liar(lie: Lie, stays: bool) -> Result<Client> {
-    let (endpoint, directory) = private_endpoint();
+    connect_to_liar_in(private_endpoint(), lie, stays).0
+}
+
+fn connect_to_liar_in(
+    (endpoint, directory): (Endpoint, TempDir),
+    lie: Lie,
+    stays: bool,
+) -> (Result<Client>, TempDir) {
     let address = endpoint.socket_address("cpg").path().unwrap().to_owned();
     let listener = serve::listen_stream(&socket::path_address(&address).unwrap()).unwrap();
     let root = directory.path().to_owned();
@@ -305,7 +331,7 @@ fn connect_to_liar(lie: Lie, stays: bool) -> Result<Client> {
     });
     let connected = Client::connect_to(&endpoint.timeout(20 * TIMEOUT), "cpg", SIZE);
     drop(daemon.join().unwrap());
-    connected
+    (connected, directory)
 }
 
 /// Whether somebody has a socket of this name.
@@ -315,7 +341,10 @@ fn is_bound(name: &str) -> bool {
 
 #[test]
 fn a_client_that_gave_up_is_there_until_the_daemon_let_go() {
-    for generation in [Generation::Libqb104, Generation::Libqb015] {
+    let generations = [Generation::Libqb104, Generation::Libqb015];
+    for (generation, is_finalized) in
+        generations.into_iter().flat_map(|it| [(it, false), (it, true)])
+    {
         let (endpoint, directory) = private_endpoint();
         let address = endpoint.socket_address("cpg").path().unwrap().to_owned();
         let listener = serve::listen_stream(&socket::path_address(&address).unwrap()).unwrap();
@@ -338,6 +367,9 @@ fn a_client_that_gave_up_is_there_until_the_daemon_let_go() {
         let base = String::from_utf8(reply.response.to_vec()).unwrap();
         let own = format!("{base}-response");
         assert_eq!(outcome(client.request(&request())), TimedOut);
+        if is_finalized {
+            client.finalize();
+        }
         drop(client);
         // What the daemon says now reaches somebody.
         assert!(is_bound(&own));

@@ -185,9 +185,7 @@ impl Drop for Connection {
         self.requests.detach();
         self.events.detach();
         // The daemon may send something before it notices that this client is gone.
-        if self.sockets.leave_with(&self.link.socket) {
-            self.sockets.forget_files();
-        }
+        self.sockets.leave_with(&self.link.socket);
         // How often to check whether the daemon's process is gone. After `finalize` the socket does
         // not show which end closed it.
         let looks = match self.link.state() {

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::connect::{Channels, Connecting, system};
 use super::orphans::Origin;
@@ -22,11 +23,13 @@ use crate::sys::{datagram, file, socket};
 /// The number of both sockets in the poller: one poll finds the readable ones.
 const ANY: u64 = 0;
 
-/// The sockets that a client made. Dropping them removes their files.
+/// The sockets that a client made. Dropping them removes their files, unless they were left with the
+/// daemon.
 #[derive(Debug, Default)]
 pub(super) struct BoundSockets {
     paths: Vec<PathBuf>,
     sockets: Vec<Arc<OwnedFd>>,
+    are_left: AtomicBool,
 }
 
 impl BoundSockets {
@@ -35,24 +38,19 @@ impl BoundSockets {
     /// The daemon connects to a client's sockets when it first sends something. libqb looks for a
     /// socket that is not there for a second, and serves nobody meanwhile. A socket in a message
     /// that nobody has received is there, even after its process has ended. The daemon removes its
-    /// file then.
-    ///
-    /// Returns `false` if the daemon has closed.
-    pub(super) fn leave_with(&self, setup: &OwnedFd) -> bool {
+    /// file then. Does nothing if the daemon has closed, or has them already.
+    pub(super) fn leave_with(&self, setup: &OwnedFd) {
         let sockets: Vec<_> = self.sockets.iter().map(|socket| socket.as_fd()).collect();
-        !sockets.is_empty() && socket::send_descriptors(setup, &sockets).is_ok()
-    }
-
-    /// Leaves the files to the daemon.
-    pub(super) fn forget_files(&mut self) {
-        self.paths.clear();
+        if !sockets.is_empty() && socket::send_descriptors(setup, &sockets).is_ok() {
+            self.are_left.store(true, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for BoundSockets {
     fn drop(&mut self) {
-        for path in &self.paths {
-            let _ = std::fs::remove_file(path);
+        if !self.are_left.load(Ordering::Relaxed) {
+            self.paths.iter().for_each(|path| file::remove_socket(path));
         }
     }
 }
@@ -82,9 +80,10 @@ impl Connecting<'_> {
         let max_msg_size = max_msg_size as usize;
         let names = Names::parse(reply, self.endpoint.shm_root_path())
             .map_err(|source| self.protocol(Stage::Rings, source))?;
-        let origin = Origin::of_datagrams(self.endpoint, &names.control, peer.pid);
+        let files = vec![names.control.base.clone()];
+        let origin = Origin::new(self.endpoint, &names.control, files, peer.pid);
         match self.open_sockets(setup, service, peer, max_msg_size, &names) {
-            Ok(channels) => Ok((channels, origin)),
+            Ok(channels) => Ok((channels, origin.shared())),
             Err(error) => Err(self.unusable(error, setup, &origin)),
         }
     }

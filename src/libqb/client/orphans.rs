@@ -48,11 +48,10 @@ impl Origin {
         self.client_pid
     }
 
-    /// The control file of a connection of datagrams. Matches `qb_ipcc_us_disconnect`, which removes
-    /// it too: a daemon that ends leaves it.
-    pub(super) fn of_datagrams(endpoint: &Endpoint, name: &RingName, server_pid: i32) -> Self {
-        let files = vec![name.base.clone()];
-        Self { is_shared: true, ..Self::new(endpoint, name, files, server_pid) }
+    /// The client removes the files in any case, so it must have checked whose they are. Matches
+    /// `qb_ipcc_us_disconnect`, which removes the control file too: a daemon that ends leaves it.
+    pub(super) fn shared(self) -> Self {
+        Self { is_shared: true, ..self }
     }
 
     /// Removes the files that a killed daemon left behind, or those that either end removes. Checks
