@@ -81,6 +81,28 @@ fn a_message_that_is_wrong_is_shown_as_far_as_it_can_be_read() {
 }
 
 #[test]
+fn long_values_are_cut_in_text_only() {
+    let text = "a b ".repeat(1 << 18);
+    let message = cpg::Mcast { guarantee: cpg::Guarantee::AGREED, message: text.clone().into() };
+    let message = message.encode().unwrap();
+    let output = decode(&["--json", "cpg", "request"], message.clone());
+    let document: Value = serde_json::from_str(&output.success()).unwrap();
+    assert_eq!(document["fields"].as_array().unwrap().last().unwrap()["value"], text);
+    let printed = decode(&["cpg", "request"], message).success();
+    assert!(printed.len() < 10_000 && printed.ends_with("..\n"), "{} bytes", printed.len());
+}
+
+#[test]
+fn input_without_end_is_refused() {
+    for input in [vec![0; (2 << 20) + 1], "00 ".repeat((2 << 20) + 1).into(), vec![b' '; 17 << 20]]
+    {
+        let output = decode(&["cpg", "request"], input);
+        assert_eq!(output.code(), 1);
+        assert_one_line(&output.stderr, &["more than"]);
+    }
+}
+
+#[test]
 fn what_is_no_message_ends_with_1_and_wrong_usage_with_2() {
     for (input, word) in [("hello", "hex"), ("123", "odd"), ("", "0 are left")] {
         let output = decode(&["cmap", "event"], input);

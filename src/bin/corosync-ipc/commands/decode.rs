@@ -14,8 +14,9 @@ use crate::output::{Column, base64, print, print_document, table};
 ///
 /// Reads one message, header included, as bytes or in hex, from a capture, a debugger or a log.
 /// In hex, blanks and line breaks do not count, and # begins a comment. Prints each field with its
-/// offset, its bytes and its value. Of a message that is cut short or wrong, prints what can be
-/// read, and the exit status is 1. Numbers are in this machine's byte order.
+/// offset, its bytes and its value: their beginning if they are long (--json has all). Of a message
+/// that is cut short or wrong, prints what can be read, and the exit status is 1. Numbers are in
+/// this machine's byte order.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc decode cpg event <message.bin
@@ -40,7 +41,10 @@ enum KindArgument {
     Event,
 }
 
-/// More than any message of corosync has.
+/// More than any message of corosync has, in bytes.
+const MOST_MESSAGE: usize = 2 << 20;
+
+/// Room for the longest message in hex, with comments.
 const MOST_INPUT: u64 = 16 << 20;
 
 fn parse_service(name: &str) -> Result<Service, String> {
@@ -58,10 +62,13 @@ impl Decode {
             .read_to_end(&mut input)
             .map_err(|error| Failure::refused(format!("reading standard input: {error}")))?;
         if input.len() as u64 > MOST_INPUT {
-            let text = format!("no message has more than {MOST_INPUT} bytes");
-            return Err(Failure::refused(text));
+            return Err(Failure::refused(format!("the input has more than {MOST_INPUT} bytes")));
         }
         let bytes = from_hex(&input)?.unwrap_or(input);
+        if bytes.len() > MOST_MESSAGE {
+            let text = format!("no message has more than {MOST_MESSAGE} bytes");
+            return Err(Failure::refused(text));
+        }
         let kind = match self.kind {
             KindArgument::Request => Kind::Request,
             KindArgument::Response => Kind::Response,
@@ -152,7 +159,7 @@ fn text(found: &Inspection, bytes: &[u8]) -> String {
         .map(|field| {
             let bytes = hex(bytes_of(field, bytes));
             let (offset, size) = (field.offset.to_string(), field.size.to_string());
-            vec![offset, size, field.path(), bytes, field.value.to_string()]
+            vec![offset, size, field.path(), bytes, shortened(field.value.to_string())]
         })
         .collect();
     let rest = rest(found, bytes);
@@ -170,6 +177,16 @@ fn bytes_of<'a>(field: &Field, bytes: &'a [u8]) -> &'a [u8] {
 /// What stands behind the last field.
 fn rest<'a>(found: &Inspection, bytes: &'a [u8]) -> &'a [u8] {
     bytes.get(found.end..).unwrap_or_default()
+}
+
+/// The first characters. Lines that are longer than a table's widest column take time without end.
+fn shortened(mut text: String) -> String {
+    const SHOWN: usize = 4096;
+    if let Some((end, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(end);
+        text.push_str("..");
+    }
+    text
 }
 
 /// The first bytes in hex.
