@@ -1,18 +1,20 @@
 //! `status`, `quorum` and `doctor`.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use corosync_ipc::cmap::Value as MapValue;
 use corosync_ipc::embedded::{Cluster as EmbeddedCluster, Corosync};
 use corosync_ipc::{NodeId, RingId, votequorum};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use testbed::{Cluster, Node, Process, eventually, shared_one, skip};
 
 use super::served::Place;
 use super::tool::{comparable, quorumtool};
-use super::{assert_fails, assert_one_line, command, json, lines, ok, run};
+use super::{assert_fails, assert_one_line, command, json, lines, ok, program, run};
 
 /// Both answer for the same moment: the ring is the same before and after.
 #[track_caller]
@@ -398,6 +400,21 @@ fn a_daemon_that_is_killed_ends_watching() {
 
     node.start();
     assert_eq!(ok(node, &["cmap", "get", "totem.version"]), "2\n");
+}
+
+#[test]
+fn a_watcher_that_is_process_1_of_a_container_ends_at_a_signal() {
+    if skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let unshare = cluster.node(1).at(Path::new("/usr/bin/unshare")).args(["--pid", "--fork"]);
+    let unshare = unshare.arg(program()).args(["quorum", "watch"]).spawn();
+    unshare.wait_stdout("quorate");
+    let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
+    let watcher: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    kill(Pid::from_raw(watcher), Signal::SIGTERM).unwrap();
+    assert_eq!(unshare.wait().code(), 128 + Signal::SIGTERM as i32);
 }
 
 #[test]

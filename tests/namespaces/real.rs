@@ -57,7 +57,7 @@ const STRANGERS: [Outcome; 4] = [Wall {
     error: "NotAllowed",
     stage: "handshake",
     says: &["may not use cmap", "uidgid section"],
-    advice: &["`uidgid { uid: 1001 gid: 1001 }` into corosync.conf"],
+    advice: &["`uidgid { uid: 1001 }` into corosync.conf"],
 }; 4];
 
 const ALLOWED_PLACE: Place = Place { user: ALLOWED, group: ALLOWED, ..HERE };

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::process;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -18,7 +19,7 @@ use crate::commands::decode;
 use crate::commands::generate::Generate;
 use crate::commands::{cfg, cmap, cpg, doctor, evs, quorum, serve, status};
 use crate::context::Context;
-use crate::embedded::Embedded;
+use crate::embedded::{Embedded, Signals};
 use crate::failure::{Failure, USAGE};
 use crate::log;
 use crate::output::{printable, quoted};
@@ -182,6 +183,10 @@ pub(crate) fn run() -> Result<(), Failure> {
         log::start();
     }
     if !global.embedded {
+        // The kernel drops a signal to process 1 of a container that does not take it.
+        if process::id() == 1 && !command.takes_signals() {
+            Signals::block()?.die_after(|_| ());
+        }
         return run_command(command, &Context::new(global.endpoint()?, json, false));
     }
     if let Command::Serve(_) = command {
@@ -222,6 +227,11 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 impl Command {
+    /// Whether the command cleans up when a signal ends it.
+    fn takes_signals(&self) -> bool {
+        matches!(self, Self::Cpg(_) | Self::Evs(_) | Self::Serve(_))
+    }
+
     /// Whether the command runs on after one answer.
     fn goes_on(&self) -> bool {
         match self {

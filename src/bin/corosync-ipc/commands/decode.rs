@@ -15,8 +15,8 @@ use crate::output::{Column, base64, print, print_document, table};
 /// Reads one message, header included, as bytes or in hex, from a capture, a debugger or a log.
 /// In hex, blanks and line breaks do not count, and # begins a comment. Prints each field with its
 /// offset, its bytes and its value: their beginning if they are long (--json has all). Of a message
-/// that is cut short or wrong, prints what can be read, and the exit status is 1. Numbers are in
-/// this machine's byte order.
+/// whose fields are cut short or wrong, prints what can be read, and the exit status is 1. The size
+/// in the header is not compared with the input. Numbers are in this machine's byte order.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc decode cpg event <message.bin

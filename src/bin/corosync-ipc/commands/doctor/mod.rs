@@ -346,10 +346,10 @@ fn not_allowed(uid: u32, gid: u32, surroundings: &Surroundings) -> String {
         ],
         None => [""; 2],
     };
-    let (uid, gid) = surroundings.outside.unwrap_or((uid, gid));
+    let (uid, _) = surroundings.outside.unwrap_or((uid, gid));
     format!(
-        "{said}run as root, or put `uidgid {{ uid: {uid} gid: {gid} }}` into corosync.conf, each word on a line{mapped}; then \
-         `corosync-ipc cfg reload`, or a restart before corosync 2.3.2"
+        "{said}run as root, or put `uidgid {{ uid: {uid} }}` into corosync.conf, in three lines of which the first ends \
+         with the brace{mapped}; then `corosync-ipc cfg reload`, or a restart before corosync 2.3.2"
     )
 }
 
@@ -360,7 +360,10 @@ fn missing(service: &str) -> String {
         return "it needs provider: corosync_votequorum in the section quorum of corosync.conf: see the daemon's log"
             .to_owned();
     }
-    format!("this corosync runs without {service}, which every corosync has: see its log")
+    format!(
+        "this corosync runs without {service}, which every corosync has: see its log; if sockets are files, mount their \
+         directory, not single ones"
+    )
 }
 
 fn no_socket(surroundings: &Surroundings, address: &SocketAddress, source: &io::Error) -> String {
@@ -405,6 +408,12 @@ fn no_socket(surroundings: &Surroundings, address: &SocketAddress, source: &io::
             let private = "; or it has its sockets in a directory that is private here, as PrivateTmp= makes /tmp: mount \
                            the host's and name it with --socket-dir";
             let private = if is_file { private } else { "" };
+            if surroundings.daemons.iter().all(|daemon| daemon.same_network.is_none()) {
+                return format!(
+                    "a corosync runs, and whether in this network namespace is not visible without the capability \
+                     SYS_PTRACE: if not, {SHARE}"
+                );
+            }
             format!("a corosync runs here but does not listen (yet): see its log{private}")
         }
     }

@@ -226,7 +226,7 @@ fn processes_text(daemons: &[Daemon]) -> String {
     let parts = [
         count("in this network namespace", &|daemon| daemon.same_network == Some(true)),
         count("in others", &|daemon| daemon.same_network == Some(false)),
-        count("in unknown ones", &|daemon| daemon.same_network.is_none()),
+        count("in unknown network namespaces", &|daemon| daemon.same_network.is_none()),
         count("stopped", &|daemon| daemon.is_stopped),
     ];
     format!(
