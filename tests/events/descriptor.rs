@@ -146,7 +146,8 @@ impl Late {
     fn new() -> (Late, Taker<cfg::Client>) {
         let (endpoint, folder) = private_endpoint();
         let listener = Scripted::silent(&endpoint, "cfg");
-        let client = cfg::Client::connect_to(&endpoint).unwrap();
+        // Room for all events: those that the server queues come when it has the time.
+        let client = cfg::Client::connect_to(&endpoint.ring_size(1 << 16)).unwrap();
         let number = |event: &cfg::Event| match event {
             cfg::Event::Unknown(UnknownEvent { message, .. }) => {
                 u64::from_ne_bytes(message[16..].try_into().unwrap())
