@@ -14,7 +14,8 @@ use corosync_ipc::cmap::{self, Client, TrackEvents, Value};
 use corosync_ipc::embedded::Corosync;
 use corosync_ipc::libqb::server::{Generation, Transport};
 use corosync_ipc::{
-    CsError, Deadline, Dispatch, Endpoint, Error, TrackFlags, cpg, quorum, votequorum,
+    CsError, Deadline, Dispatch, Endpoint, Error, SocketAddress, TrackFlags, cpg, quorum,
+    votequorum,
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use testbed::{
@@ -270,10 +271,10 @@ fn connecting_to_a_stopped_daemon_times_out(host: &Host) {
         return;
     }
     // Until the daemon's queue of connections is full.
-    let address = match host {
-        Host::Embedded(_) => UnixAddr::new(&host.shm_root().join("cmap")).unwrap(),
-        Host::Real(_) => {
-            let mut name = b"cmap".to_vec();
+    let address = match host.endpoint().socket_address("cmap") {
+        SocketAddress::Path(path) => UnixAddr::new(&path).unwrap(),
+        SocketAddress::Abstract(name) => {
+            let mut name = name.into_bytes();
             name.resize(107, 0);
             UnixAddr::new_abstract(&name).unwrap()
         }

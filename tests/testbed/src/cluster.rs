@@ -6,6 +6,7 @@ use std::thread;
 
 use super::config::{Config, Transport};
 use super::daemon::Daemon;
+use super::exchanges_sockets;
 use super::membership::Membership;
 use super::namespaces::{Mounts, Namespaces, kill_all};
 use super::node::Node;
@@ -29,7 +30,7 @@ impl Cluster {
             nodes: 1,
             config: Config::default(),
             shm_size: "1g".to_owned(),
-            filesystem_sockets: false,
+            filesystem_sockets: exchanges_sockets(),
             wait: true,
             daemon: None,
             environment: Vec::new(),

@@ -14,6 +14,7 @@
 
 use std::env;
 use std::io::{BufRead, BufReader, Read, stdin};
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::{Child, Command, Stdio, exit};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -25,6 +26,7 @@ use corosync_ipc::cmap::Value;
 use corosync_ipc::embedded::{self, Corosync};
 use corosync_ipc::libqb::server::{self as embedded_server, Generation};
 use corosync_ipc::{ENV_SHM_ROOT, ENV_SOCKET_DIR, Endpoint};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -32,8 +34,8 @@ use tempfile::TempDir;
 
 use crate::poll::say;
 use crate::{
-    Builder, Cluster, Node, NodeCommand, Version, eventually, shared_with, shm_folder, skip,
-    version,
+    Builder, Cluster, Node, NodeCommand, Version, eventually, exchanges_sockets, shared_with,
+    shm_folder, skip, version,
 };
 
 /// Makes four tests of each body: `embedded::body`, `real::body`, and both with datagrams,
@@ -336,6 +338,15 @@ pub trait Body<Argument> {
 impl<F: FnOnce(&Endpoint) + Send> Body<Endpoint> for F {
     fn run(self, kind: HostKind, setup: &Setup) {
         match kind {
+            HostKind::Embedded if exchanges_sockets() && setup.nodes == 1 => {
+                in_own_network(|| {
+                    let folder = shm_folder();
+                    let endpoint = Endpoint::new().abstract_sockets().shm_root(folder.path());
+                    let builder = setup.embedded().endpoint(1, &endpoint);
+                    let _cluster = builder.start().expect("the embedded daemon starts");
+                    self(&endpoint);
+                });
+            }
             HostKind::Embedded => {
                 let cluster = setup.embedded().start().expect("the embedded daemon starts");
                 self(cluster.node(1).expect("it is node 1").endpoint());
@@ -350,6 +361,19 @@ impl<F: FnOnce(&Endpoint, Version) + Send> Body<(Endpoint, Version)> for F {
     fn run(self, kind: HostKind, setup: &Setup) {
         (|endpoint: &Endpoint| self(endpoint, kind.version())).run(kind, setup);
     }
+}
+
+/// Runs a body where no other process has abstract sockets. Needs root.
+fn in_own_network(body: impl FnOnce() + Send) {
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may have a network namespace");
+            body();
+        });
+        if let Err(panic) = inside.join() {
+            resume_unwind(panic);
+        }
+    });
 }
 
 /// Runs a body inside a node, whose daemon must be the same process afterwards.

@@ -23,6 +23,8 @@
 //! Environment variables:
 //! - `COROSYNC_IPC_REQUIRE_DAEMON=1`: tests that cannot run fail instead of being skipped.
 //! - `COROSYNC_IPC_TEST_DAEMON`: another daemon than the installed one; its tools lie next to it.
+//! - `COROSYNC_IPC_EXCHANGE_SOCKETS=1`: real daemons have sockets in a directory, and embedded ones
+//!   that serve a single body have abstract sockets. By default it is the other way round.
 
 mod cc;
 mod clients;
@@ -154,6 +156,11 @@ pub fn shared_with(ipc_type: IpcType) -> &'static Cluster {
     // Never dropped: the cleaner of `state` ends them after the process.
     static SHARED: [OnceLock<Cluster>; 2] = [OnceLock::new(), OnceLock::new()];
     SHARED[ipc_type as usize].get_or_init(|| Cluster::builder().ipc_type(ipc_type.name()).start())
+}
+
+/// Whether real daemons have sockets in a directory, and embedded ones abstract sockets.
+pub(crate) fn exchanges_sockets() -> bool {
+    env::var_os("COROSYNC_IPC_EXCHANGE_SOCKETS").is_some_and(|value| value == "1")
 }
 
 /// A private directory for rings and sockets.

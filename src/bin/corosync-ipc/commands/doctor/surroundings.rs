@@ -315,7 +315,7 @@ mod tests {
         daemons.extend([daemon(70, Some(true)), daemon(71, None)]);
         assert_eq!(
             processes_text(&daemons),
-            "3 corosync: 1 in this network namespace (70), 1 in others (2), 1 in unknown ones (71)"
+            "3 corosync: 1 in this network namespace (70), 1 in others (2), 1 in unknown network namespaces (71)"
         );
     }
 
