@@ -41,6 +41,7 @@ mod namespaces;
 mod node;
 mod patience;
 mod poll;
+pub mod raw;
 #[cfg(feature = "server")]
 mod scripted;
 mod state;
