@@ -2,7 +2,7 @@
 //!
 //! The peer can write every byte of that memory at any time. So no reference or slice into it is
 //! ever made. Words are read once, through atomics, into locals that are checked before use.
-//! Payloads are copied out.
+//! Payloads are copied by code that the compiler does not know.
 //!
 //! The peer can also truncate the files. The kernel then sends `SIGBUS` to a process that touches a
 //! page that the file no longer has. After [`guard_against_truncation`] that ends the connection
@@ -15,6 +15,8 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod chunks;
+#[cfg(not(loom))]
+mod copy;
 mod region;
 mod sem;
 mod spin;

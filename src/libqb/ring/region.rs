@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::ptr;
 
 use memmap2::{MmapOptions, MmapRaw};
 
+#[cfg(not(loom))]
+use super::copy::copy;
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sys::fault::Guarded;
 
@@ -116,10 +117,10 @@ impl Region for Mapping {
         let target = out.spare_capacity_mut().as_mut_ptr().cast();
         // SAFETY: `source` has `length` readable bytes, `target` has room for them after `reserve`,
         // and a mapping never overlaps a Vec's buffer. No reference into the mapping
-        // exists. The peer owns these bytes no longer once the chunk is committed; one that
-        // writes them all the same changes what is copied, every value of which is checked later by
-        // the codecs.
-        unsafe { ptr::copy_nonoverlapping(source, target, length) };
+        // exists, and no thread of this process writes here: it is the only consumer. The peer owns
+        // these bytes no longer once the chunk is committed; one that writes them all the same
+        // changes what is copied, every value of which is checked later by the codecs.
+        unsafe { copy(source, target, length) };
         let filled = out.len() + length;
         // SAFETY: the `length` bytes behind the old length have just been written.
         unsafe { out.set_len(filled) };
@@ -128,10 +129,12 @@ impl Region for Mapping {
     fn copy_in(&self, offset: usize, bytes: &[u8]) {
         let target = self.address(offset, bytes.len());
         // SAFETY: `target` has room for the bytes, and a slice never overlaps the mapping, of which
-        // no reference exists. The peer does not read a chunk before its magic is set; one
-        // that does reads half a message, which is its own harm.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+        // no reference exists. No thread of this process writes here: it is the only producer. The
+        // peer does not read a chunk before its magic is set; one that does reads half a message,
+        // which is its own harm.
+        unsafe { copy(bytes.as_ptr(), target, bytes.len()) };
     }
+
     fn is_lost(&self) -> bool {
         self.guarded.is_lost()
     }

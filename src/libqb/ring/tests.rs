@@ -12,6 +12,7 @@ mod one_thread {
     use proptest::prelude::*;
 
     use super::super::chunks::{Format, REQUEST_HEADER_SIZE, Ring};
+    use super::super::copy::copy;
     use super::super::heap::{Heap, pair, ring};
     use super::super::region::{Mapping, Region};
     use crate::error::RingError;
@@ -80,6 +81,23 @@ mod one_thread {
             producer.try_send(&[b"x"]),
             Err(RingError::Index { ring: "test", index: 5000, words: 1024 })
         );
+    }
+
+    #[test]
+    fn every_byte_of_a_payload_is_copied_and_no_other() {
+        let from: Vec<u8> = (1..=80).collect();
+        for (offset, length) in
+            (0..9).flat_map(|offset| (0..70).map(move |length| (offset, length)))
+        {
+            let mut to = [0; 80];
+            let target = to.as_mut_ptr().wrapping_add(offset);
+            // SAFETY: both have the bytes, and are two variables of this thread.
+            unsafe { copy(from.as_ptr().wrapping_add(offset), target, length) };
+            let (before, rest) = to.split_at(offset);
+            let (copied, behind) = rest.split_at(length);
+            assert_eq!(copied, &from[offset..offset + length]);
+            assert!(before.iter().chain(behind).all(|byte| *byte == 0));
+        }
     }
 
     /// A header file with all its fields, and data of some pages.
