@@ -128,9 +128,10 @@ impl Connecting<'_> {
             if !matches!(result, Err(Error::NoSocket { .. })) {
                 break;
             }
-            // The first error stays if nobody listens there either.
-            if let Ok(socket) = self.socket_at(&address, max_msg_size) {
-                result = Ok((socket, address));
+            match self.socket_at(&address, max_msg_size) {
+                // The first error stays.
+                Err(Error::NoSocket { .. }) => {}
+                other => result = other.map(|socket| (socket, address)),
             }
         }
         result
