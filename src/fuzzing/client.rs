@@ -79,7 +79,7 @@ fn daemons() -> &'static Mutex<Daemons> {
                 .socket_dir(&directory)
                 .shm_root(&directory)
                 .ring_size(1 << 14)
-                .request_timeout(Duration::from_millis(50));
+                .request_timeout(Duration::from_millis(10));
             let builder = Listener::<Speaker>::builder().endpoint(&endpoint).transport(transport);
             let names = Service::ALL.iter();
             let builder = names.fold(builder, |builder, service| builder.service(service.name()));
