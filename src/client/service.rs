@@ -1,6 +1,7 @@
 //! The core that the clients of all services share: a connection, and the service behind it.
 
 use std::fmt;
+use std::mem;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -94,11 +95,11 @@ impl<S: Service> Core<S> {
     }
 
     /// Takes what counts as one in this mode: an event, or a message that need not become one.
-    fn look_for_one(&self, mode: Dispatch) -> Result<Option<Option<S::Event>>> {
+    fn look_for_one(&self, mode: Dispatch, look: Look) -> Result<Option<Option<S::Event>>> {
         if mode.counts_messages() {
-            self.connection.poll_one(Look::Ring, |message| self.service.event(message))
+            self.connection.poll_one(look, |message| self.service.event(message))
         } else {
-            Ok(self.look(Look::Ring, None)?.map(Some))
+            Ok(self.look(look, None)?.map(Some))
         }
     }
 
@@ -113,7 +114,7 @@ impl<S: Service> Core<S> {
         mode: Dispatch,
         mut handler: impl FnMut(S::Event) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut next = mode.start();
+        let (mut next, mut look) = (mode.start(), Look::Ring);
         loop {
             let wait = match next {
                 Next::Wait if self.connection.was_woken() => return Ok(()),
@@ -124,13 +125,15 @@ impl<S: Service> Core<S> {
                     return Err(Error::Cs { call: "dispatch".into(), error: CsError::TryAgain });
                 }
             };
-            next = match self.look_for_one(mode)? {
+            next = match self.look_for_one(mode, mem::replace(&mut look, Look::Ring))? {
                 Some(event) => match event.map_or(ControlFlow::Continue(()), &mut handler) {
                     ControlFlow::Continue(()) => mode.taken(),
                     ControlFlow::Break(()) => Next::Done,
                 },
                 None if wait => {
                     self.connection.wait_event(self.connection.waker()?, None)?;
+                    // As in `Connection::next_event`.
+                    look = Look::RingAndSocket;
                     Next::Wait
                 }
                 None => mode.nothing_waits(),

@@ -27,7 +27,8 @@ const LIVENESS_INTERVAL: Duration = Duration::from_millis(1);
 /// Where to look for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// In the ring. A caller that finds nothing polls the descriptor next, or looks again.
+    /// In the ring. A caller that finds nothing waits for the descriptor next, and then looks at
+    /// the socket too.
     Ring,
     /// In the ring and at the socket. After finding nothing, the descriptor becomes readable again
     /// before there is an event. Loops with edge-triggered readiness need that.
@@ -150,13 +151,16 @@ impl Connection {
         deadline: Option<Instant>,
         make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
     ) -> Result<Option<E>> {
+        let mut look = Look::Ring;
         loop {
             if self.was_woken() {
                 return Ok(None);
             }
-            if let Some(event) = self.poll_event(Look::Ring, deadline, &make)? {
+            if let Some(event) = self.poll_event(look, deadline, &make)? {
                 return Ok(Some(event));
             }
+            // What made the descriptor readable must go, or the next wait ends at once.
+            look = Look::RingAndSocket;
             // A message need not become an event, so the deadline is checked in any case.
             if !self.wait_event(self.waker()?, deadline)?
                 || deadline.is_some_and(|deadline| Instant::now() >= deadline)
