@@ -52,6 +52,9 @@ pub enum ProtocolError {
         /// The largest size accepted.
         limit: u64,
     },
+    /// A message of a socket carries file descriptors, which no message does.
+    #[error("a message carries file descriptors")]
+    Descriptors,
     /// The daemon chose an unknown transport.
     #[error("unknown transport {0}")]
     Transport(i32),

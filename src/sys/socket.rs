@@ -125,7 +125,7 @@ pub(crate) fn receive_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<u
 /// the kernel closes any that arrive.
 ///
 /// # Errors
-/// As the system call. Also when file descriptors arrived and took the room of the credentials.
+/// As the system call; [`ErrorKind::InvalidData`] when file descriptors arrived.
 pub(crate) fn receive_from(
     socket: &impl AsFd,
     buffer: &mut [u8],
@@ -140,16 +140,20 @@ pub(super) fn receive_with_credentials(
 ) -> io::Result<(usize, Option<Credentials>)> {
     let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let mut control = cmsg_space!(UnixCredentials);
-    Ok(retry(|| {
+    let credentials = |message| match message {
+        ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.into()),
+        _ => None,
+    };
+    let (length, sender) = retry(|| {
         let mut parts = [IoSliceMut::new(buffer)];
         let received =
             recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-        let sender = received.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.into()),
-            _ => None,
-        });
+        // An error says that not all of the control data had room.
+        let sender = received.cmsgs().map(|mut messages| messages.find_map(credentials));
         Ok((received.bytes, sender))
-    })?)
+    })?;
+    let sender = sender.map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+    Ok((length, sender))
 }
 
 /// Shuts the connection down in both directions and wakes the threads that poll it.

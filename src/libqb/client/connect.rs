@@ -370,11 +370,15 @@ impl Connecting<'_> {
         Error::Protocol { service: self.service.clone(), source, stage: Some(stage) }
     }
 
-    /// The handshake failed of the system, or of a daemon that is gone.
+    /// The handshake failed because of the system, a daemon that is gone, or one that sends
+    /// descriptors.
     fn failed(&self, error: io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
                 self.gone(Stage::Handshake)
+            }
+            io::ErrorKind::InvalidData => {
+                self.protocol(Stage::Handshake, ProtocolError::Descriptors)
             }
             _ => system(Stage::Handshake, format!("connecting to {}", self.service), error),
         }

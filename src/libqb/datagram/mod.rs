@@ -303,6 +303,7 @@ fn closed_or(source: io::Error) -> ChannelError {
         | ErrorKind::ConnectionReset
         | ErrorKind::NotConnected
         | ErrorKind::BrokenPipe => ChannelError::Closed,
+        ErrorKind::InvalidData => ChannelError::Protocol(ProtocolError::Descriptors),
         _ => ChannelError::System(source),
     }
 }
