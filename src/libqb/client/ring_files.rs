@@ -58,7 +58,9 @@ pub(super) fn open_control(
     server_uid: u32,
     name: &RingName,
 ) -> Result<File> {
-    Opening::new(service, endpoint, server_uid, name)?.open(name, "", &mut Vec::new())
+    let opening = Opening::new(service, endpoint, server_uid, name)?;
+    opening.look_at(name, "", &mut Vec::new())?;
+    opening.open(name, "", &mut Vec::new())
 }
 
 struct Opening<'a> {
