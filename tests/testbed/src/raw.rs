@@ -387,13 +387,13 @@ impl Ring {
         free as usize * 4 >= length + 12
     }
 
-    /// Takes the oldest chunk, if there is one.
+    /// Takes the oldest chunk, if there is one. It is no longer than the ring.
     pub fn take(&self) -> Option<Vec<u8>> {
         let index = self.header.get(header::READ_PT);
         if self.word(index, 1).load(Ordering::SeqCst) != self.magic.live {
             return None;
         }
-        let length = self.word(index, 0).load(Ordering::SeqCst);
+        let length = self.word(index, 0).load(Ordering::SeqCst).min(self.data.size() as u32);
         let words = (0..length.div_ceil(4))
             .map(|number| self.word(index, 2 + number).load(Ordering::SeqCst).to_ne_bytes());
         let mut payload: Vec<u8> = words.flatten().collect();
