@@ -273,19 +273,8 @@ impl Connecting<'_> {
         asked: u32,
     ) -> Result<(Channels, bool)> {
         let format = if has_old_magic(reply) { Format::LIBQB_010 } else { Format::LIBQB_014 };
-        let files = ring_files::open(&self.service, self.endpoint, peer.uid, names);
-        let [request_files, response_files, event_files] = files.map_err(|error| match error {
-            // A limit of this process or machine, not a wrong place of the rings.
-            Error::RingsNotVisible { path, source }
-                if matches!(
-                    source.raw_os_error(),
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
-                ) =>
-            {
-                system(Stage::Rings, format!("opening the ring {}", path.display()), source)
-            }
-            error => error,
-        })?;
+        let [request_files, response_files, event_files] =
+            ring_files::open(&self.service, self.endpoint, peer.uid, names)?;
         let [request, response, event] = RING_NAMES;
         let request =
             self.ring(request, format, &request_files, REQUEST_HEADER_SIZE, asked)?.producer();

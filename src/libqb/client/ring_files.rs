@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use nix::libc;
 use nix::unistd::geteuid;
 
+use super::connect::system;
 use crate::endpoint::Endpoint;
-use crate::error::{Error, Result, RingFileFault};
+use crate::error::{Error, Result, RingFileFault, Stage};
 use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX, RingName};
 use crate::sys::file;
 
@@ -25,8 +26,32 @@ pub(super) struct RingFiles {
 ///
 /// # Errors
 /// [`Error::RingFile`] before a file is opened, unless files are replaced meanwhile;
-/// [`Error::RingsNotVisible`].
+/// [`Error::RingsNotVisible`]; [`Error::System`] for a limit.
 pub(super) fn open(
+    service: &str,
+    endpoint: &Endpoint,
+    server_uid: u32,
+    names: &[RingName; 3],
+) -> Result<[RingFiles; 3]> {
+    open_all(service, endpoint, server_uid, names).map_err(or_limit)
+}
+
+/// Makes another error of a limit of this process or machine: the files are where they should be.
+fn or_limit(error: Error) -> Error {
+    match error {
+        Error::RingsNotVisible { path, source }
+            if matches!(
+                source.raw_os_error(),
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+            ) =>
+        {
+            system(Stage::Rings, format!("opening {}", path.display()), source)
+        }
+        error => error,
+    }
+}
+
+fn open_all(
     service: &str,
     endpoint: &Endpoint,
     server_uid: u32,
@@ -58,9 +83,12 @@ pub(super) fn open_control(
     server_uid: u32,
     name: &RingName,
 ) -> Result<File> {
-    let opening = Opening::new(service, endpoint, server_uid, name)?;
-    opening.look_at(name, "", &mut Vec::new())?;
-    opening.open(name, "", &mut Vec::new())
+    let open = || {
+        let opening = Opening::new(service, endpoint, server_uid, name)?;
+        opening.look_at(name, "", &mut Vec::new())?;
+        opening.open(name, "", &mut Vec::new())
+    };
+    open().map_err(or_limit)
 }
 
 struct Opening<'a> {
