@@ -76,6 +76,7 @@ pub struct Endpoint {
     connect_timeout: Duration,
     request_timeout: Duration,
     wait_while_busy: bool,
+    refuse_forks: bool,
 }
 
 /// The kind of sockets that the services listen at.
@@ -121,6 +122,7 @@ impl Endpoint {
             connect_timeout: DEFAULT_TIMEOUT,
             request_timeout: DEFAULT_TIMEOUT,
             wait_while_busy: true,
+            refuse_forks: false,
         }
     }
 
@@ -302,6 +304,25 @@ impl Endpoint {
         self
     }
 
+    /// Sets whether a client works only in the process that connected. Default: false.
+    ///
+    /// With `false` a client works on in a child that is forked without exec, as in C, if the
+    /// parent does not use it any more: the two have one connection. Both would take each other's
+    /// answers and events, and one that drops or finalizes the client ends the connection for both.
+    ///
+    /// With `true` every call in a child fails with
+    /// [`Error::ForeignProcess`](crate::Error::ForeignProcess), and a child that drops the client
+    /// leaves the connection alone. Each call then asks the system for the process id. For programs
+    /// that fork without knowing what their libraries hold.
+    ///
+    /// In either case a [`Dispatcher`](crate::Dispatcher), and a
+    /// [supervised](crate::supervise::Supervised::descriptor) client's descriptor, are for one of
+    /// the processes only: what they watch is the same for both.
+    pub fn refuse_forks(mut self, refuse: bool) -> Self {
+        self.refuse_forks = refuse;
+        self
+    }
+
     /// Returns the address at which a client looks for a service. If the machine's libqb uses
     /// filesystem sockets, that is the first of `/var/run`, `/run` and, as in Debian, `/tmp` that
     /// has the socket. When nobody listens there, a client tries the others.
@@ -406,6 +427,10 @@ impl Endpoint {
     /// Returns how long a call may take: see [`Endpoint::request_timeout`].
     pub fn request_timeout_value(&self) -> Duration {
         self.request_timeout
+    }
+
+    pub(crate) fn refuses_forks(&self) -> bool {
+        self.refuse_forks
     }
 
     pub(crate) fn waits_while_busy(&self) -> bool {

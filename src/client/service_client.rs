@@ -187,6 +187,11 @@ macro_rules! client {
         /// [`Endpoint::wait_while_busy`](crate::Endpoint::wait_while_busy) says otherwise.
         ///
         /// Dropping a client ends the connection. The daemon then forgets what it kept for it.
+        ///
+        /// After `fork` a client works on in the child, or in the parent, but not in both: see
+        /// [`Endpoint::refuse_forks`](crate::Endpoint::refuse_forks). No thread may be in a call on
+        /// it while another one forks. A program that is started with exec does not inherit it: all
+        /// descriptors are close-on-exec.
         pub struct Client {
             pub(crate) core: Box<$crate::client::Core<$service>>,
         }

@@ -217,6 +217,16 @@ pub enum Error {
         service: Cow<'static, str>,
     },
 
+    /// The client belongs to another process, of which this one is a fork. Only with
+    /// [`Endpoint::refuse_forks`](crate::Endpoint::refuse_forks).
+    #[error("the client of {service} belongs to process {pid}: a forked process connects anew")]
+    ForeignProcess {
+        /// The service.
+        service: Cow<'static, str>,
+        /// The process that connected.
+        pid: u32,
+    },
+
     /// The client was finalized by [`Client::finalize`](crate::ServiceClient::finalize).
     #[error("the client was finalized")]
     Finalized,
@@ -439,7 +449,7 @@ impl Error {
             | Self::NotConnected { .. }
             | Self::Protocol { .. }
             | Self::System { .. } => CsError::Library,
-            Self::Finalized => CsError::BadHandle,
+            Self::Finalized | Self::ForeignProcess { .. } => CsError::BadHandle,
             Self::PidTaken { .. } => CsError::Exist,
             Self::Cs { error, .. } => *error,
             Self::PartlySent { source, .. } => source.cs_error(),
@@ -468,6 +478,7 @@ impl Error {
             | Self::Unencodable { .. }
             | Self::WrongType { .. }
             | Self::NotConnected { .. }
+            | Self::ForeignProcess { .. }
             | Self::Finalized
             | Self::Cs { .. }
             | Self::PidTaken { .. }
@@ -605,6 +616,7 @@ mod tests {
             Error::TimedOut { operation: "get".into(), after: Duration::ZERO, stage: None },
             Error::disconnected("cmap"),
             Error::NotConnected { service: service() },
+            Error::ForeignProcess { service: service(), pid: 1 },
             Error::Finalized,
             Error::from_status("get", 12),
             Error::from_status("get", 29),

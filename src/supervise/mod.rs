@@ -593,6 +593,7 @@ fn loses_connection(error: &Error) -> bool {
             | Error::Protocol { .. }
             | Error::System { .. }
             | Error::Finalized
+            | Error::ForeignProcess { .. }
     )
 }
 

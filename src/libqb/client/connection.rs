@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub(crate) struct Connection {
     waits_while_busy: bool,
     /// In nanoseconds.
     timeout: AtomicU64,
+    /// The process that may use it; `None`: whichever has it. See [`Endpoint::refuse_forks`].
+    owner: Option<u32>,
 }
 
 impl Connection {
@@ -92,10 +95,22 @@ impl Connection {
             is_before_libqb_015,
             waits_while_busy: endpoint.waits_while_busy(),
             timeout: AtomicU64::new(0),
+            owner: endpoint.refuses_forks().then(process::id),
         };
         connection.set_timeout(endpoint.request_timeout_value());
         crate::log::debug!(service = %connection.link.service, pid = peer.pid, generation = %_generation, "connected");
         Ok(connection)
+    }
+
+    /// # Errors
+    /// [`Error::ForeignProcess`] in a fork of the process that owns the connection.
+    pub(super) fn check_process(&self) -> Result<()> {
+        match self.owner {
+            Some(pid) if pid != process::id() => {
+                Err(Error::ForeignProcess { service: self.link.service.clone(), pid })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The name of the service.
@@ -162,6 +177,9 @@ impl Connection {
     /// Ends the connection for all threads that use it.
     pub(crate) fn finalize(&self) {
         self.link.advance(State::Finalized);
+        if self.check_process().is_err() {
+            return;
+        }
         self.sockets.leave_with(&self.link.socket);
         socket::shut_down(&self.link.socket);
     }
@@ -182,6 +200,10 @@ impl AsFd for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if self.check_process().is_err() {
+            // The owner goes on. The descriptors and mappings of this process are closed.
+            return self.sockets.keep();
+        }
         self.requests.detach();
         self.events.detach();
         // The daemon may send something before it notices that this client is gone.

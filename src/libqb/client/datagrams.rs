@@ -42,8 +42,13 @@ impl BoundSockets {
     pub(super) fn leave_with(&self, setup: &OwnedFd) {
         let sockets: Vec<_> = self.sockets.iter().map(|socket| socket.as_fd()).collect();
         if !sockets.is_empty() && socket::send_descriptors(setup, &sockets).is_ok() {
-            self.are_left.store(true, Ordering::Relaxed);
+            self.keep();
         }
+    }
+
+    /// Leaves the files where they are.
+    pub(super) fn keep(&self) {
+        self.are_left.store(true, Ordering::Relaxed);
     }
 }
 

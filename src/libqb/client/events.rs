@@ -130,6 +130,7 @@ impl Connection {
         look: Look,
         make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
     ) -> Result<Option<Option<E>>> {
+        self.check_process()?;
         let event = {
             let mut ring = lock(&self.events.ring);
             ring.poll(&self.link, look).and_then(|taken| {
@@ -173,6 +174,7 @@ impl Connection {
     /// Waits until an event may be there, the waker is used, the connection ends or the deadline
     /// passes. Returns `false` for the deadline.
     pub(crate) fn wait_event(&self, waker: &Waker, deadline: Option<Instant>) -> Result<bool> {
+        self.check_process()?;
         {
             let events = lock(&self.events.ring);
             // A datagram makes the descriptor readable by itself.

@@ -43,7 +43,8 @@ use crate::sys::socket::Credentials;
 /// [`cpg::Client`](crate::cpg::Client).
 ///
 /// A client can be shared between threads. Requests are sent one at a time, in the order of the
-/// calls. One thread can wait for events meanwhile.
+/// calls. One thread can wait for events meanwhile. After `fork` it works on in one of the
+/// processes: see [`Endpoint::refuse_forks`].
 ///
 /// Matches `qb_ipcc_connection_t`. Unlike there, every call has a deadline.
 ///

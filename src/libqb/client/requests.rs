@@ -198,6 +198,7 @@ impl Connection {
     /// Waits for the turn to send. Returns `None` if the deadline passes first. With a deadline in
     /// the past it does not wait.
     pub(crate) fn turn_before(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
+        self.check_process()?;
         self.link.check()?;
         let rings = self.requests.rings.enter(deadline);
         Ok(rings.map(|rings| Turn { connection: self, rings, _after: AfterTurn(self) }))
@@ -218,6 +219,9 @@ impl Connection {
         // this before, and the thread that passes the turn on checks this afterwards.
         while nudge_wanted.load(Ordering::Relaxed) {
             let Some(mut rings) = rings.enter(Instant::now()) else { return };
+            if self.check_process().is_err() {
+                return;
+            }
             // Before the nudge is sent: one that is wanted from now on needs another nudge.
             nudge_wanted.store(false, Ordering::Relaxed);
             // The next user of the connection gets its error.
