@@ -26,7 +26,7 @@ use nix::unistd::{UnlinkatFlags, fchown, getegid, geteuid, unlinkat};
 
 use super::file;
 use super::socket::{connect_stream, retry};
-use super::wait::poll_until;
+use super::wait::{Interest, Ready, poll_until, wait_for};
 
 /// Creates a non-blocking listener. Replaces a socket file that nobody listens at.
 pub(crate) fn listen_stream(address: &UnixAddr) -> io::Result<UnixListener> {
@@ -57,6 +57,12 @@ fn is_dead_socket(path: &Path, address: &UnixAddr) -> bool {
 /// Accepts the next connection of a listener's queue.
 pub(crate) fn accept_stream(listener: &UnixListener) -> io::Result<OwnedFd> {
     Ok(listener.accept()?.0.into())
+}
+
+/// Returns true if a connection waits in a listener's queue.
+pub(crate) fn is_waited_at(listener: &UnixListener) -> bool {
+    let ready = wait_for(listener, Interest::Readable, Some(Instant::now()));
+    ready.is_ok_and(|ready| ready == Ready::Yes)
 }
 
 /// The events to wait for on a descriptor. A hang-up is always reported.

@@ -332,6 +332,12 @@ impl<H: Handler> EventLoop<H> {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                // Told before the queue is looked at: nobody may wait.
+                Err(error)
+                    if is_out_of_descriptors(&error) && !serve::is_waited_at(&bound.socket) =>
+                {
+                    return;
+                }
                 Err(error)
                     if is_out_of_descriptors(&error)
                         && close_oldest_handshake(&mut self.handshaking) => {}
