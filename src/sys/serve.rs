@@ -137,9 +137,14 @@ pub(crate) fn create_directory(
     for name in names(prefix, "") {
         match retry(|| mkdirat(parent, name.as_os_str(), Mode::S_IRWXU)) {
             Ok(()) => {
-                let directory = open_subdirectory(parent, &name)?;
-                retry(|| fchmod(&directory, Mode::from_bits_truncate(mode)))?;
-                return Ok((name, directory));
+                let opened = open_subdirectory(parent, &name).and_then(|directory| {
+                    retry(|| fchmod(&directory, Mode::from_bits_truncate(mode)))?;
+                    Ok(directory)
+                });
+                if opened.is_err() {
+                    file::remove_directory(parent, &name);
+                }
+                return opened.map(|directory| (name, directory));
             }
             Err(Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
