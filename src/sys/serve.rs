@@ -261,6 +261,10 @@ pub(crate) fn names_in(directory: &impl AsFd, limit: usize) -> io::Result<Vec<Os
     Ok(names.filter(|name| name != "." && name != "..").take(limit).collect())
 }
 
+/// How much of a file's space is allocated at a time. When a signal comes, older kernels undo a whole
+/// call on a tmpfs, and periodic signals would never let a long one end.
+const PIECE: usize = 64 << 10;
+
 /// Creates a file of zeros that only its owner may use. Allocates all of its space, so that later
 /// writes cannot fail.
 pub(crate) fn create_file(directory: &impl AsFd, name: &OsStr, size: usize) -> io::Result<File> {
@@ -269,9 +273,11 @@ pub(crate) fn create_file(directory: &impl AsFd, name: &OsStr, size: usize) -> i
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     let file = File::from(retry(|| openat(directory, name, flags, mode))?);
     retry(|| fchmod(&file, mode))?;
-    let size = libc::off_t::try_from(size).map_err(|_| Errno::EFBIG)?;
-    if size > 0 {
-        retry(|| posix_fallocate(&file, 0, size))?;
+    for start in (0..size).step_by(PIECE) {
+        let length = PIECE.min(size - start);
+        let offset = |bytes| libc::off_t::try_from(bytes).map_err(|_| Errno::EFBIG);
+        let (start, length) = (offset(start)?, offset(length)?);
+        retry(|| posix_fallocate(&file, start, length))?;
     }
     Ok(file)
 }
