@@ -466,6 +466,15 @@ impl Host {
         }
     }
 
+    /// One ignored test of the running test binary, to be run where clients find the daemon, as
+    /// [`Node::ignored_test`].
+    pub fn ignored_test(&self, name: &str) -> NodeCommand {
+        match self {
+            Self::Embedded(host) => ignored_test_at(host.folder.path(), name),
+            Self::Real(cluster) => cluster.node(1).ignored_test(name),
+        }
+    }
+
     /// Starts the daemon. Clients can connect when this returns.
     #[track_caller]
     pub fn start(&self) {
@@ -532,6 +541,12 @@ impl Host {
 /// A program told where sockets and rings are: in one directory.
 pub fn at_endpoint(folder: &Path, program: impl AsRef<Path>) -> NodeCommand {
     NodeCommand::here(program).env(ENV_SOCKET_DIR, folder).env(ENV_SHM_ROOT, folder)
+}
+
+/// One ignored test of the running test binary, told where sockets and rings are.
+pub fn ignored_test_at(folder: &Path, name: &str) -> NodeCommand {
+    let this = env::current_exe().expect("it is known");
+    at_endpoint(folder, this).args(["--exact", name, "--ignored", "--nocapture"])
 }
 
 /// Tells the process of an embedded daemon to use datagrams.
@@ -704,12 +719,7 @@ impl Nodes {
         match self {
             Self::Embedded(_) => {
                 let folder = self.on(id, |endpoint| endpoint.shm_root_path().to_owned());
-                at_endpoint(&folder, env::current_exe().expect("it is known")).args([
-                    "--exact",
-                    name,
-                    "--ignored",
-                    "--nocapture",
-                ])
+                ignored_test_at(&folder, name)
             }
             Self::Real(cluster) => cluster.node(id).ignored_test(name),
         }

@@ -74,7 +74,8 @@ pub use self::daemon::Version;
 pub use self::diagnosis::diagnosis;
 #[cfg(feature = "server")]
 pub use self::host::{
-    Host, HostKind, HostPaused, IpcType, NodePaused, Nodes, Setup, at_endpoint, since,
+    Host, HostKind, HostPaused, IpcType, NodePaused, Nodes, Setup, at_endpoint, ignored_test_at,
+    since,
 };
 pub use self::membership::Membership;
 pub use self::node::{FullShm, Node, Paused};
