@@ -66,10 +66,11 @@ pub(crate) fn send_parts(socket: &impl AsFd, parts: &[&[u8]]) -> io::Result<()> 
 
 /// Receives a datagram. The buffer gets its beginning. Returns the length of the whole datagram,
 /// and the sender's credentials if [`pass_credentials`](super::socket::pass_credentials) is on.
-/// Never blocks. The kernel closes file descriptors that arrive with it.
+/// They are [`ErrorKind::InvalidData`](io::ErrorKind::InvalidData) when file descriptors arrived,
+/// which the kernel closes. Never blocks.
 pub(crate) fn receive_datagram(
     socket: &impl AsFd,
     buffer: &mut [u8],
-) -> io::Result<(usize, Option<Credentials>)> {
+) -> io::Result<(usize, io::Result<Option<Credentials>>)> {
     receive_with_credentials(socket, buffer, MsgFlags::MSG_TRUNC)
 }

@@ -130,14 +130,17 @@ pub(crate) fn receive_from(
     socket: &impl AsFd,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<Credentials>)> {
-    receive_with_credentials(socket, buffer, MsgFlags::empty())
+    let (count, sender) = receive_with_credentials(socket, buffer, MsgFlags::empty())?;
+    Ok((count, sender?))
 }
 
+/// Receives bytes or a datagram. The sender is [`ErrorKind::InvalidData`] when file descriptors
+/// arrived, which take the room of the credentials.
 pub(super) fn receive_with_credentials(
     socket: &impl AsFd,
     buffer: &mut [u8],
     flags: MsgFlags,
-) -> io::Result<(usize, Option<Credentials>)> {
+) -> io::Result<(usize, io::Result<Option<Credentials>>)> {
     let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let mut control = cmsg_space!(UnixCredentials);
     let credentials = |message| match message {
@@ -152,8 +155,7 @@ pub(super) fn receive_with_credentials(
         let sender = received.cmsgs().map(|mut messages| messages.find_map(credentials));
         Ok((received.bytes, sender))
     })?;
-    let sender = sender.map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
-    Ok((length, sender))
+    Ok((length, sender.map_err(|_| io::Error::from(ErrorKind::InvalidData))))
 }
 
 /// Shuts the connection down in both directions and wakes the threads that poll it.

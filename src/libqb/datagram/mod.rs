@@ -273,6 +273,11 @@ impl Receiver {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(closed_or(error)),
             };
+            let sender = match sender {
+                // Descriptors hide the sender. Anybody can send to a server's socket.
+                Err(_) if self.direction == Direction::Request => None,
+                sender => sender.map_err(closed_or)?,
+            };
             if !sender.is_some_and(|sender| (self.trust)(sender.uid)) {
                 continue;
             }

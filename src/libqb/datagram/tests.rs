@@ -138,5 +138,5 @@ fn a_message_that_comes_at_once_says_who_sent_it() {
     datagram::connect_datagram(&sender, &others).unwrap();
     datagram::send_parts(&sender, &[b"welcome"]).unwrap();
     let (size, from) = datagram::receive_datagram(&receiver, &mut [0; 16]).unwrap();
-    assert_eq!((size, from.unwrap().pid), (7, i32::try_from(std::process::id()).unwrap()));
+    assert_eq!((size, from.unwrap().unwrap().pid), (7, i32::try_from(std::process::id()).unwrap()));
 }
