@@ -23,6 +23,10 @@ const CONFIG_VERSION: &str = "totem.config_version";
 /// A reply to a request for less that does not fit in the ring is lost.
 const MAX_BUFFER: u64 = 1 << 40;
 
+/// The most open iterators of a connection, and the most trackers. The daemon's only limit is its
+/// memory. Each change of a key looks at all trackers.
+const MAX_HANDLES: usize = 1024;
+
 #[derive(Debug, Default)]
 pub(crate) struct Cmap {
     sessions: BTreeMap<ClientNumber, Session>,
@@ -128,7 +132,13 @@ impl Cmap {
                 let done = if session.on_stats {
                     stats.set(&key)
                 } else {
-                    change(context, &key, |map| map.set(&key, &value))
+                    change(context, &key, |map| {
+                        if map.has_room(&key, &value) {
+                            map.set(&key, &value)
+                        } else {
+                            Err(CsError::NoMemory)
+                        }
+                    })
                 };
                 context.reply_with(client, &SetReply {}, done);
             }
@@ -158,6 +168,10 @@ impl Cmap {
                     context.icmap.get(&key).cloned()
                 };
                 get(context, client, value, value_len);
+            }
+            AnyRequest::IterInit(_) if session.iterators.len() >= MAX_HANDLES => {
+                let reply = IterInitReply { iter_handle: 0 };
+                context.reply_with(client, &reply, Err(CsError::NoMemory));
             }
             AnyRequest::IterInit(IterInit { prefix }) => {
                 let iter_handle = session.new_handle();
@@ -197,6 +211,10 @@ impl Cmap {
                     context.notify(notices);
                 }
                 context.reply_with(client, &IterFinalizeReply {}, status);
+            }
+            AnyRequest::TrackAdd(_) if session.trackers.len() >= MAX_HANDLES => {
+                let reply = TrackAddReply { track_handle: 0 };
+                context.reply_with(client, &reply, Err(CsError::NoMemory));
             }
             AnyRequest::TrackAdd(TrackAdd { key_name, track_type, track_inst_handle }) => {
                 let watcher = Watcher::Client { client, instance: track_inst_handle };

@@ -23,6 +23,10 @@ const INITIAL_TOTEM: u32 = 1;
 /// Matches `sizeof (struct req_lib_cpg_membership_get)`.
 const MEMBERSHIP_REQUEST_SIZE: u32 = 152;
 
+/// The most open iterations of a connection, each of which holds a copy of the members. The
+/// daemon's only limit is its memory.
+const MAX_ITERATIONS: usize = 64;
+
 /// A message between nodes, numbered as in the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Exec {
@@ -444,6 +448,11 @@ impl Cpg {
                 context.reply(client, &LocalGetReply { local_nodeid: self.us })
             }
             AnyRequest::IterationInitialize(request) => {
+                let own = self.iterations.values().filter(|it| it.owner == client);
+                if own.count() >= MAX_ITERATIONS {
+                    let reply = IterationInitializeReply { iteration_handle: 0 };
+                    return context.reply_with(client, &reply, Err(CsError::NoMemory));
+                }
                 let iteration_handle = self.begin_iteration(client, &request);
                 context.reply(client, &IterationInitializeReply { iteration_handle });
             }

@@ -14,6 +14,13 @@ use crate::wire::cmap::RawValue;
 /// The valid lengths of a key. Match `ICMAP_KEYNAME_MINLEN` and `ICMAP_KEYNAME_MAXLEN`.
 const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 3..=255;
 
+/// The most bytes that clients may fill with keys, values and what each of them takes besides. The
+/// daemon's only limit is its memory.
+const MAX_BYTES: usize = 32 << 20;
+
+/// What a key takes besides its own bytes and those of its value.
+const KEY_COST: usize = 256;
+
 /// An iterator. As in the trie, a key that is deleted while an iterator is on it stays in the map
 /// until the iterator moves on.
 #[derive(Debug, Default)]
@@ -40,6 +47,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Icmap {
     entries: BTreeMap<Bytes, Entry>,
+    /// What all entries take.
+    bytes: usize,
     trackers: Trackers,
     /// The read-only keys: a key, and true if it is a prefix.
     read_only: Vec<(&'static str, bool)>,
@@ -69,6 +78,12 @@ impl Icmap {
         T::try_from(Value::from_wire(self.get(key.as_bytes())?.clone())).ok()
     }
 
+    /// Whether there is room for a key with this value.
+    pub(crate) fn has_room(&self, key: &[u8], value: &RawValue) -> bool {
+        let old = self.entries.get(key).map_or(0, |entry| cost(key, &entry.value));
+        self.bytes.saturating_sub(old) + cost(key, value) <= MAX_BYTES
+    }
+
     /// Sets a key. Matches `icmap_set_r`. Returns the notices of the change, as all functions
     /// below.
     pub(crate) fn set(&mut self, key: &[u8], value: &RawValue) -> Result<Vec<Notice>, CsError> {
@@ -79,12 +94,14 @@ impl Icmap {
                 return Ok(Vec::new());
             }
             let old = std::mem::replace(&mut entry.value, stored.clone());
+            self.bytes = self.bytes.saturating_sub(cost(key, &old)) + cost(key, &stored);
             return Ok(self.trackers.notices(TrackEvents::MODIFY, key, &stored, &old));
         }
         let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(byte);
         if !KEY_LENGTHS.contains(&key.len()) || !key.iter().all(valid) {
             return Err(CsError::NameTooLong);
         }
+        self.bytes += cost(key, &stored);
         self.entries
             .insert(Bytes::copy_from_slice(key), Entry { value: stored.clone(), references: 1 });
         Ok(self.trackers.notices(TrackEvents::ADD, key, &stored, &RawValue::default()))
@@ -129,6 +146,7 @@ impl Icmap {
             return Vec::new();
         }
         let old = self.entries.remove(key).map(|entry| entry.value).unwrap_or_default();
+        self.bytes = self.bytes.saturating_sub(cost(key, &old));
         self.trackers.notices(TrackEvents::DELETE, key, &RawValue::default(), &old)
     }
 
@@ -213,6 +231,11 @@ impl Icmap {
             if *is_prefix { key.starts_with(name.as_bytes()) } else { key == name.as_bytes() }
         })
     }
+}
+
+/// What an entry takes.
+fn cost(key: &[u8], value: &RawValue) -> usize {
+    key.len() + value.data.len() + KEY_COST
 }
 
 /// Checks a value and returns the bytes to store. Matches `icmap_check_value_len`.
