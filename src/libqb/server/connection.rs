@@ -167,19 +167,23 @@ impl Connection {
         self.takes_requests() && self.rings.request.has_message()
     }
 
-    /// Sends the queued messages and bytes for which there is room.
-    pub(super) fn flush(&mut self) {
-        if let Err(error) = self.try_flush() {
+    /// Sends the queued messages and bytes for which there is room. Returns true if there was a
+    /// message.
+    pub(super) fn flush(&mut self) -> bool {
+        self.try_flush().unwrap_or_else(|error| {
             self.failed(&error);
-        }
+            false
+        })
     }
 
-    fn try_flush(&mut self) -> Result<(), ChannelError> {
+    fn try_flush(&mut self) -> Result<bool, ChannelError> {
+        let mut has_sent = false;
         while let Some(answer) = self.answers.front() {
             if !self.rings.response.try_send(&[answer])? {
                 break;
             }
             self.answers.pop_front();
+            has_sent = true;
         }
         while let Some(event) = self.events.front() {
             if !self.rings.event.try_send(&[event])? {
@@ -188,6 +192,7 @@ impl Connection {
             let size = event.len();
             self.event_bytes -= size;
             self.events.pop_front();
+            has_sent = true;
             self.wake_bytes += usize::from(self.rings.event.has_wake_bytes());
             self.taken += size;
             if self.taken >= PROGRESS {
@@ -195,7 +200,7 @@ impl Connection {
             }
         }
         self.flush_socket();
-        Ok(())
+        Ok(has_sent)
     }
 
     /// Returns how many wake bytes to send now.

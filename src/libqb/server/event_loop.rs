@@ -34,8 +34,10 @@ const ACCEPTS_A_TURN: usize = 64;
 /// How long to stop accepting when there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often to check for ring space; no descriptor signals it.
+/// How long to wait before the next look for ring space; no descriptor signals it. The time doubles
+/// while clients make no room. libqb looks every 50 ms.
 const ROOM_INTERVAL: Duration = Duration::from_millis(1);
+const MOST_ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many requests are served at most before a job, since a client may never stop sending.
 const MAX_CATCH_UP: usize = 1 << 18;
@@ -76,6 +78,7 @@ pub(super) struct EventLoop<H: Handler> {
     wakeup: Arc<Wakeup>,
     inbox: Receiver<Job<H>>,
     accept_after: Option<Instant>,
+    room_interval: Duration,
     /// How many jobs of [`Job::Drive`] were done.
     drives: u64,
     /// Whether the clients of paced services wait for one that is behind.
@@ -98,6 +101,7 @@ impl<H: Handler> EventLoop<H> {
             wakeup,
             inbox,
             accept_after: None,
+            room_interval: ROOM_INTERVAL,
             drives: 0,
             paced_wait: false,
         }
@@ -124,7 +128,8 @@ impl<H: Handler> EventLoop<H> {
             self.accept_after = None;
         }
         let connections = self.connections.all.values().map(|client| &client.connection);
-        let room = connections.clone().any(Connection::waits_for_room).then(|| now + ROOM_INTERVAL);
+        let room =
+            connections.clone().any(Connection::waits_for_room).then(|| now + self.room_interval);
         let deadlines = [self.connections.timer, self.accept_after, room];
         let handshakes = self.handshaking.iter().map(|client| client.until);
         self.poll(deadlines.into_iter().flatten().chain(handshakes).min())
@@ -258,7 +263,16 @@ impl<H: Handler> EventLoop<H> {
     }
 
     fn flush(&mut self) {
-        self.connections.all.values_mut().for_each(|client| client.connection.flush());
+        let (mut has_sent, mut waits) = (false, false);
+        for Client { connection, .. } in self.connections.all.values_mut() {
+            has_sent |= connection.flush();
+            waits |= connection.waits_for_room();
+        }
+        self.room_interval = if has_sent || !waits {
+            ROOM_INTERVAL
+        } else {
+            (self.room_interval * 2).min(MOST_ROOM_INTERVAL)
+        };
         self.connections.count_queued();
     }
 
