@@ -190,7 +190,7 @@ impl Connection {
                 break;
             }
             let size = event.len();
-            self.event_bytes -= size;
+            self.event_bytes = self.event_bytes.saturating_sub(cost(event));
             self.events.pop_front();
             has_sent = true;
             self.wake_bytes += usize::from(self.rings.event.has_wake_bytes());
@@ -315,13 +315,13 @@ impl Connection {
         if self.events.is_empty() && self.put_event(message)? {
             return Ok(());
         }
-        if self.event_bytes + message.len() > self.limit {
+        if self.event_bytes + cost(message) > self.limit {
             self.no_room(message)
-        } else if message.len() <= memory {
+        } else if cost(message) <= memory {
             if self.events.is_empty() {
                 (self.progress_at, self.taken) = (Instant::now(), 0);
             }
-            self.event_bytes += message.len();
+            self.event_bytes += cost(message);
             self.events.push_back(Bytes::copy_from_slice(message));
             Ok(())
         } else if self.overflow == Overflow::Disconnect {
@@ -418,6 +418,12 @@ impl Connection {
         self.close();
         SendError::Closed
     }
+}
+
+/// What a queued event takes: its bytes, its place in the queue, and what the allocator adds.
+fn cost(event: &[u8]) -> usize {
+    const PLACE: usize = 64;
+    event.len() + PLACE
 }
 
 impl AsFd for Connection {

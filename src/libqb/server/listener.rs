@@ -325,8 +325,8 @@ impl Builder {
     }
 
     /// Sets how many bytes of events are queued for a client whose ring is full, and what happens
-    /// to events that find no room. By default 16 MiB are queued, and then the client is
-    /// disconnected.
+    /// to events that find no room. Each event counts as 64 bytes more than it has. By default 16
+    /// MiB are queued, and then the client is disconnected.
     pub fn event_queue(mut self, bytes: usize, overflow: Overflow) -> Self {
         self.settings.event_queue = bytes;
         self.settings.overflow = overflow;
