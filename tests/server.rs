@@ -1,4 +1,4 @@
-//! `libqb::server::Listener`: libqb's C clients, and clients that lie.
+//! `libqb::server::Listener`: libqb's C clients, and clients that write to their rings by hand.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -356,27 +356,6 @@ fn stopping_the_listener_disconnects_and_leaves_nothing() {
     });
 }
 
-#[test]
-fn a_hundred_connections_leave_nothing() {
-    over_each_transport(|transport| {
-        let place = Place::over(transport);
-        let listener = place.echo();
-        let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
-        let before = descriptors();
-        for round in 0..2 {
-            let clients: Vec<Raw> = (0..100).map(|_| place.raw()).collect();
-            assert_eq!(place.left().len(), 100);
-            drop(clients);
-            eventually("all are gone", || {
-                listener.with(|_, connections| connections.ids().is_empty()).unwrap()
-            });
-            assert!(place.left().is_empty(), "round {round}");
-        }
-        // Other tests of this process open some of their own.
-        eventually("no descriptor is left", || descriptors() <= before + 50);
-    });
-}
-
 /// The size of the data file of a ring for messages of 8192 bytes: whole pages.
 fn data_size() -> u64 {
     // SAFETY: reads a constant of the system.
@@ -494,30 +473,6 @@ fn what_a_client_puts_into_its_directory_goes_with_it() {
 }
 
 #[test]
-fn clients_and_their_rings_are_limited() {
-    // Three rings of 8 KiB take 49 KiB.
-    for (builder, errno) in [
-        (Place::builder as fn(&Place) -> Builder, 0),
-        (|place| place.builder().max_connections(3), libc::EMFILE),
-        (|place| place.builder().shared_memory(200_000), libc::ENOSPC),
-    ] {
-        let place = Place::new();
-        let listener = builder(&place).start(Echo::default()).unwrap();
-        let mut clients: Vec<Raw> = (0..3).map(|_| place.raw()).collect();
-        assert!(clients.iter().all(|raw| raw.reply.error == 0));
-        let fourth = place.raw();
-        assert_eq!(fourth.reply.error, -errno);
-        if errno != 0 {
-            assert_eq!(place.left().len(), 3);
-            // Whoever goes makes room.
-            clients.pop();
-            eventually("one is gone", || listener.with(|_, all| all.ids().len() == 2).unwrap());
-            assert_eq!(place.raw().reply.error, 0);
-        }
-    }
-}
-
-#[test]
 fn what_waits_for_all_clients_ends_the_one_that_has_most() {
     let place = Place::new();
     let builder = place.builder().event_queue(100_000, Overflow::Disconnect).event_memory(120_000);
@@ -582,114 +537,6 @@ fn clients_are_told_the_directory_as_they_see_it() {
             listener.with(|_, connections| connections.ids().is_empty()).unwrap()
         });
         assert_eq!(place.left(), Vec::<PathBuf>::new());
-    });
-}
-
-#[test]
-fn clients_that_lie_are_dropped_without_harm_to_others() {
-    const LIVE: u32 = 0xA1A1_A1A1;
-    type Lie = fn(&mut Raw);
-    let lies: [(&str, Lie); 8] = [
-        ("a chunk without magic", |raw| {
-            raw.chunk(16, 0, &[0; 16]);
-            raw.announce();
-        }),
-        ("a chunk larger than the ring", |raw| {
-            raw.chunk(u32::MAX, LIVE, &[0; 16]);
-            raw.announce();
-        }),
-        ("a chunk just too large", |raw| {
-            raw.chunk(u32::try_from(data_size()).unwrap() - 8, LIVE, &[0; 16]);
-            raw.announce();
-        }),
-        ("an announcement without a chunk", Raw::announce),
-        ("an empty request, which says good-bye", |raw| {
-            raw.chunk(0, LIVE, &[]);
-            raw.announce();
-        }),
-        ("a good-bye", |raw| {
-            raw.chunk(16, LIVE, &[&(-3i32).to_ne_bytes()[..], &[0; 12]].concat());
-            raw.announce();
-        }),
-        ("a request cut short", |raw| {
-            raw.chunk(3, LIVE, &[0; 3]);
-            raw.announce();
-        }),
-        ("a read index outside of the response ring", |raw| {
-            let header = raw.file(&raw.reply.response, "header");
-            header.write_all_at(&u32::MAX.to_ne_bytes(), 4).unwrap();
-            raw.chunk(24, LIVE, &[&0i32.to_ne_bytes()[..], &[0; 20]].concat());
-            raw.announce();
-        }),
-    ];
-    let place = Place::new();
-    let listener = place.builder().start(Tolerant(Echo::default())).unwrap();
-    let mut honest = place.raw();
-    for (what, lie) in lies {
-        let mut liar = place.raw();
-        lie(&mut liar);
-        assert!(liar.is_dropped(), "{what}");
-    }
-    honest.chunk(
-        24,
-        LIVE,
-        &Header { id: 0, size: 0, error: 0 }.encode(Kind::Request, b"honestly").unwrap(),
-    );
-    honest.announce();
-    let response = honest.file(&honest.reply.response, "data");
-    eventually("the honest client is answered", || {
-        let mut chunk = [0; 40];
-        response.read_exact_at(&mut chunk, 0).unwrap();
-        number(&chunk, 0) == 32 && &chunk[32..40] == b"honestly"
-    });
-    eventually("only the honest client is left", || {
-        listener.with(|_, all| all.ids().len() == 1).unwrap()
-    });
-}
-
-/// As `Echo`, for clients whose rings cannot be answered to.
-struct Tolerant(Echo);
-
-impl Handler for Tolerant {
-    type Session = u32;
-
-    fn authorize(&mut self, peer: &Peer<'_>) -> Result<u32, Refusal> {
-        self.0.authorize(peer)
-    }
-
-    fn on_request(&mut self, conn: &mut Conn<'_, u32>, request: Bytes) {
-        if request.len() < 16 {
-            return conn.disconnect();
-        }
-        let _ = conn.reply(&response(number(&request, 0), &request[16..]));
-    }
-}
-
-#[test]
-fn closing_at_every_point_of_the_handshake_harms_nobody() {
-    over_each_transport(|transport| {
-        let place = Place::over(transport);
-        let listener = place.echo();
-        let request = ConnectRequest { max_msg_size: u32::MAX }.encode().unwrap();
-        for length in 0..=request.len() {
-            let mut socket = place.connect();
-            socket.write_all(&request[..length]).unwrap();
-            drop(socket);
-        }
-        let mut nonsense = place.connect();
-        nonsense.write_all(&[0x55; 24]).unwrap();
-        assert_eq!(nonsense.read(&mut [0; 16]).unwrap_or(0), 0);
-        // Bytes behind the request announce requests that are not there.
-        let mut eager = place.connect();
-        let eager_request = ConnectRequest { max_msg_size: 1 }.encode().unwrap();
-        eager.write_all(&[&eager_request[..], &[0; 1000]].concat()).unwrap();
-        eager.read_exact(&mut vec![0; 12328]).unwrap();
-        let _ = place.raw();
-        drop(eager);
-        eventually("all are gone", || {
-            listener.with(|_, connections| connections.ids().is_empty()).unwrap()
-        });
-        assert!(place.left().is_empty());
     });
 }
 
