@@ -16,6 +16,26 @@ pub enum Transport {
     Knet,
 }
 
+/// How messages travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IpcType {
+    /// Through rings in shared memory.
+    #[default]
+    Shm,
+    /// As datagrams: `qb_ipc_type: socket`.
+    Socket,
+}
+
+impl IpcType {
+    /// As corosync.conf names it; `None` is the default.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            IpcType::Shm => None,
+            IpcType::Socket => Some("socket"),
+        }
+    }
+}
+
 /// A configuration without the number of nodes.
 #[derive(Clone)]
 pub(super) struct Config {

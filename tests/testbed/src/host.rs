@@ -34,8 +34,8 @@ use tempfile::TempDir;
 
 use crate::poll::say;
 use crate::{
-    Builder, Cluster, Node, NodeCommand, Version, eventually, exchanges_sockets, shared_with,
-    shm_folder, skip, version,
+    Builder, Cluster, IpcType, Node, NodeCommand, Version, eventually, exchanges_sockets,
+    shared_with, shm_folder, skip, version,
 };
 
 /// Makes four tests of each body: `embedded::body`, `real::body`, and both with datagrams,
@@ -124,26 +124,6 @@ impl HostKind {
         match self {
             HostKind::Embedded => [3, 1, 7, 0],
             HostKind::Real => version(),
-        }
-    }
-}
-
-/// How messages travel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IpcType {
-    /// Through rings in shared memory.
-    #[default]
-    Shm,
-    /// As datagrams: `qb_ipc_type: socket`.
-    Socket,
-}
-
-impl IpcType {
-    /// As corosync.conf names it; `None` is the default.
-    pub fn name(self) -> Option<&'static str> {
-        match self {
-            IpcType::Shm => None,
-            IpcType::Socket => Some("socket"),
         }
     }
 }

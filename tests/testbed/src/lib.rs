@@ -69,16 +69,15 @@ pub use self::clients::{
 };
 pub use self::cluster::{Builder, Cluster};
 pub use self::command::{NodeCommand, Output, Process};
-pub use self::config::Transport;
+pub use self::config::{IpcType, Transport};
 pub use self::daemon::Version;
 pub use self::diagnosis::diagnosis;
 #[cfg(feature = "server")]
 pub use self::host::{
-    Host, HostKind, HostPaused, IpcType, NodePaused, Nodes, Setup, at_endpoint, ignored_test_at,
-    since,
+    Host, HostKind, HostPaused, NodePaused, Nodes, Setup, at_endpoint, ignored_test_at, since,
 };
 pub use self::membership::Membership;
-pub use self::node::{FullShm, Node, Paused};
+pub use self::node::{FullShm, Node, Paused, address};
 pub use self::patience::{Patience, WATCHDOG, patiently, patiently_for};
 pub use self::poll::{Condition, eventually, watchdog};
 #[cfg(feature = "server")]
@@ -257,7 +256,7 @@ fn what_is_missing() -> Option<String> {
 }
 
 /// Finds a program in `PATH` and in the folders of system programs.
-fn find_program(name: &str) -> Option<PathBuf> {
+pub fn find_program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(PathBuf::from(name));
     }

@@ -335,7 +335,7 @@ impl Drop for FullShm {
 }
 
 /// The address of a node. Every cluster has namespaces of its own, so all use the same ones.
-pub(super) fn address(id: u32) -> String {
+pub fn address(id: u32) -> String {
     format!("10.77.0.{id}")
 }
 
