@@ -10,7 +10,7 @@
 //! println!("quorate: {}", client.is_quorate()?);
 //! client.track_start(TrackFlags::CHANGES)?;
 //! for event in client.events() {
-//!     if let Event::Quorum(quorum) = event? {
+//!     if let Event::Notification(quorum) = event? {
 //!         println!("quorate: {}, members: {:?}", quorum.quorate, quorum.members);
 //!     }
 //! }
@@ -40,7 +40,8 @@ client! {
 #[derive(Debug)]
 pub(crate) struct Quorum {
     quorum_type: QuorumType,
-    model: Model,
+    /// Whether the parts of the present state become one event.
+    joins_parts: bool,
     tracking: Tracking,
     present: Mutex<Present>,
 }
@@ -137,6 +138,7 @@ pub struct NodelistNotification {
 #[non_exhaustive]
 pub struct Options {
     model: Model,
+    nodelist_apart: bool,
 }
 
 impl Options {
@@ -148,6 +150,14 @@ impl Options {
     /// The notifications to be sent. Default: [`Model::V0`].
     pub fn model(mut self, model: Model) -> Self {
         self.model = model;
+        self
+    }
+
+    /// Whether the list of nodes that belongs to the present state comes as an [`Event::Nodelist`]
+    /// in front of the [`Event::Quorum`], as in C, instead of [inside of
+    /// it](QuorumNotification::nodelist). Default: false.
+    pub fn nodelist_apart(mut self, apart: bool) -> Self {
+        self.nodelist_apart = apart;
         self
     }
 }
@@ -179,14 +189,14 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon does not have the model.
     pub fn connect_with(endpoint: &Endpoint, options: Options) -> Result<Self> {
-        let Options { model } = options;
+        let Options { model, nodelist_apart } = options;
         let call = Call::connecting(endpoint);
         if model == Model::V1 {
             Probe::new(endpoint).require(&QUORUM_MODEL_V1, call)?;
         }
         let service = Quorum {
             quorum_type: QuorumType::FREE,
-            model,
+            joins_parts: model == Model::V1 && !nodelist_apart,
             tracking: Tracking::default(),
             present: Mutex::default(),
         };
@@ -237,7 +247,7 @@ impl Client {
         const CALL: &str = "quorum trackstart";
         let send = |track_flags: TrackFlags| {
             let present = track_flags.intersects(TrackFlags::CURRENT | TrackFlags::CHANGES);
-            if self.core.service.model == Model::V0 || !present {
+            if !self.core.service.joins_parts || !present {
                 return self
                     .core
                     .request(self.core.call(CALL), &wire::TrackStart { track_flags })

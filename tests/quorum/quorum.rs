@@ -11,6 +11,7 @@ testbed::on_each_host! {
     the_node_is_quorate;
     the_present_state_comes_as_the_flags_say;
     model_v1_tells_rings_or_is_refused;
+    the_nodelist_of_model_v1_comes_apart_on_request;
 }
 
 /// The first corosync with the model V1.
@@ -112,6 +113,22 @@ fn model_v1_tells_rings_or_is_refused(endpoint: &Endpoint, version: Version) {
             assert!(matches!(&*now, [Event::Quorum(now)] if now.nodelist.is_some()), "{now:?}");
         }
         client.track_stop().unwrap();
+    }
+}
+
+fn the_nodelist_of_model_v1_comes_apart_on_request(endpoint: &Endpoint, version: Version) {
+    if version < MODEL_V1 {
+        return;
+    }
+    let options = Options::new().model(Model::V1).nodelist_apart(true);
+    let client = Client::connect_with(endpoint, options).unwrap();
+    for _ in 0..2 {
+        client.track_start(TrackFlags::CURRENT).unwrap();
+        let Event::Nodelist(nodelist) = next(&client) else { panic!("not the nodelist first") };
+        let Event::Quorum(quorum) = next(&client) else { panic!("no quorum behind it") };
+        assert_eq!(nodelist.members, [NodeId(1)]);
+        assert_eq!((quorum.ring_id, quorum.nodelist), (nodelist.ring_id, None));
+        assert_eq!(waiting(&client), []);
     }
 }
 
