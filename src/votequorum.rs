@@ -255,8 +255,8 @@ impl Client {
 
     /// Sets the votes of a node; [`LOCAL_NODE`] is this one, whose id takes a request to find out.
     ///
-    /// Matches `votequorum_setvotes`. Unlike here, that gives the votes to the quorum device
-    /// when the node is 0.
+    /// Matches `votequorum_setvotes`, which sets the votes of the quorum device when the node is 0:
+    /// see [`Client::set_qdevice_votes`].
     ///
     /// # Errors
     /// [`Error::Cs`] with [`CsError::NameNotFound`](crate::CsError::NameNotFound) for a node that
@@ -267,6 +267,18 @@ impl Client {
         let call = self.core.call(CALL);
         let nodeid = if node == LOCAL_NODE { self.info_within(node, call)?.node_id } else { node };
         self.core.request(call, &wire::SetVotes { votes, nodeid })?;
+        Ok(())
+    }
+
+    /// Sets the votes of this node's quorum device, until the daemon reads its configuration again.
+    ///
+    /// Matches `votequorum_setvotes` with node 0.
+    ///
+    /// # Errors
+    /// As [`Client::set_votes`], and as [`Client::qdevice_unregister`].
+    pub fn set_qdevice_votes(&self, votes: u32) -> Result<()> {
+        let request = wire::SetVotes { votes, nodeid: QDEVICE_NODE_ID };
+        self.core.service.probe.request(&self.core, &QDEVICE, "votequorum setvotes", &request)?;
         Ok(())
     }
 
@@ -467,6 +479,7 @@ crate::client::async_client! {
     local_info() -> Info;
     set_expected(expected_votes: u32) -> ();
     set_votes(node: NodeId, votes: u32) -> ();
+    set_qdevice_votes(votes: u32) -> ();
     track_start(context: u64, flags: TrackFlags) -> ();
     track_stop() -> ();
     qdevice_register(name: &str) -> ();

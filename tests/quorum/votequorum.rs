@@ -19,6 +19,7 @@ testbed::on_each_host! {
     wrong_names_of_quorum_devices_are_refused;
     votes_are_changed_and_told, votes_change();
     a_quorum_device_decides_or_is_refused, device();
+    votes_of_the_quorum_device_are_set_or_refused, Setup::new().own();
     extra_info_is_published_or_refused, device();
 }
 
@@ -199,6 +200,17 @@ fn wrong_names_of_quorum_devices_are_refused(endpoint: &Endpoint) {
         invalid(client.set_qdevice_extra_info(vec![0; MAX_QDEVICE_EXTRA_INFO + 1])),
         "extra info"
     );
+}
+
+fn votes_of_the_quorum_device_are_set_or_refused(endpoint: &Endpoint, version: Version) {
+    let client = Client::connect_to(endpoint).unwrap();
+    if version < [2, 4, 0, 0] {
+        let refused = client.set_qdevice_votes(2);
+        return assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+    }
+    client.set_qdevice_votes(2).unwrap();
+    eventually("votes of the device", || client.local_info().unwrap().qdevice_votes == 2);
+    assert_eq!(client.local_info().unwrap().votes, 1);
 }
 
 fn a_quorum_device_decides_or_is_refused(endpoint: &Endpoint, version: Version) {
