@@ -254,7 +254,7 @@ impl Client {
             .core
             .request(call.step("cmap get"), &wire::Get { key_name: key_name.clone(), value_len })
         {
-            Ok(reply) => Ok(Some(match Value::from_wire(reply.value) {
+            Ok(reply) => Ok(Some(match Value::from(reply.value) {
                 // The answer has as many bytes as were asked for, which a short value must not
                 // keep in memory.
                 Value::Binary(data) if (data.len() as u64) < value_len / 2 => {
@@ -307,7 +307,7 @@ impl Client {
     pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<()> {
         let (key_name, value) = (key_bytes(key)?, value.into().into_wire()?);
         // As the daemon will read it, whatever kind of value it was.
-        danger::check_set(key, &Value::from_wire(value.clone()))?;
+        danger::check_set(key, &Value::from(value.clone()))?;
         self.core.request(self.core.call("cmap set"), &wire::Set { key_name, value })?;
         Ok(())
     }
@@ -618,7 +618,7 @@ impl Service for Cmap {
             return Ok(None);
         }
         let value = |value: wire::RawValue| {
-            (value.value_type != ValueType::default()).then(|| Value::from_wire(value))
+            (value.value_type != ValueType::default()).then(|| Value::from(value))
         };
         Ok(Some(Event::Notification(Notification {
             tracker: Tracker(notify.track_inst_handle),

@@ -45,7 +45,7 @@ macro_rules! values {
                 }
             }
 
-            pub(crate) fn from_wire(raw: RawValue) -> Self {
+            fn from_raw(raw: RawValue) -> Self {
                 let RawValue { value_type, data } = raw;
                 match value_type {
                     $(ValueType::$type => {
@@ -175,7 +175,21 @@ impl Value {
 
     pub(crate) fn into_wire(self) -> Result<RawValue> {
         self.check()?;
-        Ok(RawValue { value_type: self.value_type(), data: self.into_bytes() })
+        Ok(self.into())
+    }
+}
+
+/// A string has no NUL then.
+impl From<Value> for RawValue {
+    fn from(value: Value) -> Self {
+        Self { value_type: value.value_type(), data: value.into_bytes() }
+    }
+}
+
+/// A string may end with a NUL. Bytes that are no value of their type become [`Value::Other`].
+impl From<RawValue> for Value {
+    fn from(raw: RawValue) -> Self {
+        Self::from_raw(raw)
     }
 }
 
@@ -249,7 +263,7 @@ mod tests {
             Value::String("text".to_owned()),
             Value::Binary(Bytes::from_static(&[0, 1, 2])),
         ] {
-            assert_eq!(Value::from_wire(wire(value.clone())), value);
+            assert_eq!(Value::from(wire(value.clone())), value);
         }
     }
 
@@ -284,7 +298,7 @@ mod tests {
     #[test]
     fn a_string_from_the_daemon_loses_its_nul() {
         let raw = RawValue { value_type: ValueType::STRING, data: Bytes::from_static(b"name\0") };
-        assert_eq!(Value::from_wire(raw), Value::from("name"));
+        assert_eq!(Value::from(raw), Value::from("name"));
     }
 
     #[test]
@@ -293,7 +307,7 @@ mod tests {
             [(ValueType::UINT32, &b"abc"[..]), (ValueType(77), b"?"), (ValueType::STRING, b"\xff")]
         {
             let data = Bytes::from_static(data);
-            let value = Value::from_wire(RawValue { value_type, data: data.clone() });
+            let value = Value::from(RawValue { value_type, data: data.clone() });
             assert_eq!(value, Value::Other { value_type, data });
         }
     }

@@ -75,7 +75,7 @@ impl Icmap {
 
     /// Returns the value of a key if it has exactly this type.
     pub(crate) fn get_as<T: TryFrom<Value>>(&self, key: &str) -> Option<T> {
-        T::try_from(Value::from_wire(self.get(key.as_bytes())?.clone())).ok()
+        T::try_from(Value::from(self.get(key.as_bytes())?.clone())).ok()
     }
 
     /// Whether there is room for a key with this value.
