@@ -14,7 +14,6 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 
-use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -47,11 +46,21 @@ pub(crate) struct Votequorum {
 }
 
 impl Drop for Votequorum {
-    /// The daemon crashes when a connection ends on which it still owes this answer, so the
-    /// connection stays open until the process ends.
     fn drop(&mut self) {
-        mem::forget(self.registrar.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        let registrar = self.registrar.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(client) = registrar {
+            keep_open(client);
+        }
     }
+}
+
+/// Keeps a connection on which the daemon still owes the answer to a registration. The daemon
+/// crashes when it ends before the answer, so it stays open until the daemon or this process ends.
+fn keep_open(client: Box<Client>) {
+    static OPEN: Mutex<Vec<Box<Client>>> = Mutex::new(Vec::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|client| !matches!(client.poll_event(), Err(Error::Disconnected { .. })));
+    open.push(client);
 }
 
 /// Stands for this node in [`Client::info`] and [`Client::set_votes`].
@@ -344,7 +353,10 @@ impl Client {
         };
         let registered = client.core.request(call, &wire::QdeviceRegister { name });
         if matches!(registered, Err(Error::TimedOut { .. })) {
-            mem::forget(registrar().replace(client));
+            let other = registrar().replace(client);
+            if let Some(client) = other {
+                keep_open(client);
+            }
         }
         registered.map(drop)
     }

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use corosync_ipc::cmap::{Map, TrackEvents};
 use corosync_ipc::codec::encode_refusal;
 use corosync_ipc::cpg::{GroupName, Guarantee, MAX_MEMBERS};
-use corosync_ipc::libqb::server::{Conn, Handler, Listener, Peer, Refusal};
+use corosync_ipc::libqb::server::{Conn, Connections, Gone, Handler, Listener, Peer, Refusal};
 use corosync_ipc::wire::{Message, cmap as cmap_wire, cpg as cpg_wire};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, cmap, cpg, votequorum};
 use tempfile::TempDir;
-use testbed::{Scripted, private_endpoint};
+use testbed::{Scripted, eventually, private_endpoint};
 
 /// Where servers listen and have their rings.
 struct Place {
@@ -231,8 +231,8 @@ fn registrations_that_are_given_up_take_one_connection() {
     let place = Place::new();
     let (_map, _) = place
         .serve("cmap", |request| answer_cmap(request, |key| key != "runtime.connections.active"));
-    let connects: Arc<Mutex<usize>> = Arc::default();
-    let silent = Silent { connects: Arc::clone(&connects) };
+    let [connects, ends]: [Arc<Mutex<usize>>; 2] = Default::default();
+    let silent = Silent { connects: Arc::clone(&connects), ends: Arc::clone(&ends) };
     let _votes = Listener::<Silent>::builder()
         .endpoint(&place.endpoint)
         .service("votequorum")
@@ -245,11 +245,19 @@ fn registrations_that_are_given_up_take_one_connection() {
     client.set_request_timeout(Duration::from_millis(20));
     (0..10).for_each(|_| register());
     assert_eq!(*connects.lock().unwrap(), 2);
+
+    // It stays open without its client.
+    drop(client);
+    eventually("the client's own connection ends", || *ends.lock().unwrap() == 1);
+    votequorum::Client::connect_to(&place.endpoint).unwrap().finalize();
+    eventually("the next one ends", || *ends.lock().unwrap() == 2);
+    assert_eq!(*connects.lock().unwrap(), 3);
 }
 
 /// Takes connections and answers nothing.
 struct Silent {
     connects: Arc<Mutex<usize>>,
+    ends: Arc<Mutex<usize>>,
 }
 
 impl Handler for Silent {
@@ -261,4 +269,8 @@ impl Handler for Silent {
     }
 
     fn on_request(&mut self, _: &mut Conn<'_, ()>, _: Bytes) {}
+
+    fn on_disconnect(&mut self, _: &mut Connections<()>, _: Gone<()>) {
+        *self.ends.lock().unwrap() += 1;
+    }
 }
