@@ -49,15 +49,15 @@ impl Drop for Votequorum {
     fn drop(&mut self) {
         let registrar = self.registrar.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(client) = registrar {
-            keep_open(client);
+            keep_open(*client);
         }
     }
 }
 
 /// Keeps a connection on which the daemon still owes the answer to a registration. The daemon
 /// crashes when it ends before the answer, so it stays open until the daemon or this process ends.
-fn keep_open(client: Box<Client>) {
-    static OPEN: Mutex<Vec<Box<Client>>> = Mutex::new(Vec::new());
+fn keep_open(client: Client) {
+    static OPEN: Mutex<Vec<Client>> = Mutex::new(Vec::new());
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     open.retain(|client| !matches!(client.poll_event(), Err(Error::Disconnected { .. })));
     open.push(client);
@@ -355,7 +355,7 @@ impl Client {
         if matches!(registered, Err(Error::TimedOut { .. })) {
             let other = registrar().replace(client);
             if let Some(client) = other {
-                keep_open(client);
+                keep_open(*client);
             }
         }
         registered.map(drop)
