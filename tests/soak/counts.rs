@@ -108,6 +108,12 @@ pub(crate) fn descriptors(pid: u32) -> Vec<String> {
         .collect()
 }
 
+/// The names in a directory of rings, for a failed test.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
 /// Counts files and directories. A daemon that was killed leaves its black box.
 fn files(folder: &Path) -> usize {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use corosync_ipc::embedded;
 use testbed::{IpcType, Nodes, Patience, Setup, eventually, skip};
 
-use self::counts::{Exact, Memory, descriptors, exact, memory};
+use self::counts::{Exact, Memory, descriptors, exact, memory, names};
 use self::gate::Gate;
 use self::work::{Activity, Site};
 
@@ -81,7 +81,15 @@ impl World {
     /// Ends the first daemon, and starts it again.
     fn restart(&self, kills: bool) {
         if kills {
-            let _nobody_connects = self.sites[0].connecting.write().unwrap();
+            let _nobody_comes = self.sites[0].comings.write().unwrap();
+            // The daemon has seen the end of those that went.
+            let mut last = 0;
+            eventually("the daemon let go", || {
+                thread::sleep(Duration::from_millis(200));
+                let (pid, shm_root) = self.daemon(1);
+                let before = std::mem::replace(&mut last, exact(pid, &shm_root).files);
+                before == last
+            });
             self.nodes.kill(1);
         } else {
             self.nodes.stop(1);
@@ -119,6 +127,10 @@ fn is_as_before(worlds: &[World], before: &[(String, Exact)]) {
                 }
             }
             println!("descriptors of this process: {:#?}", descriptors(std::process::id()));
+            for world in worlds {
+                let names = [1, 2].map(|id| names(&world.daemon(id).1));
+                println!("files of {}: {names:#?}", world.name);
+            }
             panic!("something was not given back");
         }
         thread::sleep(Duration::from_millis(20));

@@ -69,9 +69,9 @@ pub(crate) struct Site {
     has_evs: bool,
     /// Its daemon is killed and stopped.
     pub(crate) restarts: bool,
-    /// A client that connects reads. Who kills the daemon writes: files that it has made for a
-    /// client, and of which it has told nobody, are nobody's.
-    pub(crate) connecting: RwLock<()>,
+    /// Who connects or leaves reads, who kills the daemon writes. Nobody removes the files of a
+    /// connection that a killed daemon has told nobody of, or whose end it has not seen.
+    pub(crate) comings: RwLock<()>,
     counts: [AtomicU64; Activity::ALL.len()],
     watching: AtomicUsize,
     /// A group has one member of a pid on a node.
@@ -86,7 +86,7 @@ impl Site {
             id,
             has_evs,
             restarts: id == 1,
-            connecting: RwLock::default(),
+            comings: RwLock::default(),
             counts: Default::default(),
             watching: AtomicUsize::new(0),
             next_pid: AtomicU32::new(100),
@@ -146,7 +146,6 @@ impl Site {
     }
 
     fn connect<T>(&self, connect: impl FnOnce() -> Result<T>) -> Result<T> {
-        let _connecting = self.connecting.read().unwrap();
         connect().inspect(|_| self.count(Activity::Connects))
     }
 
@@ -180,7 +179,10 @@ fn evs_group() -> evs::GroupName {
 fn come_and_go(site: &Site, gate: &Gate, worker: usize, endpoint: &Endpoint) {
     let mut number = 0;
     gate.work::<()>(worker, |_| {
-        site.tolerate(cycle(site, endpoint, number));
+        {
+            let _comes_and_goes = site.comings.read().unwrap();
+            site.tolerate(cycle(site, endpoint, number));
+        }
         number += 1;
         thread::sleep(Duration::from_millis(800));
     });
@@ -250,6 +252,7 @@ fn multicast_one(site: &Site, endpoint: &Endpoint, sender: &mut Sender) -> Resul
     let client = match sender.client.take() {
         Some(client) => client,
         None => {
+            let _comes = site.comings.read().unwrap();
             let options = cpg::Options::new().pid(site.pid());
             let client = site.connect(|| cpg::Client::connect_with(endpoint, options))?;
             client.join(&group("soak"))?;
@@ -306,6 +309,7 @@ fn share_once(
     let client = match &client.0 {
         Some(client) => client,
         None => {
+            let _comes = site.comings.read().unwrap();
             let mut shared = site.shared.lock().unwrap();
             let present = match shared.take() {
                 Some(present) => present,
