@@ -58,9 +58,12 @@ impl Drop for Votequorum {
 /// crashes when it ends before the answer, so it stays open until the daemon or this process ends.
 fn keep_open(client: Client) {
     static OPEN: Mutex<Vec<Client>> = Mutex::new(Vec::new());
+    let has_ended = |client: &Client| client.core.connection.has_ended();
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    open.retain(|client| !matches!(client.poll_event(), Err(Error::Disconnected { .. })));
-    open.push(client);
+    open.retain(|client| !has_ended(client));
+    if !has_ended(&client) {
+        open.push(client);
+    }
 }
 
 /// Stands for this node in [`Client::info`] and [`Client::set_votes`].
@@ -332,8 +335,8 @@ impl Client {
     /// 1.99.6.
     ///
     /// corosync also dies when a connection ends whose registration it has not answered yet. So
-    /// this uses a connection of its own, which stays open until the process ends when the
-    /// answer does not come in time. Do not end the process while this waits.
+    /// this uses a connection of its own. When the answer does not come in time, it stays open until
+    /// the process or the daemon ends. Do not end the process while this waits.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a name that is empty, longer than [`MAX_QDEVICE_NAME`] or has

@@ -2,8 +2,11 @@
 
 use std::net::Shutdown;
 
+use corosync_ipc::Error;
+use testbed::raw::i32_at;
+
 use crate::calls::{Call, calls};
-use crate::case::Case;
+use crate::case::{Case, Try};
 use crate::daemon::{Conn, Script, TRANSPORTS, Transport};
 
 /// What a daemon does instead of an answer.
@@ -37,11 +40,37 @@ pub(crate) fn cases(services: &[&str]) -> Vec<Case> {
     cases
 }
 
+/// Registrations that are never answered, until the daemon ends.
+pub(crate) fn registrations() -> Vec<Case> {
+    let case = |transport| {
+        let script = Script::honest()
+            .requested(|conn, request, _| {
+                // The registration.
+                if (conn.service, i32_at(request, 0)) != ("votequorum", 5) {
+                    conn.answer_honestly(request);
+                }
+            })
+            .told(|conns| conns.iter_mut().for_each(Conn::close));
+        let client = |it: &Try<'_>| {
+            let client = it.votequorum()?;
+            for _ in 0..2 {
+                let registered = client.qdevice_register("device");
+                assert!(matches!(registered, Err(Error::TimedOut { .. })), "{registered:?}");
+            }
+            it.tell();
+            client.local_info().map(drop)
+        };
+        let name = "registrations without an answer by a daemon that ends";
+        Case::new(name, transport, script, client, "gone")
+    };
+    TRANSPORTS.map(case).into()
+}
+
 /// The call as it should be.
 fn honest(call: &Call, transport: Transport) -> Case {
     let (run, requests) = (call.run, call.before + call.requests);
     let name = format!("{}: honest", call.name);
-    let client = move |it: &crate::case::Try<'_>| {
+    let client = move |it: &Try<'_>| {
         let result = run(it);
         it.wait_until(|| it.lair.requests() == requests);
         result

@@ -184,6 +184,11 @@ impl Connection {
         socket::shut_down(&self.link.socket);
     }
 
+    /// Whether either end has ended the connection.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.link.state() != State::Open || !self.link.is_hung_up().is_ok_and(|hung_up| !hung_up)
+    }
+
     /// Ends the connection of a daemon whose answers break the protocol.
     pub(crate) fn refuse(&self, source: ProtocolError) -> Error {
         let error = self.link.broken(source);
@@ -211,9 +216,9 @@ impl Drop for Connection {
         // How often to check whether the daemon's process is gone. After `finalize` the socket does
         // not show which end closed it.
         let looks = match self.link.state() {
-            State::Open if self.link.is_hung_up().is_ok_and(|hung_up| !hung_up) => 0,
             State::Finalized => 1,
-            _ => 4,
+            _ if self.has_ended() => 4,
+            _ => 0,
         };
         socket::shut_down(&self.link.socket);
         self.origin.remove_orphans(looks);
