@@ -38,9 +38,6 @@ impl From<RingError> for ChannelError {
 /// What a datagram takes of its sender's buffer besides its length, in bytes. Linux 6.18 counts 768.
 const DATAGRAM_COST: usize = 768;
 
-/// The most datagrams in a socket that are expected: its sender's buffer limits them.
-const LARGEST_QUEUE: usize = 1 << 16;
-
 /// The sending end.
 pub(crate) enum Sender {
     Ring(Producer<Mapping>),
@@ -282,7 +279,8 @@ impl Receiver {
     pub(crate) fn most_messages(&self) -> usize {
         match self {
             Self::Ring(ring) => ring.ring().max_chunk() / CHUNK_HEADER_SIZE,
-            Self::Datagram(_) => LARGEST_QUEUE,
+            // Half the cost, as other systems may count less.
+            Self::Datagram(socket) => socket.largest_buffer() / (DATAGRAM_COST / 2),
         }
     }
 

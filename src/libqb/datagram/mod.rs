@@ -248,6 +248,12 @@ impl Receiver {
         self.capacity
     }
 
+    /// The largest buffer that the sender can have, in bytes, unless it is no libqb server. A server
+    /// of root may get what it asks for, of which the system makes twice as much.
+    pub(crate) fn largest_buffer(&self) -> usize {
+        self.capacity.max(2 * self.max_msg_size.min(MAX_DATAGRAM))
+    }
+
     /// The control file.
     #[cfg(feature = "server")]
     pub(crate) fn control(&self) -> &Control {
