@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::cmap::{Map, TrackEvents};
 use crate::cpg::{GroupName, Guarantee, Iteration};
-use crate::doubles::{Deaf, Endless, SlowDaemon, TRANSPORTS};
-use crate::error::{CsError, Error, ProtocolError, Result};
+use crate::doubles::SlowDaemon;
+use crate::error::{Error, Result};
 use crate::libqb::server::Transport;
 use crate::quorum::Model;
 use crate::supervise::{CmapTracker, Notice, Supervised};
@@ -373,76 +373,6 @@ fn an_attempt_of_a_supervised_client_has_two_timeouts_however_much_is_set_up() {
         }
     });
     try_all(vec![Row { limit: 2.5, ..row }], Transport::Shm);
-}
-
-#[test]
-fn lists_without_end_end_in_time() {
-    for transport in TRANSPORTS {
-        let (endpoint, _daemon) = Endless::start(4, transport);
-        let endpoint = endpoint.timeout(LONG).request_timeout(Duration::from_millis(200));
-        let map = cmap::Client::connect_to(&endpoint).unwrap();
-        for _ in 0..2 {
-            let error = map.list("key.").unwrap_err();
-            assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-        }
-        let groups = cpg::Client::connect_to(&endpoint).unwrap();
-        let error = groups.list(Iteration::All).unwrap_err();
-        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-        // None of the keys has the requested prefix.
-        let error = map.iter("other.").unwrap_err();
-        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-    }
-}
-
-#[test]
-fn lists_without_end_do_not_fill_the_memory() {
-    let (endpoint, _daemon) = Endless::start(16 << 10, Transport::Socket);
-    let client = cmap::Client::connect_to(&endpoint.timeout(LONG)).unwrap();
-    match client.list("key.").unwrap_err() {
-        Error::Protocol { source: ProtocolError::Endless { limit, .. }, .. } => {
-            assert_eq!(limit, 64 << 20)
-        }
-        error => panic!("{error}"),
-    }
-}
-
-#[test]
-fn a_message_that_is_interrupted_again_and_again_is_given_up() {
-    let (endpoint, _daemon) = Endless::start(4, Transport::Shm);
-    let client = cpg::Client::connect_to(&endpoint.timeout(LONG).ring_size(8192)).unwrap();
-    client.join(&group()).unwrap();
-    let error = client.multicast(Guarantee::AGREED, &[7; 10_000]).unwrap_err();
-    assert!(matches!(error, Error::Cs { error: CsError::Interrupt, .. }), "{error}");
-}
-
-#[test]
-fn a_daemon_that_reads_no_wake_bytes_keeps_nobody_waiting() {
-    let (endpoint, daemon) = Deaf::start(Transport::Shm);
-    let client = cpg::Client::connect_to(&endpoint.timeout(LONG).ring_size(64 << 10)).unwrap();
-    client.join(&group()).unwrap();
-    let begun = Instant::now();
-    let (mut sent, mut refused) = (0, 0);
-    // Meanwhile the daemon frees space in the ring, but none in the socket.
-    while refused < 200 {
-        match client.try_multicast(Guarantee::AGREED, b"message") {
-            Ok(()) => sent += 1,
-            Err(Error::Cs { error: CsError::TryAgain, .. }) => {
-                refused += 1;
-                thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => panic!("after {sent}: {error}"),
-        }
-    }
-    assert!(sent > 32, "{sent}");
-    // Calls that may wait do so, at most until their deadline.
-    client.set_request_timeout(Duration::from_millis(100));
-    let waited = client.multicast(Guarantee::AGREED, b"message").unwrap_err();
-    assert!(matches!(waited, Error::TimedOut { .. }), "{waited}");
-    let waited = client.local_node_id().unwrap_err();
-    assert!(matches!(waited, Error::TimedOut { .. }), "{waited}");
-    drop(client);
-    assert!(begun.elapsed() < LONG);
-    drop(daemon);
 }
 
 #[cfg(feature = "tokio")]

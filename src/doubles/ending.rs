@@ -69,7 +69,7 @@ fn connect<T: Send>(
         let daemon = scope.spawn(|| {
             wait_for(&listener, Interest::Readable, None).unwrap();
             let client = serve::accept_stream(&listener).unwrap();
-            let (rings, reply) = set_up(&client, root, None, transport, generation);
+            let (rings, reply) = set_up(&client, root, transport, generation);
             serve(Daemon { client, rings, reply, root })
         });
         let result = Client::connect_to(&endpoint, "cpg", 8192);
@@ -168,7 +168,7 @@ fn files_of_a_daemon_that_took_the_names_are_not_used() {
                 let (ours, theirs) = UnixStream::pair().unwrap();
                 let request = ConnectRequest { max_msg_size: 8192 }.encode().unwrap();
                 socket::send_now(&ours, &request).unwrap();
-                let (rings, new) = set_up(&theirs.into(), root, None, transport, generation);
+                let (rings, new) = set_up(&theirs.into(), root, transport, generation);
                 let is_same = new.request == reply.request;
                 assert!(is_same != (generation == Generation::Libqb104), "{generation:?}");
                 send_reply(&client, &reply);

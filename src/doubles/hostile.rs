@@ -1,7 +1,6 @@
 //! Daemons that violate the protocol. Whatever they answer, every call returns and nothing panics.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,15 +9,12 @@ use bytes::Bytes;
 
 use crate::client::{Core, Service};
 use crate::codec::{CS_OK, Header, Kind};
-use crate::doubles::{self, Flood, TRANSPORTS};
+use crate::doubles::TRANSPORTS;
 use crate::error::WireError;
 use crate::libqb::client::{Call, Look};
 use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal, Transport};
-use crate::libqb::wake::MOST_STRAY;
-use crate::sys::file::page_size;
 use crate::wire::{self, Message, tables};
-use crate::{Control, Deadline, Dispatcher, Endpoint, Error, ProtocolError, Result, RingError};
-use crate::{cpg, fuzzing};
+use crate::{Endpoint, fuzzing};
 
 /// A service that ignores all its events and counts them.
 #[derive(Default)]
@@ -154,47 +150,6 @@ fn exercise_against_liar(seed: u64, transport: Transport, service: wire::Service
 }
 
 #[test]
-fn a_flood_of_wake_bytes_ends_the_connection_instead_of_spinning() {
-    for transport in TRANSPORTS {
-        floods_with(transport);
-    }
-}
-
-fn floods_with(transport: Transport) {
-    let connect = || {
-        let (endpoint, flood) = Flood::start(transport);
-        (cpg::Client::connect_to(&endpoint).unwrap(), flood)
-    };
-    let is_endless = |error: &Error| {
-        matches!(
-            error,
-            Error::Protocol {
-                source: ProtocolError::Endless { what: "wake bytes without an event", .. },
-                ..
-            }
-        )
-    };
-    let (client, _flood) = connect();
-    let mut dispatcher = Dispatcher::new().unwrap();
-    let note = |ends: &mut Vec<Error>, event: Result<cpg::Event>, _: &mut Control<'_, _>| {
-        ends.push(event.unwrap_err());
-        ControlFlow::Continue(())
-    };
-    dispatcher.add(client, note).unwrap();
-    let (mut ends, mut rounds) = (Vec::new(), 0);
-    while !dispatcher.is_empty() {
-        dispatcher.round(&mut ends, Deadline::NEVER).unwrap();
-        rounds += 1;
-        assert!(rounds <= 2 * MOST_STRAY, "it spins");
-    }
-    assert!(matches!(&*ends, [end] if is_endless(end)), "{ends:?}");
-
-    let (client, _flood) = connect();
-    let end = client.next_event(Deadline::NEVER).unwrap_err();
-    assert!(is_endless(&end), "{end}");
-}
-
-#[test]
 fn messages_that_are_no_events_keep_nobody_beyond_the_deadline() {
     for transport in TRANSPORTS {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -213,28 +168,6 @@ fn messages_that_are_no_events_keep_nobody_beyond_the_deadline() {
             Transport::Socket => assert!(seen() > 2, "{}", seen()),
         }
     }
-}
-
-#[test]
-fn rings_larger_than_what_was_asked_for_are_refused() {
-    let connect = |size, transport| {
-        let (endpoint, _daemon) = doubles::generous(size, transport);
-        cpg::Client::connect_to(&endpoint.ring_size(8192)).map(drop)
-    };
-    // A ring is one page larger than what it was made for.
-    let page = page_size() as u64;
-    let limits = [(Transport::Shm, page, 64 << 10), (Transport::Socket, 0, 8192)];
-    for (transport, more, most) in limits {
-        match connect(32 << 20, transport).unwrap_err() {
-            Error::Protocol {
-                source: ProtocolError::Ring(RingError::TooLarge { have, limit, .. }),
-                ..
-            } => assert_eq!((have, limit), ((32 << 20) + more, most)),
-            error => panic!("{error}"),
-        }
-    }
-    connect(32768, Transport::Shm).unwrap();
-    connect(8192, Transport::Socket).unwrap();
 }
 
 #[test]

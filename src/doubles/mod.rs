@@ -1,4 +1,5 @@
-//! Tests of all clients against daemons that are slow, read no wake bytes, or violate the protocol.
+//! Tests of all clients against daemons that are slow, that end, or that answer at random. Those that
+//! lie are in `tests/liar/`.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -10,8 +11,8 @@ mod hostile;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,9 +31,9 @@ use crate::libqb::server::{
     Conn, Connections, Generation, Gone, Handler, Listener, Peer, Refusal, RingAccess, Transport,
 };
 use crate::sys::event::Wakeup;
+use crate::sys::socket;
 use crate::sys::socket::Credentials;
 use crate::sys::wait::{Interest, Ready, wait_for};
-use crate::sys::{serve, socket};
 use crate::wire::values::NodeId;
 use crate::wire::{Message, cmap, cpg};
 
@@ -180,121 +181,17 @@ impl Handler for Endless {
     }
 }
 
-/// A cpg daemon that takes requests from the ring but never reads a wake byte. It accepts every
-/// request that has a reply, and its groups have no members.
-pub(crate) struct Deaf {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-    _directory: TempDir,
-}
-
-impl Deaf {
-    pub(crate) fn start(transport: Transport) -> (Endpoint, Self) {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let (endpoint, thread, directory) = serve_one(None, transport, move |client, mut rings| {
-            while !stopped.load(Ordering::SeqCst) {
-                let Some(request) =
-                    rings.request.receive(Duration::from_millis(1), &client).unwrap()
-                else {
-                    continue;
-                };
-                let id =
-                    Header::read(&mut Reader::new("request", &request), Kind::Request).unwrap().id;
-                let answer = match id {
-                    cpg::Mcast::ID => continue,
-                    cpg::IterationInitialize::ID => {
-                        cpg::IterationInitializeReply { iteration_handle: 1 }.encode()
-                    }
-                    cpg::IterationNext::ID => {
-                        encode_refusal(cpg::IterationNextReply::ID, CsError::NoSections)
-                    }
-                    _ => cpg::JoinReply {}.encode(),
-                };
-                assert!(rings.response.try_send(&[&answer.unwrap()]).unwrap());
-            }
-        });
-        (endpoint, Self { stop, thread: Some(thread), _directory: directory })
-    }
-}
-
-impl Drop for Deaf {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(
-            thread::panicking() || ended.is_some_and(|ended| ended.is_ok()),
-            "the deaf daemon panicked"
-        );
-    }
-}
-
-/// A cpg daemon that sends wake bytes without events, as fast as the client reads them, until the
-/// client closes.
-pub(crate) struct Flood {
-    _thread: JoinHandle<()>,
-    _directory: TempDir,
-}
-
-impl Flood {
-    pub(crate) fn start(transport: Transport) -> (Endpoint, Self) {
-        let (endpoint, thread, directory) = serve_one(None, transport, |client, _rings| {
-            loop {
-                match socket::send_now(&client, &[0; 64]) {
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                        wait_for(&client, Interest::Writable, None).unwrap();
-                    }
-                    Err(_) => break,
-                    Ok(_) => {}
-                }
-            }
-        });
-        (endpoint, Self { _thread: thread, _directory: directory })
-    }
-}
-
-/// Starts a cpg daemon that grants `size`, whatever the client asks for. It serves one connection.
-pub(crate) fn generous(size: u32, transport: Transport) -> (Endpoint, impl Sized) {
-    let (endpoint, thread, directory) =
-        serve_one(Some(size), transport, |client, rings| (client, rings));
-    (endpoint, (thread, directory))
-}
-
-/// Serves one client of cpg on a thread. Messages have `size`, or the size that the client asks
-/// for.
-fn serve_one<T: Send + 'static>(
-    size: Option<u32>,
-    transport: Transport,
-    serve: impl FnOnce(OwnedFd, Rings) -> T + Send + 'static,
-) -> (Endpoint, JoinHandle<T>, TempDir) {
-    let (endpoint, directory) = private_endpoint();
-    let path = endpoint.socket_address("cpg").path().unwrap().to_owned();
-    let listener = serve::listen_stream(&socket::path_address(&path).unwrap()).unwrap();
-    let root = directory.path().to_owned();
-    let thread = thread::spawn(move || {
-        wait_for(&listener, Interest::Readable, None).unwrap();
-        let client = serve::accept_stream(&listener).unwrap();
-        let (rings, reply) = set_up(&client, &root, size, transport, Generation::default());
-        send_reply(&client, &reply);
-        serve(client, rings)
-    });
-    (endpoint, thread, directory)
-}
-
-/// Takes a client's request and makes what it gets: messages of `size`, or of the size that the
-/// client asks for. Returns the reply too, which is not sent.
+/// Takes a client's request and makes what it gets. Returns the reply too, which is not sent.
 fn set_up(
     client: &OwnedFd,
     root: &Path,
-    size: Option<u32>,
     transport: Transport,
     generation: Generation,
 ) -> (Rings, ConnectReply) {
     let mut request = [0; CONNECT_REQUEST_SIZE];
     assert_eq!(wait_for(client, Interest::Readable, None).unwrap(), Ready::Yes);
     assert_eq!(socket::receive_now(client, &mut request).unwrap(), request.len());
-    let asked = ConnectRequest::decode(&request).unwrap().max_msg_size;
-    let max_msg_size = size.unwrap_or(asked);
+    let ConnectRequest { max_msg_size } = ConnectRequest::decode(&request).unwrap();
     let credentials: Credentials = socket::peer_credentials(client).unwrap();
     let access = RingAccess { uid: credentials.uid, gid: credentials.gid, mode: 0o600 };
     let address = SocketAddress::Path(root.join("cpg"));

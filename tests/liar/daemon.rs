@@ -61,7 +61,7 @@ impl Lair {
                 fs::write(bystander.join(format!("qb-{ring}-cpg-{part}")), "mine").unwrap();
             }
         }
-        fs::write(bystander.join("qb-control-cpg"), "mine").unwrap();
+        fs::write(bystander.join("qb-control-cpg"), [b'm'; raw::CONTROL]).unwrap();
         let listen = |service| {
             let listener = UnixListener::bind(root.join(service)).unwrap();
             listener.set_nonblocking(true).unwrap();
@@ -258,6 +258,8 @@ pub(crate) struct Conn<'a> {
     pub(crate) requests: usize,
     /// How far an iteration has come.
     pub(crate) iterated: usize,
+    /// Whether it reads nothing from the setup socket.
+    pub(crate) is_deaf: bool,
 }
 
 /// What messages travel through.
@@ -292,6 +294,7 @@ impl<'a> Conn<'a> {
             asked: 0,
             requests: 0,
             iterated: 0,
+            is_deaf: false,
             lair,
             service,
         }
@@ -407,7 +410,8 @@ impl<'a> Conn<'a> {
     /// Takes the next request, if there is one. Closes when the client has closed.
     pub(crate) fn next_request(&mut self) -> Option<Vec<u8>> {
         let mut byte = [0];
-        if self.setup.as_ref().is_some_and(|setup| matches!((&*setup).read(&mut byte), Ok(0))) {
+        let setup = self.setup.as_ref().filter(|_| !self.is_deaf);
+        if setup.is_some_and(|setup| matches!((&*setup).read(&mut byte), Ok(0))) {
             self.setup = None;
         }
         match &self.channels {

@@ -5,16 +5,17 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::ops::ControlFlow::{Break, Continue};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corosync_ipc::cmap::TrackEvents;
-use corosync_ipc::cpg::{self, Discard, Discarded, Event};
-use corosync_ipc::{Deadline, Dispatch, Dispatcher, Error, ServiceClient, cmap, quorum};
+use corosync_ipc::cpg::{self, Discard, Discarded, Event, Guarantee};
+use corosync_ipc::{CsError, Deadline, Dispatch, Dispatcher, Error, ServiceClient, cmap, quorum};
 use nix::sys::socket::{MsgFlags, send};
-use testbed::raw::{put_i32, put_u64, response};
+use testbed::raw::{put_i32, put_u64, request, response};
 
+use crate::calls::joined;
 use crate::case::{Case, Try, both};
-use crate::daemon::{Conn, Script, TRANSPORTS, Transport};
+use crate::daemon::{Channels, Conn, Script, TRANSPORTS, Transport};
 use crate::handshake::send_with_descriptors;
 use crate::honest::{OK, set_group, set_key};
 
@@ -37,6 +38,7 @@ pub(crate) fn sockets() -> Vec<Case> {
     let mut cases = Vec::new();
     wake_bytes(&mut cases);
     datagrams(&mut cases);
+    halves(&mut cases);
     cases
 }
 
@@ -525,22 +527,27 @@ fn wake_bytes(cases: &mut Vec<Case>) {
         client.next_event(it.timeout() * 4).map(drop)
     };
     for transport in TRANSPORTS {
-        let script = Script::honest().told_at("cpg", |conn| {
-            conn.lair.has_done();
-            while !conn.lair.is_over() {
-                if conn.setup().write(&[0; 64]).is_err() {
-                    std::thread::sleep(Duration::from_micros(100));
+        let flood = || {
+            Script::honest().told_at("cpg", |conn| {
+                conn.lair.has_done();
+                while !conn.lair.is_over() {
+                    if conn.setup().write(&[0; 64]).is_err() {
+                        std::thread::sleep(Duration::from_micros(100));
+                    }
                 }
-            }
-        });
-        let end = "protocol: more than 1024 wake bytes without an event";
-        let ended = |it: &Try<'_>| {
-            let client = it.cpg()?;
-            it.tell();
-            client.next_event(Duration::from_secs(30)).map(drop)
+            })
         };
-        let case = Case::new("a flood of wake bytes", transport, script, ended, end);
-        cases.push(case.busy().periods(200));
+        for (how, way) in WAYS {
+            let client = move |it: &Try<'_>| {
+                let client = it.cpg()?;
+                it.tell();
+                way(it, client)
+            };
+            let name = format!("a flood of wake bytes, with {how}");
+            let end = "protocol: more than 1024 wake bytes without an event";
+            let case = Case::new(name, transport, flood(), client, end);
+            cases.push(case.busy().periods(200));
+        }
         // So few that each one could keep the client busy until the next.
         for (how, way) in WAYS {
             let script = Script::honest().told_at("cpg", |conn| {
@@ -559,14 +566,6 @@ fn wake_bytes(cases: &mut Vec<Case>) {
             let name = format!("a wake byte now and then, with {how}");
             cases.push(Case::new(name, transport, script, client, "gone").periods(8));
         }
-        let flood = Script::honest().told_at("cpg", |conn| {
-            conn.lair.has_done();
-            while !conn.lair.is_over() {
-                if conn.setup().write(&[0; 64]).is_err() {
-                    std::thread::sleep(Duration::from_micros(100));
-                }
-            }
-        });
         // Requests do not look at them.
         let request = |it: &Try<'_>| {
             let client = it.cpg()?;
@@ -574,7 +573,7 @@ fn wake_bytes(cases: &mut Vec<Case>) {
             client.local_node_id().map(drop)
         };
         let name = "a flood of wake bytes during a request";
-        cases.push(Case::new(name, transport, flood, request, "timed out"));
+        cases.push(Case::new(name, transport, flood(), request, "timed out"));
         let one = Script::honest().told_at("cpg", |conn| conn.send_setup(&[7]));
         cases.push(
             Case::new("a wake byte without an event", transport, one, client, "ok").periods(4),
@@ -670,7 +669,7 @@ fn datagrams(cases: &mut Vec<Case>) {
     }
     // The words of the control file.
     for word in 0..6 {
-        for value in [1, 2, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
+        for value in [0, 1, 2, 10, 128, 1000, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
             let script = Script::honest().told_at("cpg", move |conn| {
                 conn.sockets().control.as_ref().unwrap().set(word * 4, value);
             });
@@ -706,28 +705,103 @@ fn datagrams(cases: &mut Vec<Case>) {
     };
     let name = "datagrams of a stranger";
     cases.push(Case::new(name, Transport::Datagrams, script, client, "ok"));
-    // The sockets are gone, the setup socket is not.
-    for (what, client) in [
-        (
-            "a request",
-            (|it| {
-                let client = it.cpg()?;
-                it.tell();
-                client.local_node_id().map(drop)
-            }) as fn(&Try<'_>) -> Result<(), Error>,
-        ),
-        ("an event", |it| {
-            let client = it.cpg()?;
-            client.local_node_id()?;
-            it.tell();
-            client.next_event(it.timeout()).map(drop)
-        }),
-    ] {
-        let script = Script::honest().told_at("cpg", |conn| {
-            conn.channels = crate::daemon::Channels::Nothing;
+    // A client that takes any bytes takes those of any length that was agreed on.
+    for length in [0, 1, 23, 24, 16 << 10] {
+        let script = Script::honest().requested(move |conn, _, _| {
+            assert!(conn.send(2, &vec![0; length]));
+            assert!(conn.send(1, &vec![7; length]));
         });
-        let name = format!("sockets that are closed before {what}");
-        let case = Case::new(name, Transport::Datagrams, script, client, "gone | ok");
-        cases.push(case);
+        let client = move |it: &Try<'_>| {
+            let client = it.test()?;
+            assert_eq!(client.request(&request(7, b"what"))?, vec![7; length]);
+            assert_eq!(client.next_event(it.timeout())?.unwrap(), vec![0; length]);
+            Ok(())
+        };
+        let name = format!("an answer and an event of {length} bytes, whatever they are");
+        cases.push(Case::new(name, Transport::Datagrams, script, client, "ok"));
     }
+}
+
+/// A daemon that dies in part, or does nothing any more: a request, an event, and requests without
+/// answers.
+fn halves(cases: &mut Vec<Case>) {
+    type Act = fn(&mut Conn<'_>);
+    let gone: Act = |conn| conn.channels = Channels::Nothing;
+    let closed: Act = |conn| conn.close();
+    let stopped: Act = |conn| {
+        conn.lair.has_done();
+        conn.lair.idle();
+    };
+    for transport in TRANSPORTS {
+        let without_channels = if transport == Transport::Datagrams { "gone" } else { "timed out" };
+        for (what, act, end) in [
+            ("closes all but its setup socket", gone, without_channels),
+            ("closes its setup socket only", closed, "gone"),
+            ("stops", stopped, "timed out"),
+        ] {
+            for before in [true, false] {
+                let client = move |it: &Try<'_>| {
+                    let client = it.test()?;
+                    if before {
+                        client.request(&request(7, b"what"))?;
+                    }
+                    it.tell();
+                    let begun = Instant::now();
+                    let answer = client.request(&request(7, b"what")).map(drop);
+                    let left = it.timeout().saturating_sub(begun.elapsed());
+                    let event = client.next_event(left.max(it.timeout() / 10));
+                    match (&answer, &event) {
+                        (Err(Error::TimedOut { .. }), Ok(None)) => {}
+                        (Err(Error::Disconnected { .. }), Err(Error::Disconnected { .. })) => {}
+                        ends => panic!("{ends:?}"),
+                    }
+                    answer
+                };
+                let name = format!("a daemon that {what}, after a request: {before}");
+                let script = Script::honest().told_at("test", act);
+                cases.push(Case::new(name, transport, script, client, end));
+            }
+        }
+        let script = Script::honest().told_at("test", stopped);
+        let client = |it: &Try<'_>| {
+            let client = it.test()?;
+            it.tell();
+            let sent = (0..100_000).take_while(|_| client.send(&request(7, b"what")).is_ok());
+            let sent = sent.count();
+            assert!((1..100_000).contains(&sent), "{sent}");
+            client.send(&request(7, b"what"))
+        };
+        let name = "a daemon that takes no requests";
+        let case = Case::new(name, transport, script, client, "timed out");
+        cases.push(case.periods(2));
+    }
+    // It takes requests, but never the bytes that announce them.
+    let script = Script::honest().connected(|conn| {
+        conn.make();
+        conn.greet();
+        conn.is_deaf = true;
+    });
+    let client = |it: &Try<'_>| {
+        let client = joined(it)?;
+        let (mut sent, mut refused) = (0, 0);
+        // Meanwhile the daemon frees space in the ring, but none in the socket.
+        while refused < 200 {
+            match client.try_multicast(Guarantee::AGREED, b"message") {
+                Ok(()) => sent += 1,
+                Err(Error::Cs { error: CsError::TryAgain, .. }) => {
+                    refused += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        assert!(sent > 32, "{sent}");
+        it.start();
+        let waited = client.multicast(Guarantee::AGREED, b"message");
+        assert!(matches!(waited, Err(Error::TimedOut { .. })), "{waited:?}");
+        client.local_node_id().map(drop)
+    };
+    let name = "a daemon that reads no wake bytes";
+    let case = Case::new(name, Transport::Rings, script, client, "timed out");
+    cases.push(case.periods(2));
 }

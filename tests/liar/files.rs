@@ -8,12 +8,14 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use corosync_ipc::Error;
+use corosync_ipc::{Error, cpg};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{geteuid, mkfifo};
-use testbed::raw::{OLD_MAGIC, Ring, SHM, SetupReply, abstract_address, header, with_suffix};
+use testbed::raw::{
+    OLD_MAGIC, Ring, SHM, SetupReply, abstract_address, header, page_size, with_suffix,
+};
 
 use crate::case::{Case, Try};
 use crate::daemon::{Channels, Conn, Script, Transport};
@@ -25,6 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     kinds(&mut cases);
     sizes(&mut cases);
+    large(&mut cases);
     words(&mut cases);
     places(&mut cases);
     moments(&mut cases);
@@ -202,6 +205,39 @@ fn sizes(cases: &mut Vec<Case>) {
     let small = "protocol: the socket ring's control file has";
     for (bytes, end) in [(0, small), (23, small), (4096, "ok"), (1 << 40, "ok")] {
         size(Which::Control, bytes, end);
+    }
+}
+
+/// Rings and datagrams larger than the client asked for. A ring is a page larger than what it was
+/// made for.
+fn large(cases: &mut Vec<Case>) {
+    let page = page_size() as u64;
+    let large = 32 << 20;
+    for (transport, size, end) in [
+        (Transport::Rings, 32768, "ok".to_owned()),
+        (Transport::Datagrams, 8192, "ok".to_owned()),
+        (
+            Transport::Rings,
+            large,
+            format!(
+                "protocol: the request ring has {} bytes, more than 65536",
+                u64::from(large) + page
+            ),
+        ),
+        (
+            Transport::Datagrams,
+            large,
+            format!("protocol: the socket ring has {large} bytes, more than 8192"),
+        ),
+    ] {
+        let script = Script::honest().connected(move |conn| {
+            conn.make_sized(size);
+            conn.greet();
+        });
+        let client =
+            |it: &Try<'_>| cpg::Client::connect_to(&it.endpoint().ring_size(8192)).map(drop);
+        let case = Case::new(format!("messages of {size} bytes"), transport, script, client, &*end);
+        cases.push(if end == "ok" { case } else { case.refused() });
     }
 }
 
@@ -387,6 +423,24 @@ fn sockets(cases: &mut Vec<Case>) {
         // Kept as long as the connection.
         sockets.request = std::os::fd::OwnedFd::from(listener).into();
     });
+    // As those of a daemon in another network namespace.
+    let script = Script::honest().connected(|conn| {
+        conn.make();
+        let moved = conn.directory.with_extension("moved");
+        fs::rename(&conn.directory, &moved).unwrap();
+        let name = |name| moved.join(name).into_os_string().into_encoded_bytes();
+        (conn.reply.names[0], conn.reply.names[1]) = (name("qb-control-cpg"), name("qb-cpg"));
+        conn.greet();
+    });
+    let client = |it: &Try<'_>| {
+        let result = connect(it);
+        let Err(Error::SocketsNotVisible { address, .. }) = &result else { panic!("{result:?}") };
+        assert!(address.to_string().ends_with(".moved/qb-cpg-request"), "{address}");
+        result
+    };
+    let name = "sockets out of reach";
+    let case = Case::new(name, Transport::Datagrams, script, client, "no sockets");
+    cases.push(case.refused());
     let bound = |suffix: &'static str| {
         Script::honest().connected(move |conn| {
             conn.make();

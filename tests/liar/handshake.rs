@@ -22,6 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
     fields(&mut cases);
     names(&mut cases);
     controls(&mut cases);
+    control_of_another(&mut cases);
     descriptors(&mut cases);
     cases
 }
@@ -338,18 +339,25 @@ fn controls(cases: &mut Vec<Case>) {
     name("sockets whose name is no text", apart, None, Some(b"OWN/qb-\xff".to_vec()));
     name("a name without a NUL", apart, None, Some(vec![b'x'; 5000]));
     let sockets = Some("ROOT/qb-1-2-3-bystander/qb-cpg".into());
-    name(
-        "both names of another connection",
-        "protocol: the socket ring's control",
-        Some(another),
-        sockets,
-    );
+    name("both names of another connection", "no sockets", Some(another), sockets);
     name(
         "a control file that is not there",
         "not visible",
         Some("OWN/qb-control-x"),
         Some("OWN/qb-x".into()),
     );
+}
+
+/// A daemon that names the control file of another connection and closes. A client of root could
+/// remove it.
+fn control_of_another(cases: &mut Vec<Case>) {
+    reply(cases, Transport::Datagrams, "names of another connection, and closes", "gone", |conn| {
+        conn.make();
+        conn.reply.names[0] = placed(conn, b"ROOT/qb-1-2-3-bystander/qb-control-cpg");
+        conn.reply.names[1] = placed(conn, b"ROOT/qb-1-2-3-bystander/qb-cpg");
+        conn.greet();
+        conn.close();
+    });
 }
 
 /// A name with directories in place of the words that stand for them.

@@ -453,14 +453,25 @@ fn iterations(cases: &mut Vec<Case>) {
         client.set_request_timeout(Duration::from_secs(60));
         client.list("test.").map(drop)
     };
-    let case = Case::new(
-        "values of more than 64 MiB",
-        TRANSPORTS[0],
-        script("test.", 16 << 10)(),
-        client,
-        "protocol: more than 67108864 bytes of keys and values",
-    );
-    cases.push(case.busy().periods(200).peak(80 << 20));
+    for transport in TRANSPORTS {
+        let script = script("test.", 16 << 10)();
+        let end = "protocol: more than 67108864 bytes of keys and values";
+        let case = Case::new("values of more than 64 MiB", transport, script, client, end);
+        cases.push(case.busy().periods(200).peak(80 << 20));
+    }
+    // A client goes on after a list that took too long.
+    let client = |it: &Try<'_>| {
+        let client = it.cmap()?;
+        let listed = client.list("test.");
+        assert!(matches!(listed, Err(Error::TimedOut { .. })), "{listed:?}");
+        it.start();
+        client.list("test.").map(drop)
+    };
+    for transport in TRANSPORTS {
+        let script = script("test.", 4)();
+        let case = Case::new("keys, listed twice", transport, script, client, "timed out");
+        cases.push(case.busy().peak(8 << 20));
+    }
 }
 
 /// Calls that are awaited.

@@ -454,7 +454,8 @@ pub fn bind_datagram(name: &str) -> io::Result<UnixDatagram> {
     UnixDatagram::bind_addr(&abstract_address(name.as_bytes())?)
 }
 
-fn page_size() -> usize {
+/// The size of a page in bytes.
+pub fn page_size() -> usize {
     // SAFETY: reads a constant of the system.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).expect("pages have a size")
