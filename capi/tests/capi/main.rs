@@ -2,6 +2,7 @@
 //! corosync's own programs, their symbols, and static programs.
 
 mod differential;
+mod embedded;
 mod programs;
 mod static_programs;
 mod symbols;
@@ -11,8 +12,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
+use testbed::{copy_for_all, find_program, skip_because};
 
-/// The libraries: name, number of the ABI, and the one that installs for this machine.
+/// The libraries: name, and number of the ABI.
 const LIBRARIES: [(&str, u32); 6] =
     [("cpg", 4), ("cmap", 4), ("quorum", 5), ("votequorum", 8), ("cfg", 7), ("corosync_common", 4)];
 
@@ -39,4 +41,28 @@ fn install(target: Option<&str>) -> TempDir {
 fn installed() -> PathBuf {
     static INSTALLED: OnceLock<TempDir> = OnceLock::new();
     INSTALLED.get_or_init(|| install(None)).path().to_owned()
+}
+
+/// Compiles one of the C programs with the installed headers and libraries; `None` without a
+/// compiler.
+fn compile(program: &str, libraries: &[&str]) -> Option<PathBuf> {
+    if find_program("cc").is_none() {
+        skip_because("no C compiler");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let compiled = folder.path().join(program);
+    let run = Command::new("cc")
+        .args(["-Wall", "-Wextra", "-Werror", "-pthread", "-I"])
+        .arg(installed().join("include"))
+        .arg(capi().join("tests/capi/programs").join(format!("{program}.c")))
+        .arg("-o")
+        .arg(&compiled)
+        .arg("-L")
+        .arg(installed().join("lib"))
+        .args(libraries.iter().map(|library| format!("-l{library}")))
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    Some(copy_for_all(&compiled))
 }

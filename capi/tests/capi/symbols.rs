@@ -6,7 +6,7 @@ use std::process::Command;
 
 use testbed::{find_program, skip_because};
 
-use super::{LIBRARIES, capi, installed};
+use super::{LIBRARIES, capi, compile, installed};
 
 /// The functions that a library exports, each with its version.
 fn functions(library: &Path) -> BTreeMap<String, Option<String>> {
@@ -95,18 +95,6 @@ fn the_same_programs_compile_with_our_headers_as_c_and_as_cpp() {
     }
     for program in ["common", "cmap", "cpg", "quorum", "votequorum", "cfg"] {
         let library = if program == "common" { "corosync_common" } else { program };
-        let folder = tempfile::tempdir().unwrap();
-        let run = Command::new("cc")
-            .args(["-Wall", "-Wextra", "-Werror", "-pthread", "-I"])
-            .arg(installed().join("include"))
-            .arg(capi().join("tests/capi/programs").join(format!("{program}.c")))
-            .arg("-o")
-            .arg(folder.path().join(program))
-            .arg("-L")
-            .arg(installed().join("lib"))
-            .arg(format!("-l{library}"))
-            .output()
-            .unwrap();
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        compile(program, &[library]).unwrap();
     }
 }
