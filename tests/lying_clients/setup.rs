@@ -9,10 +9,10 @@ use std::thread;
 use corosync_ipc::libqb::Transport;
 use nix::sys::socket::{MsgFlags, send};
 use testbed::raw::{put_i32, request, setup_request};
-use testbed::{Random, eventually, is_fd_readable_within, patiently};
+use testbed::{Random, eventually, is_fd_readable, is_fd_readable_within, patiently};
 
 use crate::liar::{Liar, is_closed, send_with, setup, setup_reply};
-use crate::stage::{BOTH, Case, Served, Stage, case};
+use crate::stage::{BOTH, Case, RINGS, Served, Stage, case};
 
 /// Matches `MAX_RING_SIZE`.
 const MOST: u32 = 32 << 20;
@@ -181,6 +181,18 @@ pub(crate) fn cases() -> Vec<(Served, Vec<Case>)> {
         }),
         case("a hundred connections that go at once", BOTH, |stage| {
             drop((0..100).map(|_| stage.connect(stage.service())).collect::<Vec<_>>());
+        }),
+        case("several that ask for the largest size at once", RINGS, |stage| {
+            let liar = stage.connect(stage.service());
+            // One that is connected is served between them: some still wait when it has its second
+            // answer. This thread may be late to see that.
+            eventually("others are served between them", || {
+                let all: Vec<UnixStream> = (0..6).map(|_| socket(stage)).collect();
+                all.iter().for_each(|mut it| it.write_all(&setup_request(u32::MAX)).unwrap());
+                liar.works().works();
+                let waits = |it: &UnixStream| !is_fd_readable(it);
+                all.iter().any(waits)
+            });
         }),
         case("the largest size again and again", BOTH, |stage| {
             for _ in 0..10 {

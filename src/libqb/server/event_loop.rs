@@ -31,6 +31,10 @@ const MAX_HANDSHAKES: usize = 256;
 /// How many connections are accepted at a time before connected clients are served.
 const ACCEPTS_A_TURN: usize = 64;
 
+/// How much shared memory is made for new connections, in bytes, before connected clients are
+/// served. The largest connection has 96 MiB, which takes tens of milliseconds.
+const MEMORY_A_TURN: u64 = 16 << 20;
+
 /// How long to stop accepting when there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -79,6 +83,8 @@ pub(super) struct EventLoop<H: Handler> {
     inbox: Receiver<Job<H>>,
     accept_after: Option<Instant>,
     room_interval: Duration,
+    /// How much shared memory was made in this turn.
+    made: u64,
     /// How many jobs of [`Job::Drive`] were done.
     drives: u64,
     /// Whether the clients of paced services wait for one that is behind.
@@ -102,6 +108,7 @@ impl<H: Handler> EventLoop<H> {
             inbox,
             accept_after: None,
             room_interval: ROOM_INTERVAL,
+            made: 0,
             drives: 0,
             paced_wait: false,
         }
@@ -199,6 +206,7 @@ impl<H: Handler> EventLoop<H> {
             self.handler.on_timer(&mut self.connections);
         }
         self.flush();
+        self.made = 0;
         for (id, seen) in polled.clients {
             self.serve(id, seen);
         }
@@ -319,6 +327,9 @@ impl<H: Handler> EventLoop<H> {
     /// Accepts connections of a service.
     fn accept(&mut self, service: usize) {
         for _ in 0..ACCEPTS_A_TURN {
+            if self.made >= MEMORY_A_TURN {
+                return;
+            }
             let Some(bound) =
                 self.connections.services.get(service).and_then(|service| service.bound.as_ref())
             else {
@@ -369,9 +380,10 @@ impl<H: Handler> EventLoop<H> {
         let mut seen = seen.iter();
         for client in std::mem::take(&mut self.handshaking) {
             let seen = seen.next().copied().unwrap_or_default();
-            if seen.readable || seen.hung_up {
+            let is_ready = seen.readable || seen.hung_up;
+            if is_ready && self.made < MEMORY_A_TURN {
                 self.read_request(client);
-            } else if client.until > now {
+            } else if is_ready || client.until > now {
                 self.handshaking.push(client);
             }
         }
@@ -427,6 +439,7 @@ impl<H: Handler> EventLoop<H> {
             fd: socket.as_raw_fd(),
             max_msg_size,
         };
+        self.made += size;
         let mut created = Rings::create(&request);
         while created.as_ref().is_err_and(is_out_of_descriptors)
             && close_oldest_handshake(&mut self.handshaking)
