@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::str;
 
 use testbed::raw::{CONTROL, Shared, abstract_address, bind_datagram, request};
-use testbed::{Random, eventually, is_fd_readable_within, patiently};
+use testbed::{Random, eventually, is_fd_readable_within, patiently, skip_because};
 
 use crate::liar::{INVALID, Liar, OK, Racing, send_with, set, track};
 use crate::stage::{Case, DATAGRAMS, Served, Stage, case, helper, is_root};
@@ -222,8 +222,7 @@ pub(crate) fn cases() -> Vec<(Served, Vec<Case>)> {
         let name = format!("requests of another user with {carried} descriptors");
         cases.push(case(name, DATAGRAMS, move |stage| {
             if !is_root() {
-                println!("skipped: not root");
-                return;
+                return skip_because("not root");
             }
             let liar = liar(stage);
             let carried = carried.to_string();

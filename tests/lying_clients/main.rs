@@ -35,19 +35,33 @@ const FEWEST: usize = 150;
 type Topic = fn() -> Vec<(Served, Vec<Case>)>;
 
 macro_rules! topics {
-    ($($topic:ident),*) => {
-        const TOPICS: &[(&str, Topic)] = &[$((stringify!($topic), $topic::cases)),*];
-
-        /// Tests of each topic, over each transport.
-        mod over_rings {
-            $(#[test] fn $topic() { super::over(super::$topic::cases, super::Transport::Shm); })*
-        }
-        mod over_datagrams {
-            $(#[test] fn $topic() { super::over(super::$topic::cases, super::Transport::Socket); })*
-        }
+    ($(mod $module:ident over $transport:ident: $($topic:ident),*;)*) => {
+        $(
+            /// Tests of each topic over a transport.
+            mod $module {
+                $(#[test] fn $topic() { super::over(super::$topic::cases, super::Transport::$transport); })*
+            }
+        )*
     };
 }
-topics!(setup, rings, files, messages, services, floods, datagrams, processes, limits);
+topics! {
+    mod over_rings over Shm:
+        setup, rings, files, messages, services, floods, processes, limits;
+    mod over_datagrams over Socket:
+        setup, files, messages, services, floods, datagrams, processes, limits;
+}
+
+const TOPICS: [(&str, Topic); 9] = [
+    ("setup", setup::cases),
+    ("rings", rings::cases),
+    ("files", files::cases),
+    ("messages", messages::cases),
+    ("services", services::cases),
+    ("floods", floods::cases),
+    ("datagrams", datagrams::cases),
+    ("processes", processes::cases),
+    ("limits", limits::cases),
+];
 
 fn over(topic: Topic, transport: Transport) {
     for (served, cases) in topic() {

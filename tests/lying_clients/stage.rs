@@ -151,10 +151,7 @@ impl Stage {
         let (most, before) = (self.server.most_memory(), self.memory_before);
         assert!(most < before + self.memory.get(), "it took {most} bytes, {before} before");
         self.held.borrow_mut().clear();
-        eventually("what the liar had is gone", || {
-            let now = self.server.counts();
-            (now == self.before).then_some(()).or_else(|| self.explain(&now))
-        });
+        self.is_as_before();
         let room = self.memory.get();
         eventually("memory is given back", || self.server.memory() < before + room);
         self.others_are_served();
@@ -240,20 +237,26 @@ impl Stage {
         panic!("the server is not quiet: it used {last}");
     }
 
-    /// Says what is left, once in a while.
-    fn explain(&self, now: &Counts) -> Option<()> {
-        let before = &self.before;
-        static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-        let mut last = LAST.lock().unwrap();
-        if last.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
-            *last = Some(Instant::now());
-            let files: Vec<_> = now.files.symmetric_difference(&before.files).take(10).collect();
-            println!(
-                "descriptors {} of {}, mappings {} of {}, files {files:?}",
-                now.descriptors, before.descriptors, now.mappings, before.mappings
+    /// Waits until the server has no more for its clients than before.
+    #[track_caller]
+    fn is_as_before(&self) {
+        let patience = Patience::new();
+        loop {
+            let (now, before) = (self.server.counts(), &self.before);
+            if now == *before {
+                return;
+            }
+            assert!(
+                !patience.is_over(),
+                "{} descriptors, {} before; {} mappings, {} before; files {:?}",
+                now.descriptors,
+                before.descriptors,
+                now.mappings,
+                before.mappings,
+                now.files.symmetric_difference(&before.files).take(10).collect::<Vec<_>>()
             );
+            thread::sleep(Duration::from_millis(1));
         }
-        None
     }
 }
 
