@@ -23,7 +23,7 @@ use crate::gate::Gate;
 const SHARERS: usize = 3;
 
 /// One of how many messages is in fragments.
-const FRAGMENTED: u64 = 20;
+const FRAGMENTED: u64 = 10;
 
 /// What is counted, so that nothing stops unnoticed.
 #[derive(Clone, Copy)]
