@@ -168,7 +168,8 @@ impl Lair {
                     conns.push(conn);
                 }
             }
-            for conn in &mut conns {
+            // One that was closed is served no more, whichever end closed it.
+            for conn in conns.iter_mut().filter(|conn| conn.setup.is_some()) {
                 while let Some(request) = conn.next_request() {
                     conn.requests += 1;
                     (script.requested)(
