@@ -15,6 +15,7 @@ mod requests;
 mod ring_files;
 mod turnstile;
 mod waker;
+mod wanted;
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};

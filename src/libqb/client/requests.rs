@@ -2,7 +2,6 @@
 //! waits for.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,10 +12,12 @@ use super::connection::Connection;
 use super::link::Link;
 use super::lock;
 use super::turnstile::{Guard, Turnstile};
+use super::wanted::Wanted;
 use crate::codec::Header;
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
 use crate::libqb::channel::{Receiver, Sender};
 use crate::libqb::pending::{Before, PendingReplies, may_be_answered_again};
+use crate::sync::Ordering;
 use crate::sys::socket;
 use crate::sys::wait::{Interest, Ready, wait_for};
 
@@ -60,10 +61,8 @@ pub(super) struct Requests {
     releases: Mutex<Vec<Vec<u8>>>,
     nudge: Option<Nudge>,
     /// The event ring was full and is nearly empty, so a nudge must be sent. The thread that
-    /// emptied the ring sets this and then tries to take the turn. The thread that sends the nudge
-    /// clears it, in its turn. A thread that finds the turn taken leaves the nudge to the thread
-    /// that has the turn, which checks this after passing the turn on.
-    nudge_wanted: AtomicBool,
+    /// emptied the ring asks for it.
+    nudge_wanted: Wanted,
 }
 
 /// The two rings, the answers that are owed, and the socket's room for wake bytes.
@@ -87,7 +86,8 @@ pub(crate) struct Turn<'a> {
     _after: AfterTurn<'a>,
 }
 
-/// Sends the nudge that another thread asked for while the turn was taken, and logs the notes.
+/// Sends the nudge that another thread asked for while this one had the turn or waited for it, and
+/// logs the notes.
 struct AfterTurn<'a>(&'a Connection);
 
 impl Drop for AfterTurn<'_> {
@@ -114,7 +114,7 @@ impl Requests {
             rings: Turnstile::new(rings),
             releases: Mutex::default(),
             nudge,
-            nudge_wanted: AtomicBool::new(false),
+            nudge_wanted: Wanted::default(),
         }
     }
 
@@ -133,7 +133,7 @@ impl Requests {
 
     /// Asks for a nudge, which [`Connection::send_wanted_nudge`] sends.
     pub(super) fn want_nudge(&self) {
-        self.nudge_wanted.store(true, Ordering::Relaxed);
+        self.nudge_wanted.ask();
     }
 }
 
@@ -200,8 +200,9 @@ impl Connection {
     pub(crate) fn turn_before(&self, deadline: Instant) -> Result<Option<Turn<'_>>> {
         self.check_process()?;
         self.link.check()?;
+        let after = AfterTurn(self);
         let rings = self.requests.rings.enter(deadline);
-        Ok(rings.map(|rings| Turn { connection: self, rings, _after: AfterTurn(self) }))
+        Ok(rings.map(|rings| Turn { connection: self, rings, _after: after }))
     }
 
     /// Makes the error of a call whose deadline passed while it waited for its turn, for ring space
@@ -215,20 +216,10 @@ impl Connection {
     /// Sends a nudge if one is wanted. Never blocks: a nudge that cannot be sent stays wanted.
     pub(super) fn send_wanted_nudge(&self) {
         let Requests { rings, nudge, nudge_wanted, .. } = &self.requests;
-        // Relaxed: the lock in the turnstile orders it. A thread that finds the turn taken has set
-        // this before, and the thread that passes the turn on checks this afterwards.
-        while nudge_wanted.load(Ordering::Relaxed) {
-            let Some(mut rings) = rings.enter(Instant::now()) else { return };
-            if self.check_process().is_err() {
-                return;
-            }
-            // Before the nudge is sent: one that is wanted from now on needs another nudge.
-            nudge_wanted.store(false, Ordering::Relaxed);
-            // The next user of the connection gets its error.
-            if !rings.try_nudge(&self.link, *nudge).unwrap_or(false) {
-                return nudge_wanted.store(true, Ordering::Relaxed);
-            }
-        }
+        // The next user of the connection gets the error of a nudge.
+        nudge_wanted.serve(rings, |rings| {
+            self.check_process().is_ok() && rings.try_nudge(&self.link, *nudge).unwrap_or(false)
+        });
     }
 }
 

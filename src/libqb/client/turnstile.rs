@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use crate::sync::{Mutex, MutexGuard, Thread, current, park_timeout};
+use crate::sync::{Mutex, MutexGuard, Thread, current, now, park_timeout};
 
 /// A lock that is fair and gives up at a deadline. std's does neither.
 ///
@@ -54,6 +54,10 @@ impl<T> Turnstile<T> {
     /// Waits to be the first in the queue.
     pub(super) fn queue_up(&self, deadline: Instant) -> Option<Ticket<'_>> {
         let mut queue = lock(&self.queue);
+        // Who does not wait must not make others that do not wait believe that somebody does.
+        if !queue.waiting.is_empty() && now() >= deadline {
+            return None;
+        }
         let number = queue.next_ticket;
         queue.next_ticket += 1;
         queue.waiting.push_back((number, current()));
@@ -64,7 +68,7 @@ impl<T> Turnstile<T> {
             if lock(&self.queue).waiting.front().is_some_and(|(first, _)| *first == number) {
                 return Some(ticket);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(now());
             if left.is_zero() {
                 return None;
             }
