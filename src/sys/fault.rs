@@ -10,11 +10,13 @@ use std::io;
 use std::iter;
 use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_fence, fence};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicPtr, compiler_fence};
+use std::sync::{OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int, c_void, siginfo_t};
+
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, fence};
 
 /// The registration of a mapping with the handler. Drop it before the mapping: dropping it ends the
 /// registration.
@@ -23,7 +25,7 @@ pub(crate) struct Guarded(&'static Slot);
 impl Guarded {
     /// Registers the `length` bytes from `start` on. `start` is the first byte of a page.
     pub(crate) fn new(start: *mut u8, length: usize) -> Self {
-        let slot = lock(&REGISTRY).take();
+        let slot = REGISTRY.take();
         slot.change(start.addr(), length);
         Self(slot)
     }
@@ -42,7 +44,7 @@ impl Guarded {
 impl Drop for Guarded {
     fn drop(&mut self) {
         self.0.change(0, 0);
-        lock(&REGISTRY).free.push(self.0);
+        lock(&REGISTRY.state).free.push(self.0);
     }
 }
 
@@ -61,7 +63,7 @@ struct Slot {
 }
 
 impl Slot {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
             version: AtomicUsize::new(0),
             start: AtomicUsize::new(0),
@@ -100,33 +102,46 @@ struct Chunk {
     next: OnceLock<Box<Chunk>>,
 }
 
-/// The slots of a chunk: enough for ten connections.
-const SLOTS: usize = 60;
+/// The slots of a chunk: enough for ten connections. For loom a few, since loom explores each.
+const SLOTS: usize = if cfg!(loom) { 2 } else { 60 };
 
-/// The first chunk, where the handler's search begins.
-static CHUNKS: OnceLock<Box<Chunk>> = OnceLock::new();
+#[cfg(not(loom))]
+static REGISTRY: Registry =
+    Registry { first: OnceLock::new(), state: Mutex::new(State { free: Vec::new(), last: None }) };
 
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { free: Vec::new(), end: &CHUNKS });
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref REGISTRY: Registry = Registry {
+        first: OnceLock::new(),
+        state: Mutex::new(State { free: Vec::new(), last: None }),
+    };
+}
+
+struct Registry {
+    /// Where the handler's search begins.
+    first: OnceLock<Box<Chunk>>,
+    state: Mutex<State>,
+}
 
 /// The state of registration. The handler does not use it.
-struct Registry {
+struct State {
     free: Vec<&'static Slot>,
-    /// The link that the next chunk is stored in.
-    end: &'static OnceLock<Box<Chunk>>,
+    last: Option<&'static Chunk>,
 }
 
 impl Registry {
-    fn take(&mut self) -> &'static Slot {
+    fn take(&'static self) -> &'static Slot {
+        let mut state = lock(&self.state);
         loop {
-            if let Some(slot) = self.free.pop() {
+            if let Some(slot) = state.free.pop() {
                 return slot;
             }
-            let new = || {
+            let link = state.last.map_or(&self.first, |chunk| &chunk.next);
+            let chunk = link.get_or_init(|| {
                 Box::new(Chunk { slots: array::from_fn(|_| Slot::new()), next: OnceLock::new() })
-            };
-            let chunk = self.end.get_or_init(new);
-            self.free.extend(&chunk.slots);
-            self.end = &chunk.next;
+            });
+            state.free.extend(&chunk.slots);
+            state.last = Some(chunk);
         }
     }
 }
@@ -134,7 +149,7 @@ impl Registry {
 /// Finds the registered mapping that contains an address. Returns its slot, start and length. Safe
 /// in a signal handler.
 fn find(address: usize) -> Option<(&'static Slot, usize, usize)> {
-    let chunks = iter::successors(CHUNKS.get(), |chunk| chunk.next.get());
+    let chunks = iter::successors(REGISTRY.first.get(), |chunk| chunk.next.get());
     chunks.flat_map(|chunk| &chunk.slots).find_map(|slot| {
         let (start, length) = slot.range()?;
         (address.wrapping_sub(start) < length).then_some((slot, start, length))
@@ -153,8 +168,8 @@ static PREVIOUS: AtomicPtr<Previous> = AtomicPtr::new(ptr::null_mut());
 
 /// Installs the handler, once in a process.
 pub(crate) fn install() -> io::Result<()> {
-    static INSTALLED: Mutex<bool> = Mutex::new(false);
-    let mut installed = lock(&INSTALLED);
+    static INSTALLED: std::sync::Mutex<bool> = std::sync::Mutex::new(false);
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
     if *installed {
         // Another handler may have been installed since, and it may pass its faults on to ours.
         // Ours would pass them back, in an endless loop, if it were installed again.
@@ -314,7 +329,74 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[cfg(test)]
+/// The handler of a thread looks while other threads register mappings and end registrations.
+#[cfg(all(test, loom))]
+mod model {
+    use loom::thread;
+
+    use super::*;
+
+    /// Two threads with two preemptions find what more would find, and take seconds.
+    fn model(body: impl Fn() + Send + Sync + 'static) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(body);
+    }
+
+    fn register(start: usize, length: usize) -> Guarded {
+        Guarded::new(ptr::without_provenance_mut(start), length)
+    }
+
+    fn found(address: usize) -> Option<(usize, usize)> {
+        find(address).map(|(_, start, length)| (start, length))
+    }
+
+    #[test]
+    fn a_mapping_is_found_while_others_come_and_go() {
+        model(|| {
+            let _mine = register(0x1000, 0x100);
+            let other = thread::spawn(|| {
+                drop(register(0x8000, 0x4000));
+                drop(register(0x2000, 0x100));
+            });
+            assert_eq!(found(0x10ff), Some((0x1000, 0x100)));
+            other.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_address_between_mappings_is_never_found() {
+        model(|| {
+            let _mine = register(0x20_0000, 0x100);
+            let other = thread::spawn(|| {
+                drop(register(0x1000, 0x100));
+                drop(register(0x8000, 0x4000));
+            });
+            // Start and length of one slot at different times would contain it.
+            assert_eq!(found(0x3000), None);
+            other.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn each_thread_finds_its_mapping_and_no_mark_of_another() {
+        model(|| {
+            let use_one = |start| {
+                let guarded = register(start, 0x100);
+                // As the handler, in the thread that faulted.
+                find(start).unwrap().0.lost.store(true, Ordering::Relaxed);
+                assert!(guarded.is_lost());
+                drop(guarded);
+                assert!(!register(start, 0x200).is_lost());
+            };
+            let other = thread::spawn(move || use_one(0x1000));
+            use_one(0x2000);
+            other.join().unwrap();
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

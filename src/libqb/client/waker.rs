@@ -1,9 +1,12 @@
 //! Ending a wait from another thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(all(test, loom))]
+use super::model::Wakeup;
 use crate::error::{Error, Result};
+use crate::sync::{AtomicBool, Ordering};
+#[cfg(not(all(test, loom)))]
 use crate::sys::event::Wakeup;
 
 /// Ends a client's wait for events from another thread, or from one of its handlers; made by
@@ -55,7 +58,7 @@ impl Waker {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::time::Instant;
 

@@ -49,17 +49,27 @@ impl Region for Heap {
     }
 
     fn copy_out(&self, offset: usize, length: usize, out: &mut Vec<u8>) {
-        for at in offset..offset + length {
-            out.push(self.0.words[at / 4].load(Ordering::Relaxed).to_ne_bytes()[at % 4]);
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let word = self.0.words[at / 4].load(Ordering::Relaxed).to_ne_bytes();
+            let part = &word[at % 4..(end - at / 4 * 4).min(4)];
+            out.extend_from_slice(part);
+            at += part.len();
         }
     }
 
     fn copy_in(&self, offset: usize, bytes: &[u8]) {
-        for (at, byte) in (offset..).zip(bytes) {
+        let (mut at, mut rest) = (offset, bytes);
+        while !rest.is_empty() {
             let word = &self.0.words[at / 4];
-            let mut value = word.load(Ordering::Relaxed).to_ne_bytes();
-            value[at % 4] = *byte;
+            let (part, behind) = rest.split_at((4 - at % 4).min(rest.len()));
+            let mut value = match part.len() {
+                4 => [0; 4],
+                _ => word.load(Ordering::Relaxed).to_ne_bytes(),
+            };
+            value[at % 4..][..part.len()].copy_from_slice(part);
             word.store(u32::from_ne_bytes(value), Ordering::Relaxed);
+            (at, rest) = (at + part.len(), behind);
         }
     }
 
@@ -83,7 +93,14 @@ pub(crate) fn memory(words: u32) -> (Heap, Heap) {
 }
 
 pub(crate) fn pair(words: u32) -> (Producer<Heap>, Consumer<Heap>, Heap, Heap) {
+    pair_at(words, 0)
+}
+
+/// Both ends of an empty ring whose indices have gone round as far as `start`.
+pub(crate) fn pair_at(words: u32, start: u32) -> (Producer<Heap>, Consumer<Heap>, Heap, Heap) {
     let (header, data) = memory(words);
+    header.word(0).store(start, Ordering::Relaxed);
+    header.word(4).store(start, Ordering::Relaxed);
     let producer = ring(&header, &data).unwrap().producer().unwrap();
     let consumer = ring(&header, &data).unwrap().consumer().unwrap();
     (producer, consumer, header, data)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "server")]
 use crate::sync::AtomicU32;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, now};
 #[cfg(not(loom))]
 use crate::sys::futex;
 
@@ -54,17 +54,18 @@ pub(super) fn try_wait(sem: &AtomicU64) -> bool {
 
 /// Takes one, sleeping up to `timeout` for it.
 pub(super) fn wait(sem: &AtomicU64, timeout: Duration) -> bool {
-    if try_wait(sem) {
-        return true;
-    }
-    let deadline = Instant::now() + timeout;
+    try_wait(sem) || wait_until(sem, now() + timeout)
+}
+
+/// Takes one, sleeping until the deadline for it.
+pub(super) fn wait_until(sem: &AtomicU64, deadline: Instant) -> bool {
     // Relaxed: a poster that does not see the waiter posts before the futex call reads the value.
     sem.fetch_add(ONE_WAITER, Ordering::Relaxed);
     loop {
         if take(sem, 1 + ONE_WAITER) {
             return true;
         }
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(now());
         if left.is_zero() {
             break;
         }
@@ -96,9 +97,39 @@ fn wake(sem: &AtomicU64) {
 }
 
 #[cfg(loom)]
-fn sleep(_: &AtomicU64, _: Duration) {
-    loom::thread::yield_now();
-}
+use futex::{sleep, wake};
 
+/// What the system does for a futex, in loom's models.
 #[cfg(loom)]
-fn wake(_: &AtomicU64) {}
+mod futex {
+    use std::ptr;
+    use std::time::Duration;
+
+    use super::value;
+    use crate::sync::{AtomicU64, Mutex, Ordering, Thread, current, park_timeout};
+
+    loom::lazy_static! {
+        /// The addresses of semaphores, and the threads that sleep on them.
+        static ref SLEEPERS: Mutex<Vec<(usize, Thread)>> = Mutex::new(Vec::new());
+    }
+
+    pub(super) fn sleep(sem: &AtomicU64, timeout: Duration) {
+        let mut sleepers = SLEEPERS.lock().unwrap();
+        if value(sem.load(Ordering::Relaxed)) != 0 {
+            return;
+        }
+        sleepers.push((ptr::from_ref(sem).addr(), current()));
+        drop(sleepers);
+        park_timeout(timeout);
+        SLEEPERS.lock().unwrap().retain(|(_, thread)| *thread != current());
+    }
+
+    pub(super) fn wake(sem: &AtomicU64) {
+        let mut sleepers = SLEEPERS.lock().unwrap();
+        if let Some(first) =
+            sleepers.iter().position(|(address, _)| *address == ptr::from_ref(sem).addr())
+        {
+            sleepers.remove(first).1.unpark();
+        }
+    }
+}

@@ -249,32 +249,181 @@ fn two_threads_hand_over_whole_chunks_in_order() {
     });
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test --lib --release shm`
+/// Every interleaving of two ends, and every value that the memory model lets them read.
 #[cfg(loom)]
-mod two_threads {
-    use super::super::heap::pair;
+mod model {
+    use std::time::Duration;
 
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::super::heap::{Heap, pair_at};
+    use super::super::region::Region;
+    use super::super::sem;
+    use crate::sync::model::{STEP, pass_time};
+    use crate::sync::{AtomicU64, Ordering, now};
+
+    const WORDS: u32 = 16;
+
+    /// Ends only when woken.
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// Three preemptions find what more would find, and take seconds.
+    fn model(body: impl Fn() + Send + Sync + 'static) {
+        model_with(3, body);
+    }
+
+    fn model_with(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(preemptions);
+        model.check(body);
+    }
+
+    /// A chunk takes 11 of 15 words, so the producer waits until the consumer has taken the first
+    /// one, and writes where it was. Payloads go over the end of the ring.
     #[test]
-    fn every_interleaving_hands_over_whole_chunks_in_order() {
-        loom::model(|| {
-            let (mut producer, mut consumer, ..) = pair(16);
-            let writer = loom::thread::spawn(move || {
-                for chunk in [b"aaaabbbbccccdddd", b"eeeeffffgggghhhh"] {
-                    while !producer.try_send(&[chunk]).unwrap() {
-                        loom::thread::yield_now();
+    fn chunks_pass_whole_and_in_order_through_a_full_ring_that_wraps_around() {
+        model(|| {
+            let (mut producer, mut consumer, ..) = pair_at(WORDS, 13);
+            let chunks =
+                [0, 100].map(|first| std::array::from_fn::<u8, 36, _>(|at| first + at as u8));
+            let writer = thread::spawn(move || {
+                for chunk in &chunks {
+                    while !producer.try_send(&[&chunk[..9], &chunk[9..]]).unwrap() {
+                        thread::yield_now();
                     }
                 }
             });
-            for expected in [b"aaaabbbbccccdddd", b"eeeeffffgggghhhh"] {
-                let chunk = loop {
-                    match consumer.try_receive().unwrap() {
-                        Some(chunk) => break chunk,
-                        None => loom::thread::yield_now(),
-                    }
-                };
-                assert_eq!(&chunk[..], expected);
+            for expected in &chunks {
+                assert_eq!(consumer.receive(LONG).unwrap().unwrap(), &expected[..]);
             }
             writer.join().unwrap();
+        });
+    }
+
+    /// Several chunks fit, and the producer writes where an old one was.
+    #[test]
+    fn small_chunks_pass_in_order() {
+        model(|| {
+            let (mut producer, mut consumer, ..) = pair_at(WORDS, 10);
+            let chunks = [b"aaaa", b"bbbb", b"cccc", b"dddd"];
+            for chunk in &chunks[..2] {
+                assert!(producer.try_send(&[*chunk]).unwrap());
+            }
+            let writer = thread::spawn(move || {
+                for chunk in &chunks[2..] {
+                    while !producer.try_send(&[*chunk]).unwrap() {
+                        thread::yield_now();
+                    }
+                }
+            });
+            for expected in chunks {
+                assert_eq!(consumer.receive(LONG).unwrap().unwrap(), &expected[..]);
+            }
+            writer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_consumer_whose_producer_writes_anything_reads_no_more_than_the_ring() {
+        model(|| {
+            let (_, mut consumer, header, data) = pair_at(WORDS, 0);
+            let live = 0xA1A1_A1A1;
+            data.word(0).store(8, Ordering::Relaxed);
+            data.word(4).store(live, Ordering::Relaxed);
+            header.double_word(8208).store(2, Ordering::Relaxed);
+            let producer = thread::spawn(move || {
+                let write = |memory: &Heap, offset, value| {
+                    memory.word(offset).store(value, Ordering::Relaxed);
+                };
+                write(&data, 0, u32::MAX);
+                write(&data, 0, 52);
+                write(&data, 16, 53);
+                write(&data, 20, live);
+                write(&header, 0, WORDS);
+                write(&header, 4, u32::MAX);
+            });
+            for _ in 0..2 {
+                match consumer.try_receive() {
+                    Ok(chunk) => assert!(chunk.is_some_and(|chunk| chunk.len() <= 52)),
+                    Err(error) => assert!(!error.to_string().is_empty()),
+                }
+                assert!(consumer.used() < 64);
+            }
+            producer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_producer_whose_consumer_writes_anything_stays_in_the_ring() {
+        model(|| {
+            let (mut producer, _, header, data) = pair_at(WORDS, 13);
+            let consumer = thread::spawn(move || {
+                for index in [WORDS, u32::MAX, 12] {
+                    header.word(4).store(index, Ordering::Relaxed);
+                }
+                header.word(0).store(u32::MAX, Ordering::Relaxed);
+                data.word(56).store(u32::MAX, Ordering::Relaxed);
+            });
+            for _ in 0..2 {
+                match producer.try_send(&[b"payload"]) {
+                    Ok(_) => {}
+                    Err(error) => assert!(error.to_string().contains("index"), "{error}"),
+                }
+                assert!(producer.used() < 64);
+            }
+            consumer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn each_post_ends_one_wait() {
+        model(|| {
+            let semaphore = Arc::new(AtomicU64::new(0));
+            let waiters = [(); 2].map(|()| {
+                let semaphore = Arc::clone(&semaphore);
+                thread::spawn(move || assert!(sem::wait(&semaphore, LONG)))
+            });
+            sem::post(&semaphore);
+            sem::post(&semaphore);
+            waiters.map(|waiter| waiter.join().unwrap());
+            assert_eq!(semaphore.load(Ordering::Relaxed), 0);
+        });
+    }
+
+    #[test]
+    fn a_wait_that_times_out_loses_no_post() {
+        model(|| {
+            let semaphore = Arc::new(AtomicU64::new(0));
+            let poster = Arc::clone(&semaphore);
+            let poster = thread::spawn(move || sem::post(&poster));
+            let clock = thread::spawn(pass_time);
+            let taken = sem::wait(&semaphore, STEP);
+            poster.join().unwrap();
+            assert_eq!(semaphore.load(Ordering::Relaxed), u64::from(!taken));
+            assert_eq!(sem::try_wait(&semaphore), !taken);
+            clock.join().unwrap();
+        });
+    }
+
+    /// The system may wake the waiter whose time is over, and no other for this post.
+    #[test]
+    fn a_wait_that_times_out_takes_no_wake_up_from_another() {
+        model_with(2, || {
+            let semaphore = Arc::new(AtomicU64::new(0));
+            let wait = |deadline| {
+                let semaphore = Arc::clone(&semaphore);
+                thread::spawn(move || sem::wait_until(&semaphore, deadline))
+            };
+            let (hasty, patient) = (wait(now() + STEP), wait(now() + LONG));
+            let clock = thread::spawn(pass_time);
+            sem::post(&semaphore);
+            if hasty.join().unwrap() {
+                sem::post(&semaphore);
+            }
+            assert!(patient.join().unwrap());
+            clock.join().unwrap();
+            assert_eq!(semaphore.load(Ordering::Relaxed), 0);
         });
     }
 }
