@@ -82,6 +82,16 @@ mod tests {
             })
     }
 
+    /// Miri runs it, as it needs no tables.
+    #[test]
+    fn captured_messages_come_back_as_they_went() {
+        for service in Service::ALL {
+            for (kind, bytes) in vectors(service.name()) {
+                message(&[&[choice(service, kind)], bytes.as_slice()].concat());
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 

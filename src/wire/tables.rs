@@ -47,24 +47,34 @@ fn number(value: &Value) -> usize {
 
 impl Service {
     fn load(service: &str) -> Self {
-        let text = fs::read_to_string(proto(&format!("{service}.json"))).unwrap();
-        let table: Value = serde_json::from_str(&text).unwrap();
+        let table = table(service);
         let messages = table["messages"].as_array().unwrap().iter();
         let messages = messages
             .map(|message| (message["name"].as_str().unwrap().to_owned(), Table::new(message)))
             .collect();
-        let vectors = fs::read_to_string(proto(&format!("vectors/{service}.txt"))).unwrap();
-        let mut vectors: Vec<_> = vectors.split("\n@ ").skip(1).map(Vector::new).collect();
-        if cfg!(target_endian = "big") {
-            vectors.iter_mut().for_each(|vector| vector.turn(&table));
-        }
-        Self { messages, vectors }
+        Self { messages, vectors: captured(service, || table) }
     }
+}
+
+/// Returns the table of a service.
+fn table(service: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(proto(&format!("{service}.json"))).unwrap()).unwrap()
+}
+
+/// Returns the captured messages of a service in the machine's byte order.
+fn captured(service: &str, table: impl FnOnce() -> Value) -> Vec<Vector> {
+    let text = fs::read_to_string(proto(&format!("vectors/{service}.txt"))).unwrap();
+    let mut vectors: Vec<_> = text.split("\n@ ").skip(1).map(Vector::new).collect();
+    if cfg!(target_endian = "big") {
+        let table = table();
+        vectors.iter_mut().for_each(|vector| vector.turn(&table));
+    }
+    vectors
 }
 
 /// The captured messages of a service.
 pub(crate) fn vectors(service: &str) -> impl Iterator<Item = (Kind, Vec<u8>)> {
-    let vectors = Service::load(service).vectors.into_iter();
+    let vectors = captured(service, || table(service)).into_iter();
     vectors.map(|vector| (kind(vector.title.split(' ').next().unwrap()), vector.bytes))
 }
 
