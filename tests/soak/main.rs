@@ -61,7 +61,9 @@ impl World {
             let builder = embedded::Cluster::builder().nodes(2).real_time().evs(true);
             Nodes::Embedded(builder.transport(ipc_type.into()).start().unwrap())
         };
-        Self { name, nodes, sites: [1, 2].map(|id| Site::new(name, id, !is_real)) }
+        let has_datagrams = ipc_type == IpcType::Socket;
+        let site = |id| Site::new(name, id, !is_real, has_datagrams);
+        Self { name, nodes, sites: [1, 2].map(site) }
     }
 
     /// The daemon's process and its directory of rings.

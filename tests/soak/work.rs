@@ -22,6 +22,9 @@ use crate::gate::Gate;
 /// How many threads share a client.
 const SHARERS: usize = 3;
 
+/// The longest datagram, in bytes.
+const DATAGRAM: u32 = 64 << 10;
+
 /// One of how many messages is in fragments.
 const FRAGMENTED: u64 = 10;
 
@@ -67,6 +70,7 @@ pub(crate) struct Site {
     pub(crate) name: String,
     id: u32,
     has_evs: bool,
+    has_datagrams: bool,
     /// Its daemon is killed and stopped.
     pub(crate) restarts: bool,
     /// Who connects or leaves reads, who kills the daemon writes. Nobody removes the files of a
@@ -80,11 +84,12 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub(crate) fn new(world: &str, id: u32, has_evs: bool) -> Arc<Self> {
+    pub(crate) fn new(world: &str, id: u32, has_evs: bool, has_datagrams: bool) -> Arc<Self> {
         Arc::new(Self {
             name: format!("{world} {id}"),
             id,
             has_evs,
+            has_datagrams,
             restarts: id == 1,
             comings: RwLock::default(),
             counts: Default::default(),
@@ -99,9 +104,7 @@ impl Site {
         let worker = |what: &str, body: fn(&Site, &Gate, usize, &Endpoint)| {
             let (site, gate) = (Arc::clone(self), Arc::clone(gate));
             let number = gate.add(format!("{}, {what}", self.name));
-            nodes.spawn(self.id, move |endpoint| {
-                body(&site, &gate, number, &endpoint.clone().timeout(Duration::from_secs(20)));
-            })
+            nodes.spawn(self.id, move |endpoint| body(&site, &gate, number, &site.at(endpoint)))
         };
         let mut threads = vec![
             worker("clients that come and go", come_and_go),
@@ -109,8 +112,15 @@ impl Site {
         ];
         threads.extend((0..SHARERS).map(|_| worker("a thread that shares a client", share)));
         let (site, gate) = (Arc::clone(self), Arc::clone(gate));
-        threads.push(nodes.spawn(self.id, move |endpoint| watch(&site, &gate, endpoint)));
+        threads.push(nodes.spawn(self.id, move |endpoint| watch(&site, &gate, &site.at(endpoint))));
         threads
+    }
+
+    /// The endpoint of a node, with messages so short that corosync has memory for each datagram: it
+    /// loses events of 1 MiB while the machine has none in one piece.
+    fn at(&self, endpoint: &Endpoint) -> Endpoint {
+        let endpoint = endpoint.clone().timeout(Duration::from_secs(20));
+        if self.has_datagrams { endpoint.ring_size(DATAGRAM) } else { endpoint }
     }
 
     pub(crate) fn counts(&self) -> [u64; Activity::ALL.len()] {
