@@ -96,6 +96,7 @@ mod client;
 mod doubles;
 mod endpoint;
 mod error;
+mod escaped;
 mod features;
 mod log;
 mod sync;

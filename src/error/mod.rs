@@ -1,7 +1,6 @@
 //! What can go wrong, and what to look at then.
 
 mod cs;
-mod escaped;
 mod protocol;
 mod wire;
 
@@ -9,14 +8,15 @@ use std::borrow::Cow;
 use std::error::Error as _;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::cs::CsError;
-pub use self::escaped::Escaped;
 pub use self::protocol::{ProtocolError, RingError};
 pub use self::wire::WireError;
 use crate::address::SocketAddress;
+pub use crate::escaped::Escaped;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -92,7 +92,7 @@ pub enum Error {
 
     /// The daemon named a ring file that may belong to another user or to another connection. It
     /// was not used.
-    #[error("the ring file {}{} of {service} is refused: {fault}", path.display(), owned(*owner))]
+    #[error("the ring file {}{} of {service} is refused: {fault}", escaped(path), owned(*owner))]
     RingFile {
         /// The service.
         service: Cow<'static, str>,
@@ -127,9 +127,7 @@ pub enum Error {
 
     /// The daemon accepted the connection, but its rings, or the control file of its datagrams,
     /// cannot be opened here.
-    #[error(
-        "the daemon's file {} cannot be opened ({})", path.display(), why_not_visible(source)
-    )]
+    #[error("the daemon's file {} cannot be opened ({})", escaped(path), why_not_visible(source))]
     RingsNotVisible {
         /// The file.
         path: PathBuf,
@@ -423,6 +421,11 @@ fn why_gone(truncated: Option<&'static str>) -> String {
     }
 }
 
+/// A path that the daemon may have chosen.
+fn escaped(path: &Path) -> Escaped<'_> {
+    Escaped(path.as_os_str().as_bytes())
+}
+
 fn owned(owner: Option<u32>) -> String {
     owner.map_or_else(String::new, |uid| format!(" (owner: uid {uid})"))
 }
@@ -559,6 +562,33 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn names_that_a_daemon_chose_cannot_steer_a_terminal() {
+        let path = || PathBuf::from("/dev/shm/qb-1-2-3-\u{1b}[2J\u{9b}31m\u{202e}/qb-x");
+        let source = || io::ErrorKind::NotFound.into();
+        let service = || Cow::Borrowed("cmap");
+        let address = || SocketAddress::Abstract("qb-\u{1b}]0;x\u{7}\n".to_owned());
+        for error in [
+            Error::RingFile {
+                service: service(),
+                path: path(),
+                owner: None,
+                fault: RingFileFault::NotAFile,
+            },
+            Error::RingsNotVisible { path: path(), source: source() },
+            Error::SocketsNotVisible { address: address(), source: source() },
+            Error::NoSocket {
+                service: service(),
+                address: SocketAddress::Path(path()),
+                source: source(),
+            },
+        ] {
+            let text = error.with_sources().to_string();
+            assert!(text.contains("\\x1b"), "{text:?}");
+            assert_eq!(Escaped(text.as_bytes()).to_string(), text);
+        }
+    }
 
     /// One of each, with what it may be of.
     fn all() -> Vec<Error> {

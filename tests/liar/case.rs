@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use corosync_ipc::{Endpoint, Error, cfg, cmap, cpg, evs, libqb, quorum, votequorum};
+use corosync_ipc::{Endpoint, Error, Escaped, cfg, cmap, cpg, evs, libqb, quorum, votequorum};
 use nix::time::ClockId;
 
 use crate::daemon::{Lair, Script, TRANSPORTS, Transport};
@@ -336,6 +336,10 @@ impl Case {
             let text = || format!("{found} after {took:?} of {timeout:?}, {used:?} of work");
             if !self.end.split(" | ").any(|end| found.starts_with(end)) {
                 return Err((format!("{}, not {}", text(), self.end), false));
+            }
+            let said = result.err().map(|error| error.with_sources().to_string());
+            if let Some(said) = said.filter(|said| Escaped(said.as_bytes()).to_string() != *said) {
+                return Err((format!("the error would steer a terminal: {said:?}"), true));
             }
             if took > limit || timed_out_early || spins {
                 return Err((text(), false));

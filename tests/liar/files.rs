@@ -299,6 +299,11 @@ fn places(cases: &mut Vec<Case>) {
             fs::create_dir(&conn.directory).unwrap();
         });
     }
+    let name = "names that would steer a terminal".to_owned();
+    lie(cases, Transport::Rings, name, "not visible", |conn| {
+        let path = format!("{}-\u{1b}[2J\u{9b}31m\u{202e}\n/qb-x", conn.directory.display());
+        conn.reply.names.fill(path.into_bytes());
+    });
     let name = "rings of another connection, in its directory".to_owned();
     lie(cases, Transport::Rings, name, "protocol: the request ring's header file has", |conn| {
         conn.reply.names = ["request", "response", "event"].map(|ring| {

@@ -4,6 +4,7 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ use nix::unistd::geteuid;
 
 use super::connect::system;
 use crate::endpoint::Endpoint;
-use crate::error::{Error, Result, RingFileFault, Stage};
+use crate::error::{Error, Escaped, Result, RingFileFault, Stage};
 use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX, RingName};
 use crate::sys::file;
 
@@ -45,7 +46,11 @@ fn or_limit(error: Error) -> Error {
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
             ) =>
         {
-            system(Stage::Rings, format!("opening {}", path.display()), source)
+            system(
+                Stage::Rings,
+                format!("opening {}", Escaped(path.as_os_str().as_bytes())),
+                source,
+            )
         }
         error => error,
     }
