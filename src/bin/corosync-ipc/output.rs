@@ -26,7 +26,7 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
 
 /// Writes one JSON document.
 pub(crate) fn print_document(document: &Value) -> Result<(), Failure> {
-    print(format!("{document:#}\n"))
+    print(ascii_where_it_steers(format!("{document:#}\n")))
 }
 
 /// Writes one event as a line: an object with `members`, `event` and `time`.
@@ -35,7 +35,27 @@ pub(crate) fn print_event(event: &str, time: SystemTime, members: Value) -> Resu
     if let (Some(line), Value::Object(members)) = (line.as_object_mut(), members) {
         line.extend(members);
     }
-    print(format!("{line}\n"))
+    print(ascii_where_it_steers(format!("{line}\n")))
+}
+
+/// Writes characters that would steer a terminal as `\u` and four digits, as serde_json does with
+/// those of ASCII except DEL. Outside of strings JSON has none but line breaks.
+fn ascii_where_it_steers(json: String) -> String {
+    if json.bytes().all(|byte| byte.is_ascii() && byte != b'\x7f') {
+        return json;
+    }
+    let mut safe = String::with_capacity(json.len());
+    for character in json.chars() {
+        let text = character.encode_utf8(&mut [0; 4]).to_owned();
+        if matches!(character, '\0'..'\x7f') || printable(&text) == text {
+            safe.push(character);
+        } else {
+            let mut units = [0; 2];
+            let units = character.encode_utf16(&mut units).iter();
+            safe.extend(units.map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    safe
 }
 
 /// Writes one line to standard error. Ignores errors.
@@ -174,6 +194,15 @@ mod tests {
         assert_eq!(object, json!({ "payload": "/w==" }));
         add_payload(&mut object, b"a");
         assert_eq!(object, json!({ "payload": "YQ==", "text": "a" }));
+    }
+
+    #[test]
+    fn json_cannot_steer_a_terminal_and_says_the_same() {
+        let text = "a\u{9b}31m \u{7f} \u{202e} \u{1b} \n \u{e9} \u{1f600}";
+        let json = ascii_where_it_steers(format!("{:#}\n", json!({ "text": text })));
+        let safe = "a\\u009b31m \\u007f \\u202e \\u001b \\n \u{e9} \u{1f600}";
+        assert!(json.contains(safe), "{json}");
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), json!({ "text": text }));
     }
 
     fn rows(rows: &[&[&str]]) -> Vec<Vec<String>> {
