@@ -499,6 +499,13 @@ impl From<Instant> for Deadline {
     }
 }
 
+/// Returns the time after a duration: as late as it can matter when the duration is longer than the
+/// clock can express.
+pub(crate) fn later(from: Instant, by: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    from.checked_add(by.min(FAR)).unwrap_or(from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,7 +51,7 @@ pub use services::{CfgTracker, CmapTracker, VotequorumTracker};
 #[cfg(feature = "tokio")]
 use crate::client::AsyncClient;
 use crate::client::ServiceClient;
-use crate::endpoint::Deadline;
+use crate::endpoint::{Deadline, later};
 use crate::error::{CsError, Error, Result};
 use crate::libqb::client::{ClientStats, Limit, Waker};
 use crate::sys::event::{Poller, Timer};
@@ -493,7 +493,7 @@ impl<C: Supervise> Plan<C> {
         self.failed = self.failed.saturating_add(1);
         if let Some(backoff) = &self.backoff {
             let pause = backoff(self.failed);
-            self.attempt_at = now.checked_add(pause);
+            self.attempt_at = Some(later(now, pause));
             return Ok(Some(Notice::Retry { error, attempts: self.failed, pause }));
         }
         let nobody_listens = matches!(error, Error::NoSocket { .. });
@@ -530,7 +530,7 @@ impl<C: Supervise> Plan<C> {
         self.lost = Some(now);
         self.gaps += 1;
         // At once, but not all the time with a daemon that accepts connections only to close them.
-        self.attempt_at = self.begun.and_then(|begun| begun.checked_add(self.first_pause()));
+        self.attempt_at = self.begun.map(|begun| later(begun, self.first_pause()));
         Notice::Lost { error }
     }
 
@@ -708,6 +708,20 @@ mod tests {
             Some(start + 4 * second + default_backoff(1)),
             "it was closed at once"
         );
+    }
+
+    #[test]
+    fn a_pause_without_end_ends_never() {
+        let (mut plan, now) = (plan(), Instant::now());
+        let day = Duration::from_secs(24 * 3600);
+        plan.backoff = Some(Box::new(|_| Duration::MAX));
+        plan.begin(now);
+        plan.failed(gone(), now).unwrap();
+        assert!(plan.attempt_at.unwrap() > now + day);
+        plan.begin(now);
+        plan.up(Vec::new(), now);
+        plan.lost(gone(), now);
+        assert!(plan.attempt_at.unwrap() > now + day);
     }
 
     #[test]

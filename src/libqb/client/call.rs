@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use crate::endpoint::{Deadline, Endpoint};
+use crate::endpoint::{Deadline, Endpoint, later};
 use crate::error::CsError;
 
 /// When the daemon is too busy for a request. The values are what `qb_ipcc_fc_enable_max_set`
@@ -41,7 +41,7 @@ impl Call {
     /// A call that begins now and ends after `timeout`, but not beyond the [`Limit`] of this
     /// thread.
     pub(super) fn new(name: &'static str, timeout: Duration, waits: bool) -> Self {
-        let deadline = deadline_after(timeout);
+        let deadline = later(Instant::now(), timeout);
         let deadline = LIMIT.get().map_or(deadline, |limit| limit.min(deadline));
         let flow = FlowControl::Request;
         Self { name, timeout, deadline, flow, waits, busy: &[CsError::TryAgain] }
@@ -81,7 +81,7 @@ impl Call {
 
     /// Restarts the timeout, after progress.
     pub(crate) fn renew(&mut self) {
-        self.deadline = deadline_after(self.timeout);
+        self.deadline = later(Instant::now(), self.timeout);
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -141,11 +141,6 @@ impl Drop for Limit {
     fn drop(&mut self) {
         LIMIT.set(self.before);
     }
-}
-
-fn deadline_after(timeout: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now().checked_add(timeout.min(FAR)).unwrap_or_else(Instant::now)
 }
 
 #[cfg(test)]
