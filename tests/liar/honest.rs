@@ -66,7 +66,7 @@ pub(crate) fn answer(conn: &mut Conn<'_>, request: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The value of any key but those that tell an old corosync.
-fn value(request: &[u8]) -> Vec<u8> {
+pub(crate) fn value(request: &[u8]) -> Vec<u8> {
     let length = request.get(16..18).map_or(0, |word| u16::from_ne_bytes([word[0], word[1]]));
     let key = request.get(24..24 + usize::from(length)).unwrap_or_default();
     let is_missing = key == b"..."

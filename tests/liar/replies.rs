@@ -1,6 +1,7 @@
 //! Answers that lie: of another request, late, double, too short or too long, with counts and errors
 //! that make no sense.
 
+use std::thread;
 use std::time::Duration;
 
 use corosync_ipc::cmap;
@@ -160,6 +161,36 @@ fn order(cases: &mut Vec<Case>) {
         },
         "ok",
     );
+    for transport in TRANSPORTS {
+        // Each answer says for which key it is.
+        let number = |key: &[u8]| key.iter().fold(0, |sum, digit| sum * 10 + i32::from(digit - 48));
+        let script = Script::honest().requested(move |conn, request, count| {
+            let mut answer = honest::value(request);
+            put_i32(&mut answer, 40, number(&request[28..31]));
+            thread::sleep(Duration::from_millis(count as u64 * 7 % 25));
+            conn.answer(&answer);
+        });
+        let client = |it: &Try<'_>| {
+            let endpoint = it.endpoint().request_timeout(Duration::from_millis(12));
+            let client = cmap::Client::connect_to(&endpoint)?;
+            it.start();
+            let (mut answered, mut late) = (0, 0);
+            while answered < 10 || late < 10 {
+                let number = answered + late;
+                match client.get_as::<u32>(&format!("key.{number:03}")) {
+                    Ok(value) => {
+                        assert_eq!(value, Some(number));
+                        answered += 1;
+                    }
+                    Err(Error::TimedOut { .. }) => late += 1,
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        let case = Case::new("answers around the deadline", transport, script, client, "ok");
+        cases.push(case.periods(20));
+    }
     both(
         cases,
         "bare refusals without end",
