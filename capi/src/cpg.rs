@@ -174,14 +174,19 @@ fn initialize(handle: Out<u64>, model: ModelV1, context: *mut c_void) -> Result<
 
 common_functions!(HANDLES: cpg_fd_get, context: cpg_context_get, cpg_context_set);
 
-/// Ends the connection and its iterations. A dispatch of another thread, which hangs in C, returns
-/// `CS_ERR_BAD_HANDLE`.
+/// Waits until the daemon has taken every message, and ends the connection and its iterations. A
+/// dispatch of another thread, which hangs in C, returns `CS_ERR_BAD_HANDLE`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cpg_finalize(handle: u64) -> c_int {
     status(|| {
-        HANDLES.remove(handle)?.finalize();
+        let instance = HANDLES.remove(handle)?;
         ITERATIONS.retain(|iteration| iteration.owner != handle);
-        Ok(())
+        instance.is_finalized.store(true, Ordering::Relaxed);
+        match instance.client.close() {
+            // A fork lets go of what its parent goes on using.
+            Err(Error::ForeignProcess { .. }) => Ok(()),
+            taken => Ok(taken?),
+        }
     })
 }
 

@@ -12,6 +12,7 @@ async_client! {
     pub struct AsyncClient(with Options);
     join(group: &GroupName) -> ();
     leave(group: &GroupName) -> ();
+    close() -> ();
     membership(group: &GroupName) -> Vec<Address>;
     local_node_id() -> NodeId;
     list(iteration: Iteration) -> Vec<Entry>;

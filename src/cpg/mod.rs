@@ -37,7 +37,8 @@
 //! # The end of a connection
 //! When a client is dropped or [finalized](crate::ServiceClient::finalize), or its process ends,
 //! the daemon makes it leave its group with [`Reason::PROCDOWN`]; only [`Client::leave`] makes it
-//! [`Reason::LEAVE`].
+//! [`Reason::LEAVE`]. Multicasts that the daemon has not taken out of the ring by then are lost.
+//! [`Client::close`] and [`Client::leave`] wait until it has taken them.
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
@@ -377,6 +378,22 @@ impl Client {
             self.core.service.joined().get_or_insert((*group, pid));
         }
         reply.map(|_| ())
+    }
+
+    /// Ends the connection, as [`finalize`](crate::ServiceClient::finalize) does, but first waits
+    /// until the daemon has taken every multicast. The connection ends also when this fails.
+    ///
+    /// Matches `cpg_finalize`.
+    ///
+    /// # Errors
+    /// Multicasts may be lost: [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Finalized`],
+    /// [`Error::ForeignProcess`], where the connection stays, and, with
+    /// [`Endpoint::wait_while_busy`](crate::Endpoint::wait_while_busy) off, [`Error::Cs`] with
+    /// [`CsError::TryAgain`].
+    pub fn close(&self) -> Result<()> {
+        let taken = self.core.request(self.core.call("cpg finalize"), &wire::Finalize {});
+        self.core.connection.finalize();
+        taken.map(|_| ())
     }
 
     /// The members of any group, joined or not, in the order of their nodes and processes. Empty if

@@ -302,6 +302,50 @@ static void forked(void)
 	printf("child ended with %d\n", state);
 }
 
+static int delivered;
+
+static void count(cpg_handle_t from, const struct cpg_name *name, uint32_t nodeid, uint32_t pid,
+	void *message, size_t length)
+{
+	(void) from, (void) name, (void) nodeid, (void) pid, (void) message, (void) length;
+	delivered++;
+}
+
+/* What was sent before a finalize is delivered. */
+static void last_words(void)
+{
+	cpg_callbacks_t callbacks = { .cpg_deliver_fn = count };
+	struct cpg_name name = group("last words");
+	struct iovec piece = { .iov_base = "word", .iov_len = 4 };
+	int child, at, fd, result;
+
+	SAY(cpg_initialize(&handle, &callbacks));
+	SAY(cpg_join(handle, &name));
+	for (child = 0; child < 10; child++) {
+		if (fork() == 0) {
+			cpg_handle_t own;
+
+			cpg_initialize(&own, NULL);
+			cpg_join(own, &name);
+			for (at = 0; at < 50; at++) {
+				while ((result = cpg_mcast_joined(own, CPG_TYPE_AGREED, &piece, 1))
+					== CS_ERR_TRY_AGAIN) {
+					usleep(1000);
+				}
+			}
+			cpg_finalize(own);
+			_exit(0);
+		}
+		wait(NULL);
+	}
+	SAY(cpg_fd_get(handle, &fd));
+	while (delivered < 500 && readable(fd, 5000) == 1) {
+		cpg_dispatch(handle, CS_DISPATCH_ALL);
+	}
+	printf("delivered %d\n", delivered);
+	SAY(cpg_finalize(handle));
+}
+
 int main(void)
 {
 	cpg_callbacks_t callbacks = { deliver, confchg_and_send };
@@ -399,5 +443,6 @@ int main(void)
 	two_threads();
 	interrupted();
 	forked();
+	last_words();
 	return 0;
 }
