@@ -294,11 +294,10 @@ impl Endpoint {
     /// With `false` a call of several requests, such as
     /// [`cmap::Client::list`](crate::cmap::Client::list), ends with the first refusal. Some calls
     /// wait all the same. As in C, a [multicast](crate::cpg::Client::multicast) in fragments waits,
-    /// and a cpg join or leave waits for the leave or join before it
+    /// and one in one piece waits for a daemon that has not yet taken some hundred wake bytes of
+    /// messages before; a cpg join or leave waits for the leave or join before it
     /// ([`CsError::Busy`](crate::CsError::Busy)). Unlike in C, connecting waits for a daemon that
-    /// is starting. Other multicasts of cpg ignore this setting:
-    /// [`multicast`](crate::cpg::Client::multicast) waits,
-    /// [`try_multicast`](crate::cpg::Client::try_multicast) does not.
+    /// is starting. [`try_multicast`](crate::cpg::Client::try_multicast) never waits.
     pub fn wait_while_busy(mut self, wait: bool) -> Self {
         self.wait_while_busy = wait;
         self

@@ -182,11 +182,7 @@ pub extern "C" fn cpg_finalize(handle: u64) -> c_int {
         let instance = HANDLES.remove(handle)?;
         ITERATIONS.retain(|iteration| iteration.owner != handle);
         instance.is_finalized.store(true, Ordering::Relaxed);
-        match instance.client.close() {
-            // A fork lets go of what its parent goes on using.
-            Err(Error::ForeignProcess { .. }) => Ok(()),
-            taken => Ok(taken?),
-        }
+        Ok(instance.client.close()?)
     })
 }
 
@@ -274,7 +270,8 @@ pub extern "C" fn cpg_leave(handle: u64, group_name: In<Name>) -> c_int {
     })
 }
 
-/// Sends a message to the group. One in fragments waits as long as the daemon takes them.
+/// Sends a message to the group. One in fragments waits as long as the daemon takes them. Another
+/// one waits, as in C, for a daemon that has not yet read what wakes it.
 #[unsafe(no_mangle)]
 pub extern "C" fn cpg_mcast_joined(
     handle: u64,
@@ -291,12 +288,7 @@ pub extern "C" fn cpg_mcast_joined(
 
 fn send(client: &Client, guarantee: c_uint, pieces: &[Piece]) -> Result<(), Code> {
     let pieces = pieces.iter().map(Piece::bytes).collect::<Result<Vec<_>, _>>()?;
-    let length = pieces.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
-    let sent = if length > client.max_atomic_message_size() {
-        client.multicast_slices(Guarantee(guarantee), &pieces)
-    } else {
-        client.try_multicast_slices(Guarantee(guarantee), &pieces)
-    };
+    let sent = client.multicast_slices(Guarantee(guarantee), &pieces);
     match sent {
         // C sends it all the same, and the daemon drops it.
         Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(()),

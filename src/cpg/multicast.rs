@@ -36,7 +36,8 @@ impl Client {
     ///
     /// Matches `cpg_mcast_joined`. Unlike in C, it waits up to the [request
     /// timeout](crate::Endpoint::request_timeout) until the ring has room and the daemon takes
-    /// multicasts.
+    /// multicasts. With [`Endpoint::wait_while_busy`](crate::Endpoint::wait_while_busy) off it
+    /// waits only for room in the socket that wakes the daemon, as C does.
     ///
     /// # Messages in fragments
     /// A message that is longer than [`Client::max_atomic_message_size`] is sent in fragments. The
@@ -72,8 +73,10 @@ impl Client {
             let call = self.core.call(CALL).multicast();
             if self.multicast_in_one_piece(guarantee, parts, length, call, true)? {
                 Ok(())
-            } else {
+            } else if call.is_over() {
                 Err(self.core.connection.timed_out(call))
+            } else {
+                Err(refused())
             }
         })
     }
@@ -105,7 +108,7 @@ impl Client {
         if self.multicast_in_one_piece(guarantee, parts, length, call, false)? {
             Ok(())
         } else {
-            Err(Error::Cs { call: CALL.into(), error: CsError::TryAgain })
+            Err(refused())
         }
     }
 
@@ -158,7 +161,7 @@ impl Client {
             Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX))
         })?;
         self.check_joined()?;
-        let mut call = self.core.call(CALL).multicast();
+        let mut call = self.core.call(CALL).multicast().patient();
         self.core.service.probe.require(&features::CPG_FRAGMENTS, call)?;
         let mut turn = self.core.connection.turn(call)?;
         self.check_joined()?;
@@ -206,6 +209,10 @@ impl Client {
             }),
         }
     }
+}
+
+fn refused() -> Error {
+    Error::Cs { call: CALL.into(), error: CsError::TryAgain }
 }
 
 fn unencodable(source: crate::error::WireError) -> Error {

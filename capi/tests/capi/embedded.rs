@@ -1,5 +1,8 @@
 //! What Debian's daemon does not do at will, and functions that its libraries do not have.
 
+use std::thread;
+use std::time::Duration;
+
 use corosync_ipc::embedded::{Cluster, Refuse};
 use testbed::NodeCommand;
 use testbed::host::at_endpoint;
@@ -83,4 +86,20 @@ fn a_call_waits_for_ever_unless_a_variable_sets_a_deadline() {
     assert_eq!(results(&patient.stdout()), []);
     cluster.release_all().unwrap();
     assert_eq!(results(&patient.wait().stdout), [1; 4]);
+}
+
+/// A program without a loop around `cpg_mcast_joined` loses nothing, as with C.
+#[test]
+fn a_burst_of_messages_waits_for_a_daemon_that_reads_no_wake_bytes() {
+    let Some(program) = compile("burst", &["cpg"]) else { return };
+    let cluster = Cluster::builder().nodes(1).real_time().start().unwrap();
+    let mut process = over_ours(&cluster, &program).interactive().spawn();
+    process.wait_stdout("cpg_join(handle, &name) = 1");
+    cluster.hold(1, "cpg").unwrap();
+    process.write("\n");
+    thread::sleep(Duration::from_millis(500));
+    assert!(process.is_running());
+    cluster.release_all().unwrap();
+    let output = process.wait();
+    assert!(output.stdout.ends_with("sent 500\n"), "{output:?}");
 }

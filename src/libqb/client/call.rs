@@ -63,9 +63,14 @@ impl Call {
         Self { busy: answers, ..self }
     }
 
-    /// The same call as a multicast, which always waits for flow control.
+    /// The same call as a multicast.
     pub(crate) fn multicast(self) -> Self {
-        Self { flow: FlowControl::Multicast, waits: true, ..self }
+        Self { flow: FlowControl::Multicast, ..self }
+    }
+
+    /// The same call, which waits while the daemon is too busy whatever the endpoint says.
+    pub(crate) fn patient(self) -> Self {
+        Self { waits: true, ..self }
     }
 
     /// The same call without waiting: its deadline is now.
@@ -187,7 +192,7 @@ mod tests {
         let patient = Call::new("call", Duration::ZERO, true);
         let hasty = Call::new("call", Duration::ZERO, false);
         assert!(busy(patient, CsError::TryAgain) && !busy(patient, CsError::Busy));
-        assert!(!busy(hasty, CsError::TryAgain) && busy(hasty.multicast(), CsError::TryAgain));
+        assert!(!busy(hasty, CsError::TryAgain) && busy(hasty.patient(), CsError::TryAgain));
         const BOTH: &[CsError] = &[CsError::TryAgain, CsError::Busy];
         assert!(busy(patient.busy_when(BOTH), CsError::TryAgain));
         assert!(busy(hasty.busy_when(BOTH), CsError::Busy));

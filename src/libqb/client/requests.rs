@@ -150,7 +150,7 @@ impl Connection {
     /// Sends a message that is not answered.
     pub(crate) fn send(&self, call: Call, message: &[u8]) -> Result<()> {
         let mut turn = self.turn(call)?;
-        if turn.send(call, &[message])? {
+        if turn.send(call.patient(), &[message])? {
             Ok(())
         } else {
             drop(turn);
@@ -225,9 +225,10 @@ impl Connection {
 
 impl Turn<'_> {
     /// Sends a message that is not answered. Returns `false` if the deadline passes first; then
-    /// nothing was sent. With a deadline in the past it sends at once or not at all.
+    /// nothing was sent. With a deadline in the past it sends at once or not at all. A call that
+    /// does not wait while the daemon is busy waits only for the socket's room, as C's.
     pub(crate) fn send(&mut self, call: Call, parts: &[&[u8]]) -> Result<bool> {
-        self.rings.send(&self.connection.link, call.flow, call.deadline, parts)
+        self.rings.send(&self.connection.link, call.flow, call.deadline, call.waits, parts)
     }
 
     /// As [`Connection::request`], but keeps the turn.
@@ -248,7 +249,7 @@ impl Turn<'_> {
         }
         let ready = self.send_releases(call.deadline)? && self.rings.drain(link, call.deadline)?;
         // After the deadline nothing is sent: nobody would wait for the answer.
-        if !ready || call.is_over() || !self.send(call, parts)? {
+        if !ready || call.is_over() || !self.send(call.patient(), parts)? {
             return Err(link.timed_out(call));
         }
         self.rings.pending.sent();
@@ -262,7 +263,7 @@ impl Turn<'_> {
         loop {
             let Some(message) = lock(releases).pop() else { return Ok(true) };
             if !(self.rings.drain(link, deadline)?
-                && self.rings.send(link, FlowControl::Request, deadline, &[&message])?)
+                && self.rings.send(link, FlowControl::Request, deadline, true, &[&message])?)
             {
                 lock(releases).push(message);
                 return Ok(false);
@@ -274,12 +275,14 @@ impl Turn<'_> {
 
 impl Rings {
     /// Puts a request in the ring and wakes the daemon. Returns `false` if the deadline passes
-    /// first; then nothing was sent.
+    /// first, or, unless it `waits`, flow control refuses the request or the ring is full; then
+    /// nothing was sent.
     fn send(
         &mut self,
         link: &Link,
         flow: FlowControl,
         deadline: Instant,
+        waits: bool,
         parts: &[&[u8]],
     ) -> Result<bool> {
         let size = parts.iter().map(|part| part.len()).sum();
@@ -305,7 +308,8 @@ impl Rings {
                 link.counters.request_ring.note(self.request.used());
                 return self.wake(link).map(|()| true);
             }
-            if Instant::now() >= deadline {
+            let is_busy = refused || room;
+            if Instant::now() >= deadline || (is_busy && !waits) {
                 return Ok(false);
             }
             if yields > 0 && !refused {
@@ -449,7 +453,7 @@ impl Rings {
         let Some(Ok(message)) = nudge.map(|nudge| nudge()) else { return Ok(false) };
         // Sent as a multicast is: while flow control is on, requests in the ring make the daemon
         // spin.
-        let sent = self.send(link, FlowControl::Multicast, Instant::now(), &[&message])?;
+        let sent = self.send(link, FlowControl::Multicast, Instant::now(), true, &[&message])?;
         if sent {
             self.pending.sent_unawaited();
             link.counters.nudges.add(1);

@@ -14,6 +14,17 @@ static struct cpg_name group(const char *text)
 	return name;
 }
 
+/* A process that has left this moment is asked to wait until its leave has come back. */
+static int join_again(const struct cpg_name *name)
+{
+	int result;
+
+	while ((result = cpg_join(handle, name)) == CS_ERR_TRY_AGAIN) {
+		usleep(1000);
+	}
+	return result;
+}
+
 static const char *process(uint32_t pid)
 {
 	return pid == (uint32_t) getpid() ? "self" : "other";
@@ -237,7 +248,7 @@ static void two_threads(void)
 	int result = -1;
 
 	SAY(cpg_initialize(&handle, &callbacks));
-	SAY(cpg_join(handle, &name));
+	SAY(join_again(&name));
 	pthread_create(&thread, NULL, dispatch_blocking, &result);
 	send_pieces(1, 10);
 	pthread_join(thread, NULL);
@@ -270,7 +281,7 @@ static void interrupted(void)
 
 	sigaction(SIGUSR1, &action, NULL);
 	SAY(cpg_initialize(&handle, &callbacks));
-	SAY(cpg_join(handle, &name));
+	SAY(join_again(&name));
 	SAY(cpg_dispatch(handle, CS_DISPATCH_ONE));
 	pthread_create(&thread, NULL, interrupt, &self);
 	SAY(cpg_dispatch(handle, CS_DISPATCH_ONE));
@@ -290,7 +301,7 @@ static void forked(void)
 	child = fork();
 	if (child == 0) {
 		called = 0;
-		SAY(cpg_join(handle, &name));
+		SAY(join_again(&name));
 		send_pieces(1, 5);
 		until(2);
 		SAY(cpg_leave(handle, &name));
@@ -320,7 +331,7 @@ static void last_words(void)
 	int child, at, fd, result;
 
 	SAY(cpg_initialize(&handle, &callbacks));
-	SAY(cpg_join(handle, &name));
+	SAY(join_again(&name));
 	for (child = 0; child < 10; child++) {
 		if (fork() == 0) {
 			cpg_handle_t own;
@@ -428,12 +439,12 @@ int main(void)
 	SAY(cpg_model_initialize(&handle, CPG_MODEL_V1, (cpg_model_data_t *) &model, &called));
 	SAY(cpg_context_get(handle, &context));
 	printf("own context: %d\n", context == &called);
-	SAY(cpg_join(handle, &name));
+	SAY(join_again(&name));
 	until(2);
 	SAY(cpg_finalize(handle));
 
 	SAY(cpg_initialize(&handle, NULL));
-	SAY(cpg_join(handle, &name));
+	SAY(join_again(&name));
 	SAY(cpg_fd_get(handle, &fd));
 	SAY(readable(fd, 5000));
 	/* A message without a callback counts too. */
