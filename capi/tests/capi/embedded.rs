@@ -103,3 +103,13 @@ fn a_burst_of_messages_waits_for_a_daemon_that_reads_no_wake_bytes() {
     let output = process.wait();
     assert!(output.stdout.ends_with("sent 500\n"), "{output:?}");
 }
+
+/// The ends of threads call functions of the library.
+#[test]
+fn a_thread_that_unloads_a_library_ends_as_usual() {
+    let Some(program) = compile("unload", &["dl"]) else { return };
+    let cluster = Cluster::builder().nodes(1).real_time().start().unwrap();
+    let said = over_ours(&cluster, &program).arg("libcmap.so.4").run().success();
+    let expected = ["initialize(&handle) = 1", "finalize(handle) = 1", "dlclose(loaded) = 0"];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected.repeat(2));
+}
