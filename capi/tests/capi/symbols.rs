@@ -98,3 +98,28 @@ fn the_same_programs_compile_with_our_headers_as_c_and_as_cpp() {
         compile(program, &[library]).unwrap();
     }
 }
+
+/// What a C program has compiled into it.
+#[test]
+fn structures_and_values_are_those_of_debians_headers() {
+    if !Path::new("/usr/include/corosync/votequorum.h").exists() || find_program("cc").is_none() {
+        return skip_because("corosync's headers or a C compiler are not installed");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let layout = |headers: &Path| {
+        let program = folder.path().join("layout");
+        let run = Command::new("cc")
+            .arg("-I")
+            .arg(headers)
+            .arg(capi().join("tests/capi/programs/layout.c"))
+            .arg("-o")
+            .arg(&program)
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        String::from_utf8(Command::new(&program).output().unwrap().stdout).unwrap()
+    };
+    let (ours, debians) = (layout(&capi().join("include")), layout(Path::new("/usr/include")));
+    assert!(ours.lines().count() >= 200, "{ours}");
+    assert_eq!(ours, debians);
+}
