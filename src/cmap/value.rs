@@ -45,7 +45,20 @@ macro_rules! values {
                 }
             }
 
-            fn from_raw(raw: RawValue) -> Self {
+            /// The bytes of the value, as they travel.
+            fn into_bytes(self) -> Bytes {
+                match self {
+                    $(Self::$variant(value) => Bytes::copy_from_slice(&value.to_ne_bytes()),)*
+                    Self::String(text) => Bytes::from(text),
+                    Self::Binary(data) | Self::Other { data, .. } => data,
+                }
+            }
+        }
+
+        /// A string may end with a NUL. Bytes that are no value of their type become
+        /// [`Value::Other`].
+        impl From<RawValue> for Value {
+            fn from(raw: RawValue) -> Self {
                 let RawValue { value_type, data } = raw;
                 match value_type {
                     $(ValueType::$type => {
@@ -63,15 +76,6 @@ macro_rules! values {
                     _ => {}
                 }
                 Self::Other { value_type, data }
-            }
-
-            /// The bytes of the value, as they travel.
-            fn into_bytes(self) -> Bytes {
-                match self {
-                    $(Self::$variant(value) => Bytes::copy_from_slice(&value.to_ne_bytes()),)*
-                    Self::String(text) => Bytes::from(text),
-                    Self::Binary(data) | Self::Other { data, .. } => data,
-                }
             }
         }
 
@@ -183,13 +187,6 @@ impl Value {
 impl From<Value> for RawValue {
     fn from(value: Value) -> Self {
         Self { value_type: value.value_type(), data: value.into_bytes() }
-    }
-}
-
-/// A string may end with a NUL. Bytes that are no value of their type become [`Value::Other`].
-impl From<RawValue> for Value {
-    fn from(raw: RawValue) -> Self {
-        Self::from_raw(raw)
     }
 }
 
