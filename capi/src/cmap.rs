@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::vec;
 
 use bytes::Bytes;
 use corosync_ipc::cmap::{
@@ -18,7 +17,7 @@ use nix::libc;
 use crate::common::{Code, status};
 use crate::handle::Handles;
 use crate::pointer::{In, Out, Text};
-use crate::service::{Instance, NOTHING, common_functions, endpoint, mode_or_blocking};
+use crate::service::{Instance, Iterated, NOTHING, common_functions, endpoint, mode_or_blocking};
 
 /// `CS_MAX_NAME_LENGTH`: a name with its NUL.
 const MAX_NAME_LENGTH: usize = 256;
@@ -55,13 +54,7 @@ struct Trackers {
 
 static HANDLES: Handles<Instance<Client, Mutex<Trackers>>> = Handles::new(3);
 
-/// An iteration, with the handle of its connection.
-struct Iterated {
-    owner: u64,
-    left: Mutex<vec::IntoIter<Entry>>,
-}
-
-static ITERATIONS: Handles<Iterated> = Handles::new(4);
+static ITERATIONS: Handles<Iterated<Entry>> = Handles::new(4);
 
 fn trackers(instance: &Instance<Client, Mutex<Trackers>>) -> MutexGuard<'_, Trackers> {
     instance.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -346,8 +339,7 @@ pub extern "C" fn cmap_iter_init(handle: u64, prefix: Text, cmap_iter_handle: Ou
             Err(Error::InvalidArgument { .. }) => Vec::new(),
             entries => entries?.collect::<Result<_, _>>()?,
         };
-        let iterated = Iterated { owner: handle, left: Mutex::new(entries.into_iter()) };
-        cmap_iter_handle.put(ITERATIONS.insert(iterated))
+        cmap_iter_handle.put(ITERATIONS.insert(Iterated::new(handle, entries)))
     })
 }
 
@@ -367,9 +359,8 @@ pub extern "C" fn cmap_iter_next(
         if iterated.owner != handle {
             return Err(CsError::BadHandle.into());
         }
-        let next = iterated.left.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let entry = next.ok_or(CsError::NoSections)?;
-        let mut key = entry.key.into_bytes();
+        let entry = iterated.next()?;
+        let mut key = entry.key.clone().into_bytes();
         key.truncate(MAX_NAME_LENGTH - 1);
         key.push(0);
         key_name.of::<u8>().put_all(&key)?;

@@ -1,7 +1,7 @@
 //! libcpg.
 
 use std::ffi::{c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use corosync_ipc::cpg::{
@@ -13,7 +13,9 @@ use nix::libc;
 use crate::common::{CS_OK, Code, status};
 use crate::handle::Handles;
 use crate::pointer::{In, Out, Piece};
-use crate::service::{Instance, NOTHING, common_functions, endpoint, mode_or_blocking};
+use crate::service::{
+    Instance, Iterated, NOTHING, RingId, common_functions, endpoint, mode_or_blocking,
+};
 
 /// `CPG_MODEL_V1`
 const MODEL_V1: c_int = 1;
@@ -48,14 +50,6 @@ pub struct Description {
     group: Name,
     nodeid: u32,
     pid: u32,
-}
-
-/// `struct cpg_ring_id`
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct RingId {
-    nodeid: u32,
-    seq: u64,
 }
 
 type DeliverFn = extern "C" fn(u64, *const Name, u32, u32, *mut c_void, usize);
@@ -95,15 +89,7 @@ const NO_CALLBACKS: ModelV1 =
 
 static HANDLES: Handles<Instance<Client, ModelV1>> = Handles::new(1);
 
-/// An iteration, with the handle of its connection.
-struct Iterated {
-    owner: u64,
-    entries: Vec<Entry>,
-    /// The next entry.
-    at: AtomicUsize,
-}
-
-static ITERATIONS: Handles<Iterated> = Handles::new(2);
+static ITERATIONS: Handles<Iterated<Entry>> = Handles::new(2);
 
 impl Name {
     fn new(group: &GroupName) -> Self {
@@ -234,7 +220,7 @@ fn call(handle: u64, callbacks: &ModelV1, event: Event) -> Result<(), Code> {
         }
         Event::TotemConfchg(change) => {
             let Some(totem_confchg) = callbacks.totem_confchg else { return Ok(()) };
-            let ring_id = RingId { nodeid: change.ring_id.node_id.0, seq: change.ring_id.seq };
+            let ring_id = change.ring_id.into();
             let members: Vec<u32> = change.members.iter().map(|node| node.0).collect();
             totem_confchg(handle, ring_id, members.len() as u32, members.as_ptr());
         }
@@ -384,8 +370,7 @@ pub extern "C" fn cpg_iteration_initialize(
         };
         cpg_iteration_handle.check()?;
         let entries = HANDLES.get(handle)?.client.list(iteration)?;
-        let iterated = Iterated { owner: handle, entries, at: AtomicUsize::new(0) };
-        cpg_iteration_handle.put(ITERATIONS.insert(iterated))
+        cpg_iteration_handle.put(ITERATIONS.insert(Iterated::new(handle, entries)))
     })
 }
 
@@ -395,11 +380,8 @@ pub extern "C" fn cpg_iteration_next(handle: u64, description: Out<Description>)
     status(|| {
         description.check()?;
         let iterated = ITERATIONS.get(handle)?;
-        let at = iterated.at.fetch_add(1, Ordering::Relaxed);
-        let Some(Entry { group, node_id, pid }) = iterated.entries.get(at) else {
-            iterated.at.store(0, Ordering::Relaxed);
-            return Err(CsError::NoSections.into());
-        };
+        let next = iterated.next().inspect_err(|_| iterated.rewind());
+        let Entry { group, node_id, pid } = next?;
         let next = Description { group: Name::new(group), nodeid: node_id.0, pid: *pid };
         description.put(next)
     })

@@ -8,21 +8,7 @@ use corosync_ipc::{CsError, NodeId, TrackFlags};
 use crate::common::{Code, status};
 use crate::handle::Handles;
 use crate::pointer::{In, Out};
-use crate::service::{Instance, NOTHING, common_functions, endpoint, mode};
-
-/// `struct quorum_ring_id`
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct RingId {
-    nodeid: u32,
-    seq: u64,
-}
-
-impl From<corosync_ipc::RingId> for RingId {
-    fn from(ring_id: corosync_ipc::RingId) -> Self {
-        Self { nodeid: ring_id.node_id.0, seq: ring_id.seq }
-    }
-}
+use crate::service::{Instance, NOTHING, RingId, common_functions, endpoint, mode};
 
 type NotificationFn = extern "C" fn(u64, u32, u64, u32, *mut u32);
 type QuorumFn = extern "C" fn(u64, u32, RingId, u32, *const u32);

@@ -3,12 +3,57 @@
 use std::ffi::{c_int, c_void};
 use std::ops::ControlFlow;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use corosync_ipc::{CsError, Dispatch, Endpoint, ServiceClient};
+use corosync_ipc::{CsError, Dispatch, ENV_TIMEOUT, Endpoint, NodeId, ServiceClient};
 
 use crate::common::Code;
+
+/// `struct cpg_ring_id`, `struct quorum_ring_id` and `votequorum_ring_id_t`
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RingId {
+    nodeid: u32,
+    seq: u64,
+}
+
+impl From<corosync_ipc::RingId> for RingId {
+    fn from(ring_id: corosync_ipc::RingId) -> Self {
+        Self { nodeid: ring_id.node_id.0, seq: ring_id.seq }
+    }
+}
+
+impl From<RingId> for corosync_ipc::RingId {
+    fn from(ring_id: RingId) -> Self {
+        Self { node_id: NodeId(ring_id.nodeid), seq: ring_id.seq }
+    }
+}
+
+/// An iteration: a list that is handed out one by one.
+pub(crate) struct Iterated<T> {
+    /// The handle of its connection.
+    pub(crate) owner: u64,
+    entries: Vec<T>,
+    at: AtomicUsize,
+}
+
+impl<T> Iterated<T> {
+    pub(crate) fn new(owner: u64, entries: Vec<T>) -> Self {
+        Self { owner, entries, at: AtomicUsize::new(0) }
+    }
+
+    /// Returns the next entry; `CS_ERR_NO_SECTIONS` after the last.
+    pub(crate) fn next(&self) -> Result<&T, Code> {
+        let at = self.at.fetch_add(1, Ordering::Relaxed);
+        self.entries.get(at).ok_or(CsError::NoSections.into())
+    }
+
+    /// Goes back to the first entry.
+    pub(crate) fn rewind(&self) {
+        self.at.store(0, Ordering::Relaxed);
+    }
+}
 
 /// What stands behind a handle.
 pub(crate) struct Instance<C, S> {
@@ -67,11 +112,9 @@ pub(crate) fn mode_or_blocking(flags: c_int) -> Dispatch {
 /// How the libraries connect: as C's, which wait for ever and return `CS_ERR_TRY_AGAIN` at once.
 /// The variables of the environment override it.
 pub(crate) fn endpoint() -> Result<Endpoint, Code> {
-    // So far away that it never comes.
-    const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let endpoint = Endpoint::from_env()?.wait_while_busy(false);
-    let is_set = std::env::var_os("COROSYNC_IPC_TIMEOUT").is_some_and(|value| !value.is_empty());
-    Ok(if is_set { endpoint } else { endpoint.timeout(FOR_EVER) })
+    let is_set = std::env::var_os(ENV_TIMEOUT).is_some_and(|value| !value.is_empty());
+    Ok(if is_set { endpoint } else { endpoint.timeout(Duration::MAX) })
 }
 
 /// No context.

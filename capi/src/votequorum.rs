@@ -9,7 +9,7 @@ use corosync_ipc::{CsError, NodeId, TrackFlags};
 use crate::common::{Code, status};
 use crate::handle::Handles;
 use crate::pointer::{In, Out, Text, fill};
-use crate::service::{Instance, NOTHING, common_functions, endpoint, mode};
+use crate::service::{Instance, NOTHING, RingId, common_functions, endpoint, mode};
 
 /// `VOTEQUORUM_QDEVICE_MAX_NAME_LEN`
 const MAX_NAME_LEN: usize = 255;
@@ -36,14 +36,6 @@ pub struct Info {
 pub struct Node {
     nodeid: u32,
     state: u32,
-}
-
-/// `votequorum_ring_id_t`
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct RingId {
-    nodeid: u32,
-    seq: u64,
 }
 
 type QuorumFn = extern "C" fn(u64, u64, u32, u32, *mut Node);
@@ -141,7 +133,7 @@ fn call(handle: u64, callbacks: &ModelV1, event: Event) -> Result<(), Code> {
         Event::Nodelist(it) => {
             let Some(nodelist) = callbacks.nodelist else { return Ok(()) };
             let mut nodes: Vec<u32> = it.members.iter().map(|node| node.0).collect();
-            let ring_id = RingId { nodeid: it.ring_id.node_id.0, seq: it.ring_id.seq };
+            let ring_id = it.ring_id.into();
             let count = nodes.len() as u32;
             nodelist(handle, it.context, ring_id, count, nodes.as_mut_ptr());
         }
@@ -260,8 +252,7 @@ pub extern "C" fn votequorum_qdevice_poll(
 ) -> c_int {
     status(|| {
         let name = device(&name)?;
-        let ring_id = corosync_ipc::RingId { node_id: NodeId(ring_id.nodeid), seq: ring_id.seq };
-        Ok(HANDLES.get(handle)?.client.qdevice_poll(name, cast_vote != 0, ring_id)?)
+        Ok(HANDLES.get(handle)?.client.qdevice_poll(name, cast_vote != 0, ring_id.into())?)
     })
 }
 
