@@ -1,6 +1,6 @@
 //! The cmap client for tokio.
 
-use super::{Client, Entry, Options, TrackEvents, Tracker, Value};
+use super::{Client, Entry, Nodelist, Options, TrackEvents, Tracker, Value};
 use crate::client::async_client;
 use crate::error::Result;
 
@@ -28,6 +28,7 @@ async_client! {
     decrement(key: &str) -> ();
     adjust(key: &str, step: i32) -> ();
     list(prefix: &str) -> Vec<(String, Value)>;
+    nodelist() -> Nodelist;
     track_add(key: &str, events: TrackEvents) -> Tracker;
     track_delete(tracker: Tracker) -> ();
 }

@@ -22,6 +22,7 @@
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod danger;
+mod nodelist;
 mod probe;
 mod value;
 
@@ -37,6 +38,7 @@ use bytes::Bytes;
 pub use crate::wire::cmap::{TrackEvents, ValueType};
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncClient;
+pub use nodelist::{ConfiguredNode, Nodelist};
 pub(crate) use probe::Probe;
 pub use value::{MAX_VALUE_SIZE, Value};
 
@@ -329,7 +331,7 @@ impl Client {
             if self.core.connection.is_before_libqb_015() {
                 return Err(danger::error_in_kept_section(key));
             }
-            let entries = self.entries(section, call)?;
+            let entries = self.entries(section, MOST_KEYS, call)?;
             if !entries.is_empty() && entries.iter().all(|entry| entry.key == key) {
                 return Err(danger::error_last_of_section(key));
             }
@@ -387,16 +389,16 @@ impl Client {
     /// [`Error::Protocol`] when there is no end to the keys: more than a million, or than 64
     /// MiB with their values.
     pub fn iter(&self, prefix: &str) -> Result<Iter<'_>> {
-        let entries = self.entries(prefix, self.core.call("cmap iter"))?;
+        let entries = self.entries(prefix, MOST_KEYS, self.core.call("cmap iter"))?;
         Ok(Iter { entries: entries.into_iter(), client: PhantomData })
     }
 
-    /// As [`Client::iter`], as a part of another call.
-    fn entries(&self, prefix: &str, call: Call) -> Result<Vec<Entry>> {
+    /// As [`Client::iter`], as a part of another call, of no more keys than `most`.
+    fn entries(&self, prefix: &str, most: usize, call: Call) -> Result<Vec<Entry>> {
         let request = wire::IterInit { prefix: prefix_bytes("prefix", prefix)? };
         match self.core.request(call.step("cmap iter init"), &request) {
             Ok(wire::IterInitReply { iter_handle }) => {
-                let entries = self.iterate(prefix, iter_handle, call);
+                let entries = self.iterate(prefix, iter_handle, most, call);
                 self.core.release(&wire::IterFinalize { iter_handle });
                 entries
             }
@@ -405,7 +407,13 @@ impl Client {
         }
     }
 
-    fn iterate(&self, prefix: &str, iter_handle: u64, call: Call) -> Result<Vec<Entry>> {
+    fn iterate(
+        &self,
+        prefix: &str,
+        iter_handle: u64,
+        most: usize,
+        call: Call,
+    ) -> Result<Vec<Entry>> {
         let (mut entries, mut found, mut size) = (Vec::new(), HashSet::new(), 0);
         // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves
         // the prefix, or finds a key again that moved below the node it had.
@@ -419,11 +427,9 @@ impl Client {
             };
             let key = String::from_utf8_lossy(&reply.key_name).into_owned();
             if key.starts_with(prefix) && found.insert(key.clone()) {
-                if entries.len() == MOST_KEYS {
-                    let endless = ProtocolError::Endless {
-                        what: "keys of an iteration",
-                        limit: MOST_KEYS as u64,
-                    };
+                if entries.len() == most {
+                    let endless =
+                        ProtocolError::Endless { what: "keys of an iteration", limit: most as u64 };
                     return Err(self.core.connection.refuse(endless));
                 }
                 size += key.len() as u64 + reply.value_len.min(MOST_ROOM);
@@ -447,10 +453,14 @@ impl Client {
     /// As [`Client::iter`] and [`Client::get`]; [`Error::Protocol`] also for more than 64 MiB of
     /// keys and values.
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, Value)>> {
-        let call = self.core.call("cmap list");
+        self.list_within(prefix, MOST_KEYS, self.core.call("cmap list"))
+    }
+
+    /// As [`Client::list`], as a part of another call, of no more keys than `most`.
+    fn list_within(&self, prefix: &str, most: usize, call: Call) -> Result<Vec<(String, Value)>> {
         let mut found = Vec::new();
         let mut size = 0;
-        for Entry { key, value_len, .. } in self.entries(prefix, call)? {
+        for Entry { key, value_len, .. } in self.entries(prefix, most, call)? {
             // The length is known, so that one request is enough; a value that grew meanwhile takes
             // the usual way. The stats map does not tell the length of strings and
             // writes them whatever room there is: up to 32 bytes.

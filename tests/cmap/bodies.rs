@@ -9,10 +9,11 @@ use corosync_ipc::cmap::{
 };
 use corosync_ipc::cpg::{self, GroupName, Guarantee};
 use corosync_ipc::libqb::server::Generation;
-use corosync_ipc::{CsError, Dispatch, Endpoint, Error, TrackFlags, quorum, votequorum};
+use corosync_ipc::{CsError, Dispatch, Endpoint, Error, NodeId, TrackFlags, quorum, votequorum};
 use testbed::host::run;
 use testbed::{
-    GENERATIONS, HostKind, Patience, Setup, Version, cs, eventually, invalid, next, since, waiting,
+    GENERATIONS, HostKind, Nodes, Patience, Setup, Version, cs, eventually, invalid, next, since,
+    waiting,
 };
 
 testbed::on_each_host! {
@@ -26,6 +27,7 @@ testbed::on_each_host! {
     values_of_every_size_come_back;
     a_number_of_the_wrong_length_is_refused_by_the_daemon;
     keys_are_found_by_prefix, Setup::new().own();
+    the_nodelist_is_the_configured_one, Setup::new().nodes(3);
     an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile;
     an_iterator_finds_no_key_twice;
     keys_can_be_changed_while_they_are_iterated_over, Setup::new().own();
@@ -353,6 +355,31 @@ fn keys_are_found_by_prefix(endpoint: &Endpoint) {
 }
 
 /// The iterators of libqb's map lose their prefix when a node above is split.
+fn the_nodelist_is_the_configured_one(nodes: &Nodes) {
+    for (local, id) in (0..).zip(nodes.ids()) {
+        nodes.on(id, |endpoint| {
+            let client = Client::connect_to(endpoint).unwrap();
+            let list = client.nodelist().unwrap();
+            assert_eq!((list.local_position, list.others.len()), (Some(local), 0));
+            assert_eq!(list.local().unwrap().node_id, Some(NodeId(id)));
+            let positions: Vec<_> = list.nodes.iter().map(|node| node.position).collect();
+            assert_eq!(positions, [0, 1, 2]);
+            for (node, id) in list.nodes.iter().zip(nodes.ids()) {
+                let text = |field: &str| {
+                    let key = format!("nodelist.node.{}.{field}", node.position);
+                    client.get_as::<String>(&key).unwrap()
+                };
+                assert_eq!(list.by_id(NodeId(id)), Some(node));
+                assert_eq!(node.name, text("name"));
+                assert!(node.name.is_some(), "{node:?}");
+                assert_eq!(node.addresses.get(&0), text("ring0_addr").as_ref());
+                assert_eq!((node.addresses.len(), node.others.len()), (1, 0));
+                assert_eq!((node.quorum_votes, node.votes()), (None, 1));
+            }
+        });
+    }
+}
+
 fn an_iterator_keeps_to_its_prefix_whatever_is_set_meanwhile(endpoint: &Endpoint) {
     let client = Client::connect_to(endpoint).unwrap();
     let key = |name: &str| format!("an_iterator_keeps_to_its_prefix.{name}");

@@ -68,6 +68,7 @@ pub(crate) fn calls(service: &str) -> Vec<Call> {
             call("cmap increment", 1, |it| it.cmap()?.increment("test.key")),
             call("cmap iter", 5, |it| it.cmap()?.iter("test.").map(drop)).unawaited(4),
             call("cmap list", 7, |it| it.cmap()?.list("test.").map(drop)),
+            call("cmap nodelist", 5, |it| it.cmap()?.nodelist().map(drop)).unawaited(4),
             call("cmap track_add", 1, |it| {
                 it.cmap()?.track_add("test.key", TrackEvents::ALL).map(drop)
             }),

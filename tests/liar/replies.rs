@@ -490,6 +490,17 @@ fn iterations(cases: &mut Vec<Case>) {
         let case = Case::new("values of more than 64 MiB", transport, script, client, end);
         cases.push(case.busy().periods(200).peak(80 << 20));
     }
+    let client = |it: &Try<'_>| {
+        let client = it.cmap()?;
+        client.set_request_timeout(Duration::from_secs(60));
+        client.nodelist().map(drop)
+    };
+    for transport in TRANSPORTS {
+        let script = script("nodelist.node.0.", 4)();
+        let end = "protocol: more than 16384 keys of an iteration";
+        let case = Case::new("a nodelist without end", transport, script, client, end);
+        cases.push(case.busy().periods(200).peak(8 << 20));
+    }
     // A client goes on after a list that took too long.
     let client = |it: &Try<'_>| {
         let client = it.cmap()?;
