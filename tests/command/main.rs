@@ -98,7 +98,7 @@ fn outside(args: &[&str]) -> Output {
 }
 
 /// Every command there is, as its words.
-const COMMANDS: [&[&str]; 40] = [
+const COMMANDS: [&[&str]; 41] = [
     &["status"],
     &["cmap"],
     &["cmap", "list"],
@@ -115,6 +115,7 @@ const COMMANDS: [&[&str]; 40] = [
     &["quorum", "watch"],
     &["quorum", "expected"],
     &["quorum", "votes"],
+    &["quorum", "unregister-qdevice"],
     &["cpg"],
     &["cpg", "groups"],
     &["cpg", "members"],

@@ -603,6 +603,7 @@ fn a_udpu_daemon_without_node_ids_lives_through_every_command_that_does_not_end_
         &["quorum", "watch", "--count", "1"],
         &["quorum", "expected", "1"],
         &["quorum", "votes", "1"],
+        &["quorum", "unregister-qdevice"],
         &["cmap", "list"],
         &["cmap", "set", "my.key", "u32", "1"],
         &["cmap", "increment", "my.key"],

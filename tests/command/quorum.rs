@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use corosync_ipc::cmap::Value as MapValue;
 use corosync_ipc::embedded::{Cluster as EmbeddedCluster, Corosync};
-use corosync_ipc::{NodeId, RingId, votequorum};
+use corosync_ipc::{CsError, NodeId, RingId, votequorum};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -203,6 +203,18 @@ fn votes_of_a_device_count_while_it_votes(
     shows(1);
     let text = ok(place, &["quorum", "status"]);
     assert!(text.contains("Quorum device:    device, votes 1\n"), "{text}");
+
+    // The second time there is none any more.
+    for _ in 0..2 {
+        assert_eq!(ok(place, &["quorum", "unregister-qdevice"]), "");
+        let document = eventually("the device is gone", || {
+            let document = status();
+            document["qdevice"].is_null().then_some(document)
+        });
+        assert_eq!(document["total_votes"], json!(1), "{document}");
+    }
+    let vote = client.qdevice_poll("device", true, ring_id).map_err(|error| error.cs_error());
+    assert_eq!(vote, Err(CsError::NotExist));
 }
 
 /// A node without a quorum provider: every partition is quorate, and there is no votequorum.
@@ -250,9 +262,13 @@ fn status_works_without_votequorum() {
     assert!(ok(node, &["status"]).contains("votequorum  not configured"));
     assert_eq!(lines(&ok(node, &["--json", "quorum", "watch", "--count", "1"])).len(), 1);
     assert_eq!(json(node, &["doctor"])["ok"], json!(true));
-    for args in [["quorum", "expected", "3"], ["quorum", "votes", "2"]] {
+    for args in [
+        &["quorum", "expected", "3"][..],
+        &["quorum", "votes", "2"],
+        &["quorum", "unregister-qdevice"],
+    ] {
         assert_fails(
-            &run(node, &args),
+            &run(node, args),
             1,
             &["votequorum", "CS_ERR_NOT_SUPPORTED", "quorum.provider"],
         );

@@ -3,7 +3,7 @@
 mod watch;
 
 use clap::{Args, Subcommand};
-use corosync_ipc::votequorum::{self, LOCAL_NODE};
+use corosync_ipc::votequorum::{self, InfoFlags, LOCAL_NODE};
 use corosync_ipc::{CsError, NodeId};
 
 use crate::context::Context;
@@ -86,6 +86,15 @@ enum Command {
         #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
         node: Option<u32>,
     },
+
+    /// Removes this node's quorum device, as a last resort
+    ///
+    /// Its votes are gone at once, and with them perhaps the node's quorum. A corosync-qdevice that
+    /// still runs gets an error when it next votes. Does nothing when no device is registered.
+    /// Prints nothing.
+    #[command(after_long_help = "Example:
+  corosync-ipc quorum unregister-qdevice")]
+    UnregisterQdevice,
 }
 
 impl Quorum {
@@ -101,6 +110,7 @@ impl Quorum {
             Command::Watch { count } => watch::run(context, count),
             Command::Expected { votes } => expected(context, votes),
             Command::Votes { votes, node } => set_votes(context, votes, node),
+            Command::UnregisterQdevice => unregister_qdevice(context),
         }
     }
 }
@@ -148,6 +158,15 @@ fn set_votes(context: &Context, votes: u32, node: Option<u32>) -> Result<(), Fai
         }
         _ => None,
     })
+}
+
+fn unregister_qdevice(context: &Context) -> Result<(), Failure> {
+    let client = connect(context)?;
+    let info = client.local_info()?;
+    if info.flags.contains(InfoFlags::QDEVICE_REGISTERED) {
+        client.qdevice_unregister(&info.qdevice_name)?;
+    }
+    Ok(())
 }
 
 /// Connects to votequorum. The error distinguishes a missing daemon from a missing provider.
