@@ -9,9 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use testbed::{Cluster, eventually, shared_one, skip};
+use testbed::{Cluster, IpcType, eventually, shared_one, skip, version};
 
-use super::served::{Place, against_both};
+use super::served::{Place, Served, against_both};
 use super::{assert_fails, assert_one_line, command, json, lines, ok, program, run};
 
 against_both! {
@@ -22,6 +22,8 @@ against_both! {
     the_stats_map_is_read
     changes_of_the_stats_map_are_told
     keys_to_delete_that_are_not_there_are_complained_about
+    several_keys_are_read_at_once
+    several_keys_are_deleted_at_once_and_by_their_beginning
 }
 
 /// Key, type and value of every line of corosync-cmapctl, or of ours for people.
@@ -370,4 +372,113 @@ fn keys_to_delete_that_are_not_there_are_complained_about(node: &impl Place) {
         ok(node, &["cmap", "list", "absent."]),
         "absent.one (u8) = 1\nabsent.two (u8) = 2\n"
     );
+}
+
+fn several_keys_are_read_at_once(node: &impl Place) {
+    for (key, value) in [("several.a", "1"), ("several.b", "2"), ("other.c", "3")] {
+        ok(node, &["cmap", "set", key, "u8", value]);
+    }
+    assert_eq!(
+        ok(node, &["cmap", "get", "several.b", "several.a"]),
+        "several.b (u8) = 2\nseveral.a (u8) = 1\n"
+    );
+    let entry = |key: &str, value: u8| json!({ "key": key, "type": "u8", "value": value });
+    let [a, b, c] = [entry("several.a", 1), entry("several.b", 2), entry("other.c", 3)];
+    assert_eq!(json(node, &["cmap", "get", "several.b", "several.a"]), json!([b, a]));
+    // One stays one object.
+    assert_eq!(json(node, &["cmap", "get", "several.a"]), a);
+
+    let missing = run(node, &["cmap", "get", "several.a", "no.such.key", "several.b", "nor.this"]);
+    assert_eq!(
+        (missing.code(), missing.stdout.as_str()),
+        (1, "several.a (u8) = 1\nseveral.b (u8) = 2\n")
+    );
+    assert_one_line(&missing.stderr, &["no.such.key", "CS_ERR_NOT_EXIST", "1 more"]);
+    let missing = run(node, &["--json", "cmap", "get", "no.such.key", "several.a"]);
+    assert_eq!(missing.code(), 1);
+    let none = json!({
+        "key": "no.such.key", "type": null, "value": null,
+        "error": "cmap get: CS_ERR_NOT_EXIST", "cs_error": "CS_ERR_NOT_EXIST",
+    });
+    assert_eq!(serde_json::from_str::<Value>(&missing.stdout).unwrap(), json!([none, a]));
+    assert_fails(&run(node, &["cmap", "get", "several.a", "a$b"]), 2, &["not allowed in a key"]);
+
+    assert_eq!(json(node, &["cmap", "list", "other.c", "several."]), json!([c, a, b]));
+    assert_eq!(json(node, &["cmap", "list", "no.such.key", "other.c"]), json!([c]));
+}
+
+fn several_keys_are_deleted_at_once_and_by_their_beginning(node: &impl Place) {
+    let keys = |beginning: &str| {
+        parse(&ok(node, &["cmap", "list", beginning])).into_keys().collect::<Vec<_>>()
+    };
+    for key in ["gone.a", "gone.b", "gone.c", "gone.d", "gone.e", "going.a", "stays.a"] {
+        ok(node, &["cmap", "set", key, "u8", "1"]);
+    }
+    assert_eq!(ok(node, &["cmap", "delete", "gone.a", "gone.b"]), "");
+    assert_eq!(keys("gone."), ["gone.c", "gone.d", "gone.e"]);
+
+    // One that cannot be deleted does not keep the others.
+    let output = run(node, &["cmap", "delete", "gone.a", "totem.version", "gone.c"]);
+    assert_fails(&output, 1, &["gone.a: cmap delete: CS_ERR_NOT_EXIST", "(and 1 more)"]);
+    assert_eq!(keys("gone."), ["gone.d", "gone.e"]);
+    assert_fails(&run(node, &["cmap", "delete", "gone.d", "a$b"]), 2, &["not allowed in a key"]);
+    assert_eq!(keys("gone."), ["gone.d", "gone.e"]);
+
+    assert_eq!(ok(node, &["cmap", "delete", "--prefix", "gone.", "goin", "no.such."]), "");
+    assert_eq!((keys("gone."), keys("going.")), (vec![], vec![]));
+    assert_eq!(keys("stays."), ["stays.a"]);
+    assert_eq!(ok(node, &["cmap", "delete", "--prefix", "no.such."]), "");
+    let refused = run(node, &["cmap", "delete", "--prefix", "totem.versio"]);
+    assert_fails(&refused, 1, &["totem.version: cmap delete: CS_ERR_ACCESS"]);
+    // All keys are hardly meant.
+    assert_fails(&run(node, &["cmap", "delete", "--prefix", "stays.", ""]), 2, &["empty"]);
+    assert_eq!(keys("stays."), ["stays.a"]);
+}
+
+/// With daemons of its own, whose statistics no other test looks at.
+#[test]
+fn statistics_are_cleared() {
+    for transport in [IpcType::Shm, IpcType::Socket] {
+        assert_clears_statistics(&Served::with(&[
+            "--transport",
+            transport.name().unwrap_or("shm"),
+        ]));
+        if !skip() && (transport == IpcType::Shm || version() >= [2, 1, 1, 0]) {
+            let cluster = Cluster::builder().ipc_type(transport.name()).start();
+            assert_clears_statistics(cluster.node(1));
+        }
+    }
+}
+
+#[track_caller]
+fn assert_clears_statistics(node: &impl Place) {
+    let clear = |what: &str| run(node, &["cmap", "clear", what]);
+    let output = clear("totem");
+    if output.code() == 1 {
+        // An old daemon, which must survive being asked.
+        assert_fails(&output, 1, &["the stats map needs corosync 2.99", "CS_ERR_NOT_SUPPORTED"]);
+        ok(node, &["cmap", "get", "totem.version"]);
+        return;
+    }
+    let number =
+        |key: &str| json(node, &["cmap", "--map", "stats", "get", key])["value"].as_u64().unwrap();
+    let (closed, sent) = ("stats.ipcs.global.closed", "stats.srp.mcast_tx");
+    // The daemon multicasts when somebody joins.
+    for (what, key) in
+        [("ipc", closed), ("totem", sent), ("knet", sent), ("all", sent), ("all", closed)]
+    {
+        let before = eventually("it is counted", || {
+            ok(node, &["cpg", "send", "counted", "text"]);
+            Some(number(key)).filter(|number| *number >= 10)
+        });
+        let cleared = clear(what);
+        assert_eq!((cleared.code(), cleared.stdout.as_str(), cleared.stderr.as_str()), (0, "", ""));
+        assert!(number(key) < before, "{what} {key}");
+    }
+    let schedmiss = clear("schedmiss");
+    match schedmiss.code() {
+        0 => assert_eq!(ok(node, &["cmap", "--map", "stats", "list", "stats.schedmiss."]), ""),
+        _ => assert_fails(&schedmiss, 1, &["CS_ERR_NOT_SUPPORTED", "schedmiss needs 3.0.4"]),
+    }
+    assert_fails(&clear("evs"), 2, &["knet", "schedmiss"]);
 }

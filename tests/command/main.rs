@@ -98,13 +98,14 @@ fn outside(args: &[&str]) -> Output {
 }
 
 /// Every command there is, as its words.
-const COMMANDS: [&[&str]; 41] = [
+const COMMANDS: [&[&str]; 42] = [
     &["status"],
     &["cmap"],
     &["cmap", "list"],
     &["cmap", "get"],
     &["cmap", "set"],
     &["cmap", "delete"],
+    &["cmap", "clear"],
     &["cmap", "increment"],
     &["cmap", "decrement"],
     &["cmap", "load"],

@@ -129,7 +129,8 @@ impl Place for Endpoint {
     }
 }
 
-/// Makes two tests of each body: against a real corosync, and against `corosync-ipc serve`.
+/// Makes four tests of each body: against a real corosync and against `corosync-ipc serve`, over
+/// each transport.
 macro_rules! against_both {
     ($($body:ident)*) => {
         mod against_corosync {
@@ -143,11 +144,34 @@ macro_rules! against_both {
             )*
         }
 
+        mod against_corosync_with_datagrams {
+            $(
+                #[test]
+                fn $body() {
+                    // corosync has datagrams since 2.1.1.
+                    if !testbed::skip() && testbed::version() >= [2, 1, 1, 0] {
+                        let cluster = testbed::shared_with(testbed::IpcType::Socket);
+                        super::$body(cluster.node(1));
+                    }
+                }
+            )*
+        }
+
         mod against_serve {
             $(
                 #[test]
                 fn $body() {
                     super::$body(&crate::served::Served::start());
+                }
+            )*
+        }
+
+        mod against_serve_with_datagrams {
+            $(
+                #[test]
+                fn $body() {
+                    let arguments = ["--transport", "socket"];
+                    super::$body(&crate::served::Served::with(&arguments));
                 }
             )*
         }

@@ -3,14 +3,15 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
+use std::slice;
 
+use corosync_ipc::Error;
 use corosync_ipc::cmap::{self, Client, Value};
-use corosync_ipc::{CsError, Error};
 use indicatif::ProgressBar;
 use serde_json::{Deserializer, Value as Json};
 
-use crate::commands::cmap::hint;
 use crate::commands::cmap::value::{self, Type};
+use crate::commands::cmap::{delete_prefixes, hint, is_absent};
 use crate::failure::{Explain, Failure, describe};
 use crate::output::complain;
 
@@ -112,11 +113,8 @@ fn line_change(line: &str) -> Result<Change, String> {
     let (word, rest) = split_word(line);
     if let Some(key) = word.strip_prefix('^') {
         return Ok(match key.strip_prefix('^') {
-            // All of them would hardly be meant, and most keys are read-only.
-            Some("") => return Err("^^ needs the beginning of a key".to_owned()),
             Some(prefix) => {
-                // A beginning may be shorter than a key.
-                checked(&format!("{prefix:.<width$}", width = cmap::MIN_KEY))?;
+                check_prefix(prefix).map_err(|error| error.to_string())?;
                 Change::DeletePrefix(prefix.to_owned())
             }
             None => Change::Delete(checked(key)?),
@@ -143,6 +141,17 @@ fn checked(key: &str) -> Result<String, String> {
     Ok(key.to_owned())
 }
 
+/// Checks a prefix of keys that are to be deleted.
+pub(crate) fn check_prefix(prefix: &str) -> Result<(), Error> {
+    if prefix.is_empty() {
+        // All of them would hardly be meant, and most keys are read-only.
+        let reason = "is empty: it would be all keys".into();
+        return Err(Error::InvalidArgument { argument: "prefix", reason });
+    }
+    // A beginning may be shorter than a key.
+    cmap::check_key(&format!("{prefix:.<width$}", width = cmap::MIN_KEY))
+}
+
 /// Makes the changes in order until the daemon refuses one. A missing key that is to be deleted is
 /// only a warning, as in corosync-cmapctl.
 pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
@@ -160,7 +169,7 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
                 }
                 deleted => deleted.explain(hint(key)),
             },
-            Change::DeletePrefix(prefix) => delete_prefix(client, prefix),
+            Change::DeletePrefix(prefix) => delete_prefixes(client, slice::from_ref(prefix)),
         };
         if let Err(failure) = result {
             progress.finish_and_clear();
@@ -173,19 +182,6 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
     }
     progress.finish_and_clear();
     Ok(())
-}
-
-fn delete_prefix(client: &Client, prefix: &str) -> Result<(), Failure> {
-    // All names first: deleting moves what an iterator finds.
-    client.list(prefix)?.iter().try_for_each(|(key, _)| match client.delete(key) {
-        // Somebody else did it.
-        Err(error) if is_absent(&error) => Ok(()),
-        deleted => deleted.explain(hint(key)),
-    })
-}
-
-fn is_absent(error: &Error) -> bool {
-    matches!(error, Error::Cs { error: CsError::NotExist, .. })
 }
 
 #[cfg(test)]
@@ -239,7 +235,7 @@ mod tests {
         for (text, error) in [
             ("a.b u32 1\na.c u8 300\n", "line 2: 300 is out of the range of u8, 0 to 255"),
             ("a.b u32", "line 1: a line is KEY TYPE VALUE, ^KEY or ^^PREFIX"),
-            ("^^", "line 1: ^^ needs the beginning of a key"),
+            ("^^", "line 1: prefix: is empty: it would be all keys"),
             ("a.b bin -", "line 1: standard input cannot be read here: use base64 or @FILE"),
             (
                 r#"[{"key":"a.b","type":"u8","value":-1}]"#,

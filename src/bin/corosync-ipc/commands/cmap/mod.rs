@@ -7,15 +7,15 @@ use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use corosync_ipc::CsError;
 use corosync_ipc::cmap::{
-    Client, Event, MAX_KEY, Map, Notification, Options, TrackEvents, Tracker, Value,
+    Client, Event, MAX_KEY, Map, Notification, Options, TrackEvents, Tracker, Value, check_key,
 };
+use corosync_ipc::{CsError, Error};
 use serde_json::{Value as Json, json};
 
 use self::value::Type;
 use crate::context::Context;
-use crate::failure::{Explain, Failure};
+use crate::failure::{Explain, Failure, Fault, Faults};
 use crate::output::{print, print_document, printable};
 use crate::watch::{Line, Watch};
 
@@ -41,36 +41,50 @@ enum MapName {
     Stats,
 }
 
+/// What can be cleared, with corosync-cmapctl's names.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Statistics {
+    Knet,
+    Ipc,
+    Totem,
+    Schedmiss,
+    All,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Prints keys with their values
     ///
-    /// Prints all keys, or those that begin with PREFIX, in the daemon's order. A line is `key
-    /// (type) = value`, as in corosync-cmapctl, with bytes in base64. With --json prints an
-    /// array of {"key", "type", "value"}. Without a matching key prints nothing or an empty
+    /// Prints all keys, or for each PREFIX those that begin with it, in the daemon's order. A line
+    /// is `key (type) = value`, as in corosync-cmapctl, with bytes in base64. With --json prints
+    /// an array of {"key", "type", "value"}. Without a matching key prints nothing or an empty
     /// array.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap list
-  corosync-ipc cmap list nodelist.
+  corosync-ipc cmap list totem. nodelist.
   corosync-ipc cmap list --map stats stats.ipcs
   corosync-ipc --json cmap list totem. | jq '.[] | select(.type == \"u32\")'")]
     List {
         /// The beginning of the keys. It need not end at a dot.
-        #[arg(default_value = "")]
-        prefix: String,
+        #[arg(default_value = "", value_name = "PREFIX")]
+        prefixes: Vec<String>,
     },
 
-    /// Prints one value
+    /// Prints values
     ///
-    /// Makes one request (two for a value above 1 KiB). Prints the bare value, with bytes in
-    /// base64; with --json prints {"key", "type", "value"}. A string is printed byte for byte;
-    /// on a terminal, control characters are escaped. Ends with 1 when the key does not exist.
+    /// Makes one request for a key (two for a value above 1 KiB). Of one key prints the bare value,
+    /// with bytes in base64; with --json prints {"key", "type", "value"}. A string is printed
+    /// byte for byte; on a terminal, control characters are escaped. Of several keys prints lines
+    /// or an array as `cmap list` does, in the order of the keys. Ends with 1 when a key does not
+    /// exist, after the others.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap get totem.cluster_name
+  corosync-ipc cmap get totem.token totem.consensus
   corosync-ipc --json cmap get runtime.config.totem.token")]
     Get {
-        /// The key.
-        key: String,
+        /// The keys.
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
     },
 
     /// Sets a key to a value
@@ -97,14 +111,34 @@ Examples:
         value: String,
     },
 
-    /// Deletes a key
+    /// Deletes keys
     ///
-    /// Prints nothing. Ends with 1 when the key does not exist or is read-only.
-    #[command(after_long_help = "Example:
-  corosync-ipc cmap delete my.counter")]
+    /// Prints nothing. Ends with 1 when a key does not exist or is read-only, after it has deleted
+    /// the others. No key with a prefix is no error.
+    #[command(after_long_help = "Examples:
+  corosync-ipc cmap delete my.counter
+  corosync-ipc cmap delete --prefix my. your.")]
     Delete {
-        /// The key.
-        key: String,
+        /// The keys.
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+        /// Delete all keys that begin with one of KEY.
+        #[arg(long)]
+        prefix: bool,
+    },
+
+    /// Sets statistics back to 0 (corosync 2.99 and later)
+    ///
+    /// Sets the counters of the map stats to 0, whatever --map says: what knet has counted for
+    /// links, what connections of clients did, what totem did, or the list of schedules that
+    /// corosync missed (3.0.4 and later). Counters of totem go with those of knet. After `ipc` the
+    /// daemon counts connections that were open as if they were not, so that
+    /// stats.ipcs.global.active is too low, or near 2^64. Prints nothing.
+    #[command(after_long_help = "Example:
+  corosync-ipc cmap clear knet")]
+    Clear {
+        /// Which statistics.
+        statistics: Statistics,
     },
 
     /// Adds 1 to an integer
@@ -195,7 +229,7 @@ impl Cmap {
         // Before connecting: wrong usage is wrong without a daemon too.
         let command = match self.command {
             Command::Set { key, value_type, value } => {
-                corosync_ipc::cmap::check_key(&key)?;
+                check_key(&key)?;
                 let value = value_type.parse(&value).map_err(Failure::usage)?;
                 return self.map.connect(context)?.set(&key, value).explain(hint(&key));
             }
@@ -203,19 +237,38 @@ impl Cmap {
                 let steps = load::read(&file)?;
                 return load::run(&self.map.connect(context)?, &steps);
             }
+            Command::Get { keys } => {
+                keys.iter().try_for_each(|key| check_key(key))?;
+                return get(&self.map.connect(context)?, context, &keys);
+            }
+            Command::Delete { keys, prefix } => {
+                let check = if prefix { load::check_prefix } else { check_key };
+                keys.iter().try_for_each(|key| check(key))?;
+                let client = self.map.connect(context)?;
+                return if prefix {
+                    delete_prefixes(&client, &keys)
+                } else {
+                    delete(&client, &keys)
+                };
+            }
+            Command::Clear { statistics } => {
+                return clear(&MapName::Stats.connect(context)?, statistics);
+            }
             command => command,
         };
         let client = self.map.connect(context)?;
         match command {
-            Command::List { prefix } => list(&client, context, &prefix),
-            Command::Get { key } => get(&client, context, &key),
-            Command::Delete { key } => client.delete(&key).explain(hint(&key)),
+            Command::List { prefixes } => list(&client, context, &prefixes),
             Command::Increment { key } => client.increment(&key).explain(hint(&key)),
             Command::Decrement { key } => client.decrement(&key).explain(hint(&key)),
             Command::Watch { patterns, count } => {
                 watch_keys(client, self.map, context, &patterns, count)
             }
-            Command::Set { .. } | Command::Load { .. } => Ok(()),
+            Command::Get { .. }
+            | Command::Set { .. }
+            | Command::Delete { .. }
+            | Command::Clear { .. }
+            | Command::Load { .. } => Ok(()),
         }
     }
 }
@@ -245,8 +298,9 @@ pub(crate) fn hint(key: &str) -> impl FnOnce(CsError) -> Option<String> {
     }
 }
 
-fn list(client: &Client, context: &Context, prefix: &str) -> Result<(), Failure> {
-    let entries = client.list(prefix)?;
+fn list(client: &Client, context: &Context, prefixes: &[String]) -> Result<(), Failure> {
+    let lists = prefixes.iter().map(|prefix| client.list(prefix));
+    let entries = lists.collect::<Result<Vec<_>, Error>>()?.concat();
     if context.json {
         return print_document(
             &entries.iter().map(|(key, value)| value::entry_json(key, value)).collect(),
@@ -255,11 +309,9 @@ fn list(client: &Client, context: &Context, prefix: &str) -> Result<(), Failure>
     print(entries.iter().map(|(key, value)| value::line(key, value) + "\n").collect::<String>())
 }
 
-fn get(client: &Client, context: &Context, key: &str) -> Result<(), Failure> {
-    let value = client.get(key)?;
-    let value = value.ok_or_else(|| {
-        Failure::refused(format!("cmap get: CS_ERR_NOT_EXIST: no such key: {key}"))
-    })?;
+fn get(client: &Client, context: &Context, keys: &[String]) -> Result<(), Failure> {
+    let [key] = keys else { return get_all(client, context, keys) };
+    let value = client.get(key)?.ok_or_else(absent).explain(hint(key))?;
     if context.json {
         return print_document(&value::entry_json(key, &value));
     }
@@ -267,6 +319,90 @@ fn get(client: &Client, context: &Context, key: &str) -> Result<(), Failure> {
         if stdout().is_terminal() { value::text(&value).into_bytes() } else { value::bare(&value) };
     line.push(b'\n');
     print(line)
+}
+
+/// Prints the keys that exist, and fails when one does not.
+fn get_all(client: &Client, context: &Context, keys: &[String]) -> Result<(), Failure> {
+    let mut faults = Faults::default();
+    let (mut lines, mut entries) = (String::new(), Vec::new());
+    for key in keys {
+        match client.get(key)? {
+            Some(value) => {
+                lines += &(value::line(key, &value) + "\n");
+                entries.push(value::entry_json(key, &value));
+            }
+            None => {
+                let fault = Fault::from(&absent());
+                let mut entry = fault.json();
+                for (member, value) in
+                    [("key", json!(key)), ("type", Json::Null), ("value", Json::Null)]
+                {
+                    entry[member] = value;
+                }
+                entries.push(entry);
+                faults.add(key, fault);
+            }
+        }
+    }
+    if context.json {
+        print_document(&Json::Array(entries))?;
+    } else {
+        print(lines)?;
+    }
+    faults.judge(true)
+}
+
+/// The daemon's error for a key that does not exist.
+fn absent() -> Error {
+    Error::Cs { call: "cmap get".into(), error: CsError::NotExist }
+}
+
+fn delete(client: &Client, keys: &[String]) -> Result<(), Failure> {
+    if let [key] = keys {
+        return client.delete(key).explain(hint(key));
+    }
+    delete_all(client, keys, |_| false)
+}
+
+/// Deletes all keys that begin with one of the prefixes.
+pub(crate) fn delete_prefixes(client: &Client, prefixes: &[String]) -> Result<(), Failure> {
+    // All names first: deleting moves what an iterator finds.
+    let entries =
+        prefixes.iter().map(|prefix| client.iter(prefix)).collect::<Result<Vec<_>, _>>()?;
+    let keys = entries.into_iter().flatten().map(|entry| Ok(entry?.key));
+    // Somebody else may delete a key first.
+    delete_all(client, &keys.collect::<Result<Vec<_>, Error>>()?, is_absent)
+}
+
+/// Goes on after a key that cannot be deleted, and fails then, unless the error is excused.
+fn delete_all(
+    client: &Client,
+    keys: &[String],
+    is_excused: impl Fn(&Error) -> bool,
+) -> Result<(), Failure> {
+    let mut faults = Faults::default();
+    for key in keys {
+        match client.delete(key) {
+            Err(error) if !is_excused(&error) => faults.add(key, Fault::from(&error)),
+            _ => {}
+        }
+    }
+    faults.judge(true)
+}
+
+/// Whether there is no such key.
+pub(crate) fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::Cs { error: CsError::NotExist, .. })
+}
+
+fn clear(client: &Client, statistics: Statistics) -> Result<(), Failure> {
+    let name = statistics.to_possible_value().unwrap_or_default();
+    let key = format!("stats.clear.{}", name.get_name());
+    client.set(&key, 1_u32).explain(|error| {
+        (error == CsError::NotSupported).then(|| {
+            format!("this corosync does not clear {}: schedmiss needs 3.0.4", name.get_name())
+        })
+    })
 }
 
 /// The keys to watch: a key and all below it, or all that begin with a text.
