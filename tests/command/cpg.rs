@@ -321,20 +321,39 @@ fn groups_and_members_are_those_cpgtool_shows() {
         assert_eq!(ours.collect::<BTreeSet<_>>(), expected);
         let mut members = json(node, &["cpg", "members", names[1]]);
         members.as_array_mut().unwrap().sort_by_key(|member| member["node_id"].as_u64());
-        let member =
-            |node: u32, process: &Process| json!({ "node_id": node, "pid": process.pid() });
+        let member = |node: u32, process: &Process| {
+            json!({
+                "node_id": node, "pid": process.pid(), "name": format!("n{node}"),
+                "addresses": [cluster.node(node).address()], "errors": {},
+            })
+        };
         assert_eq!(members, json!([member(1, &all), member(2, &some)]));
     }
     let text = ok(one, &["cpg", "groups"]);
     assert!(text.starts_with("GROUP "), "{text}");
-    assert!(
-        text.lines()
-            .any(|line| line.starts_with(r"nul\x00 ")
-                && line.contains(&format!(" 2/{}", some.pid())))
-    );
+    assert!(text.lines().any(|line| line.starts_with(r"nul\x00 ")
+        && line.ends_with(&format!("   2  {}  n2    {}", some.pid(), two.address()))));
+    let pid = all.pid().to_string();
     assert_eq!(
         ok(one, &["cpg", "members", "two words"]),
-        format!("NODE  {:>1$}\n   1  {2}\n", "PID", all.pid().to_string().len(), all.pid())
+        format!(
+            "NODE  {:>1$}  NAME  ADDRESS\n   1  {pid}  n1    {2}\n",
+            "PID",
+            pid.len(),
+            one.address()
+        )
+    );
+    let names = ok(one, &["cpg", "groups", "--names"]);
+    assert_eq!(names, one.tool("corosync-cpgtool", ["-n"]).success());
+    let objects = json(one, &["cpg", "groups", "--names"]);
+    let named = |object: &Value| object["group"].as_str().unwrap().to_owned();
+    let named: Vec<String> = objects.as_array().unwrap().iter().map(named).collect();
+    assert_eq!(named, names.lines().collect::<Vec<_>>());
+    assert!(
+        objects
+            .as_array()
+            .unwrap()
+            .contains(&json!({ "group": r"nul\x00", "group_bytes": "bnVsAA==" }))
     );
     assert_eq!(ok(one, &["cpg", "members", "nobody"]), "");
 }

@@ -450,6 +450,18 @@ fn without_cmap(lying: &Lying, status: i32, said: &str) {
         [&json!(1), &json!(true), &json!(null)]
     );
     assert_eq!(node["error"], link["error"]);
+
+    let joined = command(&lying.served, &["cpg", "join", "group"]).interactive().spawn();
+    joined.wait_stdout("confchg");
+    let groups = lying.fails(status, &["cpg", "groups"], &["cmap: ", said]);
+    let member = &groups[0]["members"][0];
+    assert_eq!(
+        [&member["node_id"], &member["pid"], &member["name"], &member["addresses"]],
+        [&json!(1), &json!(joined.pid()), &json!(null), &json!([])]
+    );
+    assert_eq!(member["errors"]["cmap"]["error"], link["error"]);
+    lying.prints(status, &["cpg", "groups"], &["  failed  failed\n"]);
+    lying.prints(status, &["cpg", "members", "group"], &["  failed  failed\n"]);
 }
 
 #[test]
@@ -629,6 +641,12 @@ fn a_udpu_daemon_without_node_ids_lives_through_every_command_that_does_not_end_
     let joined = lines(&joined.success());
     let message = joined.iter().find(|line| line["event"] == json!("deliver")).unwrap();
     assert_eq!((&message["node_id"], &message["text"]), (&json!(id), &json!("text")));
+
+    // The node is in the list without its id.
+    let member = command(node, &["cpg", "join", "g"]).interactive().spawn();
+    member.wait_stdout("confchg");
+    let told = &document(&["cpg", "groups"])[0]["members"][0];
+    assert_eq!((&told["name"], &told["addresses"]), (&json!(null), &json!([address])), "{told}");
 
     // The map changes with this, and so may what the daemon takes its addresses for.
     if version() >= NODE_STATUS {

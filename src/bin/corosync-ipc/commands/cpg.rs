@@ -1,20 +1,22 @@
 //! `corosync-ipc cpg`: groups of processes and their messages.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use corosync_ipc::UnknownEvent;
 use corosync_ipc::cpg::{
-    Address, Client, Confchg, Deliver, Discard, Discarded, Event, GroupName, Guarantee, Iteration,
-    Options, TotemConfchg,
+    Address, Client, Confchg, Deliver, Discard, Discarded, Entry, Event, GroupName, Guarantee,
+    Iteration, Options, TotemConfchg,
 };
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, UnknownEvent, cmap};
 use serde_json::{Value as Json, json};
 
 use crate::commands::group::{self, add_name, end, parse_name};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, Fault, Faults};
 use crate::output::{self, Column, print, print_document, table, words};
+use crate::snapshot::links;
 use crate::snapshot::report::{ring_json, ring_text};
 use crate::watch::{Line, ids};
 
@@ -34,17 +36,23 @@ pub(crate) struct Cpg {
 enum Command {
     /// Prints the groups of the cluster with their members
     ///
-    /// Prints each group with node/pid of its members; with --json an array of {"group",
-    /// "members"}.
+    /// Prints each member of each group with its node, pid, and the node's name and addresses; with
+    /// --json an array of {"group", "members"}. Without cmap, names and addresses are `failed`; the
+    /// exit status is 1 then, or 4 after a timeout.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg groups
+  corosync-ipc cpg groups --names
   corosync-ipc --json cpg groups | jq '.[] | {group, members: (.members | length)}'")]
-    Groups,
+    Groups {
+        /// Print only the names, one a line; with --json an array of {"group"}.
+        #[arg(long)]
+        names: bool,
+    },
 
     /// Prints the members of a group
     ///
-    /// Prints node and pid of each member; with --json an array of objects. For a group that does
-    /// not exist prints nothing or an empty array. If a group of the same name exists with or
+    /// Prints each member as `cpg groups` does; with --json an array of objects. For a group that
+    /// does not exist prints nothing or an empty array. If a group of the same name exists with or
     /// without a final byte 0, standard error says so: Pacemaker's names end with one, most
     /// others do not.
     #[command(after_long_help = "Examples:
@@ -126,7 +134,8 @@ impl Cpg {
 
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
-            Command::Groups => groups(context),
+            Command::Groups { names: true } => names(context),
+            Command::Groups { names: false } => groups(context),
             Command::Members { group } => members(context, group),
             Command::Join { groups, count, initial_totem_confchg, process } => {
                 let options = process.options().initial_totem_confchg(initial_totem_confchg);
@@ -150,30 +159,49 @@ impl Process {
     }
 }
 
-fn groups(context: &Context) -> Result<(), Failure> {
-    let client = Client::connect_to(&context.endpoint)?;
-    let mut groups: Vec<(GroupName, Vec<(u32, u32)>)> = Vec::new();
-    for entry in client.list(Iteration::All)? {
-        let member = (entry.node_id.0, entry.pid);
-        match groups.iter_mut().find(|(group, _)| *group == entry.group) {
-            Some((_, members)) => members.push(member),
-            None => groups.push((entry.group, vec![member])),
-        }
-    }
+fn names(context: &Context) -> Result<(), Failure> {
+    let groups = Client::connect_to(&context.endpoint)?.list(Iteration::Names)?;
     if context.json {
-        let group = |(name, members): &(GroupName, Vec<(u32, u32)>)| {
-            let mut object =
-                json!({ "members": members.iter().map(member_json).collect::<Json>() });
-            add_name(&mut object, name);
+        let object = |entry: &Entry| {
+            let mut object = json!({});
+            add_name(&mut object, &entry.group);
             object
         };
-        return print_document(&groups.iter().map(group).collect());
+        return print_document(&groups.iter().map(object).collect());
     }
-    let row = |(name, members): &(GroupName, Vec<(u32, u32)>)| {
-        vec![name.to_string(), words(members.iter().map(|(node, pid)| format!("{node}/{pid}")))]
-    };
-    let columns = [Column::Text("GROUP"), Column::Text("MEMBERS")];
-    print(table(&columns, &groups.iter().map(row).collect::<Vec<_>>()))
+    print(groups.iter().map(|entry| format!("{}\n", entry.group)).collect::<String>())
+}
+
+fn groups(context: &Context) -> Result<(), Failure> {
+    let client = Client::connect_to(&context.endpoint)?;
+    let entries = client.list(Iteration::All)?;
+    let nodes = Nodes::ask(&context.endpoint, &entries);
+    if context.json {
+        let mut groups: Vec<(GroupName, Vec<Json>)> = Vec::new();
+        for entry in &entries {
+            let member = nodes.member_json(entry);
+            match groups.iter_mut().find(|(group, _)| *group == entry.group) {
+                Some((_, members)) => members.push(member),
+                None => groups.push((entry.group, vec![member])),
+            }
+        }
+        let group = |(name, members): (GroupName, Vec<Json>)| {
+            let mut object = json!({ "members": members });
+            add_name(&mut object, &name);
+            object
+        };
+        print_document(&groups.into_iter().map(group).collect())?;
+    } else {
+        let row = |entry: &Entry| {
+            let mut row = nodes.member_row(entry);
+            row.insert(0, entry.group.to_string());
+            row
+        };
+        let mut columns = MEMBER_COLUMNS.to_vec();
+        columns.insert(0, Column::Text("GROUP"));
+        print(table(&columns, &entries.iter().map(row).collect::<Vec<_>>()))?;
+    }
+    nodes.faults.judge(true)
 }
 
 fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
@@ -185,17 +213,81 @@ fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
             output::complain(&format!("no such group: '{group}'; a group '{other}' exists"));
         }
     }
-    let members: Vec<(u32, u32)> =
-        members.iter().map(|entry| (entry.node_id.0, entry.pid)).collect();
+    let nodes = Nodes::ask(&context.endpoint, &members);
     if context.json {
-        return print_document(&members.iter().map(member_json).collect());
+        print_document(&members.iter().map(|entry| nodes.member_json(entry)).collect())?;
+    } else if !members.is_empty() {
+        let rows: Vec<_> = members.iter().map(|entry| nodes.member_row(entry)).collect();
+        print(table(&MEMBER_COLUMNS, &rows))?;
     }
-    if members.is_empty() {
-        return Ok(());
+    nodes.faults.judge(true)
+}
+
+const MEMBER_COLUMNS: [Column; 4] =
+    [Column::Number("NODE"), Column::Number("PID"), Column::Text("NAME"), Column::Text("ADDRESS")];
+
+/// The nodes of members, as far as cmap and cfg know them.
+#[derive(Default)]
+struct Nodes {
+    /// Name and addresses.
+    known: BTreeMap<NodeId, (Option<String>, Vec<String>)>,
+    faults: Faults,
+}
+
+impl Nodes {
+    /// Asks nobody where there is no member.
+    fn ask(endpoint: &Endpoint, members: &[Entry]) -> Self {
+        let mut nodes = Self::default();
+        let ids: BTreeSet<NodeId> = members.iter().map(|entry| entry.node_id).collect();
+        if ids.is_empty() {
+            return nodes;
+        }
+        let configured = cmap::Client::connect_to(endpoint).and_then(|cmap| cmap.nodelist());
+        let configured = match configured {
+            Ok(configured) => configured,
+            Err(error) => {
+                nodes.faults.add("cmap", Fault::from(&error));
+                return nodes;
+            }
+        };
+        for id in ids {
+            let node = configured.by_id(id).cloned().unwrap_or_default();
+            let mut addresses: Vec<String> = node.addresses.into_values().collect();
+            if addresses.is_empty() {
+                match links::addresses(endpoint, id) {
+                    Ok(found) => addresses.extend(found.iter().map(ToString::to_string)),
+                    Err(Error::Cs { error: CsError::NotExist, .. }) => {}
+                    Err(error) => nodes.faults.add(format!("node {id}"), Fault::from(&error)),
+                }
+            }
+            nodes.known.insert(id, (node.name, addresses));
+        }
+        nodes
     }
-    let row = |(node, pid): &(u32, u32)| vec![node.to_string(), pid.to_string()];
-    let columns = [Column::Number("NODE"), Column::Number("PID")];
-    print(table(&columns, &members.iter().map(row).collect::<Vec<_>>()))
+
+    fn member_json(&self, member: &Entry) -> Json {
+        let (name, addresses) = self.known.get(&member.node_id).cloned().unwrap_or_default();
+        json!({
+            "node_id": member.node_id.0,
+            "pid": member.pid,
+            "name": name,
+            "addresses": addresses,
+            "errors": self.faults.json(),
+        })
+    }
+
+    fn member_row(&self, member: &Entry) -> Vec<String> {
+        let known = self.known.get(&member.node_id);
+        let missing = || if known.is_some() { "-" } else { "failed" }.to_owned();
+        let name = known.and_then(|(name, _)| name.clone());
+        let addresses = known.map(|(_, addresses)| words(addresses));
+        vec![
+            member.node_id.to_string(),
+            member.pid.to_string(),
+            name.unwrap_or_else(missing),
+            addresses.unwrap_or_else(missing),
+        ]
+    }
 }
 
 /// The name that a program has for this group which counts the NUL of C strings, or does not.
@@ -346,10 +438,6 @@ fn event_line(joined: GroupName, event: Event) -> Line {
     }
 }
 
-fn member_json((node, pid): &(u32, u32)) -> Json {
-    json!({ "node_id": node, "pid": pid })
-}
-
 fn address_json(member: &Address) -> Json {
-    member_json(&(member.node_id.0, member.pid))
+    json!({ "node_id": member.node_id.0, "pid": member.pid })
 }
