@@ -14,6 +14,7 @@ mod decode;
 mod embedded;
 mod failures;
 mod flood;
+mod from_c_tools;
 mod generations;
 mod handshakes;
 mod parts;

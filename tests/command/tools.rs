@@ -37,7 +37,7 @@ const NOT_COUNTED: [&str; 9] = [
 
 /// Two clusters that are asked the same, and what is to be left out of the answers: pids of
 /// processes in them.
-struct Both {
+pub(super) struct Both {
     real: Cluster,
     /// Has the first of the served nodes, in a network of its own.
     namespaces: Cluster,
@@ -47,7 +47,7 @@ struct Both {
 }
 
 impl Both {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let real = Cluster::builder().nodes(3).token(TOKEN).transport(Transport::Knet).start();
         let name = ok(real.node(1), &["cmap", "get", "totem.cluster_name"]);
         let namespaces = Cluster::builder().create();
@@ -59,12 +59,12 @@ impl Both {
         Self { real, namespaces, pids: Vec::new(), differences: Vec::new(), _served: served }
     }
 
-    fn nodes(&self) -> [&Node; 2] {
+    pub(super) fn nodes(&self) -> [&Node; 2] {
         [self.real.node(1), self.namespaces.node(1)]
     }
 
     /// Starts a program on both.
-    fn spawn(&mut self, spawn: impl Fn(&Node) -> Process) -> [Process; 2] {
+    pub(super) fn spawn(&mut self, spawn: impl Fn(&Node) -> Process) -> [Process; 2] {
         let processes = self.nodes().map(spawn);
         self.pids.push([processes[0].pid(), processes[1].pid()]);
         processes
