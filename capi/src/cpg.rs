@@ -323,7 +323,7 @@ pub extern "C" fn cpg_flow_control_state_get(
     })
 }
 
-/// Allocates a message. It is ordinary memory, as in C.
+/// Allocates a message. It is ordinary memory, as in C after corosync 3.1.10.
 #[unsafe(no_mangle)]
 pub extern "C" fn cpg_zcb_alloc(_: u64, size: usize, buffer: Out<*mut c_void>) -> c_int {
     status(|| {
