@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use testbed::{find_program, skip_because};
+use testbed::{declared_functions, find_program, skip_because};
 
 use super::{LIBRARIES, capi, compile, installed};
 
@@ -48,22 +48,13 @@ fn no_function_of_debians_is_missing_and_its_version_is_the_same() {
     println!("{count} functions are the same");
 }
 
-/// The functions that a header declares.
-fn declared(header: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(capi().join("include/corosync").join(header)).unwrap();
-    let declares = |line: &str| {
-        let rest = line.strip_prefix("cs_error_t ").or(line.strip_prefix("const char *"))?;
-        Some(rest.split_once('(')?.0.to_owned())
-    };
-    text.lines().filter_map(declares).collect()
-}
-
 #[test]
 fn what_a_header_declares_its_library_has_and_nothing_more() {
     let mut count = 0;
     for (name, number) in LIBRARIES {
         let header = if name == "corosync_common" { "corotypes" } else { name };
-        let mut declared = declared(&format!("{header}.h"));
+        let folder = capi().join("include/corosync");
+        let mut declared = declared_functions(&folder.join(header).with_extension("h"));
         declared.sort();
         let file = format!("lib{name}.so.{number}");
         let functions = functions(&installed().join("lib").join(&file));

@@ -33,6 +33,7 @@ mod command;
 mod config;
 mod daemon;
 mod diagnosis;
+mod headers;
 #[cfg(feature = "server")]
 pub mod host;
 pub mod interop;
@@ -72,6 +73,7 @@ pub use self::command::{NodeCommand, Output, Process};
 pub use self::config::{IpcType, Transport};
 pub use self::daemon::Version;
 pub use self::diagnosis::diagnosis;
+pub use self::headers::declared_functions;
 #[cfg(feature = "server")]
 pub use self::host::{
     Host, HostKind, HostPaused, NodePaused, Nodes, Setup, at_endpoint, ignored_test_at, since,
