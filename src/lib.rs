@@ -65,7 +65,7 @@
 //! ```
 //!
 //! [`containers`] says what a container shares with its host. [`glossary`] explains the field's
-//! words.
+//! words. [`from_libcpg`] and [`from_rust_corosync`] are for programs that move here.
 //!
 //! # How a message travels
 //! [`wire`] knows the layout of every message, does no I/O, and turns the caller's values into
@@ -116,6 +116,10 @@ pub mod cpg;
 pub mod embedded;
 pub mod event_loops;
 pub mod evs;
+#[doc = include_str!("../docs/from-libcpg.md")]
+pub mod from_libcpg {}
+#[doc = include_str!("../docs/from-rust-corosync.md")]
+pub mod from_rust_corosync {}
 #[doc = include_str!("../docs/glossary.md")]
 pub mod glossary {}
 pub mod libqb;
