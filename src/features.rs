@@ -7,6 +7,8 @@
 //! counter for each message that nodes send each other, so the keys of these counters identify
 //! newer versions of a service.
 
+use std::fmt;
+
 use crate::error::{CsError, Error, Result};
 
 /// A feature that not every corosync has.
@@ -52,7 +54,7 @@ pub(crate) const RELOAD_CONFIG: Feature = Feature {
     name: "reloading the configuration",
     since: "2.3.2",
     // Up to 1.99.7 the counter and the request id belong to another message. Only these have evs.
-    evidence: &[("runtime.services.cfg.3.rx", true), ("runtime.services.evs.0.rx", false)],
+    evidence: &[("runtime.services.cfg.3.rx", true), (UNTIL_1_99, false)],
 };
 pub(crate) const REOPEN_LOG_FILES: Feature =
     Feature { name: "reopening log files", since: "2.99.4", evidence: &[UNTIL_2_4] };
@@ -60,6 +62,63 @@ pub(crate) const NODE_STATUS: Feature =
     Feature { name: "the status of nodes", since: "3.1.1", evidence: &[UNTIL_2_4] };
 pub(crate) const SHUTDOWN_TRACKING: Feature =
     Feature { name: "tracking shutdown", since: "3.1.1", evidence: &[UNTIL_2_4] };
+
+/// A key of corosync up to 1.99.7, which has evs.
+const UNTIL_1_99: &str = "runtime.services.evs.0.rx";
+
+/// What the keys of the map say of the daemon's version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Generation {
+    /// The oldest version that it can be, such as `3.1`.
+    pub since: String,
+    /// The first version that it cannot be any more. `None` for the newest that is known.
+    pub before: Option<String>,
+}
+
+/// Versions that a key tells from the one before, from 2.0 and from 2.99 on.
+const SINCE_2_0: [&Feature; 3] = [&QDEVICE, &RELOAD_CONFIG, &CPG_FRAGMENTS];
+const SINCE_2_99: [&Feature; 2] = [&STATS_TRACKING, &QDEVICE_EXTRA_INFO];
+
+impl Generation {
+    /// Infers it. `has_key` returns true if the daemon's map has a key.
+    ///
+    /// # Errors
+    /// As `has_key`.
+    pub(crate) fn of(has_key: impl Fn(&str) -> Result<bool>) -> Result<Self> {
+        let generation = |since: &str, before: Option<&str>| Self {
+            since: since.to_owned(),
+            before: before.map(str::to_owned),
+        };
+        if has_key(UNTIL_1_99)? {
+            return Ok(generation("1.99", Some("2.0")));
+        }
+        let (first, steps, end) = if has_key(UNTIL_2_4.0)? {
+            ("2.0", &SINCE_2_0[..], Some("2.99"))
+        } else {
+            ("2.99", &SINCE_2_99[..], None)
+        };
+        let mut since = first;
+        for step in steps {
+            match step.require(&has_key) {
+                Ok(()) => since = step.since,
+                Err(Error::Unsupported { .. }) => return Ok(generation(since, Some(step.since))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(generation(since, end))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.before {
+            Some(before) => f.pad(&format!("{} or later, before {before}", self.since)),
+            None => f.pad(&format!("{} or later", self.since)),
+        }
+    }
+}
 
 impl Feature {
     /// Checks that the daemon knows the feature's requests, or at least refuses them without harm.

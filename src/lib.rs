@@ -124,6 +124,7 @@ pub mod from_rust_corosync {}
 pub mod glossary {}
 pub mod libqb;
 pub mod quorum;
+pub mod snapshot;
 pub mod supervise;
 pub mod votequorum;
 pub mod wire;

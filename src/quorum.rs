@@ -17,7 +17,9 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -26,7 +28,7 @@ use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
 use crate::features::QUORUM_MODEL_V1;
-use crate::libqb::client::Call;
+use crate::libqb::client::{Call, within};
 use crate::wire::Message;
 use crate::wire::quorum as wire;
 use crate::wire::values::{NodeId, RingId, TrackFlags, open_enum};
@@ -133,6 +135,96 @@ pub struct NodelistNotification {
     pub left: Vec<NodeId>,
 }
 
+/// A ring's id. Old corosyncs keep the node that formed it to themselves.
+///
+/// Prints as [`RingId`], with `?` for a node that is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(into = "RingText", from = "RingText")
+)]
+pub struct Ring {
+    /// The node that formed the ring; `None` from model v0.
+    pub node_id: Option<NodeId>,
+    /// The sequence number.
+    pub seq: u64,
+}
+
+impl From<RingId> for Ring {
+    fn from(ring: RingId) -> Self {
+        Self { node_id: Some(ring.node_id), seq: ring.seq }
+    }
+}
+
+impl fmt::Display for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node_id, seq } = *self;
+        match node_id {
+            Some(node_id) => f.pad(&RingId { node_id, seq }.to_string()),
+            None => f.pad(&format!("?.{seq:x}")),
+        }
+    }
+}
+
+/// A ring's id with the text that corosync prints.
+#[cfg(feature = "serde")]
+#[derive(serde::Serialize, serde::Deserialize)]
+struct RingText {
+    node_id: Option<NodeId>,
+    seq: u64,
+    #[serde(default)]
+    text: String,
+}
+
+#[cfg(feature = "serde")]
+impl From<Ring> for RingText {
+    fn from(ring: Ring) -> Self {
+        Self { node_id: ring.node_id, seq: ring.seq, text: ring.to_string() }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<RingText> for Ring {
+    fn from(ring: RingText) -> Self {
+        Self { node_id: ring.node_id, seq: ring.seq }
+    }
+}
+
+/// Quorum and the members at one moment; [`membership`] asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Membership {
+    /// Whether this node is quorate.
+    pub quorate: bool,
+    /// The ring. This and the members are `None` from corosync before 3.1 without a quorum
+    /// provider, where no service reports them.
+    pub ring_id: Option<Ring>,
+    /// Its members.
+    pub members: Option<Vec<NodeId>>,
+}
+
+/// Quorum, the ring and its members, in the newest model that the daemon has. No C function does
+/// this: there one chooses a model and waits for a callback.
+///
+/// It connects by itself, to cmap too, which tells whether the daemon has model v1.
+///
+/// ```no_run
+/// use corosync_ipc::{Endpoint, quorum};
+///
+/// let membership = quorum::membership(&Endpoint::from_env()?)?;
+/// println!("quorate: {}, members: {:?}", membership.quorate, membership.members);
+/// # Ok::<(), corosync_ipc::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`Client::connect`]; [`Error::TimedOut`].
+pub fn membership(endpoint: &Endpoint) -> Result<Membership> {
+    let call = Call::connecting(endpoint);
+    within(call.deadline, || Client::connect_newest(endpoint)?.present(call.deadline))
+}
+
 /// Options of [`Client::connect_with`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -179,6 +271,18 @@ impl Client {
     /// As [`Client::connect`].
     pub fn connect_to(endpoint: &Endpoint) -> Result<Self> {
         Self::connect_with(endpoint, Options::new())
+    }
+
+    /// Connects with the newest model that the daemon is known to have: model v0 also where cmap
+    /// does not say how old the daemon is.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_newest(endpoint: &Endpoint) -> Result<Self> {
+        // Whatever cmap fails with, that the daemon is asked with care must not keep anybody from
+        // it.
+        Self::connect_with(endpoint, Options::new().model(Model::V1))
+            .or_else(|_| Self::connect_to(endpoint))
     }
 
     /// Connects with options.
@@ -270,6 +374,35 @@ impl Client {
             started
         };
         self.core.service.tracking.start(CALL, flags, send)
+    }
+
+    /// Asks for the present state and waits for it, on a client that nobody else takes events of.
+    pub(crate) fn present(&self, deadline: Instant) -> Result<Membership> {
+        self.track_start(TrackFlags::CURRENT)?;
+        let (quorate, ring, members, nodelist) = loop {
+            match self.next_event(deadline)? {
+                Some(Event::Quorum(event)) => {
+                    break (event.quorate, event.ring_id.into(), event.members, event.nodelist);
+                }
+                Some(Event::Notification(event)) => {
+                    let ring = Ring { node_id: None, seq: event.ring_seq };
+                    break (event.quorate, ring, event.members, None);
+                }
+                Some(_) => {}
+                None => {
+                    let operation = "waiting for the state of quorum".into();
+                    let after = self.request_timeout();
+                    return Err(Error::TimedOut { operation, after, stage: None });
+                }
+            }
+        };
+        // Ring and members come from the provider. Without one they stay empty in the state.
+        let (ring_id, members) = match (self.quorum_type(), nodelist) {
+            (QuorumType::FREE, None) => (None, None),
+            (QuorumType::FREE, Some(list)) => (Some(list.ring_id.into()), Some(list.members)),
+            _ => (Some(ring), Some(members)),
+        };
+        Ok(Membership { quorate, ring_id, members })
     }
 
     /// Ends notifications. Those already sent still come.

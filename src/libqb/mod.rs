@@ -25,6 +25,11 @@ pub use client::Client;
 /// How the messages of a connection travel. The server chooses, its clients follow. Matches
 /// `qb_ipc_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 #[non_exhaustive]
 pub enum Transport {
     /// Through rings in shared memory. `QB_IPC_SHM`

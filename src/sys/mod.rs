@@ -8,6 +8,7 @@ pub(crate) mod event;
 pub(crate) mod fault;
 pub(crate) mod file;
 pub(crate) mod futex;
+pub(crate) mod process;
 #[cfg(feature = "server")]
 pub(crate) mod serve;
 pub(crate) mod socket;

@@ -40,7 +40,7 @@ fn the_state_is_that_of_one_quorate_node() {
     for (member, value) in [
         ("cluster_name", json!("embedded")),
         ("node_id", json!(1)),
-        ("ring_id", json!({ "node_id": 1, "seq": 5 })),
+        ("ring_id", json!({ "node_id": 1, "seq": 5, "text": "1.5" })),
         ("quorate", json!(true)),
         ("expected_votes", json!(1)),
         ("total_votes", json!(1)),

@@ -48,7 +48,9 @@ fn ring_id(text: &str) -> Value {
     } else {
         (None, text.parse())
     };
-    json!({ "node_id": node, "seq": seq.expect("a ring id") })
+    let seq = seq.expect("a ring id");
+    let text = node.map_or(format!("?.{seq:x}"), |node: u32| format!("{node:x}.{seq:x}"));
+    json!({ "node_id": node, "seq": seq, "text": text })
 }
 
 fn flag_name(flag: &str) -> &str {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use corosync_ipc::Endpoint;
+use corosync_ipc::snapshot::{Options, Snapshot};
+use corosync_ipc::{Endpoint, Error, within};
 
 /// The global options.
 #[derive(Debug)]
@@ -22,5 +23,10 @@ impl Context {
         let far = Duration::from_secs(100 * 365 * 24 * 3600);
         let deadline = Instant::now() + endpoint.request_timeout_value().min(far);
         Self { endpoint, json, is_embedded, deadline }
+    }
+
+    /// A snapshot within the deadline.
+    pub(crate) fn snapshot(&self, options: Options) -> Result<Snapshot, Error> {
+        within(self.deadline, || Snapshot::take_with(&self.endpoint, options))
     }
 }

@@ -1,9 +1,7 @@
 //! Failures of the command: one line on standard error and an exit status.
 
-use std::collections::HashSet;
-
+use corosync_ipc::snapshot::{Fault, Faults, Service, Snapshot};
 use corosync_ipc::{CsError, Error};
-use serde_json::{Value as Json, json};
 
 /// Why the command ends early.
 #[derive(Debug)]
@@ -68,7 +66,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Failed {
             status: status(&error),
-            text: describe(&error) + hint(&error).unwrap_or_default(),
+            text: Fault::describe(&error) + hint(&error).unwrap_or_default(),
         }
     }
 }
@@ -99,119 +97,61 @@ pub(crate) fn status(error: &Error) -> u8 {
     }
 }
 
-/// One line: the error, its sources and the cs_error.
-pub(crate) fn describe(error: &Error) -> String {
-    let text = error.with_sources().to_string();
-    let error = match error {
-        // The cause.
-        Error::PartlySent { source, .. } => source,
-        error => error,
+/// The exit status for a part that is missing.
+fn fault_status(fault: &Fault) -> u8 {
+    fault.source.as_deref().map_or(REFUSED, status)
+}
+
+/// The text that stands in the answer in place of the part.
+pub(crate) fn fault_text(fault: &Fault) -> String {
+    format!("failed: {fault}")
+}
+
+/// The result of a command of several parts. `answered`: whether any part was answered.
+pub(crate) fn judge<'a>(
+    faults: impl IntoIterator<Item = (&'a str, &'a Fault)>,
+    answered: bool,
+) -> Result<(), Failure> {
+    let faults: Vec<_> = faults.into_iter().collect();
+    let statuses = || faults.iter().map(|(_, fault)| fault_status(fault));
+    let status = if !answered && statuses().all(|status| status == UNREACHABLE) {
+        UNREACHABLE
+    } else if statuses().any(|status| status == TIMED_OUT) {
+        TIMED_OUT
+    } else {
+        REFUSED
     };
-    match error {
-        // The text has it already, or the caller is wrong and no daemon returned it.
-        Error::Cs { .. } | Error::InvalidArgument { .. } | Error::Unencodable { .. } => text,
-        error => format!("{text} ({})", error.cs_error()),
-    }
+    // The fault that decides the exit status.
+    let decides = |(_, fault): &&(&str, &Fault)| fault_status(fault) == status;
+    let Some((part, fault)) = faults.iter().find(decides).or(faults.first()) else {
+        return Ok(());
+    };
+    // Without any answer, the part does not matter.
+    let part = if answered { format!("{part}: ") } else { String::new() };
+    let more = if answered && faults.len() > 1 {
+        format!(" (and {} more)", faults.len() - 1)
+    } else {
+        String::new()
+    };
+    Err(Failure::Failed { status, text: format!("{part}{fault}{more}") })
 }
 
-/// Why one part of an answer is missing.
-#[derive(Clone, Debug)]
-pub(crate) struct Fault {
-    status: u8,
-    text: String,
-    cs_error: Option<&'static str>,
-    /// Added to the line on standard error.
-    hint: Option<&'static str>,
+/// The faults of a snapshot and of its services, for [`judge`]. A service whose fault explains a
+/// missing part is not told again.
+pub(crate) fn faults(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &Fault)> {
+    let is_new = |fault: &Fault| snapshot.errors.values().all(|known| known != fault);
+    let services = service_faults(&snapshot.services);
+    parts(&snapshot.errors).chain(services.filter(move |(_, fault)| is_new(fault)))
 }
 
-impl Fault {
-    /// The text that stands in the answer in place of the part.
-    pub(crate) fn text(&self) -> String {
-        format!("failed: {}", self.text)
-    }
-
-    /// The fault as JSON.
-    pub(crate) fn json(&self) -> Json {
-        json!({ "error": self.text, "cs_error": self.cs_error })
-    }
+/// Missing parts, for [`judge`].
+pub(crate) fn parts(faults: &Faults) -> impl Iterator<Item = (&str, &Fault)> {
+    faults.iter().map(|(part, fault)| (part.as_str(), fault))
 }
 
-impl From<&Error> for Fault {
-    fn from(error: &Error) -> Self {
-        let cs_error = error.cs_error().c_name();
-        Self { status: status(error), text: describe(error), cs_error, hint: hint(error) }
-    }
-}
-
-/// The missing parts of an answer, by name, and why they are missing.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Faults(Vec<(String, Fault)>);
-
-impl Faults {
-    pub(crate) fn add(&mut self, part: impl Into<String>, fault: Fault) {
-        self.0.push((part.into(), fault));
-    }
-
-    /// Adds faults of further parts. A cause that is there already is not added again.
-    pub(crate) fn extend(&mut self, faults: Self) {
-        let known: HashSet<String> =
-            self.0.iter().flat_map(|(part, fault)| [part, &fault.text]).cloned().collect();
-        let new =
-            |(part, fault): &(String, Fault)| !known.contains(part) && !known.contains(&fault.text);
-        self.0.extend(faults.0.into_iter().filter(new));
-    }
-
-    pub(crate) fn get(&self, part: &str) -> Option<&Fault> {
-        self.0.iter().find_map(|(name, fault)| (name == part).then_some(fault))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// An object with a member for each part.
-    pub(crate) fn json(&self) -> Json {
-        Json::Object(self.0.iter().map(|(part, fault)| (part.clone(), fault.json())).collect())
-    }
-
-    /// Without hints, for a command that prints its own.
-    pub(crate) fn without_hints(mut self) -> Self {
-        self.0.iter_mut().for_each(|(_, fault)| fault.hint = None);
-        self
-    }
-
-    /// The result of the command. `answered`: whether any part was answered.
-    pub(crate) fn judge(&self, answered: bool) -> Result<(), Failure> {
-        let statuses = || self.0.iter().map(|(_, fault)| fault.status);
-        let status = if !answered && statuses().all(|status| status == UNREACHABLE) {
-            UNREACHABLE
-        } else if statuses().any(|status| status == TIMED_OUT) {
-            TIMED_OUT
-        } else {
-            REFUSED
-        };
-        // The fault that decides the exit status.
-        let Some((part, fault)) =
-            self.0.iter().find(|(_, fault)| fault.status == status).or(self.0.first())
-        else {
-            return Ok(());
-        };
-        // Without any answer, the part does not matter.
-        let part = if answered { format!("{part}: ") } else { String::new() };
-        let more = if answered && self.0.len() > 1 {
-            format!(" (and {} more)", self.0.len() - 1)
-        } else {
-            String::new()
-        };
-        let hint = fault.hint.filter(|_| !answered).unwrap_or_default();
-        Err(Failure::Failed { status, text: format!("{part}{}{more}{hint}", fault.text) })
-    }
-}
-
-impl<const N: usize> From<[(&str, Fault); N]> for Faults {
-    fn from(faults: [(&str, Fault); N]) -> Self {
-        Self(faults.map(|(part, fault)| (part.to_owned(), fault)).into())
-    }
+/// The services that do not answer although they should, for [`judge`].
+pub(crate) fn service_faults(services: &[Service]) -> impl Iterator<Item = (&str, &Fault)> {
+    services.iter().filter_map(|service| Some((&*service.service, service.fault()?)))
 }
 
 /// Explains a cs_error of the daemon.
@@ -251,43 +191,42 @@ mod tests {
         let refused = io::Error::from_raw_os_error(111);
         let address = SocketAddress::Abstract("cmap".to_owned());
         let error = Error::NoSocket { service: "cmap".into(), address, source: refused };
-        let line = describe(&error);
+        let line = Fault::describe(&error);
         assert!(line.ends_with(": Connection refused (os error 111) (CS_ERR_LIBRARY)"), "{line}");
         assert_eq!(status(&error), UNREACHABLE);
 
         let error = Error::Cs { call: "cmap set".into(), error: CsError::Access };
-        assert_eq!(describe(&error), "cmap set: CS_ERR_ACCESS");
+        assert_eq!(Fault::describe(&error), "cmap set: CS_ERR_ACCESS");
         assert_eq!(status(&error), REFUSED);
     }
 
     #[test]
     fn parts_that_fail_decide_how_the_command_ends() {
-        let gone = Error::Disconnected { service: "cfg".into(), truncated: None, stage: None };
-        let late =
-            Error::TimedOut { operation: "x".into(), after: Duration::from_secs(1), stage: None };
-        let refused = Error::Cs { call: "x".into(), error: CsError::Access };
-        let ends = |errors: &[&Error], answered| {
-            let mut faults = Faults::default();
-            errors
-                .iter()
-                .enumerate()
-                .for_each(|(part, error)| faults.add(format!("part {part}"), Fault::from(*error)));
-            match faults.judge(answered) {
+        let gone =
+            || Error::Disconnected { service: "cfg".into(), truncated: None, stage: None }.into();
+        let late = || {
+            let after = Duration::from_secs(1);
+            Error::TimedOut { operation: "x".into(), after, stage: None }.into()
+        };
+        let refused = || Error::Cs { call: "x".into(), error: CsError::Access }.into();
+        let ends = |faults: &[Fault], answered| {
+            let parts = ["part 0", "part 1", "part 2"].into_iter().zip(faults);
+            match judge(parts, answered) {
                 Ok(()) => (0, String::new()),
                 Err(Failure::Failed { status, text }) => (status, text),
                 Err(other) => panic!("{other:?}"),
             }
         };
         assert_eq!(ends(&[], true).0, 0);
-        assert_eq!(ends(&[&gone, &gone], false).0, UNREACHABLE);
-        assert_eq!(ends(&[&gone, &gone], true).0, REFUSED);
-        assert_eq!(ends(&[&gone, &refused], false).0, REFUSED);
-        assert_eq!(ends(&[&refused, &late, &gone], true).0, TIMED_OUT);
-        assert_eq!(ends(&[&gone, &late], false).0, TIMED_OUT);
-        assert_eq!(ends(&[&refused], true).1, "part 0: x: CS_ERR_ACCESS");
-        assert_eq!(ends(&[&refused], false).1, "x: CS_ERR_ACCESS");
-        assert!(ends(&[&refused, &late], true).1.starts_with("part 1: x timed out"));
-        assert!(ends(&[&refused, &late], true).1.ends_with("(and 1 more)"));
+        assert_eq!(ends(&[gone(), gone()], false).0, UNREACHABLE);
+        assert_eq!(ends(&[gone(), gone()], true).0, REFUSED);
+        assert_eq!(ends(&[gone(), refused()], false).0, REFUSED);
+        assert_eq!(ends(&[refused(), late(), gone()], true).0, TIMED_OUT);
+        assert_eq!(ends(&[gone(), late()], false).0, TIMED_OUT);
+        assert_eq!(ends(&[refused()], true).1, "part 0: x: CS_ERR_ACCESS");
+        assert_eq!(ends(&[refused()], false).1, "x: CS_ERR_ACCESS");
+        assert!(ends(&[refused(), late()], true).1.starts_with("part 1: x timed out"));
+        assert!(ends(&[refused(), late()], true).1.ends_with("(and 1 more)"));
     }
 
     #[test]

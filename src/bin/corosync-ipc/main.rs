@@ -12,7 +12,7 @@ mod embedded;
 mod failure;
 mod log;
 mod output;
-mod snapshot;
+mod report;
 mod watch;
 
 use std::process::ExitCode;

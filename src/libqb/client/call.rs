@@ -52,6 +52,11 @@ impl Call {
         Self::new("connecting", endpoint.connect_timeout_value(), endpoint.waits_while_busy())
     }
 
+    /// A call that asks several services, with the time of one request.
+    pub(crate) fn request(endpoint: &Endpoint, name: &'static str) -> Self {
+        Self::new(name, endpoint.request_timeout_value(), endpoint.waits_while_busy())
+    }
+
     /// A part of the call, which has a name of its own and the same deadline.
     pub(crate) fn step(self, name: &'static str) -> Self {
         Self { name, ..self }

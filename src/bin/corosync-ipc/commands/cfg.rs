@@ -6,14 +6,15 @@ use clap::{Args, Subcommand};
 use corosync_ipc::cfg::{
     Client, Event, MAX_REASON, Shutdown, ShutdownAnswer, ShutdownKind, ShutdownTimedOut,
 };
+use corosync_ipc::snapshot;
 use corosync_ipc::{CsError, Error, NodeId, UnknownEvent, cmap};
 use serde_json::json;
 
 use crate::commands::cmap::value;
 use crate::context::Context;
-use crate::failure::{self, Explain, Failure};
+use crate::failure::{self, Explain, Failure, judge, parts};
 use crate::output::{print, print_document};
-use crate::snapshot::links::{self, Link};
+use crate::report;
 use crate::watch::{Line, Watch};
 
 /// Shows links and nodes, reloads the configuration, ends daemons
@@ -157,23 +158,23 @@ impl Cfg {
         match self.command {
             Command::Local => local(context),
             Command::Links { check } => {
-                let (links, faults) = links::links(&context.endpoint)?;
+                let (links, faults) = snapshot::links(&context.endpoint)?;
                 if context.json {
-                    print_document(&links::links_json(&links))?;
+                    print_document(&json!(links))?;
                 } else {
-                    print(links::links_text(&links))?;
+                    print(report::links_text(&links))?;
                 }
-                faults.judge(true)?;
-                failure::check(!check || !links.iter().any(Link::is_down))
+                judge(parts(&faults), true)?;
+                failure::check(!check || !links.iter().any(|link| link.healthy == Some(false)))
             }
             Command::Nodes => {
-                let (nodes, faults) = links::nodes(&context.endpoint)?;
+                let (nodes, faults) = snapshot::node_links(&context.endpoint)?;
                 if context.json {
-                    print_document(&links::nodes_json(&nodes))?;
+                    print_document(&report::node_links_json(&nodes))?;
                 } else {
-                    print(links::nodes_text(&nodes))?;
+                    print(report::node_links_text(&nodes))?;
                 }
-                faults.judge(true)
+                judge(parts(&faults), true)
             }
             Command::Addresses { node } => addresses(context, NodeId(node)),
             Command::Reload => reload(context),
@@ -208,7 +209,7 @@ fn local(context: &Context) -> Result<(), Failure> {
 }
 
 fn addresses(context: &Context, node: NodeId) -> Result<(), Failure> {
-    let addresses = links::addresses(&context.endpoint, node).explain(|error| {
+    let addresses = snapshot::addresses(&context.endpoint, node).explain(|error| {
         (error == CsError::NotExist)
             .then(|| format!("no such node: {node}, or its addresses are unknown"))
     })?;

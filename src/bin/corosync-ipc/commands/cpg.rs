@@ -9,15 +9,15 @@ use corosync_ipc::cpg::{
     Address, Client, Confchg, Deliver, Discard, Discarded, Entry, Event, GroupName, Guarantee,
     Iteration, Options, TotemConfchg,
 };
+use corosync_ipc::snapshot::{self, Faults};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, UnknownEvent, cmap};
 use serde_json::{Value as Json, json};
 
 use crate::commands::group::{self, add_name, end, parse_name};
 use crate::context::Context;
-use crate::failure::{Failure, Fault, Faults};
+use crate::failure::{Failure, judge, parts};
 use crate::output::{self, Column, print, print_document, table, words};
-use crate::snapshot::links;
-use crate::snapshot::report::{ring_json, ring_text};
+use crate::report::ring_json;
 use crate::watch::{Line, ids};
 
 /// Shows groups of processes, joins them and sends messages to them
@@ -201,7 +201,7 @@ fn groups(context: &Context) -> Result<(), Failure> {
         columns.insert(0, Column::Text("GROUP"));
         print(table(&columns, &entries.iter().map(row).collect::<Vec<_>>()))?;
     }
-    nodes.faults.judge(true)
+    judge(parts(&nodes.faults), true)
 }
 
 fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
@@ -220,7 +220,7 @@ fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
         let rows: Vec<_> = members.iter().map(|entry| nodes.member_row(entry)).collect();
         print(table(&MEMBER_COLUMNS, &rows))?;
     }
-    nodes.faults.judge(true)
+    judge(parts(&nodes.faults), true)
 }
 
 const MEMBER_COLUMNS: [Column; 4] =
@@ -246,7 +246,7 @@ impl Nodes {
         let configured = match configured {
             Ok(configured) => configured,
             Err(error) => {
-                nodes.faults.add("cmap", Fault::from(&error));
+                nodes.faults.insert("cmap".to_owned(), error.into());
                 return nodes;
             }
         };
@@ -254,10 +254,10 @@ impl Nodes {
             let node = configured.by_id(id).cloned().unwrap_or_default();
             let mut addresses: Vec<String> = node.addresses.into_values().collect();
             if addresses.is_empty() {
-                match links::addresses(endpoint, id) {
+                match snapshot::addresses(endpoint, id) {
                     Ok(found) => addresses.extend(found.iter().map(ToString::to_string)),
                     Err(Error::Cs { error: CsError::NotExist, .. }) => {}
-                    Err(error) => nodes.faults.add(format!("node {id}"), Fault::from(&error)),
+                    Err(error) => _ = nodes.faults.insert(format!("node {id}"), error.into()),
                 }
             }
             nodes.known.insert(id, (node.name, addresses));
@@ -272,7 +272,7 @@ impl Nodes {
             "pid": member.pid,
             "name": name,
             "addresses": addresses,
-            "errors": self.faults.json(),
+            "errors": self.faults,
         })
     }
 
@@ -410,11 +410,9 @@ fn event_line(joined: GroupName, event: Event) -> Line {
             Line { event: "confchg", text, members }
         }
         Event::TotemConfchg(TotemConfchg { ring_id, members: nodes }) => {
-            let mut members =
-                json!({ "ring_id": ring_json(ring_id.into()), "members": ids(&nodes) });
+            let mut members = json!({ "ring_id": ring_json(ring_id), "members": ids(&nodes) });
             add_name(&mut members, &joined);
-            let text =
-                format!("{joined} ring {}, members {}", ring_text(ring_id.into()), words(&nodes));
+            let text = format!("{joined} ring {}, members {}", ring_id, words(&nodes));
             Line { event: "totem_confchg", text, members }
         }
         Event::Discarded(Discarded { group, node_id, pid, length, reason }) => {

@@ -1,18 +1,13 @@
 //! `corosync-ipc status`: a summary of the cluster.
 
-use std::fmt::Write;
-use std::thread;
-
 use clap::Args;
-use serde_json::{Value as Json, json};
+use corosync_ipc::snapshot::{Options, Snapshot};
+use serde_json::json;
 
 use crate::context::Context;
-use crate::failure::{Failure, Fault, Faults, describe};
+use crate::failure::{Failure, fault_text, faults, judge};
 use crate::output::{print, print_document, printable};
-use crate::snapshot::Snapshot;
-use crate::snapshot::links::{self, Link};
-use crate::snapshot::report;
-use crate::snapshot::services::{self, Probe, ask, join};
+use crate::report;
 
 /// Prints one snapshot of the cluster as this node sees it
 ///
@@ -29,67 +24,22 @@ pub(crate) struct Status {}
 impl Status {
     #[allow(clippy::unused_self, reason = "as all commands")]
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let Context { endpoint, deadline, .. } = context;
-        let (snapshot, probes, links) = thread::scope(|scope| {
-            let probes = scope.spawn(|| services::probe_all(endpoint, *deadline));
-            let links = ask(scope, *deadline, || links::links(endpoint));
-            (Snapshot::take(endpoint, *deadline), join(probes), join(links))
-        });
-        let snapshot = snapshot?;
-        let mut faults = snapshot.faults.clone();
-        let links = links.map_err(|error| Fault::from(&error)).map(|(links, missing)| {
-            faults.extend(missing);
-            links
-        });
-        if let Err(fault) = &links {
-            faults.extend(Faults::from([("links", fault.clone())]));
-        }
-        faults.extend(services::faults(&probes, snapshot.has_votequorum()));
+        let snapshot = context.snapshot(Options::new())?;
         if context.json {
-            let mut document = report::json(&snapshot);
-            document["links"] = json!(links.as_deref().ok().map(links::links_json));
-            if let Err(fault) = &links {
-                document["errors"]["links"] = fault.json();
-            }
-            document["services"] = probes.iter().map(service_json).collect();
-            print_document(&document)?;
+            print_document(&json!(snapshot))?;
         } else {
-            print(text(&snapshot, &links, &probes))?;
+            print(text(&snapshot))?;
         }
         // There is a snapshot, so a service answered.
-        faults.judge(true)
+        judge(faults(&snapshot), true)
     }
 }
 
-fn text(snapshot: &Snapshot, links: &Result<Vec<Link>, Fault>, probes: &[Probe]) -> String {
-    let mut text = report::text(snapshot);
-    let _ = match links {
-        Ok(links) => write!(text, "\n{}", links::links_text(links)),
-        Err(fault) => writeln!(text, "\nLinks:\n  {}", printable(&fault.text())),
+fn text(snapshot: &Snapshot) -> String {
+    let links = match (&snapshot.links, snapshot.errors.get("links")) {
+        (Some(links), _) => report::links_text(links),
+        (None, Some(fault)) => format!("Links:\n  {}\n", printable(&fault_text(fault))),
+        (None, None) => String::new(),
     };
-    let _ = match services::transport(probes) {
-        Some(transport) => writeln!(text, "\nServices (transport {transport}):"),
-        None => writeln!(text, "\nServices:"),
-    };
-    for probe in probes {
-        let state = match &probe.result {
-            Ok(_) => "reachable".to_owned(),
-            Err(_) if probe.is_obsolete() => "none in this corosync".to_owned(),
-            Err(_) if probe.is_absent(snapshot.has_votequorum()) => "not configured".to_owned(),
-            Err(error) => printable(&Fault::from(error).text()),
-        };
-        let _ = writeln!(text, "  {:<12}{state}", probe.service.name);
-    }
-    text
-}
-
-fn service_json(probe: &Probe) -> Json {
-    let error = probe.result.as_ref().err().filter(|_| !probe.is_obsolete());
-    json!({
-        "service": probe.service.name,
-        "reachable": probe.result.is_ok(),
-        "transport": probe.result.as_ref().ok().map(|answer| answer.transport.to_string()),
-        "error": error.map(describe),
-        "cs_error": error.and_then(|error| error.cs_error().c_name()),
-    })
+    format!("{}\n{links}\n{}", report::text(snapshot), report::services_text(&snapshot.services))
 }

@@ -7,12 +7,13 @@ use std::slice;
 
 use corosync_ipc::Error;
 use corosync_ipc::cmap::{self, Client, Value};
+use corosync_ipc::snapshot::Fault;
 use indicatif::ProgressBar;
 use serde_json::{Deserializer, Value as Json};
 
 use crate::commands::cmap::value::{self, Type};
 use crate::commands::cmap::{delete_prefixes, hint, is_absent};
-use crate::failure::{Explain, Failure, describe};
+use crate::failure::{Explain, Failure};
 use crate::output::complain;
 
 /// One change, and its place in the file.
@@ -163,7 +164,8 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
             Change::Set(key, value) => client.set(key, value.clone()).explain(hint(key)),
             Change::Delete(key) => match client.delete(key) {
                 Err(error) if is_absent(&error) => {
-                    let text = format!("{}: {}: no such key: {key}", step.place, describe(&error));
+                    let text =
+                        format!("{}: {}: no such key: {key}", step.place, Fault::describe(&error));
                     progress.suspend(|| complain(&text));
                     Ok(())
                 }

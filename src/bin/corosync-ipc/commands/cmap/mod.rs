@@ -10,12 +10,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use corosync_ipc::cmap::{
     Client, Event, MAX_KEY, Map, Notification, Options, TrackEvents, Tracker, Value, check_key,
 };
+use corosync_ipc::snapshot::{Fault, Faults};
 use corosync_ipc::{CsError, Error};
 use serde_json::{Value as Json, json};
 
 use self::value::Type;
 use crate::context::Context;
-use crate::failure::{Explain, Failure, Fault, Faults};
+use crate::failure::{Explain, Failure, judge, parts};
 use crate::output::{print, print_document, printable};
 use crate::watch::{Line, Watch};
 
@@ -332,15 +333,15 @@ fn get_all(client: &Client, context: &Context, keys: &[String]) -> Result<(), Fa
                 entries.push(value::entry_json(key, &value));
             }
             None => {
-                let fault = Fault::from(&absent());
-                let mut entry = fault.json();
+                let fault = Fault::from(absent());
+                let mut entry = json!(fault);
                 for (member, value) in
                     [("key", json!(key)), ("type", Json::Null), ("value", Json::Null)]
                 {
                     entry[member] = value;
                 }
                 entries.push(entry);
-                faults.add(key, fault);
+                faults.insert(key.clone(), fault);
             }
         }
     }
@@ -349,7 +350,7 @@ fn get_all(client: &Client, context: &Context, keys: &[String]) -> Result<(), Fa
     } else {
         print(lines)?;
     }
-    faults.judge(true)
+    judge(parts(&faults), true)
 }
 
 /// The daemon's error for a key that does not exist.
@@ -383,11 +384,11 @@ fn delete_all(
     let mut faults = Faults::default();
     for key in keys {
         match client.delete(key) {
-            Err(error) if !is_excused(&error) => faults.add(key, Fault::from(&error)),
+            Err(error) if !is_excused(&error) => _ = faults.insert(key.clone(), error.into()),
             _ => {}
         }
     }
-    faults.judge(true)
+    judge(parts(&faults), true)
 }
 
 /// Whether there is no such key.

@@ -6,13 +6,15 @@ mod surroundings;
 use std::fmt::Write;
 use std::io;
 use std::mem::discriminant;
+use std::panic::resume_unwind;
 use std::path::Path;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use clap::Args;
 use corosync_ipc::cmap::{self, Map};
+use corosync_ipc::snapshot::{Fault, Service, has_votequorum, services};
 use corosync_ipc::{
-    CsError, Endpoint, Error, ProtocolError, RingError, RingFileFault, SocketAddress, Stage,
+    CsError, Endpoint, Error, ProtocolError, RingError, RingFileFault, SocketAddress, Stage, within,
 };
 use nix::errno::Errno;
 use serde_json::{Value as Json, json};
@@ -20,9 +22,8 @@ use serde_json::{Value as Json, json};
 use crate::commands::doctor::process::{Pids, is_denied, is_of_user, label};
 use crate::commands::doctor::surroundings::{Daemon, Surroundings};
 use crate::context::Context;
-use crate::failure::{Failure, Fault, describe};
+use crate::failure::{Failure, fault_text, judge, service_faults};
 use crate::output::{print, print_document, printable};
-use crate::snapshot::services::{self, Answer, Probe, ask, join};
 
 /// Finds out why a daemon cannot be reached, and says what to do
 ///
@@ -41,31 +42,34 @@ impl Doctor {
     #[allow(clippy::unused_self, reason = "as all commands")]
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let Context { endpoint, deadline, .. } = context;
-        let (mut probes, has_votequorum, is_new, pids) = thread::scope(|scope| {
-            let has_votequorum = ask(scope, *deadline, || services::has_votequorum(endpoint));
-            let is_new = ask(scope, *deadline, || is_2_99(endpoint));
-            let pids = ask(scope, *deadline, || Pids::look(endpoint));
-            let probes = services::probe_all(endpoint, *deadline);
-            // If this fails, so does the probe of cpg.
-            (probes, join(has_votequorum), join(is_new), join(pids).ok())
+        let (mut services, has_votequorum, is_new, pids) = thread::scope(|scope| {
+            let has_votequorum =
+                scope.spawn(|| within(*deadline, || has_votequorum(endpoint).map_err(Fault::from)));
+            let is_new =
+                scope.spawn(|| within(*deadline, || is_2_99(endpoint).map_err(Fault::from)));
+            let pids = scope.spawn(|| within(*deadline, || Pids::look(endpoint)));
+            let services = within(*deadline, || services(endpoint));
+            // If this fails, so does cpg.
+            (services, join(has_votequorum), join(is_new), join(pids).ok())
         });
-        // After the probes, since it takes time that is not the daemon's.
+        // After the services, since it takes time that is not the daemon's.
         let surroundings = Surroundings::look(endpoint);
-        probes.retain(|probe| !probe.is_obsolete());
+        // evs, which most corosyncs do not have.
+        services.retain(|service| service.reachable || service.error.is_some());
         // Without cmap these fail for the same reason as cmap.
         let has_cmap =
-            probes.iter().any(|probe| probe.service.name == "cmap" && probe.result.is_ok());
+            services.iter().any(|service| service.service == "cmap" && service.reachable);
         let (has_votequorum, is_new) = has_cmap.then_some((has_votequorum, is_new)).unzip();
-        let mut faults = services::faults(&probes, known(&has_votequorum));
-        for (part, error) in [(PROVIDER, failed(&has_votequorum)), (IS_NEW, failed(&is_new))] {
-            if let Some(error) = error {
-                faults.add(part, Fault::from(error));
-            }
-        }
-        // Without cmap it is unknown whether votequorum is configured, and cmap is a failure
-        // itself.
-        let is_absent = |probe: &Probe| probe.is_absent(known(&has_votequorum));
-        let is_reached = probes.iter().any(|probe| probe.result.is_ok());
+        let beside = [
+            (PROVIDER, has_votequorum.as_ref().and_then(|asked| asked.as_ref().err())),
+            (IS_NEW, is_new.as_ref().and_then(|asked| asked.as_ref().err())),
+        ];
+        let beside: Vec<(&str, &Fault)> =
+            beside.into_iter().filter_map(|(part, fault)| Some((part, fault?))).collect();
+        let fault_of =
+            |part| beside.iter().find(|(name, _)| *name == part).map(|(_, fault)| *fault);
+        let faults: Vec<_> = service_faults(&services).chain(beside.iter().copied()).collect();
+        let is_reached = services.iter().any(|service| service.reachable);
         let seen = Seen { surroundings: &surroundings, is_reached };
         if context.json {
             let mut document = surroundings.json();
@@ -73,26 +77,24 @@ impl Doctor {
             document["pid"] = json!(std::process::id());
             document["pid_at_daemon"] = json!(pids.and_then(|pids| pids.at_daemon));
             document["label"] = json!(label());
-            document[IS_NEW] = json!(known(&is_new));
-            for part in [PROVIDER, IS_NEW] {
-                if let Some(fault) = faults.get(part) {
-                    document["errors"][part] = fault.json();
-                }
+            document[IS_NEW] = json!(is_new.as_ref().and_then(|is_new| is_new.as_ref().ok()));
+            for (part, fault) in &beside {
+                document["errors"][part] = json!(fault);
             }
             document["services"] =
-                probes.iter().map(|probe| service_json(probe, is_absent(probe), &seen)).collect();
+                services.iter().map(|service| service_json(service, &seen)).collect();
             print_document(&document)?;
         } else {
             let mut text = surroundings.text();
-            let generation = match is_new {
+            let generation = match &is_new {
                 Some(Ok(true)) => Some("2.99 or later".to_owned()),
                 Some(Ok(false)) => Some("older than 2.99".to_owned()),
-                _ => faults.get(IS_NEW).map(Fault::text),
+                _ => fault_of(IS_NEW).map(fault_text),
             };
-            let provider = faults.get(PROVIDER).map(Fault::text);
-            let transport = services::transport(&probes).map(|transport| transport.to_string());
-            let is_denied =
-                probes.iter().any(|probe| probe.result.as_ref().err().is_some_and(is_denied));
+            let provider = fault_of(PROVIDER).map(fault_text);
+            let transport = services.iter().find_map(|service| service.transport);
+            let transport = transport.map(|transport| transport.to_string());
+            let is_denied = services.iter().any(|service| error_of(service).is_some_and(is_denied));
             let label = is_denied.then(label).flatten();
             let pids = pids.and_then(Pids::text);
             for (name, said) in [
@@ -107,10 +109,10 @@ impl Doctor {
                 }
             }
             text.push('\n');
-            write_services(&mut text, &probes, is_absent, &seen);
+            write_services(&mut text, &services, &seen);
             print(text)?;
         }
-        faults.without_hints().judge(is_reached)
+        judge(faults, is_reached)
     }
 }
 
@@ -118,12 +120,13 @@ impl Doctor {
 const PROVIDER: &str = "quorum_provider";
 const IS_NEW: &str = "daemon_is_2_99_or_later";
 
-fn known(asked: &Option<Result<bool, Error>>) -> Option<bool> {
-    asked.as_ref().and_then(|asked| asked.as_ref().ok().copied())
+fn join<T>(asked: ScopedJoinHandle<'_, T>) -> T {
+    asked.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-fn failed(asked: &Option<Result<bool, Error>>) -> Option<&Error> {
-    asked.as_ref().and_then(|asked| asked.as_ref().err())
+/// Why a service does not answer.
+fn error_of(service: &Service) -> Option<&Error> {
+    service.error.as_ref().and_then(|fault| fault.source.as_deref())
 }
 
 fn is_2_99(endpoint: &Endpoint) -> Result<bool, Error> {
@@ -142,27 +145,25 @@ struct Seen<'a> {
 }
 
 /// A line for each service; services with the same failure share one.
-fn write_services(
-    text: &mut String,
-    probes: &[Probe],
-    is_absent: impl Fn(&Probe) -> bool,
-    seen: &Seen<'_>,
-) {
+fn write_services(text: &mut String, services: &[Service], seen: &Seen<'_>) {
     let mut failed: Vec<(&str, &Error)> = Vec::new();
-    for probe in probes {
-        let name = probe.service.name;
-        let _ = match &probe.result {
-            Ok(Answer { pid, uid, .. }) => {
-                let process = match pid {
+    for service in services {
+        let name = &*service.service;
+        let _ = match (error_of(service), service.uid) {
+            (None, uid) => {
+                let uid = uid.unwrap_or_default();
+                let process = match service.pid {
                     Some(pid) => format!("process {pid} (uid {uid})"),
                     None => format!("a process of another pid namespace (uid {uid})"),
                 };
-                writeln!(text, "{name:<12}ok: {process} {}", probe.service.asked)
+                // evs accepts no request while the partition is not quorate.
+                let did = if name == "evs" { "took the connection" } else { "answered a request" };
+                writeln!(text, "{name:<12}ok: {process} {did}")
             }
-            Err(_) if is_absent(probe) => {
+            (Some(_), _) if service.fault().is_none() => {
                 writeln!(text, "{name:<12}ok: not configured (quorum.provider)")
             }
-            Err(error) => {
+            (Some(error), _) => {
                 failed.push((name, error));
                 continue;
             }
@@ -181,7 +182,7 @@ fn write_services(
             text,
             "{name:<12}failed at the {}: {}",
             failed_at(error),
-            printable(&describe(error))
+            printable(&Fault::describe(error))
         );
         let alike: Vec<&str> = alike.iter().skip(1).map(|(name, _)| *name).collect();
         if !alike.is_empty() {
@@ -191,20 +192,20 @@ fn write_services(
     }
 }
 
-fn service_json(probe: &Probe, is_absent: bool, seen: &Seen<'_>) -> Json {
-    let error = probe.result.as_ref().err();
-    let daemon = probe.result.as_ref().ok();
+fn service_json(service: &Service, seen: &Seen<'_>) -> Json {
+    let error = error_of(service);
+    let is_ok = service.fault().is_none();
     json!({
-        "service": probe.service.name,
-        "ok": error.is_none() || is_absent,
-        "configured": !is_absent,
-        "pid": daemon.map(|daemon| daemon.pid),
-        "uid": daemon.map(|daemon| daemon.uid),
-        "transport": daemon.map(|daemon| daemon.transport.to_string()),
+        "service": service.service,
+        "ok": is_ok,
+        "configured": service.configured != Some(false),
+        "pid": service.pid,
+        "uid": service.uid,
+        "transport": service.transport,
         "failed_at": error.map(failed_at),
-        "error": error.map(describe),
-        "cs_error": error.and_then(|error| error.cs_error().c_name()),
-        "advice": error.filter(|_| !is_absent).map(|error| advice(error, seen)),
+        "error": service.error.as_ref().map(|fault| &fault.error),
+        "cs_error": service.error.as_ref().and_then(|fault| fault.cs_error.as_ref()),
+        "advice": error.filter(|_| !is_ok).map(|error| advice(error, seen)),
     })
 }
 

@@ -3,14 +3,15 @@
 mod watch;
 
 use clap::{Args, Subcommand};
+use corosync_ipc::snapshot::{Options, Snapshot, connect_votequorum};
 use corosync_ipc::votequorum::{self, InfoFlags, LOCAL_NODE};
 use corosync_ipc::{CsError, NodeId};
+use serde_json::json;
 
 use crate::context::Context;
-use crate::failure::{self, Explain, Failure};
+use crate::failure::{self, Explain, Failure, faults, judge};
 use crate::output::{print, print_document};
-use crate::snapshot::report;
-use crate::snapshot::{Snapshot, connect_votequorum};
+use crate::report;
 
 /// Shows and watches quorum, nodes and votes, and changes votes
 ///
@@ -115,30 +116,39 @@ impl Quorum {
     }
 }
 
+/// A snapshot of quorum, votes and nodes.
+fn take(context: &Context) -> Result<Snapshot, Failure> {
+    Ok(context.snapshot(Options::new().links(false).services(false))?)
+}
+
 fn status(context: &Context, check: bool) -> Result<(), Failure> {
-    let snapshot = Snapshot::take(&context.endpoint, context.deadline)?;
+    let snapshot = take(context)?;
     if context.json {
-        print_document(&report::json(&snapshot))?;
+        let mut document = json!(snapshot);
+        if let Some(document) = document.as_object_mut() {
+            // Not asked for.
+            document.retain(|member, _| !["links", "services"].contains(&member.as_str()));
+        }
+        print_document(&document)?;
     } else {
         print(report::text(&snapshot))?;
     }
-    snapshot.faults.judge(true)?;
-    let quorate = snapshot.view.is_some_and(|view| view.quorate);
-    failure::check(!check || quorate)
+    judge(faults(&snapshot), true)?;
+    failure::check(!check || snapshot.quorate == Some(true))
 }
 
 fn nodes(context: &Context) -> Result<(), Failure> {
-    let snapshot = Snapshot::take(&context.endpoint, context.deadline)?;
-    if snapshot.view.is_none() {
+    let snapshot = take(context)?;
+    if snapshot.members.is_none() {
         // There is nothing to print without members.
-        return snapshot.faults.judge(true);
+        return judge(faults(&snapshot), true);
     }
     if context.json {
-        print_document(&report::nodes_json(&snapshot))?;
+        print_document(&snapshot.nodes().map(|node| json!(node)).collect())?;
     } else {
         print(report::nodes_text(&snapshot))?;
     }
-    snapshot.faults.judge(true)
+    judge(faults(&snapshot), true)
 }
 
 fn expected(context: &Context, votes: u32) -> Result<(), Failure> {

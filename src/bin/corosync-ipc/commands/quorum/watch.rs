@@ -2,6 +2,8 @@
 
 use std::iter;
 
+use corosync_ipc::quorum::Ring;
+use corosync_ipc::snapshot::connect_votequorum;
 use corosync_ipc::votequorum::{self, NodeEntry, QDEVICE_NODE_ID};
 use corosync_ipc::{Endpoint, Error, NodeId, TrackFlags, UnknownEvent, quorum, within};
 use serde_json::{Value as Json, json};
@@ -9,8 +11,7 @@ use serde_json::{Value as Json, json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{add_payload, words};
-use crate::snapshot::report::{ring_json, ring_text};
-use crate::snapshot::{Ring, connect_quorum, connect_votequorum};
+use crate::report::ring_json;
 use crate::watch::{Line, Watch, ids};
 
 /// Prints notifications until `count` of them were printed.
@@ -26,7 +27,7 @@ pub(crate) fn run(context: &Context, count: Option<u64>) -> Result<(), Failure> 
 
 /// Starts notifications. Without votequorum where it is not configured.
 fn start(endpoint: &Endpoint) -> Result<(quorum::Client, Option<votequorum::Client>), Error> {
-    let quorum = connect_quorum(endpoint)?;
+    let quorum = quorum::Client::connect_newest(endpoint)?;
     let votequorum = connect_votequorum(endpoint)?;
     quorum.track_start(TrackFlags::CHANGES)?;
     if let Some(votequorum) = &votequorum {
@@ -40,12 +41,7 @@ fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
     const SERVICE: &str = "quorum";
     let quorum = |quorate: bool, ring: Ring, members: &[NodeId]| Line {
         event: "quorum",
-        text: format!(
-            "{}, ring {}, members {}",
-            quorate_text(quorate),
-            ring_text(ring),
-            words(members)
-        ),
+        text: format!("{}, ring {}, members {}", quorate_text(quorate), ring, words(members)),
         members: json!({
             "service": SERVICE,
             "quorate": quorate,
@@ -57,14 +53,14 @@ fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
         event: "nodelist",
         text: format!(
             "ring {}, members {}, joined {}, left {}",
-            ring_text(event.ring_id.into()),
+            event.ring_id,
             words(&event.members),
             words(&event.joined),
             words(&event.left)
         ),
         members: json!({
             "service": SERVICE,
-            "ring_id": ring_json(event.ring_id.into()),
+            "ring_id": ring_json(event.ring_id),
             "members": ids(&event.members),
             "joined": ids(&event.joined),
             "left": ids(&event.left),
@@ -109,8 +105,8 @@ fn votequorum_line(event: votequorum::Event) -> Line {
             ring_id, members, ..
         }) => Line {
             event: "votequorum_nodelist",
-            text: format!("ring {}, members {}", ring_text(ring_id.into()), words(&members)),
-            members: json!({ "service": SERVICE, "ring_id": ring_json(ring_id.into()), "members": ids(&members) }),
+            text: format!("ring {}, members {}", ring_id, words(&members)),
+            members: json!({ "service": SERVICE, "ring_id": ring_json(ring_id), "members": ids(&members) }),
         },
         votequorum::Event::ExpectedVotes(votequorum::ExpectedVotesNotification {
             expected_votes,
