@@ -27,6 +27,9 @@ mod json;
 mod links;
 mod services;
 mod sources;
+#[cfg(feature = "tokio")]
+mod stream;
+mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +42,9 @@ pub use self::links::{Link, LinkNode, NodeLinks, addresses, links, node_links};
 pub use self::services::{Service, connect_votequorum, has_votequorum, services};
 use self::services::{ask, join};
 use self::sources::{Answers, Sources};
+#[cfg(feature = "tokio")]
+pub use self::stream::Changes;
+pub use self::watcher::{Change, Watcher};
 use crate::client::ServiceClient;
 use crate::cmap::ConfiguredNode;
 use crate::endpoint::Endpoint;
