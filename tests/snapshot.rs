@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use corosync_ipc::snapshot::{self, Change, Snapshot, Watcher};
-use corosync_ipc::{Endpoint, NodeId, ServiceClient, cmap, quorum, votequorum};
+use corosync_ipc::{Endpoint, NodeId, cmap, quorum, votequorum};
 use testbed::{Nodes, Patience, Setup, eventually};
 
 testbed::on_each_host! {
