@@ -19,6 +19,7 @@ mod generations;
 mod handshakes;
 mod parts;
 mod quorum;
+mod schema;
 mod serve;
 mod served;
 mod terminal;
@@ -62,7 +63,12 @@ fn ok(place: &impl Place, args: &[&str]) -> String {
 #[track_caller]
 fn json(place: &impl Place, args: &[&str]) -> Value {
     let text = command(place, args).arg("--json").run().success();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
+    let document =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"));
+    if args == ["status"] {
+        schema::assert_status(&document);
+    }
+    document
 }
 
 /// The objects in the lines written so far; one that is not complete yet is left out.
@@ -85,8 +91,14 @@ fn assert_fails(output: &Output, status: i32, words: &[&str]) {
 
 #[track_caller]
 fn assert_one_line(stderr: &str, words: &[&str]) {
-    assert!(stderr.starts_with("corosync-ipc: ") && stderr.ends_with('\n'), "{stderr:?}");
+    assert!(stderr.ends_with('\n'), "{stderr:?}");
     assert_eq!(stderr.lines().count(), 1, "{stderr:?}");
+    if !stderr.starts_with("corosync-ipc: ") {
+        // With --json.
+        let error: Value = serde_json::from_str(stderr).unwrap();
+        assert!(error["error"].is_string() && error["exit_status"].is_u64(), "{stderr}");
+        assert!(error.get("cs_error").is_some(), "{stderr}");
+    }
     for word in words {
         assert!(stderr.contains(word), "no {word:?} in {stderr:?}");
     }

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use testbed::{Cluster, Node, NodeCommand, Output, eventually, skip, version};
 
+use super::schema::assert_status;
 use super::served::{Place, Served};
 use super::{assert_fails, assert_one_line, command, json, lines, ok, run};
 
@@ -141,7 +142,12 @@ impl Lying {
         let output = self.run(&[args, &["--json"]].concat());
         assert_eq!(output.code(), status, "{output:?}");
         assert_one_line(&output.stderr, words);
-        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+        let document = serde_json::from_str(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        if args == ["status"] {
+            assert_status(&document);
+        }
+        document
     }
 
     /// What it prints for people, which has these lines in it.
@@ -267,7 +273,7 @@ fn a_service_that_dies_of_a_request_is_told() {
     let status = lying.fails(
         1,
         &["status"],
-        &["links: the connection to cfg is gone", "(CS_ERR_LIBRARY)\n"],
+        &["links: the connection to cfg is gone", "(CS_ERR_LIBRARY)\""],
     );
     assert_eq!(status["links"], json!(null));
     assert_eq!(status["errors"]["links"]["cs_error"], json!("CS_ERR_LIBRARY"));

@@ -162,12 +162,16 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, cla
     Cli::from_arg_matches(&matches)
 }
 
-/// Runs the command that the command line asks for.
-pub(crate) fn run() -> Result<(), Failure> {
-    let Cli { global, command } = match parse(env::args_os()) {
-        Ok(cli) => cli,
-        Err(error) => return usage(error),
-    };
+/// Runs the command that the command line asks for. Returns whether it asks for JSON, too.
+pub(crate) fn run() -> (bool, Result<(), Failure>) {
+    match parse(env::args_os()) {
+        Ok(cli) => (cli.global.json, run_parsed(cli)),
+        Err(error) => (false, usage(error)),
+    }
+}
+
+fn run_parsed(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
     #[cfg(feature = "decode")]
     if let Command::Decode(command) = command {
         return command.run(global.json);

@@ -1,5 +1,7 @@
 //! Failures of the command: one line on standard error and an exit status.
 
+use std::mem;
+
 use corosync_ipc::snapshot::{Fault, Faults, Service, Snapshot};
 use corosync_ipc::{CsError, Error};
 
@@ -16,6 +18,8 @@ pub(crate) enum Failure {
         status: u8,
         /// The line for standard error.
         text: String,
+        /// The name of the cs_error in C, if there is one.
+        cs_error: Option<String>,
     },
 }
 
@@ -38,12 +42,12 @@ pub(crate) fn check(is_so: bool) -> Result<(), Failure> {
 impl Failure {
     /// The command was called wrongly.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
-        Self::Failed { status: USAGE, text: text.into() }
+        Self::Failed { status: USAGE, text: text.into(), cs_error: None }
     }
 
     /// The daemon, a service or the system refused or failed.
     pub(crate) fn refused(text: impl Into<String>) -> Self {
-        Self::Failed { status: REFUSED, text: text.into() }
+        Self::Failed { status: REFUSED, text: text.into(), cs_error: None }
     }
 
     /// Whether the daemon did not answer in time. Another call would time out too.
@@ -53,12 +57,15 @@ impl Failure {
 
     /// Prefixes the text with what was being done.
     pub(crate) fn while_at(self, what: &str) -> Self {
-        match self {
-            Self::Failed { status, text } => {
-                Self::Failed { status, text: format!("{what}: {text}") }
-            }
-            other => other,
+        self.map_text(|text| format!("{what}: {text}"))
+    }
+
+    /// Changes the text.
+    pub(crate) fn map_text(mut self, change: impl FnOnce(String) -> String) -> Self {
+        if let Self::Failed { text, .. } = &mut self {
+            *text = change(mem::take(text));
         }
+        self
     }
 }
 
@@ -67,6 +74,7 @@ impl From<Error> for Failure {
         Self::Failed {
             status: status(&error),
             text: Fault::describe(&error) + hint(&error).unwrap_or_default(),
+            cs_error: error.cs_error().c_name().map(str::to_owned),
         }
     }
 }
@@ -133,7 +141,8 @@ pub(crate) fn judge<'a>(
     } else {
         String::new()
     };
-    Err(Failure::Failed { status, text: format!("{part}{fault}{more}") })
+    let text = format!("{part}{fault}{more}");
+    Err(Failure::Failed { status, text, cs_error: fault.cs_error.clone() })
 }
 
 /// The faults of a snapshot and of its services, for [`judge`]. A service whose fault explains a
@@ -167,11 +176,10 @@ impl<T> Explain<T> for Result<T, Error> {
                 Error::Cs { error, .. } => hint(*error),
                 _ => None,
             };
-            match (Failure::from(error), hint) {
-                (Failure::Failed { status, text }, Some(hint)) => {
-                    Failure::Failed { status, text: format!("{text}: {hint}") }
-                }
-                (failure, _) => failure,
+            let failure = Failure::from(error);
+            match hint {
+                Some(hint) => failure.map_text(|text| format!("{text}: {hint}")),
+                None => failure,
             }
         })
     }
@@ -213,7 +221,7 @@ mod tests {
             let parts = ["part 0", "part 1", "part 2"].into_iter().zip(faults);
             match judge(parts, answered) {
                 Ok(()) => (0, String::new()),
-                Err(Failure::Failed { status, text }) => (status, text),
+                Err(Failure::Failed { status, text, .. }) => (status, text),
                 Err(other) => panic!("{other:?}"),
             }
         };

@@ -2,8 +2,8 @@
 //! JSON. See `corosync-ipc help`.
 //!
 //! It uses nothing but the public API of the library. `cli` reads the command line. Each file of
-//! `commands` has a command's arguments, their help and what it does. `snapshot` asks several
-//! services for what several commands show; `output` writes it.
+//! `commands` has a command's arguments, their help and what it does. `report` turns snapshots into
+//! text; `output` writes it.
 
 mod cli;
 mod commands;
@@ -20,11 +20,16 @@ use std::process::ExitCode;
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    match cli::run() {
+    let (json, result) = cli::run();
+    match result {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Answer(status)) => ExitCode::from(status),
-        Err(Failure::Failed { status, text }) => {
-            output::complain(&text);
+        Err(Failure::Failed { status, text, cs_error }) => {
+            if json {
+                output::complain_json(&text, cs_error.as_deref(), status);
+            } else {
+                output::complain(&text);
+            }
             ExitCode::from(status)
         }
     }

@@ -63,6 +63,12 @@ pub(crate) fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "corosync-ipc: {}", printable(text));
 }
 
+/// Writes one line of JSON to standard error. Ignores errors.
+pub(crate) fn complain_json(text: &str, cs_error: Option<&str>, exit_status: u8) {
+    let line = json!({ "error": text, "cs_error": cs_error, "exit_status": exit_status });
+    let _ = io::stderr().write_all(ascii_where_it_steers(format!("{line}\n")).as_bytes());
+}
+
 /// The time of an event: UTC, with microseconds.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_micros(time).to_string()

@@ -95,6 +95,7 @@ pub(crate) fn await_event<C: ServiceClient, T>(
     Err(Failure::Failed {
         status: TIMED_OUT,
         text: format!("{what} within {timeout:?} (CS_ERR_TIMEOUT)"),
+        cs_error: Some("CS_ERR_TIMEOUT".to_owned()),
     })
 }
 

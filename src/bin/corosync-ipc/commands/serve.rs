@@ -179,13 +179,12 @@ fn start(builder: Builder<Cluster>) -> Result<Cluster, Failure> {
     builder.start().map_err(|error| {
         let is_taken =
             matches!(&error, Error::System { source, .. } if source.kind() == ErrorKind::AddrInUse);
-        match Failure::from(error) {
-            Failure::Failed { status, text } if is_taken => Failure::Failed {
-                status,
-                text: format!("{text}: a corosync listens there; use another --socket-dir"),
-            },
-            failure => failure,
+        let failure = Failure::from(error);
+        if !is_taken {
+            return failure;
         }
+        failure
+            .map_text(|text| format!("{text}: a corosync listens there; use another --socket-dir"))
     })
 }
 
@@ -228,7 +227,7 @@ mod tests {
     fn nodes(node: Option<u32>, nodes: &[u32]) -> Result<(Vec<u32>, u32), String> {
         match Nodes::new(node, nodes.to_vec()) {
             Ok(nodes) => Ok((nodes.all, nodes.served)),
-            Err(Failure::Failed { status: 2, text }) => Err(text),
+            Err(Failure::Failed { status: 2, text, .. }) => Err(text),
             Err(other) => panic!("{other:?}"),
         }
     }
