@@ -274,7 +274,7 @@ fn changes_are_told_with_old_and_new_value(node: &impl Place) {
             let value_type = if value.is_null() { Value::Null } else { json!(value_type) };
             json!({
                 "event": event, "time": null, "key": key, "type": value_type, "value": value,
-                "old_type": old_type, "old_value": old_value,
+                "old_type": old_type, "old_value": old_value, "missed": false,
             })
         };
     assert_eq!(

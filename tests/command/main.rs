@@ -17,6 +17,7 @@ mod flood;
 mod from_c_tools;
 mod generations;
 mod handshakes;
+mod hooks;
 mod parts;
 mod quorum;
 mod schema;
@@ -25,6 +26,7 @@ mod served;
 mod terminal;
 mod tool;
 mod tools;
+mod watchers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,6 +35,8 @@ use std::process::Command;
 use serde_json::Value;
 use served::Place;
 use testbed::{NodeCommand, Output, copy_for_all};
+
+testbed::embedded_process!();
 
 /// nobody and nogroup, wherever corosync runs.
 const NOBODY: u32 = 65534;

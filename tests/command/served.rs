@@ -8,7 +8,7 @@ use corosync_ipc::Endpoint;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
-use testbed::{Node, NodeCommand, Output, Process};
+use testbed::{Host, Node, NodeCommand, Output, Process};
 
 use super::{lines, program};
 
@@ -18,6 +18,12 @@ pub(super) trait Place {
 }
 
 impl Place for Node {
+    fn at(&self, program: &Path) -> NodeCommand {
+        self.command(program)
+    }
+}
+
+impl Place for Host {
     fn at(&self, program: &Path) -> NodeCommand {
         self.command(program)
     }

@@ -19,10 +19,12 @@ use crate::commands::decode;
 use crate::commands::generate::Generate;
 use crate::commands::{cfg, cmap, cpg, doctor, evs, quorum, serve, status};
 use crate::context::Context;
-use crate::embedded::{Embedded, Signals};
+use crate::duration;
+use crate::embedded::Embedded;
 use crate::failure::{Failure, USAGE};
 use crate::log;
-use crate::output::{printable, quoted};
+use crate::output::printable;
+use crate::signals;
 
 /// The end of every command's help.
 const EXIT_STATUS: &str = "\
@@ -121,7 +123,7 @@ struct Global {
     /// The time limit of a command that prints one answer: 500ms, 5s, 2m [default: 5s]. Parts of
     /// the answer that are missing by then have timed out. For a command that runs on (watch,
     /// join, send, load), the limit of its start and of each call to the daemon.
-    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout)]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration::parse)]
     timeout: Option<Duration>,
 
     /// The size of each of a connection's three rings in shared memory [default: 8179; cfg 12275;
@@ -189,7 +191,7 @@ fn run_parsed(cli: Cli) -> Result<(), Failure> {
     if !global.embedded {
         // The kernel drops a signal to process 1 of a container that does not take it.
         if process::id() == 1 && !command.takes_signals() {
-            Signals::block()?.die_after(|_| ());
+            signals::at_first(|_| ())?;
         }
         return run_command(command, &Context::new(global.endpoint()?, json, false));
     }
@@ -231,9 +233,9 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 impl Command {
-    /// Whether the command cleans up when a signal ends it.
+    /// Whether the command itself waits for signals.
     fn takes_signals(&self) -> bool {
-        matches!(self, Self::Cpg(_) | Self::Evs(_) | Self::Serve(_))
+        matches!(self, Self::Serve(_))
     }
 
     /// Whether the command runs on after one answer.
@@ -290,20 +292,9 @@ fn parse_uid(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "not a user id: use a number, as `id -u` prints it".to_owned())
 }
 
-/// Reads a duration that is not 0.
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = humantime::parse_duration(text).map_err(|error| {
-        format!("invalid duration {}: {error}; write it like 500ms, 5s or 2m", quoted(text))
-    })?;
-    if timeout.is_zero() {
-        return Err("a timeout is more than 0".to_owned());
-    }
-    Ok(timeout)
-}
-
 fn parse_timeout_variable(text: &OsStr) -> Result<Duration, Failure> {
     let text = text.to_string_lossy();
-    parse_timeout(&text).map_err(|error| Failure::usage(format!("{ENV_TIMEOUT}: {error}")))
+    duration::parse(&text).map_err(|error| Failure::usage(format!("{ENV_TIMEOUT}: {error}")))
 }
 
 impl Global {

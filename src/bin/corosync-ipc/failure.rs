@@ -4,6 +4,7 @@ use std::mem;
 
 use corosync_ipc::snapshot::{Fault, Faults, Service, Snapshot};
 use corosync_ipc::{CsError, Error};
+use nix::sys::signal::Signal;
 
 /// Why the command ends early.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(crate) enum Failure {
     OutputClosed,
     /// The output is complete; this is the exit status.
     Answer(u8),
+    /// A signal ended it, which the process then dies of.
+    Signal(Signal),
     /// Something failed.
     Failed {
         /// The exit status.
@@ -28,7 +31,7 @@ const REFUSED: u8 = 1;
 /// The command was called wrongly.
 pub(crate) const USAGE: u8 = 2;
 /// No daemon can be reached.
-const UNREACHABLE: u8 = 3;
+pub(crate) const UNREACHABLE: u8 = 3;
 /// The daemon did not answer in time.
 pub(crate) const TIMED_OUT: u8 = 4;
 /// The state that `--check` asks for does not hold.

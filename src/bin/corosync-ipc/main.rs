@@ -8,11 +8,14 @@
 mod cli;
 mod commands;
 mod context;
+mod duration;
 mod embedded;
 mod failure;
+mod hook;
 mod log;
 mod output;
 mod report;
+mod signals;
 mod watch;
 
 use std::process::ExitCode;
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Answer(status)) => ExitCode::from(status),
+        Err(Failure::Signal(signal)) => signals::die_of(signal),
         Err(Failure::Failed { status, text, cs_error }) => {
             if json {
                 output::complain_json(&text, cs_error.as_deref(), status);

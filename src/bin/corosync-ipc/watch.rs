@@ -1,18 +1,54 @@
 //! The loop of all commands that print events.
 
 use std::io;
+use std::mem;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use corosync_ipc::{Dispatcher, NodeId, ServiceClient};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use clap::Args;
+use corosync_ipc::snapshot::Fault;
+use corosync_ipc::supervise::{Missed, Notice, NoticeHandler, Supervise, Supervised, Up};
+use corosync_ipc::{Control, Deadline, Dispatcher, Endpoint, Error, NodeId, ServiceClient, within};
+use nix::poll::{PollFd, PollFlags};
 use serde_json::{Value as Json, json};
 
 use crate::context::Context;
-use crate::failure::Failure;
-use crate::output::{base64, print, print_event, rfc3339};
+use crate::duration;
+use crate::failure::{Failure, TIMED_OUT, UNREACHABLE};
+use crate::output::{base64, complain, print, print_event, rfc3339};
+use crate::signals::{self, poll_any};
+
+/// The event of a line that says that others may be missing.
+const GAP: &str = "gap";
+
+/// How long a signal waits for the loop, which may be connecting to a daemon that is stopped.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Whether a command that watches stays when there is no daemon.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Stay {
+    /// Go on when the daemon ends: connect again.
+    ///
+    /// Prints a line `gap` when the connection is lost, and another one when there is one again,
+    /// with what may have been missed, followed by the present state.
+    #[arg(long)]
+    reconnect: bool,
+    /// Wait for a daemon that is not there yet.
+    ///
+    /// For ever, or for this long: 500ms, 5s, 2m. Ends with 3 when it is over.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = duration::parse)]
+    wait: Option<Option<Duration>>,
+}
+
+impl Stay {
+    /// Whether to go on when the daemon ends.
+    pub(crate) fn reconnects(&self) -> bool {
+        self.reconnect
+    }
+}
 
 /// An event as text and as JSON.
 #[derive(Debug)]
@@ -34,8 +70,7 @@ impl Line {
         }
     }
 
-    fn write(self, json: bool) -> Result<(), Failure> {
-        let time = SystemTime::now();
+    fn write(self, time: SystemTime, json: bool) -> Result<(), Failure> {
         if json {
             print_event(self.event, time, self.members)
         } else {
@@ -49,26 +84,111 @@ pub(crate) fn ids(nodes: &[NodeId]) -> Vec<u32> {
     nodes.iter().map(|node| node.0).collect()
 }
 
-/// Prints the events of clients until `count` lines are printed or a client fails.
+/// What a command makes of the notices of a client.
+pub(crate) trait Watcher: Send + 'static {
+    type Client: Supervise;
+
+    /// Turns an event into lines.
+    fn event(
+        &mut self,
+        client: &Self::Client,
+        event: <Self::Client as ServiceClient>::Event,
+    ) -> Result<Vec<Line>, Failure>;
+
+    /// There is a connection with everything set up, for the first time or `again`.
+    fn up(
+        &mut self,
+        _client: &Arc<Self::Client>,
+        _again: bool,
+        _clients: &mut Clients<'_, '_>,
+    ) -> Result<Vec<Line>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// There is no connection any more.
+    fn lost(&mut self, _why: &Fault) {}
+
+    /// Whether the service does not exist after all, so that nothing is to be watched.
+    fn is_absent(&self, _error: &Error) -> bool {
+        false
+    }
+
+    /// The failure that an error ends the command with.
+    fn failure(&self, error: Error) -> Failure {
+        error.into()
+    }
+
+    /// The name of what is set up.
+    fn name(setup: &<Self::Client as Supervise>::Setup) -> String;
+}
+
+/// Prints the events of clients until `count` lines are printed, or a client fails that is not to
+/// connect again, or a signal comes.
 pub(crate) struct Watch {
     dispatcher: Dispatcher<Printer>,
     printer: Printer,
 }
 
-struct Printer {
+/// The clients of a [`Watch`], to which more can be added.
+pub(crate) struct Clients<'a, 'b> {
+    printer: &'a mut Printer,
+    control: &'a mut Control<'b, Printer>,
+}
+
+pub(crate) struct Printer {
     json: bool,
     /// The number of lines to print, or `None` for no limit.
     left: Option<u64>,
-    /// The event whose lines count, or `None` for all.
+    /// The event whose lines count, or `None` for all but gaps.
     counted: Option<&'static str>,
     end: Option<Result<(), Failure>>,
+    endpoint: Endpoint,
+    reconnect: bool,
+    /// Whether to wait for a daemon, and for how long.
+    wait: Option<Option<Duration>>,
+    /// When all clients must have been connected.
+    start: Option<Instant>,
+    /// How many clients have not been connected yet, and why the last of them was not.
+    waiting: usize,
+    obstacle: String,
+    /// Lines that wait until all clients are connected, so that a command that does not start
+    /// prints nothing.
+    held: Vec<(SystemTime, Line)>,
+}
+
+/// How many lines wait at most.
+const MOST_HELD: usize = 1000;
+
+/// Why and since when there is no connection.
+struct Gap {
+    since: SystemTime,
+    why: Fault,
 }
 
 impl Watch {
     /// Ends after `count` lines.
-    pub(crate) fn new(context: &Context, count: Option<u64>) -> Result<Self, Failure> {
-        let printer = Printer { json: context.json, left: count, counted: None, end: None };
-        Ok(Self { dispatcher: Dispatcher::new()?, printer })
+    pub(crate) fn new(context: &Context, stay: &Stay, count: Option<u64>) -> Result<Self, Failure> {
+        let start = match stay.wait {
+            None => Some(context.deadline),
+            Some(None) => None,
+            Some(Some(wait)) => Instant::now().checked_add(wait),
+        };
+        let printer = Printer {
+            json: context.json,
+            left: count,
+            counted: None,
+            end: None,
+            endpoint: context.endpoint.clone(),
+            reconnect: stay.reconnect,
+            wait: stay.wait,
+            start,
+            waiting: 0,
+            obstacle: String::new(),
+            held: Vec::new(),
+        };
+        let watch = Self { dispatcher: Dispatcher::new()?, printer };
+        watch.end_at_signals(GRACE)?;
+        Ok(watch)
     }
 
     /// Counts only the lines of this event.
@@ -77,27 +197,25 @@ impl Watch {
         self
     }
 
-    /// Adds a client. `lines` turns an event into lines.
-    pub(crate) fn add<C, L>(
+    /// Ends the loop at a signal. Dies of the signal when the loop does not end within `grace`.
+    pub(crate) fn end_at_signals(&self, grace: Duration) -> Result<(), Failure> {
+        let waker = self.dispatcher.waker();
+        signals::at_first(move |signal| {
+            // The loop may have ended by itself, and what follows takes time too.
+            let _ = waker.run(move |printer, _| printer.end = Some(Err(Failure::Signal(signal))));
+            thread::sleep(grace);
+        })
+    }
+
+    /// Adds a client, which `connect` makes, with what is set up in it.
+    pub(crate) fn add<W: Watcher>(
         &mut self,
-        client: C,
-        mut lines: impl FnMut(C::Event) -> Result<L, Failure> + Send + 'static,
-    ) -> Result<(), Failure>
-    where
-        C: ServiceClient,
-        L: IntoIterator<Item = Line>,
-    {
-        self.dispatcher.add(client, move |printer: &mut Printer, event, control| {
-            let lines = event.map_err(Failure::from).and_then(&mut lines);
-            match lines.and_then(|lines| printer.print(lines)) {
-                Ok(()) => {}
-                Err(failure) => _ = printer.end.get_or_insert(Err(failure)),
-            }
-            if printer.end.is_some() {
-                control.stop();
-            }
-            ControlFlow::Continue(())
-        })?;
+        connect: impl Fn(&Endpoint) -> Result<W::Client, Error> + Send + Sync + 'static,
+        setups: impl IntoIterator<Item = <W::Client as Supervise>::Setup>,
+        watcher: W,
+    ) -> Result<(), Failure> {
+        let client = self.printer.supervise(connect, setups)?;
+        self.dispatcher.add_supervised(client, handler(watcher))?;
         Ok(())
     }
 
@@ -119,26 +237,234 @@ impl Watch {
                 PollFd::new(self.dispatcher.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stdout.as_fd(), PollFlags::empty()),
             ];
-            poll_any(&mut watched, "waiting for events")?;
+            let until = self.printer.start.filter(|_| self.printer.waits());
+            poll_any(&mut watched, "waiting for events", until)?;
             if watched[1].any() == Some(true) {
                 return Err(Failure::OutputClosed);
             }
-            self.dispatcher.round(&mut self.printer, Duration::ZERO)?;
+            within(self.printer.deadline(), || {
+                self.dispatcher.round(&mut self.printer, Duration::ZERO)
+            })?;
             if let Some(end) = self.printer.end {
                 return end;
+            }
+            if until.is_some_and(|until| Instant::now() >= until) && self.printer.waits() {
+                return Err(self.printer.waited());
             }
         }
     }
 }
 
+impl Clients<'_, '_> {
+    /// As [`Watch::add`].
+    pub(crate) fn add<W: Watcher>(
+        &mut self,
+        connect: impl Fn(&Endpoint) -> Result<W::Client, Error> + Send + Sync + 'static,
+        setups: impl IntoIterator<Item = <W::Client as Supervise>::Setup>,
+        watcher: W,
+    ) -> Result<(), Failure> {
+        let client = self.printer.supervise(connect, setups)?;
+        self.control.add_supervised(client, handler(watcher))?;
+        Ok(())
+    }
+}
+
+fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client> {
+    let service = W::Client::SERVICE;
+    let mut met = false;
+    let mut gap: Option<Gap> = None;
+    let mut told = String::new();
+    move |printer: &mut Printer, notice, client, control| {
+        let mut flow = ControlFlow::Continue(());
+        let result = match notice {
+            Ok(Notice::Event(event)) => client
+                .client()
+                .map_err(Failure::from)
+                .and_then(|client| watcher.event(client, event))
+                .and_then(|lines| printer.print(lines)),
+            Ok(Notice::Lost { error }) => {
+                if printer.reconnect {
+                    let gap = gap.insert(Gap { since: SystemTime::now(), why: error.into() });
+                    watcher.lost(&gap.why);
+                    printer.print([gap.begins(service)])
+                } else {
+                    Err(watcher.failure(error))
+                }
+            }
+            Ok(Notice::Retry { error, .. }) if watcher.is_absent(&error) => {
+                printer.meet(&mut met);
+                flow = ControlFlow::Break(());
+                Ok(())
+            }
+            Ok(Notice::Retry { error, .. }) => {
+                // The line of the gap says already that nobody is there.
+                let expected = gap.is_some() && matches!(error, Error::NoSocket { .. });
+                printer.retry(watcher.failure(error), gap.is_some(), expected, &mut told)
+            }
+            Ok(Notice::Up(Up { gap: length, restored })) => {
+                printer.meet(&mut met);
+                told.clear();
+                let mut missed = Vec::new();
+                let refused = restored.into_iter().find_map(|restored| {
+                    missed.push((W::name(&restored.setup), restored.missed));
+                    restored.result.err()
+                });
+                let gap = gap.take();
+                match (refused, client.client()) {
+                    (Some(error), _) | (None, Err(error)) => Err(watcher.failure(error)),
+                    (None, Ok(client)) => {
+                        let again = gap.is_some();
+                        let ends = gap.map(|gap| gap.ends(service, length, &missed));
+                        printer.print(ends).and_then(|()| {
+                            let mut clients = Clients { printer, control };
+                            let lines = watcher.up(client, again, &mut clients)?;
+                            clients.printer.print(lines)
+                        })
+                    }
+                }
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(watcher.failure(error)),
+        };
+        if let Err(failure) = result.and_then(|()| printer.release()) {
+            _ = printer.end.get_or_insert(Err(failure));
+        }
+        if printer.end.is_some() {
+            control.stop();
+        }
+        flow
+    }
+}
+
+impl Gap {
+    fn begins(&self, service: &str) -> Line {
+        let text = format!("{service}: {}; from now on events may be missing", self.why);
+        Line { event: GAP, text, members: self.json(service, None, Json::Null) }
+    }
+
+    fn ends(self, service: &str, length: Option<Duration>, missed: &[(String, Missed)]) -> Line {
+        let seconds = length.unwrap_or_default().as_secs_f64();
+        let missed: Vec<_> = missed.iter().map(|(name, missed)| (name, word(*missed))).collect();
+        let list: Vec<_> =
+            missed.iter().map(|(name, missed)| format!("{missed} of {name}")).collect();
+        let text = format!(
+            "{service}: over after {seconds:.3}s; what may be missing: {}",
+            if list.is_empty() { "nothing".to_owned() } else { list.join(", ") }
+        );
+        let missed =
+            missed.iter().map(|(name, missed)| json!({ "name": name, "missed": missed })).collect();
+        Line { event: GAP, text, members: self.json(service, Some(seconds), missed) }
+    }
+
+    fn json(&self, service: &str, seconds: Option<f64>, missed: Json) -> Json {
+        json!({
+            "service": service,
+            "over": seconds.is_some(),
+            "since": rfc3339(self.since),
+            "error": self.why.error,
+            "cs_error": self.why.cs_error,
+            "seconds": seconds,
+            "missed": missed,
+        })
+    }
+}
+
+fn word(missed: Missed) -> &'static str {
+    match missed {
+        Missed::Nothing => "nothing",
+        Missed::States => "states",
+        Missed::Messages => "messages",
+        // What this command does not know may be anything.
+        _ => "changes",
+    }
+}
+
 impl Printer {
+    /// A client that is to be connected.
+    fn supervise<C: Supervise>(
+        &mut self,
+        connect: impl Fn(&Endpoint) -> Result<C, Error> + Send + Sync + 'static,
+        setups: impl IntoIterator<Item = C::Setup>,
+    ) -> Result<Supervised<C>, Failure> {
+        let endpoint = self.endpoint.clone();
+        let mut client = Supervised::new(move || connect(&endpoint));
+        setups.into_iter().try_for_each(|setup| client.set_up(setup))?;
+        self.waiting += 1;
+        Ok(client)
+    }
+
+    /// The client is connected, or will not be.
+    fn meet(&mut self, met: &mut bool) {
+        if !mem::replace(met, true) {
+            self.waiting = self.waiting.saturating_sub(1);
+        }
+    }
+
+    /// Whether a daemon is waited for.
+    fn waits(&self) -> bool {
+        self.waiting > 0 && self.wait.is_some()
+    }
+
+    /// When what the loop does next must be done: connecting and requests have one timeout, as in
+    /// commands that print one answer.
+    fn deadline(&self) -> Deadline {
+        let call = Instant::now().checked_add(self.endpoint.request_timeout_value());
+        let start = self.start.filter(|_| self.waiting > 0);
+        call.into_iter().chain(start).min().map_or(Deadline::NEVER, Deadline::from)
+    }
+
+    /// An attempt to connect has failed. Goes on in a gap, and while a daemon is waited for.
+    fn retry(
+        &mut self,
+        failure: Failure,
+        in_gap: bool,
+        expected: bool,
+        told: &mut String,
+    ) -> Result<(), Failure> {
+        let Failure::Failed { status, text, .. } = &failure else { return Err(failure) };
+        let is_missing = [UNREACHABLE, TIMED_OUT].contains(status);
+        let waits = is_missing && self.wait.is_some();
+        if !in_gap && !waits {
+            return Err(failure);
+        }
+        if !in_gap && self.start.is_some_and(|start| Instant::now() >= start) {
+            // The attempt was cut short, and the loop ends.
+            return Ok(());
+        }
+        self.obstacle.clone_from(text);
+        if !expected && text != told {
+            complain(&format!("{text}; trying again"));
+            told.clone_from(text);
+        }
+        Ok(())
+    }
+
+    /// The time to wait for a daemon is over.
+    fn waited(&self) -> Failure {
+        let wait = self.wait.flatten().unwrap_or_default();
+        let why = if self.obstacle.is_empty() { "it does not answer" } else { &self.obstacle };
+        let text = format!("no daemon within {wait:?}: {why}");
+        Failure::Failed { status: UNREACHABLE, text, cs_error: None }
+    }
+
     fn print(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Failure> {
-        for line in lines {
+        let time = SystemTime::now();
+        self.held.extend(lines.into_iter().map(|line| (time, line)));
+        self.release()
+    }
+
+    /// Writes the lines that were held, when nothing keeps them any more.
+    fn release(&mut self) -> Result<(), Failure> {
+        if self.waiting > 0 && self.held.len() < MOST_HELD {
+            return Ok(());
+        }
+        for (time, line) in mem::take(&mut self.held) {
             if self.end.is_some() {
                 break;
             }
-            let is_counted = self.counted.is_none_or(|event| event == line.event);
-            line.write(self.json)?;
+            let is_counted =
+                line.event != GAP && self.counted.is_none_or(|event| event == line.event);
+            line.write(time, self.json)?;
             if let Some(left) = self.left.as_mut().filter(|_| is_counted) {
                 *left = left.saturating_sub(1);
                 if *left == 0 {
@@ -147,16 +473,5 @@ impl Printer {
             }
         }
         Ok(())
-    }
-}
-
-/// Waits until a descriptor has an event.
-pub(crate) fn poll_any(watched: &mut [PollFd<'_>], what: &str) -> Result<(), Failure> {
-    loop {
-        match poll(watched, PollTimeout::NONE) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(Failure::refused(format!("{what}: {error}"))),
-        }
     }
 }

@@ -7,6 +7,7 @@ use corosync_ipc::cfg::{
     Client, Event, MAX_REASON, Shutdown, ShutdownAnswer, ShutdownKind, ShutdownTimedOut,
 };
 use corosync_ipc::snapshot;
+use corosync_ipc::supervise::CfgTracker;
 use corosync_ipc::{CsError, Error, NodeId, UnknownEvent, cmap};
 use serde_json::json;
 
@@ -15,7 +16,7 @@ use crate::context::Context;
 use crate::failure::{self, Explain, Failure, judge, parts};
 use crate::output::{print, print_document};
 use crate::report;
-use crate::watch::{Line, Watch};
+use crate::watch::{Clients, Line, Stay, Watch, Watcher};
 
 /// Shows links and nodes, reloads the configuration, ends daemons
 ///
@@ -133,7 +134,7 @@ enum Command {
     ///
     /// Answers yes to each shutdown of this node's corosync and prints a line, with --json an
     /// object with "event", "time", "kind" and "answer". Runs until it is interrupted; ends
-    /// with 3 when the daemon ends.
+    /// with 3 when the daemon ends, unless --reconnect is given.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg watch
   corosync-ipc cfg watch --refuse   # while this runs, only --regardless and --immediate end corosync")]
@@ -144,6 +145,8 @@ enum Command {
         /// End after this many lines.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
+        #[command(flatten)]
+        stay: Stay,
     },
 }
 
@@ -190,11 +193,12 @@ impl Cfg {
                 };
                 shutdown(context, kind)
             }
-            Command::Watch { refuse, count } => watch_shutdowns(
-                context,
-                if refuse { ShutdownAnswer::NO } else { ShutdownAnswer::YES },
-                count,
-            ),
+            Command::Watch { refuse, count, stay } => {
+                let answer = if refuse { ShutdownAnswer::NO } else { ShutdownAnswer::YES };
+                let mut watch = Watch::new(context, &stay, count)?;
+                watch.add(Client::connect_to, [CfgTracker], Answerer(answer))?;
+                watch.run()
+            }
         }
     }
 }
@@ -265,27 +269,39 @@ fn shutdown(context: &Context, kind: ShutdownKind) -> Result<(), Failure> {
     })
 }
 
-fn watch_shutdowns(
-    context: &Context,
-    answer: ShutdownAnswer,
-    count: Option<u64>,
-) -> Result<(), Failure> {
-    let client = Arc::new(Client::connect_to(&context.endpoint)?);
-    client.track_start()?;
-    tracing::debug!("tracking");
-    let mut watch = Watch::new(context, count)?;
-    watch.add(Arc::clone(&client), move |event| {
+/// Answers each shutdown.
+struct Answerer(ShutdownAnswer);
+
+impl Watcher for Answerer {
+    type Client = Client;
+
+    fn event(&mut self, client: &Client, event: Event) -> Result<Vec<Line>, Failure> {
         // Before printing: the daemon waits for the answer, and a reader of the output may be slow.
         if let Event::Shutdown(_) = event {
-            match client.reply_to_shutdown(answer) {
+            match client.reply_to_shutdown(self.0) {
                 // The decision was made already.
                 Err(Error::Cs { error: CsError::Access, .. }) => {}
+                // It is told next, and ends what was to be decided.
+                Err(Error::Disconnected { .. }) => {}
                 replied => replied?,
             }
         }
-        Ok([event_line(event, answer)])
-    })?;
-    watch.run()
+        Ok(vec![event_line(event, self.0)])
+    }
+
+    fn up(
+        &mut self,
+        _: &Arc<Client>,
+        _: bool,
+        _: &mut Clients<'_, '_>,
+    ) -> Result<Vec<Line>, Failure> {
+        tracing::debug!("tracking");
+        Ok(Vec::new())
+    }
+
+    fn name(_: &CfgTracker) -> String {
+        "shutdowns".to_owned()
+    }
 }
 
 fn event_line(event: Event, answer: ShutdownAnswer) -> Line {

@@ -9,16 +9,16 @@ use corosync_ipc::cpg::{
     Address, Client, Confchg, Deliver, Discard, Discarded, Entry, Event, GroupName, Guarantee,
     Iteration, Options, TotemConfchg,
 };
-use corosync_ipc::snapshot::{self, Faults};
+use corosync_ipc::snapshot::{self, Fault, Faults};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, UnknownEvent, cmap};
 use serde_json::{Value as Json, json};
 
-use crate::commands::group::{self, add_name, end, parse_name};
+use crate::commands::group::{self, Present, add_name, end, parse_name};
 use crate::context::Context;
 use crate::failure::{Failure, judge, parts};
 use crate::output::{self, Column, print, print_document, table, words};
 use crate::report::ring_json;
-use crate::watch::{Line, ids};
+use crate::watch::{Clients, Line, Stay, Watcher, ids};
 
 /// Shows groups of processes, joins them and sends messages to them
 ///
@@ -69,7 +69,9 @@ enum Command {
     /// Prints each event as one line at once: messages, changes of the groups' membership and
     /// changes of the cluster's membership. Sends each line of standard input, without its line
     /// feed, as a message to every group it joined. Runs on at the end of standard input. When
-    /// interrupted, leaves the groups and ends; ends with 3 when the daemon ends.
+    /// interrupted, leaves the groups and ends; ends with 3 when the daemon ends, unless --reconnect
+    /// is given: then it joins again, and lines wait meanwhile. A line that was being sent when
+    /// the daemon ended is not sent again.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg join my-group
   corosync-ipc --json cpg join my-group other-group </dev/null | jq --unbuffered 'select(.event == \"deliver\") | .text'
@@ -86,6 +88,8 @@ enum Command {
         initial_totem_confchg: bool,
         #[command(flatten)]
         process: Process,
+        #[command(flatten)]
+        stay: Stay,
     },
 
     /// Sends a message to a group
@@ -137,9 +141,9 @@ impl Cpg {
             Command::Groups { names: true } => names(context),
             Command::Groups { names: false } => groups(context),
             Command::Members { group } => members(context, group),
-            Command::Join { groups, count, initial_totem_confchg, process } => {
+            Command::Join { groups, count, initial_totem_confchg, process, stay } => {
                 let options = process.options().initial_totem_confchg(initial_totem_confchg);
-                join_all(context, &groups, count, &options)
+                join_all(context, &groups, &stay, count, &options)
             }
             Command::Send { group, message, process } => {
                 send(context, group, message, process.options())
@@ -302,42 +306,70 @@ fn nul_toggled(group: &GroupName) -> Option<GroupName> {
 fn join_all(
     context: &Context,
     names: &[GroupName],
+    stay: &Stay,
     count: Option<u64>,
     options: &Options,
 ) -> Result<(), Failure> {
-    let mut groups: Vec<GroupName> = Vec::new();
-    let mut clients = Vec::new();
+    let mut watch = group::watch(context, stay, count)?;
+    let mut joined: Vec<(Present<Client>, GroupName)> = Vec::new();
     for group in names {
         // A group that is named twice is joined once.
-        if !groups.contains(group) {
-            groups.push(*group);
-            clients.push(Arc::new(Client::connect_with(&context.endpoint, options.clone())?));
+        if joined.iter().any(|(_, joined)| joined == group) {
+            continue;
         }
+        let options = options.clone();
+        let connect = move |endpoint: &Endpoint| Client::connect_with(endpoint, options.clone());
+        let present = Present::default();
+        watch.add(connect, [*group], Member { group: *group, present: present.clone() })?;
+        joined.push((present, *group));
     }
-    let joined: Vec<_> = clients.iter().cloned().zip(groups.iter().copied()).collect();
-    let members = joined.clone();
-    let joining = group::leave_at_signals(context, move || leave_all(&members))?;
-    let result = joined.iter().try_for_each(|(client, group)| client.join(group));
-    drop(joining);
-    let (senders, named) = (clients.clone(), groups);
-    let line = move |number: usize, event| {
-        event_line(named.get(number).copied().unwrap_or_default(), event)
-    };
-    let multicast = move |message: &[u8]| {
-        senders.iter().try_for_each(|client| client.multicast(Guarantee::AGREED, message))
-    };
-    let result = result.map_err(Failure::from);
-    let result = result.and_then(|()| group::take_part(context, &clients, count, line, multicast));
-    end(result, || leave_all(&joined))
+    let groups = joined.iter().map(|(present, _)| present.clone()).collect();
+    let multicast = |client: &Client, message: &[u8]| client.multicast(Guarantee::AGREED, message);
+    let result = group::take_part(watch, stay, groups, multicast);
+    end(result, || {
+        for (present, group) in &joined {
+            present.get().into_iter().for_each(|client| leave(&client, group));
+        }
+    })
+}
+
+/// Prints the events of a group.
+struct Member {
+    group: GroupName,
+    present: Present<Client>,
+}
+
+impl Watcher for Member {
+    type Client = Client;
+
+    fn event(&mut self, _: &Client, event: Event) -> Result<Vec<Line>, Failure> {
+        Ok(vec![event_line(self.group, event)])
+    }
+
+    fn up(
+        &mut self,
+        client: &Arc<Client>,
+        _: bool,
+        _: &mut Clients<'_, '_>,
+    ) -> Result<Vec<Line>, Failure> {
+        self.present.set(Some(Arc::clone(client)));
+        Ok(Vec::new())
+    }
+
+    fn lost(&mut self, _: &Fault) {
+        self.present.set(None);
+    }
+
+    fn name(group: &GroupName) -> String {
+        group.to_string()
+    }
 }
 
 /// Leaves, so that the members see a leave and not the end of the process.
-fn leave_all(joined: &[(Arc<Client>, GroupName)]) {
-    for (client, group) in joined {
-        // Not an error: the end of the connection leaves as well.
-        if let Err(error) = client.leave(group) {
-            tracing::debug!("leaving {group}: {error}");
-        }
+fn leave(client: &Client, group: &GroupName) {
+    // Not an error: the end of the connection leaves as well.
+    if let Err(error) = client.leave(group) {
+        tracing::debug!("leaving {group}: {error}");
     }
 }
 
@@ -349,12 +381,11 @@ fn send(
 ) -> Result<(), Failure> {
     let message = group::message(message)?;
     let client = Arc::new(Client::connect_with(&context.endpoint, options)?);
-    let joined = [(Arc::clone(&client), group)];
-    let member = joined.clone();
-    let joining = group::leave_at_signals(context, move || leave_all(&member))?;
+    let member = Arc::clone(&client);
+    let joining = group::leave_at_signals(context, move || leave(&member, &group))?;
     client.join(&group)?;
     drop(joining);
-    end(deliver(&client, &message), || leave_all(&joined))
+    end(deliver(&client, &message), || leave(&client, &group))
 }
 
 /// Sends a message to the joined group and waits until it is delivered here.

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use corosync_ipc::evs::{Client, Confchg, Deliver, Event, GroupName, Guarantee};
-use corosync_ipc::{Error, UnknownEvent, cmap, cpg};
+use corosync_ipc::snapshot::Fault;
+use corosync_ipc::{Endpoint, Error, UnknownEvent, cmap, cpg};
 use serde_json::json;
 
-use crate::commands::group::{self, add_name, end};
+use crate::commands::group::{self, Present, add_name, end};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{print, print_document, words};
-use crate::watch::{Line, ids};
+use crate::output::{self, print, print_document, words};
+use crate::watch::{Clients, Line, Stay, Watcher, ids};
 
 /// Joins groups of evs and sends messages to them (corosync 1.99.0 to 1.99.7 only)
 ///
@@ -41,6 +42,8 @@ enum Command {
         /// End after this many delivered messages.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
+        #[command(flatten)]
+        stay: Stay,
     },
 
     /// Sends a message to a group
@@ -86,7 +89,7 @@ impl Evs {
 
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
-            Command::Join { group, count } => join(context, group, count),
+            Command::Join { group, count, stay } => join(context, group, &stay, count),
             Command::Send { group, message } => send(context, group, message),
             Command::Members => members(context),
         }
@@ -95,70 +98,98 @@ impl Evs {
 
 /// Connects. The error distinguishes a missing daemon from one without evs.
 fn connect(context: &Context) -> Result<Client, Failure> {
-    match Client::connect_to(&context.endpoint) {
-        Err(error @ Error::NoSocket { .. }) => {
-            Err(match cmap::Client::connect_to(&context.endpoint) {
-                Ok(_) => Failure::refused(
-                    "evs (CS_ERR_NOT_SUPPORTED): only corosync 1.99.0 to 1.99.7 has this service; use cpg",
-                ),
-                Err(_) => error.into(),
-            })
-        }
-        client => Ok(client?),
-    }
+    Client::connect_to(&context.endpoint).map_err(|error| explained(error, &context.endpoint))
 }
 
-/// Joins the group, calls `inside` and leaves the group, whatever the result.
-fn inside<T>(
-    context: &Context,
-    name: Name,
-    inside: impl FnOnce(&Arc<Client>) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let client = Arc::new(connect(context)?);
-    let groups = [name.group];
-    let member = Arc::clone(&client);
-    let joining = group::leave_at_signals(context, move || leave(&member, &groups))?;
-    client.join(&groups)?;
-    drop(joining);
-    end(inside(&client), || leave(&client, &groups))
+fn explained(error: Error, endpoint: &Endpoint) -> Failure {
+    if matches!(error, Error::NoSocket { .. }) && cmap::Client::connect_to(endpoint).is_ok() {
+        return Failure::refused(
+            "evs (CS_ERR_NOT_SUPPORTED): only corosync 1.99.0 to 1.99.7 has this service; use cpg",
+        );
+    }
+    error.into()
 }
 
 /// Leaves, so that the members see a leave and not the end of the process.
-fn leave(client: &Client, groups: &[GroupName]) {
+fn leave(client: &Client, group: GroupName) {
     // What was to be done is done, and the end of the connection leaves as well.
-    if let Err(error) = client.leave(groups) {
+    if let Err(error) = client.leave(&[group]) {
         tracing::debug!("leaving: {error}");
     }
 }
 
-fn join(context: &Context, name: Name, count: Option<u64>) -> Result<(), Failure> {
-    inside(context, name, |client| {
-        let sender = Arc::clone(client);
-        group::take_part(
-            context,
-            &[Arc::clone(client)],
-            count,
-            move |_, event| event_line(&name.printed, event),
-            move |message| sender.multicast_joined(Guarantee::AGREED, message),
-        )
-    })
+fn join(context: &Context, name: Name, stay: &Stay, count: Option<u64>) -> Result<(), Failure> {
+    let mut watch = group::watch(context, stay, count)?;
+    let present = Present::default();
+    let endpoint = context.endpoint.clone();
+    let member = Member { name, present: present.clone(), endpoint };
+    watch.add(Client::connect_to, [name.group], member)?;
+    let multicast =
+        |client: &Client, message: &[u8]| client.multicast_joined(Guarantee::AGREED, message);
+    let result = group::take_part(watch, stay, vec![present.clone()], multicast);
+    end(result, || present.get().into_iter().for_each(|client| leave(&client, name.group)))
+}
+
+/// Prints the events of a group.
+struct Member {
+    name: Name,
+    present: Present<Client>,
+    endpoint: Endpoint,
+}
+
+impl Watcher for Member {
+    type Client = Client;
+
+    fn event(&mut self, _: &Client, event: Event) -> Result<Vec<Line>, Failure> {
+        Ok(vec![event_line(&self.name.printed, event)])
+    }
+
+    fn up(
+        &mut self,
+        client: &Arc<Client>,
+        _: bool,
+        _: &mut Clients<'_, '_>,
+    ) -> Result<Vec<Line>, Failure> {
+        self.present.set(Some(Arc::clone(client)));
+        Ok(Vec::new())
+    }
+
+    fn lost(&mut self, _: &Fault) {
+        self.present.set(None);
+    }
+
+    fn failure(&self, error: Error) -> Failure {
+        explained(error, &self.endpoint)
+    }
+
+    fn name(group: &GroupName) -> String {
+        output::escaped(group.trimmed())
+    }
 }
 
 fn send(context: &Context, name: Name, message: Option<OsString>) -> Result<(), Failure> {
     let message = group::message(message)?;
-    inside(context, name, |client| {
-        let me = client.membership()?.local_node_id;
-        client.multicast_joined(Guarantee::AGREED, &message)?;
-        group::await_event(client, "evs send: the message was sent, but not delivered", |event| {
-            match event {
-                // The sending process is unknown. The same message from another process of this
-                // node serves as well.
-                Event::Deliver(Deliver { node_id, payload }) => {
-                    (node_id == me && payload == message).then_some(())
-                }
-                _ => None,
+    let client = Arc::new(connect(context)?);
+    let member = Arc::clone(&client);
+    let joining = group::leave_at_signals(context, move || leave(&member, name.group))?;
+    client.join(&[name.group])?;
+    drop(joining);
+    end(deliver(&client, &message), || leave(&client, name.group))
+}
+
+/// Sends a message to the joined group and waits until it is delivered here.
+fn deliver(client: &Client, message: &[u8]) -> Result<(), Failure> {
+    let me = client.membership()?.local_node_id;
+    client.multicast_joined(Guarantee::AGREED, message)?;
+    group::await_event(client, "evs send: the message was sent, but not delivered", |event| {
+        match event {
+            // The sending process is unknown. The same message from another process of this node
+            // serves as well.
+            Event::Deliver(Deliver { node_id, payload }) => {
+                (node_id == me && payload == message).then_some(())
             }
-        })
+            _ => None,
+        }
     })
 }
 

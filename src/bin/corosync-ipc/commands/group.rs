@@ -6,20 +6,21 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, BufRead, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use corosync_ipc::cpg::{DEFAULT_REASSEMBLY_LIMIT, GroupName};
+use corosync_ipc::snapshot::Fault;
 use corosync_ipc::{Deadline, Error, ServiceClient};
 use serde_json::{Value as Json, json};
 
 use crate::context::Context;
-use crate::embedded::Signals;
 use crate::failure::{Failure, TIMED_OUT};
-use crate::output::{add_payload, escaped};
-use crate::watch::{Line, Watch};
+use crate::output::{add_payload, complain, escaped};
+use crate::signals;
+use crate::watch::{Line, Stay, Watch};
 
 /// The longest message from standard input, in bytes. By default members do not reassemble longer
 /// ones.
@@ -111,13 +112,11 @@ pub(crate) fn leave_at_signals(
 ) -> Result<Sender<Infallible>, Failure> {
     let (joining, joined) = channel();
     if !context.is_embedded {
-        Signals::block()?.die_after(move |signals| {
-            // A second signal ends the process at once, since the daemon may be slow.
-            signals.let_through();
+        signals::at_first(move |_| {
             // Returns when the other end is dropped.
             let _ = joined.recv();
             leave();
-        });
+        })?;
     }
     Ok(joining)
 }
@@ -130,29 +129,87 @@ pub(crate) fn end<T>(result: Result<T, Failure>, leave: impl FnOnce()) -> Result
     result
 }
 
-/// Prints the clients' events and sends the lines of standard input, until `count` messages are
-/// delivered or something fails. Runs on at the end of standard input.
-pub(crate) fn take_part<C, L, F>(
-    context: &Context,
-    clients: &[Arc<C>],
-    count: Option<u64>,
-    line: L,
+/// The present client of a group that was joined: there is none in a gap.
+#[derive(Debug)]
+pub(crate) struct Present<C>(Arc<(Mutex<Option<Arc<C>>>, Condvar)>);
+
+impl<C> Clone for Present<C> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<C> Default for Present<C> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<C> Present<C> {
+    pub(crate) fn set(&self, client: Option<Arc<C>>) {
+        *self.lock() = client;
+        self.0.1.notify_all();
+    }
+
+    pub(crate) fn get(&self) -> Option<Arc<C>> {
+        self.lock().clone()
+    }
+
+    /// Waits for the end of a gap.
+    fn wait(&self) -> Arc<C> {
+        let mut held = self.lock();
+        loop {
+            if let Some(client) = &*held {
+                return Arc::clone(client);
+            }
+            held = self.0.1.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<C>>> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A watch of groups, which `count` messages end. A signal ends it, and leaving the groups too has
+/// its time.
+pub(crate) fn watch(context: &Context, stay: &Stay, count: Option<u64>) -> Result<Watch, Failure> {
+    let watch = Watch::new(context, stay, count)?.counting(DELIVER);
+    // Joining may be under way, and leaving follows.
+    let call = context.endpoint.request_timeout_value();
+    watch.end_at_signals(call.saturating_mul(2).saturating_add(Duration::from_secs(1)))?;
+    Ok(watch)
+}
+
+/// Prints the clients' events and sends the lines of standard input, until the watch ends or
+/// something fails. Runs on at the end of standard input.
+///
+/// In a gap lines wait for its end. A line that is lost with the connection is not sent again, since
+/// it may have been delivered.
+pub(crate) fn take_part<C, F>(
+    watch: Watch,
+    stay: &Stay,
+    groups: Vec<Present<C>>,
     send: F,
 ) -> Result<(), Failure>
 where
     C: ServiceClient,
-    L: Fn(usize, C::Event) -> Line + Clone + Send + 'static,
-    F: Fn(&[u8]) -> Result<(), Error> + Send + 'static,
+    F: Fn(&C, &[u8]) -> Result<(), Error> + Send + 'static,
 {
-    let mut watch = Watch::new(context, count)?.counting(DELIVER);
-    for (number, client) in clients.iter().enumerate() {
-        let line = line.clone();
-        watch.add(Arc::clone(client), move |event| Ok([line(number, event)]))?;
-    }
     let end = watch.ender();
+    let reconnects = stay.reconnects();
+    let send_to_all = move |line: &[u8]| {
+        groups.iter().try_for_each(|group| match send(&*group.wait(), line) {
+            Err(error @ Error::Disconnected { .. }) if reconnects => {
+                complain(&format!("a line may not have been sent: {}", Fault::describe(&error)));
+                Ok(())
+            }
+            sent => sent,
+        })
+    };
     // Not joined: it may read forever.
     thread::spawn(move || {
-        if let Err(failure) = send_lines(io::stdin().lock(), send) {
+        if let Err(failure) = send_lines(io::stdin().lock(), send_to_all) {
             end(failure);
         }
     });

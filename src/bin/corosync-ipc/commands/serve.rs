@@ -14,9 +14,9 @@ use corosync_ipc::{Endpoint, Error};
 use serde_json::json;
 
 use crate::context::Context;
-use crate::embedded::Signals;
 use crate::failure::Failure;
 use crate::output::{print, print_event, printable, words};
+use crate::signals::Signals;
 
 /// The longest name of a cluster, in bytes.
 const MAX_CLUSTER_NAME: usize = 255;

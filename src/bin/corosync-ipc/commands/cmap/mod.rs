@@ -3,22 +3,26 @@
 pub(crate) mod load;
 pub(crate) mod value;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use corosync_ipc::cmap::{
-    Client, Event, MAX_KEY, Map, Notification, Options, TrackEvents, Tracker, Value, check_key,
+    Client, Event, MAX_KEY, Map, Notification, Options, TrackEvents, Value, check_key,
 };
 use corosync_ipc::snapshot::{Fault, Faults};
-use corosync_ipc::{CsError, Error};
+use corosync_ipc::supervise::CmapTracker;
+use corosync_ipc::{CsError, Deadline, Endpoint, Error, within};
 use serde_json::{Value as Json, json};
 
 use self::value::Type;
 use crate::context::Context;
 use crate::failure::{Explain, Failure, judge, parts};
 use crate::output::{print, print_document, printable};
-use crate::watch::{Line, Watch};
+use crate::watch::{Clients, Line, Stay, Watch, Watcher};
 
 /// Reads, changes and watches the map of configuration and state
 ///
@@ -190,8 +194,10 @@ Examples:
     /// Prints changes of keys as they happen
     ///
     /// Each change is one line: the time, `set` (the key is new), `modify` or `delete`, the key and
-    /// its value; with --json an object with "event", "time", "key", "type", "value", "old_type"
-    /// and "old_value". Runs until it is interrupted; ends with 3 when the daemon ends.
+    /// its value; with --json an object with "event", "time", "key", "type", "value", "old_type",
+    /// "old_value" and "missed". Runs until it is interrupted; ends with 3 when the daemon ends,
+    /// unless --reconnect is given: then it compares the values after a gap with those before, and
+    /// prints what differs as missed.
     #[command(after_long_help = "KEY-OR-PREFIX is
   totem.token      this key and all keys below it (totem.token.*)
   runtime.members. all keys below it
@@ -213,6 +219,8 @@ Examples:
         /// End after this many changes.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
+        #[command(flatten)]
+        stay: Stay,
     },
 }
 
@@ -255,6 +263,9 @@ impl Cmap {
             Command::Clear { statistics } => {
                 return clear(&MapName::Stats.connect(context)?, statistics);
             }
+            Command::Watch { patterns, stay, count } => {
+                return watch_keys(self.map, context, &patterns, &stay, count);
+            }
             command => command,
         };
         let client = self.map.connect(context)?;
@@ -262,25 +273,27 @@ impl Cmap {
             Command::List { prefixes } => list(&client, context, &prefixes),
             Command::Increment { key } => client.increment(&key).explain(hint(&key)),
             Command::Decrement { key } => client.decrement(&key).explain(hint(&key)),
-            Command::Watch { patterns, count } => {
-                watch_keys(client, self.map, context, &patterns, count)
-            }
             Command::Get { .. }
             | Command::Set { .. }
             | Command::Delete { .. }
             | Command::Clear { .. }
-            | Command::Load { .. } => Ok(()),
+            | Command::Load { .. }
+            | Command::Watch { .. } => Ok(()),
         }
     }
 }
 
 impl MapName {
     fn connect(self, context: &Context) -> Result<Client, Failure> {
+        Ok(self.connect_to(&context.endpoint)?)
+    }
+
+    fn connect_to(self, endpoint: &Endpoint) -> Result<Client, Error> {
         let map = match self {
             Self::Icmap => Map::Icmap,
             Self::Stats => Map::Stats,
         };
-        Ok(Client::connect_with(&context.endpoint, Options::new().map(map))?)
+        Client::connect_with(endpoint, Options::new().map(map))
     }
 }
 
@@ -467,73 +480,174 @@ fn parse_patterns(texts: &[String]) -> Result<Vec<Pattern>, Failure> {
 }
 
 fn watch_keys(
-    client: Client,
     map: MapName,
     context: &Context,
     texts: &[String],
+    stay: &Stay,
     count: Option<u64>,
 ) -> Result<(), Failure> {
-    let mut trackers: Vec<(Tracker, Pattern)> = Vec::new();
-    for pattern in parse_patterns(texts)? {
-        let mut track = |key: &str, events| -> Result<(), Failure> {
-            trackers.push((client.track_add(key, events)?, pattern.clone()));
-            Ok(())
+    let patterns = parse_patterns(texts)?;
+    let mut trackers: Vec<(CmapTracker, Pattern)> = Vec::new();
+    for pattern in &patterns {
+        let mut track = |key: &str, events| {
+            trackers.push((CmapTracker::new(key, events), pattern.clone()));
         };
-        match (map, &pattern) {
+        match (map, pattern) {
             // In the stats map, a tracker of a prefix reports keys that come and go; only a tracker
             // of a key reports changes of its value.
             (MapName::Stats, Pattern::Subtree(key)) => {
-                track(key, TrackEvents::ALL)?;
+                track(key, TrackEvents::ALL);
                 if key.len() < MAX_KEY {
-                    track(&format!("{key}."), TrackEvents::ALL | TrackEvents::PREFIX)?;
+                    track(&format!("{key}."), TrackEvents::ALL | TrackEvents::PREFIX);
                 }
             }
-            _ => track(pattern.prefix(), TrackEvents::ALL | TrackEvents::PREFIX)?,
+            _ => track(pattern.prefix(), TrackEvents::ALL | TrackEvents::PREFIX),
         }
-        tracing::debug!("watching {pattern:?}");
     }
-    let mut watch = Watch::new(context, count)?;
-    watch.add(client, move |event| {
-        let Event::Notification(notification) = event else { return Ok(None) };
-        let tracked = trackers.iter().find(|(tracker, _)| *tracker == notification.tracker);
-        let is_wanted = tracked.is_some_and(|(_, pattern)| pattern.matches(&notification.key));
-        Ok(is_wanted.then(|| event_line(map, notification)))
-    })?;
+    let setups: Vec<_> = trackers.iter().map(|(tracker, _)| tracker.clone()).collect();
+    let stays = stay.reconnects();
+    let timeout = context.endpoint.request_timeout_value();
+    let mut watch = Watch::new(context, stay, count)?;
+    let connect = move |endpoint: &Endpoint| map.connect_to(endpoint);
+    watch.add(connect, setups, Keys { map, patterns, trackers, known: None, stays, timeout })?;
     watch.run()
 }
 
-fn event_line(map: MapName, notification: Notification) -> Line {
-    let Notification { event, key, new_value, old_value, .. } = notification;
-    // In the stats map, corosync sends the new value as the old one too.
-    let is_new = matches!((map, event), (MapName::Stats, TrackEvents::MODIFY));
-    let old_value = old_value.filter(|_| !is_new);
+/// Prints changes of the keys that match.
+struct Keys {
+    map: MapName,
+    patterns: Vec<Pattern>,
+    trackers: Vec<(CmapTracker, Pattern)>,
+    /// The values, by which changes in a gap are found. Not read where a gap ends the command.
+    known: Option<BTreeMap<String, Value>>,
+    stays: bool,
+    timeout: Duration,
+}
+
+impl Watcher for Keys {
+    type Client = Client;
+
+    fn event(&mut self, _: &Client, event: Event) -> Result<Vec<Line>, Failure> {
+        let Event::Notification(notification) = event else { return Ok(Vec::new()) };
+        let mut trackers = self.trackers.iter();
+        let tracked = trackers.find(|(tracker, _)| tracker.tracker() == notification.tracker);
+        if !tracked.is_some_and(|(_, pattern)| pattern.matches(&notification.key)) {
+            return Ok(Vec::new());
+        }
+        if let Some(known) = &mut self.known {
+            match &notification.new_value {
+                Some(value) => _ = known.insert(notification.key.clone(), value.clone()),
+                None => _ = known.remove(&notification.key),
+            }
+        }
+        let Notification { event, key, new_value, old_value, .. } = notification;
+        // In the stats map, corosync sends the new value as the old one too.
+        let is_new = matches!((self.map, event), (MapName::Stats, TrackEvents::MODIFY));
+        let old_value = old_value.filter(|_| !is_new);
+        Ok(vec![change_line(&key, event, new_value.as_ref(), old_value.as_ref(), false)])
+    }
+
+    /// Compares the map with what was known before the gap: the daemon does not tell what changed.
+    fn up(
+        &mut self,
+        client: &Arc<Client>,
+        _: bool,
+        _: &mut Clients<'_, '_>,
+    ) -> Result<Vec<Line>, Failure> {
+        for (_, pattern) in &self.trackers {
+            tracing::debug!("watching {pattern:?}");
+        }
+        if !self.stays {
+            return Ok(Vec::new());
+        }
+        let deadline = Instant::now().checked_add(self.timeout);
+        let present = match within(deadline.map_or(Deadline::NEVER, Deadline::from), || {
+            matching(client, &self.patterns)
+        }) {
+            // The end of this connection is told next. What is known is older then.
+            Err(Error::Disconnected { .. }) => return Ok(Vec::new()),
+            present => present?,
+        };
+        let lines = self.known.take().map(|before| differences(before, &present));
+        self.known = Some(present);
+        Ok(lines.unwrap_or_default())
+    }
+
+    fn name(tracker: &CmapTracker) -> String {
+        let more = if tracker.events().contains(TrackEvents::PREFIX) { "*" } else { "" };
+        format!("{}{more}", tracker.key())
+    }
+}
+
+/// The keys that match, with their values.
+fn matching(client: &Client, patterns: &[Pattern]) -> Result<BTreeMap<String, Value>, Error> {
+    let mut found = BTreeMap::new();
+    for pattern in patterns {
+        let entries = client.list(pattern.prefix())?;
+        found.extend(entries.into_iter().filter(|(key, _)| pattern.matches(key)));
+    }
+    Ok(found)
+}
+
+/// The changes between two readings of the map, in the order of the keys.
+fn differences(
+    mut before: BTreeMap<String, Value>,
+    present: &BTreeMap<String, Value>,
+) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (key, value) in present {
+        let old_value = before.remove(key);
+        let event = if old_value.is_some() { TrackEvents::MODIFY } else { TrackEvents::ADD };
+        if old_value.as_ref() != Some(value) {
+            lines.push(change_line(key, event, Some(value), old_value.as_ref(), true));
+        }
+    }
+    let gone = before.iter();
+    lines.extend(
+        gone.map(|(key, old)| change_line(key, TrackEvents::DELETE, None, Some(old), true)),
+    );
+    lines
+}
+
+/// The line of a change that was notified of, or `missed` in a gap and found afterwards.
+fn change_line(
+    key: &str,
+    event: TrackEvents,
+    new_value: Option<&Value>,
+    old_value: Option<&Value>,
+    missed: bool,
+) -> Line {
     let event = match event {
         TrackEvents::ADD => "set",
         TrackEvents::MODIFY => "modify",
         TrackEvents::DELETE => "delete",
         _ => "unknown",
     };
-    let json = |value: &Option<Value>| value.as_ref().map_or(Json::Null, value::to_json);
-    let type_json = |value: &Option<Value>| {
-        value.as_ref().map_or(Json::Null, |value| value::type_json(value.value_type()))
+    let json = |value: Option<&Value>| value.map_or(Json::Null, value::to_json);
+    let type_json = |value: Option<&Value>| {
+        value.map_or(Json::Null, |value| value::type_json(value.value_type()))
     };
     let mut members = json!({
         "key": key,
-        "type": type_json(&new_value),
-        "value": json(&new_value),
-        "old_type": type_json(&old_value),
-        "old_value": json(&old_value),
+        "type": type_json(new_value),
+        "value": json(new_value),
+        "old_type": type_json(old_value),
+        "old_value": json(old_value),
+        "missed": missed,
     });
-    for (name, value) in [("raw", &new_value), ("old_raw", &old_value)] {
-        if let Some(raw) = value.as_ref().and_then(value::raw) {
+    for (name, value) in [("raw", new_value), ("old_raw", old_value)] {
+        if let Some(raw) = value.and_then(value::raw) {
             members[name] = raw;
         }
     }
-    let text = match (&new_value, &old_value) {
-        (Some(new), Some(old)) => format!("{} (was {})", value::line(&key, new), value::text(old)),
-        (Some(value), None) | (None, Some(value)) => value::line(&key, value),
-        (None, None) => printable(&key),
+    let mut text = match (new_value, old_value) {
+        (Some(new), Some(old)) => format!("{} (was {})", value::line(key, new), value::text(old)),
+        (Some(value), None) | (None, Some(value)) => value::line(key, value),
+        (None, None) => printable(key),
     };
+    if missed {
+        text.push_str(" (missed)");
+    }
     Line { event, text, members }
 }
 

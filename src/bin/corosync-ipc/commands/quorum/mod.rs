@@ -6,12 +6,14 @@ use clap::{Args, Subcommand};
 use corosync_ipc::snapshot::{Options, Snapshot, connect_votequorum};
 use corosync_ipc::votequorum::{self, InfoFlags, LOCAL_NODE};
 use corosync_ipc::{CsError, NodeId};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::context::Context;
 use crate::failure::{self, Explain, Failure, faults, judge};
+use crate::hook::Exec;
 use crate::output::{print, print_document};
 use crate::report;
+use crate::watch::Stay;
 
 /// Shows and watches quorum, nodes and votes, and changes votes
 ///
@@ -51,14 +53,20 @@ enum Command {
     ///
     /// Prints the notifications of the quorum service, and of votequorum where it is configured.
     /// Each is one line, written at once; with --json an object with "event", "time", "service" and
-    /// the notification's content. Runs until it is interrupted; ends with 3 when the daemon ends.
+    /// the notification's content. Runs until it is interrupted; ends with 3 when the daemon ends,
+    /// unless --reconnect is given. With --exec it also runs a program when quorum changes.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum watch
+  corosync-ipc quorum watch --wait --reconnect --exec /usr/local/sbin/on-quorum
   corosync-ipc --json quorum watch | jq --unbuffered 'select(.event == \"quorum\") | .quorate'")]
     Watch {
         /// End after this many notifications.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
+        #[command(flatten)]
+        stay: Stay,
+        #[command(flatten)]
+        exec: Exec,
     },
 
     /// Sets the expected votes of the whole cluster
@@ -108,7 +116,7 @@ impl Quorum {
         match self.command {
             Command::Status { check } => status(context, check),
             Command::Nodes => nodes(context),
-            Command::Watch { count } => watch::run(context, count),
+            Command::Watch { count, stay, exec } => watch::run(context, &stay, exec, count),
             Command::Expected { votes } => expected(context, votes),
             Command::Votes { votes, node } => set_votes(context, votes, node),
             Command::UnregisterQdevice => unregister_qdevice(context),
@@ -121,15 +129,19 @@ fn take(context: &Context) -> Result<Snapshot, Failure> {
     Ok(context.snapshot(Options::new().links(false).services(false))?)
 }
 
+/// A snapshot without what is not asked for.
+fn document(snapshot: &Snapshot) -> Json {
+    let mut document = json!(snapshot);
+    if let Some(document) = document.as_object_mut() {
+        document.retain(|member, _| !["links", "services"].contains(&member.as_str()));
+    }
+    document
+}
+
 fn status(context: &Context, check: bool) -> Result<(), Failure> {
     let snapshot = take(context)?;
     if context.json {
-        let mut document = json!(snapshot);
-        if let Some(document) = document.as_object_mut() {
-            // Not asked for.
-            document.retain(|member, _| !["links", "services"].contains(&member.as_str()));
-        }
-        print_document(&document)?;
+        print_document(&document(&snapshot))?;
     } else {
         print(report::text(&snapshot))?;
     }

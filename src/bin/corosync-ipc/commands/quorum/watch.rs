@@ -1,39 +1,165 @@
 //! `corosync-ipc quorum watch`: the notifications of quorum and votequorum.
 
 use std::iter;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use corosync_ipc::quorum::Ring;
-use corosync_ipc::snapshot::connect_votequorum;
+use corosync_ipc::snapshot::{Fault, Options, Snapshot, connect_votequorum};
+use corosync_ipc::supervise::VotequorumTracker;
 use corosync_ipc::votequorum::{self, NodeEntry, QDEVICE_NODE_ID};
-use corosync_ipc::{Endpoint, Error, NodeId, TrackFlags, UnknownEvent, quorum, within};
+use corosync_ipc::{CsError, Endpoint, Error, NodeId, TrackFlags, UnknownEvent, quorum};
 use serde_json::{Value as Json, json};
 
+use super::document;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::hook::{self, Exec, Hook, Teller};
 use crate::output::{add_payload, words};
 use crate::report::ring_json;
-use crate::watch::{Line, Watch, ids};
+use crate::watch::{Clients, Line, Stay, Watch, Watcher, ids};
 
-/// Prints notifications until `count` of them were printed.
-pub(crate) fn run(context: &Context, count: Option<u64>) -> Result<(), Failure> {
-    let (quorum, votequorum) = within(context.deadline, || start(&context.endpoint))?;
-    let mut watch = Watch::new(context, count)?;
-    watch.add(quorum, |event| Ok(quorum_lines(event)))?;
-    if let Some(votequorum) = votequorum {
-        watch.add(votequorum, |event| Ok([votequorum_line(event)]))?;
+/// Prints notifications until `count` of them were printed, and runs a hook when quorum changes.
+pub(crate) fn run(
+    context: &Context,
+    stay: &Stay,
+    exec: Exec,
+    count: Option<u64>,
+) -> Result<(), Failure> {
+    let mut watch = Watch::new(context, stay, count)?;
+    let hook = Hook::new(exec);
+    if hook.is_some() {
+        watch.end_at_signals(hook::GRACE + Duration::from_secs(2))?;
     }
-    watch.run()
+    let told = hook.as_ref().map(|hook| QuorumHook::new(hook, &context.endpoint));
+    let watcher = QuorumWatcher { votequorum: Weak::new(), hook: told.clone() };
+    watch.add(quorum::Client::connect_newest, [TrackFlags::CHANGES], watcher)?;
+    let result = watch.run();
+    if let (Some(told), Err(Failure::Failed { text, .. })) = (told, &result) {
+        // The daemon is lost, by whichever connection was the first to tell.
+        told.tell(None, json!({ "error": text, "cs_error": null }));
+    }
+    if let Some(hook) = hook {
+        hook.end(&result);
+    }
+    result
 }
 
-/// Starts notifications. Without votequorum where it is not configured.
-fn start(endpoint: &Endpoint) -> Result<(quorum::Client, Option<votequorum::Client>), Error> {
-    let quorum = quorum::Client::connect_newest(endpoint)?;
-    let votequorum = connect_votequorum(endpoint)?;
-    quorum.track_start(TrackFlags::CHANGES)?;
-    if let Some(votequorum) = &votequorum {
-        votequorum.track_start(0, TrackFlags::CHANGES)?;
+/// Prints what quorum notifies of, and has votequorum watched where that is configured.
+struct QuorumWatcher {
+    /// Held by what watches votequorum.
+    votequorum: Weak<()>,
+    hook: Option<QuorumHook>,
+}
+
+impl Watcher for QuorumWatcher {
+    type Client = quorum::Client;
+
+    fn event(&mut self, _: &quorum::Client, event: quorum::Event) -> Result<Vec<Line>, Failure> {
+        if let Some(hook) = &self.hook {
+            match &event {
+                quorum::Event::Notification(event) => hook.tell(Some(event.quorate), Json::Null),
+                quorum::Event::Quorum(event) => hook.tell(Some(event.quorate), Json::Null),
+                _ => {}
+            }
+        }
+        Ok(quorum_lines(event).collect())
     }
-    Ok((quorum, votequorum))
+
+    fn up(
+        &mut self,
+        _: &Arc<quorum::Client>,
+        _: bool,
+        clients: &mut Clients<'_, '_>,
+    ) -> Result<Vec<Line>, Failure> {
+        // The provider of quorum is another one only after a restart.
+        if self.votequorum.upgrade().is_none() {
+            let watcher = VotequorumWatcher(Arc::new(()));
+            self.votequorum = Arc::downgrade(&watcher.0);
+            let tracker = VotequorumTracker { context: 0, flags: TrackFlags::CHANGES };
+            let connect = |endpoint: &Endpoint| {
+                connect_votequorum(endpoint)?.ok_or_else(|| Error::Cs {
+                    call: "votequorum".into(),
+                    error: CsError::NotSupported,
+                })
+            };
+            clients.add(connect, [tracker], watcher)?;
+        }
+        Ok(Vec::new())
+    }
+
+    fn lost(&mut self, why: &Fault) {
+        if let Some(hook) = &self.hook {
+            hook.tell(None, json!(why));
+        }
+    }
+
+    fn name(_: &TrackFlags) -> String {
+        "quorum".to_owned()
+    }
+}
+
+/// Tells a hook whether this node is quorate.
+#[derive(Clone)]
+struct QuorumHook {
+    teller: Teller,
+    endpoint: Endpoint,
+    /// What it was told last.
+    told: Arc<Mutex<Option<Option<bool>>>>,
+}
+
+impl QuorumHook {
+    fn new(hook: &Hook, endpoint: &Endpoint) -> Self {
+        Self { teller: hook.teller(), endpoint: endpoint.clone(), told: Arc::default() }
+    }
+
+    /// Tells a change. `None`: nobody knows, and why.
+    fn tell(&self, quorate: Option<bool>, why: Json) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).replace(quorate);
+        if told != Some(quorate) {
+            let endpoint = self.endpoint.clone();
+            self.teller.tell("quorum", move || state(&endpoint, quorate, why));
+        }
+    }
+}
+
+/// The document of `quorum status`. What the daemon told stands in it when it answers no more.
+fn state(endpoint: &Endpoint, quorate: Option<bool>, mut why: Json) -> Json {
+    if quorate.is_some() {
+        let options = Options::new().links(false).services(false);
+        match Snapshot::take_with(endpoint, options) {
+            Ok(snapshot) if snapshot.quorate.is_some() => return document(&snapshot),
+            Ok(_) => {}
+            Err(error) => why = json!(Fault::from(error)),
+        }
+    }
+    let mut document = document(&Snapshot::default());
+    document["quorate"] = json!(quorate);
+    document["errors"] = json!({ "quorum": why });
+    document
+}
+
+/// Prints what votequorum notifies of. Dropped where it is not configured.
+struct VotequorumWatcher(Arc<()>);
+
+impl Watcher for VotequorumWatcher {
+    type Client = votequorum::Client;
+
+    fn event(
+        &mut self,
+        _: &votequorum::Client,
+        event: votequorum::Event,
+    ) -> Result<Vec<Line>, Failure> {
+        Ok(vec![votequorum_line(event)])
+    }
+
+    fn is_absent(&self, error: &Error) -> bool {
+        matches!(error, Error::Cs { error: CsError::NotSupported, .. })
+    }
+
+    fn name(_: &VotequorumTracker) -> String {
+        "votequorum".to_owned()
+    }
 }
 
 /// One line, or two for the present state, which includes the list of nodes.
@@ -142,14 +268,15 @@ fn quorate_text(quorate: bool) -> &'static str {
 }
 
 /// The state of a node. The quorum device has none: the daemon sends 0.
-fn state(node: &NodeEntry) -> Option<String> {
+fn node_state(node: &NodeEntry) -> Option<String> {
     (node.node_id != QDEVICE_NODE_ID).then(|| node.state.to_string())
 }
 
 fn node_text(node: &NodeEntry) -> String {
-    state(node).map_or_else(|| "qdevice".to_owned(), |state| format!("{}={state}", node.node_id))
+    node_state(node)
+        .map_or_else(|| "qdevice".to_owned(), |state| format!("{}={state}", node.node_id))
 }
 
 fn node_json(node: &NodeEntry) -> Json {
-    json!({ "node_id": node.node_id.0, "state": state(node) })
+    json!({ "node_id": node.node_id.0, "state": node_state(node) })
 }
