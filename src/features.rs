@@ -148,3 +148,32 @@ impl Feature {
         Error::Unsupported { feature: self.name, since: self.since }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_the_map_tell_the_version_as_far_as_they_can() {
+        let generation =
+            |keys: &[&str]| Generation::of(|key| Ok(keys.contains(&key))).unwrap().to_string();
+        let (old, cfg, qdevice) = (
+            "runtime.connections.active",
+            "runtime.services.cfg.3.rx",
+            "runtime.services.votequorum.2.rx",
+        );
+        let fragments = "runtime.services.cpg.6.rx";
+        for (keys, said) in [
+            (&[old, cfg, "runtime.services.evs.0.rx"][..], "1.99 or later, before 2.0"),
+            (&[old], "2.0 or later, before 2.1"),
+            (&[old, qdevice], "2.1 or later, before 2.3.2"),
+            (&[old, qdevice, cfg], "2.3.2 or later, before 2.3.5"),
+            (&[old, qdevice, cfg, fragments], "2.3.5 or later, before 2.99"),
+            (&[qdevice, cfg, fragments], "2.99 or later, before 3.1"),
+            (&["runtime.services.cfg.4.rx"], "3.1 or later, before 3.2"),
+            (&["runtime.services.cfg.4.rx", "runtime.services.votequorum.4.rx"], "3.2 or later"),
+        ] {
+            assert_eq!(generation(keys), said, "{keys:?}");
+        }
+    }
+}

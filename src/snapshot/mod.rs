@@ -451,3 +451,34 @@ impl NodeQdevice {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_without_any_answer_fails_with_what_says_most() {
+        let gone = |service: &'static str| Error::Disconnected {
+            service: service.into(),
+            truncated: None,
+            stage: None,
+        };
+        let late = || Error::TimedOut { operation: "x".into(), after: Duration::ZERO, stage: None };
+        let refused = || Error::Cs { call: "x".into(), error: CsError::Access };
+        let decided = |errors: Vec<(&str, Error)>| {
+            let faults = errors.into_iter().map(|(part, error)| (part.to_owned(), error.into()));
+            decisive(faults.collect())
+        };
+        assert!(matches!(
+            decided(vec![("quorum", gone("quorum")), (CMAP, gone("cmap"))]),
+            Error::Disconnected { service, .. } if service == "cmap"
+        ));
+        let all = vec![(CMAP, gone("cmap")), ("quorum", refused()), ("cfg", late())];
+        assert!(matches!(decided(all), Error::TimedOut { .. }));
+        let all = vec![(CMAP, gone("cmap")), ("quorum", refused())];
+        assert!(matches!(decided(all), Error::Cs { .. }));
+        assert!(matches!(decided(vec![]), Error::NotConnected { .. }));
+    }
+}
