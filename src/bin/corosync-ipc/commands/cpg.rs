@@ -1,6 +1,5 @@
 //! `corosync-ipc cpg`: groups of processes and their messages.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::Arc;
 
@@ -230,67 +229,78 @@ fn members(context: &Context, group: GroupName) -> Result<(), Failure> {
 const MEMBER_COLUMNS: [Column; 4] =
     [Column::Number("NODE"), Column::Number("PID"), Column::Text("NAME"), Column::Text("ADDRESS")];
 
-/// The nodes of members, as far as cmap and cfg know them.
+/// The nodes of members.
 #[derive(Default)]
 struct Nodes {
-    /// Name and addresses.
-    known: BTreeMap<NodeId, (Option<String>, Vec<String>)>,
+    /// As far as cmap and cfg know them.
+    known: Vec<Node>,
     faults: Faults,
+}
+
+struct Node {
+    id: NodeId,
+    name: Option<String>,
+    addresses: Vec<String>,
 }
 
 impl Nodes {
     /// Asks nobody where there is no member.
     fn ask(endpoint: &Endpoint, members: &[Entry]) -> Self {
         let mut nodes = Self::default();
-        let ids: BTreeSet<NodeId> = members.iter().map(|entry| entry.node_id).collect();
-        if ids.is_empty() {
+        if members.is_empty() {
             return nodes;
         }
-        let configured = cmap::Client::connect_to(endpoint).and_then(|cmap| cmap.nodelist());
-        let configured = match configured {
-            Ok(configured) => configured,
+        let nodelist = cmap::Client::connect_to(endpoint).and_then(|cmap| cmap.nodelist());
+        let nodelist = match nodelist {
+            Ok(nodelist) => nodelist,
             Err(error) => {
                 nodes.faults.insert("cmap".to_owned(), error.into());
                 return nodes;
             }
         };
-        for id in ids {
-            let node = configured.by_id(id).cloned().unwrap_or_default();
-            let mut addresses: Vec<String> = node.addresses.into_values().collect();
-            if addresses.is_empty() {
+        for member in members {
+            let id = member.node_id;
+            if nodes.find(id).is_some() {
+                continue;
+            }
+            let mut node = Node { id, name: None, addresses: Vec::new() };
+            if let Some(configured) = nodelist.by_id(id) {
+                node.name.clone_from(&configured.name);
+                node.addresses.extend(configured.addresses.values().cloned());
+            }
+            if node.addresses.is_empty() {
                 match snapshot::addresses(endpoint, id) {
-                    Ok(found) => addresses.extend(found.iter().map(ToString::to_string)),
+                    Ok(found) => node.addresses.extend(found.iter().map(ToString::to_string)),
                     Err(Error::Cs { error: CsError::NotExist, .. }) => {}
                     Err(error) => _ = nodes.faults.insert(format!("node {id}"), error.into()),
                 }
             }
-            nodes.known.insert(id, (node.name, addresses));
+            nodes.known.push(node);
         }
         nodes
     }
 
+    fn find(&self, id: NodeId) -> Option<&Node> {
+        self.known.iter().find(|node| node.id == id)
+    }
+
     fn member_json(&self, member: &Entry) -> Json {
-        let (name, addresses) = self.known.get(&member.node_id).cloned().unwrap_or_default();
+        let node = self.find(member.node_id);
         json!({
             "node_id": member.node_id.0,
             "pid": member.pid,
-            "name": name,
-            "addresses": addresses,
+            "name": node.and_then(|node| node.name.as_deref()),
+            "addresses": node.map_or(&[][..], |node| &node.addresses),
             "errors": self.faults,
         })
     }
 
     fn member_row(&self, member: &Entry) -> Vec<String> {
-        let known = self.known.get(&member.node_id);
-        let missing = || if known.is_some() { "-" } else { "failed" }.to_owned();
-        let name = known.and_then(|(name, _)| name.clone());
-        let addresses = known.map(|(_, addresses)| words(addresses));
-        vec![
-            member.node_id.to_string(),
-            member.pid.to_string(),
-            name.unwrap_or_else(missing),
-            addresses.unwrap_or_else(missing),
-        ]
+        let (name, addresses) = match self.find(member.node_id) {
+            Some(node) => (node.name.as_deref().unwrap_or("-"), words(&node.addresses)),
+            None => ("failed", "failed".to_owned()),
+        };
+        vec![member.node_id.to_string(), member.pid.to_string(), name.to_owned(), addresses]
     }
 }
 

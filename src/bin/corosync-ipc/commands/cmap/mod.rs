@@ -313,8 +313,10 @@ pub(crate) fn hint(key: &str) -> impl FnOnce(CsError) -> Option<String> {
 }
 
 fn list(client: &Client, context: &Context, prefixes: &[String]) -> Result<(), Failure> {
-    let lists = prefixes.iter().map(|prefix| client.list(prefix));
-    let entries = lists.collect::<Result<Vec<_>, Error>>()?.concat();
+    let mut entries = Vec::new();
+    for prefix in prefixes {
+        entries.append(&mut client.list(prefix)?);
+    }
     if context.json {
         return print_document(
             &entries.iter().map(|(key, value)| value::entry_json(key, value)).collect(),
@@ -381,18 +383,21 @@ fn delete(client: &Client, keys: &[String]) -> Result<(), Failure> {
 /// Deletes all keys that begin with one of the prefixes.
 pub(crate) fn delete_prefixes(client: &Client, prefixes: &[String]) -> Result<(), Failure> {
     // All names first: deleting moves what an iterator finds.
-    let entries =
-        prefixes.iter().map(|prefix| client.iter(prefix)).collect::<Result<Vec<_>, _>>()?;
-    let keys = entries.into_iter().flatten().map(|entry| Ok(entry?.key));
+    let mut keys = Vec::new();
+    for prefix in prefixes {
+        for entry in client.iter(prefix)? {
+            keys.push(entry?.key);
+        }
+    }
     // Somebody else may delete a key first.
-    delete_all(client, &keys.collect::<Result<Vec<_>, Error>>()?, is_absent)
+    delete_all(client, &keys, is_absent)
 }
 
 /// Goes on after a key that cannot be deleted, and fails then, unless the error is excused.
 fn delete_all(
     client: &Client,
     keys: &[String],
-    is_excused: impl Fn(&Error) -> bool,
+    is_excused: fn(&Error) -> bool,
 ) -> Result<(), Failure> {
     let mut faults = Faults::default();
     for key in keys {
@@ -412,7 +417,7 @@ pub(crate) fn is_absent(error: &Error) -> bool {
 fn clear(client: &Client, statistics: Statistics) -> Result<(), Failure> {
     let name = statistics.to_possible_value().unwrap_or_default();
     let key = format!("stats.clear.{}", name.get_name());
-    client.set(&key, 1_u32).explain(|error| {
+    client.set(&key, Value::U32(1)).explain(|error| {
         (error == CsError::NotSupported).then(|| {
             format!("this corosync does not clear {}: schedmiss needs 3.0.4", name.get_name())
         })
