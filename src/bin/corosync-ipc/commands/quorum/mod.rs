@@ -2,8 +2,11 @@
 
 mod watch;
 
-use clap::{Args, Subcommand};
-use corosync_ipc::snapshot::{Options, Snapshot, connect_votequorum};
+use std::mem;
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand, ValueEnum};
+use corosync_ipc::snapshot::{Node, Options, Snapshot, connect_votequorum};
 use corosync_ipc::votequorum::{self, InfoFlags, LOCAL_NODE};
 use corosync_ipc::{CsError, NodeId};
 use serde_json::{Value as Json, json};
@@ -39,6 +42,8 @@ enum Command {
         /// End with 5 when this node is not quorate.
         #[arg(long)]
         check: bool,
+        #[command(flatten)]
+        order: Order,
     },
 
     /// Prints the nodes: the members, then the absent ones
@@ -46,8 +51,12 @@ enum Command {
     /// Prints node id, votes, state, name and addresses of each; with --json an array of objects.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum nodes
+  corosync-ipc quorum nodes --sort name
   corosync-ipc --json quorum nodes | jq '.[] | select(.member | not) | .name'")]
-    Nodes,
+    Nodes {
+        #[command(flatten)]
+        order: Order,
+    },
 
     /// Prints the present state, then notifications as they arrive
     ///
@@ -106,6 +115,45 @@ enum Command {
     UnregisterQdevice,
 }
 
+/// The order of nodes.
+#[derive(Clone, Copy, Debug, Args)]
+struct Order {
+    /// Sort the members, and the absent nodes behind them; the order of members is the daemon's by
+    /// default.
+    #[arg(long, value_name = "BY")]
+    sort: Option<Key>,
+}
+
+/// What nodes are sorted by.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Key {
+    Id,
+    Name,
+    /// The address of the lowest link; numbers before host names.
+    Address,
+}
+
+impl Order {
+    fn apply(self, nodes: &mut Option<Vec<Node>>) {
+        let (Some(key), Some(nodes)) = (self.sort, nodes) else { return };
+        let is_behind = |a: &Node, b: &Node| match key {
+            Key::Id => a.node_id > b.node_id,
+            Key::Name => a.name > b.name,
+            Key::Address => first_address(a) > first_address(b),
+        };
+        // Keeps the order of those that are equal.
+        for node in mem::take(nodes) {
+            let at = nodes.iter().rposition(|other| !is_behind(other, &node));
+            nodes.insert(at.map_or(0, |at| at + 1), node);
+        }
+    }
+}
+
+/// Of the lowest link: a number, or else a host name. Numbers are compared as numbers.
+fn first_address(node: &Node) -> Option<Result<IpAddr, &str>> {
+    node.addresses.values().next().map(|text| text.parse().map_err(|_| text.as_str()))
+}
+
 impl Quorum {
     /// Whether the command runs on after one answer.
     pub(crate) fn goes_on(&self) -> bool {
@@ -114,8 +162,8 @@ impl Quorum {
 
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
-            Command::Status { check } => status(context, check),
-            Command::Nodes => nodes(context),
+            Command::Status { check, order } => status(context, check, order),
+            Command::Nodes { order } => nodes(context, order),
             Command::Watch { count, stay, exec } => watch::run(context, &stay, exec, count),
             Command::Expected { votes } => expected(context, votes),
             Command::Votes { votes, node } => set_votes(context, votes, node),
@@ -125,8 +173,11 @@ impl Quorum {
 }
 
 /// A snapshot of quorum, votes and nodes.
-fn take(context: &Context) -> Result<Snapshot, Failure> {
-    Ok(context.snapshot(Options::new().links(false).services(false))?)
+fn take(context: &Context, order: Order) -> Result<Snapshot, Failure> {
+    let mut snapshot = context.snapshot(Options::new().links(false).services(false))?;
+    order.apply(&mut snapshot.members);
+    order.apply(&mut snapshot.absent);
+    Ok(snapshot)
 }
 
 /// A snapshot without what is not asked for.
@@ -138,8 +189,8 @@ fn document(snapshot: &Snapshot) -> Json {
     document
 }
 
-fn status(context: &Context, check: bool) -> Result<(), Failure> {
-    let snapshot = take(context)?;
+fn status(context: &Context, check: bool, order: Order) -> Result<(), Failure> {
+    let snapshot = take(context, order)?;
     if context.json {
         print_document(&document(&snapshot))?;
     } else {
@@ -149,8 +200,8 @@ fn status(context: &Context, check: bool) -> Result<(), Failure> {
     failure::check(!check || snapshot.quorate == Some(true))
 }
 
-fn nodes(context: &Context) -> Result<(), Failure> {
-    let snapshot = take(context)?;
+fn nodes(context: &Context, order: Order) -> Result<(), Failure> {
+    let snapshot = take(context, order)?;
     if snapshot.members.is_none() {
         // There is nothing to print without members.
         return judge(faults(&snapshot), true);
