@@ -110,7 +110,7 @@ fn links_and_nodes_are_those_cfgtool_shows() {
     let status = json(node, &["status"]);
     assert_eq!(ours(&status["links"]), ours(&links));
     let text = ok(node, &["cfg", "links"]);
-    assert!(text.starts_with("LINK  ADDRESS"), "{text}");
+    assert!(text.starts_with("LINK  PROTOCOL  ADDRESS"), "{text}");
     assert_eq!(ok(node, &["cfg", "links", "--check"]), text);
     assert!(ok(node, &["status"]).contains(&text));
     if version() < KNET {
@@ -121,7 +121,7 @@ fn links_and_nodes_are_those_cfgtool_shows() {
     }
     let numbers: Vec<&Value> = links.as_array().unwrap().iter().map(|link| &link["link"]).collect();
     assert_eq!(numbers, [&json!(0), &json!(3)]);
-    assert!(text.contains("3  10.78.0.1  connected 2 3\n"), "{text}");
+    assert!(text.contains("3  knet/udp  10.78.0.1  connected 2 3\n"), "{text}");
     assert_eq!(links[1]["nodes"][0]["name"], json!("n2"));
 
     if version() >= NODE_STATUS {
@@ -139,7 +139,14 @@ fn links_and_nodes_are_those_cfgtool_shows() {
             .collect();
         assert_eq!(ids, [json!([1, "n1", true]), json!([2, "n2", false]), json!([3, "n3", false])]);
         let text = ok(node, &["cfg", "nodes"]);
-        assert!(text.contains("2  n2    reachable  0:connected 3:connected\n"), "{text}");
+        let mtu = |link: usize| nodes[1]["links"][link]["mtu"].to_string();
+        for line in [
+            format!(" 2  n2    reachable     0  connected  {:>4}  10.77.0.2\n", mtu(0)),
+            format!(" 2  n2    reachable     3  connected  {:>4}  10.78.0.2\n", mtu(1)),
+        ] {
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert!(text.contains(" 1  n1    local         -  -             -  -\n"), "{text}");
     }
 
     cluster.unplug(3);
@@ -187,7 +194,7 @@ fn links_of_udpu_are_those_cfgtool_shows() {
     if skip() {
         return;
     }
-    let cluster = Cluster::builder().nodes(2).start();
+    let cluster = Cluster::builder().nodes(2).loses_nodes().start();
     let node = cluster.node(1);
     // The tool shows the address of another node, so only what is said of it is compared.
     let said =
@@ -205,6 +212,19 @@ fn links_of_udpu_are_those_cfgtool_shows() {
             (&links[0]["nodes"][0]["node_id"], &links[0]["nodes"][0]["connected"]),
             (&json!(2), &json!(true))
         );
+        let text = ok(node, &["cfg", "nodes"]);
+        assert!(text.ends_with(&format!("  {}\n", cluster.node(2).address())), "{text}");
+    }
+    let text = ok(node, &["cfg", "links", "--check"]);
+    let transport = if version() >= KNET { "0  udpu  " } else { "-  udpu  " };
+    assert!(text.contains(transport), "{text}");
+
+    cluster.node(2).kill();
+    if version() >= NODE_STATUS {
+        eventually("the link is down", || {
+            let check = run(node, &["cfg", "links", "--check"]);
+            (check.code() == 5).then(|| assert!(check.stdout.contains("  disconnected 2\n")))
+        });
     }
 }
 

@@ -218,7 +218,8 @@ fn a_node_the_daemon_does_not_know_is_unknown_and_not_down() {
     });
     assert_eq!(nodes[1], unknown);
     assert_eq!((&nodes[2]["reachable"], &nodes[2]["error"]), (&json!(true), &json!(null)));
-    assert!(ok(&lying, &["cfg", "nodes"]).contains("2  n2    unknown    -\n"));
+    let text = ok(&lying, &["cfg", "nodes"]);
+    assert!(text.contains(" 2  n2    unknown       -  -            -  -\n"), "{text}");
     let links = json(&lying, &["cfg", "links"]);
     assert_eq!(ends(&links), [json!([2, null, null]), json!([3, true, null])]);
     assert_eq!(links[0]["nodes"][0]["enabled"], json!(null));
@@ -590,7 +591,7 @@ fn a_udpu_daemon_without_node_ids_lives_through_every_command_that_does_not_end_
     assert_eq!(status["links"][0]["address"], json!(address));
     let number = if version() >= [2, 99, 0, 0] { "0" } else { "-" };
     let text = lives(&["status"]);
-    assert!(text.contains(&format!("{number}  {address}  ")), "{text}");
+    assert!(text.contains(&format!("{number}  udpu      {address}  ")), "{text}");
     assert_eq!(document(&["doctor"])["ok"], json!(true));
     lives(&["doctor"]);
 

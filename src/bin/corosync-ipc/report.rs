@@ -144,10 +144,25 @@ pub(crate) fn services_text(services: &[Service]) -> String {
 pub(crate) fn links_text(links: &[Link]) -> String {
     let row = |link: &Link| {
         let number = link.link.map_or("-".to_owned(), |number| number.to_string());
-        vec![number, link.address.clone(), link_state(link)]
+        vec![number, carrier(link), link.address.clone(), link_state(link)]
     };
-    let columns = [Column::Number("LINK"), Column::Text("ADDRESS"), Column::Text("STATUS")];
+    let columns = [
+        Column::Number("LINK"),
+        Column::Text("PROTOCOL"),
+        Column::Text("ADDRESS"),
+        Column::Text("STATUS"),
+    ];
     table(&columns, &links.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The transport, and what carries it where that is not the same: `knet/udp`.
+fn carrier(link: &Link) -> String {
+    match (link.transport.as_deref(), link.protocol.as_deref()) {
+        (Some("knet"), Some(protocol)) => format!("knet/{protocol}"),
+        (Some(transport), _) => transport.to_owned(),
+        (None, _) if link.error.is_some() => "failed".to_owned(),
+        (None, _) => "-".to_owned(),
+    }
 }
 
 fn link_state(link: &Link) -> String {
@@ -205,9 +220,10 @@ pub(crate) fn node_links_json(nodes: &[NodeLinks]) -> Json {
     nodes.iter().map(node).collect()
 }
 
-/// A table of nodes with their links.
+/// A table of nodes, with a row for each link to a node.
 pub(crate) fn node_links_text(nodes: &[NodeLinks]) -> String {
-    let row = |node: &NodeLinks| {
+    let mut rows = Vec::new();
+    for node in nodes {
         let state = match (&node.status, &node.error) {
             (_, Some(fault)) => fault_text(fault),
             _ if node.local => "local".to_owned(),
@@ -221,21 +237,34 @@ pub(crate) fn node_links_text(nodes: &[NodeLinks]) -> String {
             }
             (Some(_), _) => "unreachable".to_owned(),
         };
-        let status = node.status.as_ref().filter(|_| !node.local);
-        let links = status.into_iter().flat_map(|status| status.links.iter().map(link_text));
         let name = node.name.as_deref().unwrap_or("-").to_owned();
-        vec![node.node_id.to_string(), name, state, words(links)]
-    };
-    let columns =
-        [Column::Number("ID"), Column::Text("NAME"), Column::Text("STATE"), Column::Text("LINKS")];
-    table(&columns, &nodes.iter().map(row).collect::<Vec<_>>())
+        let of_node = [node.node_id.to_string(), name, state];
+        let links = node.status.iter().filter(|_| !node.local).flat_map(|status| &status.links);
+        let mut links: Vec<_> = links.map(link_cells).collect();
+        if links.is_empty() {
+            links.push(["-"; 4].map(str::to_owned));
+        }
+        rows.extend(links.iter().map(|link| [&of_node[..], link].concat()));
+    }
+    let columns = [
+        Column::Number("ID"),
+        Column::Text("NAME"),
+        Column::Text("STATE"),
+        Column::Number("LINK"),
+        Column::Text("STATUS"),
+        Column::Number("MTU"),
+        Column::Text("ADDRESS"),
+    ];
+    table(&columns, &rows)
 }
 
-fn link_text(link: &LinkStatus) -> String {
-    let state = match (link.enabled, link.connected) {
+fn link_cells(link: &LinkStatus) -> [String; 4] {
+    let status = match (link.enabled, link.connected) {
         (false, _) => "disabled",
         (_, true) => "connected",
         (_, false) => "disconnected",
     };
-    format!("{}:{state}", link.link)
+    // With udpu the source is the other node's.
+    let address = [&link.destination, &link.source].into_iter().find(|it| !it.is_empty());
+    [link.link.to_string(), status.to_owned(), link.mtu.to_string(), words(address)]
 }

@@ -57,7 +57,8 @@ enum Command {
 
     /// Prints whether each node can be reached, and by which links (corosync 3.1.1 and later)
     ///
-    /// Prints the same as corosync-cfgtool -n, for all nodes; with --json an array of objects. A
+    /// Prints the same as corosync-cfgtool -n, for all nodes, a row for each link to a node: its
+    /// state, its MTU and the node's address; with --json an array of objects. A
     /// node that the daemon does not know is `unknown`. A node whose state the daemon does not
     /// report has the error as its state; the exit status is 1 then, or 4 after a timeout.
     /// Without cmap only the local node is known.
