@@ -352,7 +352,7 @@ fn the_doctor_shows_the_label_of_who_is_denied() {
         let doctor = doctor(strace, args);
         assert_eq!(doctor.code(), status, "{doctor:?}");
         let told = doctor.stdout;
-        assert!(told.contains(&format!("\nLabel:         {LABEL}\n")), "{told}");
+        assert!(told.contains(&format!("\nLabel:            {LABEL}\n")), "{told}");
         assert!(told.contains(&format!("failed at the {stage}: ")), "{told}");
         assert!(told.contains(advice) && told.contains("SELinux or AppArmor"), "{told}");
         assert_eq!(told.matches("->").count(), 1, "{told}");

@@ -289,7 +289,7 @@ fn status_works_without_votequorum() {
     }
     assert_eq!(status["services"][4]["service"], json!("votequorum"));
     assert_eq!(status["services"][4]["reachable"], json!(false));
-    assert!(ok(node, &["status"]).contains("votequorum  not configured"));
+    assert!(ok(node, &["status"]).contains("votequorum is not configured\n"));
     assert_eq!(lines(&ok(node, &["--json", "quorum", "watch", "--count", "1"])).len(), 1);
     assert_eq!(json(node, &["doctor"])["ok"], json!(true));
     for args in [

@@ -5,29 +5,52 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
+use corosync_ipc::Endpoint;
 use corosync_ipc::cpg::{self, GroupName};
-use corosync_ipc::embedded::Corosync;
+use corosync_ipc::embedded::{Cluster, Corosync};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 
-use super::{ok, program};
+use super::{assert_one_line, ok, program};
 
-/// Standard output of a command that has a terminal of so many columns.
-fn on_terminal(corosync: &Corosync, columns: u16, args: &[&str]) -> String {
-    let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    let OpenptyResult { master, slave } = openpty(Some(&size), None).expect("a terminal");
-    let folder = corosync.endpoint().shm_root_path();
+/// The command, whose environment says nothing about colours but that they are known.
+fn client(endpoint: &Endpoint, args: &[&str]) -> Command {
+    let folder = endpoint.shm_root_path();
     let mut command = Command::new(program());
-    command.env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder);
-    let mut child = command
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(slave)
-        .spawn()
-        .expect("cannot run the command");
+    command.args(args).env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder);
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+        command.env_remove(variable);
+    }
+    command.env("TERM", "xterm").stdin(Stdio::null());
+    command
+}
+
+/// A terminal of so many columns, and the end that programs have.
+fn terminal(columns: u16) -> OpenptyResult {
+    let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    openpty(Some(&size), None).expect("a terminal")
+}
+
+/// What a command writes to a terminal, which is its standard output or its standard error, and
+/// whether it succeeded.
+fn written(
+    mut command: Command,
+    columns: u16,
+    which: fn(&mut Command, Stdio) -> &mut Command,
+) -> (String, bool) {
+    let OpenptyResult { master, slave } = terminal(columns);
+    let mut child = which(&mut command, slave.into()).spawn().expect("cannot run the command");
     // It keeps the other end open.
     drop(command);
     let text = read(master);
-    assert!(child.wait().unwrap().success(), "{text}");
+    (text, child.wait().unwrap().success())
+}
+
+/// Standard output of a command that has a terminal of so many columns, without colours.
+fn on_terminal(corosync: &Corosync, columns: u16, args: &[&str]) -> String {
+    let mut command = client(corosync.endpoint(), args);
+    command.env("NO_COLOR", "1");
+    let (text, succeeded) = written(command, columns, Command::stdout);
+    assert!(succeeded, "{text}");
     text
 }
 
@@ -64,7 +87,7 @@ fn tables_fit_the_terminal() {
         let wide = ok(corosync.endpoint(), &args);
         assert_eq!(on_terminal(&corosync, 200, &args), wide);
         assert_eq!(on_terminal(&corosync, 0, &args), wide);
-        for columns in [40, 32] {
+        for columns in [40, 33] {
             let narrow = on_terminal(&corosync, columns, &args);
             assert!(narrow.lines().all(|line| line.len() <= columns.into()), "{narrow}");
             // All is there, and no word is cut. The heads may be there several times.
@@ -97,4 +120,62 @@ NAME     a-node-with-a-name
 ADDRESS  fd00:1234:5678:9abc::2
 ";
     assert_eq!(nodes, expected);
+}
+
+/// Red, and what it ends with.
+const RED: [&str; 2] = ["\x1b[31m", "\x1b[0m"];
+
+fn without_colours(text: &str) -> String {
+    RED.into_iter().fold(text.to_owned(), |text, code| text.replace(code, ""))
+}
+
+#[test]
+fn what_is_wrong_is_red_on_a_terminal_only() {
+    let cluster = Cluster::start(3).unwrap();
+    cluster.partition(&[&[1, 2], &[3]]).unwrap();
+    let endpoint = cluster.node(3).unwrap().endpoint().clone();
+    for (args, wrong) in [
+        (&["status"][..], &["no", "2 (activity blocked)", "dead", "disconnected 1 2"][..]),
+        (&["quorum", "status"], &["no", "dead"]),
+        (&["quorum", "nodes"], &["dead"]),
+        (&["cfg", "links"], &["disconnected 1 2"]),
+        (&["cfg", "nodes"], &["unreachable", "disconnected"]),
+    ] {
+        let plain = ok(&endpoint, args);
+        assert!(!plain.contains('\x1b'), "{plain:?}");
+        let (red, _) = written(client(&endpoint, args), 200, Command::stdout);
+        assert_eq!(without_colours(&red), plain);
+        for wrong in wrong {
+            let [begin, end] = RED;
+            assert!(red.contains(&format!("{begin}{wrong}{end}")), "{wrong}: {red:?}");
+        }
+        for (variable, value) in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
+            let mut command = client(&endpoint, args);
+            command.env(variable, value);
+            assert_eq!(written(command, 200, Command::stdout).0, plain, "{variable}");
+        }
+        let mut command = client(&endpoint, args);
+        let forced = command.env("CLICOLOR_FORCE", "1").output().unwrap().stdout;
+        assert_eq!(String::from_utf8(forced).unwrap(), red);
+        let (json, _) =
+            written(client(&endpoint, &[args, &["--json"]].concat()), 200, Command::stdout);
+        assert!(!json.contains('\x1b'), "{json:?}");
+    }
+    // It takes no room.
+    let (narrow, _) = written(client(&endpoint, &["status"]), 40, Command::stdout);
+    let plain = without_colours(&narrow);
+    assert!(plain.lines().all(|line| line.len() <= 40), "{plain}");
+}
+
+#[test]
+fn an_error_begins_in_red_on_a_terminal_only() {
+    let corosync = Corosync::start().unwrap();
+    let command = || client(corosync.endpoint(), &["cmap", "get", "no.such.key"]);
+    let plain = String::from_utf8(command().output().unwrap().stderr).unwrap();
+    assert_one_line(&plain, &["no.such.key"]);
+    let (red, succeeded) = written(command(), 200, Command::stderr);
+    assert!(!succeeded);
+    let [begin, end] = RED;
+    assert!(red.starts_with(&format!("{begin}corosync-ipc:{end} ")), "{red:?}");
+    assert_eq!(without_colours(&red), plain);
 }

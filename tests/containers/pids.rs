@@ -25,7 +25,7 @@ fn containers_whose_programs_have_the_same_pid_collide_unless_they_choose_anothe
             assert!(second.stderr.contains(word), "no {word:?} in {second:?}");
         }
         let doctor = podman.run(&simplest(), &["doctor"]).run().success();
-        assert!(doctor.contains("\nProcess:       1 here, "), "{doctor}");
+        assert!(doctor.contains("\nProcess:          1 here, "), "{doctor}");
         assert!(doctor.contains(" for the daemon, which is in another pid namespace"), "{doctor}");
 
         let recipes = Recipe::all_below(HEADING);
@@ -71,7 +71,7 @@ fn a_daemon_that_does_not_see_a_client_is_told_its_own_pid() {
     let mut client = simplest().without("--volume").without("--network");
     client = client.with("--network container:daemon --ipc container:daemon");
     let doctor = podman.run(&client, &["doctor"]).run().success();
-    assert!(doctor.contains("\nProcess:       1 here, not visible to the daemon"), "{doctor}");
+    assert!(doctor.contains("\nProcess:          1 here, not visible to the daemon"), "{doctor}");
     let args = ["cpg", "join", "g", "--count", "1", "--pid-at-daemon"];
     let alone = podman.run(&client, &args).input("hello\n").run();
     assert!(alone.stdout.contains("g 1/1: hello"), "{alone:?}");

@@ -139,11 +139,8 @@ impl Outcome {
                     IpcType::Socket => "socket",
                 };
                 let of = |text: &str, line: String| assert!(text.contains(&line), "{what}: {text}");
-                of(
-                    status,
-                    format!("\nServices (transport {transport}):\n  cmap        reachable\n"),
-                );
-                of(doctor, format!("\nTransport:     {transport}\n"));
+                of(status, format!("\nTransport:        {transport}\nServices:         cmap "));
+                of(doctor, format!("\nTransport:        {transport}\n"));
                 assert!(!doctor.contains(" failed at the "), "{what}: {doctor}");
             }
             Wall { error, stage, says, advice } => {

@@ -1,19 +1,22 @@
 //! Standard output and standard error.
 
+use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::iter;
 use std::str;
 use std::time::SystemTime;
 
+use anstream::stream::RawStream;
+use anstream::{AutoStream, ColorChoice};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use corosync_ipc::Escaped;
+use corosync_ipc::snapshot::Fault;
 use serde_json::{Value, json};
 use terminal_size::terminal_size_of;
 use unicode_width::UnicodeWidthStr;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, fault_text};
 
 /// Writes to standard output and flushes it.
 pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
@@ -60,7 +63,8 @@ fn ascii_where_it_steers(json: String) -> String {
 
 /// Writes one line to standard error. Ignores errors.
 pub(crate) fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "corosync-ipc: {}", printable(text));
+    let name = red("corosync-ipc:".to_owned(), &io::stderr());
+    let _ = writeln!(io::stderr(), "{name} {}", printable(text));
 }
 
 /// Writes one line of JSON to standard error. Ignores errors.
@@ -108,6 +112,70 @@ pub(crate) fn words<T: ToString>(words: impl IntoIterator<Item = T>) -> String {
     if words.is_empty() { "-".to_owned() } else { words.join(" ") }
 }
 
+/// Text for people on one line: escaped, and red where it says that something is wrong.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Cell(String);
+
+/// Begins and ends what is red.
+const RED: &str = "\x1b[31m";
+const PLAIN: &str = "\x1b[0m";
+
+impl Cell {
+    /// Says that something is wrong.
+    pub(crate) fn wrong(text: impl Into<Cell>) -> Self {
+        Self(red(text.into().0, &io::stdout()))
+    }
+
+    /// Says that something is wrong, if it is.
+    pub(crate) fn wrong_if(is_wrong: bool, text: impl Into<Cell>) -> Self {
+        if is_wrong { Self::wrong(text) } else { text.into() }
+    }
+
+    /// Stands in the answer in place of a part that is missing.
+    pub(crate) fn failed(fault: &Fault) -> Self {
+        Self::wrong(fault_text(fault))
+    }
+
+    /// One after the other.
+    pub(crate) fn join(cells: impl IntoIterator<Item = Cell>, between: &str) -> Self {
+        Self(cells.into_iter().map(|cell| cell.0).collect::<Vec<_>>().join(between))
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self(printable(text))
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// On a terminal, unless NO_COLOR or the like says otherwise. Always with CLICOLOR_FORCE.
+fn red(text: String, stream: &impl RawStream) -> String {
+    match AutoStream::choice(stream) {
+        ColorChoice::Never => text,
+        _ => format!("{RED}{text}{PLAIN}"),
+    }
+}
+
+/// The columns that escaped text takes.
+fn width_of(text: &str) -> usize {
+    text.replace(RED, "").replace(PLAIN, "").width()
+}
+
+/// The name of a value, and the value.
+pub(crate) type Field = (&'static str, Cell);
+
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Column {
@@ -117,70 +185,103 @@ pub(crate) enum Column {
 }
 
 impl Column {
-    fn head(self) -> String {
+    fn head(self) -> Cell {
         let (Self::Text(head) | Self::Number(head)) = self;
-        head.to_owned()
+        head.into()
     }
 }
 
-/// Lines up the cells under the heads, escaped as [`printable`] does it.
+/// Lines up the cells under the heads.
 ///
 /// On a narrow terminal the last column wraps between words. If its longest word has no room, each
 /// row becomes a block with a line for each column.
-pub(crate) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
-    layout(columns, rows, terminal_size_of(io::stdout()).map(|(width, _)| width.0))
+pub(crate) fn table<C: Clone + Into<Cell>>(columns: &[Column], rows: &[Vec<C>]) -> String {
+    let rows: Vec<Vec<Cell>> =
+        rows.iter().map(|row| row.iter().cloned().map(Into::into).collect()).collect();
+    layout(columns, &rows, terminal_width())
 }
 
-fn layout(columns: &[Column], rows: &[Vec<String>], width: Option<u16>) -> String {
-    let heads = columns.iter().map(|column| column.head());
-    let table =
-        grid(columns, iter::once(heads.clone().collect()).chain(rows.iter().cloned()), width);
-    if width.is_none_or(|width| table.lines().all(|line| line.width() <= usize::from(width))) {
+/// A line for each name and its value. On a narrow terminal the values wrap between words. Without
+/// a name, the value goes on with the one before.
+pub(crate) fn fields(fields: impl IntoIterator<Item = Field>) -> String {
+    let name = |name: &str| {
+        let name = if name.is_empty() { String::new() } else { format!("{name}:") };
+        // As long as the longest of all.
+        format!("{name:<17}").into()
+    };
+    let rows: Vec<_> = fields.into_iter().map(|(field, value)| vec![name(field), value]).collect();
+    grid(&[Column::Text(""); 2], 1, &rows, terminal_width())
+}
+
+fn terminal_width() -> Option<usize> {
+    terminal_size_of(io::stdout()).map(|(width, _)| width.0.into())
+}
+
+fn layout(columns: &[Column], rows: &[Vec<Cell>], width: Option<usize>) -> String {
+    let heads: Vec<Cell> = columns.iter().map(|column| column.head()).collect();
+    let all: Vec<_> = iter::once(heads.clone()).chain(rows.iter().cloned()).collect();
+    let table = grid(columns, GAP, &all, width);
+    if width.is_none_or(|width| table.lines().all(|line| width_of(line) <= width)) {
         return table;
     }
-    let block = |row: &Vec<String>| {
-        let lines = heads.clone().zip(row).map(|(head, cell)| vec![head, cell.clone()]);
-        grid(&[Column::Text(""); 2], lines, width)
+    let block = |row: &Vec<Cell>| {
+        let lines: Vec<_> =
+            heads.iter().zip(row).map(|(head, cell)| vec![head.clone(), cell.clone()]).collect();
+        grid(&[Column::Text(""); 2], GAP, &lines, width)
     };
     rows.iter().map(block).collect::<Vec<_>>().join("\n")
 }
 
 /// Lines rows up. The last column takes the rest of the width, the others the width of their
-/// content.
-fn grid(columns: &[Column], rows: impl Iterator<Item = Vec<String>>, width: Option<u16>) -> String {
-    let mut longest_word = 1;
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+/// content. A word is never cut, even if the line becomes too long.
+fn grid(columns: &[Column], gap: usize, rows: &[Vec<Cell>], width: Option<usize>) -> String {
+    let width_at = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| width_of(&cell.0)).max()
+    };
+    let widths: Vec<usize> =
+        (0..columns.len()).map(|column| width_at(column).unwrap_or_default()).collect();
+    let mut text = String::new();
     for row in rows {
-        let row: Vec<String> = row.iter().map(|cell| printable(cell)).collect();
-        let words = row.last().into_iter().flat_map(|cell| cell.split(' '));
-        longest_word = words.map(UnicodeWidthStr::width).fold(longest_word, usize::max);
-        table.add_row(row);
+        let mut line = String::new();
+        let mut start = 0;
+        for (index, ((Cell(cell), column), taken)) in
+            row.iter().zip(columns).zip(&widths).enumerate()
+        {
+            line += &" ".repeat(start - width_of(&line));
+            if let Column::Number(_) = column {
+                line += &" ".repeat(taken - width_of(cell));
+            }
+            match width.filter(|_| index + 1 == columns.len()) {
+                Some(width) => wrap(&mut line, cell, start, width),
+                None => line += cell,
+            }
+            start += taken + gap;
+        }
+        text += line.trim_end();
+        text.push('\n');
     }
-    // A word is never cut, even if the line becomes too long.
-    let least = u16::try_from(longest_word).unwrap_or(u16::MAX);
-    if let Some(width) = width {
-        table.set_width(width);
+    text
+}
+
+/// Appends text to a line; lines that become too long go on at `start`.
+fn wrap(line: &mut String, text: &str, start: usize, width: usize) {
+    let mut at = width_of(line);
+    for (index, word) in text.split(' ').enumerate() {
+        if index > 0 && at + 1 + width_of(word) > width {
+            line.push('\n');
+            line.extend(iter::repeat_n(' ', start));
+            at = start;
+        } else if index > 0 {
+            line.push(' ');
+            at += 1;
+        }
+        line.push_str(word);
+        at += width_of(word);
     }
-    let last = columns.len().saturating_sub(1);
-    for (column, kind) in table.column_iter_mut().zip(columns) {
-        let is_last = column.index == last;
-        column.set_padding((0, if is_last { 0 } else { GAP }));
-        column.set_cell_alignment(match kind {
-            Column::Text(_) => CellAlignment::Left,
-            Column::Number(_) => CellAlignment::Right,
-        });
-        column.set_constraint(if is_last {
-            ColumnConstraint::LowerBoundary(Width::Fixed(least))
-        } else {
-            ColumnConstraint::ContentWidth
-        });
-    }
-    table.trim_fmt() + "\n"
 }
 
 /// Blanks between two columns.
-const GAP: u16 = 2;
+const GAP: usize = 2;
 
 #[cfg(test)]
 mod tests {
@@ -211,8 +312,8 @@ mod tests {
         assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), json!({ "text": text }));
     }
 
-    fn rows(rows: &[&[&str]]) -> Vec<Vec<String>> {
-        rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect()
+    fn rows(rows: &[&[&str]]) -> Vec<Vec<Cell>> {
+        rows.iter().map(|row| row.iter().copied().map(Cell::from).collect()).collect()
     }
 
     #[test]
@@ -240,5 +341,18 @@ mod tests {
             layout(&columns, &rows, Some(10)),
             "GROUP    a\nMEMBERS  1/1001\n         1/1002\n         1/1003\n\nGROUP    b\\x0a\nMEMBERS  1/1\n"
         );
+    }
+
+    #[test]
+    fn colour_takes_no_room() {
+        let columns = [Column::Text("STATE"), Column::Text("X")];
+        let red = Cell(format!("{RED}no no{PLAIN}"));
+        let rows = [vec![red.clone(), red]];
+        let lines = format!("STATE  X\n{RED}no no{PLAIN}  {RED}no no{PLAIN}\n");
+        assert_eq!(layout(&columns, &rows, Some(12)), lines);
+        let lines = format!("STATE  X\n{RED}no no{PLAIN}  {RED}no\n       no{PLAIN}\n");
+        assert_eq!(layout(&columns, &rows, Some(11)), lines);
+        let forged: Cell = RED.into();
+        assert_eq!(forged, Cell(r"\x1b[31m".to_owned()));
     }
 }

@@ -3,13 +3,14 @@
 use corosync_ipc::NodeId;
 use corosync_ipc::cfg::LinkStatus;
 use corosync_ipc::snapshot::{
-    Link, LinkNode, Node, NodeLinks, NodeQdevice, Qdevice, Ring, Service, Snapshot,
+    Daemon, Link, LinkNode, Node, NodeLinks, NodeQdevice, Qdevice, Ring, Snapshot,
 };
 use corosync_ipc::votequorum::InfoFlags;
+use humantime::format_rfc3339_seconds;
 use serde_json::{Value as Json, json};
 
 use crate::failure::fault_text;
-use crate::output::{Column, printable, table, words};
+use crate::output::{Cell, Column, Field, fields, table, words};
 
 pub(crate) fn ring_json(ring: impl Into<Ring>) -> Json {
     json!(ring.into())
@@ -17,73 +18,114 @@ pub(crate) fn ring_json(ring: impl Into<Ring>) -> Json {
 
 /// What is known of the cluster, and the nodes.
 pub(crate) fn text(snapshot: &Snapshot) -> String {
-    let unknown = || "unknown".to_owned();
+    format!("{}\n{}", fields(cluster(snapshot)), nodes_text(snapshot))
+}
+
+/// What is known of the cluster.
+pub(crate) fn cluster(snapshot: &Snapshot) -> Vec<Field> {
     // What is missing, or why it is.
     let missing = |part: &str, otherwise: &str| {
-        snapshot.errors.get(part).map_or(otherwise.to_owned(), fault_text)
+        snapshot.errors.get(part).map_or(otherwise.into(), Cell::failed)
     };
-    let node = match snapshot.node_id {
-        Some(node) => node.to_string(),
-        None => missing("cfg", "unknown"),
-    };
-    let name = snapshot.node_name.as_ref().map(|name| format!(" ({name})"));
-    let quorate = snapshot.quorate.map(|quorate| if quorate { "yes" } else { "no" }.to_owned());
-    let mut lines = vec![
+    let known = |value: &Option<String>| value.as_deref().map(Cell::from);
+    let node = snapshot.node_id.map_or_else(
+        || missing("cfg", "unknown"),
+        |node| match &snapshot.node_name {
+            Some(name) => format!("{node} ({name})").into(),
+            None => node.to_string().into(),
+        },
+    );
+    let quorate =
+        snapshot.quorate.map(|quorate| if quorate { "yes".into() } else { Cell::wrong("no") });
+    let mut lines: Vec<Field> = vec![
         (
             "Cluster name",
-            snapshot.cluster_name.clone().unwrap_or_else(|| missing("cmap", "unknown")),
+            known(&snapshot.cluster_name).unwrap_or_else(|| missing("cmap", "unknown")),
         ),
-        ("Node", node + &name.unwrap_or_default()),
-        ("Ring ID", snapshot.ring_id.map_or_else(unknown, |ring| ring.to_string())),
+        ("Node", node),
+        ("Ring ID", snapshot.ring_id.map_or("unknown".into(), |ring| ring.to_string().into())),
         ("Quorate", quorate.unwrap_or_else(|| missing("quorum", "unknown"))),
         (
             "Quorum provider",
-            snapshot.quorum_provider.clone().unwrap_or_else(|| missing("cmap", "not configured")),
+            known(&snapshot.quorum_provider).unwrap_or_else(|| missing("cmap", "not configured")),
         ),
     ];
     if let Some(version) = snapshot.config_version {
-        lines.push(("Config version", version.to_string()));
+        lines.push(("Config version", version.to_string().into()));
     }
     if let Some(error) = &snapshot.reload_error {
-        lines.push(("Last reload", format!("failed: {error}")));
+        lines.push(("Last reload", Cell::wrong(format!("failed: {error}"))));
     }
     if let Some(fault) = snapshot.errors.get("votequorum") {
-        lines.push(("Votes", fault_text(fault)));
+        lines.push(("Votes", Cell::failed(fault)));
     }
     if let Some(flags) = snapshot.flags {
         let number = |number: Option<u32>| number.unwrap_or_default().to_string();
-        let blocked = if flags.contains(InfoFlags::QUORATE) { "" } else { " (activity blocked)" };
+        let is_blocked = !flags.contains(InfoFlags::QUORATE);
+        let blocked = if is_blocked { " (activity blocked)" } else { "" };
         lines.extend([
-            ("Expected votes", number(snapshot.expected_votes)),
-            ("Highest expected", number(snapshot.highest_expected)),
-            ("Total votes", number(snapshot.total_votes)),
-            ("Quorum", number(snapshot.quorum) + blocked),
-            ("Flags", words(flags.names().map(str::to_ascii_lowercase))),
+            ("Expected votes", number(snapshot.expected_votes).into()),
+            ("Highest expected", number(snapshot.highest_expected).into()),
+            ("Total votes", number(snapshot.total_votes).into()),
+            ("Quorum", Cell::wrong_if(is_blocked, number(snapshot.quorum) + blocked)),
+            ("Flags", words(flags.names().map(str::to_ascii_lowercase)).into()),
         ]);
     }
     if let Some(Qdevice { name, votes, configured_votes, .. }) = &snapshot.qdevice {
-        let later = if votes == configured_votes {
-            String::new()
-        } else {
-            format!(" ({configured_votes} when it votes)")
-        };
-        lines.push(("Quorum device", format!("{name}, votes {votes}{later}")));
+        let is_silent = votes != configured_votes;
+        let later =
+            if is_silent { format!(" ({configured_votes} when it votes)") } else { String::new() };
+        let device = format!("{name}, votes {votes}{later}");
+        lines.push(("Quorum device", Cell::wrong_if(is_silent, device)));
     }
-    let lines = lines
-        .iter()
-        .map(|(name, value)| format!("{:<18}{}\n", format!("{name}:"), printable(value)));
-    let nodes = if snapshot.members.is_some() {
-        nodes_text(snapshot)
-    } else {
-        "Members are not known.\n".to_owned()
-    };
-    format!("{}\n{nodes}", lines.collect::<String>())
+    lines
+}
+
+/// What is known of the daemon, and which services answer.
+pub(crate) fn daemon(snapshot: &Snapshot) -> Vec<Field> {
+    let mut lines = Vec::new();
+    if let Some(Daemon { generation, pid, uid, transport, started, .. }) = &snapshot.daemon {
+        let version = generation.as_ref().map(|generation| generation.to_string().into());
+        let fault = || snapshot.errors.get("cmap").map_or("unknown".into(), Cell::failed);
+        let started = started.map(|time| format!(", started {}", format_rfc3339_seconds(time)));
+        lines.extend([
+            ("Daemon", (process(*pid, *uid) + &started.unwrap_or_default()).into()),
+            ("Version", version.unwrap_or_else(fault)),
+            ("Transport", transport.to_string().into()),
+        ]);
+    }
+    let reachable = snapshot.services.iter().filter(|service| service.reachable);
+    lines.push(("Services", words(reachable.map(|service| &service.service)).into()));
+    for service in &snapshot.services {
+        let said = match (&service.error, service.fault()) {
+            // Answers, or does not exist in this corosync.
+            (None, _) => continue,
+            (_, None) => format!("{} is not configured", service.service).into(),
+            (_, Some(fault)) => Cell::wrong(format!("{} {}", service.service, fault_text(fault))),
+        };
+        lines.push(("", said));
+    }
+    lines
+}
+
+/// A process that answers.
+pub(crate) fn process(pid: Option<u32>, uid: u32) -> String {
+    match pid {
+        Some(pid) => format!("process {pid} (uid {uid})"),
+        None => format!("a process of another pid namespace (uid {uid})"),
+    }
 }
 
 /// A table of all nodes.
 pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
+    if snapshot.members.is_none() {
+        return format!("{}\n", Cell::wrong("Members are not known."));
+    }
     // The placeholder for a missing value, or why it is missing.
-    let no = |part: &str| if snapshot.errors.contains_key(part) { "failed" } else { "-" };
+    let no = |part: &str| match snapshot.errors.contains_key(part) {
+        true => Cell::wrong("failed"),
+        false => "-".into(),
+    };
     let has_votes = snapshot.flags.is_some() || snapshot.errors.contains_key("votequorum");
     let has_devices = snapshot.members.iter().flatten().any(|node| node.qdevice.is_some());
     let mut columns = vec![Column::Number("ID")];
@@ -96,18 +138,19 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
     }
     columns.extend([Column::Text("NAME"), Column::Text("ADDRESS")]);
     let row = |node: &Node| {
-        let mut row = vec![node.node_id.to_string()];
+        let mut row: Vec<Cell> = vec![node.node_id.to_string().into()];
         if has_votes {
-            row.push(node.votes.map_or(no("votequorum").to_owned(), |votes| votes.to_string()));
+            row.push(node.votes.map_or_else(|| no("votequorum"), |votes| votes.to_string().into()));
         }
         let default_state = if node.member { "member" } else { "absent" };
-        row.push(node.state.map_or(default_state.to_owned(), |state| state.to_string()));
+        let state = node.state.map_or(default_state.to_owned(), |state| state.to_string());
+        row.push(Cell::wrong_if(!node.member, state));
         if has_devices {
             row.push(qdevice_text(node));
         }
-        row.push(node.name.as_deref().unwrap_or(no("cmap")).to_owned());
+        row.push(node.name.as_deref().map_or_else(|| no("cmap"), Cell::from));
         let local = if node.local { " (local)" } else { "" };
-        row.push(words(node.addresses.values()) + local);
+        row.push((words(node.addresses.values()) + local).into());
         row
     };
     table(&columns, &snapshot.nodes().map(row).collect::<Vec<_>>())
@@ -115,63 +158,50 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
 
 /// As corosync-quorumtool: alive, votes, master wins, each preceded by N if not; NR when no device
 /// is registered.
-fn qdevice_text(node: &Node) -> String {
+fn qdevice_text(node: &Node) -> Cell {
     let Some(NodeQdevice { alive, cast_vote, master_wins, .. }) = node.qdevice else {
         // Nothing is known of a node that was never seen.
-        return if node.votes.is_some() { "NR" } else { "-" }.to_owned();
+        return if node.votes.is_some() { "NR" } else { "-" }.into();
     };
     let letter = |is, yes: &str| if is { yes.to_owned() } else { format!("N{yes}") };
-    [letter(alive, "A"), letter(cast_vote, "V"), letter(master_wins, "MW")].join(",")
-}
-
-/// How messages travel, and which services answer.
-pub(crate) fn services_text(services: &[Service]) -> String {
-    let transport = services.iter().find_map(|service| service.transport);
-    let transport = transport.map(|transport| format!(" (transport {transport})"));
-    let mut text = format!("Services{}:\n", transport.unwrap_or_default());
-    for service in services {
-        let state = match &service.error {
-            _ if service.reachable => "reachable".to_owned(),
-            None => "none in this corosync".to_owned(),
-            Some(_) if service.configured == Some(false) => "not configured".to_owned(),
-            Some(fault) => printable(&fault_text(fault)),
-        };
-        text += &format!("  {:<12}{state}\n", service.service);
-    }
-    text
+    let letters = [letter(alive, "A"), letter(cast_vote, "V"), letter(master_wins, "MW")];
+    Cell::wrong_if(!alive || !cast_vote, letters.join(","))
 }
 
 pub(crate) fn links_text(links: &[Link]) -> String {
     let row = |link: &Link| {
-        let number = link.link.map_or("-".to_owned(), |number| number.to_string());
-        vec![number, carrier(link), link.address.clone(), link_state(link)]
+        let number = link.link.map_or("-".into(), |number| number.to_string().into());
+        let mtu = link.mtu.map_or("-".into(), |mtu| mtu.to_string().into());
+        vec![number, carrier(link), link.address.as_str().into(), mtu, link_state(link)]
     };
     let columns = [
         Column::Number("LINK"),
         Column::Text("PROTOCOL"),
         Column::Text("ADDRESS"),
+        Column::Number("MTU"),
         Column::Text("STATUS"),
     ];
     table(&columns, &links.iter().map(row).collect::<Vec<_>>())
 }
 
 /// The transport, and what carries it where that is not the same: `knet/udp`.
-fn carrier(link: &Link) -> String {
+fn carrier(link: &Link) -> Cell {
     match (link.transport.as_deref(), link.protocol.as_deref()) {
-        (Some("knet"), Some(protocol)) => format!("knet/{protocol}"),
-        (Some(transport), _) => transport.to_owned(),
-        (None, _) if link.error.is_some() => "failed".to_owned(),
-        (None, _) => "-".to_owned(),
+        (Some("knet"), Some(protocol)) => format!("knet/{protocol}").into(),
+        (Some(transport), _) => transport.into(),
+        (None, _) if link.error.is_some() => Cell::wrong("failed"),
+        (None, _) => "-".into(),
     }
 }
 
-fn link_state(link: &Link) -> String {
+fn link_state(link: &Link) -> Cell {
     let Some(ends) = &link.nodes else {
-        let failed = || link.error.as_ref().map(fault_text).unwrap_or_default();
-        return link.status.clone().unwrap_or_else(failed);
+        let failed = || link.error.as_ref().map(Cell::failed).unwrap_or_default();
+        let status = |status: &String| Cell::wrong_if(link.healthy == Some(false), status.as_str());
+        return link.status.as_ref().map_or_else(failed, status);
     };
     if ends.is_empty() {
-        return "no other node".to_owned();
+        return "no other node".into();
     }
     let word = |end: &LinkNode| match (end.connected, &end.error) {
         (Some(true), _) => "connected",
@@ -184,10 +214,11 @@ fn link_state(link: &Link) -> String {
         let nodes: Vec<NodeId> =
             ends.iter().filter(|end| word(end) == state).map(|end| end.node_id).collect();
         if !nodes.is_empty() {
-            said.push(format!("{state} {}", words(nodes)));
+            let is_wrong = ["disconnected", "failed"].contains(&state);
+            said.push(Cell::wrong_if(is_wrong, format!("{state} {}", words(nodes))));
         }
     }
-    said.join(", ")
+    Cell::join(said, ", ")
 }
 
 /// An array of nodes with their links.
@@ -225,24 +256,25 @@ pub(crate) fn node_links_text(nodes: &[NodeLinks]) -> String {
     let mut rows = Vec::new();
     for node in nodes {
         let state = match (&node.status, &node.error) {
-            (_, Some(fault)) => fault_text(fault),
-            _ if node.local => "local".to_owned(),
-            (None, _) => "unknown".to_owned(),
+            (_, Some(fault)) => Cell::failed(fault),
+            _ if node.local => "local".into(),
+            (None, _) => "unknown".into(),
             (Some(status), _) if status.reachable => {
                 let extra = [(status.remote, " remote"), (status.external, " external")];
                 extra
                     .into_iter()
                     .filter(|(is, _)| *is)
                     .fold("reachable".to_owned(), |state, (_, word)| state + word)
+                    .into()
             }
-            (Some(_), _) => "unreachable".to_owned(),
+            (Some(_), _) => Cell::wrong("unreachable"),
         };
-        let name = node.name.as_deref().unwrap_or("-").to_owned();
-        let of_node = [node.node_id.to_string(), name, state];
+        let name = node.name.as_deref().unwrap_or("-");
+        let of_node = [node.node_id.to_string().into(), name.into(), state];
         let links = node.status.iter().filter(|_| !node.local).flat_map(|status| &status.links);
         let mut links: Vec<_> = links.map(link_cells).collect();
         if links.is_empty() {
-            links.push(["-"; 4].map(str::to_owned));
+            links.push(["-"; 4].map(Cell::from));
         }
         rows.extend(links.iter().map(|link| [&of_node[..], link].concat()));
     }
@@ -258,13 +290,13 @@ pub(crate) fn node_links_text(nodes: &[NodeLinks]) -> String {
     table(&columns, &rows)
 }
 
-fn link_cells(link: &LinkStatus) -> [String; 4] {
+fn link_cells(link: &LinkStatus) -> [Cell; 4] {
     let status = match (link.enabled, link.connected) {
-        (false, _) => "disabled",
-        (_, true) => "connected",
-        (_, false) => "disconnected",
+        (false, _) => Cell::wrong("disabled"),
+        (_, true) => "connected".into(),
+        (_, false) => Cell::wrong("disconnected"),
     };
     // With udpu the source is the other node's.
     let address = [&link.destination, &link.source].into_iter().find(|it| !it.is_empty());
-    [link.link.to_string(), status.to_owned(), link.mtu.to_string(), words(address)]
+    [link.link.to_string().into(), status, link.mtu.to_string().into(), words(address).into()]
 }

@@ -5,8 +5,8 @@ use corosync_ipc::snapshot::{Options, Snapshot};
 use serde_json::json;
 
 use crate::context::Context;
-use crate::failure::{Failure, fault_text, faults, judge};
-use crate::output::{print, print_document, printable};
+use crate::failure::{Failure, faults, judge};
+use crate::output::{Cell, fields, print, print_document};
 use crate::report;
 
 /// Prints one snapshot of the cluster as this node sees it
@@ -38,8 +38,9 @@ impl Status {
 fn text(snapshot: &Snapshot) -> String {
     let links = match (&snapshot.links, snapshot.errors.get("links")) {
         (Some(links), _) => report::links_text(links),
-        (None, Some(fault)) => format!("Links:\n  {}\n", printable(&fault_text(fault))),
+        (None, Some(fault)) => fields([("Links", Cell::failed(fault))]),
         (None, None) => String::new(),
     };
-    format!("{}\n{links}\n{}", report::text(snapshot), report::services_text(&snapshot.services))
+    let daemon = fields(report::daemon(snapshot));
+    format!("{}\n{links}\n{daemon}", report::text(snapshot))
 }

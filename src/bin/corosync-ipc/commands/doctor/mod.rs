@@ -22,8 +22,9 @@ use serde_json::{Value as Json, json};
 use crate::commands::doctor::process::{Pids, is_denied, is_of_user, label};
 use crate::commands::doctor::surroundings::{Daemon, Surroundings};
 use crate::context::Context;
-use crate::failure::{Failure, fault_text, judge, service_faults};
-use crate::output::{print, print_document, printable};
+use crate::failure::{Failure, judge, service_faults};
+use crate::output::{Cell, fields, print, print_document};
+use crate::report::process;
 
 /// Finds out why a daemon cannot be reached, and says what to do
 ///
@@ -85,30 +86,26 @@ impl Doctor {
                 services.iter().map(|service| service_json(service, &seen)).collect();
             print_document(&document)?;
         } else {
-            let mut text = surroundings.text();
             let generation = match &is_new {
-                Some(Ok(true)) => Some("2.99 or later".to_owned()),
-                Some(Ok(false)) => Some("older than 2.99".to_owned()),
-                _ => fault_of(IS_NEW).map(fault_text),
+                Some(Ok(true)) => Some("2.99 or later".into()),
+                Some(Ok(false)) => Some("older than 2.99".into()),
+                _ => fault_of(IS_NEW).map(Cell::failed),
             };
-            let provider = fault_of(PROVIDER).map(fault_text);
+            let provider = fault_of(PROVIDER).map(Cell::failed);
             let transport = services.iter().find_map(|service| service.transport);
-            let transport = transport.map(|transport| transport.to_string());
+            let transport = transport.map(|transport| transport.to_string().into());
             let is_denied = services.iter().any(|service| error_of(service).is_some_and(is_denied));
             let label = is_denied.then(label).flatten();
             let pids = pids.and_then(Pids::text);
-            for (name, said) in [
-                ("Daemon:", generation),
-                ("Transport:", transport),
-                ("Provider:", provider),
-                ("Process:", pids),
-                ("Label:", label),
-            ] {
-                if let Some(said) = said {
-                    let _ = writeln!(text, "{name:<15}{}", printable(&said));
-                }
-            }
-            text.push('\n');
+            let known = [
+                ("Daemon", generation),
+                ("Transport", transport),
+                ("Provider", provider),
+                ("Process", pids.map(Cell::from)),
+                ("Label", label.map(Cell::from)),
+            ];
+            let known = known.into_iter().filter_map(|(name, said)| Some((name, said?)));
+            let mut text = fields(surroundings.fields().into_iter().chain(known)) + "\n";
             write_services(&mut text, &services, &seen);
             print(text)?;
         }
@@ -152,10 +149,7 @@ fn write_services(text: &mut String, services: &[Service], seen: &Seen<'_>) {
         let _ = match (error_of(service), service.uid) {
             (None, uid) => {
                 let uid = uid.unwrap_or_default();
-                let process = match service.pid {
-                    Some(pid) => format!("process {pid} (uid {uid})"),
-                    None => format!("a process of another pid namespace (uid {uid})"),
-                };
+                let process = process(service.pid, uid);
                 // evs accepts no request while the partition is not quorate.
                 let did = if name == "evs" { "took the connection" } else { "answered a request" };
                 writeln!(text, "{name:<12}ok: {process} {did}")
@@ -180,9 +174,8 @@ fn write_services(text: &mut String, services: &[Service], seen: &Seen<'_>) {
         failed = others;
         let _ = writeln!(
             text,
-            "{name:<12}failed at the {}: {}",
-            failed_at(error),
-            printable(&Fault::describe(error))
+            "{name:<12}{}",
+            Cell::wrong(format!("failed at the {}: {}", failed_at(error), Fault::describe(error)))
         );
         let alike: Vec<&str> = alike.iter().skip(1).map(|(name, _)| *name).collect();
         if !alike.is_empty() {

@@ -13,7 +13,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Map, Value as Json, json};
 
-use crate::output::{printable, words};
+use crate::output::{Cell, Field, words};
 
 /// A part that may be invisible.
 const PROCESSES: &str = "processes";
@@ -108,7 +108,7 @@ impl Surroundings {
         if path.starts_with(&self.shm_root) { self.shm_root.display() } else { path.display() }
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn fields(&self) -> Vec<Field> {
         let environment: Vec<_> =
             self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let environment =
@@ -123,22 +123,20 @@ impl Surroundings {
         let outside = self
             .outside
             .map(|(uid, gid)| format!("; outside of this user namespace {uid} and {gid}"));
-        let mut lines = vec![
-            ("User", format!("uid {}, gid {}{}", self.uid, self.gid, outside.unwrap_or_default())),
-            ("Environment", environment),
-            ("Sockets", format!("cmap is looked for at {}", self.address)),
-            ("Shared memory", format!("{}: {shm}", self.shm_root.display())),
+        let user = format!("uid {}, gid {}{}", self.uid, self.gid, outside.unwrap_or_default());
+        let mut lines: Vec<Field> = vec![
+            ("User", user.into()),
+            ("Environment", environment.into()),
+            ("Sockets", format!("cmap is looked for at {}", self.address).into()),
+            ("Shared memory", format!("{}: {shm}", self.shm_root.display()).into()),
         ];
         for (_, error) in &self.unseen {
-            lines.push(("Not seen", format!("failed: {error}")));
+            lines.push(("Not seen", Cell::wrong(format!("failed: {error}"))));
         }
         if self.sees_processes() {
-            lines.push(("Processes", processes_text(&self.daemons)));
+            lines.push(("Processes", processes_text(&self.daemons).into()));
         }
         lines
-            .iter()
-            .map(|(name, value)| format!("{:<15}{}\n", format!("{name}:"), printable(value)))
-            .collect()
     }
 
     pub(crate) fn json(&self) -> Json {
