@@ -111,6 +111,20 @@ for sender in range(3):
     for kind, text in [(1, b"one "), (2, b"two "), (3, b"three")]:
         fragments += bytes([sender << 6 | 4 | kind]) + struct.pack("<I", 13) + counted(text)
 seed("reassembly", "three", fragments)
+
+
+def keys(prefix, *entries):
+    return bytes([prefix]) + b"".join(counted(key) + bytes([kind]) + counted(value) for key, kind, value in entries)
+
+
+number = struct.pack("<I", 7)
+seed("read", "nodes", keys(4, *(
+    entry for position in (b"0", b"2", b"10") for entry in [
+        (position + b".nodeid", 6, number), (position + b".name", 11, b"n7\0"), (position + b".b", 12, b"\0\1")]
+)))
+seed("read", "types", keys(0, *((b"a." + bytes([97 + kind]), kind, number[:4] * 2) for kind in range(1, 14))))
+seed("read", "own", keys(1, (b"", 2, b"\1"), (b"a", 11, b"yes\0"), (b"a.b", 9, number), (b"", 5, number)))
+seed("read", "enums", keys(3, (b"0.0", 11, b"a\0"), (b"0.1.c.a", 6, number), (b"0.2.b", 6, number)))
 seed("replies", "all", bytes([0, 2, 1, 3, 1, 4, 5, 0, 6, 1, 7]) + bytes(12) * 3)
 seed("ring", "empty", bytes(4108))
 seed("changing_ring", "quiet", struct.pack("<IB", 0, 15) + b"\1" * 200)

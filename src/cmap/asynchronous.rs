@@ -43,6 +43,16 @@ impl AsyncClient {
         self.call(move |client| client.get_as(&key)).await
     }
 
+    /// As [`Client::read`].
+    #[cfg(feature = "serde")]
+    pub async fn read<T>(&self, prefix: &str) -> Result<T>
+    where
+        T: serde::de::DeserializeOwned + Send + 'static,
+    {
+        let prefix = prefix.to_owned();
+        self.call(move |client| client.read(&prefix)).await
+    }
+
     /// As [`Client::iter`], with all that it finds.
     pub async fn iter(&self, prefix: &str) -> Result<Vec<Entry>> {
         let prefix = prefix.to_owned();

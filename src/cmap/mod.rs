@@ -9,7 +9,10 @@
 //! if let Some(name) = client.get("totem.cluster_name")? {
 //!     println!("this is cluster {name}");
 //! }
-//! for entry in client.iter("nodelist.")? {
+//! for node in client.nodelist()?.nodes {
+//!     println!("node {:?} at {:?}", node.node_id, node.addresses);
+//! }
+//! for entry in client.iter("runtime.")? {
 //!     println!("{}", entry?.key);
 //! }
 //! client.track_add("runtime.votequorum.", TrackEvents::ALL | TrackEvents::PREFIX)?;
@@ -18,12 +21,16 @@
 //! }
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
+//!
+//! With the feature `serde`, `Client::read` reads a part of the map into any type.
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod danger;
 mod nodelist;
 mod probe;
+#[cfg(feature = "serde")]
+mod read;
 mod value;
 
 use std::collections::{HashMap, HashSet};
@@ -40,6 +47,13 @@ pub use crate::wire::cmap::{TrackEvents, ValueType};
 pub use asynchronous::AsyncClient;
 pub use nodelist::{ConfiguredNode, Nodelist};
 pub(crate) use probe::Probe;
+#[cfg(all(
+    any(test, feature = "__fuzzing"),
+    feature = "serde",
+    feature = "server",
+    not(loom)
+))]
+pub(crate) use read::Tree;
 pub use value::{MAX_VALUE_SIZE, Value};
 
 use crate::client::{Service, UnknownEvent, client};

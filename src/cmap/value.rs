@@ -45,6 +45,22 @@ macro_rules! values {
                 }
             }
 
+            /// The names of the variants, as serde has them.
+            #[cfg(feature = "serde")]
+            pub(super) const VARIANTS: &'static [&'static str] =
+                &[$(stringify!($variant),)* "String", "Binary", "Other"];
+
+            /// The name of the variant.
+            #[cfg(feature = "serde")]
+            pub(super) fn variant(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => stringify!($variant),)*
+                    Self::String(_) => "String",
+                    Self::Binary(_) => "Binary",
+                    Self::Other { .. } => "Other",
+                }
+            }
+
             /// The bytes of the value, as they travel.
             fn into_bytes(self) -> Bytes {
                 match self {

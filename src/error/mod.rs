@@ -49,7 +49,7 @@ pub enum Error {
     },
 
     /// The value of a cmap key has another type than the caller asked for.
-    #[error("the value of {key} has the type {found}, not {asked}")]
+    #[error("the value of {} has the type {found}, not {asked}", named(key))]
     WrongType {
         /// The key.
         key: String,
@@ -57,6 +57,16 @@ pub enum Error {
         found: Cow<'static, str>,
         /// The Rust type that the caller asked for.
         asked: &'static str,
+    },
+
+    /// A key of cmap, or what is below it, cannot be read into the type that the caller asked for:
+    /// the type asks for something else, or the map has it otherwise than it should.
+    #[error("{} cannot be read: {}", named(key), Escaped(reason.as_bytes()))]
+    Unreadable {
+        /// The key. Empty for the map as a whole.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
     },
 
     /// Nobody listens at the service's socket.
@@ -421,6 +431,11 @@ fn why_gone(truncated: Option<&'static str>) -> String {
     }
 }
 
+/// A key that the daemon may have chosen.
+fn named(key: &str) -> String {
+    if key.is_empty() { "the map".to_owned() } else { Escaped(key.as_bytes()).to_string() }
+}
+
 /// A path that the daemon may have chosen.
 fn escaped(path: &Path) -> Escaped<'_> {
     Escaped(path.as_os_str().as_bytes())
@@ -434,9 +449,10 @@ impl Error {
     /// The error that the C library would return.
     pub fn cs_error(&self) -> CsError {
         match self {
-            Self::InvalidArgument { .. } | Self::Unencodable { .. } | Self::WrongType { .. } => {
-                CsError::InvalidParam
-            }
+            Self::InvalidArgument { .. }
+            | Self::Unencodable { .. }
+            | Self::WrongType { .. }
+            | Self::Unreadable { .. } => CsError::InvalidParam,
             Self::NotReady { .. } => CsError::TryAgain,
             Self::NotAllowed { .. } => CsError::Access,
             Self::UntrustedServer { .. } | Self::RingFile { .. } => CsError::Security,
@@ -480,6 +496,7 @@ impl Error {
             Self::InvalidArgument { .. }
             | Self::Unencodable { .. }
             | Self::WrongType { .. }
+            | Self::Unreadable { .. }
             | Self::NotConnected { .. }
             | Self::ForeignProcess { .. }
             | Self::Finalized
@@ -568,6 +585,7 @@ mod tests {
         let path = || PathBuf::from("/dev/shm/qb-1-2-3-\u{1b}[2J\u{9b}31m\u{202e}/qb-x");
         let source = || io::ErrorKind::NotFound.into();
         let service = || Cow::Borrowed("cmap");
+        let text = || "a.\u{1b}[2J".to_owned();
         let address = || SocketAddress::Abstract("qb-\u{1b}]0;x\u{7}\n".to_owned());
         for error in [
             Error::RingFile {
@@ -583,6 +601,8 @@ mod tests {
                 address: SocketAddress::Path(path()),
                 source: source(),
             },
+            Error::WrongType { key: text(), found: "u8".into(), asked: "text" },
+            Error::Unreadable { key: "test.key".to_owned(), reason: text() },
         ] {
             let text = error.with_sources().to_string();
             assert!(text.contains("\\x1b"), "{text:?}");
@@ -637,6 +657,7 @@ mod tests {
         let mut all = vec![
             Error::invalid("key", "is empty"),
             Error::WrongType { key: "k".to_owned(), found: "u8".into(), asked: "String" },
+            Error::Unreadable { key: "k".to_owned(), reason: "there is no such key".to_owned() },
             Error::UntrustedServer { service: service(), uid, pid: 1, is_unmapped: true },
             Error::NotReady { service: service() },
             Error::NotAllowed { service: service(), uid, gid },

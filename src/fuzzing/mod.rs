@@ -9,6 +9,8 @@ mod calls;
 mod client;
 mod cluster;
 mod messages;
+#[cfg(feature = "serde")]
+mod read;
 mod reassembly;
 mod ring;
 mod setup;
@@ -16,6 +18,8 @@ mod setup;
 pub use client::{client, dispatcher};
 pub use cluster::cluster;
 pub use messages::{KINDS, choice, message};
+#[cfg(feature = "serde")]
+pub use read::read;
 pub use reassembly::{reassembly, replies};
 pub use ring::{changing_ring, ring};
 pub use setup::{accept, handshake, names};

@@ -48,7 +48,7 @@ testbed::on_each_host! {
 }
 
 /// The first corosync with statistics.
-const STATISTICS: Version = [2, 99, 0, 0];
+pub(crate) const STATISTICS: Version = [2, 99, 0, 0];
 /// The first one whose statistics that come and go can be tracked.
 const TRACKED: Version = [3, 1, 0, 0];
 

@@ -1,6 +1,8 @@
 //! cmap: what clients do and see, and what corosync-cmapctl prints of it.
 
 mod bodies;
+#[cfg(feature = "serde")]
+mod read;
 
 use corosync_ipc::cmap::{Client, Event, TrackEvents, Value};
 use testbed::{Node, eventually, next_that, shared_one, skip, version};

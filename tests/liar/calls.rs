@@ -69,6 +69,12 @@ pub(crate) fn calls(service: &str) -> Vec<Call> {
             call("cmap iter", 5, |it| it.cmap()?.iter("test.").map(drop)).unawaited(4),
             call("cmap list", 7, |it| it.cmap()?.list("test.").map(drop)),
             call("cmap nodelist", 5, |it| it.cmap()?.nodelist().map(drop)).unawaited(4),
+            #[cfg(feature = "serde")]
+            call("cmap read", 7, |it| {
+                it.cmap()?
+                    .read::<std::collections::BTreeMap<String, cmap::Value>>("test.")
+                    .map(drop)
+            }),
             call("cmap track_add", 1, |it| {
                 it.cmap()?.track_add("test.key", TrackEvents::ALL).map(drop)
             }),

@@ -448,10 +448,12 @@ fn iterations(cases: &mut Vec<Case>) {
         }
     };
     type Row = (&'static str, &'static str, fn(&Try<'_>) -> Result<(), Error>);
-    let rows: [Row; 8] = [
+    let rows: &[Row] = &[
         ("keys", "test.", |it| it.cmap()?.iter("test.").map(drop)),
         ("keys that are not asked for", "other.", |it| it.cmap()?.iter("test.").map(drop)),
         ("keys, listed", "test.", |it| it.cmap()?.list("test.").map(drop)),
+        #[cfg(feature = "serde")]
+        ("keys, read", "test.", |it| it.cmap()?.read::<Vec<u32>>("test.").map(drop)),
         ("keys of the section of a key that is deleted", "logging.logger_subsys.", |it| {
             it.cmap()?.delete("logging.logger_subsys.X.debug")
         }),
@@ -460,7 +462,7 @@ fn iterations(cases: &mut Vec<Case>) {
         ("members of a group that is joined", "", |it| it.cpg()?.join(&group())),
         ("groups", "", |it| it.cpg()?.list(Iteration::Names).map(drop)),
     ];
-    for (what, prefix, client) in rows {
+    for &(what, prefix, client) in rows {
         for transport in TRANSPORTS {
             let name = format!("{what} without end");
             let case = Case::new(name, transport, script(prefix, 4)(), client, "timed out");
