@@ -115,7 +115,7 @@ fn outside(args: &[&str]) -> Output {
 }
 
 /// Every command there is, as its words.
-const COMMANDS: [&[&str]; 42] = [
+const COMMANDS: [&[&str]; 44] = [
     &["status"],
     &["cmap"],
     &["cmap", "list"],
@@ -154,6 +154,8 @@ const COMMANDS: [&[&str]; 42] = [
     &["evs", "send"],
     &["evs", "members"],
     &["doctor"],
+    &["metrics"],
+    &["exporter"],
     &["serve"],
     &["decode"],
     &["completions"],

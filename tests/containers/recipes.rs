@@ -189,6 +189,9 @@ fn assert_reaches(podman: &Podman<'_>, recipe: &Recipe, group: &str) {
     let status = podman.run(recipe, &["status"]).run();
     assert!(status.stdout.contains("\nQuorate:          yes\n"), "{what}: {status:?}");
     assert_eq!((status.code(), &*status.stderr), (0, ""), "{what}");
+    let metrics = podman.run(recipe, &["metrics"]).run();
+    assert!(metrics.stdout.contains("\nha_cluster_scrape_success{collector=\"corosync\"} 1\n"));
+    assert_eq!((metrics.code(), &*metrics.stderr), (0, ""), "{what}");
     let join = podman.run(recipe, &["cpg", "join", group, "--count", "1"]).input("hello\n").run();
     assert!(join.stdout.contains(&format!(": {group} 1/1: hello\n")), "{what}: {join:?}");
     assert_eq!(join.code(), 0, "{what}: {join:?}");

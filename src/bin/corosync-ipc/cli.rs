@@ -15,6 +15,8 @@ use corosync_ipc::{
 
 #[cfg(feature = "decode")]
 use crate::commands::decode;
+#[cfg(feature = "exporter")]
+use crate::commands::exporter::{Exporter, Metrics};
 #[cfg(feature = "generate")]
 use crate::commands::generate::Generate;
 use crate::commands::{cfg, cmap, cpg, doctor, evs, quorum, serve, status};
@@ -150,6 +152,10 @@ enum Command {
     Cfg(cfg::Cfg),
     Evs(evs::Evs),
     Doctor(doctor::Doctor),
+    #[cfg(feature = "exporter")]
+    Metrics(Metrics),
+    #[cfg(feature = "exporter")]
+    Exporter(Exporter),
     Serve(serve::Serve),
     #[cfg(feature = "decode")]
     Decode(decode::Decode),
@@ -224,6 +230,10 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Cfg(command) => command.run(context),
         Command::Evs(command) => command.run(context),
         Command::Doctor(command) => command.run(context),
+        #[cfg(feature = "exporter")]
+        Command::Metrics(command) => command.run(context),
+        #[cfg(feature = "exporter")]
+        Command::Exporter(command) => command.run(context),
         Command::Serve(command) => command.run(context),
         #[cfg(feature = "decode")]
         Command::Decode(_) => Ok(()),
@@ -235,7 +245,12 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
 impl Command {
     /// Whether the command itself waits for signals.
     fn takes_signals(&self) -> bool {
-        matches!(self, Self::Serve(_))
+        match self {
+            Self::Serve(_) => true,
+            #[cfg(feature = "exporter")]
+            Self::Exporter(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether the command runs on after one answer.
@@ -247,6 +262,10 @@ impl Command {
             Self::Cfg(command) => command.goes_on(),
             Self::Evs(command) => command.goes_on(),
             Self::Serve(_) => true,
+            #[cfg(feature = "exporter")]
+            Self::Exporter(_) => true,
+            #[cfg(feature = "exporter")]
+            Self::Metrics(_) => false,
             Self::Status(_) | Self::Doctor(_) => false,
             #[cfg(feature = "generate")]
             Self::Generate(_) => false,

@@ -10,6 +10,8 @@ mod commands;
 mod context;
 mod duration;
 mod embedded;
+#[cfg(feature = "exporter")]
+mod exporter;
 mod failure;
 mod hook;
 mod log;

@@ -31,7 +31,7 @@ pub(crate) fn at_first(action: impl FnOnce(Signal) + Send + 'static) -> Result<(
     if let Some(signals) = signals {
         thread::spawn(move || {
             if let Ok(Some(signal)) = signals.wait(None) {
-                let _ = signals.set.thread_unblock();
+                signals.let_through();
                 let action = ACTION.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(action) = action {
                     action(signal);
@@ -74,6 +74,11 @@ impl Signals {
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(failed)?;
         Ok(Self { set, fd })
+    }
+
+    /// Lets the next signal end the process at once.
+    pub(crate) fn let_through(&self) {
+        let _ = self.set.thread_unblock();
     }
 
     /// Waits for a signal, or until a descriptor is readable, which returns `None`.

@@ -7,6 +7,8 @@ pub(crate) mod cpg;
 pub(crate) mod decode;
 pub(crate) mod doctor;
 pub(crate) mod evs;
+#[cfg(feature = "exporter")]
+pub(crate) mod exporter;
 #[cfg(feature = "generate")]
 pub(crate) mod generate;
 mod group;

@@ -1,0 +1,196 @@
+//! `corosync-ipc metrics` and `corosync-ipc exporter`: corosync for Prometheus.
+
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::SystemTime;
+
+use clap::Args;
+use listenfd::ListenFd;
+use serde_json::json;
+use tokio::runtime;
+use tokio::sync::oneshot;
+
+use crate::context::Context;
+use crate::exporter::Scraper;
+use crate::exporter::families::Format;
+use crate::exporter::http::Server;
+use crate::exporter::observer::Observer;
+use crate::exporter::scrape::Scrapes;
+use crate::failure::Failure;
+use crate::output::{print, print_event, words};
+use crate::signals::Signals;
+
+/// Prints metrics of corosync in the Prometheus text format, once
+///
+/// Prints what `exporter` serves, without the metrics that the exporter counts itself. For
+/// node_exporter's textfile collector and for scripts. docs/monitoring.md lists the metrics.
+///
+/// Prints whatever could be asked, and "corosync_up 0" when nothing could; the exit status says
+/// what failed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  corosync-ipc metrics
+  # From cron; keep the file when the exit status is not 0, since it says what is wrong.
+  cd /var/lib/prometheus/node-exporter; corosync-ipc metrics >corosync.prom.$$; mv corosync.prom.$$ corosync.prom")]
+pub(crate) struct Metrics {
+    /// Print OpenMetrics instead.
+    #[arg(long)]
+    openmetrics: bool,
+
+    #[command(flatten)]
+    asked: Asked,
+}
+
+/// Serves metrics of corosync to Prometheus over HTTP
+///
+/// Serves /metrics, in OpenMetrics where the client prefers it and in the Prometheus text format
+/// 0.0.4 otherwise, and /healthz, which says that the exporter runs. The metrics of
+/// ha_cluster_exporter's corosync collector are among them, with its names and labels.
+/// docs/monitoring.md lists all.
+///
+/// Runs until SIGINT, SIGTERM or SIGHUP, whether corosync runs or not: "corosync_up" says so. Each
+/// request asks corosync; requests at the same time share the answer. --timeout limits how long
+/// that takes; keep it below Prometheus' scrape_timeout.
+///
+/// There is no TLS and no password: put a reverse proxy in front of it where others reach the
+/// address. Prints one line when it is ready; with --json an object with "event": "listening" and
+/// its addresses.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  corosync-ipc exporter
+  corosync-ipc exporter --listen 127.0.0.1:9665   # beside ha_cluster_exporter
+  corosync-ipc exporter --listen 127.0.0.1:9664 --listen '[::1]:9664'
+  curl http://127.0.0.1:9664/metrics")]
+pub(crate) struct Exporter {
+    /// The address and port to listen at; can be given several times. Port 0 takes a free one.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        visible_alias = "web.listen-address",
+        default_value = "127.0.0.1:9664"
+    )]
+    listen: Vec<SocketAddr>,
+
+    /// Serve at the sockets that systemd passes (LISTEN_FDS) instead.
+    #[arg(long = "web.systemd-socket", conflicts_with = "listen")]
+    systemd_socket: bool,
+
+    #[command(flatten)]
+    asked: Asked,
+}
+
+/// What to ask for, besides what is always asked for.
+#[derive(Debug, Args)]
+struct Asked {
+    /// Also tell which programs are connected, and how many events wait for them.
+    ///
+    /// This iterates over corosync's statistics of connections. corosync before 3.1.4 may crash
+    /// when a client disconnects at the same time; later versions may crash when one connects and
+    /// disconnects again and again at the same time. How many connections there are is told
+    /// without it.
+    #[arg(long)]
+    clients: bool,
+}
+
+impl Metrics {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        if context.json {
+            let text = "metrics has formats of its own and does not take --json; see `status`";
+            return Err(Failure::usage(text));
+        }
+        let scraper = Scraper::new(context.endpoint.clone(), self.asked.clients, None);
+        let scrape = scraper.take();
+        let result = scrape.result();
+        let format = if self.openmetrics { Format::OpenMetrics } else { Format::Prometheus };
+        print(scrape.families.write(format))?;
+        result
+    }
+}
+
+impl Exporter {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        // Before there are other threads.
+        let signals = if context.is_embedded { None } else { Some(Signals::block()?) };
+        let listeners =
+            if self.systemd_socket { systemd_sockets()? } else { bind_all(&self.listen)? };
+        let addresses = addresses(&listeners)?;
+        let observer = Observer::start(&context.endpoint)?;
+        let scraper = Scraper::new(context.endpoint.clone(), self.asked.clients, Some(observer));
+        let scrapes = Scrapes::new(scraper.time(), move || scraper.take().families);
+        let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = runtime.map_err(|error| failed("starting the server", &error))?;
+        announce(context, &addresses)?;
+        let stop = async {
+            match signals.map(stop_at_signal) {
+                Some(stop) => _ = stop.await,
+                // Signals end the embedded corosync, and the process with it.
+                None => pending().await,
+            }
+        };
+        runtime
+            .block_on(Server::serve(scrapes, listeners, stop))
+            .map_err(|error| failed("serving", &error))
+    }
+}
+
+/// Takes the sockets of systemd's socket unit.
+fn systemd_sockets() -> Result<Vec<TcpListener>, Failure> {
+    let mut given = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..given.len() {
+        let listener = given.take_tcp_listener(index);
+        listeners.extend(listener.map_err(|error| failed("a socket of systemd", &error))?);
+    }
+    if listeners.is_empty() {
+        let text = "--web.systemd-socket: systemd passed no socket; start the socket unit";
+        return Err(Failure::refused(text));
+    }
+    Ok(listeners)
+}
+
+fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Failure> {
+    let bind = |address: &SocketAddr| {
+        TcpListener::bind(address).map_err(|error| {
+            let hint = match error.kind() {
+                ErrorKind::AddrInUse => {
+                    "; ha_cluster_exporter has this port too: use another --listen beside it"
+                }
+                _ => "",
+            };
+            Failure::refused(format!("listening at {address}: {error}{hint}"))
+        })
+    };
+    addresses.iter().map(bind).collect()
+}
+
+fn addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, Failure> {
+    let addresses: io::Result<_> = listeners.iter().map(TcpListener::local_addr).collect();
+    addresses.map_err(|error| failed("listening", &error))
+}
+
+fn failed(what: &str, error: &io::Error) -> Failure {
+    Failure::refused(format!("{what}: {error}"))
+}
+
+/// Ends at the first signal. The second one ends the process at once.
+fn stop_at_signal(signals: Signals) -> oneshot::Receiver<()> {
+    let (stop, stopped) = oneshot::channel();
+    thread::spawn(move || {
+        let _ = signals.wait(None);
+        signals.let_through();
+        let _ = stop.send(());
+    });
+    stopped
+}
+
+fn announce(context: &Context, addresses: &[SocketAddr]) -> Result<(), Failure> {
+    if context.json {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let members = json!({ "addresses": addresses });
+        return print_event("listening", SystemTime::now(), members);
+    }
+    let urls = addresses.iter().map(|address| format!("http://{address}/metrics"));
+    print(format!("serving {}\n", words(urls)))
+}
