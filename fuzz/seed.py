@@ -141,4 +141,14 @@ for number, text in enumerate([
     '{"key":"a.b","type":"flt","value":null,"raw":"AAE="}\n',
 ]):
     seed("command", f"load-{number}", b"\1" + text.encode())
+for number, text in enumerate([
+    "totem {\n version: 2\n cluster_name: c\n transport: knet\n interface {\n linknumber: 1\n knet_transport: sctp\n"
+    " member {\n memberaddr: 10.0.0.1\n }\n }\n}\n",
+    "nodelist {\n node {\n ring0_addr: 10.0.0.1\n nodeid: 1\n name: a\n quorum_votes: 2\n }\n"
+    " node {\n ring0_addr: fd00::2\n nodeid: 2\n }\n}\nquorum {\n provider: corosync_votequorum\n two_node: 1\n"
+    " device {\n model: net\n votes: 1\n }\n}\n",
+    "# comment\nlogging {\n logger_subsys {\n subsys: QB\n debug: on\n }\n logging_daemon {\n name: pacemaker\n"
+    " subsys: X\n debug: off\n }\n}\nuidgid {\n uid: 90\n}\nsystem {\n qb_ipc_type: socket\n}\n",
+]):
+    seed("config_file", str(number), text.encode())
 seed("command", "hex", b"\2" + b"00 01\n# comment\nff")

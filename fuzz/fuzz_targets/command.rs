@@ -9,16 +9,22 @@ mod cli;
 mod commands;
 #[path = "../../src/bin/corosync-ipc/context.rs"]
 mod context;
+#[path = "../../src/bin/corosync-ipc/duration.rs"]
+mod duration;
 #[path = "../../src/bin/corosync-ipc/embedded.rs"]
 mod embedded;
 #[path = "../../src/bin/corosync-ipc/failure.rs"]
 mod failure;
+#[path = "../../src/bin/corosync-ipc/hook.rs"]
+mod hook;
 #[path = "../../src/bin/corosync-ipc/log.rs"]
 mod log;
 #[path = "../../src/bin/corosync-ipc/output.rs"]
 mod output;
-#[path = "../../src/bin/corosync-ipc/snapshot/mod.rs"]
-mod snapshot;
+#[path = "../../src/bin/corosync-ipc/report.rs"]
+mod report;
+#[path = "../../src/bin/corosync-ipc/signals.rs"]
+mod signals;
 #[path = "../../src/bin/corosync-ipc/watch.rs"]
 mod watch;
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, NodeSlot, start_daemons};
+use super::config_file::{self, Key, Who};
 use super::host::{Clock, Host};
 use super::node::{Config, NodeConfig, ServiceId, Version};
 use super::world::{ClientOutput, World};
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::libqb::server::{Generation, Listener, Overflow, Transport};
 use crate::libqb::server::{Mark, Marker, Marking};
 use crate::sys::event::Wakeup;
-use crate::sys::{file, serve};
+use crate::sys::{file, process, serve};
 use crate::wire::values::NodeId;
 
 /// The most bytes of events that wait for a client that does not read them. The daemon has no
@@ -53,6 +54,18 @@ pub struct Builder<T> {
     pub(super) options: Options,
     target: PhantomData<fn() -> T>,
 }
+
+/// A node of a corosync.conf.
+#[derive(Default)]
+struct Listed {
+    id: Option<(usize, NodeId)>,
+    address: Option<String>,
+    name: String,
+    votes: Option<u32>,
+}
+
+/// The only quorum provider there is.
+const PROVIDER: &str = "corosync_votequorum";
 
 /// The settings of a daemon or cluster.
 #[derive(Clone, Debug)]
@@ -133,6 +146,29 @@ impl<T> Builder<T> {
         self
     }
 
+    /// Takes nodes, votes and settings from the text of a corosync.conf, as pcs and crmsh write it:
+    /// the nodelist, `totem.cluster_name`, `system.qb_ipc_type`, `uidgid`, and every other key as
+    /// [`Builder::setting`] does. What an embedded daemon can only do in its own way has no effect,
+    /// such as timeouts of totem, encryption and logging, but its keys are in the map.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the number of the line: what the daemon refuses too, and what
+    /// the embedded one cannot do. That is another transport than knet, more than one link, another
+    /// quorum provider than votequorum, and nodes without `nodeid` or `ring0_addr`.
+    pub fn config_file(mut self, text: &str) -> Result<Self> {
+        let keys = config_file::read(text, &|who, name| match who {
+            Who::User => process::user_id(name),
+            Who::Group => process::group_id(name),
+        })?;
+        self.options.take(keys)?;
+        Ok(self)
+    }
+
+    /// The ids of the nodelist, in its order.
+    pub fn node_ids(&self) -> Vec<NodeId> {
+        self.options.config.nodes.iter().map(|node| node.id).collect()
+    }
+
     /// Sets the libqb version whose connection protocol the nodes speak, and with it the corosync
     /// version whose messages they speak: 1.99.9 for [`Generation::Libqb010`], 3.1.7 for
     /// [`Generation::Libqb104`] and 2.4.6 for those between. A node before 3.1.7 crashes, as that
@@ -159,6 +195,80 @@ impl<T> Builder<T> {
 }
 
 impl Options {
+    /// Takes the keys of a corosync.conf.
+    fn take(&mut self, keys: Vec<Key>) -> Result<()> {
+        // By position: the line of the first key, and what the node has.
+        let mut nodes: BTreeMap<u32, (usize, Listed)> = BTreeMap::new();
+        let mut has_provider = false;
+        for Key { line, name, value } in keys {
+            let of_node = name.strip_prefix("nodelist.node.").and_then(|it| it.split_once('.'));
+            if let Some((position, field)) = of_node {
+                let position = position.parse().unwrap_or_default();
+                let (_, node) = nodes.entry(position).or_insert((line, Listed::default()));
+                match (field, value) {
+                    ("nodeid", Value::U32(id)) => node.id = Some((line, NodeId(id))),
+                    ("ring0_addr", Value::String(address)) => node.address = Some(address),
+                    ("name", Value::String(name)) => node.name = name,
+                    ("quorum_votes", Value::U32(votes)) => node.votes = Some(votes),
+                    (field, _) if field.starts_with("ring") && field.ends_with("_addr") => {
+                        let what = format!("{field}: an embedded node has one link, ring0_addr");
+                        return Err(config_file::wrong(line, what));
+                    }
+                    (_, value) => self.config.settings.push((name, value)),
+                }
+                continue;
+            }
+            match (name.as_str(), &value) {
+                ("totem.cluster_name", Value::String(name)) => {
+                    self.config.cluster_name.clone_from(name)
+                }
+                ("totem.version", Value::U32(2)) => {}
+                ("totem.version", _) => {
+                    return Err(config_file::wrong(line, "totem.version is 2, and nothing else"));
+                }
+                ("totem.transport", Value::String(transport)) if transport == "knet" => {}
+                ("totem.transport", _) => {
+                    let what = "totem.transport: embedded nodes have knet, and nothing else";
+                    return Err(config_file::wrong(line, what));
+                }
+                ("quorum.provider", Value::String(provider)) if provider == PROVIDER => {
+                    has_provider = true;
+                }
+                ("quorum.provider", _) => {
+                    let what = format!(
+                        "quorum.provider: embedded nodes have {PROVIDER}, and nothing else"
+                    );
+                    return Err(config_file::wrong(line, what));
+                }
+                ("system.qb_ipc_type", Value::String(kind)) => {
+                    self.transport =
+                        if kind == "socket" { Transport::Socket } else { Transport::Shm };
+                }
+                _ => self.config.settings.push((name, value)),
+            }
+        }
+        if !has_provider {
+            return Err(config_file::wrong(
+                1,
+                format!("no quorum.provider: it is {PROVIDER} for embedded nodes"),
+            ));
+        }
+        for (line, node) in nodes.into_values() {
+            let missing = |what| config_file::wrong(line, format!("a node without {what}"));
+            let (line_of_id, id) = node.id.ok_or_else(|| missing("nodeid"))?;
+            let address = node.address.ok_or_else(|| missing("ring0_addr"))?;
+            if id == NodeId(0) || self.config.nodes.iter().any(|other| other.id == id) {
+                let what = format!("nodeid {id} is 0 or another node's");
+                return Err(config_file::wrong(line_of_id, what));
+            }
+            self.add_node(id, node.name, address, node.votes);
+        }
+        if self.config.nodes.is_empty() {
+            return Err(config_file::wrong(1, "there is no nodelist with a node"));
+        }
+        Ok(())
+    }
+
     pub(super) fn add_node(
         &mut self,
         id: NodeId,
@@ -238,7 +348,7 @@ impl Options {
                 (0..host.nodes()).filter(|node| !running.contains(node)).map(ClientOutput::Exit);
             host.drive(connections, |_, _| (down.collect(), ()));
         })?;
-        Ok(Cluster { listener, nodes })
+        Ok(Cluster { listener, nodes, name: self.config.cluster_name, transport: self.transport })
     }
 
     fn check(&self, ids: &[NodeId]) -> Result<()> {

@@ -11,7 +11,7 @@ use super::node::{Ending, ServiceId};
 use super::world::{ClientOutput, World};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::libqb::server::Listener;
+use crate::libqb::server::{Listener, Transport};
 use crate::sys::event::Wakeup;
 use crate::wire::values::NodeId;
 
@@ -49,6 +49,8 @@ pub struct Cluster {
     // Declared before the directories in `nodes`, so that it removes its files first.
     pub(super) listener: Listener<Host>,
     pub(super) nodes: Vec<NodeSlot>,
+    pub(super) name: String,
+    pub(super) transport: Transport,
 }
 
 /// A node of the nodelist, whether its daemon runs or not.
@@ -200,6 +202,16 @@ impl Cluster {
         let id = id.into();
         let node = self.nodes().find(|node| node.id() == id);
         node.ok_or_else(|| Error::invalid("node", format!("the cluster has no node {id}")))
+    }
+
+    /// `totem.cluster_name`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How messages travel between nodes and their clients.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// Returns all nodes in the order in which the builder added them.

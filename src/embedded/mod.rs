@@ -31,6 +31,7 @@
 
 mod builder;
 mod cluster;
+pub(crate) mod config_file;
 mod corosync;
 pub(crate) mod host;
 pub(crate) mod node;

@@ -8,6 +8,7 @@
 mod calls;
 mod client;
 mod cluster;
+mod config;
 mod messages;
 #[cfg(feature = "serde")]
 mod read;
@@ -17,6 +18,7 @@ mod setup;
 
 pub use client::{client, dispatcher};
 pub use cluster::cluster;
+pub use config::config_file;
 pub use messages::{KINDS, choice, message};
 #[cfg(feature = "serde")]
 pub use read::read;

@@ -3,7 +3,21 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "server")]
+use nix::unistd::{Group, User};
 use nix::unistd::{SysconfVar, sysconf};
+
+/// The number of a user of this machine.
+#[cfg(feature = "server")]
+pub(crate) fn user_id(name: &str) -> Option<u32> {
+    User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
+}
+
+/// The number of a group of this machine.
+#[cfg(feature = "server")]
+pub(crate) fn group_id(name: &str) -> Option<u32> {
+    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}
 
 /// When a process was started, to a second. `None` if it is not visible here.
 pub(crate) fn start_time(pid: i32) -> Option<SystemTime> {

@@ -457,3 +457,41 @@ fn corosyncs_own_tools_work_with_it() {
     assert_eq!(served.wait().code(), 0);
     assert_eq!(joined.wait().code(), 3);
 }
+
+#[test]
+fn a_corosync_conf_says_what_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("corosync.conf");
+    let text = "totem {\n version: 2\n cluster_name: filed\n config_version: 3\n}\n\
+        quorum {\n provider: corosync_votequorum\n}\nnodelist {\n\
+        node {\n ring0_addr: 10.0.0.7\n nodeid: 7\n name: seven\n quorum_votes: 2\n }\n\
+        node {\n ring0_addr: 10.0.0.5\n nodeid: 5\n }\n}\n";
+    fs::write(&file, text).unwrap();
+    let config = file.to_str().unwrap();
+    let served = Served::with(&["--config", config, "--node", "5"]);
+    let ready = served.ready();
+    assert_eq!((&ready["cluster_name"], &ready["nodes"]), (&json!("filed"), &json!([7, 5])));
+    let status = json(&served, &["status"]);
+    assert_eq!((&status["node_id"], &status["total_votes"]), (&json!(5), &json!(3)));
+    assert_eq!((&status["node_name"], &status["config_version"]), (&json!(null), &json!(3)));
+    let nodes = &status["members"];
+    assert_eq!(
+        (&nodes[1]["name"], &nodes[1]["addresses"]),
+        (&json!("seven"), &json!(["10.0.0.7"]))
+    );
+
+    let place = testbed::shm_folder();
+    let place = place.path().to_str().unwrap();
+    fs::write(&file, text.replace("version: 2\n cl", "version: 2\n}\n}\ncl")).unwrap();
+    assert_fails(
+        &run_serve(place, &["--config", config]),
+        2,
+        &[config, "line 4: no section is open"],
+    );
+    assert_fails(&run_serve(place, &["--config", "/no/such"]), 1, &["/no/such", "No such file"]);
+    assert_fails(
+        &run_serve(place, &["--config", config, "--nodes", "1"]),
+        2,
+        &["--config", "--nodes"],
+    );
+}

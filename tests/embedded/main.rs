@@ -1,5 +1,6 @@
 //! `embedded::Corosync` against the real one: corosync's own tools print the same with both.
 
+mod config_file;
 mod interop;
 mod three;
 mod transcripts;

@@ -63,6 +63,7 @@ impl Version {
 #[derive(Clone, Debug)]
 pub(crate) struct NodeConfig {
     pub(crate) id: NodeId,
+    /// Empty: none is configured.
     pub(crate) name: String,
     pub(crate) address: String,
     /// `None`: not configured, which means one vote.
@@ -190,7 +191,9 @@ impl Config {
         preset(icmap, "totem.transport", "knet");
         for (number, node) in self.nodes.iter().enumerate() {
             let key = |name: &str| format!("nodelist.node.{number}.{name}");
-            preset(icmap, &key("name"), node.name.as_str());
+            if !node.name.is_empty() {
+                preset(icmap, &key("name"), node.name.as_str());
+            }
             preset(icmap, &key("nodeid"), node.id.0);
             preset(icmap, &key("ring0_addr"), node.address.as_str());
             if let Some(votes) = node.votes {

@@ -1,5 +1,6 @@
 //! `corosync-ipc serve`: the embedded corosync in the foreground.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -35,6 +36,7 @@ const MAX_CLUSTER_NAME: usize = 255;
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc serve --abstract
+  corosync-ipc serve --socket-dir /tmp/fake --config /etc/corosync/corosync.conf
   mkdir /tmp/fake; corosync-ipc serve --socket-dir /tmp/fake --nodes 1,2,3 --node 2
   COROSYNC_IPC_SOCKET_DIR=/tmp/fake corosync-ipc status")]
 pub(crate) struct Serve {
@@ -46,9 +48,14 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     nodes: Vec<u32>,
 
-    /// The cluster's name.
-    #[arg(long, value_name = "NAME", default_value = "embedded", value_parser = parse_cluster_name)]
-    cluster_name: String,
+    /// A corosync.conf with the nodes, their votes and all settings, as pcs and crmsh write it. What
+    /// the embedded corosync cannot do is an error with the number of its line.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "cluster_name", "transport"])]
+    config: Option<PathBuf>,
+
+    /// The cluster's name [default: embedded].
+    #[arg(long, value_name = "NAME", value_parser = parse_cluster_name)]
+    cluster_name: Option<String>,
 
     /// The directory in which C programs in a container see the directory of --shm-root.
     #[arg(long, value_name = "DIR")]
@@ -58,9 +65,9 @@ pub(crate) struct Serve {
     #[arg(long, value_enum, value_name = "NAME", default_value_t)]
     generation: Age,
 
-    /// The transport of messages.
-    #[arg(long, value_enum, default_value_t)]
-    transport: Transport,
+    /// The transport of messages [default: shm].
+    #[arg(long, value_enum)]
+    transport: Option<Transport>,
 }
 
 /// The values of `system { qb_ipc_type }`.
@@ -138,7 +145,7 @@ impl Nodes {
         let all = if nodes.is_empty() { vec![served] } else { nodes };
         if !all.contains(&served) {
             return Err(Failure::usage(format!(
-                "--node: {served} is not among --nodes {}; try --help",
+                "--node: {served} is not among the nodes {}; try --help",
                 words(&all)
             )));
         }
@@ -148,26 +155,42 @@ impl Nodes {
 
 impl Serve {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let nodes = Nodes::new(self.node, self.nodes)?;
+        let (nodes, builder) = match &self.config {
+            Some(file) => configured(file, self.node)?,
+            None => {
+                let nodes = Nodes::new(self.node, self.nodes)?;
+                let transport = self.transport.unwrap_or_default();
+                let name = self.cluster_name.as_deref().unwrap_or("embedded");
+                let builder = builder(&nodes).cluster_name(name).transport(transport.into());
+                (nodes, builder)
+            }
+        };
         // Before there are other threads.
         let signals = Signals::block()?;
         let endpoint = context.endpoint.clone();
         let endpoint = self.client_shm_root.into_iter().fold(endpoint, Endpoint::client_shm_root);
-        let builder = builder(&nodes, &self.cluster_name, &endpoint)
-            .generation(self.generation.into())
-            .transport(self.transport.into());
-        let cluster = start(builder)?;
-        announce(context, &nodes, &self.cluster_name, self.transport)?;
+        let builder = builder.real_time().evs(true).endpoint(nodes.served, &endpoint);
+        let cluster = start(builder.generation(self.generation.into()))?;
+        announce(context, &nodes, &cluster)?;
         signals.wait(Some(cluster.node(nodes.served)?.as_fd())).map(drop)
     }
 }
 
-fn builder(nodes: &Nodes, cluster_name: &str, endpoint: &Endpoint) -> Builder<Cluster> {
+/// The nodes and settings of a corosync.conf.
+fn configured(file: &Path, node: Option<u32>) -> Result<(Nodes, Builder<Cluster>), Failure> {
+    let in_file = |error: String| format!("{}: {error}", file.display());
+    let text = fs::read(file).map_err(|error| Failure::refused(in_file(error.to_string())))?;
+    // The daemon takes any bytes. Only names and comments may have them.
+    let text = String::from_utf8_lossy(&text);
     let builder = Cluster::builder()
-        .real_time()
-        .evs(true)
-        .cluster_name(cluster_name)
-        .endpoint(nodes.served, endpoint);
+        .config_file(&text)
+        .map_err(|error| Failure::from(error).map_text(in_file))?;
+    let all = builder.node_ids().iter().map(|id| id.0).collect();
+    Ok((Nodes::new(node, all)?, builder))
+}
+
+fn builder(nodes: &Nodes) -> Builder<Cluster> {
+    let builder = Cluster::builder();
     // Addresses that no two nodes have: 127.0.0.1 and on.
     nodes.all.iter().zip(1..).fold(builder, |builder, (id, number)| {
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 0, 0).to_bits() | number);
@@ -189,12 +212,8 @@ fn start(builder: Builder<Cluster>) -> Result<Cluster, Failure> {
 }
 
 /// Prints that clients can connect.
-fn announce(
-    context: &Context,
-    nodes: &Nodes,
-    cluster_name: &str,
-    transport: Transport,
-) -> Result<(), Failure> {
+fn announce(context: &Context, nodes: &Nodes, cluster: &Cluster) -> Result<(), Failure> {
+    let cluster_name = cluster.name();
     let (endpoint, served) = (&context.endpoint, nodes.served);
     let shm_root = endpoint.shm_root_path();
     if context.json {
@@ -204,7 +223,7 @@ fn announce(
             "cluster_name": cluster_name,
             "node_id": served,
             "nodes": nodes.all,
-            "transport": server::Transport::from(transport).to_string(),
+            "transport": cluster.transport().to_string(),
             "socket_dir": socket_dir,
             "shm_root": shm_root.to_string_lossy(),
             "pid": process::id(),
