@@ -178,7 +178,7 @@ Examples:
   # a comment
   KEY TYPE VALUE    sets a key; VALUE is the rest of the line
   ^KEY              deletes a key
-  ^^PREFIX          deletes all keys that begin with PREFIX
+  ^^PREFIX          deletes all keys that begin with PREFIX, and goes on after one that stays
 
 or is the output of `corosync-ipc --json cmap list`, or has one such object a line.
 Bytes are base64 or @FILE; corosync-cmapctl takes a bare file name.
@@ -235,50 +235,35 @@ impl Cmap {
     }
 
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        // Before connecting: wrong usage is wrong without a daemon too.
-        let command = match self.command {
+        let connect = || self.map.connect(context);
+        // Checked before connecting: wrong usage is wrong without a daemon too.
+        match self.command {
+            Command::List { prefixes } => list(&connect()?, context, &prefixes),
+            Command::Get { keys } => {
+                keys.iter().try_for_each(|key| check_key(key))?;
+                get(&connect()?, context, &keys)
+            }
             Command::Set { key, value_type, value } => {
                 check_key(&key)?;
                 let value = value_type.parse(&value).map_err(Failure::usage)?;
-                return self.map.connect(context)?.set(&key, value).explain(hint(&key));
-            }
-            Command::Load { file } => {
-                let steps = load::read(&file)?;
-                return load::run(&self.map.connect(context)?, &steps);
-            }
-            Command::Get { keys } => {
-                keys.iter().try_for_each(|key| check_key(key))?;
-                return get(&self.map.connect(context)?, context, &keys);
+                connect()?.set(&key, value).explain(hint(&key))
             }
             Command::Delete { keys, prefix } => {
                 let check = if prefix { load::check_prefix } else { check_key };
                 keys.iter().try_for_each(|key| check(key))?;
-                let client = self.map.connect(context)?;
-                return if prefix {
-                    delete_prefixes(&client, &keys)
-                } else {
-                    delete(&client, &keys)
-                };
+                let delete = if prefix { delete_prefixes } else { delete };
+                delete(&connect()?, &keys)
             }
-            Command::Clear { statistics } => {
-                return clear(&MapName::Stats.connect(context)?, statistics);
+            Command::Clear { statistics } => clear(&MapName::Stats.connect(context)?, statistics),
+            Command::Increment { key } => connect()?.increment(&key).explain(hint(&key)),
+            Command::Decrement { key } => connect()?.decrement(&key).explain(hint(&key)),
+            Command::Load { file } => {
+                let steps = load::read(&file)?;
+                load::run(&connect()?, &steps)
             }
             Command::Watch { patterns, stay, count } => {
-                return watch_keys(self.map, context, &patterns, &stay, count);
+                watch_keys(self.map, context, &patterns, &stay, count)
             }
-            command => command,
-        };
-        let client = self.map.connect(context)?;
-        match command {
-            Command::List { prefixes } => list(&client, context, &prefixes),
-            Command::Increment { key } => client.increment(&key).explain(hint(&key)),
-            Command::Decrement { key } => client.decrement(&key).explain(hint(&key)),
-            Command::Get { .. }
-            | Command::Set { .. }
-            | Command::Delete { .. }
-            | Command::Clear { .. }
-            | Command::Load { .. }
-            | Command::Watch { .. } => Ok(()),
         }
     }
 }
@@ -349,13 +334,13 @@ fn get_all(client: &Client, context: &Context, keys: &[String]) -> Result<(), Fa
             }
             None => {
                 let fault = Fault::from(absent());
-                let mut entry = json!(fault);
-                for (member, value) in
-                    [("key", json!(key)), ("type", Json::Null), ("value", Json::Null)]
-                {
-                    entry[member] = value;
-                }
-                entries.push(entry);
+                entries.push(json!({
+                    "key": key,
+                    "type": null,
+                    "value": null,
+                    "error": fault.error,
+                    "cs_error": fault.cs_error,
+                }));
                 faults.insert(key.clone(), fault);
             }
         }
@@ -393,7 +378,7 @@ pub(crate) fn delete_prefixes(client: &Client, prefixes: &[String]) -> Result<()
     delete_all(client, &keys, is_absent)
 }
 
-/// Goes on after a key that cannot be deleted, and fails then, unless the error is excused.
+/// Goes on after a key that cannot be deleted, and fails at the end, unless the error is excused.
 fn delete_all(
     client: &Client,
     keys: &[String],
