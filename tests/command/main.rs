@@ -179,6 +179,30 @@ fn every_command_explains_itself_with_an_example_and_exit_status() {
     assert_eq!((nothing.code(), nothing.stdout.len()), (2, 0));
 }
 
+#[test]
+fn help_begins_with_what_the_command_does() {
+    let first = |args: &[&str]| {
+        let help = outside(args).stdout;
+        help.lines().next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(first(&["--help"]), "Shows and controls a corosync cluster");
+    assert_eq!(first(&["-h"]), first(&["help"]));
+    for words in COMMANDS {
+        let says = first(&[words, &["--help"]].concat());
+        // "Prints", "Sets".
+        assert!(
+            says.split(' ').next().is_some_and(|verb| verb.trim_end_matches(',').ends_with('s')),
+            "{words:?}: {says}"
+        );
+        assert_eq!(first(&[words, &["-h"]].concat()), says, "{words:?}");
+        // The list of commands says the same, perhaps on two lines.
+        let (name, above) = words.split_last().unwrap();
+        let list = outside(&[above, &["--help"]].concat()).stdout;
+        let list = list.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(list.contains(&format!(" {name} {says}")), "{words:?}: {list}");
+    }
+}
+
 /// What is not known is neither up nor down.
 #[test]
 fn examples_of_queries_know_that_null_is_not_false() {

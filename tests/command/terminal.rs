@@ -1,6 +1,6 @@
 //! What is printed on a terminal.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
@@ -178,4 +178,26 @@ fn an_error_begins_in_red_on_a_terminal_only() {
     let [begin, end] = RED;
     assert!(red.starts_with(&format!("{begin}corosync-ipc:{end} ")), "{red:?}");
     assert_eq!(without_colours(&red), plain);
+}
+
+#[test]
+fn a_long_load_shows_progress_on_a_terminal_only() {
+    let corosync = Corosync::start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.txt");
+    let lines: String = (0..3000).map(|number| format!("my.key{number} u32 1\n")).collect();
+    fs::write(&file, lines + "^my.missing\n").unwrap();
+    let command = || client(corosync.endpoint(), &["cmap", "load", file.to_str().unwrap()]);
+
+    let (shown, succeeded) = written(command(), 80, Command::stderr);
+    assert!(succeeded, "{shown:?}");
+    assert!(shown.contains("/3001"), "{shown:?}");
+    // The bar is gone in the end, and the warning stands on a line of its own.
+    let warning = shown.find("corosync-ipc:").expect("a warning");
+    assert!(shown[warning..].contains("no such key: my.missing\n"), "{shown:?}");
+    assert!(shown.trim_end_matches(['\r', '\n']).ends_with("\x1b[2K"), "{shown:?}");
+
+    let output = command().output().unwrap();
+    assert_one_line(&String::from_utf8(output.stderr).unwrap(), &["my.missing"]);
+    assert_eq!(output.stdout, b"");
 }

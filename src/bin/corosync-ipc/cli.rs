@@ -41,9 +41,20 @@ Exit status:
 An error is one line on standard error: what failed, the name of the cs_error, what to check.";
 
 const ABOUT: &str = "\
+Shows and controls a corosync cluster
+
 Speaks corosync's protocol itself: needs no C library and works with every corosync since 1.99.
 
 Prints text for people on standard output; with --json one JSON document, or one JSON object a line from commands that watch.";
+
+/// The commands by what they are for, as the help shows them.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("See and control the cluster", &["status", "quorum", "cfg", "cmap", "cpg", "evs"]),
+    ("Monitor it", &["watch", "metrics", "exporter"]),
+    ("Find out what is wrong", &["doctor", "decode"]),
+    ("Test without a cluster", &["serve"]),
+    ("Make files for a package", &["completions", "man"]),
+];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,15 +114,15 @@ struct Global {
     ///
     /// Use it for a daemon in another container whose /run is mounted here. The default is
     /// libqb's: abstract sockets, unless /etc/libqb/force-filesystem-sockets exists.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     socket_dir: Option<PathBuf>,
 
     /// Connect to abstract sockets.
-    #[arg(long = "abstract", global = true, conflicts_with = "socket_dir")]
+    #[arg(long = "abstract", global = true, conflicts_with = "socket_dir", hide_short_help = true)]
     abstract_sockets: bool,
 
     /// The directory that the daemon's /dev/shm is mounted at here.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     shm_root: Option<PathBuf>,
 
     /// Trust a server of this user, besides root and the own user; can be given several times.
@@ -119,18 +130,20 @@ struct Global {
     /// Any user can take a service's name while corosync is down, so a server of another user is
     /// refused before any request is sent. In a user namespace, such as a rootless container's,
     /// the host's root is usually 65534, and so is every user who is not mapped.
-    #[arg(long, global = true, value_name = "UID", value_delimiter = ',', value_parser = parse_uid)]
+    #[arg(long, global = true, value_name = "UID", value_delimiter = ',', value_parser = parse_uid,
+          hide_short_help = true)]
     server_uid: Vec<u32>,
 
-    /// The time limit of a command that prints one answer: 500ms, 5s, 2m [default: 5s]. Parts of
-    /// the answer that are missing by then have timed out. For a command that runs on (watch,
-    /// join, send, load), the limit of its start and of each call to the daemon.
+    /// The time limit of a command that prints one answer: 500ms, 5s, 2m [default: 5s].
+    ///
+    /// Parts of the answer that are missing by then have timed out. For a command that runs on
+    /// (watch, join, send, load), the limit of its start and of each call to the daemon.
     #[arg(long, global = true, value_name = "DURATION", value_parser = duration::parse)]
     timeout: Option<Duration>,
 
     /// The size of each of a connection's three rings in shared memory [default: 8179; cfg 12275;
     /// cmap 36864; cpg, evs 1048576].
-    #[arg(long, global = true, value_name = "BYTES",
+    #[arg(long, global = true, value_name = "BYTES", hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(i64::from(MIN_RING_SIZE)..=i64::from(MAX_RING_SIZE)))]
     ring_size: Option<u32>,
 
@@ -292,6 +305,7 @@ fn command() -> clap::Command {
     let mut command = explained(Cli::command());
     // Adds the global options to each command. These commands do not use them.
     command.build();
+    let command = grouped(with_help(command));
     let used: [(&str, &[&str]); 3] = [("completions", &[]), ("man", &[]), ("decode", &["json"])];
     used.into_iter().fold(command, |command, (name, used)| {
         if command.find_subcommand(name).is_none() {
@@ -304,6 +318,45 @@ fn command() -> clap::Command {
             })
         })
     })
+}
+
+/// Says in this project's words what each command `help` does.
+fn with_help(command: clap::Command) -> clap::Command {
+    let command = match command.get_name() {
+        "help" => command.about("Prints this help, or that of a command"),
+        _ => command,
+    };
+    let names: Vec<String> =
+        command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_help))
+}
+
+/// Lists the commands in groups.
+fn grouped(command: clap::Command) -> clap::Command {
+    let (header, literal) = (command.get_styles().get_header(), command.get_styles().get_literal());
+    let width = command.get_subcommands().map(|command| command.get_name().len()).max();
+    let width = width.unwrap_or_default();
+    let is_grouped = |name: &str| GROUPS.iter().any(|(_, names)| names.contains(&name));
+    let others: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    let others: Vec<&str> = others.into_iter().filter(|name| !is_grouped(name)).collect();
+    let mut text = String::new();
+    for (title, names) in GROUPS.into_iter().chain([("Other commands", &*others)]) {
+        // A build may leave commands out.
+        let found: Vec<_> = names.iter().filter_map(|name| command.find_subcommand(name)).collect();
+        if found.is_empty() {
+            continue;
+        }
+        text += &format!("{header}{title}:{header:#}\n");
+        for one in found {
+            let about = one.get_about().map(ToString::to_string).unwrap_or_default();
+            let name = one.get_name();
+            text += &format!("  {literal}{name:<width$}{literal:#}  {about}\n");
+        }
+        text.push('\n');
+    }
+    let usage = "{about-with-newline}\n{usage-heading} {usage}";
+    let options = format!("{header}Options:{header:#}\n{{options}}{{after-help}}");
+    command.help_template(format!("{usage}\n\n{text}{options}"))
 }
 
 fn parse_uid(text: &str) -> Result<u32, String> {
