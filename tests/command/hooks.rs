@@ -81,7 +81,8 @@ fn a_hook_is_told_what_quorum_is(host: &Host) {
         echo \"$COROSYNC_IPC_QUORATE,$COROSYNC_IPC_NODE_ID,$COROSYNC_IPC_MEMBERS,$COROSYNC_IPC_TOTAL_VOTES,$COROSYNC_IPC_RING_ID,$COROSYNC_IPC_DROPPED\" >>runs";
     let watch = files.watch(host, script, &["--reconnect"]).spawn();
     let first = files.wait_lines("runs", 1).remove(0);
-    let status = json(host, &["quorum", "status"]);
+    let mut status = json(host, &["quorum", "status"]);
+    status["event"] = json!("quorum");
     let ring = format!("1.{:x}", status["ring_id"]["seq"].as_u64().unwrap());
     assert_eq!(first, format!("yes,1,1,1,{ring},0"));
     let input: Value = serde_json::from_str(files.text("input").trim()).unwrap();

@@ -12,6 +12,7 @@ mod crowd;
 #[cfg(feature = "decode")]
 mod decode;
 mod embedded;
+mod everything;
 mod failures;
 mod flood;
 mod from_c_tools;
@@ -115,7 +116,7 @@ fn outside(args: &[&str]) -> Output {
 }
 
 /// Every command there is, as its words.
-const COMMANDS: [&[&str]; 44] = [
+const COMMANDS: [&[&str]; 45] = [
     &["status"],
     &["cmap"],
     &["cmap", "list"],
@@ -153,6 +154,7 @@ const COMMANDS: [&[&str]; 44] = [
     &["evs", "join"],
     &["evs", "send"],
     &["evs", "members"],
+    &["watch"],
     &["doctor"],
     &["metrics"],
     &["exporter"],

@@ -19,7 +19,7 @@ use crate::commands::decode;
 use crate::commands::exporter::{Exporter, Metrics};
 #[cfg(feature = "generate")]
 use crate::commands::generate::Generate;
-use crate::commands::{cfg, cmap, cpg, doctor, evs, quorum, serve, status};
+use crate::commands::{cfg, cmap, cpg, doctor, evs, quorum, serve, status, watch};
 use crate::context::Context;
 use crate::duration;
 use crate::embedded::Embedded;
@@ -60,6 +60,7 @@ const EXAMPLES: &str = "\
 Examples:
   corosync-ipc status
   corosync-ipc cmap get totem.cluster_name
+  corosync-ipc watch
   corosync-ipc --json quorum watch
   corosync-ipc quorum status --check && echo quorate
   corosync-ipc cpg join my-group
@@ -164,6 +165,7 @@ enum Command {
     Cpg(cpg::Cpg),
     Cfg(cfg::Cfg),
     Evs(evs::Evs),
+    Watch(watch::Watch),
     Doctor(doctor::Doctor),
     #[cfg(feature = "exporter")]
     Metrics(Metrics),
@@ -242,6 +244,7 @@ fn run_command(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Cpg(command) => command.run(context),
         Command::Cfg(command) => command.run(context),
         Command::Evs(command) => command.run(context),
+        Command::Watch(command) => command.run(context),
         Command::Doctor(command) => command.run(context),
         #[cfg(feature = "exporter")]
         Command::Metrics(command) => command.run(context),
@@ -274,7 +277,7 @@ impl Command {
             Self::Cpg(command) => command.goes_on(),
             Self::Cfg(command) => command.goes_on(),
             Self::Evs(command) => command.goes_on(),
-            Self::Serve(_) => true,
+            Self::Watch(_) | Self::Serve(_) => true,
             #[cfg(feature = "exporter")]
             Self::Exporter(_) => true,
             #[cfg(feature = "exporter")]

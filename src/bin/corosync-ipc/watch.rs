@@ -11,7 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Args;
 use corosync_ipc::snapshot::Fault;
 use corosync_ipc::supervise::{Missed, Notice, NoticeHandler, Supervise, Supervised, Up};
-use corosync_ipc::{Control, Deadline, Dispatcher, Endpoint, Error, NodeId, ServiceClient, within};
+use corosync_ipc::{
+    Control, Deadline, Dispatcher, DispatcherWaker, Endpoint, Error, NodeId, ServiceClient, within,
+};
 use nix::poll::{PollFd, PollFlags};
 use serde_json::{Value as Json, json};
 
@@ -105,8 +107,8 @@ pub(crate) trait Watcher: Send + 'static {
         Ok(Vec::new())
     }
 
-    /// There is no connection any more.
-    fn lost(&mut self, _why: &Fault) {}
+    /// There is no connection any more, or none yet, because of this error.
+    fn lost(&mut self, _why: &Json) {}
 
     /// Whether the service does not exist after all, so that nothing is to be watched.
     fn is_absent(&self, _error: &Error) -> bool {
@@ -128,6 +130,9 @@ pub(crate) struct Watch {
     dispatcher: Dispatcher<Printer>,
     printer: Printer,
 }
+
+/// Prints lines of another thread.
+pub(crate) struct Poster(DispatcherWaker<Printer>);
 
 /// The clients of a [`Watch`], to which more can be added.
 pub(crate) struct Clients<'a, 'b> {
@@ -219,6 +224,11 @@ impl Watch {
         Ok(())
     }
 
+    /// What another thread prints by.
+    pub(crate) fn poster(&self) -> Poster {
+        Poster(self.dispatcher.waker())
+    }
+
     /// Returns a function that ends the loop from another thread.
     pub(crate) fn ender(&self) -> impl FnOnce(Failure) + Send + use<> {
         let waker = self.dispatcher.waker();
@@ -255,6 +265,31 @@ impl Watch {
     }
 }
 
+impl Poster {
+    /// Calls a function on the thread of the loop. What it fails with ends the loop.
+    pub(crate) fn run(
+        &self,
+        what: impl FnOnce(&mut Printer) -> Result<(), Failure> + Send + 'static,
+    ) {
+        // Fails when the loop has ended already.
+        let _ = self.0.run(|printer, control| {
+            if let Err(failure) = what(printer).and_then(|()| printer.release()) {
+                _ = printer.end.get_or_insert(Err(failure));
+            }
+            if printer.end.is_some() {
+                control.stop();
+            }
+        });
+    }
+
+    /// Prints these lines.
+    pub(crate) fn print(&self, lines: Vec<Line>) {
+        if !lines.is_empty() {
+            self.run(|printer| printer.print(lines));
+        }
+    }
+}
+
 impl Clients<'_, '_> {
     /// As [`Watch::add`].
     pub(crate) fn add<W: Watcher>(
@@ -285,7 +320,7 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
             Ok(Notice::Lost { error }) => {
                 if printer.reconnect {
                     let gap = gap.insert(Gap { since: SystemTime::now(), why: error.into() });
-                    watcher.lost(&gap.why);
+                    watcher.lost(&json!(gap.why));
                     printer.print([gap.begins(service)])
                 } else {
                     Err(watcher.failure(error))
@@ -299,10 +334,15 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
             Ok(Notice::Retry { error, .. }) => {
                 // The line of the gap says already that nobody is there.
                 let expected = gap.is_some() && matches!(error, Error::NoSocket { .. });
-                printer.retry(watcher.failure(error), gap.is_some(), expected, &mut told)
+                let why = json!({
+                    "error": Fault::describe(&error),
+                    "cs_error": error.cs_error().c_name(),
+                });
+                printer
+                    .retry(watcher.failure(error), gap.is_some(), expected, &mut told)
+                    .map(|()| watcher.lost(&why))
             }
             Ok(Notice::Up(Up { gap: length, restored })) => {
-                printer.meet(&mut met);
                 told.clear();
                 let mut missed = Vec::new();
                 let refused = restored.into_iter().find_map(|restored| {
@@ -310,7 +350,7 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
                     restored.result.err()
                 });
                 let gap = gap.take();
-                match (refused, client.client()) {
+                let result = match (refused, client.client()) {
                     (Some(error), _) | (None, Err(error)) => Err(watcher.failure(error)),
                     (None, Ok(client)) => {
                         let again = gap.is_some();
@@ -321,7 +361,10 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
                             clients.printer.print(lines)
                         })
                     }
-                }
+                };
+                // Now its lines of the present state are there.
+                printer.meet(&mut met);
+                result
             }
             Ok(_) => Ok(()),
             Err(error) => Err(watcher.failure(error)),

@@ -8,7 +8,7 @@ use corosync_ipc::cpg::{
     Address, Client, Confchg, Deliver, Discard, Discarded, Entry, Event, GroupName, Guarantee,
     Iteration, Options, TotemConfchg,
 };
-use corosync_ipc::snapshot::{self, Fault, Faults};
+use corosync_ipc::snapshot::{self, Faults};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, UnknownEvent, cmap};
 use serde_json::{Value as Json, json};
 
@@ -366,7 +366,7 @@ impl Watcher for Member {
         Ok(Vec::new())
     }
 
-    fn lost(&mut self, _: &Fault) {
+    fn lost(&mut self, _: &Json) {
         self.present.set(None);
     }
 

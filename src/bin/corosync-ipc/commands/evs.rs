@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use corosync_ipc::evs::{Client, Confchg, Deliver, Event, GroupName, Guarantee};
-use corosync_ipc::snapshot::Fault;
 use corosync_ipc::{Endpoint, Error, UnknownEvent, cmap, cpg};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::commands::group::{self, Present, add_name, end};
 use crate::context::Context;
@@ -154,7 +153,7 @@ impl Watcher for Member {
         Ok(Vec::new())
     }
 
-    fn lost(&mut self, _: &Fault) {
+    fn lost(&mut self, _: &Json) {
         self.present.set(None);
     }
 

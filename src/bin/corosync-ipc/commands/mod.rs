@@ -15,3 +15,4 @@ mod group;
 pub(crate) mod quorum;
 pub(crate) mod serve;
 pub(crate) mod status;
+pub(crate) mod watch;

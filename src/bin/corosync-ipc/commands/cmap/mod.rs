@@ -531,9 +531,12 @@ impl Watcher for Keys {
             }
         }
         let Notification { event, key, new_value, old_value, .. } = notification;
-        // In the stats map, corosync sends the new value as the old one too.
-        let is_new = matches!((self.map, event), (MapName::Stats, TrackEvents::MODIFY));
-        let old_value = old_value.filter(|_| !is_new);
+        // In the stats map, corosync sends the present value as the new and as the old one.
+        let old_value = old_value.filter(|_| match self.map {
+            MapName::Icmap => true,
+            MapName::Stats => event == TrackEvents::DELETE,
+        });
+        let new_value = new_value.filter(|_| event != TrackEvents::DELETE);
         Ok(vec![change_line(&key, event, new_value.as_ref(), old_value.as_ref(), false)])
     }
 

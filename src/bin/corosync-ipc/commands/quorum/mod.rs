@@ -1,6 +1,7 @@
 //! `corosync-ipc quorum`: quorum and votes.
 
-mod watch;
+pub(crate) mod hook;
+pub(crate) mod watch;
 
 use std::mem;
 use std::net::IpAddr;

@@ -1,20 +1,19 @@
 //! `corosync-ipc quorum watch`: the notifications of quorum and votequorum.
 
 use std::iter;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
 
 use corosync_ipc::quorum::Ring;
-use corosync_ipc::snapshot::{Fault, Options, Snapshot, connect_votequorum};
+use corosync_ipc::snapshot::connect_votequorum;
 use corosync_ipc::supervise::VotequorumTracker;
 use corosync_ipc::votequorum::{self, NodeEntry, QDEVICE_NODE_ID};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, TrackFlags, UnknownEvent, quorum};
 use serde_json::{Value as Json, json};
 
-use super::document;
+use super::hook::{Hooks, QuorumHook};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::hook::{self, Exec, Hook, Teller};
+use crate::hook::Exec;
 use crate::output::{add_payload, words};
 use crate::report::ring_json;
 use crate::watch::{Clients, Line, Stay, Watch, Watcher, ids};
@@ -27,22 +26,11 @@ pub(crate) fn run(
     count: Option<u64>,
 ) -> Result<(), Failure> {
     let mut watch = Watch::new(context, stay, count)?;
-    let hook = Hook::new(exec);
-    if hook.is_some() {
-        watch.end_at_signals(hook::GRACE + Duration::from_secs(2))?;
-    }
-    let told = hook.as_ref().map(|hook| QuorumHook::new(hook, &context.endpoint));
-    let watcher = QuorumWatcher { votequorum: Weak::new(), hook: told.clone() };
+    let hooks = Hooks::start(exec, &watch, context)?;
+    let hook = hooks.as_ref().map(Hooks::quorum);
+    let watcher = QuorumWatcher { votequorum: Weak::new(), hook };
     watch.add(quorum::Client::connect_newest, [TrackFlags::CHANGES], watcher)?;
-    let result = watch.run();
-    if let (Some(told), Err(Failure::Failed { text, .. })) = (told, &result) {
-        // The daemon is lost, by whichever connection was the first to tell.
-        told.tell(None, json!({ "error": text, "cs_error": null }));
-    }
-    if let Some(hook) = hook {
-        hook.end(&result);
-    }
-    result
+    Hooks::end(hooks, watch.run())
 }
 
 /// Prints what quorum notifies of, and has votequorum watched where that is configured.
@@ -56,12 +44,8 @@ impl Watcher for QuorumWatcher {
     type Client = quorum::Client;
 
     fn event(&mut self, _: &quorum::Client, event: quorum::Event) -> Result<Vec<Line>, Failure> {
-        if let Some(hook) = &self.hook {
-            match &event {
-                quorum::Event::Notification(event) => hook.tell(Some(event.quorate), Json::Null),
-                quorum::Event::Quorum(event) => hook.tell(Some(event.quorate), Json::Null),
-                _ => {}
-            }
+        if let (Some(hook), Some(quorate)) = (&self.hook, quorate(&event)) {
+            hook.tell(quorate);
         }
         Ok(quorum_lines(event).collect())
     }
@@ -88,55 +72,15 @@ impl Watcher for QuorumWatcher {
         Ok(Vec::new())
     }
 
-    fn lost(&mut self, why: &Fault) {
+    fn lost(&mut self, why: &Json) {
         if let Some(hook) = &self.hook {
-            hook.tell(None, json!(why));
+            hook.lost(why.clone());
         }
     }
 
     fn name(_: &TrackFlags) -> String {
         "quorum".to_owned()
     }
-}
-
-/// Tells a hook whether this node is quorate.
-#[derive(Clone)]
-struct QuorumHook {
-    teller: Teller,
-    endpoint: Endpoint,
-    /// What it was told last.
-    told: Arc<Mutex<Option<Option<bool>>>>,
-}
-
-impl QuorumHook {
-    fn new(hook: &Hook, endpoint: &Endpoint) -> Self {
-        Self { teller: hook.teller(), endpoint: endpoint.clone(), told: Arc::default() }
-    }
-
-    /// Tells a change. `None`: nobody knows, and why.
-    fn tell(&self, quorate: Option<bool>, why: Json) {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).replace(quorate);
-        if told != Some(quorate) {
-            let endpoint = self.endpoint.clone();
-            self.teller.tell("quorum", move || state(&endpoint, quorate, why));
-        }
-    }
-}
-
-/// The document of `quorum status`. What the daemon told stands in it when it answers no more.
-fn state(endpoint: &Endpoint, quorate: Option<bool>, mut why: Json) -> Json {
-    if quorate.is_some() {
-        let options = Options::new().links(false).services(false);
-        match Snapshot::take_with(endpoint, options) {
-            Ok(snapshot) if snapshot.quorate.is_some() => return document(&snapshot),
-            Ok(_) => {}
-            Err(error) => why = json!(Fault::from(error)),
-        }
-    }
-    let mut document = document(&Snapshot::default());
-    document["quorate"] = json!(quorate);
-    document["errors"] = json!({ "quorum": why });
-    document
 }
 
 /// Prints what votequorum notifies of. Dropped where it is not configured.
@@ -162,8 +106,17 @@ impl Watcher for VotequorumWatcher {
     }
 }
 
+/// Whether this node is quorate, if the event says that.
+pub(crate) fn quorate(event: &quorum::Event) -> Option<bool> {
+    match event {
+        quorum::Event::Notification(event) => Some(event.quorate),
+        quorum::Event::Quorum(event) => Some(event.quorate),
+        _ => None,
+    }
+}
+
 /// One line, or two for the present state, which includes the list of nodes.
-fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
+pub(crate) fn quorum_lines(event: quorum::Event) -> impl Iterator<Item = Line> {
     const SERVICE: &str = "quorum";
     let quorum = |quorate: bool, ring: Ring, members: &[NodeId]| Line {
         event: "quorum",
