@@ -16,6 +16,7 @@ testbed::on_each_host! {
     shutdowns_are_refused_after_a_gap_too, since([3, 1, 1, 0]);
     a_daemon_that_is_not_there_yet_is_waited_for;
     a_signal_ends_a_watch_in_a_gap_and_while_it_connects;
+    a_status_is_told_again_when_it_changes;
 }
 
 /// The lines of an event.
@@ -267,6 +268,52 @@ fn a_signal_ends_a_watch_in_a_gap_and_while_it_connects(host: &Host) {
     });
     end(watch, Signal::SIGTERM);
     drop(paused);
+}
+
+fn a_status_is_told_again_when_it_changes(host: &Host) {
+    let watch = command(host, &["--json", "status", "--watch", "--reconnect"]).spawn();
+    let last = || told(&watch, "status").pop();
+    let first = eventually("a status", last);
+    assert_eq!((&first["quorate"], &first["members"][0]["node_id"]), (&json!(true), &json!(1)));
+    assert!(first["time"].is_string() && first["services"].is_array(), "{first}");
+    let set = |votes: &str| {
+        ok(host, &["quorum", "votes", votes]);
+        let votes: u32 = votes.parse().unwrap();
+        eventually("the votes", || last()?["total_votes"].eq(&json!(votes)).then_some(()));
+    };
+    set("2");
+    host.kill();
+    let gap = wait_gap(&watch, "status", false, 1);
+    assert_eq!((&gap["seconds"], &gap["missed"]), (&Value::Null, &Value::Null));
+    host.start();
+    let gap = wait_gap(&watch, "status", true, 1);
+    assert_eq!(gap["missed"], json!([{ "name": "status", "missed": "states" }]));
+    // corosync has forgotten what was set while it ran.
+    eventually("the new daemon's status", || {
+        let status = last()?;
+        (status["total_votes"] == json!(1) && status["quorate"] == json!(true)).then_some(())
+    });
+    set("2");
+    end(watch, Signal::SIGTERM);
+
+    let text = ok(host, &["status", "--watch", "--count", "1"]);
+    let (head, text) = text.split_once('\n').unwrap();
+    assert!(head.ends_with("Z status:"), "{head}");
+    assert_eq!(text.lines().next(), ok(host, &["status"]).lines().next());
+    for option in ["--reconnect", "--wait", "--wait=1s"] {
+        assert_fails(&run(host, &["status", option]), 2, &["--watch"]);
+    }
+    assert_eq!(run(host, &["status", "--count", "1"]).code(), 2);
+    host.kill();
+    assert_fails(&run(host, &["status", "--watch"]), 3, &["socket"]);
+    let late = command(host, &["--json", "status", "--watch", "--wait"]).spawn();
+    eventually("it waits", || late.stderr().contains("trying again"));
+    host.start();
+    eventually("a status", || told(&late, "status").pop());
+    host.kill();
+    assert_eq!(late.wait().code(), 3);
+    let output = run(host, &["status", "--watch", "--wait=200ms"]);
+    assert_eq!((output.code(), output.stdout.as_str()), (3, ""), "{output:?}");
 }
 
 /// The last notification of quorum that says who the members are.

@@ -282,7 +282,8 @@ impl Command {
             Self::Exporter(_) => true,
             #[cfg(feature = "exporter")]
             Self::Metrics(_) => false,
-            Self::Status(_) | Self::Doctor(_) => false,
+            Self::Status(command) => command.goes_on(),
+            Self::Doctor(_) => false,
             #[cfg(feature = "generate")]
             Self::Generate(_) => false,
             #[cfg(feature = "decode")]

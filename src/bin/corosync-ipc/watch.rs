@@ -1,10 +1,12 @@
 //! The loop of all commands that print events.
 
+use std::convert::Infallible;
 use std::io;
 use std::mem;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -46,6 +48,11 @@ pub(crate) struct Stay {
 }
 
 impl Stay {
+    /// Whether any of it was asked for.
+    pub(crate) fn is_given(&self) -> bool {
+        self.reconnect || self.wait.is_some()
+    }
+
     /// Whether to go on when the daemon ends.
     pub(crate) fn reconnects(&self) -> bool {
         self.reconnect
@@ -76,7 +83,9 @@ impl Line {
         if json {
             print_event(self.event, time, self.members)
         } else {
-            print(format!("{} {}: {}\n", rfc3339(time), self.event, self.text))
+            // Several lines begin on a line of their own.
+            let gap = if self.text.starts_with('\n') { "" } else { " " };
+            print(format!("{} {}:{gap}{}\n", rfc3339(time), self.event, self.text))
         }
     }
 }
@@ -165,8 +174,9 @@ pub(crate) struct Printer {
 const MOST_HELD: usize = 1000;
 
 /// Why and since when there is no connection.
-struct Gap {
+pub(crate) struct Gap {
     since: SystemTime,
+    begun: Instant,
     why: Fault,
 }
 
@@ -229,6 +239,13 @@ impl Watch {
         Poster(self.dispatcher.waker())
     }
 
+    /// As [`Watch::poster`], for a thread that has a connection of its own. The watch waits for
+    /// it to call [`Printer::meet`].
+    pub(crate) fn expect(&mut self) -> Poster {
+        self.printer.waiting += 1;
+        self.poster()
+    }
+
     /// Returns a function that ends the loop from another thread.
     pub(crate) fn ender(&self) -> impl FnOnce(Failure) + Send + use<> {
         let waker = self.dispatcher.waker();
@@ -266,20 +283,25 @@ impl Watch {
 }
 
 impl Poster {
-    /// Calls a function on the thread of the loop. What it fails with ends the loop.
+    /// Calls a function on the thread of the loop, and waits for that, so that nothing piles up
+    /// while nobody reads the output. What it fails with ends the loop.
     pub(crate) fn run(
         &self,
         what: impl FnOnce(&mut Printer) -> Result<(), Failure> + Send + 'static,
     ) {
+        let (done, wait) = channel::<Infallible>();
         // Fails when the loop has ended already.
-        let _ = self.0.run(|printer, control| {
+        let _ = self.0.run(move |printer, control| {
             if let Err(failure) = what(printer).and_then(|()| printer.release()) {
                 _ = printer.end.get_or_insert(Err(failure));
             }
             if printer.end.is_some() {
                 control.stop();
             }
+            drop(done);
         });
+        // Returns when the other end is dropped.
+        let _ = wait.recv();
     }
 
     /// Prints these lines.
@@ -319,7 +341,7 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
                 .and_then(|lines| printer.print(lines)),
             Ok(Notice::Lost { error }) => {
                 if printer.reconnect {
-                    let gap = gap.insert(Gap { since: SystemTime::now(), why: error.into() });
+                    let gap = gap.insert(Gap::new(error));
                     watcher.lost(&json!(gap.why));
                     printer.print([gap.begins(service)])
                 } else {
@@ -329,7 +351,8 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
             Ok(Notice::Retry { error, .. }) if watcher.is_absent(&error) => {
                 printer.meet(&mut met);
                 flow = ControlFlow::Break(());
-                Ok(())
+                // It had been there before: the daemon that came back is another one.
+                printer.print(gap.take().map(|gap| gap.ends(service, &[])))
             }
             Ok(Notice::Retry { error, .. }) => {
                 // The line of the gap says already that nobody is there.
@@ -342,7 +365,7 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
                     .retry(watcher.failure(error), gap.is_some(), expected, &mut told)
                     .map(|()| watcher.lost(&why))
             }
-            Ok(Notice::Up(Up { gap: length, restored })) => {
+            Ok(Notice::Up(Up { restored, .. })) => {
                 told.clear();
                 let mut missed = Vec::new();
                 let refused = restored.into_iter().find_map(|restored| {
@@ -354,7 +377,7 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
                     (Some(error), _) | (None, Err(error)) => Err(watcher.failure(error)),
                     (None, Ok(client)) => {
                         let again = gap.is_some();
-                        let ends = gap.map(|gap| gap.ends(service, length, &missed));
+                        let ends = gap.map(|gap| gap.ends(service, &missed));
                         printer.print(ends).and_then(|()| {
                             let mut clients = Clients { printer, control };
                             let lines = watcher.up(client, again, &mut clients)?;
@@ -380,13 +403,18 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
 }
 
 impl Gap {
-    fn begins(&self, service: &str) -> Line {
+    /// It begins now.
+    pub(crate) fn new(error: Error) -> Self {
+        Self { since: SystemTime::now(), begun: Instant::now(), why: error.into() }
+    }
+
+    pub(crate) fn begins(&self, service: &str) -> Line {
         let text = format!("{service}: {}; from now on events may be missing", self.why);
         Line { event: GAP, text, members: self.json(service, None, Json::Null) }
     }
 
-    fn ends(self, service: &str, length: Option<Duration>, missed: &[(String, Missed)]) -> Line {
-        let seconds = length.unwrap_or_default().as_secs_f64();
+    pub(crate) fn ends(self, service: &str, missed: &[(String, Missed)]) -> Line {
+        let seconds = self.begun.elapsed().as_secs_f64();
         let missed: Vec<_> = missed.iter().map(|(name, missed)| (name, word(*missed))).collect();
         let list: Vec<_> =
             missed.iter().map(|(name, missed)| format!("{missed} of {name}")).collect();
@@ -437,7 +465,7 @@ impl Printer {
     }
 
     /// The client is connected, or will not be.
-    fn meet(&mut self, met: &mut bool) {
+    pub(crate) fn meet(&mut self, met: &mut bool) {
         if !mem::replace(met, true) {
             self.waiting = self.waiting.saturating_sub(1);
         }
@@ -457,7 +485,7 @@ impl Printer {
     }
 
     /// An attempt to connect has failed. Goes on in a gap, and while a daemon is waited for.
-    fn retry(
+    pub(crate) fn retry(
         &mut self,
         failure: Failure,
         in_gap: bool,
@@ -490,7 +518,7 @@ impl Printer {
         Failure::Failed { status: UNREACHABLE, text, cs_error: None }
     }
 
-    fn print(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Failure> {
+    pub(crate) fn print(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Failure> {
         let time = SystemTime::now();
         self.held.extend(lines.into_iter().map(|line| (time, line)));
         self.release()
