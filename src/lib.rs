@@ -84,7 +84,7 @@
 //! | `decode` | yes | its command `decode`; includes `cli` |
 //! | `tokio` | | an `AsyncClient` for each service: awaitable requests, events as a `Stream` |
 //! | `tracing` | | a span for each connect and request, logs of disconnects and timeouts |
-//! | `serde` | | `Serialize` and `Deserialize` for the values, events and messages of the services; `cmap::Client::read` |
+//! | `serde` | | `Serialize` and `Deserialize` for the values, events and messages of the services; `cmap::Client::read`, `supervise::Watch` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Allowed again in `libqb/ring/` and `sys/` alone.

@@ -68,6 +68,19 @@ fn quorum_hook_runs_its_command_at_each_change_and_without_a_daemon() {
 }
 
 #[test]
+fn follow_nodes_prints_the_nodes_and_again_when_the_daemon_is_back() {
+    if testbed::skip() {
+        return;
+    }
+    let cluster = Cluster::one();
+    let process = run(&cluster, "follow_nodes").args(["2"]).spawn();
+    let list = format!("1 nodes\n  1 n1 {}\n", cluster.node(1).address());
+    process.wait_stdout(&list);
+    cluster.node(1).restart();
+    assert_eq!(process.wait().success(), list.repeat(2));
+}
+
+#[test]
 fn cmap_follow_prints_changes_and_reads_again_after_a_gap() {
     if testbed::skip() {
         return;

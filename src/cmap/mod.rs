@@ -22,7 +22,8 @@
 //! # Ok::<(), corosync_ipc::Error>(())
 //! ```
 //!
-//! With the feature `serde`, `Client::read` reads a part of the map into any type.
+//! With the feature `serde`, `Client::read` reads a part of the map into any type, and
+//! `supervise::Watch` reads it again whenever it changes.
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
@@ -661,6 +662,12 @@ impl Service for Cmap {
 /// has.
 pub fn check_key(key: &str) -> Result<()> {
     key_bytes(key).map(drop)
+}
+
+/// Checks that keys can begin like this. Sends nothing.
+#[cfg(feature = "serde")]
+pub(crate) fn check_prefix(prefix: &str) -> Result<()> {
+    prefix_bytes("prefix", prefix).map(drop)
 }
 
 fn key_bytes(key: &str) -> Result<Bytes> {

@@ -36,7 +36,7 @@ use crate::supervise::Notice;
 /// # }
 /// ```
 pub struct AsyncSupervised<C: Supervise> {
-    plan: Plan<C>,
+    pub(super) plan: Plan<C>,
     phase: Phase<C>,
     ended: bool,
 }
@@ -205,6 +205,23 @@ impl<C: Supervise> AsyncSupervised<C> {
         match &self.phase {
             Phase::Up { client, .. } => Ok(client),
             _ => Err(Error::NotConnected { service: C::SERVICE.into() }),
+        }
+    }
+
+    /// The present client, unless the connection is lost already.
+    #[cfg(feature = "serde")]
+    pub(super) fn usable(&self) -> Option<&C::Async> {
+        match &self.phase {
+            Phase::Up { client, ending: None, .. } => Some(client),
+            _ => None,
+        }
+    }
+
+    /// Ends the connection, after the events it has left.
+    #[cfg(feature = "serde")]
+    pub(super) fn end(&mut self, error: Error) {
+        if let Phase::Up { ending, .. } = &mut self.phase {
+            *ending = Some(error);
         }
     }
 

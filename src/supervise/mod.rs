@@ -24,6 +24,10 @@
 //! and calls `next` with no time to wait when that is readable.
 //! [`Dispatcher::add_supervised`](crate::Dispatcher::add_supervised) does so.
 //!
+//! # Values
+//! With the feature `serde`, `Watch` reads a part of cmap again whenever it changes, and gives it as
+//! a value of any type.
+//!
 //! # Guarantees
 //! Every event that came is handed over, in order, and a [`Notice::Lost`] stands where the next
 //! ones are missing. Nothing is made up: what happened in a gap is not guessed at. [`Notice::Up`]
@@ -35,6 +39,8 @@
 mod asynchronous;
 mod dispatched;
 mod services;
+#[cfg(feature = "serde")]
+mod watch;
 
 use std::fmt;
 #[cfg(feature = "tokio")]
@@ -47,6 +53,10 @@ use std::time::{Duration, Instant};
 pub use asynchronous::AsyncSupervised;
 pub use dispatched::NoticeHandler;
 pub use services::{CfgTracker, CmapTracker, VotequorumTracker};
+#[cfg(all(feature = "serde", feature = "tokio"))]
+pub use watch::AsyncWatch;
+#[cfg(feature = "serde")]
+pub use watch::{NoticeOfValue, Watch};
 
 #[cfg(feature = "tokio")]
 use crate::client::AsyncClient;

@@ -11,6 +11,8 @@ mod sharing;
 mod source;
 mod supervise;
 mod system_calls;
+#[cfg(feature = "serde")]
+mod watch;
 
 use std::time::Duration;
 

@@ -75,7 +75,7 @@ impl Client {
     /// is asked for, and `yes` is text there.
     ///
     /// This takes the requests of [`Client::list`], in the same time. It is no snapshot: a change
-    /// meanwhile is seen in part.
+    /// meanwhile is seen in part. [`Watch`](crate::supervise::Watch) reads again then.
     ///
     /// # Errors
     /// [`Error::WrongType`](crate::Error::WrongType) where a value is of no use for the type that is
@@ -87,8 +87,12 @@ impl Client {
         self.read_within(prefix, self.core.call("cmap read"))
     }
 
-    /// As [`Client::read`], as a part of another call.
-    pub(crate) fn read_within<T: DeserializeOwned>(&self, prefix: &str, call: Call) -> Result<T> {
+    /// As [`Client::read`], and waits while the daemon is too busy whatever the endpoint says.
+    pub(crate) fn read_patiently<T: DeserializeOwned>(&self, prefix: &str) -> Result<T> {
+        self.read_within(prefix, self.core.call("cmap read").patient())
+    }
+
+    fn read_within<T: DeserializeOwned>(&self, prefix: &str, call: Call) -> Result<T> {
         if prefix.is_empty() || prefix.ends_with('.') {
             let found = self.list_within(prefix, MOST_KEYS, call)?;
             return Tree::new(prefix, None, found).read();
