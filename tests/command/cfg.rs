@@ -7,8 +7,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testbed::{Cluster, Node, Process, Transport, eventually, shared_one, skip, version};
 
-use super::served::Served;
+use super::served::{Place, Served, against_both};
 use super::{assert_fails, command, json, lines, ok, outside, run};
+
+against_both! {
+    links_and_nodes_are_shown_with_what_carries_them
+}
 
 /// First version with node status and shutdown tracking.
 const NODE_STATUS: [u32; 4] = [3, 1, 1, 0];
@@ -550,4 +554,30 @@ fn a_daemon_that_is_stopped_costs_all_services_one_timeout() {
     }
     drop(paused);
     assert_eq!(ok(shared_one().node(1), &["cfg", "local"]), "1\n");
+}
+
+fn links_and_nodes_are_shown_with_what_carries_them(node: &impl Place) {
+    let link = json(node, &["cfg", "links"])[0].clone();
+    let carrier = match link["transport"].as_str().unwrap() {
+        "knet" => format!("knet/{}", link["protocol"].as_str().unwrap()),
+        transport => transport.to_owned(),
+    };
+    let number = link["link"].as_u64().map_or("-".to_owned(), |number| number.to_string());
+    let address = link["address"].as_str().unwrap();
+    let is_row = |line: &str| {
+        line.split_whitespace().take(3).eq([number.as_str(), carrier.as_str(), address])
+    };
+    let text = ok(node, &["cfg", "links", "--check"]);
+    assert!(text.lines().any(is_row), "{link}\n{text}");
+
+    let nodes = run(node, &["cfg", "nodes"]);
+    if nodes.code() == 1 {
+        assert_fails(&nodes, 1, &["3.1.1", "CS_ERR_NOT_SUPPORTED"]);
+        return;
+    }
+    // This node has no link to itself.
+    let local = json(node, &["cfg", "nodes"])[0].clone();
+    let row = format!("{} {} local - - - -", local["node_id"], local["name"].as_str().unwrap());
+    let text = nodes.success();
+    assert!(text.lines().any(|line| line.split_whitespace().eq(row.split(' '))), "{text}");
 }

@@ -17,6 +17,7 @@ against_both! {
     a_reader_that_goes_ends_it_quietly
     wrong_groups_are_told_before_anything_is_sent
     a_name_that_only_lacks_its_nul_is_told
+    members_are_shown_with_the_name_and_the_addresses_of_their_node
 }
 
 /// First version that takes messages larger than the largest atomic one.
@@ -468,4 +469,33 @@ fn take_part_in_evs(one: &impl Place, two: &impl Place, [first, second]: [u32; 2
         .map(|line| (json!([line["group"], line["node_id"]]), payload(line)))
         .collect();
     assert_eq!(found, [(json!(["g", first]), b"from one".to_vec()), (json!(["g", second]), bytes)]);
+}
+
+fn members_are_shown_with_the_name_and_the_addresses_of_their_node(node: &impl Place) {
+    let joined = join(node, &["shown"]);
+    wait_members(&joined, 1);
+    let known = json(node, &["quorum", "nodes"])[0].clone();
+    let member = json!({
+        "node_id": known["node_id"], "pid": joined.pid(), "name": known["name"],
+        "addresses": known["addresses"], "errors": {},
+    });
+    assert!(member["name"].is_string() && member["addresses"][0].is_string(), "{member}");
+    assert_eq!(json(node, &["cpg", "members", "shown"]), json!([member]));
+    let groups = json(node, &["cpg", "groups"]);
+    let group = json!({ "group": "shown", "members": [member] });
+    assert!(groups.as_array().unwrap().contains(&group), "{groups}");
+    let text = ok(node, &["cpg", "groups"]);
+    let words = format!(
+        "shown {} {} {} {}",
+        known["node_id"],
+        joined.pid(),
+        known["name"],
+        known["addresses"][0]
+    );
+    let words = words.replace('"', "");
+    let is_row = |line: &str| line.split_whitespace().eq(words.split(' '));
+    assert!(text.lines().any(is_row), "{words}\n{text}");
+    assert!(ok(node, &["cpg", "groups", "--names"]).lines().any(|line| line == "shown"));
+    let names = json(node, &["cpg", "groups", "--names"]);
+    assert!(names.as_array().unwrap().contains(&json!({ "group": "shown" })), "{names}");
 }

@@ -10,7 +10,7 @@ use corosync_ipc::{CsError, NodeId, RingId, votequorum};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use testbed::{Cluster, Node, Process, eventually, shared_one, skip};
+use testbed::{Cluster, IpcType, Node, Process, eventually, shared_one, skip, version};
 
 use super::served::Place;
 use super::tool::{comparable, quorumtool};
@@ -86,6 +86,17 @@ fn status_agrees_with_corosync_quorumtool() {
         assert_eq!(nodes, Value::Array(both));
     }
 
+    for (order, sort) in [("n", "name"), ("i", "id")] {
+        let node = cluster.node(2);
+        let tool = node.tool("corosync-quorumtool", ["-l", "-o", order]).stdout;
+        let ids = tool.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok());
+        let ids: Vec<u64> = ids.collect();
+        let members = json(node, &["quorum", "status", "--sort", sort])["members"].clone();
+        let members = members.as_array().unwrap().iter();
+        let ours = members.map(|node| node["node_id"].as_u64().unwrap());
+        assert_eq!(ours.collect::<Vec<_>>(), ids, "{tool}");
+    }
+
     // Not being quorate is an answer, unless asked for.
     let (minority, majority) = (cluster.node(1), cluster.node(2));
     assert!(ok(minority, &["quorum", "status"]).contains("Quorate:          no"));
@@ -131,9 +142,10 @@ fn nodes_are_sorted_as_asked() {
 }
 
 /// One vote of the node, one of the quorum device, and quorum is two.
-fn with_device() -> Cluster {
+fn with_device(transport: IpcType) -> Cluster {
     let device = "quorum {\ndevice {\nmodel: net\nvotes: 1\n}\n}";
-    Cluster::builder().setting("quorum", "expected_votes: 3").extra_config(device).start()
+    let builder = Cluster::builder().setting("quorum", "expected_votes: 3").extra_config(device);
+    builder.ipc_type(transport.name()).start()
 }
 
 #[test]
@@ -141,7 +153,15 @@ fn votes_of_a_device_are_those_quorumtool_shows() {
     if skip() {
         return;
     }
-    let cluster = with_device();
+    device_is_shown_as_quorumtool_shows_it(IpcType::Shm);
+    // corosync has datagrams since 2.1.1.
+    if version() >= [2, 1, 1, 0] {
+        device_is_shown_as_quorumtool_shows_it(IpcType::Socket);
+    }
+}
+
+fn device_is_shown_as_quorumtool_shows_it(transport: IpcType) {
+    let cluster = with_device(transport);
     let node = cluster.node(1);
     // What the tool shows of the device, as [node, votes, ...].
     let tool = || {
@@ -169,16 +189,19 @@ fn votes_of_a_device_count_while_it_votes_at_the_embedded_corosync() {
         ("quorum.expected_votes", MapValue::from(3_u32)),
         ("quorum.device.votes", MapValue::from(1_u32)),
     ];
-    let builder = Corosync::builder().setting("quorum.device.model", "net");
-    let corosync = device
-        .into_iter()
-        .fold(builder, |builder, (key, value)| builder.setting(key, value))
-        .start()
-        .unwrap();
-    let client = votequorum::Client::connect_to(corosync.endpoint()).unwrap();
-    assert_eq!(json(corosync.endpoint(), &["quorum", "status"])["qdevice"], json!(null));
-    client.qdevice_register("device").unwrap();
-    votes_of_a_device_count_while_it_votes(corosync.endpoint(), &client, |_| ());
+    for transport in [IpcType::Shm, IpcType::Socket] {
+        let builder = Corosync::builder().setting("quorum.device.model", "net");
+        let corosync = device
+            .iter()
+            .fold(builder, |builder, (key, value)| builder.setting(*key, value.clone()))
+            .transport(transport.into())
+            .start()
+            .unwrap();
+        let client = votequorum::Client::connect_to(corosync.endpoint()).unwrap();
+        assert_eq!(json(corosync.endpoint(), &["quorum", "status"])["qdevice"], json!(null));
+        client.qdevice_register("device").unwrap();
+        votes_of_a_device_count_while_it_votes(corosync.endpoint(), &client, |_| ());
+    }
 }
 
 /// As corosync-quorumtool: wherever it is registered, and of this node whether it is.
