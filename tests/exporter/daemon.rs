@@ -1,8 +1,13 @@
 //! The exporter while its daemon ends, stops and starts.
 
-use testbed::{Host, HostPaused, eventually};
+use corosync_ipc::embedded::Corosync;
+use corosync_ipc::libqb::server::Generation;
+use testbed::{Cluster, GENERATIONS, Host, HostPaused, at_endpoint, eventually, skip};
 
 use super::{Exporter, Samples, program};
+
+/// nobody and nogroup, wherever corosync runs.
+const NOBODY: u32 = 65534;
 
 testbed::on_each_host! {
     nothing_stale_is_told_while_the_daemon_is_away;
@@ -85,4 +90,56 @@ fn the_command_tells_what_it_could_not_ask(host: &Host) {
     assert_away(&Samples::of(&output.stdout));
     assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
     host.start();
+}
+
+/// It needs no root, and says so where it may not ask.
+#[test]
+fn an_ordinary_user_with_uidgid_is_enough() {
+    if skip() {
+        return;
+    }
+    let uidgid = format!("uidgid {{\n  uid: {NOBODY}\n}}\n");
+    let allows = Cluster::builder().extra_config(&uidgid).start();
+    let node = allows.node(1);
+    let command = node.command(program()).user(NOBODY, NOBODY).args(["exporter", "--clients"]);
+    let exporter = Exporter::spawn(command.args(["--listen", "127.0.0.1:0"]));
+    let metrics = eventually("it observes the daemon", || {
+        let metrics = node.run(|| exporter.metrics());
+        (metrics.value("corosync_exporter_connected") == 1.0).then_some(metrics)
+    });
+    assert_there(&metrics);
+    assert!(metrics.find("corosync_start_time_seconds", &[]).is_some());
+
+    let refuses = Cluster::one();
+    let output = refuses.node(1).command(program()).user(NOBODY, NOBODY).arg("metrics").run();
+    assert_eq!(output.code(), 1, "{output:?}");
+    assert!(output.stderr.contains("CS_ERR_ACCESS"), "{output:?}");
+    assert_away(&Samples::of(&output.stdout));
+}
+
+/// What an old corosync does not have is missing, and no failure.
+#[test]
+fn every_generation_has_what_ha_cluster_exporter_tells() {
+    for generation in GENERATIONS {
+        let corosync = Corosync::builder().generation(generation).start().unwrap();
+        let folder = corosync.endpoint().shm_root_path();
+        let output = at_endpoint(folder, program()).args(["metrics", "--clients"]).run();
+        assert_eq!((output.code(), output.stderr.as_str()), (0, ""), "{generation:?}");
+        let metrics = Samples::of(&output.stdout);
+        assert_there(&metrics);
+        assert!(corosync.is_running(), "{generation:?}");
+        let is_new = generation == Generation::Libqb104;
+        let totem = metrics.beginning("corosync_totem_");
+        assert_eq!(totem.is_empty(), !is_new, "{generation:?}: {totem:?}");
+        let rings = metrics.label("ha_cluster_corosync_rings", "ring_id");
+        let [ring] = &rings[..] else { panic!("{generation:?}: {rings:?}") };
+        // What corosync-quorumtool 3.1, 2.4 and 1.99 print.
+        let separators: String = ring.chars().filter(|c| !c.is_ascii_hexdigit()).collect();
+        let expected = match generation {
+            Generation::Libqb104 => ".",
+            Generation::Libqb010 => "",
+            _ => "/",
+        };
+        assert_eq!(separators, expected, "{generation:?}: {ring}");
+    }
 }

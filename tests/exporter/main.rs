@@ -4,6 +4,8 @@ mod client;
 mod daemon;
 mod formats;
 mod growth;
+mod names;
+mod prometheus;
 mod server;
 
 use std::path::{Path, PathBuf};
