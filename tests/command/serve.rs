@@ -141,7 +141,7 @@ fn a_place_that_cannot_be_used_is_said_so() {
         (&["--nodes", "0,1"], 2, &["--nodes", "0"]),
         (&["--nodes", "1,2,"], 2, &["--nodes"]),
         (&["--nodes", "2,1,2"], 2, &["nodes", "2 is listed twice"]),
-        (&["--nodes", "2,3", "--node", "1"], 2, &["1 is not among --nodes 2 3"]),
+        (&["--nodes", "2,3", "--node", "1"], 2, &["1 is not among the nodes 2 3"]),
         (&["--cluster-name", ""], 2, &["--cluster-name", "1 to 255"]),
         (&["--generation", "libqb-9"], 2, &["libqb-9", "libqb-0.10"]),
         (&["--transport", "pigeon"], 2, &["pigeon", "shm", "socket"]),
