@@ -6,6 +6,7 @@
 mod cfg;
 mod chroot;
 mod cmap;
+mod completions;
 mod cpg;
 mod credentials;
 mod crowd;
@@ -220,13 +221,7 @@ fn examples_of_queries_know_that_null_is_not_false() {
 }
 
 #[test]
-fn completions_and_manual_name_every_command() {
-    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = outside(&["completions", shell]).stdout;
-        for word in COMMANDS.concat() {
-            assert!(script.contains(word), "{shell} has no {word}");
-        }
-    }
+fn the_manual_names_every_command() {
     let manual = outside(&["man"]).stdout;
     let folder = tempfile::tempdir().unwrap();
     assert!(outside(&["man", "--dir", folder.path().to_str().unwrap()]).status.success());
@@ -253,36 +248,6 @@ fn completions_and_manual_name_every_command() {
     let missing = outside(&["man", "--dir", "/no/such/directory"]);
     assert_eq!(missing.code(), 1);
     assert_one_line(&missing.stderr, &["/no/such/directory"]);
-}
-
-/// What a bash would offer for the last of these words.
-fn completed(script: &Path, words: &[&str]) -> Vec<String> {
-    const BASH: &str = "source \"$0\" && COMP_WORDS=(\"$@\") && COMP_CWORD=$(($# - 1)) && name=$(complete -p \"$1\") &&
-        name=${name#* -F } && ${name%% *} \"$1\" \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"
-        printf '%s\\n' \"${COMPREPLY[@]}\"";
-    let mut bash = Command::new("bash");
-    bash.args(["--norc", "--noprofile", "-c", BASH]).arg(script).arg("corosync-ipc").args(words);
-    let output = bash.output().expect("cannot run bash");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
-    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
-}
-
-#[test]
-fn bash_completes_every_word() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = folder.path().join("script");
-    fs::write(&script, outside(&["completions", "bash"]).stdout).unwrap();
-    for words in COMMANDS {
-        let (last, before) = words.split_last().unwrap();
-        let half = &last[..last.len() - 1];
-        let half = [before, &[half]].concat();
-        assert!(completed(&script, &half).iter().any(|word| word == last), "{words:?}");
-        let options = completed(&script, &[words, &["--he"]].concat());
-        assert_eq!(options, ["--help"], "{words:?}");
-    }
-    assert_eq!(completed(&script, &["cmap", "list", "--map", "s"]), ["stats"]);
-    assert_eq!(completed(&script, &["cfg", "shutdown", "--reg"]), ["--regardless"]);
-    assert_eq!(completed(&script, &["completions", "el"]), ["elvish"]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::commands::decode;
 #[cfg(feature = "exporter")]
 use crate::commands::exporter::{Exporter, Metrics};
 #[cfg(feature = "generate")]
-use crate::commands::generate::Generate;
+use crate::commands::generate::{self, Generate};
 use crate::commands::{cfg, cmap, cpg, doctor, evs, quorum, serve, status, watch};
 use crate::context::Context;
 use crate::duration;
@@ -187,6 +187,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, cla
 
 /// Runs the command that the command line asks for. Returns whether it asks for JSON, too.
 pub(crate) fn run() -> (bool, Result<(), Failure>) {
+    #[cfg(feature = "generate")]
+    if let Some(result) = generate::complete(command, endpoint_of) {
+        return (false, result);
+    }
     match parse(env::args_os()) {
         Ok(cli) => (cli.global.json, run_parsed(cli)),
         Err(error) => (false, usage(error)),
@@ -290,6 +294,14 @@ impl Command {
             Self::Decode(_) => false,
         }
     }
+}
+
+/// The daemon that a command line names, which may not be complete yet.
+#[cfg(feature = "generate")]
+fn endpoint_of(words: &[OsString]) -> Option<Endpoint> {
+    let matches = command().ignore_errors(true).try_get_matches_from(words).ok()?;
+    let global = Global::from_arg_matches(&matches).ok()?;
+    if global.embedded { None } else { global.endpoint().ok() }
 }
 
 /// The whole command line, every command with the exit status in its help.

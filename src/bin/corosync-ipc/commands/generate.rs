@@ -1,14 +1,23 @@
 //! `corosync-ipc completions` and `corosync-ipc man`: files for a package.
 
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::mem;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Command, Subcommand};
 use clap_complete::Shell;
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::{CompleteEnv, Shells};
 use clap_mangen::Man as Page;
 use clap_mangen::roff::{Roff, roman};
+use corosync_ipc::cmap::{self, Map};
+use corosync_ipc::cpg::{self, Iteration};
+use corosync_ipc::{Endpoint, guard_against_truncation, within};
 
 use crate::failure::Failure;
 use crate::output::print;
@@ -27,7 +36,7 @@ impl Generate {
     /// `cli` is the whole command line.
     pub(crate) fn run(self, cli: Command) -> Result<(), Failure> {
         match self {
-            Self::Completions(completions) => completions.run(cli),
+            Self::Completions(completions) => completions.run(),
             Self::Man(man) => man.run(cli),
         }
     }
@@ -35,7 +44,10 @@ impl Generate {
 
 /// Prints a completion script for a shell
 ///
-/// Put it where the shell looks for completions, or read it in the shell's start-up file.
+/// Put it where the shell looks for completions, or read it in the shell's start-up file. It runs
+/// corosync-ipc for each completion, which completes commands, options, files, and the keys and
+/// groups of the daemon that the command line and the environment name. The daemon has half a
+/// second to answer.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc completions bash >/usr/share/bash-completion/completions/corosync-ipc
@@ -60,12 +72,133 @@ pub(crate) struct Man {
 }
 
 impl Completions {
-    fn run(self, mut cli: Command) -> Result<(), Failure> {
+    fn run(self) -> Result<(), Failure> {
+        let name = self.shell.to_string();
+        let failed = |error| Failure::refused(format!("making the script: {error}"));
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut cli, NAME, &mut script);
-        // clap_complete (4.6.11) names the states of a bash function in two ways when the program's
-        // name has a hyphen.
-        print(String::from_utf8_lossy(&script).replace("corosync__subcmd__ipc", "corosync__ipc"))
+        if let Some(shell) = Shells::builtins().completer(&name) {
+            shell.write_registration(ASKS, NAME, NAME, NAME, &mut script).map_err(failed)?;
+        }
+        if self.shell == Shell::Zsh {
+            // Loaded from a directory of fpath, zsh runs it in place of the first completion.
+            script.extend_from_slice(ZSH_FIRST);
+        }
+        print(script)
+    }
+}
+
+const ZSH_FIRST: &[u8] = b"
+if [[ $funcstack[1] == _corosync-ipc ]]; then
+    _clap_dynamic_completer_corosync_ipc \"$@\"
+fi
+";
+
+/// The variable by which a script of `completions` asks for candidates: the name of its shell.
+const ASKS: &str = "COROSYNC_IPC_COMPLETE";
+
+/// How long the daemon may take: a shell waits.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Prints the candidates for a word, if a script of `completions` asks for them. `cli` is the whole
+/// command line, `endpoint` the daemon that words of a command line name. Prints no errors: what
+/// fails has no candidates.
+pub(crate) fn complete(
+    cli: fn() -> Command,
+    endpoint: fn(&[OsString]) -> Option<Endpoint>,
+) -> Option<Result<(), Failure>> {
+    let shell = env::var_os(ASKS)?;
+    // The words, of which some are still to come, follow on `--`.
+    let words: Arc<[OsString]> = env::args_os().skip_while(|arg| arg != "--").skip(1).collect();
+    let from = Arc::new(Source { words, endpoint, is_bash: shell == "bash" });
+    let cli = || {
+        let completer = |list: fn(&Source, &str) -> Option<Vec<String>>| {
+            let from = Arc::clone(&from);
+            ArgValueCompleter::new(move |current: &OsStr| from.candidates(list, current))
+        };
+        with_candidates(cli(), &completer(Source::keys), &completer(Source::groups))
+    };
+    let env = CompleteEnv::with_factory(cli).var(ASKS).bin(NAME).completer(NAME);
+    match env.try_complete(env::args_os(), env::current_dir().ok().as_deref()) {
+        // Not asked.
+        Ok(false) => None,
+        Ok(true) => Some(Ok(())),
+        Err(_) => Some(Err(Failure::Answer(1))),
+    }
+}
+
+/// Adds candidates to the arguments that are keys or groups, by their names.
+fn with_candidates(
+    command: Command,
+    keys: &ArgValueCompleter,
+    groups: &ArgValueCompleter,
+) -> Command {
+    let command = command.mut_args(|arg| {
+        match arg.get_value_names().and_then(|names| names.first()).map(|name| &**name) {
+            Some("KEY" | "PREFIX" | "KEY-OR-PREFIX") => arg.add(keys.clone()),
+            Some("GROUP") => arg.add(groups.clone()),
+            _ => arg,
+        }
+    });
+    let names: Vec<String> =
+        command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    // Nobody lists the groups of evs.
+    names.into_iter().filter(|name| name != "evs").fold(command, |command, name| {
+        command.mut_subcommand(name, |command| with_candidates(command, keys, groups))
+    })
+}
+
+/// Where candidates come from.
+struct Source {
+    /// The command line so far.
+    words: Arc<[OsString]>,
+    endpoint: fn(&[OsString]) -> Option<Endpoint>,
+    is_bash: bool,
+}
+
+impl Source {
+    fn candidates(
+        &self,
+        list: fn(&Self, &str) -> Option<Vec<String>>,
+        current: &OsStr,
+    ) -> Vec<CompletionCandidate> {
+        let Some(current) = current.to_str() else { return Vec::new() };
+        let names = within(Instant::now() + PATIENCE, || list(self, current)).unwrap_or_default();
+        names.iter().filter_map(|name| self.candidate(name, current)).collect()
+    }
+
+    /// A name as the shell reads it, if it begins like the word. Names that say something else to
+    /// a shell are left out, since a daemon's clients choose them.
+    fn candidate(&self, name: &str, current: &str) -> Option<CompletionCandidate> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/@+,-\\".contains(c);
+        if name.starts_with('-') || !name.chars().all(is_plain) {
+            return None;
+        }
+        let quoted = name.replace('\\', r"\\");
+        // The word is as it was typed.
+        let begins = name.starts_with(current) || quoted.starts_with(current);
+        // Other shells quote what they insert.
+        begins.then(|| CompletionCandidate::new(if self.is_bash { &quoted } else { name }))
+    }
+
+    /// The daemon. A file in shared memory can be cut short at any time.
+    fn endpoint(&self) -> Option<Endpoint> {
+        guard_against_truncation().ok()?;
+        (self.endpoint)(&self.words)
+    }
+
+    fn keys(&self, current: &str) -> Option<Vec<String>> {
+        let is_stats = self.words.iter().any(|word| word == "--map=stats")
+            || self.words.windows(2).any(|words| words == ["--map", "stats"]);
+        let map = if is_stats { Map::Stats } else { Map::Icmap };
+        let options = cmap::Options::new().map(map);
+        let client = cmap::Client::connect_with(&self.endpoint()?, options).ok()?;
+        client.iter(current).ok()?.map(|entry| Some(entry.ok()?.key)).collect()
+    }
+
+    fn groups(&self, _: &str) -> Option<Vec<String>> {
+        let client = cpg::Client::connect_to(&self.endpoint()?).ok()?;
+        let entries = client.list(Iteration::Names).ok()?;
+        Some(entries.iter().map(|entry| entry.group.to_string()).collect())
     }
 }
 
