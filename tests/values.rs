@@ -54,6 +54,13 @@ fn cmap_is_serialized() {
     round_trip(cmap::ValueType::UINT8);
     let entry = cmap::Entry { key: "key".into(), value_type: cmap::ValueType::UINT8, value_len: 1 };
     round_trip(entry);
+    let mut list = cmap::Nodelist::default();
+    list.local_position = Some(2);
+    list.nodes.push(cmap::ConfiguredNode::default());
+    list.nodes[0].node_id = Some(NODE);
+    list.nodes[0].addresses.insert(1, "fd00::1".into());
+    list.nodes[0].others.insert("rack".into(), cmap::Value::U8(7));
+    round_trip(list);
     round_trip(cmap::Event::Unknown(unknown()));
 }
 

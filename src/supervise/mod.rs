@@ -197,6 +197,8 @@ pub struct Supervised<C: Supervise> {
     /// What made the client useless. The events it has left are handed over before.
     ending: Option<Error>,
     waker: Option<Waker>,
+    /// Whether the waker ended the last wait.
+    was_woken: bool,
     watch: Option<Watched<C>>,
 }
 
@@ -214,7 +216,14 @@ impl<C: Supervise> Supervised<C> {
     /// A client that connects by the function given, such as `quorum::Client::connect`. It does so
     /// in [`Supervised::next`], not now, so a program can start before the daemon.
     pub fn new(connect: impl Fn() -> Result<C> + Send + Sync + 'static) -> Self {
-        Self { plan: Plan::new(connect), client: None, ending: None, waker: None, watch: None }
+        Self {
+            plan: Plan::new(connect),
+            client: None,
+            ending: None,
+            waker: None,
+            was_woken: false,
+            watch: None,
+        }
     }
 
     /// Sets how long to wait after an attempt, by the number of attempts that failed since the
@@ -244,7 +253,11 @@ impl<C: Supervise> Supervised<C> {
 
     fn next_notice(&mut self, deadline: Option<Instant>) -> Result<Option<NoticeOf<C>>> {
         let waker = self.waker()?;
-        while !waker.take() {
+        loop {
+            self.was_woken = waker.take();
+            if self.was_woken {
+                return Ok(None);
+            }
             let Some(client) = &self.client else {
                 match self.plan.attempt_at {
                     Some(at) if at > Instant::now() => {
@@ -286,7 +299,6 @@ impl<C: Supervise> Supervised<C> {
                 return Ok(None);
             }
         }
-        Ok(None)
     }
 
     /// Sets something up now and after every gap. Without a connection it is noted, and set up when

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use corosync_ipc::supervise::AsyncWatch;
 use corosync_ipc::supervise::{Notice, NoticeOfValue, Watch};
 use corosync_ipc::{Deadline, Endpoint, Error};
 use serde::de::DeserializeOwned;
-use testbed::{Host, eventually, invalid, is_fd_readable, is_fd_readable_within, patiently};
+use testbed::{
+    Host, WATCHDOG, eventually, invalid, is_fd_readable, is_fd_readable_within, patiently,
+};
 #[cfg(feature = "tokio")]
 use tokio::runtime::{self, Runtime};
 
@@ -20,6 +22,7 @@ testbed::on_each_host! {
     the_value_comes_first_and_again_after_each_change;
     many_changes_give_few_values_and_the_last_one;
     a_value_is_that_of_one_moment;
+    a_part_that_changes_all_the_time_is_given_all_the_same;
     what_cannot_be_read_is_an_error_until_it_changes;
     the_value_comes_again_after_a_gap;
     a_daemon_that_stops_while_it_is_read_is_lost;
@@ -186,6 +189,7 @@ fn a_value_is_that_of_one_moment(endpoint: &Endpoint) {
                 }
             });
             watch.up();
+            watch.set_request_timeout(WATCHDOG);
             while seen.load(Ordering::Relaxed) < ROUNDS {
                 let values = watch.value().unwrap();
                 assert_eq!(values.len(), KEYS);
@@ -193,6 +197,34 @@ fn a_value_is_that_of_one_moment(endpoint: &Endpoint) {
                 seen.store(values[KEYS - 1], Ordering::Relaxed);
             }
         });
+    }
+}
+
+fn a_part_that_changes_all_the_time_is_given_all_the_same(endpoint: &Endpoint) {
+    for mut watch in Way::<Option<u32>>::all(endpoint, "watched_always") {
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let changes = scope.spawn(|| {
+                let client = Client::connect_to(endpoint).unwrap();
+                let going_on = |_: &u32| !is_over.load(Ordering::Relaxed);
+                // At some time they end even if nobody says so.
+                let numbers = (1_u32..=1_000_000).take_while(going_on);
+                numbers.inspect(|now| client.set("watched_always", *now).unwrap()).last().unwrap()
+            });
+            watch.up();
+            let mut last = watch.value().unwrap();
+            for _ in 0..3 {
+                let now = watch.value().unwrap();
+                assert!(now >= last, "{now:?} after {last:?}");
+                last = now;
+            }
+            is_over.store(true, Ordering::Relaxed);
+            let end = Some(changes.join().unwrap());
+            while last != end {
+                last = watch.value().unwrap();
+            }
+        });
+        Client::connect_to(endpoint).unwrap().delete("watched_always").unwrap();
     }
 }
 

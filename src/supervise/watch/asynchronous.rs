@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use serde::de::DeserializeOwned;
+use tokio::time::{Sleep, sleep_until};
 
 use super::{NoticeOfValue, Part, Read};
 use crate::cmap::Client;
@@ -33,9 +34,10 @@ use crate::supervise::{AsyncSupervised, Notice};
 pub struct AsyncWatch<T> {
     client: AsyncSupervised<Client>,
     part: Part,
-    /// The value that is being read, and how often it was.
+    /// The value that is being read.
     reading: Option<Reading<T>>,
-    round: usize,
+    /// Until it is due.
+    pause: Option<Pin<Box<Sleep>>>,
     ended: bool,
 }
 
@@ -53,7 +55,7 @@ impl<T: DeserializeOwned + Send + 'static> AsyncWatch<T> {
         let part = Part::new(prefix)?;
         let mut client = AsyncSupervised::new(connect);
         client.plan.note(&part.tracker())?;
-        Ok(Self { client, part, reading: None, round: 0, ended: false })
+        Ok(Self { client, part, reading: None, pause: None, ended: false })
     }
 
     /// As [`Supervised::backoff`](crate::supervise::Supervised::backoff).
@@ -88,12 +90,8 @@ impl<T: DeserializeOwned + Send + 'static> AsyncWatch<T> {
                 self.reading = None;
                 // It is the same one that was read from.
                 if let Some(client) = self.client.usable() {
-                    self.round += 1;
-                    match self.part.end(client.client(), value, self.round) {
-                        Read::Value(value) => {
-                            self.round = 0;
-                            return Poll::Ready(Ok(Notice::Event(value)));
-                        }
+                    match self.part.end(client.client(), value) {
+                        Read::Value(value) => return Poll::Ready(Ok(Notice::Event(value))),
                         Read::Again => {}
                         Read::Lost(error) => self.client.end(error),
                     }
@@ -108,11 +106,16 @@ impl<T: DeserializeOwned + Send + 'static> AsyncWatch<T> {
                     continue;
                 }
             }
-            self.round = 0;
-            let notice = ready!(self.client.poll_notice(cx))?;
-            if let Some(notice) = self.part.take(notice) {
-                return Poll::Ready(Ok(notice));
+            if let Poll::Ready(notice) = self.client.poll_notice(cx) {
+                if let Some(notice) = self.part.take(notice?) {
+                    return Poll::Ready(Ok(notice));
+                }
+                continue;
             }
+            let Some(due) = self.part.due else { return Poll::Pending };
+            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep_until(due.into())));
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
         }
     }
 

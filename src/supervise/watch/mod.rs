@@ -15,7 +15,7 @@ pub use asynchronous::AsyncWatch;
 
 use super::{CmapTracker, Notice, Supervised, is_too_early, loses_connection};
 use crate::cmap::{self, Client, TrackEvents};
-use crate::endpoint::Deadline;
+use crate::endpoint::{Deadline, later};
 use crate::error::{Error, Result};
 use crate::libqb::client::Waker;
 
@@ -49,10 +49,11 @@ use crate::libqb::client::Waker;
 /// The notices are those of [`Supervised`], with a value as the event. A value is read after every
 /// [`Notice::Up`], so what changed in a gap is in it.
 ///
-/// Changes that come quickly one after the other give few values: each is that of the moment when
-/// it is read, and the last change is in one of them in any case. A value is that of one moment,
-/// not a mix of before and after, unless the part changes all the time: then it is read 16 times at
-/// most before it is given as it is.
+/// A change is read at once, and the next ones at the earliest 20 ms later, or as much later as
+/// reading took. So many changes give few values and cost the daemon half of its time at most, and
+/// the last change is in a value in any case. A value is that of one moment,
+/// not a mix of before and after, unless the part changes all the time: then it is given as it is
+/// after it was read 16 times, or when that took the client's request timeout.
 ///
 /// Where the part cannot be read into `T`, the event is an error. The watch goes on: the next change
 /// is read again.
@@ -94,9 +95,9 @@ impl<T: DeserializeOwned> Watch<T> {
     /// Waits for the next notice until the deadline: `Duration`, `Instant` or [`Deadline::NEVER`].
     /// `None` when it passed, or when the [`Watch::waker`] was used.
     ///
-    /// Connecting and reading may go beyond the deadline: with a stopped daemon they take the
-    /// endpoint's connect timeout and the client's request timeout. When reading takes longer the
-    /// connection counts as lost.
+    /// Connecting and reading may go beyond the deadline: with a stopped daemon by the endpoint's
+    /// connect timeout, or by twice the client's request timeout. A request that times out loses the
+    /// connection.
     ///
     /// # Errors
     /// As [`Supervised::next`].
@@ -111,13 +112,17 @@ impl<T: DeserializeOwned> Watch<T> {
             if let Some(value) = self.read() {
                 return Ok(Some(Notice::Event(value)));
             }
-            let limit = deadline.map_or(Deadline::NEVER, Deadline::from);
-            let Some(notice) = self.client.next(limit)? else { return Ok(None) };
-            if let Some(notice) = self.part.take(notice) {
+            let limit = deadline.into_iter().chain(self.part.due).min();
+            let notice = self.client.next(limit.map_or(Deadline::NEVER, Deadline::from))?;
+            if self.client.was_woken {
+                return Ok(None);
+            }
+            if let Some(notice) = notice.and_then(|notice| self.part.take(notice)) {
                 return Ok(Some(notice));
             }
             // What changes need not be in the part, so the deadline is looked at in any case.
-            if !self.part.is_due && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let now = Instant::now();
+            if !self.part.is_due(now) && deadline.is_some_and(|deadline| now >= deadline) {
                 return Ok(None);
             }
         }
@@ -125,13 +130,13 @@ impl<T: DeserializeOwned> Watch<T> {
 
     /// Reads the value if that is due. `None` also when the connection is lost by it.
     fn read(&mut self) -> Option<Result<T>> {
-        for round in 1.. {
+        loop {
             let client = self.client.client.as_ref().filter(|_| self.client.ending.is_none())?;
             if !self.part.begin(client) {
                 return None;
             }
             let value = client.read_patiently(&self.part.prefix);
-            match self.part.end(client, value, round) {
+            match self.part.end(client, value) {
                 Read::Value(value) => return Some(value),
                 Read::Again => {}
                 Read::Lost(error) => {
@@ -140,7 +145,6 @@ impl<T: DeserializeOwned> Watch<T> {
                 }
             }
         }
-        None
     }
 
     /// What ends a [`Watch::next`] from another thread.
@@ -167,10 +171,14 @@ impl<T: DeserializeOwned> Watch<T> {
         &self.client
     }
 
-    /// Makes the descriptor readable while there is something to read.
+    /// Makes the descriptor readable when there is something to read.
     fn keep_readable(&mut self) {
-        if let Some(watch) = self.client.watch.as_mut().filter(|_| self.part.is_due) {
-            watch.timer.set(Some(Instant::now()));
+        let Supervised { client: Some(_), ending: None, watch: Some(watch), .. } = &mut self.client
+        else {
+            return;
+        };
+        if self.part.due.is_some() {
+            watch.timer.set(self.part.due);
         }
     }
 }
@@ -184,6 +192,9 @@ impl<T> fmt::Debug for Watch<T> {
     }
 }
 
+/// How long to wait for further changes after a value, if reading it took no longer.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// How often a value is read while it changes.
 const MOST_ROUNDS: usize = 16;
 
@@ -193,7 +204,13 @@ const MOST_EVENTS: usize = 1 << 12;
 /// The part of the map that is read, and whether it has to be read again.
 struct Part {
     prefix: String,
-    is_due: bool,
+    /// When to read it. `None`: when it changes.
+    due: Option<Instant>,
+    /// When to read it if it changes.
+    not_before: Instant,
+    /// How often it was read for the next value, and when for the first time.
+    rounds: usize,
+    began: Instant,
 }
 
 /// What came of reading a value.
@@ -207,7 +224,8 @@ enum Read<T> {
 impl Part {
     fn new(prefix: &str) -> Result<Self> {
         cmap::check_prefix(prefix)?;
-        Ok(Self { prefix: prefix.to_owned(), is_due: false })
+        let (prefix, now) = (prefix.to_owned(), Instant::now());
+        Ok(Self { prefix, due: None, not_before: now, rounds: 0, began: now })
     }
 
     fn tracker(&self) -> CmapTracker {
@@ -225,11 +243,11 @@ impl Part {
                 None
             }
             Notice::Up(up) => {
-                self.is_due = true;
+                self.due = Some(Instant::now());
                 Some(Notice::Up(up))
             }
             Notice::Lost { error } => {
-                self.is_due = false;
+                (self.due, self.rounds) = (None, 0);
                 Some(Notice::Lost { error })
             }
             Notice::Retry { error, attempts, pause } => {
@@ -243,25 +261,47 @@ impl Part {
         // The tracker tells of keys whose names merely begin in the same way.
         let rest = change.key.strip_prefix(&self.prefix);
         let is_whole = self.prefix.is_empty() || self.prefix.ends_with('.');
-        self.is_due |=
-            rest.is_some_and(|rest| is_whole || rest.is_empty() || rest.starts_with('.'));
+        if rest.is_some_and(|rest| is_whole || rest.is_empty() || rest.starts_with('.')) {
+            self.due.get_or_insert(self.not_before);
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| self.rounds > 0 || due <= now)
     }
 
     /// Takes the events that wait, which what is read now includes. Returns whether it is to be
     /// read.
     fn begin(&mut self, client: &Client) -> bool {
         self.take_events(client);
-        std::mem::take(&mut self.is_due)
+        let now = Instant::now();
+        let is_due = self.is_due(now);
+        if is_due {
+            self.due = None;
+            if self.rounds == 0 {
+                self.began = now;
+            }
+            self.rounds += 1;
+        }
+        is_due
     }
 
     /// Looks whether the value that was read is that of one moment. The daemon sends the event of a
     /// change before it answers a request that came later.
-    fn end<T>(&mut self, client: &Client, value: Result<T>, round: usize) -> Read<T> {
+    fn end<T>(&mut self, client: &Client, value: Result<T>) -> Read<T> {
         match value {
             Err(error) if loses_connection(&error) || is_too_early(&error) => Read::Lost(error),
             value => {
                 self.take_events(client);
-                if self.is_due && round < MOST_ROUNDS { Read::Again } else { Read::Value(value) }
+                let took = self.began.elapsed();
+                let is_time = took < client.request_timeout() && self.rounds < MOST_ROUNDS;
+                if self.due.is_some() && is_time {
+                    return Read::Again;
+                }
+                self.rounds = 0;
+                self.not_before = later(Instant::now(), took.max(PAUSE));
+                self.due = self.due.map(|_| self.not_before);
+                Read::Value(value)
             }
         }
     }
