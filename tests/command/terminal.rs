@@ -161,6 +161,9 @@ fn what_is_wrong_is_red_on_a_terminal_only() {
             written(client(&endpoint, &[args, &["--json"]].concat()), 200, Command::stdout);
         assert!(!json.contains('\x1b'), "{json:?}");
     }
+    let watch = ["quorum", "watch", "--count", "1"];
+    let (line, _) = written(client(&endpoint, &watch), 200, Command::stdout);
+    assert!(line.contains(&format!("{}, ring ", RED.join("not quorate"))), "{line:?}");
     // It takes no room.
     let (narrow, _) = written(client(&endpoint, &["status"]), 40, Command::stdout);
     let plain = without_colours(&narrow);

@@ -22,7 +22,7 @@ use crate::context::Context;
 use crate::duration;
 use crate::failure::Failure;
 use crate::hook::{Exec, Teller};
-use crate::output::{complain, printable, rfc3339, words};
+use crate::output::{Cell, complain, printable, rfc3339, words};
 use crate::watch::{self, Clients, Line, Poster, Stay, Watcher};
 
 /// Prints what happens in the cluster: quorum, nodes, links, clients, groups
@@ -452,9 +452,9 @@ impl Statistics {
                 let (name, _) = self.nodes.get(*node).unwrap_or_default();
                 let connected = value.map(|value| *value != Value::U8(0));
                 let state = match connected {
-                    Some(true) => "connected",
-                    Some(false) => "disconnected",
-                    None => "gone",
+                    Some(true) => "connected".into(),
+                    Some(false) => Cell::wrong("disconnected"),
+                    None => "gone".into(),
                 };
                 let text = format!("{link} to node {} {state}", named(*node, name.as_deref()));
                 let members = json!({

@@ -14,7 +14,7 @@ use super::hook::{Hooks, QuorumHook};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::hook::Exec;
-use crate::output::{add_payload, words};
+use crate::output::{Cell, add_payload, words};
 use crate::report::ring_json;
 use crate::watch::{Clients, Line, Stay, Watch, Watcher, ids};
 
@@ -216,8 +216,8 @@ fn votequorum_line(event: votequorum::Event) -> Line {
     }
 }
 
-fn quorate_text(quorate: bool) -> &'static str {
-    if quorate { "quorate" } else { "not quorate" }
+fn quorate_text(quorate: bool) -> Cell {
+    if quorate { "quorate".into() } else { Cell::wrong("not quorate") }
 }
 
 /// The state of a node. The quorum device has none: the daemon sends 0.
