@@ -236,7 +236,7 @@ fn a_daemon_that_is_not_there_yet_is_waited_for(host: &Host) {
 
     host.start();
     let _paused = host.pause();
-    let args = ["quorum", "watch", "--wait=1s", "--timeout", "300ms"];
+    let args = ["quorum", "watch", "--wait=5s", "--timeout", "300ms"];
     let output = command(host, &args).run();
     assert_eq!(output.code(), 3, "{output:?}");
     assert!(output.stderr.contains("timed out after 300ms"), "{output:?}");

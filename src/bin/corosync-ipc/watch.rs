@@ -498,7 +498,8 @@ impl Printer {
         if !in_gap && !waits {
             return Err(failure);
         }
-        if !in_gap && self.start.is_some_and(|start| Instant::now() >= start) {
+        let is_over = self.start.is_some_and(|start| Instant::now() >= start);
+        if !in_gap && *status == TIMED_OUT && is_over {
             // The attempt was cut short, and the loop ends.
             return Ok(());
         }
