@@ -65,7 +65,7 @@ impl<C: Supervise> AsyncSupervised<C> {
 
     /// As [`Supervised::backoff`](super::Supervised::backoff).
     pub fn backoff(mut self, pause: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
-        self.plan.backoff = Some(Box::new(pause));
+        self.plan.pace.backoff = Some(Box::new(pause));
         self
     }
 
@@ -91,7 +91,7 @@ impl<C: Supervise> AsyncSupervised<C> {
     pub fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<Result<NoticeOf<C>>> {
         loop {
             self.phase = match &mut self.phase {
-                Phase::Down => match self.plan.attempt_at {
+                Phase::Down => match self.plan.pace.attempt_at {
                     Some(at) if at > Instant::now() => {
                         Phase::Waiting(Box::pin(sleep_until(at.into())))
                     }
@@ -134,9 +134,9 @@ impl<C: Supervise> AsyncSupervised<C> {
                         Ok(event) => Ok(Notice::Event(event)),
                         Err(Error::Finalized) => Err(Error::Finalized),
                         Err(error) => {
-                            self.plan.past = events.client().stats().after(&self.plan.past);
+                            self.plan.pace.lost(events.client().stats(), Instant::now());
                             self.phase = Phase::Down;
-                            Ok(self.plan.lost(error, Instant::now()))
+                            Ok(Notice::Lost { error })
                         }
                     });
                 }
@@ -191,7 +191,7 @@ impl<C: Supervise> AsyncSupervised<C> {
 
     /// As [`Supervised::stats`](super::Supervised::stats).
     pub fn stats(&self) -> SupervisedStats {
-        self.plan.stats(match &self.phase {
+        self.plan.pace.stats(match &self.phase {
             Phase::Up { events, .. } => Some(events.client().stats()),
             _ => None,
         })
@@ -226,7 +226,7 @@ impl<C: Supervise> AsyncSupervised<C> {
     }
 
     fn connect(&mut self) -> Phase<C> {
-        self.plan.begin(Instant::now());
+        self.plan.pace.begin(Instant::now());
         let (connect, setups) = (Arc::clone(&self.plan.connect), self.plan.setups.clone());
         Phase::Connecting(Blocking::start(move || attempt(&*connect, &setups)))
     }

@@ -231,7 +231,7 @@ impl<C: Supervise> Supervised<C> {
     /// while nobody listens. The first attempt follows a loss at once, unless the one before was
     /// less than a pause ago.
     pub fn backoff(mut self, pause: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
-        self.plan.backoff = Some(Box::new(pause));
+        self.plan.pace.backoff = Some(Box::new(pause));
         self
     }
 
@@ -259,7 +259,7 @@ impl<C: Supervise> Supervised<C> {
                 return Ok(None);
             }
             let Some(client) = &self.client else {
-                match self.plan.attempt_at {
+                match self.plan.pace.attempt_at {
                     Some(at) if at > Instant::now() => {
                         wait_for(
                             waker.wakeup(),
@@ -290,9 +290,9 @@ impl<C: Supervise> Supervised<C> {
                 (Ok(None), Some(error)) | (Err(_), Some(error)) | (Err(error), None) => Err(error),
             };
             if let Err(error) = waited {
-                self.plan.past = client.stats().after(&self.plan.past);
+                self.plan.pace.lost(client.stats(), Instant::now());
                 self.client = None;
-                return Ok(Some(self.plan.lost(error, Instant::now())));
+                return Ok(Some(Notice::Lost { error }));
             }
             // What waits need not become an event, so the deadline is looked at in any case.
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -343,7 +343,7 @@ impl<C: Supervise> Supervised<C> {
 
     /// Returns the counters of this client over all its connections.
     pub fn stats(&self) -> SupervisedStats {
-        self.plan.stats(self.client.as_ref().map(|client| client.stats()))
+        self.plan.pace.stats(self.client.as_ref().map(|client| client.stats()))
     }
 
     /// The present client, for requests.
@@ -404,7 +404,7 @@ impl<C: Supervise> Supervised<C> {
     /// past: at once. `None` while there is a connection. The [`Supervised::descriptor`]
     /// becomes readable then.
     pub fn next_attempt_at(&self) -> Option<Instant> {
-        self.client.is_none().then(|| self.plan.attempt_at.unwrap_or_else(Instant::now))
+        self.client.is_none().then(|| self.plan.pace.attempt_at.unwrap_or_else(Instant::now))
     }
 
     /// Makes the descriptor readable when [`Supervised::next`] has something to do.
@@ -428,13 +428,13 @@ impl<C: Supervise> Supervised<C> {
         let due = if self.ending.is_some() { Some(Instant::now()) } else { None };
         watch.timer.set(match &self.client {
             Some(_) => due,
-            None => Some(self.plan.attempt_at.unwrap_or_else(Instant::now)),
+            None => Some(self.plan.pace.attempt_at.unwrap_or_else(Instant::now)),
         });
     }
 
     /// Attempts to connect. `None`: nobody listens still, which was told before.
     fn attempt(&mut self) -> Result<Option<NoticeOf<C>>> {
-        self.plan.begin(Instant::now());
+        self.plan.pace.begin(Instant::now());
         match attempt(&*self.plan.connect, &self.plan.setups) {
             Ok((client, restored)) => {
                 self.client = Some(Arc::new(client));
@@ -465,9 +465,15 @@ type Attempt<C> = (C, Vec<Restored<<C as Supervise>::Setup>>);
 /// The setups, and when to attempt to connect. No I/O and no clock: time comes in as an argument.
 struct Plan<C: Supervise> {
     connect: Arc<Connect<C>>,
+    setups: Vec<C::Setup>,
+    pace: Pace,
+}
+
+/// When to attempt to connect: the same for all services.
+#[derive(Default)]
+struct Pace {
     /// `None`: the default.
     backoff: Option<Box<dyn Fn(u32) -> Duration + Send + Sync>>,
-    setups: Vec<C::Setup>,
     /// When the connection was lost, if there ever was one and there is none now.
     lost: Option<Instant>,
     /// When the last attempt began, and how many failed since the last success.
@@ -485,38 +491,18 @@ struct Plan<C: Supervise> {
     past: ClientStats,
 }
 
-impl<C: Supervise> Plan<C> {
-    fn new(connect: impl Fn() -> Result<C> + Send + Sync + 'static) -> Self {
-        Self {
-            connect: Arc::new(connect),
-            backoff: None,
-            setups: Vec::new(),
-            lost: None,
-            begun: None,
-            failed: 0,
-            nobody_listens: false,
-            told: 0,
-            tell_at: None,
-            attempt_at: None,
-            gaps: 0,
-            past: ClientStats::default(),
-        }
-    }
-
+impl Pace {
     fn begin(&mut self, now: Instant) {
         self.begun = Some(now);
     }
 
-    /// An attempt failed. `None`: that is not told.
-    fn failed(&mut self, error: Error, now: Instant) -> Result<Option<NoticeOf<C>>> {
-        if matches!(error, Error::InvalidArgument { .. }) {
-            return Err(error);
-        }
+    /// An attempt failed. Returns the pause that is told, or `None` if nothing is.
+    fn failed(&mut self, error: &Error, now: Instant) -> Option<Duration> {
         self.failed = self.failed.saturating_add(1);
         if let Some(backoff) = &self.backoff {
             let pause = backoff(self.failed);
             self.attempt_at = Some(later(now, pause));
-            return Ok(Some(Notice::Retry { error, attempts: self.failed, pause }));
+            return Some(pause);
         }
         let nobody_listens = matches!(error, Error::NoSocket { .. });
         if nobody_listens != self.nobody_listens {
@@ -525,13 +511,13 @@ impl<C: Supervise> Plan<C> {
         let look_again = now + LOOK_AGAIN;
         if let Some(tell_at) = self.tell_at.filter(|tell_at| nobody_listens && now < *tell_at) {
             self.attempt_at = Some(look_again.min(tell_at));
-            return Ok(None);
+            return None;
         }
         self.told = self.told.saturating_add(1);
         let pause = default_backoff(self.told);
         self.tell_at = Some(now + pause);
         self.attempt_at = Some(if nobody_listens { look_again } else { now + pause });
-        Ok(Some(Notice::Retry { error, attempts: self.failed, pause }))
+        Some(pause)
     }
 
     /// The pause after one failure.
@@ -539,27 +525,49 @@ impl<C: Supervise> Plan<C> {
         self.backoff.as_ref().map_or_else(|| default_backoff(1), |backoff| backoff(1))
     }
 
-    fn up(&mut self, mut restored: Vec<Restored<C::Setup>>, now: Instant) -> NoticeOf<C> {
-        let gap = self.lost.take().map(|lost| now.saturating_duration_since(lost));
-        if gap.is_none() {
-            restored.iter_mut().for_each(|restored| restored.missed = Missed::Nothing);
-        }
+    /// There is a connection. Returns how long there was none, unless it is the first.
+    fn up(&mut self, now: Instant) -> Option<Duration> {
         (self.failed, self.told, self.tell_at) = (0, 0, None);
-        Notice::Up(Up { gap, restored })
+        self.lost.take().map(|lost| now.saturating_duration_since(lost))
     }
 
-    fn lost(&mut self, error: Error, now: Instant) -> NoticeOf<C> {
+    /// The connection is lost, whose client has these counters.
+    fn lost(&mut self, client: ClientStats, now: Instant) {
+        self.past = client.after(&self.past);
         self.lost = Some(now);
         self.gaps += 1;
         // At once, but not all the time with a daemon that accepts connections only to close them.
         self.attempt_at = self.begun.map(|begun| later(begun, self.first_pause()));
-        Notice::Lost { error }
     }
 
     /// `present`: those of the client there is.
     fn stats(&self, present: Option<ClientStats>) -> SupervisedStats {
         let connections = present.unwrap_or_default().after(&self.past);
         SupervisedStats { gaps: self.gaps, connections }
+    }
+}
+
+impl<C: Supervise> Plan<C> {
+    fn new(connect: impl Fn() -> Result<C> + Send + Sync + 'static) -> Self {
+        Self { connect: Arc::new(connect), setups: Vec::new(), pace: Pace::default() }
+    }
+
+    /// An attempt failed. `None`: that is not told.
+    fn failed(&mut self, error: Error, now: Instant) -> Result<Option<NoticeOf<C>>> {
+        if matches!(error, Error::InvalidArgument { .. }) {
+            return Err(error);
+        }
+        let pause = self.pace.failed(&error, now);
+        let attempts = self.pace.failed;
+        Ok(pause.map(|pause| Notice::Retry { error, attempts, pause }))
+    }
+
+    fn up(&mut self, mut restored: Vec<Restored<C::Setup>>, now: Instant) -> NoticeOf<C> {
+        let gap = self.pace.up(now);
+        if gap.is_none() {
+            restored.iter_mut().for_each(|restored| restored.missed = Missed::Nothing);
+        }
+        Notice::Up(Up { gap, restored })
     }
 
     fn note(&mut self, setup: &C::Setup) -> Result<()> {
@@ -654,11 +662,11 @@ mod tests {
     fn failures_are_counted_from_one_success_to_the_next() {
         let (mut plan, now) = (plan(), Instant::now());
         for failed in 1..=3 {
-            plan.begin(now);
+            plan.pace.begin(now);
             let notice = plan.failed(gone(), now).unwrap();
             assert!(matches!(notice, Some(Notice::Retry { attempts, pause, .. })
                 if attempts == failed && pause == default_backoff(failed)));
-            assert_eq!(plan.attempt_at, Some(now + default_backoff(failed)));
+            assert_eq!(plan.pace.attempt_at, Some(now + default_backoff(failed)));
         }
         assert!(matches!(plan.up(Vec::new(), now), Notice::Up(Up { gap: None, .. })));
         assert!(matches!(
@@ -676,11 +684,11 @@ mod tests {
     ) -> Vec<(Duration, u32)> {
         let (mut now, mut told) = (start, Vec::new());
         while now < start + end {
-            plan.begin(now);
+            plan.pace.begin(now);
             if let Some(Notice::Retry { attempts, .. }) = plan.failed(error(), now).unwrap() {
                 told.push((now - start, attempts));
             }
-            now = plan.attempt_at.unwrap();
+            now = plan.pace.attempt_at.unwrap();
         }
         told
     }
@@ -697,7 +705,7 @@ mod tests {
         let first: Vec<_> =
             told.iter().take(4).map(|(at, attempts)| (at.as_millis(), *attempts)).collect();
         assert_eq!(first, [(0, 1), (100, 3), (300, 7), (700, 15)]);
-        assert!(told.len() < 20 && plan.failed >= 1100, "{told:?}");
+        assert!(told.len() < 20 && plan.pace.failed >= 1100, "{told:?}");
         // Whoever listens is left alone for a while when something is wrong, but not for long at
         // first.
         let told = failures(&mut plan, start, Duration::from_secs(1), gone);
@@ -706,7 +714,7 @@ mod tests {
             [0, 100, 300, 700]
         );
         // The caller's pauses are kept exactly.
-        plan.backoff = Some(Box::new(|_| Duration::from_secs(1)));
+        plan.pace.backoff = Some(Box::new(|_| Duration::from_secs(1)));
         assert_eq!(failures(&mut plan, start, Duration::from_secs(3), nobody).len(), 3);
     }
 
@@ -714,19 +722,22 @@ mod tests {
     fn a_loss_is_followed_by_an_attempt_at_once_but_not_over_and_over() {
         let (mut plan, start) = (plan(), Instant::now());
         let second = Duration::from_secs(1);
-        plan.begin(start);
+        plan.pace.begin(start);
         plan.up(Vec::new(), start);
-        plan.lost(gone(), start + second);
-        assert!(plan.attempt_at.unwrap() < start + second, "it was up for longer than a pause");
-        plan.begin(start + second);
+        plan.pace.lost(ClientStats::default(), start + second);
+        assert!(
+            plan.pace.attempt_at.unwrap() < start + second,
+            "it was up for longer than a pause"
+        );
+        plan.pace.begin(start + second);
         let restored =
             vec![Restored { setup: TrackFlags::CHANGES, result: Ok(()), missed: Missed::States }];
         let Notice::Up(up) = plan.up(restored, start + 3 * second) else { panic!("it is up") };
         assert_eq!((up.gap, up.restored[0].missed), (Some(2 * second), Missed::States));
-        plan.begin(start + 4 * second);
-        plan.lost(gone(), start + 4 * second);
+        plan.pace.begin(start + 4 * second);
+        plan.pace.lost(ClientStats::default(), start + 4 * second);
         assert_eq!(
-            plan.attempt_at,
+            plan.pace.attempt_at,
             Some(start + 4 * second + default_backoff(1)),
             "it was closed at once"
         );
@@ -736,14 +747,14 @@ mod tests {
     fn a_pause_without_end_ends_never() {
         let (mut plan, now) = (plan(), Instant::now());
         let day = Duration::from_secs(24 * 3600);
-        plan.backoff = Some(Box::new(|_| Duration::MAX));
-        plan.begin(now);
+        plan.pace.backoff = Some(Box::new(|_| Duration::MAX));
+        plan.pace.begin(now);
         plan.failed(gone(), now).unwrap();
-        assert!(plan.attempt_at.unwrap() > now + day);
-        plan.begin(now);
+        assert!(plan.pace.attempt_at.unwrap() > now + day);
+        plan.pace.begin(now);
         plan.up(Vec::new(), now);
-        plan.lost(gone(), now);
-        assert!(plan.attempt_at.unwrap() > now + day);
+        plan.pace.lost(ClientStats::default(), now);
+        assert!(plan.pace.attempt_at.unwrap() > now + day);
     }
 
     #[test]

@@ -182,7 +182,7 @@ fn a_hook_that_is_late_is_ended_with_all_that_it_started(host: &Host) {
             let told = format!("corosync-ipc: hook: still ran after {limit}: ");
             eventually("it is told", || watch.stderr().contains(&told));
             let group = files.text("group");
-            group.ends_with('\n').then(|| (watch, told, group))
+            group.ends_with('\n').then_some((watch, told, group))
         });
         let (watch, told, group) = late.expect("the script begins");
         eventually("how it ended", || watch.stderr().contains(&format!("{told}{how}\n")));

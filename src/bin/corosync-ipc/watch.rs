@@ -95,8 +95,24 @@ pub(crate) fn ids(nodes: &[NodeId]) -> Vec<u32> {
     nodes.iter().map(|node| node.0).collect()
 }
 
+/// What a command does when there is no connection, whatever the service.
+pub(crate) trait Losing {
+    /// There is no connection any more, or none yet, because of this error.
+    fn lost(&mut self, _why: &Json) {}
+
+    /// Whether the service does not exist after all, so that nothing is to be watched.
+    fn is_absent(&self, _error: &Error) -> bool {
+        false
+    }
+
+    /// The failure that an error ends the command with.
+    fn failure(&self, error: Error) -> Failure {
+        error.into()
+    }
+}
+
 /// What a command makes of the notices of a client.
-pub(crate) trait Watcher: Send + 'static {
+pub(crate) trait Watcher: Losing + Send + 'static {
     type Client: Supervise;
 
     /// Turns an event into lines.
@@ -114,19 +130,6 @@ pub(crate) trait Watcher: Send + 'static {
         _clients: &mut Clients<'_, '_>,
     ) -> Result<Vec<Line>, Failure> {
         Ok(Vec::new())
-    }
-
-    /// There is no connection any more, or none yet, because of this error.
-    fn lost(&mut self, _why: &Json) {}
-
-    /// Whether the service does not exist after all, so that nothing is to be watched.
-    fn is_absent(&self, _error: &Error) -> bool {
-        false
-    }
-
-    /// The failure that an error ends the command with.
-    fn failure(&self, error: Error) -> Failure {
-        error.into()
     }
 
     /// The name of what is set up.
@@ -292,12 +295,8 @@ impl Poster {
         let (done, wait) = channel::<Infallible>();
         // Fails when the loop has ended already.
         let _ = self.0.run(move |printer, control| {
-            if let Err(failure) = what(printer).and_then(|()| printer.release()) {
-                _ = printer.end.get_or_insert(Err(failure));
-            }
-            if printer.end.is_some() {
-                control.stop();
-            }
+            let result = what(printer);
+            printer.conclude(result, control);
             drop(done);
         });
         // Returns when the other end is dropped.
@@ -327,10 +326,7 @@ impl Clients<'_, '_> {
 }
 
 fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client> {
-    let service = W::Client::SERVICE;
-    let mut met = false;
-    let mut gap: Option<Gap> = None;
-    let mut told = String::new();
+    let mut course = Course::new(W::Client::SERVICE);
     move |printer: &mut Printer, notice, client, control| {
         let mut flow = ControlFlow::Continue(());
         let result = match notice {
@@ -339,66 +335,104 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
                 .map_err(Failure::from)
                 .and_then(|client| watcher.event(client, event))
                 .and_then(|lines| printer.print(lines)),
-            Ok(Notice::Lost { error }) => {
-                if printer.reconnect {
-                    let gap = gap.insert(Gap::new(error));
-                    watcher.lost(&json!(gap.why));
-                    printer.print([gap.begins(service)])
+            Ok(Notice::Lost { error }) => course.lost(printer, &mut watcher, error),
+            Ok(Notice::Retry { error, .. }) => {
+                if watcher.is_absent(&error) {
+                    flow = ControlFlow::Break(());
+                    course.ends(printer)
                 } else {
-                    Err(watcher.failure(error))
+                    course.retry(printer, &mut watcher, error)
                 }
             }
-            Ok(Notice::Retry { error, .. }) if watcher.is_absent(&error) => {
-                printer.meet(&mut met);
-                flow = ControlFlow::Break(());
-                // It had been there before: the daemon that came back is another one.
-                printer.print(gap.take().map(|gap| gap.ends(service, &[])))
-            }
-            Ok(Notice::Retry { error, .. }) => {
-                // The line of the gap says already that nobody is there.
-                let expected = gap.is_some() && matches!(error, Error::NoSocket { .. });
-                let why = json!({
-                    "error": Fault::describe(&error),
-                    "cs_error": error.cs_error().c_name(),
-                });
-                printer
-                    .retry(watcher.failure(error), gap.is_some(), expected, &mut told)
-                    .map(|()| watcher.lost(&why))
-            }
             Ok(Notice::Up(Up { restored, .. })) => {
-                told.clear();
-                let mut missed = Vec::new();
-                let refused = restored.into_iter().find_map(|restored| {
-                    missed.push((W::name(&restored.setup), restored.missed));
-                    restored.result.err()
-                });
-                let gap = gap.take();
+                let missed = restored.iter().map(|one| (W::name(&one.setup), one.missed)).collect();
+                let refused = restored.into_iter().find_map(|one| one.result.err());
                 let result = match (refused, client.client()) {
                     (Some(error), _) | (None, Err(error)) => Err(watcher.failure(error)),
-                    (None, Ok(client)) => {
-                        let again = gap.is_some();
-                        let ends = gap.map(|gap| gap.ends(service, &missed));
-                        printer.print(ends).and_then(|()| {
-                            let mut clients = Clients { printer, control };
-                            let lines = watcher.up(client, again, &mut clients)?;
-                            clients.printer.print(lines)
-                        })
-                    }
+                    (None, Ok(client)) => course.up(printer, missed).and_then(|again| {
+                        let mut clients = Clients { printer, control };
+                        let lines = watcher.up(client, again, &mut clients)?;
+                        clients.printer.print(lines)
+                    }),
                 };
                 // Now its lines of the present state are there.
-                printer.meet(&mut met);
+                printer.meet(&mut course.met);
                 result
             }
             Ok(_) => Ok(()),
             Err(error) => Err(watcher.failure(error)),
         };
-        if let Err(failure) = result.and_then(|()| printer.release()) {
-            _ = printer.end.get_or_insert(Err(failure));
-        }
-        if printer.end.is_some() {
-            control.stop();
-        }
+        printer.conclude(result, control);
         flow
+    }
+}
+
+/// What has become of a client's connections.
+struct Course {
+    service: &'static str,
+    /// Whether it was connected once, or will never be.
+    met: bool,
+    gap: Option<Gap>,
+    /// What was told of attempts that failed, which is not repeated.
+    told: String,
+}
+
+impl Course {
+    fn new(service: &'static str) -> Self {
+        Self { service, met: false, gap: None, told: String::new() }
+    }
+
+    /// The connection is lost.
+    fn lost(
+        &mut self,
+        printer: &mut Printer,
+        watcher: &mut dyn Losing,
+        error: Error,
+    ) -> Result<(), Failure> {
+        if !printer.reconnect {
+            return Err(watcher.failure(error));
+        }
+        let gap = self.gap.insert(Gap::new(error));
+        watcher.lost(&json!(gap.why));
+        printer.print([gap.begins(self.service)])
+    }
+
+    /// An attempt to connect has failed.
+    fn retry(
+        &mut self,
+        printer: &mut Printer,
+        watcher: &mut dyn Losing,
+        error: Error,
+    ) -> Result<(), Failure> {
+        let in_gap = self.gap.is_some();
+        // The line of the gap says already that nobody is there.
+        let expected = in_gap && matches!(error, Error::NoSocket { .. });
+        let why = json!({
+            "error": Fault::describe(&error),
+            "cs_error": error.cs_error().c_name(),
+        });
+        printer.retry(watcher.failure(error), in_gap, expected, &mut self.told)?;
+        watcher.lost(&why);
+        Ok(())
+    }
+
+    /// There is a connection. Returns whether it is one after a gap.
+    fn up(
+        &mut self,
+        printer: &mut Printer,
+        missed: Vec<(String, Missed)>,
+    ) -> Result<bool, Failure> {
+        self.told.clear();
+        let ends = self.gap.take().map(|gap| gap.ends(self.service, &missed));
+        let again = ends.is_some();
+        printer.print(ends)?;
+        Ok(again)
+    }
+
+    /// There will be no connection. If there was one, the daemon that came back is another one.
+    fn ends(&mut self, printer: &mut Printer) -> Result<(), Failure> {
+        printer.meet(&mut self.met);
+        printer.print(self.gap.take().map(|gap| gap.ends(self.service, &[])))
     }
 }
 
@@ -523,6 +557,16 @@ impl Printer {
         let time = SystemTime::now();
         self.held.extend(lines.into_iter().map(|line| (time, line)));
         self.release()
+    }
+
+    /// Ends the loop with the failure of a handler.
+    fn conclude(&mut self, result: Result<(), Failure>, control: &mut Control<'_, Self>) {
+        if let Err(failure) = result.and_then(|()| self.release()) {
+            _ = self.end.get_or_insert(Err(failure));
+        }
+        if self.end.is_some() {
+            control.stop();
+        }
     }
 
     /// Writes the lines that were held, when nothing keeps them any more.

@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::failure::{self, Explain, Failure, judge, parts};
 use crate::output::{print, print_document};
 use crate::report;
-use crate::watch::{Clients, Line, Stay, Watch, Watcher};
+use crate::watch::{Clients, Line, Losing, Stay, Watch, Watcher};
 
 /// Shows links and nodes, reloads the configuration, ends daemons
 ///
@@ -272,6 +272,8 @@ fn shutdown(context: &Context, kind: ShutdownKind) -> Result<(), Failure> {
 
 /// Answers each shutdown.
 struct Answerer(ShutdownAnswer);
+
+impl Losing for Answerer {}
 
 impl Watcher for Answerer {
     type Client = Client;

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::failure::{Failure, judge, parts};
 use crate::output::{self, Column, print, print_document, table, words};
 use crate::report::ring_json;
-use crate::watch::{Clients, Line, Stay, Watcher, ids};
+use crate::watch::{Clients, Line, Losing, Stay, Watcher, ids};
 
 /// Shows groups of processes, joins them and sends messages to them
 ///
@@ -349,6 +349,12 @@ struct Member {
     present: Present<Client>,
 }
 
+impl Losing for Member {
+    fn lost(&mut self, _: &Json) {
+        self.present.set(None);
+    }
+}
+
 impl Watcher for Member {
     type Client = Client;
 
@@ -364,10 +370,6 @@ impl Watcher for Member {
     ) -> Result<Vec<Line>, Failure> {
         self.present.set(Some(Arc::clone(client)));
         Ok(Vec::new())
-    }
-
-    fn lost(&mut self, _: &Json) {
-        self.present.set(None);
     }
 
     fn name(group: &GroupName) -> String {

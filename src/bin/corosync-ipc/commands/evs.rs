@@ -12,7 +12,7 @@ use crate::commands::group::{self, Present, add_name, end};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{self, print, print_document, words};
-use crate::watch::{Clients, Line, Stay, Watcher, ids};
+use crate::watch::{Clients, Line, Losing, Stay, Watcher, ids};
 
 /// Joins groups of evs and sends messages to them (corosync 1.99.0 to 1.99.7 only)
 ///
@@ -136,6 +136,16 @@ struct Member {
     endpoint: Endpoint,
 }
 
+impl Losing for Member {
+    fn lost(&mut self, _: &Json) {
+        self.present.set(None);
+    }
+
+    fn failure(&self, error: Error) -> Failure {
+        explained(error, &self.endpoint)
+    }
+}
+
 impl Watcher for Member {
     type Client = Client;
 
@@ -151,14 +161,6 @@ impl Watcher for Member {
     ) -> Result<Vec<Line>, Failure> {
         self.present.set(Some(Arc::clone(client)));
         Ok(Vec::new())
-    }
-
-    fn lost(&mut self, _: &Json) {
-        self.present.set(None);
-    }
-
-    fn failure(&self, error: Error) -> Failure {
-        explained(error, &self.endpoint)
     }
 
     fn name(group: &GroupName) -> String {

@@ -23,7 +23,7 @@ use crate::duration;
 use crate::failure::Failure;
 use crate::hook::{Exec, Teller};
 use crate::output::{Cell, complain, printable, rfc3339, words};
-use crate::watch::{self, Clients, Line, Poster, Stay, Watcher};
+use crate::watch::{self, Clients, Line, Losing, Poster, Stay, Watcher};
 
 /// Prints what happens in the cluster: quorum, nodes, links, clients, groups
 ///
@@ -149,6 +149,14 @@ struct Members {
     hook: Option<Teller>,
 }
 
+impl Losing for Members {
+    fn lost(&mut self, why: &Json) {
+        if let Some(hook) = &self.quorum_hook {
+            hook.lost(why.clone());
+        }
+    }
+}
+
 impl Watcher for Members {
     type Client = quorum::Client;
 
@@ -185,12 +193,6 @@ impl Watcher for Members {
     ) -> Result<Vec<Line>, Failure> {
         self.nodes.read();
         Ok(Vec::new())
-    }
-
-    fn lost(&mut self, why: &Json) {
-        if let Some(hook) = &self.quorum_hook {
-            hook.lost(why.clone());
-        }
     }
 
     fn name(_: &TrackFlags) -> String {
@@ -331,6 +333,16 @@ struct Statistics {
     hook: Option<Teller>,
 }
 
+impl Losing for Statistics {
+    fn is_absent(&self, error: &Error) -> bool {
+        let is_absent = matches!(error, Error::Unsupported { .. });
+        if is_absent {
+            complain(&format!("clients and links: {}", Fault::describe(error)));
+        }
+        is_absent
+    }
+}
+
 impl Watcher for Statistics {
     type Client = cmap::Client;
 
@@ -382,14 +394,6 @@ impl Watcher for Statistics {
         lines.extend(gone.map(|(thing, value)| self.line(thing, Some(value), None, change)));
         self.known = Some(found);
         Ok(lines)
-    }
-
-    fn is_absent(&self, error: &Error) -> bool {
-        let is_absent = matches!(error, Error::Unsupported { .. });
-        if is_absent {
-            complain(&format!("clients and links: {}", Fault::describe(error)));
-        }
-        is_absent
     }
 
     fn name(tracker: &CmapTracker) -> String {

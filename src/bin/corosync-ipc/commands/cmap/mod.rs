@@ -22,7 +22,7 @@ use self::value::Type;
 use crate::context::Context;
 use crate::failure::{Explain, Failure, judge, parts};
 use crate::output::{print, print_document, printable};
-use crate::watch::{Clients, Line, Stay, Watch, Watcher};
+use crate::watch::{Clients, Line, Losing, Stay, Watch, Watcher};
 
 /// Reads, changes and watches the map of configuration and state
 ///
@@ -513,6 +513,8 @@ struct Keys {
     stays: bool,
     timeout: Duration,
 }
+
+impl Losing for Keys {}
 
 impl Watcher for Keys {
     type Client = Client;

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::hook::Exec;
 use crate::output::{Cell, add_payload, words};
 use crate::report::ring_json;
-use crate::watch::{Clients, Line, Stay, Watch, Watcher, ids};
+use crate::watch::{Clients, Line, Losing, Stay, Watch, Watcher, ids};
 
 /// Prints notifications until `count` of them were printed, and runs a hook when quorum changes.
 pub(crate) fn run(
@@ -38,6 +38,14 @@ struct QuorumWatcher {
     /// Held by what watches votequorum.
     votequorum: Weak<()>,
     hook: Option<QuorumHook>,
+}
+
+impl Losing for QuorumWatcher {
+    fn lost(&mut self, why: &Json) {
+        if let Some(hook) = &self.hook {
+            hook.lost(why.clone());
+        }
+    }
 }
 
 impl Watcher for QuorumWatcher {
@@ -72,12 +80,6 @@ impl Watcher for QuorumWatcher {
         Ok(Vec::new())
     }
 
-    fn lost(&mut self, why: &Json) {
-        if let Some(hook) = &self.hook {
-            hook.lost(why.clone());
-        }
-    }
-
     fn name(_: &TrackFlags) -> String {
         "quorum".to_owned()
     }
@@ -85,6 +87,12 @@ impl Watcher for QuorumWatcher {
 
 /// Prints what votequorum notifies of. Dropped where it is not configured.
 struct VotequorumWatcher(Arc<()>);
+
+impl Losing for VotequorumWatcher {
+    fn is_absent(&self, error: &Error) -> bool {
+        matches!(error, Error::Cs { error: CsError::NotSupported, .. })
+    }
+}
 
 impl Watcher for VotequorumWatcher {
     type Client = votequorum::Client;
@@ -95,10 +103,6 @@ impl Watcher for VotequorumWatcher {
         event: votequorum::Event,
     ) -> Result<Vec<Line>, Failure> {
         Ok(vec![votequorum_line(event)])
-    }
-
-    fn is_absent(&self, error: &Error) -> bool {
-        matches!(error, Error::Cs { error: CsError::NotSupported, .. })
     }
 
     fn name(_: &VotequorumTracker) -> String {
