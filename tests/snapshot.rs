@@ -1,15 +1,17 @@
 //! Snapshots and their changes, compared with what the services say one by one.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use corosync_ipc::snapshot::{self, Change, Snapshot, Watcher};
 use corosync_ipc::{Endpoint, NodeId, cmap, quorum, votequorum};
+use nix::time::ClockId;
 use testbed::{Nodes, Patience, Setup, eventually};
 
 testbed::on_each_host! {
     a_snapshot_has_what_each_service_says, Setup::new().nodes(3);
     every_change_gives_a_snapshot, Setup::new().nodes(3).loses_nodes();
     a_daemon_that_is_stopped_or_gone_is_lost_and_comes_back, Setup::new().nodes(3).loses_nodes();
+    waiting_takes_no_processor_time, Setup::new().nodes(3);
     changes_are_a_stream, Setup::new().nodes(3).loses_nodes();
 }
 
@@ -161,6 +163,21 @@ fn a_daemon_that_is_stopped_or_gone_is_lost_and_comes_back(nodes: &Nodes) {
             assert_ne!(started(&watch).pid, first.pid);
         }
         assert_eq!(watch.losses, 2);
+    });
+}
+
+fn waiting_takes_no_processor_time(nodes: &Nodes) {
+    let processor_time = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
+    nodes.on(1, |endpoint| {
+        let mut watcher = Watcher::new(endpoint).unwrap().refresh(Duration::from_millis(400));
+        // The first ones, which connecting to further services brings about.
+        while watcher.next(Duration::from_millis(500)).unwrap().is_some() {}
+        let (before, began) = (processor_time(), Instant::now());
+        while began.elapsed() < Duration::from_secs(2) {
+            watcher.next(Duration::from_secs(2)).unwrap();
+        }
+        let (used, time) = (processor_time() - before, began.elapsed());
+        assert!(used < time / 10, "{used:?} of {time:?}");
     });
 }
 

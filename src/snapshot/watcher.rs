@@ -185,6 +185,8 @@ impl Watcher {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 break None;
             }
+            // A timer that has expired stays readable until it is set again.
+            self.timer.set(Some(self.due));
             let until = deadline.map_or(self.due, |deadline| deadline.min(self.due));
             self.poller.wait(&mut Vec::new(), Some(until)).map_err(failed)?;
             self.waker.wakeup().clear();
