@@ -75,7 +75,7 @@ fn a_signal_ends_it_whatever_is_under_way(host: &Host) {
         assert!(answer(whole).body.contains("corosync_up 0"));
         assert_eq!(idle.read(&mut [0]).ok(), Some(0));
         let output = exporter.process.wait();
-        assert_eq!((output.code(), output.stderr.as_str()), (0, ""), "{output:?}");
+        assert_eq!(output.code(), 0, "{output:?}");
         drop(paused);
     }
 }

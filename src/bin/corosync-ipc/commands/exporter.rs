@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::SystemTime;
 
@@ -19,7 +20,7 @@ use crate::exporter::http::Server;
 use crate::exporter::observer::Observer;
 use crate::exporter::scrape::Scrapes;
 use crate::failure::Failure;
-use crate::output::{print, print_event, words};
+use crate::output::{complain, print, print_event, words};
 use crate::signals::Signals;
 
 /// Prints metrics of corosync in the Prometheus text format, once
@@ -50,8 +51,9 @@ pub(crate) struct Metrics {
 /// ha_cluster_exporter's corosync collector are among them, with its names and labels.
 /// docs/monitoring.md lists all.
 ///
-/// Runs until SIGINT, SIGTERM or SIGHUP, whether corosync runs or not: "corosync_up" says so. Each
-/// request asks corosync; requests at the same time share the answer. --timeout limits how long
+/// Runs until SIGINT, SIGTERM or SIGHUP, whether corosync runs or not: "corosync_up" says so, and
+/// standard error why, when that changes. Each request asks corosync; requests at the same time
+/// share the answer. --timeout limits how long
 /// that takes; keep it below Prometheus' scrape_timeout.
 ///
 /// There is no TLS and no password: put a reverse proxy in front of it where others reach the
@@ -118,7 +120,12 @@ impl Exporter {
         let addresses = addresses(&listeners)?;
         let observer = Observer::start(&context.endpoint)?;
         let scraper = Scraper::new(context.endpoint.clone(), self.asked.clients, Some(observer));
-        let scrapes = Scrapes::new(scraper.time(), move || scraper.take().families);
+        let faults = Faults::default();
+        let scrapes = Scrapes::new(scraper.time(), move || {
+            let scrape = scraper.take();
+            faults.tell(scrape.result());
+            scrape.families
+        });
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.map_err(|error| failed("starting the server", &error))?;
         announce(context, &addresses)?;
@@ -132,6 +139,25 @@ impl Exporter {
         runtime
             .block_on(Server::serve(scrapes, listeners, stop))
             .map_err(|error| failed("serving", &error))
+    }
+}
+
+/// What was said on standard error of the scrapes, so that it is said once.
+#[derive(Debug, Default)]
+struct Faults(Mutex<Option<String>>);
+
+impl Faults {
+    /// Says that a scrape fails in another way than the one before, or succeeds again.
+    fn tell(&self, result: Result<(), Failure>) {
+        let fault = match result {
+            Err(Failure::Failed { text, .. }) => Some(text),
+            _ => None,
+        };
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said != fault {
+            complain(fault.as_deref().unwrap_or("corosync answers again"));
+            *said = fault;
+        }
     }
 }
 

@@ -56,7 +56,7 @@ impl Server {
         let server = Arc::new(Self {
             scrapes,
             slots: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
-            time: CLIENT_TIME * 2 + scrape_time,
+            time: scrape_time.saturating_add(CLIENT_TIME * 2),
             ends,
         });
         let mut acceptors = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use corosync_ipc::quorum::{Client, Event, Model, Options};
 use corosync_ipc::supervise::{Notice, NoticeOf, Supervised};
@@ -11,6 +11,9 @@ use corosync_ipc::{Deadline, Endpoint, Error, NodeId, TrackFlags};
 use super::families::Families;
 use super::metrics::*;
 use crate::failure::Failure;
+
+/// The pause after the system refused something.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Observes the quorum service until the process ends.
 #[derive(Clone, Debug)]
@@ -39,13 +42,14 @@ impl Observer {
         let mut quorum = Supervised::new(move || connect(&endpoint));
         quorum.set_up(TrackFlags::CHANGES)?;
         thread::spawn(move || {
-            // Fails when descriptors are exhausted, and otherwise never.
-            while let Ok(notice) = quorum.next(Deadline::NEVER) {
-                if let Some(notice) = notice {
-                    lock(&seen).notice(notice);
+            loop {
+                match quorum.next(Deadline::NEVER) {
+                    Ok(Some(notice)) => lock(&seen).notice(notice),
+                    Ok(None) => {}
+                    // Descriptors are exhausted.
+                    Err(_) => thread::sleep(PAUSE),
                 }
             }
-            lock(&seen).is_connected = false;
         });
         Ok(observer)
     }
