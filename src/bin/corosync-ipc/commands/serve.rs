@@ -257,6 +257,6 @@ mod tests {
         assert_eq!(nodes(Some(7), &[]), Ok((vec![7], 7)));
         assert_eq!(nodes(None, &[5, 3]), Ok((vec![5, 3], 5)));
         assert_eq!(nodes(Some(3), &[5, 3]), Ok((vec![5, 3], 3)));
-        assert!(nodes(Some(4), &[5, 3]).unwrap_err().contains("4 is not among --nodes 5 3"));
+        assert!(nodes(Some(4), &[5, 3]).unwrap_err().contains("4 is not among the nodes 5 3"));
     }
 }

@@ -37,7 +37,8 @@ use crate::watch::{self, Clients, Line, Losing, Poster, Stay, Watcher};
   quorum  whether this node is quorate, the ring and its members
   node    a node joins or leaves
   link    a link of knet to another node is connected or disconnected; corosync looks every few seconds
-  client  a program connects to a service of this node's corosync or disconnects
+  client  a program connects to a service of this node's corosync or disconnects, from now on; so does every
+          command that asks corosync
   group   a process of any node joins or leaves a group of cpg; no notification tells that, so it is looked
           for every --interval, and a process that stays for less is not seen
 Links and clients need corosync 2.99 or later.
@@ -106,7 +107,8 @@ impl Watch {
             let connect = |endpoint: &Endpoint| {
                 cmap::Client::connect_with(endpoint, cmap::Options::new().map(Map::Stats))
             };
-            let statistics = Statistics { nodes, prefixes, known: None, hook: hook() };
+            let statistics =
+                Statistics { nodes, prefixes, known: None, daemon: None, hook: hook() };
             watch.add(connect, setups, statistics)?;
         }
         if wants(Kind::Groups) {
@@ -330,6 +332,8 @@ struct Statistics {
     prefixes: Vec<&'static str>,
     /// The values, by key: names of clients, and whether links are connected.
     known: Option<BTreeMap<String, (Thing, Value)>>,
+    /// The daemon's process.
+    daemon: Option<i32>,
     hook: Option<Teller>,
 }
 
@@ -351,6 +355,7 @@ impl Watcher for Statistics {
         let key = notification.key;
         let Some(thing) = self.thing(&key) else { return Ok(Vec::new()) };
         let value = notification.new_value.or(notification.old_value);
+        let last = value.clone();
         let value = match notification.event {
             TrackEvents::DELETE => None,
             TrackEvents::ADD => thing.follow(client, &key, value)?,
@@ -363,6 +368,9 @@ impl Watcher for Statistics {
             None => known.remove(&key),
         };
         let before = before.map(|(_, value)| value);
+        // Who was connected before the watch began is not known.
+        let is_connection = matches!(thing, Thing::Connection { .. });
+        let before = before.or(last.filter(|_| is_connection && value.is_none()));
         Ok(if before == value {
             Vec::new()
         } else {
@@ -383,6 +391,11 @@ impl Watcher for Statistics {
         };
         let change = self.known.is_some();
         let mut before = self.known.take().unwrap_or_default();
+        let daemon = client.peer_credentials().pid;
+        if self.daemon.replace(daemon) == Some(daemon) && daemon != 0 {
+            // Nobody knows who stayed. If the daemon ended, nobody did.
+            before.retain(|_, (thing, _)| matches!(thing, Thing::Link { .. }));
+        }
         let mut lines = Vec::new();
         for (key, (thing, value)) in &found {
             let was = before.remove(key).filter(|(was, _)| was == thing).map(|(_, value)| value);
@@ -409,17 +422,17 @@ impl Statistics {
         )
     }
 
-    /// Reads what there is, and has the links tracked.
+    /// Reads which links there are, and has them tracked. Connections are not looked for: corosync
+    /// does not survive that while others connect and disconnect.
     fn read(&self, client: &cmap::Client) -> Result<BTreeMap<String, (Thing, Value)>, Error> {
         let mut found = BTreeMap::new();
-        for prefix in &self.prefixes {
-            for key in client.iter(prefix)? {
-                let key = key?.key;
-                let Some(thing) = self.thing(&key) else { continue };
-                let value = client.get(&key)?;
-                if let Some(value) = thing.follow(client, &key, value)? {
-                    found.insert(key, (thing, value));
-                }
+        if !self.prefixes.contains(&LINKS) {
+            return Ok(found);
+        }
+        for (key, value) in client.list(LINKS)? {
+            let Some(thing) = self.thing(&key) else { continue };
+            if let Some(value) = thing.follow(client, &key, Some(value))? {
+                found.insert(key, (thing, value));
             }
         }
         Ok(found)
