@@ -81,6 +81,11 @@ fn clients_and_groups_come_and_go(host: &Host) {
 fn the_watch_outlives_the_daemon(host: &Host) {
     let args = ["--json", "watch", "--interval", "50ms", "--wait", "--reconnect"];
     let watch = command(host, &args).spawn();
+    // It has begun.
+    eventually("it sees clients", || {
+        ok(host, &["cfg", "local"]);
+        found(&watch, &json!({ "event": "client", "service": "cfg" })).pop()
+    });
     let member = command(host, &["cpg", "join", "g"]).interactive().spawn();
     let group = json!({ "event": "group", "group": "g", "joined": true });
     wait_line(&watch, &group);
