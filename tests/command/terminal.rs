@@ -17,7 +17,7 @@ fn client(endpoint: &Endpoint, args: &[&str]) -> Command {
     let folder = endpoint.shm_root_path();
     let mut command = Command::new(program());
     command.args(args).env("COROSYNC_IPC_SOCKET_DIR", folder).env("COROSYNC_IPC_SHM_ROOT", folder);
-    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
         command.env_remove(variable);
     }
     command.env("TERM", "xterm").stdin(Stdio::null());
