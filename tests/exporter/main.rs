@@ -47,6 +47,13 @@ impl Exporter {
         Self { process, address }
     }
 
+    /// All addresses that it listens at.
+    #[track_caller]
+    fn addresses(&self) -> Vec<String> {
+        let ready: Value = serde_json::from_str(&self.process.stdout()).expect("a line of JSON");
+        serde_json::from_value(ready["addresses"].clone()).expect("addresses")
+    }
+
     /// Its answer to a request.
     #[track_caller]
     fn get(&self, path: &str) -> Answer {

@@ -1,12 +1,14 @@
 //! The HTTP server of the exporter. It serves one request on each connection, so that a time limit
 //! bounds what a slow client holds.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net;
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
@@ -14,19 +16,26 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::families::Format;
 use super::scrape::Scrapes;
 
 /// The most connections at a time. Others wait in the kernel's queue.
-const MOST_CONNECTIONS: u32 = 64;
+const MOST_CONNECTIONS: usize = 64;
+/// The descriptors that connections leave to a scrape and to everything else. A scrape was seen to
+/// have 37 at a time, and the exporter has 18 open besides.
+const OTHER_DESCRIPTORS: usize = 60;
 /// The most bytes of a request. The smallest that hyper allows.
 const MOST_REQUEST: usize = 8 << 10;
 /// The time for a client to send its request, and then for it to take the answer.
 const CLIENT_TIME: Duration = Duration::from_secs(10);
+/// The time for which a client without a whole request holds its place when others wait.
+const GRACE: Duration = Duration::from_millis(100);
 /// The pause after a connection could not be accepted, usually for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,10 +47,21 @@ const INDEX: &str = "corosync-ipc exporter\n\n/metrics  metrics of corosync\n/he
 pub(crate) struct Server {
     scrapes: Scrapes,
     slots: Arc<Semaphore>,
+    /// The connections that have sent no whole request, by age.
+    silent: Mutex<BTreeMap<u64, Silent>>,
+    /// How many connections there have been.
+    connections: AtomicU64,
     /// The time for a whole connection.
     time: Duration,
     /// Becomes true when the server ends.
     ends: watch::Receiver<bool>,
+}
+
+/// A connection that has sent no whole request.
+#[derive(Debug)]
+struct Silent {
+    since: Instant,
+    task: AbortHandle,
 }
 
 impl Server {
@@ -53,9 +73,12 @@ impl Server {
     ) -> std::io::Result<()> {
         let (end, ends) = watch::channel(false);
         let scrape_time = scrapes.time_limit();
+        let most = most_connections();
         let server = Arc::new(Self {
             scrapes,
-            slots: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
+            slots: Arc::new(Semaphore::new(most)),
+            silent: Mutex::default(),
+            connections: AtomicU64::new(0),
             time: scrape_time.saturating_add(CLIENT_TIME * 2),
             ends,
         });
@@ -69,23 +92,66 @@ impl Server {
         acceptors.into_iter().for_each(|acceptor| acceptor.abort());
         end.send_replace(true);
         // All slots are free when no connection is left.
-        let _ = timeout(scrape_time, server.slots.acquire_many(MOST_CONNECTIONS)).await;
+        let all = u32::try_from(most).unwrap_or(u32::MAX);
+        let _ = timeout(scrape_time, server.slots.acquire_many(all)).await;
         Ok(())
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
-        while let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await {
+        loop {
             match listener.accept().await {
-                Ok((stream, _)) => _ = tokio::spawn(Arc::clone(&self).connection(stream, slot)),
+                Ok((stream, _)) => {
+                    let Some(slot) = self.slot().await else { break };
+                    let number = self.connections.fetch_add(1, Ordering::Relaxed);
+                    let mut silent = self.silent();
+                    let task = tokio::spawn(Arc::clone(&self).connection(number, stream, slot));
+                    let task = task.abort_handle();
+                    silent.insert(number, Silent { since: Instant::now(), task });
+                }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             }
         }
     }
 
+    /// Waits for a slot, for which connections without a whole request make room.
+    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        let mut slot = pin!(Arc::clone(&self.slots).acquire_owned());
+        let mut pause = Duration::ZERO;
+        loop {
+            if let Ok(slot) = timeout(pause, slot.as_mut()).await {
+                return slot.ok();
+            }
+            pause = self.make_room();
+        }
+    }
+
+    /// Drops the oldest connection that has sent no whole request, unless it is too young. Returns
+    /// when to try again.
+    fn make_room(&self) -> Duration {
+        let mut silent = self.silent();
+        let Some(oldest) = silent.first_entry() else { return GRACE };
+        let left = GRACE.saturating_sub(oldest.get().since.elapsed());
+        if !left.is_zero() {
+            return left;
+        }
+        oldest.remove().task.abort();
+        GRACE
+    }
+
+    fn silent(&self) -> MutexGuard<'_, BTreeMap<u64, Silent>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Serves a connection. What goes wrong is the client's affair.
-    async fn connection(self: Arc<Self>, stream: TcpStream, _slot: OwnedSemaphorePermit) {
-        let service = service_fn(|request: Request<Incoming>| async {
-            Ok::<_, Infallible>(self.respond(request).await)
+    async fn connection(
+        self: Arc<Self>,
+        number: u64,
+        stream: TcpStream,
+        _slot: OwnedSemaphorePermit,
+    ) {
+        let service = service_fn(|request: Request<Incoming>| {
+            self.silent().remove(&number);
+            async { Ok::<_, Infallible>(self.respond(request).await) }
         });
         let mut builder = http1::Builder::new();
         builder
@@ -106,6 +172,7 @@ impl Server {
             connection.as_mut().poll(context)
         });
         let _ = timeout(self.time, served).await;
+        self.silent().remove(&number);
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Response<String> {
@@ -134,6 +201,13 @@ impl Server {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
+}
+
+/// How many connections the limit of descriptors allows.
+fn most_connections() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).ok();
+    let limit = limit.and_then(|(limit, _)| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    limit.saturating_sub(OTHER_DESCRIPTORS).clamp(1, MOST_CONNECTIONS)
 }
 
 fn text(status: StatusCode, text: &str) -> Response<String> {
