@@ -1,7 +1,7 @@
 //! The HTTP server.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
 use nix::sys::signal::Signal;
@@ -151,6 +151,26 @@ fn rest_of(stream: &mut TcpStream) -> String {
         result => _ = result.expect("it is closed"),
     }
     String::from_utf8_lossy(&rest).into_owned()
+}
+
+/// As `nc -N` does.
+#[test]
+fn a_client_may_close_its_half() {
+    let exporter = Exporter::spawn(embedded());
+    let send = |bytes: &[u8]| {
+        let mut stream = connect(&exporter.address);
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        rest_of(&mut stream)
+    };
+    for _ in 0..20 {
+        let metrics = send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(metrics.contains("\ncorosync_up 1\n"), "{metrics}");
+    }
+    for nothing in [&b""[..], b"GET /met", b"GET /metrics HTTP/1.1\r\n"] {
+        assert_eq!(send(nothing), "");
+    }
+    exporter.end();
 }
 
 #[test]

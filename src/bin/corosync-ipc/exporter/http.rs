@@ -158,6 +158,7 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(CLIENT_TIME)
             .max_buf_size(MOST_REQUEST)
+            .half_close(true)
             .keep_alive(false);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut ends = self.ends.clone();
