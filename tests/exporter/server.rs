@@ -200,15 +200,23 @@ fn what_is_no_request_is_refused() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_an_error() {
+fn an_address_that_cannot_be_had_is_an_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
+    let port = taken.local_addr().unwrap().port();
     let run = |args: &[&str]| NodeCommand::here(program()).arg("exporter").args(args).run();
-    let output = run(&["--listen", &address]);
-    assert_eq!((output.code(), output.stdout.as_str()), (1, ""), "{output:?}");
-    assert!(output.stderr.contains(&address) && output.stderr.contains("--listen"), "{output:?}");
-    for wrong in ["9664", "localhost", "127.0.0.1"] {
-        assert_eq!(run(&["--listen", wrong]).code(), 2, "{wrong}");
+    let others = [&format!("127.0.0.1:{port}"), &format!(":{port}"), "a..b:9664", "192.0.2.1:0"];
+    for address in others {
+        let output = run(&["--listen", address]);
+        assert_eq!((output.code(), output.stdout.as_str()), (1, ""), "{address}: {output:?}");
+        let named = format!("--listen {address}: ");
+        assert!(output.stderr.contains(&named), "{address}: {output:?}");
+    }
+    let wrong =
+        ["9664", "localhost", "127.0.0.1", "::1:9664", "[::1]", "[a]:1", ":", ":x", "a:65536", ""];
+    for wrong in wrong {
+        let output = run(&["--listen", wrong]);
+        assert_eq!(output.code(), 2, "{wrong}: {output:?}");
+        assert!(output.stderr.contains("'--listen <ADDRESS>'"), "{wrong}: {output:?}");
     }
     assert_eq!(run(&["--web.systemd-socket"]).code(), 1);
     let json = NodeCommand::here(program()).args(["--json", "metrics"]).run();
@@ -223,6 +231,26 @@ fn it_listens_at_several_addresses() {
     for address in addresses {
         assert_eq!(get(&address, "/healthz", &[]).status, 200);
     }
+}
+
+/// As other exporters do.
+#[test]
+fn it_listens_at_all_addresses_and_at_those_of_a_name() {
+    let command = NodeCommand::here(program()).args(["--embedded", "exporter"]);
+    let command = command.args(["--web.listen-address", ":0", "--listen", "localhost:0"]);
+    let exporter = Exporter::spawn(command);
+    let [all, localhost] = &exporter.addresses()[..] else { panic!("{:?}", exporter.addresses()) };
+    assert!(localhost.starts_with("127.0.0.1:"), "{localhost}");
+    assert_eq!(get(localhost, "/healthz", &[]).status, 200);
+    let port = all.rsplit_once(':').unwrap().1;
+    let mut own = vec!["127.0.0.1", "127.0.0.2"];
+    if TcpListener::bind("[::1]:0").is_ok() {
+        own.push("[::1]");
+    }
+    for address in own {
+        assert_eq!(get(&format!("{address}:{port}"), "/healthz", &[]).status, 200);
+    }
+    exporter.end();
 }
 
 /// As systemd's socket unit starts it.

@@ -1,14 +1,17 @@
 //! `corosync-ipc metrics` and `corosync-ipc exporter`: corosync for Prometheus.
 
+use std::fmt;
 use std::future::pending;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::SystemTime;
 
 use clap::Args;
 use listenfd::ListenFd;
+use nix::errno::Errno;
 use serde_json::json;
 use tokio::runtime;
 use tokio::sync::oneshot;
@@ -64,16 +67,20 @@ pub(crate) struct Metrics {
   corosync-ipc exporter
   corosync-ipc exporter --listen 127.0.0.1:9665   # beside ha_cluster_exporter
   corosync-ipc exporter --listen 127.0.0.1:9664 --listen '[::1]:9664'
+  corosync-ipc exporter --listen :9664            # at all addresses
   curl http://127.0.0.1:9664/metrics")]
 pub(crate) struct Exporter {
     /// The address and port to listen at; can be given several times. Port 0 takes a free one.
+    ///
+    /// ":9664" is the port at all addresses. A name stands for the first of its addresses, of IPv4
+    /// if there is one.
     #[arg(
         long,
         value_name = "ADDRESS",
         visible_alias = "web.listen-address",
         default_value = "127.0.0.1:9664"
     )]
-    listen: Vec<SocketAddr>,
+    listen: Vec<Listen>,
 
     /// Serve at the sockets that systemd passes (LISTEN_FDS) instead.
     #[arg(long = "web.systemd-socket", conflicts_with = "listen")]
@@ -113,11 +120,11 @@ impl Metrics {
 
 impl Exporter {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        // Before there are other threads.
-        let signals = if context.is_embedded { None } else { Some(Signals::block()?) };
         let listeners =
             if self.systemd_socket { systemd_sockets()? } else { bind_all(&self.listen)? };
         let addresses = addresses(&listeners)?;
+        // Before there are other threads, and after names were looked up, which takes its time.
+        let signals = if context.is_embedded { None } else { Some(Signals::block()?) };
         let observer = Observer::start(&context.endpoint)?;
         let scraper = Scraper::new(context.endpoint.clone(), self.asked.clients, Some(observer));
         let faults = Faults::default();
@@ -176,19 +183,77 @@ fn systemd_sockets() -> Result<Vec<TcpListener>, Failure> {
     Ok(listeners)
 }
 
-fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Failure> {
-    let bind = |address: &SocketAddr| {
-        TcpListener::bind(address).map_err(|error| {
-            let hint = match error.kind() {
-                ErrorKind::AddrInUse => {
-                    "; ha_cluster_exporter has this port too: use another --listen beside it"
+/// Where to listen.
+#[derive(Clone, Debug)]
+enum Listen {
+    Address(SocketAddr),
+    /// All addresses.
+    Port(u16),
+    Name(String, u16),
+}
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or("no port: give ADDRESS:PORT or :PORT")?;
+        let port = port.parse().map_err(|_| "the port is no number up to 65535")?;
+        if host.contains([':', '[', ']']) {
+            return Err("an address of IPv6 is written as [::1]:9664");
+        }
+        Ok(if host.is_empty() { Self::Port(port) } else { Self::Name(host.to_owned(), port) })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Port(port) => write!(f, ":{port}"),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+impl Listen {
+    fn bind(&self) -> io::Result<TcpListener> {
+        match self {
+            Self::Address(address) => TcpListener::bind(address),
+            Self::Port(port) => match TcpListener::bind((Ipv6Addr::UNSPECIFIED, *port)) {
+                // There is no IPv6 here. Otherwise that socket is for IPv4 too.
+                Err(error) if is_without_ipv6(&error) => {
+                    TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port))
                 }
+                listener => listener,
+            },
+            Self::Name(name, port) => {
+                let addresses = (name.as_str(), *port).to_socket_addrs()?;
+                let address = addresses.min_by_key(SocketAddr::is_ipv6);
+                TcpListener::bind(address.ok_or(ErrorKind::AddrNotAvailable)?)
+            }
+        }
+    }
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    let errors = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL];
+    errors.map(|error| Some(error as i32)).contains(&error.raw_os_error())
+}
+
+fn bind_all(listen: &[Listen]) -> Result<Vec<TcpListener>, Failure> {
+    let bind = |listen: &Listen| {
+        listen.bind().map_err(|error| {
+            let hint = match error.kind() {
+                ErrorKind::AddrInUse => "; ha_cluster_exporter has port 9664 too: use another one",
                 _ => "",
             };
-            Failure::refused(format!("listening at {address}: {error}{hint}"))
+            failed(&format!("--listen {listen}"), &error).map_text(|text| text + hint)
         })
     };
-    addresses.iter().map(bind).collect()
+    listen.iter().map(bind).collect()
 }
 
 fn addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, Failure> {
