@@ -1,11 +1,18 @@
 //! The HTTP server.
 
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process;
 use std::thread;
 
+use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
-use testbed::{Host, NodeCommand, eventually};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use testbed::{Host, NodeCommand, Process, eventually, folder};
 
 use super::client::{answer, connect, get, request};
 use super::{Exporter, program};
@@ -15,6 +22,7 @@ testbed::on_each_host! {
     requests_at_the_same_time_share_a_scrape;
     a_signal_ends_it_whatever_is_under_way;
     clients_leave_a_scrape_its_descriptors;
+    nobody_has_to_read_what_it_says;
 }
 
 fn pages_are_served(host: &Host) {
@@ -99,6 +107,52 @@ fn clients_leave_a_scrape_its_descriptors(host: &Host) {
     }
     drop(clients);
     exporter.end();
+}
+
+/// Its log is a pipe that is full.
+fn nobody_has_to_read_what_it_says(host: &Host) {
+    let folder = folder();
+    let pipe = folder.path().join("pipe");
+    for verbose in [&[][..], &["-v"]] {
+        let mut reader = full_pipe(&pipe);
+        let command = host.command("sh").args(["-c", "exec \"$@\" 2>\"$0\""]).arg(&pipe);
+        let command = command.arg(program()).args(["exporter", "--listen", "127.0.0.1:0"]);
+        let exporter = Exporter::spawn(command.args(["--timeout", "1s"]).args(verbose));
+        let paused = host.pause();
+        for _ in 0..3 {
+            assert_eq!(exporter.metrics().value("corosync_up"), 0.0);
+        }
+        let mut text = Vec::new();
+        let _ = reader.read_to_end(&mut text);
+        // It was not lost, but told late.
+        assert_eq!(exporter.metrics().value("corosync_up"), 0.0);
+        drop(paused);
+        eventually("the daemon answers again", || exporter.metrics().value("corosync_up") == 1.0);
+        text.clear();
+        let _ = reader.read_to_end(&mut text);
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let line = |end: &str| text.lines().any(|line| line.contains(end));
+        assert!(line("CS_ERR_TIMEOUT") && line(": corosync answers again"), "{text}");
+        assert_eq!(line("lines of the log are missing here"), !verbose.is_empty(), "{text}");
+        fill(&mut reader);
+        let output = exporter.end();
+        assert_eq!(output.code(), 0, "{output:?}");
+    }
+}
+
+/// A pipe that takes no more, and its reader.
+fn full_pipe(path: &Path) -> File {
+    if !path.exists() {
+        mkfifo(path, Mode::S_IRWXU).unwrap();
+    }
+    let mut pipe =
+        OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(path).unwrap();
+    fill(&mut pipe);
+    pipe
+}
+
+fn fill(pipe: &mut File) {
+    while pipe.write(&[0; 4096]).is_ok() {}
 }
 
 /// Whoever sends no request makes room when others come, the oldest first.
@@ -251,6 +305,35 @@ fn it_listens_at_all_addresses_and_at_those_of_a_name() {
         assert_eq!(get(&format!("{address}:{port}"), "/healthz", &[]).status, 200);
     }
     exporter.end();
+}
+
+/// Standard output may be closed, or a pipe that is full.
+#[test]
+fn nobody_has_to_read_its_first_line() {
+    let folder = folder();
+    let pipe = folder.path().join("pipe");
+    let full = full_pipe(&pipe);
+    // Nobody else has this one.
+    let [.., high, low] = process::id().to_be_bytes();
+    let address = format!("127.92.{high}.{low}:9664");
+    let closed = "exec 3<>\"$0\" 1>\"$0\" 3>&-; exec \"$@\"";
+    let start = |script: &str| {
+        let command = NodeCommand::here("sh").args(["-c", script]).arg(&pipe).arg(program());
+        command.args(["exporter", "--listen", &address]).spawn()
+    };
+    let serves = |mut exporter: Process| {
+        eventually("it serves", || {
+            assert!(exporter.is_running(), "{}", exporter.stderr());
+            TcpStream::connect(&address).is_ok()
+        });
+        assert_eq!(get(&address, "/healthz", &[]).status, 200);
+        exporter.signal(Signal::SIGTERM);
+        let output = exporter.wait();
+        assert_eq!((output.code(), output.stderr.as_str()), (0, ""), "{output:?}");
+    };
+    serves(start("exec \"$@\" >\"$0\""));
+    drop(full);
+    serves(start(closed));
 }
 
 /// As systemd's socket unit starts it.

@@ -1,23 +1,27 @@
 //! `-v`: writes the library's log to standard error.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::output::{printable, rfc3339};
+use crate::output::{print_error, printable, rfc3339};
 
 /// Starts logging.
 pub(crate) fn start() {
     // Fails only if a subscriber is set already.
-    let _ = tracing::subscriber::set_global_default(Stderr);
+    let _ = tracing::subscriber::set_global_default(Stderr::default());
 }
 
 /// Writes every event as a line. There are no spans.
-struct Stderr;
+#[derive(Default)]
+struct Stderr {
+    /// The lines that nobody took since the last one.
+    lost: AtomicU64,
+}
 
 impl Subscriber for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -36,7 +40,13 @@ impl Subscriber for Stderr {
         let mut line = Line::default();
         event.record(&mut line);
         let (time, level) = (rfc3339(SystemTime::now()), event.metadata().level());
-        let _ = writeln!(io::stderr(), "{time} {level} {}{}", line.message, line.fields);
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        let gap = format!("{lost} lines of the log are missing here\n");
+        let gap = if lost == 0 { "" } else { &gap };
+        let line = format!("{gap}{time} {level} {}{}\n", line.message, line.fields);
+        if !print_error(&line) {
+            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+        }
     }
 
     fn enter(&self, _: &Id) {}

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::iter;
+use std::os::fd::AsFd;
 use std::str;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use anstream::stream::RawStream;
@@ -12,6 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use corosync_ipc::Escaped;
 use corosync_ipc::snapshot::Fault;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 use terminal_size::terminal_size_of;
 use unicode_width::UnicodeWidthStr;
@@ -63,14 +66,45 @@ fn ascii_where_it_steers(json: String) -> String {
 
 /// Writes one line to standard error. Ignores errors.
 pub(crate) fn complain(text: &str) {
+    try_complain(text);
+}
+
+/// As [`complain`]. Returns false where [`print_error`] does.
+pub(crate) fn try_complain(text: &str) -> bool {
     let name = red("corosync-ipc:".to_owned(), &io::stderr());
-    let _ = writeln!(io::stderr(), "{name} {}", printable(text));
+    print_error(&format!("{name} {}\n", printable(text)))
 }
 
 /// Writes one line of JSON to standard error. Ignores errors.
 pub(crate) fn complain_json(text: &str, cs_error: Option<&str>, exit_status: u8) {
     let line = json!({ "error": text, "cs_error": cs_error, "exit_status": exit_status });
-    let _ = io::stderr().write_all(ascii_where_it_steers(format!("{line}\n")).as_bytes());
+    print_error(&ascii_where_it_steers(format!("{line}\n")));
+}
+
+/// Whether standard error is never waited for.
+static NEVER_WAIT: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`print_error`] does not wait. For a daemon, which must go on, and end, although
+/// nobody reads its log any more.
+#[cfg(feature = "exporter")]
+pub(crate) fn never_wait_for_standard_error() {
+    NEVER_WAIT.store(true, Ordering::Relaxed);
+}
+
+/// Writes a line to standard error. Ignores errors. Returns false if the line is left out because
+/// standard error takes none.
+pub(crate) fn print_error(line: &str) -> bool {
+    let mut stderr = io::stderr().lock();
+    let takes_one = || {
+        let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        // An error is left to writing.
+        !matches!(poll(&mut polled, PollTimeout::ZERO), Ok(0))
+    };
+    let is_left_out = NEVER_WAIT.load(Ordering::Relaxed) && !takes_one();
+    if !is_left_out {
+        let _ = stderr.write_all(line.as_bytes());
+    }
+    !is_left_out
 }
 
 /// The time of an event: UTC, with microseconds.

@@ -23,7 +23,9 @@ use crate::exporter::http::Server;
 use crate::exporter::observer::Observer;
 use crate::exporter::scrape::Scrapes;
 use crate::failure::Failure;
-use crate::output::{complain, print, print_event, words};
+use crate::output::{
+    complain, never_wait_for_standard_error, print, print_event, try_complain, words,
+};
 use crate::signals::Signals;
 
 /// Prints metrics of corosync in the Prometheus text format, once
@@ -123,6 +125,7 @@ impl Exporter {
         let listeners =
             if self.systemd_socket { systemd_sockets()? } else { bind_all(&self.listen)? };
         let addresses = addresses(&listeners)?;
+        never_wait_for_standard_error();
         // Before there are other threads, and after names were looked up, which takes its time.
         let signals = if context.is_embedded { None } else { Some(Signals::block()?) };
         let observer = Observer::start(&context.endpoint)?;
@@ -135,7 +138,9 @@ impl Exporter {
         });
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.map_err(|error| failed("starting the server", &error))?;
-        announce(context, &addresses)?;
+        let json = context.json;
+        // Whoever started it may have gone, or may not read.
+        thread::spawn(move || announce(json, &addresses));
         let stop = async {
             match signals.map(stop_at_signal) {
                 Some(stop) => _ = stop.await,
@@ -143,9 +148,10 @@ impl Exporter {
                 None => pending().await,
             }
         };
-        runtime
-            .block_on(Server::serve(scrapes, listeners, stop))
-            .map_err(|error| failed("serving", &error))
+        let served = runtime.block_on(Server::serve(scrapes, listeners, stop));
+        // Does not wait for a scrape that nobody waits for any more.
+        runtime.shutdown_background();
+        served.map_err(|error| failed("serving", &error))
     }
 }
 
@@ -161,8 +167,7 @@ impl Faults {
             _ => None,
         };
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *said != fault {
-            complain(fault.as_deref().unwrap_or("corosync answers again"));
+        if *said != fault && try_complain(fault.as_deref().unwrap_or("corosync answers again")) {
             *said = fault;
         }
     }
@@ -276,12 +281,17 @@ fn stop_at_signal(signals: Signals) -> oneshot::Receiver<()> {
     stopped
 }
 
-fn announce(context: &Context, addresses: &[SocketAddr]) -> Result<(), Failure> {
-    if context.json {
+/// Prints the line, if anybody takes it.
+fn announce(json: bool, addresses: &[SocketAddr]) {
+    let printed = if json {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let members = json!({ "addresses": addresses });
-        return print_event("listening", SystemTime::now(), members);
+        print_event("listening", SystemTime::now(), members)
+    } else {
+        let urls = addresses.iter().map(|address| format!("http://{address}/metrics"));
+        print(format!("serving {}\n", words(urls)))
+    };
+    if let Err(Failure::Failed { text, .. }) = printed {
+        complain(&text);
     }
-    let urls = addresses.iter().map(|address| format!("http://{address}/metrics"));
-    print(format!("serving {}\n", words(urls)))
 }
