@@ -130,8 +130,9 @@ impl<S> Dispatcher<S> {
         self.registry.add(client, handler)
     }
 
-    /// The dispatcher as its handlers see it.
-    pub(crate) fn control(&mut self) -> Control<'_, S> {
+    /// The dispatcher as its handlers see it, for a function that adds clients before it runs and
+    /// from a handler.
+    pub fn control(&mut self) -> Control<'_, S> {
         Control { registry: &mut self.registry, queue: &self.queue }
     }
 

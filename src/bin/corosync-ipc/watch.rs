@@ -133,7 +133,7 @@ pub(crate) trait Watcher: Losing + Send + 'static {
     }
 
     /// The name of what is set up.
-    fn name(setup: &<Self::Client as Supervise>::Setup) -> String;
+    fn name(&self, setup: &<Self::Client as Supervise>::Setup) -> String;
 }
 
 /// Prints the events of clients until `count` lines are printed, or a client fails that is not to
@@ -232,9 +232,8 @@ impl Watch {
         setups: impl IntoIterator<Item = <W::Client as Supervise>::Setup>,
         watcher: W,
     ) -> Result<(), Failure> {
-        let client = self.printer.supervise(connect, setups)?;
-        self.dispatcher.add_supervised(client, handler(watcher))?;
-        Ok(())
+        let mut control = self.dispatcher.control();
+        Clients { printer: &mut self.printer, control: &mut control }.add(connect, setups, watcher)
     }
 
     /// What another thread prints by.
@@ -319,7 +318,10 @@ impl Clients<'_, '_> {
         setups: impl IntoIterator<Item = <W::Client as Supervise>::Setup>,
         watcher: W,
     ) -> Result<(), Failure> {
-        let client = self.printer.supervise(connect, setups)?;
+        let endpoint = self.printer.endpoint.clone();
+        let mut client = Supervised::new(move || connect(&endpoint));
+        setups.into_iter().try_for_each(|setup| client.set_up(setup))?;
+        self.printer.waiting += 1;
         self.control.add_supervised(client, handler(watcher))?;
         Ok(())
     }
@@ -345,7 +347,8 @@ fn handler<W: Watcher>(mut watcher: W) -> impl NoticeHandler<Printer, W::Client>
                 }
             }
             Ok(Notice::Up(Up { restored, .. })) => {
-                let missed = restored.iter().map(|one| (W::name(&one.setup), one.missed)).collect();
+                let missed =
+                    restored.iter().map(|one| (watcher.name(&one.setup), one.missed)).collect();
                 let refused = restored.into_iter().find_map(|one| one.result.err());
                 let result = match (refused, client.client()) {
                     (Some(error), _) | (None, Err(error)) => Err(watcher.failure(error)),
@@ -485,19 +488,6 @@ fn word(missed: Missed) -> &'static str {
 }
 
 impl Printer {
-    /// A client that is to be connected.
-    fn supervise<C: Supervise>(
-        &mut self,
-        connect: impl Fn(&Endpoint) -> Result<C, Error> + Send + Sync + 'static,
-        setups: impl IntoIterator<Item = C::Setup>,
-    ) -> Result<Supervised<C>, Failure> {
-        let endpoint = self.endpoint.clone();
-        let mut client = Supervised::new(move || connect(&endpoint));
-        setups.into_iter().try_for_each(|setup| client.set_up(setup))?;
-        self.waiting += 1;
-        Ok(client)
-    }
-
     /// The client is connected, or will not be.
     pub(crate) fn meet(&mut self, met: &mut bool) {
         if !mem::replace(met, true) {

@@ -302,7 +302,7 @@ impl Watcher for Answerer {
         Ok(Vec::new())
     }
 
-    fn name(_: &CfgTracker) -> String {
+    fn name(&self, _: &CfgTracker) -> String {
         "shutdowns".to_owned()
     }
 }

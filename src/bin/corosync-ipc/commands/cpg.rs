@@ -12,12 +12,12 @@ use corosync_ipc::snapshot::{self, Faults};
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, UnknownEvent, cmap};
 use serde_json::{Value as Json, json};
 
-use crate::commands::group::{self, Present, add_name, end, parse_name};
+use crate::commands::group::{self, Member, Present, add_name, end, parse_name};
 use crate::context::Context;
 use crate::failure::{Failure, judge, parts};
 use crate::output::{self, Column, print, print_document, table, words};
 use crate::report::ring_json;
-use crate::watch::{Clients, Line, Losing, Stay, Watcher, ids};
+use crate::watch::{Line, Stay, ids};
 
 /// Shows groups of processes, joins them and sends messages to them
 ///
@@ -329,9 +329,9 @@ fn join_all(
         }
         let options = options.clone();
         let connect = move |endpoint: &Endpoint| Client::connect_with(endpoint, options.clone());
-        let present = Present::default();
-        watch.add(connect, [*group], Member { group: *group, present: present.clone() })?;
-        joined.push((present, *group));
+        let member = Member::new(*group, event_line, Failure::from);
+        joined.push((member.present(), *group));
+        watch.add(connect, [*group], member)?;
     }
     let groups = joined.iter().map(|(present, _)| present.clone()).collect();
     let multicast = |client: &Client, message: &[u8]| client.multicast(Guarantee::AGREED, message);
@@ -341,40 +341,6 @@ fn join_all(
             present.get().into_iter().for_each(|client| leave(&client, group));
         }
     })
-}
-
-/// Prints the events of a group.
-struct Member {
-    group: GroupName,
-    present: Present<Client>,
-}
-
-impl Losing for Member {
-    fn lost(&mut self, _: &Json) {
-        self.present.set(None);
-    }
-}
-
-impl Watcher for Member {
-    type Client = Client;
-
-    fn event(&mut self, _: &Client, event: Event) -> Result<Vec<Line>, Failure> {
-        Ok(vec![event_line(self.group, event)])
-    }
-
-    fn up(
-        &mut self,
-        client: &Arc<Client>,
-        _: bool,
-        _: &mut Clients<'_, '_>,
-    ) -> Result<Vec<Line>, Failure> {
-        self.present.set(Some(Arc::clone(client)));
-        Ok(Vec::new())
-    }
-
-    fn name(group: &GroupName) -> String {
-        group.to_string()
-    }
 }
 
 /// Leaves, so that the members see a leave and not the end of the process.

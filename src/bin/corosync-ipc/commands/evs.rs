@@ -6,13 +6,13 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use corosync_ipc::evs::{Client, Confchg, Deliver, Event, GroupName, Guarantee};
 use corosync_ipc::{Endpoint, Error, UnknownEvent, cmap, cpg};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
-use crate::commands::group::{self, Present, add_name, end};
+use crate::commands::group::{self, Member, add_name, end};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{self, print, print_document, words};
-use crate::watch::{Clients, Line, Losing, Stay, Watcher, ids};
+use crate::output::{print, print_document, words};
+use crate::watch::{Line, Stay, ids};
 
 /// Joins groups of evs and sends messages to them (corosync 1.99.0 to 1.99.7 only)
 ///
@@ -119,53 +119,15 @@ fn leave(client: &Client, group: GroupName) {
 
 fn join(context: &Context, name: Name, stay: &Stay, count: Option<u64>) -> Result<(), Failure> {
     let mut watch = group::watch(context, stay, count)?;
-    let present = Present::default();
     let endpoint = context.endpoint.clone();
-    let member = Member { name, present: present.clone(), endpoint };
+    let failure = move |error| explained(error, &endpoint);
+    let member = Member::new(name.printed, event_line, failure);
+    let present = member.present();
     watch.add(Client::connect_to, [name.group], member)?;
     let multicast =
         |client: &Client, message: &[u8]| client.multicast_joined(Guarantee::AGREED, message);
     let result = group::take_part(watch, stay, vec![present.clone()], multicast);
     end(result, || present.get().into_iter().for_each(|client| leave(&client, name.group)))
-}
-
-/// Prints the events of a group.
-struct Member {
-    name: Name,
-    present: Present<Client>,
-    endpoint: Endpoint,
-}
-
-impl Losing for Member {
-    fn lost(&mut self, _: &Json) {
-        self.present.set(None);
-    }
-
-    fn failure(&self, error: Error) -> Failure {
-        explained(error, &self.endpoint)
-    }
-}
-
-impl Watcher for Member {
-    type Client = Client;
-
-    fn event(&mut self, _: &Client, event: Event) -> Result<Vec<Line>, Failure> {
-        Ok(vec![event_line(&self.name.printed, event)])
-    }
-
-    fn up(
-        &mut self,
-        client: &Arc<Client>,
-        _: bool,
-        _: &mut Clients<'_, '_>,
-    ) -> Result<Vec<Line>, Failure> {
-        self.present.set(Some(Arc::clone(client)));
-        Ok(Vec::new())
-    }
-
-    fn name(group: &GroupName) -> String {
-        output::escaped(group.trimmed())
-    }
 }
 
 fn send(context: &Context, name: Name, message: Option<OsString>) -> Result<(), Failure> {
@@ -203,11 +165,11 @@ fn members(context: &Context) -> Result<(), Failure> {
     print(format!("Local node:  {local}\nMembers:     {}\n", words(&members)))
 }
 
-fn event_line(group: &cpg::GroupName, event: Event) -> Line {
+fn event_line(group: cpg::GroupName, event: Event) -> Line {
     match event {
         Event::Deliver(Deliver { node_id, payload }) => {
             let mut members = json!({ "node_id": node_id.0 });
-            add_name(&mut members, group);
+            add_name(&mut members, &group);
             group::delivery(format_args!("{group} {node_id}"), members, &payload)
         }
         Event::Confchg(Confchg { members, left, joined }) => Line {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use corosync_ipc::cpg::{DEFAULT_REASSEMBLY_LIMIT, GroupName};
 use corosync_ipc::snapshot::Fault;
+use corosync_ipc::supervise::Supervise;
 use corosync_ipc::{Deadline, Error, ServiceClient};
 use serde_json::{Value as Json, json};
 
@@ -20,7 +21,7 @@ use crate::context::Context;
 use crate::failure::{Failure, TIMED_OUT};
 use crate::output::{add_payload, complain, escaped};
 use crate::signals;
-use crate::watch::{Line, Stay, Watch};
+use crate::watch::{Clients, Line, Losing, Stay, Watch, Watcher};
 
 /// The longest message from standard input, in bytes. By default members do not reassemble longer
 /// ones.
@@ -146,7 +147,7 @@ impl<C> Default for Present<C> {
 }
 
 impl<C> Present<C> {
-    pub(crate) fn set(&self, client: Option<Arc<C>>) {
+    fn set(&self, client: Option<Arc<C>>) {
         *self.lock() = client;
         self.0.1.notify_all();
     }
@@ -168,6 +169,62 @@ impl<C> Present<C> {
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<C>>> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Prints the events of a group that is joined.
+pub(crate) struct Member<C: ServiceClient> {
+    group: GroupName,
+    present: Present<C>,
+    line: fn(GroupName, C::Event) -> Line,
+    failure: Box<dyn Fn(Error) -> Failure + Send>,
+}
+
+impl<C: ServiceClient> Member<C> {
+    /// `line` makes the line of an event, `failure` what an error ends the command with.
+    pub(crate) fn new(
+        group: GroupName,
+        line: fn(GroupName, C::Event) -> Line,
+        failure: impl Fn(Error) -> Failure + Send + 'static,
+    ) -> Self {
+        Self { group, present: Present::default(), line, failure: Box::new(failure) }
+    }
+
+    /// The client that has joined.
+    pub(crate) fn present(&self) -> Present<C> {
+        self.present.clone()
+    }
+}
+
+impl<C: ServiceClient> Losing for Member<C> {
+    fn lost(&mut self, _: &Json) {
+        self.present.set(None);
+    }
+
+    fn failure(&self, error: Error) -> Failure {
+        (self.failure)(error)
+    }
+}
+
+impl<C: Supervise> Watcher for Member<C> {
+    type Client = C;
+
+    fn event(&mut self, _: &C, event: C::Event) -> Result<Vec<Line>, Failure> {
+        Ok(vec![(self.line)(self.group, event)])
+    }
+
+    fn up(
+        &mut self,
+        client: &Arc<C>,
+        _: bool,
+        _: &mut Clients<'_, '_>,
+    ) -> Result<Vec<Line>, Failure> {
+        self.present.set(Some(Arc::clone(client)));
+        Ok(Vec::new())
+    }
+
+    fn name(&self, _: &C::Setup) -> String {
+        self.group.to_string()
     }
 }
 

@@ -197,7 +197,7 @@ impl Watcher for Members {
         Ok(Vec::new())
     }
 
-    fn name(_: &TrackFlags) -> String {
+    fn name(&self, _: &TrackFlags) -> String {
         "quorum".to_owned()
     }
 }
@@ -356,9 +356,9 @@ impl Watcher for Statistics {
         let Some(thing) = self.thing(&key) else { return Ok(Vec::new()) };
         let value = notification.new_value.or(notification.old_value);
         let last = value.clone();
-        let value = match notification.event {
-            TrackEvents::DELETE => None,
-            TrackEvents::ADD => thing.follow(client, &key, value)?,
+        let value = match (notification.event, &thing) {
+            (TrackEvents::DELETE, _) => None,
+            (TrackEvents::ADD, Thing::Link { .. }) => follow(client, &key)?,
             _ => value,
         };
         let known = self.known.get_or_insert_default();
@@ -409,7 +409,7 @@ impl Watcher for Statistics {
         Ok(lines)
     }
 
-    fn name(tracker: &CmapTracker) -> String {
+    fn name(&self, tracker: &CmapTracker) -> String {
         if tracker.key() == LINKS { "links" } else { "clients" }.to_owned()
     }
 }
@@ -429,9 +429,10 @@ impl Statistics {
         if !self.prefixes.contains(&LINKS) {
             return Ok(found);
         }
-        for (key, value) in client.list(LINKS)? {
+        for entry in client.iter(LINKS)? {
+            let key = entry?.key;
             let Some(thing) = self.thing(&key) else { continue };
-            if let Some(value) = thing.follow(client, &key, Some(value))? {
+            if let Some(value) = follow(client, &key)? {
                 found.insert(key, (thing, value));
             }
         }
@@ -508,24 +509,15 @@ impl Thing {
         };
         Some(Self::Connection { service: service.to_owned(), pid, id: id.to_owned() })
     }
+}
 
-    /// The value of a key that has been found. Has a link tracked: in the map of statistics only a
-    /// tracker of the key itself is told that its value changes.
-    fn follow(
-        &self,
-        client: &cmap::Client,
-        key: &str,
-        value: Option<Value>,
-    ) -> Result<Option<Value>, Error> {
-        if let Self::Connection { .. } = self {
-            return Ok(value);
-        }
-        match client.track_add(key, TrackEvents::MODIFY) {
-            // It is gone again.
-            Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
-            // It changed before it was tracked, or not.
-            tracked => tracked.and_then(|_| client.get(key)),
-        }
+/// Has the key of a link tracked, and returns its value unless it is gone again: in the map of
+/// statistics only a tracker of the key itself is told that its value changes.
+fn follow(client: &cmap::Client, key: &str) -> Result<Option<Value>, Error> {
+    match client.track_add(key, TrackEvents::MODIFY) {
+        Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
+        // It changed before it was tracked, or not.
+        tracked => tracked.and_then(|_| client.get(key)),
     }
 }
 

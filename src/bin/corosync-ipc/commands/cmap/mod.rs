@@ -568,7 +568,7 @@ impl Watcher for Keys {
         Ok(lines.unwrap_or_default())
     }
 
-    fn name(tracker: &CmapTracker) -> String {
+    fn name(&self, tracker: &CmapTracker) -> String {
         let more = if tracker.events().contains(TrackEvents::PREFIX) { "*" } else { "" };
         format!("{}{more}", tracker.key())
     }

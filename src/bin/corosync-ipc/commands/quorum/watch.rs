@@ -80,7 +80,7 @@ impl Watcher for QuorumWatcher {
         Ok(Vec::new())
     }
 
-    fn name(_: &TrackFlags) -> String {
+    fn name(&self, _: &TrackFlags) -> String {
         "quorum".to_owned()
     }
 }
@@ -105,7 +105,7 @@ impl Watcher for VotequorumWatcher {
         Ok(vec![votequorum_line(event)])
     }
 
-    fn name(_: &VotequorumTracker) -> String {
+    fn name(&self, _: &VotequorumTracker) -> String {
         "votequorum".to_owned()
     }
 }
