@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use testbed::{Host, NodeCommand, Process, eventually};
 
 use super::served::Place;
-use super::{command, json, lines};
+use super::{assert_fails, command, json, lines, outside, program};
 
 testbed::on_each_host! {
     a_hook_is_told_what_quorum_is;
@@ -20,6 +20,7 @@ testbed::on_each_host! {
     a_hook_that_fails_is_told_and_ends_nothing;
     a_hook_that_is_late_is_ended_with_all_that_it_started;
     a_hook_ends_with_its_watch;
+    a_hook_is_told_when_nobody_reads_the_lines;
 }
 
 /// A folder for the files of a hook.
@@ -200,6 +201,36 @@ fn a_hook_ends_with_its_watch(host: &Host) {
     assert_eq!(output.code(), -(Signal::SIGTERM as i32), "{output:?}");
     assert!(output.stderr.contains("hook: was ended with this command: ended by SIGTERM\n"));
     wait_gone(files.text("group").trim());
+}
+
+fn a_hook_is_told_when_nobody_reads_the_lines(host: &Host) {
+    for (index, watch) in ["quorum watch", "watch --events quorum"].into_iter().enumerate() {
+        if index > 0 {
+            host.start();
+        }
+        let files = Files::new();
+        let hook = format!("echo $COROSYNC_IPC_QUORATE >>{}", files.path("runs").display());
+        let script = format!("(\"$0\" {watch} --exec \"$1\"; echo ended $? >&2) | true");
+        let shell = host.command("/bin/sh").args(["-c", &script]).arg(program()).arg(hook).spawn();
+        // A daemon that has just started may not be quorate for a moment.
+        eventually("the hook has run", || files.text("runs").ends_with("yes\n"));
+        host.kill();
+        let output = shell.wait();
+        assert!(files.text("runs").ends_with("yes\nunknown\n"), "{}", files.text("runs"));
+        let told = "corosync-ipc: nobody reads standard output any more; goes on for the hook\n";
+        assert_eq!(output.stderr.matches(told).count(), 1, "{output:?}");
+        assert!(output.stderr.ends_with("\nended 3\n"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_hook_is_a_program() {
+    for watch in [&["quorum", "watch"][..], &["watch"]] {
+        for none in ["", " \t"] {
+            let output = outside(&[watch, &["--exec", none]].concat());
+            assert_fails(&output, 2, &["--exec", "names no program"]);
+        }
+    }
 }
 
 #[test]

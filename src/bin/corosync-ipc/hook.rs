@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -43,12 +44,20 @@ pub(crate) struct Exec {
     /// A word that means nothing special to a shell is a program, anything else is given to
     /// `/bin/sh -c`. One runs at a time. If the state changes meanwhile, the program runs again
     /// with the latest state, and states in between are dropped. What it prints goes to standard
-    /// error. That it fails is told there too, and ends nothing.
-    #[arg(long, value_name = "CMD")]
+    /// error. That it fails is told there too, and ends nothing. The command goes on for it when
+    /// nobody reads its own standard output any more.
+    #[arg(long, value_name = "CMD", value_parser = program())]
     exec: Option<OsString>,
     /// How long the program may run before SIGTERM ends it, and SIGKILL 5 seconds later.
     #[arg(long, value_name = "DURATION", default_value = "30s", requires = "exec", value_parser = duration::parse)]
     exec_timeout: Duration,
+}
+
+fn program() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(|text| {
+        let is_blank = text.as_bytes().trim_ascii().is_empty();
+        if is_blank { Err("it names no program") } else { Ok(text) }
+    })
 }
 
 /// A hook that a thread runs whenever there is something new.

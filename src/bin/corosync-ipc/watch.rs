@@ -171,6 +171,18 @@ pub(crate) struct Printer {
     /// Lines that wait until all clients are connected, so that a command that does not start
     /// prints nothing.
     held: Vec<(SystemTime, Line)>,
+    output: Output,
+}
+
+/// What becomes of lines.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Output {
+    /// They are all that the command is for: it ends when nobody reads them any more.
+    Needed,
+    /// A hook is told too, whether they are read or not.
+    Beside,
+    /// Nobody reads them any more.
+    Gone,
 }
 
 /// How many lines wait at most.
@@ -203,6 +215,7 @@ impl Watch {
             waiting: 0,
             obstacle: String::new(),
             held: Vec::new(),
+            output: Output::Needed,
         };
         let watch = Self { dispatcher: Dispatcher::new()?, printer };
         watch.end_at_signals(GRACE)?;
@@ -213,6 +226,11 @@ impl Watch {
     pub(crate) fn counting(mut self, event: &'static str) -> Self {
         self.printer.counted = Some(event);
         self
+    }
+
+    /// Goes on when nobody reads standard output any more.
+    pub(crate) fn outlive_output(&mut self) {
+        self.printer.output = Output::Beside;
     }
 
     /// Ends the loop at a signal. Dies of the signal when the loop does not end within `grace`.
@@ -257,7 +275,8 @@ impl Watch {
         }
     }
 
-    /// Prints events as they arrive. Ends also when nobody reads standard output any more.
+    /// Prints events as they arrive. Ends also when nobody reads standard output any more, unless a
+    /// hook is told.
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         let stdout = io::stdout();
         loop {
@@ -267,9 +286,11 @@ impl Watch {
                 PollFd::new(stdout.as_fd(), PollFlags::empty()),
             ];
             let until = self.printer.start.filter(|_| self.printer.waits());
-            poll_any(&mut watched, "waiting for events", until)?;
-            if watched[1].any() == Some(true) {
-                return Err(Failure::OutputClosed);
+            // Its end is there for ever.
+            let count = if self.printer.output == Output::Gone { 1 } else { 2 };
+            poll_any(&mut watched[..count], "waiting for events", until)?;
+            if count == 2 && watched[1].any() == Some(true) {
+                self.printer.lose_output(Failure::OutputClosed)?;
             }
             within(self.printer.deadline(), || {
                 self.dispatcher.round(&mut self.printer, Duration::ZERO)
@@ -559,6 +580,16 @@ impl Printer {
         }
     }
 
+    /// Nobody reads standard output any more, or else this is another failure.
+    fn lose_output(&mut self, failure: Failure) -> Result<(), Failure> {
+        if !matches!((&failure, self.output), (Failure::OutputClosed, Output::Beside)) {
+            return Err(failure);
+        }
+        self.output = Output::Gone;
+        complain("nobody reads standard output any more; goes on for the hook");
+        Ok(())
+    }
+
     /// Writes the lines that were held, when nothing keeps them any more.
     fn release(&mut self) -> Result<(), Failure> {
         if self.waiting > 0 && self.held.len() < MOST_HELD {
@@ -570,7 +601,9 @@ impl Printer {
             }
             let is_counted =
                 line.event != GAP && self.counted.is_none_or(|event| event == line.event);
-            line.write(time, self.json)?;
+            if self.output != Output::Gone {
+                line.write(time, self.json).or_else(|failure| self.lose_output(failure))?;
+            }
             if let Some(left) = self.left.as_mut().filter(|_| is_counted) {
                 *left = left.saturating_sub(1);
                 if *left == 0 {

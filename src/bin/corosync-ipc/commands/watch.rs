@@ -80,7 +80,7 @@ impl Watch {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let wants = |kind| self.events.is_empty() || self.events.contains(&kind);
         let mut watch = watch::Watch::new(context, &self.stay, self.count)?;
-        let hooks = Hooks::start(self.exec, &watch, context)?;
+        let hooks = Hooks::start(self.exec, &mut watch, context)?;
         let hook = || hooks.as_ref().map(Hooks::teller);
         let nodes = Nodes::new(&context.endpoint);
         // Also tells that there is a gap, so it is always there.

@@ -23,10 +23,11 @@ impl Hooks {
     /// `None` where nothing is to be run.
     pub(crate) fn start(
         exec: Exec,
-        watch: &Watch,
+        watch: &mut Watch,
         context: &Context,
     ) -> Result<Option<Self>, Failure> {
         let Some(hook) = Hook::new(exec) else { return Ok(None) };
+        watch.outlive_output();
         // It has its time to end.
         watch.end_at_signals(hook::GRACE + Duration::from_secs(2))?;
         let quorum = QuorumHook {

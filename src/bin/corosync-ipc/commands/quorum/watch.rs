@@ -26,7 +26,7 @@ pub(crate) fn run(
     count: Option<u64>,
 ) -> Result<(), Failure> {
     let mut watch = Watch::new(context, stay, count)?;
-    let hooks = Hooks::start(exec, &watch, context)?;
+    let hooks = Hooks::start(exec, &mut watch, context)?;
     let hook = hooks.as_ref().map(Hooks::quorum);
     let watcher = QuorumWatcher { votequorum: Weak::new(), hook };
     watch.add(quorum::Client::connect_newest, [TrackFlags::CHANGES], watcher)?;
