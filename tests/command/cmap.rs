@@ -407,6 +407,36 @@ fn several_keys_are_read_at_once(node: &impl Place) {
     assert_eq!(json(node, &["cmap", "list", "no.such.key", "other.c"]), json!([c]));
 }
 
+#[test]
+fn what_was_read_in_time_is_printed() {
+    const KEY: &str = "totem.version";
+    let served = Served::start();
+    // More than can be read within the shortest of the timeouts.
+    let keys = vec![KEY; 50_000];
+    let cut_short = |options: &[&str], is_cut: &dyn Fn(&str) -> bool| {
+        let timeouts = ["100ms", "300ms", "1s", "3s", "10s", "30s", "100s"].into_iter();
+        let runs = timeouts.map(|timeout| {
+            let args = [options, &["--timeout", timeout, "cmap", "get"], &keys].concat();
+            run(&served, &args)
+        });
+        let mut runs = runs.filter(|output| !output.stdout.is_empty() && is_cut(&output.stdout));
+        let output = runs.next().expect("a run that is cut short");
+        assert_eq!(output.code(), 4, "{}", output.stderr);
+        assert_one_line(&output.stderr, &[KEY, "CS_ERR_TIMEOUT"]);
+        output.stdout
+    };
+    let is_cut = |text: &str| text.lines().count() < keys.len();
+    let text = cut_short(&[], &is_cut);
+    assert!(text.lines().all(|line| line == "totem.version (u32) = 2"), "{text}");
+    let entries = |text: &str| serde_json::from_str::<Vec<Value>>(text).unwrap();
+    let is_cut = |text: &str| entries(text).iter().any(|entry| entry["value"].is_null());
+    let entries = entries(&cut_short(&["--json"], &is_cut));
+    assert_eq!(entries.len(), keys.len());
+    let read = entries.iter().take_while(|entry| entry["value"] == json!(2)).count();
+    assert!(entries[read..].iter().all(|entry| entry["cs_error"] == json!("CS_ERR_TIMEOUT")));
+    assert!(read > 0);
+}
+
 fn several_keys_are_deleted_at_once_and_by_their_beginning(node: &impl Place) {
     let keys = |beginning: &str| {
         parse(&ok(node, &["cmap", "list", beginning])).into_keys().collect::<Vec<_>>()

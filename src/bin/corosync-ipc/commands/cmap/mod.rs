@@ -322,18 +322,22 @@ fn get(client: &Client, context: &Context, keys: &[String]) -> Result<(), Failur
     print(line)
 }
 
-/// Prints the keys that exist, and fails when one does not.
+/// Prints the keys that are read, and fails when one is not.
 fn get_all(client: &Client, context: &Context, keys: &[String]) -> Result<(), Failure> {
     let mut faults = Faults::default();
     let (mut lines, mut entries) = (String::new(), Vec::new());
+    let mut answered = false;
     for key in keys {
-        match client.get(key)? {
-            Some(value) => {
+        let value = client.get(key);
+        answered |= value.is_ok();
+        match value.and_then(|value| value.ok_or_else(absent)) {
+            Ok(value) => {
                 lines += &(value::line(key, &value) + "\n");
                 entries.push(value::entry_json(key, &value));
             }
-            None => {
-                let fault = Fault::from(absent());
+            // After the end of the daemon or of the time, the others fail at once.
+            Err(error) => {
+                let fault = Fault::from(error);
                 entries.push(json!({
                     "key": key,
                     "type": null,
@@ -345,12 +349,12 @@ fn get_all(client: &Client, context: &Context, keys: &[String]) -> Result<(), Fa
             }
         }
     }
-    if context.json {
+    if answered && context.json {
         print_document(&Json::Array(entries))?;
     } else {
         print(lines)?;
     }
-    judge(parts(&faults), true)
+    judge(parts(&faults), answered)
 }
 
 /// The daemon's error for a key that does not exist.
