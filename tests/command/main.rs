@@ -206,6 +206,28 @@ fn help_begins_with_what_the_command_does() {
     }
 }
 
+/// A shell cannot read an example that is broken where it need not be.
+#[test]
+fn help_fits_the_terminal_with_whole_examples() {
+    let top: &[&str] = &[];
+    for words in COMMANDS.into_iter().chain([top]) {
+        let help = |columns: &str| {
+            let command = NodeCommand::here(program()).args(words).arg("--help");
+            command.env("COLUMNS", columns).run().success()
+        };
+        let examples = |help: &str| {
+            let lines = help.lines().skip_while(|line| !line.starts_with("Example"));
+            lines.take_while(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let [narrow, wide] = ["80", "100"].map(help);
+        for (help, columns) in [(&narrow, 80), (&wide, 100)] {
+            assert!(help.lines().all(|line| line.chars().count() <= columns), "{words:?}: {help}");
+        }
+        assert_eq!(examples(&narrow), examples(&help("120")), "{words:?}");
+        assert_eq!(examples(&narrow), examples(&wide), "{words:?}");
+    }
+}
+
 /// What is not known is neither up nor down.
 #[test]
 fn examples_of_queries_know_that_null_is_not_false() {

@@ -32,13 +32,14 @@ use crate::signals;
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done
-  1  the daemon or a service refused or failed, at least for a part of the answer
+  1  the daemon or a service refused or failed, at least for a part
   2  wrong usage; nothing was sent
   3  no daemon reachable
   4  timed out, at least for a part of the answer: the daemon is stopped or busy
   5  the state that --check asks for does not hold
 
-An error is one line on standard error: what failed, the name of the cs_error, what to check.";
+An error is one line on standard error: what failed, the name of the cs_error,
+what to check.";
 
 const ABOUT: &str = "\
 Shows and controls a corosync cluster
@@ -473,5 +474,18 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
+    }
+
+    /// clap would break longer ones: examples, and tables of which it knows nothing.
+    #[test]
+    fn no_line_at_the_end_of_a_help_is_longer_than_80_columns() {
+        fn look(command: &clap::Command) {
+            let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&command());
     }
 }

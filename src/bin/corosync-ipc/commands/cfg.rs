@@ -47,7 +47,8 @@ enum Command {
     #[command(after_long_help = "Examples:
   corosync-ipc cfg links
   corosync-ipc cfg links --check >/dev/null || echo 'a link is down'
-  corosync-ipc --json cfg links | jq '.[].nodes[]? | select(.connected == false)'")]
+  corosync-ipc --json cfg links |
+    jq '.[].nodes[]? | select(.connected == false)'")]
     Links {
         /// End with 5 when a node is disconnected on a link, or a link is faulty. An unknown node
         /// is neither.
@@ -138,7 +139,8 @@ enum Command {
     /// with 3 when the daemon ends, unless --reconnect is given.
     #[command(after_long_help = "Examples:
   corosync-ipc cfg watch
-  corosync-ipc cfg watch --refuse   # while this runs, only --regardless and --immediate end corosync")]
+  # While this runs, only --regardless and --immediate end corosync.
+  corosync-ipc cfg watch --refuse")]
     Watch {
         /// Answer no.
         #[arg(long)]

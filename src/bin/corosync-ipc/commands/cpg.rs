@@ -41,7 +41,8 @@ enum Command {
     #[command(after_long_help = "Examples:
   corosync-ipc cpg groups
   corosync-ipc cpg groups --names
-  corosync-ipc --json cpg groups | jq '.[] | {group, members: (.members | length)}'")]
+  corosync-ipc --json cpg groups |
+    jq '.[] | {group, members: (.members | length)}'")]
     Groups {
         /// Print only the names, one a line; with --json an array of {"group"}.
         #[arg(long)]
@@ -73,7 +74,8 @@ enum Command {
     /// the daemon ended is not sent again.
     #[command(after_long_help = "Examples:
   corosync-ipc cpg join my-group
-  corosync-ipc --json cpg join my-group other-group </dev/null | jq --unbuffered 'select(.event == \"deliver\") | .text'
+  corosync-ipc --json cpg join my-group other-group </dev/null |
+    jq --unbuffered 'select(.event == \"deliver\") | .text'
   echo hello | corosync-ipc cpg join my-group --count 1")]
     Join {
         /// The groups.

@@ -20,7 +20,8 @@ use crate::output::{Column, base64, print, print_document, table};
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc decode cpg event <message.bin
-  echo '00000000 00000000 18000000 00000000 01000000 00000000' | corosync-ipc decode cpg response")]
+  echo '00000000 00000000 18000000 00000000 01000000 00000000' |
+    corosync-ipc decode cpg response")]
 pub(crate) struct Decode {
     /// The service: cmap, cpg, quorum, votequorum, cfg or evs.
     #[arg(value_parser = parse_service)]

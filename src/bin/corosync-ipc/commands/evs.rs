@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::output::{print, print_document, words};
 use crate::watch::{Line, Stay, ids};
 
-/// Joins groups of evs and sends messages to them (corosync 1.99.0 to 1.99.7 only)
+/// Joins groups of evs, sends messages (corosync 1.99.0 to 1.99.7)
 ///
 /// Ends with 1 with a later corosync, which has no evs; use cpg there. A group's name has up to 32
 /// bytes, written as for cpg.

@@ -38,8 +38,10 @@ use crate::signals::Signals;
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc metrics
-  # From cron; keep the file when the exit status is not 0, since it says what is wrong.
-  cd /var/lib/prometheus/node-exporter; corosync-ipc metrics >corosync.prom.$$; mv corosync.prom.$$ corosync.prom")]
+  # From cron; keep the file when the exit status is not 0, since it says what
+  # is wrong.
+  cd /var/lib/prometheus/node-exporter
+  corosync-ipc metrics >corosync.prom.$$; mv corosync.prom.$$ corosync.prom")]
 pub(crate) struct Metrics {
     /// Print OpenMetrics instead.
     #[arg(long)]

@@ -50,7 +50,8 @@ impl Generate {
 /// second to answer.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
-  corosync-ipc completions bash >/usr/share/bash-completion/completions/corosync-ipc
+  cd /usr/share/bash-completion/completions
+  corosync-ipc completions bash >corosync-ipc
   source <(corosync-ipc completions zsh)")]
 pub(crate) struct Completions {
     /// The shell.

@@ -36,8 +36,9 @@ const MAX_CLUSTER_NAME: usize = 255;
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   corosync-ipc serve --abstract
+  mkdir /tmp/fake
   corosync-ipc serve --socket-dir /tmp/fake --config /etc/corosync/corosync.conf
-  mkdir /tmp/fake; corosync-ipc serve --socket-dir /tmp/fake --nodes 1,2,3 --node 2
+  corosync-ipc serve --socket-dir /tmp/fake --nodes 1,2,3 --node 2
   COROSYNC_IPC_SOCKET_DIR=/tmp/fake corosync-ipc status")]
 pub(crate) struct Serve {
     /// The node that clients reach; the first of --nodes by default, or 1.

@@ -25,7 +25,7 @@ use crate::hook::{Exec, Teller};
 use crate::output::{Cell, complain, printable, rfc3339, words};
 use crate::watch::{self, Clients, Line, Losing, Poster, Stay, Watcher};
 
-/// Prints what happens in the cluster: quorum, nodes, links, clients, groups
+/// Prints what happens: quorum, nodes, links, clients, groups
 ///
 /// Tells the same as corosync-notifyd, and who joins and leaves groups of cpg. Prints the present
 /// state first, then what changes, one line each; with --json an object with "event", "time" and
@@ -36,21 +36,25 @@ use crate::watch::{self, Clients, Line, Losing, Poster, Stay, Watcher};
 #[command(after_long_help = "The events are
   quorum  whether this node is quorate, the ring and its members
   node    a node joins or leaves
-  link    a link of knet to another node is connected or disconnected; corosync looks every few seconds
-  client  a program connects to a service of this node's corosync or disconnects, from now on; so does every
-          command that asks corosync
-  group   a process of any node joins or leaves a group of cpg; no notification tells that, so it is looked
-          for every --interval, and a process that stays for less is not seen
+  link    a link of knet to another node is connected or disconnected; corosync
+          looks every few seconds
+  client  a program connects to a service of this node's corosync, or
+          disconnects, from now on; so does every command that asks corosync
+  group   a process of any node joins or leaves a group of cpg; no notification
+          tells that, so it is looked for every --interval, and a process that
+          stays for less is not seen
 Links and clients need corosync 2.99 or later.
 
-With --exec the program runs for the present state of quorum, then for each change. Its standard input is the
-line as JSON, for quorum with the members of `quorum status`. Its environment has the same, such as
-COROSYNC_IPC_EVENT, COROSYNC_IPC_QUORATE and COROSYNC_IPC_NODE_ID.
+With --exec the program runs for the present state of quorum, then for each
+change. Its standard input is the line as JSON, for quorum with the members of
+`quorum status`. Its environment has the same, such as COROSYNC_IPC_EVENT,
+COROSYNC_IPC_QUORATE and COROSYNC_IPC_NODE_ID.
 
 Examples:
   corosync-ipc watch
   corosync-ipc --json watch --events quorum,nodes,links --wait --reconnect
-  corosync-ipc watch --events links --exec 'logger \"link $COROSYNC_IPC_LINK connected: $COROSYNC_IPC_CONNECTED\"'")]
+  corosync-ipc watch --events links \\
+    --exec 'logger \"link $COROSYNC_IPC_LINK up: $COROSYNC_IPC_CONNECTED\"'")]
 pub(crate) struct Watch {
     /// What to watch, separated by commas [default: all].
     #[arg(long, value_name = "KIND", value_delimiter = ',')]

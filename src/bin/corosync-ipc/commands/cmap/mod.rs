@@ -178,9 +178,11 @@ Examples:
   # a comment
   KEY TYPE VALUE    sets a key; VALUE is the rest of the line
   ^KEY              deletes a key
-  ^^PREFIX          deletes all keys that begin with PREFIX, and goes on after one that stays
+  ^^PREFIX          deletes all keys that begin with PREFIX; one that stays does
+                    not keep the others
 
-or is the output of `corosync-ipc --json cmap list`, or has one such object a line.
+or is the output of `corosync-ipc --json cmap list`, or has one such object a
+line.
 Bytes are base64 or @FILE; corosync-cmapctl takes a bare file name.
 
 Examples:

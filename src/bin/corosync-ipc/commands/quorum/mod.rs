@@ -68,7 +68,8 @@ enum Command {
     #[command(after_long_help = "Examples:
   corosync-ipc quorum watch
   corosync-ipc quorum watch --wait --reconnect --exec /usr/local/sbin/on-quorum
-  corosync-ipc --json quorum watch | jq --unbuffered 'select(.event == \"quorum\") | .quorate'")]
+  corosync-ipc --json quorum watch |
+    jq --unbuffered 'select(.event == \"quorum\") | .quorate'")]
     Watch {
         /// End after this many notifications.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
