@@ -122,6 +122,29 @@ ADDRESS  fd00:1234:5678:9abc::2
     assert_eq!(nodes, expected);
 }
 
+#[test]
+fn long_addresses_and_names_fit_a_narrow_terminal() {
+    let address = "fd00:1234:5678:9abc:def0:1234:5678:9abc";
+    let name = "node-1.a-name-of-39-letters.example.org";
+    let corosync = Corosync::builder()
+        .node(1, "n1", "127.0.0.1", None)
+        .node(2, name, address, None)
+        .start()
+        .unwrap();
+    for args in [&["cfg", "nodes"][..], &["quorum", "nodes"], &["cfg", "links"], &["status"]] {
+        let wide = ok(corosync.endpoint(), args);
+        let narrow = on_terminal(&corosync, 40, args);
+        assert!(narrow.lines().all(|line| line.len() <= 40), "{narrow}");
+        for word in [address, name] {
+            assert_eq!(narrow.contains(word), wide.contains(word), "{narrow}");
+        }
+    }
+    let doctor = on_terminal(&corosync, 60, &["doctor"]);
+    assert!(doctor.lines().all(|line| line.len() <= 60), "{doctor}");
+    let wide = ok(corosync.endpoint(), &["quorum", "nodes"]);
+    assert!(wide.contains(address) && wide.contains(name), "{wide}");
+}
+
 /// Red, and what it ends with.
 const RED: [&str; 2] = ["\x1b[31m", "\x1b[0m"];
 

@@ -228,23 +228,37 @@ impl Column {
 /// Lines up the cells under the heads.
 ///
 /// On a narrow terminal the last column wraps between words. If its longest word has no room, each
-/// row becomes a block with a line for each column.
+/// row becomes a block with a line for each column; if it has none there either, it stands below the
+/// column's name.
 pub(crate) fn table<C: Clone + Into<Cell>>(columns: &[Column], rows: &[Vec<C>]) -> String {
     let rows: Vec<Vec<Cell>> =
         rows.iter().map(|row| row.iter().cloned().map(Into::into).collect()).collect();
     layout(columns, &rows, terminal_width())
 }
 
-/// A line for each name and its value. On a narrow terminal the values wrap between words. Without
-/// a name, the value goes on with the one before.
+/// A line for each name and its value. On a narrow terminal the values wrap between words, below
+/// the name if a word has no room beside it. Without a name, the value goes on with the one before.
 pub(crate) fn fields(fields: impl IntoIterator<Item = Field>) -> String {
     let name = |name: &str| {
         let name = if name.is_empty() { String::new() } else { format!("{name}:") };
         // As long as the longest of all.
         format!("{name:<17}").into()
     };
-    let rows: Vec<_> = fields.into_iter().map(|(field, value)| vec![name(field), value]).collect();
-    grid(&[Column::Text(""); 2], 1, &rows, terminal_width())
+    pairs(fields.into_iter().map(|(field, value)| [name(field), value]), 1)
+}
+
+/// Lines values up beside names, as [`fields`], with so many blanks between.
+pub(crate) fn pairs(rows: impl IntoIterator<Item = [Cell; 2]>, gap: usize) -> String {
+    pairs_within(rows, gap, terminal_width())
+}
+
+fn pairs_within(
+    rows: impl IntoIterator<Item = [Cell; 2]>,
+    gap: usize,
+    width: Option<usize>,
+) -> String {
+    let rows: Vec<Vec<Cell>> = rows.into_iter().map(Vec::from).collect();
+    grid(&[Column::Text(""); 2], gap, &rows, width, true)
 }
 
 fn terminal_width() -> Option<usize> {
@@ -254,21 +268,26 @@ fn terminal_width() -> Option<usize> {
 fn layout(columns: &[Column], rows: &[Vec<Cell>], width: Option<usize>) -> String {
     let heads: Vec<Cell> = columns.iter().map(|column| column.head()).collect();
     let all: Vec<_> = iter::once(heads.clone()).chain(rows.iter().cloned()).collect();
-    let table = grid(columns, GAP, &all, width);
+    let table = grid(columns, GAP, &all, width, false);
     if width.is_none_or(|width| table.lines().all(|line| width_of(line) <= width)) {
         return table;
     }
     let block = |row: &Vec<Cell>| {
-        let lines: Vec<_> =
-            heads.iter().zip(row).map(|(head, cell)| vec![head.clone(), cell.clone()]).collect();
-        grid(&[Column::Text(""); 2], GAP, &lines, width)
+        pairs_within(iter::zip(heads.clone(), row.clone()).map(<[Cell; 2]>::from), GAP, width)
     };
     rows.iter().map(block).collect::<Vec<_>>().join("\n")
 }
 
 /// Lines rows up. The last column takes the rest of the width, the others the width of their
-/// content. A word is never cut, even if the line becomes too long.
-fn grid(columns: &[Column], gap: usize, rows: &[Vec<Cell>], width: Option<usize>) -> String {
+/// content. A word is never cut, even if the line becomes too long; with `below` it is put below
+/// the others first.
+fn grid(
+    columns: &[Column],
+    gap: usize,
+    rows: &[Vec<Cell>],
+    width: Option<usize>,
+    below: bool,
+) -> String {
     let width_at = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| width_of(&cell.0)).max()
     };
@@ -286,7 +305,15 @@ fn grid(columns: &[Column], gap: usize, rows: &[Vec<Cell>], width: Option<usize>
                 line += &" ".repeat(taken - width_of(cell));
             }
             match width.filter(|_| index + 1 == columns.len()) {
-                Some(width) => wrap(&mut line, cell, start, width),
+                Some(width) => {
+                    let longest = cell.split(' ').map(width_of).max().unwrap_or_default();
+                    if below && start + longest > width {
+                        line.truncate(line.trim_end().len());
+                        line.push_str("\n ");
+                        start = 1;
+                    }
+                    wrap(&mut line, cell, start, width);
+                }
                 None => line += cell,
             }
             start += taken + gap;
@@ -297,9 +324,9 @@ fn grid(columns: &[Column], gap: usize, rows: &[Vec<Cell>], width: Option<usize>
     text
 }
 
-/// Appends text to a line; lines that become too long go on at `start`.
+/// Appends text to the last line; lines that become too long go on at `start`.
 fn wrap(line: &mut String, text: &str, start: usize, width: usize) {
-    let mut at = width_of(line);
+    let mut at = line.lines().next_back().map_or(0, width_of);
     for (index, word) in text.split(' ').enumerate() {
         if index > 0 && at + 1 + width_of(word) > width {
             line.push('\n');
@@ -373,8 +400,9 @@ mod tests {
         );
         assert_eq!(
             layout(&columns, &rows, Some(10)),
-            "GROUP    a\nMEMBERS  1/1001\n         1/1002\n         1/1003\n\nGROUP    b\\x0a\nMEMBERS  1/1\n"
+            "GROUP    a\nMEMBERS\n 1/1001\n 1/1002\n 1/1003\n\nGROUP\n b\\x0a\nMEMBERS\n 1/1\n"
         );
+        assert_eq!(layout(&columns, &rows[1..], Some(14)), "GROUP  MEMBERS\nb\\x0a  1/1\n");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 mod process;
 mod surroundings;
 
-use std::fmt::Write;
 use std::io;
 use std::mem::discriminant;
 use std::panic::resume_unwind;
@@ -23,7 +22,7 @@ use crate::commands::doctor::process::{Pids, is_denied, is_of_user, label};
 use crate::commands::doctor::surroundings::{Daemon, Surroundings};
 use crate::context::Context;
 use crate::failure::{Failure, judge, service_faults};
-use crate::output::{Cell, fields, print, print_document};
+use crate::output::{Cell, fields, pairs, print, print_document};
 use crate::report::process;
 
 /// Finds out why a daemon cannot be reached, and says what to do
@@ -105,9 +104,8 @@ impl Doctor {
                 ("Label", label.map(Cell::from)),
             ];
             let known = known.into_iter().filter_map(|(name, said)| Some((name, said?)));
-            let mut text = fields(surroundings.fields().into_iter().chain(known)) + "\n";
-            write_services(&mut text, &services, &seen);
-            print(text)?;
+            let text = fields(surroundings.fields().into_iter().chain(known));
+            print(text + "\n" + &pairs(services_text(&services, &seen), 2))?;
         }
         judge(faults, is_reached)
     }
@@ -142,26 +140,30 @@ struct Seen<'a> {
 }
 
 /// A line for each service; services with the same failure share one.
-fn write_services(text: &mut String, services: &[Service], seen: &Seen<'_>) {
+fn services_text(services: &[Service], seen: &Seen<'_>) -> Vec<[Cell; 2]> {
+    // As long as the longest of all.
+    let name_cell = |name: &str| format!("{name:<10}").into();
+    let mut lines = Vec::new();
     let mut failed: Vec<(&str, &Error)> = Vec::new();
     for service in services {
         let name = &*service.service;
-        let _ = match (error_of(service), service.uid) {
+        let said = match (error_of(service), service.uid) {
             (None, uid) => {
                 let uid = uid.unwrap_or_default();
                 let process = process(service.pid, uid);
                 // evs accepts no request while the partition is not quorate.
                 let did = if name == "evs" { "took the connection" } else { "answered a request" };
-                writeln!(text, "{name:<12}ok: {process} {did}")
+                format!("ok: {process} {did}")
             }
             (Some(_), _) if service.fault().is_none() => {
-                writeln!(text, "{name:<12}ok: not configured (quorum.provider)")
+                "ok: not configured (quorum.provider)".to_owned()
             }
             (Some(error), _) => {
                 failed.push((name, error));
                 continue;
             }
         };
+        lines.push([name_cell(name), said.into()]);
     }
     // Such errors differ in the service's name only.
     let nameless = |(name, error): (&str, &Error)| {
@@ -172,17 +174,15 @@ fn write_services(text: &mut String, services: &[Service], seen: &Seen<'_>) {
         let (alike, others) =
             failed.iter().copied().partition::<Vec<_>, _>(|one| nameless(*one) == nameless(first));
         failed = others;
-        let _ = writeln!(
-            text,
-            "{name:<12}{}",
-            Cell::wrong(format!("failed at the {}: {}", failed_at(error), Fault::describe(error)))
-        );
+        let what = format!("failed at the {}: {}", failed_at(error), Fault::describe(error));
+        lines.push([name_cell(name), Cell::wrong(what)]);
         let alike: Vec<&str> = alike.iter().skip(1).map(|(name, _)| *name).collect();
         if !alike.is_empty() {
-            let _ = writeln!(text, "{:<12}so did {}", "", alike.join(", "));
+            lines.push([Cell::default(), format!("so did {}", alike.join(", ")).into()]);
         }
-        let _ = writeln!(text, "{:<12}-> {}", "", advice(error, seen));
+        lines.push([Cell::default(), format!("-> {}", advice(error, seen)).into()]);
     }
+    lines
 }
 
 fn service_json(service: &Service, seen: &Seen<'_>) -> Json {
