@@ -397,6 +397,10 @@ impl Client {
     /// so there is none when this returns. All requests together have one
     /// [timeout](Endpoint::request_timeout).
     ///
+    /// In the stats map, do not iterate over the keys of connections, `stats.ipcs.service*`, nor over
+    /// a prefix that has them: corosync from 2.99 on may crash when a process connects and disconnects
+    /// again and again meanwhile, before 3.1.4 when any client disconnects.
+    ///
     /// Matches `cmap_iter_init`, `cmap_iter_next` and `cmap_iter_finalize`.
     ///
     /// # Errors
@@ -462,7 +466,7 @@ impl Client {
     /// left out.
     ///
     /// This takes a request or two for each key, and all of them together have one
-    /// [timeout](Endpoint::request_timeout).
+    /// [timeout](Endpoint::request_timeout). In the stats map, the warning of [`Client::iter`] holds.
     ///
     /// # Errors
     /// As [`Client::iter`] and [`Client::get`]; [`Error::Protocol`] also for more than 64 MiB of

@@ -22,6 +22,7 @@ against_both! {
     the_stats_map_is_read
     changes_of_the_stats_map_are_told
     keys_to_delete_that_are_not_there_are_complained_about
+    the_list_of_statistics_leaves_connections_out
     several_keys_are_read_at_once
     several_keys_are_deleted_at_once_and_by_their_beginning
 }
@@ -329,6 +330,40 @@ fn the_stats_map_is_read(node: &impl Place) {
     let refused =
         run(node, &["cmap", "set", "stats.ipcs.global.active", "u64", "1", "--map", "stats"]);
     assert_fails(&refused, 1, &["CS_ERR_", "stats.ipcs.global.active"]);
+}
+
+/// corosync may not survive being asked for them.
+fn the_list_of_statistics_leaves_connections_out(node: &impl Place) {
+    let output = run(node, &["cmap", "list", "--map", "stats"]);
+    if output.code() == 1 {
+        // An old daemon.
+        return;
+    }
+    assert_one_line(&output.stderr, &["without the keys of connections", "stats.ipcs."]);
+    let all = output.success();
+    assert!(!all.contains("stats.ipcs.service"), "{all}");
+    for key in ["stats.ipcs.global.active", "stats.pg.msg_reserved", "stats.srp.mcast_tx"] {
+        assert!(parse(&all).contains_key(key), "{all}");
+    }
+    let entries = run(node, &["--json", "cmap", "list", "--map", "stats", "stats.", "stats.pg."]);
+    assert_one_line(&entries.stderr, &["without the keys of connections"]);
+    let entries: Value = serde_json::from_str(&entries.stdout).unwrap();
+    let keys = entries.as_array().unwrap().iter().map(|entry| entry["key"].as_str().unwrap());
+    let keys: Vec<_> = keys.collect();
+    let pg = ok(node, &["cmap", "list", "--map", "stats", "stats.pg."]);
+    assert_eq!(keys, [parse_order(&all), parse_order(&pg)].concat());
+}
+
+/// Of daemons that no other test makes connections to.
+#[test]
+fn connections_are_listed_where_their_prefix_is_named() {
+    let served = Served::start();
+    for prefix in ["stats.ipcs", "stats.ipcs.", "stats.ipcs.service0."] {
+        let list = ok(&served, &["cmap", "list", "--map", "stats", prefix]);
+        assert!(list.contains(".procname (str) = "), "{list}");
+    }
+    // Here the prefix is one of the other map.
+    assert_eq!(ok(&served, &["cmap", "list", "stats."]), "");
 }
 
 /// That map tells changes of a value to whoever tracks just its key.

@@ -128,6 +128,15 @@ fn keys_and_groups_of_the_daemon_are_completed(place: &impl Place) {
         let stats =
             eventually("statistics", || Some(completes(&words)).filter(|stats| !stats.is_empty()));
         assert!(stats.iter().all(|key| key.starts_with("stats.srp.")), "{stats:?}");
+        // corosync may not survive being asked for connections.
+        let words = ["cmap", "get", "--map", "stats", "stats."];
+        let stats =
+            eventually("statistics", || Some(completes(&words)).filter(|stats| !stats.is_empty()));
+        assert!(stats.contains(&"stats.ipcs.global.active".to_owned()), "{stats:?}");
+        assert!(!stats.iter().any(|key| key.starts_with("stats.ipcs.service")), "{stats:?}");
+        let words = ["cmap", "list", "--map=stats", "stats.ipcs."];
+        let global = ["stats.ipcs.global.active", "stats.ipcs.global.closed"];
+        bash.comes_to_complete(place, &words, &global);
     }
 
     // Of others, a shell would run or change some.

@@ -643,7 +643,7 @@ fn a_udpu_daemon_without_node_ids_lives_through_every_command_that_does_not_end_
     lives(&["cmap", "delete", "my.key"]);
     assert_eq!(lines(&watch.wait().success())[0]["event"], json!("delete"));
     if version() >= NODE_STATUS {
-        lives(&["cmap", "list", "--map", "stats"]);
+        lives(&["cmap", "list", "--map", "stats", "stats.ipcs.", "stats.pg.", "stats.srp."]);
     }
     let joined =
         command(node, &["--json", "cpg", "join", "g", "--count", "1"]).input("text\n").run();

@@ -15,10 +15,11 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Shells};
 use clap_mangen::Man as Page;
 use clap_mangen::roff::{Roff, roman};
-use corosync_ipc::cmap::{self, Map};
 use corosync_ipc::cpg::{self, Iteration};
 use corosync_ipc::{Endpoint, guard_against_truncation, within};
 
+use crate::commands::cmap::MapName;
+use crate::commands::cmap::statistics::without_connections;
 use crate::failure::Failure;
 use crate::output::print;
 
@@ -190,10 +191,13 @@ impl Source {
     fn keys(&self, current: &str) -> Option<Vec<String>> {
         let is_stats = self.words.iter().any(|word| word == "--map=stats")
             || self.words.windows(2).any(|words| words == ["--map", "stats"]);
-        let map = if is_stats { Map::Stats } else { Map::Icmap };
-        let options = cmap::Options::new().map(map);
-        let client = cmap::Client::connect_with(&self.endpoint()?, options).ok()?;
-        client.iter(current).ok()?.map(|entry| Some(entry.ok()?.key)).collect()
+        let map = if is_stats { MapName::Stats } else { MapName::Icmap };
+        let client = map.connect_to(&self.endpoint()?).ok()?;
+        let mut keys = Vec::new();
+        for prefix in without_connections(map, current) {
+            keys.extend(client.iter(&prefix).ok()?.filter_map(|entry| Some(entry.ok()?.key)));
+        }
+        Some(keys)
     }
 
     fn groups(&self, _: &str) -> Option<Vec<String>> {

@@ -15,6 +15,7 @@ use corosync_ipc::supervise::CmapTracker;
 use corosync_ipc::{CsError, Endpoint, Error, NodeId, TrackFlags};
 use serde_json::{Value as Json, json};
 
+use crate::commands::cmap::statistics::CONNECTIONS;
 use crate::commands::group::add_name;
 use crate::commands::quorum::hook::{Hooks, QuorumHook};
 use crate::commands::quorum::watch::{quorate, quorum_lines};
@@ -314,9 +315,6 @@ impl Nodes {
 fn named(node: NodeId, name: Option<&str>) -> String {
     name.map_or_else(|| node.to_string(), |name| format!("{node} ({})", printable(name)))
 }
-
-/// What the keys of connections begin with.
-const CONNECTIONS: &str = "stats.ipcs.service";
 
 /// What the keys of links begin with.
 const LINKS: &str = "stats.knet.node";

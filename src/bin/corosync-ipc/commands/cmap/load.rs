@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use serde_json::{Deserializer, Value as Json};
 
 use crate::commands::cmap::value::{self, Type};
-use crate::commands::cmap::{delete_prefixes, hint, is_absent};
+use crate::commands::cmap::{MapName, delete_prefixes, hint, is_absent};
 use crate::failure::{Explain, Failure};
 use crate::output::complain;
 
@@ -155,7 +155,7 @@ pub(crate) fn check_prefix(prefix: &str) -> Result<(), Error> {
 
 /// Makes the changes in order until the daemon refuses one. A missing key that is to be deleted is
 /// only a warning, as in corosync-cmapctl.
-pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
+pub(crate) fn run(client: &Client, map: MapName, steps: &[Step]) -> Result<(), Failure> {
     // Shown on a terminal only.
     let progress = ProgressBar::new(steps.len() as u64);
     for (done, step) in steps.iter().enumerate() {
@@ -171,7 +171,7 @@ pub(crate) fn run(client: &Client, steps: &[Step]) -> Result<(), Failure> {
                 }
                 deleted => deleted.explain(hint(key)),
             },
-            Change::DeletePrefix(prefix) => delete_prefixes(client, slice::from_ref(prefix)),
+            Change::DeletePrefix(prefix) => delete_prefixes(client, map, slice::from_ref(prefix)),
         };
         if let Err(failure) = result {
             progress.finish_and_clear();

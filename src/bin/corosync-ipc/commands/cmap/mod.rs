@@ -1,6 +1,7 @@
 //! `corosync-ipc cmap`: the map of configuration and state.
 
 pub(crate) mod load;
+pub(crate) mod statistics;
 pub(crate) mod value;
 
 use std::collections::BTreeMap;
@@ -18,10 +19,11 @@ use corosync_ipc::supervise::CmapTracker;
 use corosync_ipc::{CsError, Deadline, Endpoint, Error, within};
 use serde_json::{Value as Json, json};
 
+use self::statistics::{CONNECTIONS, without_connections};
 use self::value::Type;
 use crate::context::Context;
 use crate::failure::{Explain, Failure, judge, parts};
-use crate::output::{print, print_document, printable};
+use crate::output::{complain, print, print_document, printable};
 use crate::watch::{Clients, Line, Losing, Stay, Watch, Watcher};
 
 /// Reads, changes and watches the map of configuration and state
@@ -38,8 +40,8 @@ pub(crate) struct Cmap {
     command: Command,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum MapName {
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum MapName {
     /// Configuration and state.
     Icmap,
     /// Statistics. Only the keys stats.clear.* can be set; they clear statistics.
@@ -64,10 +66,14 @@ enum Command {
     /// is `key (type) = value`, as in corosync-cmapctl, with bytes in base64. With --json prints
     /// an array of {"key", "type", "value"}. Without a matching key prints nothing or an empty
     /// array.
+    ///
+    /// corosync may crash when it is asked for the statistics of connections while clients connect
+    /// and disconnect. With --map stats those keys (stats.ipcs.service*) are left out, and standard
+    /// error says so, unless PREFIX begins with stats.ipcs.
     #[command(after_long_help = "Examples:
   corosync-ipc cmap list
   corosync-ipc cmap list totem. nodelist.
-  corosync-ipc cmap list --map stats stats.ipcs
+  corosync-ipc cmap list --map stats stats.knet.
   corosync-ipc --json cmap list totem. | jq '.[] | select(.type == \"u32\")'")]
     List {
         /// The beginning of the keys. It need not end at a dot.
@@ -206,8 +212,11 @@ Examples:
   totem.token*     all keys that begin with it (also totem.token_retransmit)
   *                all keys
 
-The old value is missing for counters of the daemon (most of runtime.*) and in the map stats. In the map stats
-the daemon checks every few seconds whether a named key has changed; of other keys it reports only set and delete.
+The old value is missing for counters of the daemon (most of runtime.*) and in
+the map stats. In the map stats the daemon checks every few seconds whether a
+named key has changed; of other keys it reports only set and delete. After a gap
+connections (stats.ipcs.service*) are not compared: corosync may crash when it
+is asked for them while clients connect and disconnect.
 
 Examples:
   corosync-ipc cmap watch runtime.members
@@ -240,7 +249,7 @@ impl Cmap {
         let connect = || self.map.connect(context);
         // Checked before connecting: wrong usage is wrong without a daemon too.
         match self.command {
-            Command::List { prefixes } => list(&connect()?, context, &prefixes),
+            Command::List { prefixes } => list(&connect()?, self.map, context, &prefixes),
             Command::Get { keys } => {
                 keys.iter().try_for_each(|key| check_key(key))?;
                 get(&connect()?, context, &keys)
@@ -253,15 +262,17 @@ impl Cmap {
             Command::Delete { keys, prefix } => {
                 let check = if prefix { load::check_prefix } else { check_key };
                 keys.iter().try_for_each(|key| check(key))?;
-                let delete = if prefix { delete_prefixes } else { delete };
-                delete(&connect()?, &keys)
+                match prefix {
+                    true => delete_prefixes(&connect()?, self.map, &keys),
+                    false => delete(&connect()?, &keys),
+                }
             }
             Command::Clear { statistics } => clear(&MapName::Stats.connect(context)?, statistics),
             Command::Increment { key } => connect()?.increment(&key).explain(hint(&key)),
             Command::Decrement { key } => connect()?.decrement(&key).explain(hint(&key)),
             Command::Load { file } => {
                 let steps = load::read(&file)?;
-                load::run(&connect()?, &steps)
+                load::run(&connect()?, self.map, &steps)
             }
             Command::Watch { patterns, stay, count } => {
                 watch_keys(self.map, context, &patterns, &stay, count)
@@ -275,7 +286,7 @@ impl MapName {
         Ok(self.connect_to(&context.endpoint)?)
     }
 
-    fn connect_to(self, endpoint: &Endpoint) -> Result<Client, Error> {
+    pub(crate) fn connect_to(self, endpoint: &Endpoint) -> Result<Client, Error> {
         let map = match self {
             Self::Icmap => Map::Icmap,
             Self::Stats => Map::Stats,
@@ -299,17 +310,33 @@ pub(crate) fn hint(key: &str) -> impl FnOnce(CsError) -> Option<String> {
     }
 }
 
-fn list(client: &Client, context: &Context, prefixes: &[String]) -> Result<(), Failure> {
-    let mut entries = Vec::new();
+fn list(
+    client: &Client,
+    map: MapName,
+    context: &Context,
+    prefixes: &[String],
+) -> Result<(), Failure> {
+    let (mut entries, mut leaves_out) = (Vec::new(), false);
     for prefix in prefixes {
-        entries.append(&mut client.list(prefix)?);
+        let (prefixes, without_connections) = statistics::named(map, prefix);
+        leaves_out |= without_connections;
+        for prefix in prefixes {
+            entries.append(&mut client.list(&prefix)?);
+        }
     }
+    let entries = entries.iter();
     if context.json {
-        return print_document(
-            &entries.iter().map(|(key, value)| value::entry_json(key, value)).collect(),
+        print_document(&entries.map(|(key, value)| value::entry_json(key, value)).collect())?;
+    } else {
+        print(entries.map(|(key, value)| value::line(key, value) + "\n").collect::<String>())?;
+    }
+    if leaves_out {
+        complain(
+            "without the keys of connections: corosync may crash when it is asked for them while \
+             clients connect and disconnect; the prefix stats.ipcs. lists them all the same",
         );
     }
-    print(entries.iter().map(|(key, value)| value::line(key, value) + "\n").collect::<String>())
+    Ok(())
 }
 
 fn get(client: &Client, context: &Context, keys: &[String]) -> Result<(), Failure> {
@@ -372,11 +399,15 @@ fn delete(client: &Client, keys: &[String]) -> Result<(), Failure> {
 }
 
 /// Deletes all keys that begin with one of the prefixes.
-pub(crate) fn delete_prefixes(client: &Client, prefixes: &[String]) -> Result<(), Failure> {
+pub(crate) fn delete_prefixes(
+    client: &Client,
+    map: MapName,
+    prefixes: &[String],
+) -> Result<(), Failure> {
     // All names first: deleting moves what an iterator finds.
     let mut keys = Vec::new();
-    for prefix in prefixes {
-        for entry in client.iter(prefix)? {
+    for prefix in prefixes.iter().flat_map(|prefix| without_connections(map, prefix)) {
+        for entry in client.iter(&prefix)? {
             keys.push(entry?.key);
         }
     }
@@ -532,7 +563,9 @@ impl Watcher for Keys {
         if !tracked.is_some_and(|(_, pattern)| pattern.matches(&notification.key)) {
             return Ok(Vec::new());
         }
-        if let Some(known) = &mut self.known {
+        // Where values are read, connections are left out.
+        let is_compared = self.map == MapName::Icmap || !notification.key.starts_with(CONNECTIONS);
+        if let Some(known) = self.known.as_mut().filter(|_| is_compared) {
             match &notification.new_value {
                 Some(value) => _ = known.insert(notification.key.clone(), value.clone()),
                 None => _ = known.remove(&notification.key),
@@ -563,7 +596,7 @@ impl Watcher for Keys {
         }
         let deadline = Instant::now().checked_add(self.timeout);
         let present = match within(deadline.map_or(Deadline::NEVER, Deadline::from), || {
-            matching(client, &self.patterns)
+            matching(client, self.map, &self.patterns)
         }) {
             // The end of this connection is told next. What is known is older then.
             Err(Error::Disconnected { .. }) => return Ok(Vec::new()),
@@ -581,11 +614,17 @@ impl Watcher for Keys {
 }
 
 /// The keys that match, with their values.
-fn matching(client: &Client, patterns: &[Pattern]) -> Result<BTreeMap<String, Value>, Error> {
+fn matching(
+    client: &Client,
+    map: MapName,
+    patterns: &[Pattern],
+) -> Result<BTreeMap<String, Value>, Error> {
     let mut found = BTreeMap::new();
     for pattern in patterns {
-        let entries = client.list(pattern.prefix())?;
-        found.extend(entries.into_iter().filter(|(key, _)| pattern.matches(key)));
+        for prefix in without_connections(map, pattern.prefix()) {
+            let entries = client.list(&prefix)?;
+            found.extend(entries.into_iter().filter(|(key, _)| pattern.matches(key)));
+        }
     }
     Ok(found)
 }
