@@ -63,6 +63,11 @@ fn a_watch_of_quorum_outlives_the_daemon(host: &Host) {
             assert_eq!((&over["missed"], &over["since"]), (&missed, &begun["since"]));
             assert_eq!(over["error"], begun["error"]);
             assert!(over["seconds"].as_f64() > Some(0.0) && begun["error"].is_string());
+            let seconds = over["seconds"].to_string();
+            assert!(
+                seconds.split_once('.').is_some_and(|(_, digits)| digits.len() <= 3),
+                "{seconds}"
+            );
         }
         // The present state follows, and comes after the line.
         for event in ["quorum", "votequorum"] {
@@ -213,6 +218,10 @@ fn a_daemon_that_is_not_there_yet_is_waited_for(host: &Host) {
         assert_eq!((output.code(), output.stdout.as_str()), (3, ""), "{output:?}");
         let last = output.stderr.lines().last().map(|line| line.to_owned() + "\n");
         assert_one_line(&last.unwrap(), &["no daemon within 200ms", "socket"]);
+        let output = command(host, args).args(["--json", "--wait=200ms"]).run();
+        let last: Value = serde_json::from_str(output.stderr.lines().last().unwrap()).unwrap();
+        let cs_error = last["cs_error"].as_str().expect("a cs_error");
+        assert!(last["error"].as_str().unwrap().contains(cs_error), "{last}");
     }
     let wrong = command(host, &["quorum", "watch", "--wait=soon"]).run();
     assert_eq!(wrong.code(), 2);

@@ -165,9 +165,10 @@ pub(crate) struct Printer {
     wait: Option<Option<Duration>>,
     /// When all clients must have been connected.
     start: Option<Instant>,
-    /// How many clients have not been connected yet, and why the last of them was not.
+    /// How many clients have not been connected yet, and why the last of them was not: the text and
+    /// the name of the cs_error.
     waiting: usize,
-    obstacle: String,
+    obstacle: Option<(String, Option<String>)>,
     /// Lines that wait until all clients are connected, so that a command that does not start
     /// prints nothing.
     held: Vec<(SystemTime, Line)>,
@@ -213,7 +214,7 @@ impl Watch {
             wait: stay.wait,
             start,
             waiting: 0,
-            obstacle: String::new(),
+            obstacle: None,
             held: Vec::new(),
             output: Output::Needed,
         };
@@ -472,7 +473,8 @@ impl Gap {
     }
 
     pub(crate) fn ends(self, service: &str, missed: &[(String, Missed)]) -> Line {
-        let seconds = self.begun.elapsed().as_secs_f64();
+        // What is noticed takes some, so that there is at least one.
+        let seconds = (self.begun.elapsed().as_secs_f64() * 1e3).ceil() / 1e3;
         let missed: Vec<_> = missed.iter().map(|(name, missed)| (name, word(*missed))).collect();
         let list: Vec<_> =
             missed.iter().map(|(name, missed)| format!("{missed} of {name}")).collect();
@@ -537,7 +539,7 @@ impl Printer {
         expected: bool,
         told: &mut String,
     ) -> Result<(), Failure> {
-        let Failure::Failed { status, text, .. } = &failure else { return Err(failure) };
+        let Failure::Failed { status, text, cs_error } = &failure else { return Err(failure) };
         let is_missing = [UNREACHABLE, TIMED_OUT].contains(status);
         let waits = is_missing && self.wait.is_some();
         if !in_gap && !waits {
@@ -548,7 +550,7 @@ impl Printer {
             // The attempt was cut short, and the loop ends.
             return Ok(());
         }
-        self.obstacle.clone_from(text);
+        self.obstacle = Some((text.clone(), cs_error.clone()));
         if !expected && text != told {
             complain(&format!("{text}; trying again"));
             told.clone_from(text);
@@ -559,9 +561,10 @@ impl Printer {
     /// The time to wait for a daemon is over.
     fn waited(&self) -> Failure {
         let wait = self.wait.flatten().unwrap_or_default();
-        let why = if self.obstacle.is_empty() { "it does not answer" } else { &self.obstacle };
+        let (why, cs_error) =
+            self.obstacle.clone().unwrap_or_else(|| ("it does not answer".to_owned(), None));
         let text = format!("no daemon within {wait:?}: {why}");
-        Failure::Failed { status: UNREACHABLE, text, cs_error: None }
+        Failure::Failed { status: UNREACHABLE, text, cs_error }
     }
 
     pub(crate) fn print(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Failure> {
