@@ -149,14 +149,16 @@ impl<T> Builder<T> {
     /// Takes nodes, votes and settings from the text of a corosync.conf, as pcs and crmsh write it:
     /// the nodelist, `totem.cluster_name`, `system.qb_ipc_type`, `uidgid`, and every other key as
     /// [`Builder::setting`] does. What an embedded daemon can only do in its own way has no effect,
-    /// such as timeouts of totem, encryption and logging, but its keys are in the map.
+    /// such as timeouts of totem, encryption and logging, but its keys are in the map. As in the
+    /// daemon, values may have bytes that are not UTF-8.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] with the number of the line: what the daemon refuses too, and what
     /// the embedded one cannot do. That is another transport than knet, more than one link, another
-    /// quorum provider than votequorum, and nodes without `nodeid` or `ring0_addr`.
-    pub fn config_file(mut self, text: &str) -> Result<Self> {
-        let keys = config_file::read(text, &|who, name| match who {
+    /// quorum provider than votequorum, and nodes without `nodeid` or `ring0_addr`. It has no number
+    /// where the whole file has no quorum provider, or no node.
+    pub fn config_file(mut self, text: impl AsRef<[u8]>) -> Result<Self> {
+        let keys = config_file::read(text.as_ref(), &|who, name| match who {
             Who::User => process::user_id(name),
             Who::Group => process::group_id(name),
         })?;
@@ -208,6 +210,9 @@ impl Options {
                 match (field, value) {
                     ("nodeid", Value::U32(id)) => node.id = Some((line, NodeId(id))),
                     ("ring0_addr", Value::String(address)) => node.address = Some(address),
+                    ("ring0_addr", _) => {
+                        return Err(config_file::wrong(line, "ring0_addr is not UTF-8"));
+                    }
                     ("name", Value::String(name)) => node.name = name,
                     ("quorum_votes", Value::U32(votes)) => node.votes = Some(votes),
                     (field, _) if field.starts_with("ring") && field.ends_with("_addr") => {
@@ -221,6 +226,10 @@ impl Options {
             match (name.as_str(), &value) {
                 ("totem.cluster_name", Value::String(name)) => {
                     self.config.cluster_name.clone_from(name)
+                }
+                ("totem.cluster_name", _) => {
+                    let what = "totem.cluster_name: that of embedded nodes is UTF-8";
+                    return Err(config_file::wrong(line, what));
                 }
                 ("totem.version", Value::U32(2)) => {}
                 ("totem.version", _) => {
@@ -248,10 +257,9 @@ impl Options {
             }
         }
         if !has_provider {
-            return Err(config_file::wrong(
-                1,
-                format!("no quorum.provider: it is {PROVIDER} for embedded nodes"),
-            ));
+            let what =
+                format!("no quorum.provider: write `provider: {PROVIDER}` in the section quorum");
+            return Err(Error::invalid(config_file::FILE, what));
         }
         for (line, node) in nodes.into_values() {
             let missing = |what| config_file::wrong(line, format!("a node without {what}"));
@@ -264,7 +272,9 @@ impl Options {
             self.add_node(id, node.name, address, node.votes);
         }
         if self.config.nodes.is_empty() {
-            return Err(config_file::wrong(1, "there is no nodelist with a node"));
+            let what = "no node: write a section nodelist, and in it a section node for each, with \
+                        nodeid and ring0_addr";
+            return Err(Error::invalid(config_file::FILE, what));
         }
         Ok(())
     }

@@ -1,11 +1,14 @@
 //! corosync.conf: from its text to the keys of the map, as the daemon's parser does it.
 
-use crate::cmap::Value;
-use crate::error::{Error, Result};
+use bytes::Bytes;
 
-/// The longest line and the longest key, in bytes, as in the daemon.
+use super::builder::MAX_NODES;
+use crate::cmap::{MAX_KEY, Value, ValueType};
+use crate::error::{Error, Result};
+use crate::wire::cmap::RawValue;
+
+/// The longest line, in bytes, as in the daemon.
 const MAX_LINE: usize = 510;
-const MAX_KEY: usize = 255;
 
 /// A key of the file, as it comes into the map.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,26 +29,33 @@ pub(crate) enum Who {
     Group,
 }
 
+/// The argument that errors name.
+pub(crate) const FILE: &str = "corosync.conf";
+
 /// An error in a line.
 pub(crate) fn wrong(line: usize, what: impl std::fmt::Display) -> Error {
-    Error::invalid("corosync.conf", format!("line {line}: {what}"))
+    Error::invalid(FILE, format!("line {line}: {what}"))
 }
 
 /// Reads the keys, in the order of the file. Those of a section with a number of its own, such as
-/// `interface`, come at its end.
+/// `interface`, come at its end. Values and comments may have any bytes but NUL.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] with the line that the daemon would refuse too.
-pub(crate) fn read(text: &str, resolve: Resolve<'_>) -> Result<Vec<Key>> {
+pub(crate) fn read(text: &[u8], resolve: Resolve<'_>) -> Result<Vec<Key>> {
     let mut reader =
         Reader { keys: Vec::new(), path: Vec::new(), nodes: 0, held: Vec::new(), resolve };
     let mut last = 0;
-    for (number, line) in (1..).zip(text.split('\n')) {
+    for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
         last = number;
         if line.len() > MAX_LINE {
             return Err(wrong(number, "the line is too long"));
         }
-        reader.line(number, trim(line.strip_suffix('\r').unwrap_or(line)))?;
+        // The daemon takes what is in front of it, or ends.
+        if line.contains(&0) {
+            return Err(wrong(number, "a line has no NUL in it"));
+        }
+        reader.line(number, trim(line.strip_suffix(b"\r").unwrap_or(line)))?;
     }
     match reader.path.last() {
         None => Ok(reader.keys),
@@ -53,9 +63,19 @@ pub(crate) fn read(text: &str, resolve: Resolve<'_>) -> Result<Vec<Key>> {
     }
 }
 
-/// Removes blanks as the daemon knows them.
-fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t', '\u{a0}'])
+/// Removes blanks and tabs. The daemon removes the byte 0xA0 too from 3.1.8 on, and with it a part of
+/// some characters in UTF-8.
+fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// What is in front of a byte, and behind it.
+fn split_once(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let (before, rest) = text.split_at_checked(text.iter().position(|byte| *byte == at)?)?;
+    Some((before, rest.get(1..)?))
 }
 
 struct Reader<'a> {
@@ -70,12 +90,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn line(&mut self, line: usize, text: &str) -> Result<()> {
-        if text.is_empty() || text.starts_with('#') {
+    fn line(&mut self, line: usize, text: &[u8]) -> Result<()> {
+        if text.is_empty() || text.starts_with(b"#") {
             return Ok(());
         }
-        if let Some((section, rest)) = text.split_once('{') {
-            let section = trim(section).trim_end_matches([' ', '\t', '\u{a0}', ':', '{']);
+        // What is not UTF-8 in a name cannot be in a key either.
+        if let Some((section, rest)) = split_once(text, b'{') {
+            let section = String::from_utf8_lossy(trim(section));
+            let section = section.trim_end_matches([' ', '\t', ':', '{']);
             if section.is_empty() {
                 return Err(wrong(line, "a section has no name"));
             }
@@ -84,16 +106,18 @@ impl Reader<'_> {
             }
             return self.open(line, section);
         }
-        if let Some((key, value)) = text.split_once(':') {
-            let key = trim(key);
+        if let Some((key, value)) = split_once(text, b':') {
+            let key = String::from_utf8_lossy(trim(key));
             if key.is_empty() {
                 return Err(wrong(line, "a key has no name"));
             }
-            return self.item(line, key, trim(value));
+            return self.item(line, &key, trim(value));
         }
         match text {
-            "}" => self.close(line),
-            _ if text.contains('}') => Err(wrong(line, "a closing brace stands alone in its line")),
+            b"}" => self.close(line),
+            _ if text.contains(&b'}') => {
+                Err(wrong(line, "a closing brace stands alone in its line"))
+            }
             _ => Err(wrong(line, "this is no section, no key with a value, and no closing brace")),
         }
     }
@@ -103,8 +127,12 @@ impl Reader<'_> {
         if let "uidgid" | "totem.interface.member" = self.section().as_str() {
             return Err(wrong(line, "this section has no sections of its own"));
         }
-        if let "nodelist" = path.as_str() {
-            self.nodes = 0;
+        match path.as_str() {
+            "nodelist" => self.nodes = 0,
+            "nodelist.node" if self.nodes >= MAX_NODES => {
+                return Err(wrong(line, format!("more than {MAX_NODES} nodes, the maximum")));
+            }
+            _ => {}
         }
         self.path.push(section.to_owned());
         Ok(())
@@ -123,7 +151,7 @@ impl Reader<'_> {
         Ok(full)
     }
 
-    fn item(&mut self, line: usize, name: &str, value: &str) -> Result<()> {
+    fn item(&mut self, line: usize, name: &str, value: &[u8]) -> Result<()> {
         let full = self.full(line, name)?;
         let section = self.section();
         let is_held = match section.as_str() {
@@ -138,7 +166,8 @@ impl Reader<'_> {
                     "gid" => (Who::Group, "group"),
                     _ => return Err(wrong(line, "uidgid has uid and gid, and nothing else")),
                 };
-                let id = value.parse().ok().or_else(|| (self.resolve)(kind, value));
+                let value = String::from_utf8_lossy(value);
+                let id = value.parse().ok().or_else(|| (self.resolve)(kind, &value));
                 let id =
                     id.ok_or_else(|| wrong(line, format!("no {who} {value} on this machine")))?;
                 self.add(line, format!("uidgid.config.{name}.{id}"), Value::U8(1))
@@ -252,12 +281,15 @@ const OF_INTERFACE: [&str; 12] = [
 fn named(keys: &[Key], name: &str) -> Option<String> {
     keys.iter().rev().find(|key| key.name == name).and_then(|key| match &key.value {
         Value::String(text) => Some(text.clone()),
+        // It cannot be in a key.
+        Value::Other { data, .. } => Some(String::from_utf8_lossy(data).into_owned()),
         _ => None,
     })
 }
 
 /// Gives a value the type that the daemon gives it.
-fn typed(line: usize, key: &str, text: &str) -> Result<Value> {
+fn typed(line: usize, key: &str, bytes: &[u8]) -> Result<Value> {
+    let text = &*String::from_utf8_lossy(bytes);
     let number = |value: Option<Value>, range: &str| {
         value.ok_or_else(|| wrong(line, format!("{key} is {text}, not a number from {range}")))
     };
@@ -335,7 +367,10 @@ fn typed(line: usize, key: &str, text: &str) -> Result<Value> {
             one_of(line, key, text, &["yes", "no"])
         }
         ("system", "move_to_root_cgroup") => one_of(line, key, text, &["yes", "no", "auto"]),
-        _ => Ok(Value::String(text.to_owned())),
+        _ => {
+            let data = Bytes::copy_from_slice(bytes);
+            Ok(RawValue { value_type: ValueType::STRING, data }.into())
+        }
     }
 }
 
@@ -350,12 +385,41 @@ fn one_of(line: usize, key: &str, text: &str, values: &[&str]) -> Result<Value> 
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<Vec<Key>> {
-        read(text, &|who, name| (who == Who::User && name == "hacluster").then_some(90))
+    fn parsed(text: impl AsRef<[u8]>) -> Result<Vec<Key>> {
+        read(text.as_ref(), &|who, name| (who == Who::User && name == "hacluster").then_some(90))
     }
 
-    fn keys(text: &str) -> Vec<(String, Value)> {
+    fn keys(text: impl AsRef<[u8]>) -> Vec<(String, Value)> {
         parsed(text).unwrap().into_iter().map(|key| (key.name, key.value)).collect()
+    }
+
+    #[test]
+    fn values_and_comments_may_be_no_utf_8_and_keys_may_not() {
+        let (value_type, data) = (ValueType::STRING, Bytes::from_static(b"K\xf6ln"));
+        assert_eq!(
+            keys(b"a {\n b: K\xf6ln\t \n c: voil\xc3\xa0\n}\n# \xc4"),
+            [
+                ("a.b".to_owned(), Value::Other { value_type, data }),
+                ("a.c".to_owned(), Value::String("voil\u{e0}".to_owned()))
+            ]
+        );
+        for (text, said) in [
+            (&b"a {\n \xf6: 1\n}"[..], "line 2: a.\u{fffd} cannot be a key"),
+            (b"\xf6 {\n a: 1\n}", "line 2: \u{fffd}.a cannot be a key"),
+            (
+                b"quorum {\n two_node: 1\xf6\n}",
+                "line 2: quorum.two_node is 1\u{fffd}, not a number",
+            ),
+            (b"uidgid {\n uid: \xf6\n}", "line 2: no user \u{fffd} on this machine"),
+            (
+                b"logging {\n logger_subsys {\n subsys: \xf6\n}\n}",
+                "line 3: logging.logger_subsys.\u{fffd}.subsys cannot be a key",
+            ),
+            (b"a {\n b: c\0\n}", "line 2: a line has no NUL"),
+        ] {
+            let error = parsed(text).unwrap_err().to_string();
+            assert!(error.contains(said), "{}: {error}", text.escape_ascii());
+        }
     }
 
     #[test]
@@ -418,6 +482,10 @@ mod tests {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(said), "{text:?}: {error}");
         }
+        let nodes = "node {\n nodeid: 1\n}\n".repeat(MAX_NODES as usize);
+        assert!(parsed(format!("nodelist {{\n{nodes}}}\n")).is_ok());
+        let crowd = parsed(format!("nodelist {{\n{nodes}node {{\n}}\n}}\n")).unwrap_err();
+        assert!(crowd.to_string().contains("line 1154: more than 384 nodes"), "{crowd}");
         let long = format!("a: {}", "x".repeat(MAX_LINE));
         assert!(parsed(&long).unwrap_err().to_string().contains("line 1: the line is too long"));
         let deep = "abcdefgh {\n".repeat(100);

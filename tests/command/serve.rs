@@ -1,14 +1,15 @@
 //! `corosync-ipc serve`, the process.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 use testbed::{Cluster, Node, NodeCommand, eventually, skip, version};
 
@@ -488,10 +489,58 @@ fn a_corosync_conf_says_what_is_served() {
         2,
         &[config, "line 4: no section is open"],
     );
+    fs::write(&file, text.replace("provider:", "#")).unwrap();
+    assert_fails(
+        &run_serve(place, &["--config", config]),
+        2,
+        &[
+            config,
+            "no quorum.provider: write `provider: corosync_votequorum` in the section quorum",
+        ],
+    );
+    let node = |id| format!("node {{\n ring0_addr: 10.0.0.1\n nodeid: {id}\n }}\n");
+    let crowd: String = (1..=20_000).map(node).collect();
+    fs::write(&file, format!("nodelist {{\n{crowd}}}\n")).unwrap();
+    // The node in front of this line is the last that there may be.
+    let line = format!("line {}: more than 384 nodes", 2 + 384 * 4);
+    assert_fails(&run_serve(place, &["--config", config]), 2, &[config, &line]);
     assert_fails(&run_serve(place, &["--config", "/no/such"]), 1, &["/no/such", "No such file"]);
     assert_fails(
         &run_serve(place, &["--config", config, "--nodes", "1"]),
         2,
         &["--config", "--nodes"],
     );
+}
+
+/// A shell makes pipes of `<(pcs ...)`.
+#[test]
+fn a_corosync_conf_comes_through_a_pipe_too_and_ends() {
+    let text = "quorum {\n provider: corosync_votequorum\n}\nnodelist {\n node {\n \
+        ring0_addr: 10.0.0.7\n nodeid: 7\n }\n}\n";
+    let place = testbed::shm_folder();
+    let pipe = place.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let place = place.path().to_str().unwrap();
+    let config = ["--config", pipe.to_str().unwrap(), "--timeout"];
+
+    let nobody_writes = run_serve(place, &[&config[..], &["300ms"]].concat());
+    assert_fails(&nobody_writes, 4, &[config[1], "does not end within --timeout"]);
+    let mut process = serve(Path::new(place)).args(config).arg("1h").arg("--json").spawn();
+    // Opening waits for the reader.
+    let mut writer = File::options().write(true).open(&pipe).unwrap();
+    let (begin, end) = text.split_at(20);
+    writer.write_all(begin.as_bytes()).unwrap();
+    writer.write_all(end.as_bytes()).unwrap();
+    drop(writer);
+    assert_eq!(lines(&process.wait_stdout("\n")).remove(0)["nodes"], json!([7]));
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait().code(), 0);
+
+    let input = serve(Path::new(place)).args(["--config", "/dev/stdin", "--json"]).input(text);
+    let mut process = input.spawn();
+    assert_eq!(lines(&process.wait_stdout("\n")).remove(0)["nodes"], json!([7]));
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait().code(), 0);
+    assert_fails(&run_serve(place, &["--config", "/dev/zero"]), 2, &["/dev/zero", "1048576 bytes"]);
+    assert_fails(&run_serve(place, &["--config", place]), 1, &[place, "Is a directory"]);
 }

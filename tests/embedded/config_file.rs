@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use corosync_ipc::cmap::{self, Value};
+use corosync_ipc::cfg;
+use corosync_ipc::cmap::{self, Value, ValueType};
 use corosync_ipc::embedded;
 use corosync_ipc::{Endpoint, NodeId};
 use testbed::{Cluster, Transport, nothing_to_compare};
@@ -55,6 +56,14 @@ somebody { \x20
 }
 ";
 
+/// Bytes that are not UTF-8, which values and comments have.
+const IN_LATIN_1: &[u8] = b"
+somebody {
+  city: K\xf6ln
+  # \xc4rger
+}
+";
+
 /// The keys that come from a file.
 fn keys(endpoint: &Endpoint) -> BTreeMap<String, Value> {
     let client = cmap::Client::connect_to(endpoint).unwrap();
@@ -77,8 +86,14 @@ fn a_file_becomes_the_keys_that_corosync_makes_of_it() {
         .extra_config(EXTRA)
         .start();
     let node = cluster.node(2);
-    let text = fs::read_to_string(node.config_path()).unwrap();
-    let real = node.run(|| keys(&Endpoint::new()));
+    let mut text = fs::read(node.config_path()).unwrap();
+    text.extend(IN_LATIN_1);
+    fs::write(node.config_path(), &text).unwrap();
+    let real = node.run(|| {
+        cfg::Client::connect().unwrap().reload_config().unwrap();
+        keys(&Endpoint::new())
+    });
+    assert_eq!(real.get("somebody.city").map(Value::value_type), Some(ValueType::STRING));
 
     let builder = embedded::Cluster::builder().config_file(&text).unwrap();
     assert_eq!(builder.node_ids(), [1, 2].map(NodeId));
@@ -88,7 +103,7 @@ fn a_file_becomes_the_keys_that_corosync_makes_of_it() {
     ours.retain(|key, _| real.contains_key(key) || !key.starts_with("totem.interface."));
     let mut real = real;
     real.retain(|key, _| ours.contains_key(key) || !key.starts_with("totem.interface."));
-    assert_eq!(ours, real, "{text}");
+    assert_eq!(ours, real, "{}", text.escape_ascii());
 }
 
 #[test]
@@ -108,9 +123,15 @@ fn a_file_says_how_messages_travel_and_who_may_connect() {
         ("version: 2\n", "version: 2\n transport: udpu\n", "line 3: totem.transport"),
         ("version: 2", "version: 1", "line 2: totem.version is 2"),
         ("socket", "tcp", "line 6: system.qb_ipc_type is tcp"),
+        (
+            "provider: ",
+            "provide: ",
+            "no quorum.provider: write `provider: corosync_votequorum` in the section quorum",
+        ),
+        ("nodeid: 7", "nodeid: 7\n name: a\0b", "line 15: a line has no NUL in it"),
     ] {
         assert!(text.contains(from));
-        let error = embedded::Cluster::builder().config_file(&text.replace(from, to)).unwrap_err();
+        let error = embedded::Cluster::builder().config_file(text.replace(from, to)).unwrap_err();
         assert!(error.to_string().contains(said), "{error}");
     }
 }

@@ -1,26 +1,32 @@
 //! `corosync-ipc serve`: the embedded corosync in the foreground.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use clap::{Args, ValueEnum};
 use corosync_ipc::embedded::{Builder, Cluster};
 use corosync_ipc::libqb::server::{self, Generation};
 use corosync_ipc::{Endpoint, Error};
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
 use serde_json::json;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, TIMED_OUT};
 use crate::output::{print, print_event, printable, words};
-use crate::signals::Signals;
+use crate::signals::{Signals, poll_any};
 
 /// The longest name of a cluster, in bytes.
 const MAX_CLUSTER_NAME: usize = 255;
+
+/// The longest corosync.conf, in bytes. All the nodes there may be take some 50,000.
+const MAX_CONFIG: u64 = 1 << 20;
 
 /// Serves an embedded corosync, for tests and development
 ///
@@ -50,7 +56,8 @@ pub(crate) struct Serve {
     nodes: Vec<u32>,
 
     /// A corosync.conf with the nodes, their votes and all settings, as pcs and crmsh write it. What
-    /// the embedded corosync cannot do is an error with the number of its line.
+    /// the embedded corosync cannot do is an error with the number of its line. It has at most 1 MiB.
+    /// It may be a pipe, which has to end within --timeout.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "cluster_name", "transport"])]
     config: Option<PathBuf>,
 
@@ -157,7 +164,12 @@ impl Nodes {
 impl Serve {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let (nodes, builder) = match &self.config {
-            Some(file) => configured(file, self.node)?,
+            Some(file) => {
+                let builder = configured(file, context.deadline)
+                    .map_err(|failure| failure.while_at(&file.display().to_string()))?;
+                let all = builder.node_ids().iter().map(|id| id.0).collect();
+                (Nodes::new(self.node, all)?, builder)
+            }
             None => {
                 let nodes = Nodes::new(self.node, self.nodes)?;
                 let transport = self.transport.unwrap_or_default();
@@ -178,16 +190,35 @@ impl Serve {
 }
 
 /// The nodes and settings of a corosync.conf.
-fn configured(file: &Path, node: Option<u32>) -> Result<(Nodes, Builder<Cluster>), Failure> {
-    let in_file = |error: String| format!("{}: {error}", file.display());
-    let text = fs::read(file).map_err(|error| Failure::refused(in_file(error.to_string())))?;
-    // The daemon takes any bytes. Only names and comments may have them.
-    let text = String::from_utf8_lossy(&text);
-    let builder = Cluster::builder()
-        .config_file(&text)
-        .map_err(|error| Failure::from(error).map_text(in_file))?;
-    let all = builder.node_ids().iter().map(|id| id.0).collect();
-    Ok((Nodes::new(node, all)?, builder))
+fn configured(file: &Path, deadline: Instant) -> Result<Builder<Cluster>, Failure> {
+    Ok(Cluster::builder().config_file(read(file, deadline)?)?)
+}
+
+/// Reads a file, or a pipe as shells make it of `<(pcs ...)`.
+fn read(file: &Path, deadline: Instant) -> Result<Vec<u8>, Failure> {
+    let failed = |error: io::Error| Failure::refused(error.to_string());
+    // With it, opening does not wait until somebody writes to the pipe.
+    let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(file).map_err(failed)?;
+    let mut text = Vec::new();
+    loop {
+        poll_any(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], "reading", Some(deadline))?;
+        // As long as nobody has written to a pipe, reading says that it ends.
+        if Instant::now() >= deadline {
+            let text = "it does not end within --timeout".to_owned();
+            return Err(Failure::Failed { status: TIMED_OUT, text, cs_error: None });
+        }
+        let room = (MAX_CONFIG + 1).saturating_sub(text.len() as u64);
+        match (&file).take(room).read_to_end(&mut text) {
+            Ok(_) if text.len() as u64 > MAX_CONFIG => {
+                let text = format!("it has more than the {MAX_CONFIG} bytes of a corosync.conf");
+                return Err(Failure::usage(text));
+            }
+            Ok(_) => return Ok(text),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
 }
 
 fn builder(nodes: &Nodes) -> Builder<Cluster> {
