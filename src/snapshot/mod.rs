@@ -39,7 +39,7 @@ use std::time::{Instant, SystemTime};
 use self::fault::add_new;
 pub use self::fault::{Fault, Faults};
 pub use self::links::{Link, LinkNode, NodeLinks, addresses, links, node_links};
-pub use self::services::{Service, connect_votequorum, has_votequorum, services};
+pub use self::services::{Service, connect_votequorum, services};
 use self::services::{ask, join};
 use self::sources::{Answers, Sources};
 #[cfg(feature = "tokio")]
@@ -270,7 +270,7 @@ impl Snapshot {
         let (snapshot, services, links) = thread::scope(|scope| {
             let services = options
                 .services
-                .then(|| scope.spawn(move || within(deadline, || services::probe(endpoint))));
+                .then(|| ask(scope, deadline, move || services::probe(endpoint, deadline)));
             let links = options.links.then(|| ask(scope, deadline, || links::links(endpoint)));
             (Self::base(endpoint, deadline), services.map(join), links.map(join))
         });

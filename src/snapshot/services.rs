@@ -80,26 +80,25 @@ impl Service {
 
 /// Connects to all services of a daemon at once, and sees which answer.
 ///
-/// What [`Snapshot::services`](super::Snapshot::services) has. Services that do not answer are no
-/// error: see [`Service::fault`].
-pub fn services(endpoint: &Endpoint) -> Vec<Service> {
+/// What [`Snapshot::services`](super::Snapshot::services) has, and whether votequorum is configured,
+/// or why cmap does not tell. Services that do not answer are no error: see [`Service::fault`].
+pub fn services(endpoint: &Endpoint) -> (Vec<Service>, Result<bool>) {
     let deadline = Call::request(endpoint, "services").deadline;
     let (mut services, has_votequorum) = thread::scope(|scope| {
         let has_votequorum = ask(scope, deadline, || has_votequorum(endpoint));
-        (within(deadline, || probe(endpoint)), join(has_votequorum))
+        (probe(endpoint, deadline), join(has_votequorum))
     });
     for service in &mut services {
         service.know(has_votequorum.as_ref().ok().copied());
     }
-    services
+    (services, has_votequorum)
 }
 
 /// The smallest question that shows that a service answers.
 type Probe = fn(&Endpoint) -> Result<Peer>;
 
-/// Connects to all services at once, within the deadline of this thread.
-pub(super) fn probe(endpoint: &Endpoint) -> Vec<Service> {
-    let deadline = Call::request(endpoint, "services").deadline;
+/// Connects to all services at once.
+pub(super) fn probe(endpoint: &Endpoint, deadline: Instant) -> Vec<Service> {
     let probes: [(&'static str, Probe); 6] = [
         ("cmap", |endpoint| {
             let client = cmap::Client::connect_to(endpoint)?;
@@ -141,10 +140,7 @@ pub(super) fn is_votequorum(provider: Option<&str>) -> bool {
 }
 
 /// Whether votequorum is configured: `quorum.provider`.
-///
-/// # Errors
-/// As [`cmap::Client::connect`] and [`cmap::Client::get`].
-pub fn has_votequorum(endpoint: &Endpoint) -> Result<bool> {
+fn has_votequorum(endpoint: &Endpoint) -> Result<bool> {
     let provider = cmap::Client::connect_to(endpoint)?.get_as::<String>("quorum.provider")?;
     Ok(is_votequorum(provider.as_deref()))
 }

@@ -163,7 +163,8 @@ fn ask_quorum(
         return source.ask(|quorum| quorum.present(deadline));
     }
     // Every daemon has model v0. Only cmap says whether it has v1, which may fail or take all the
-    // time there is.
+    // time there is. So v0 answers first, unlike with `Client::connect_newest`, which would have
+    // nothing to show then.
     source.connect(|| quorum::Client::connect_to(endpoint).map(Some));
     let reported = source.ask(|quorum| quorum.present(deadline))?;
     let newer = quorum::Options::new().model(quorum::Model::V1);

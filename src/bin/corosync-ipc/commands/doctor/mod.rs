@@ -5,13 +5,12 @@ mod surroundings;
 
 use std::io;
 use std::mem::discriminant;
-use std::panic::resume_unwind;
 use std::path::Path;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 use clap::Args;
 use corosync_ipc::cmap::{self, Map};
-use corosync_ipc::snapshot::{Fault, Service, has_votequorum, services};
+use corosync_ipc::snapshot::{Fault, Service, services};
 use corosync_ipc::{
     CsError, Endpoint, Error, ProtocolError, RingError, RingFileFault, SocketAddress, Stage, within,
 };
@@ -42,15 +41,12 @@ impl Doctor {
     #[allow(clippy::unused_self, reason = "as all commands")]
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let Context { endpoint, deadline, .. } = context;
-        let (mut services, has_votequorum, is_new, pids) = thread::scope(|scope| {
-            let has_votequorum =
-                scope.spawn(|| within(*deadline, || has_votequorum(endpoint).map_err(Fault::from)));
-            let is_new =
-                scope.spawn(|| within(*deadline, || is_2_99(endpoint).map_err(Fault::from)));
-            let pids = scope.spawn(|| within(*deadline, || Pids::look(endpoint)));
-            let services = within(*deadline, || services(endpoint));
+        let (mut is_new, mut pids) = (None, None);
+        let (mut services, has_votequorum) = thread::scope(|scope| {
+            scope.spawn(|| is_new = Some(within(*deadline, || is_2_99(endpoint))));
             // If this fails, so does cpg.
-            (services, join(has_votequorum), join(is_new), join(pids).ok())
+            scope.spawn(|| pids = within(*deadline, || Pids::look(endpoint)).ok());
+            within(*deadline, || services(endpoint))
         });
         // After the services, since it takes time that is not the daemon's.
         let surroundings = Surroundings::look(endpoint);
@@ -59,9 +55,10 @@ impl Doctor {
         // Without cmap these fail for the same reason as cmap.
         let has_cmap =
             services.iter().any(|service| service.service == "cmap" && service.reachable);
-        let (has_votequorum, is_new) = has_cmap.then_some((has_votequorum, is_new)).unzip();
+        let is_new = is_new.filter(|_| has_cmap).map(|is_new| is_new.map_err(Fault::from));
+        let unknown_provider = has_votequorum.err().filter(|_| has_cmap).map(Fault::from);
         let beside = [
-            (PROVIDER, has_votequorum.as_ref().and_then(|asked| asked.as_ref().err())),
+            (PROVIDER, unknown_provider.as_ref()),
             (IS_NEW, is_new.as_ref().and_then(|asked| asked.as_ref().err())),
         ];
         let beside: Vec<(&str, &Fault)> =
@@ -114,10 +111,6 @@ impl Doctor {
 /// The questions beside those to the services.
 const PROVIDER: &str = "quorum_provider";
 const IS_NEW: &str = "daemon_is_2_99_or_later";
-
-fn join<T>(asked: ScopedJoinHandle<'_, T>) -> T {
-    asked.join().unwrap_or_else(|panic| resume_unwind(panic))
-}
 
 /// Why a service does not answer.
 fn error_of(service: &Service) -> Option<&Error> {
