@@ -9,8 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures_core::Stream;
-use futures_core::stream::FusedStream;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
@@ -22,8 +20,8 @@ use super::ServiceClient;
 use crate::error::{Error, Result};
 use crate::libqb::client::Limit;
 
-/// The tokio client of any service: it runs requests as closures, and its events are a [`Stream`].
-/// Clones share the connection.
+/// The tokio client of any service: it runs requests as closures, and its events are a
+/// [`Stream`](futures_core::Stream). Clones share the connection.
 ///
 /// Each service has a type of its own on top of this, such as
 /// [`cmap::AsyncClient`](crate::cmap::AsyncClient), which has a method for each request.
@@ -197,24 +195,36 @@ impl<C: ServiceClient> AsyncEvents<C> {
     }
 }
 
-impl<C: ServiceClient> Stream for AsyncEvents<C> {
-    type Item = Result<C::Event>;
+/// Makes a client a stream of what a method polls, which ends with the first error. The client has
+/// a field `ended` for that.
+macro_rules! stream_until_error {
+    ([$($generics:tt)*] $client:ty, $poll:ident: $item:ty) => {
+        impl<$($generics)*> futures_core::Stream for $client {
+            type Item = $crate::error::Result<$item>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
+            fn poll_next(
+                mut self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<Option<Self::Item>> {
+                if self.ended {
+                    return std::task::Poll::Ready(None);
+                }
+                let item = std::task::ready!(self.$poll(cx));
+                self.ended = item.is_err();
+                std::task::Poll::Ready(Some(item))
+            }
         }
-        let event = ready!(self.poll_event(cx));
-        self.ended = event.is_err();
-        Poll::Ready(Some(event))
-    }
-}
 
-impl<C: ServiceClient> FusedStream for AsyncEvents<C> {
-    fn is_terminated(&self) -> bool {
-        self.ended
-    }
+        impl<$($generics)*> futures_core::stream::FusedStream for $client {
+            fn is_terminated(&self) -> bool {
+                self.ended
+            }
+        }
+    };
 }
+pub(crate) use stream_until_error;
+
+stream_until_error!([C: ServiceClient] AsyncEvents<C>, poll_event: C::Event);
 
 impl<C: ServiceClient> fmt::Debug for AsyncEvents<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

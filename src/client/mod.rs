@@ -14,9 +14,9 @@ pub use self::dispatch::Dispatch;
 #[cfg(feature = "tokio")]
 pub(crate) use async_client::async_client;
 #[cfg(feature = "tokio")]
-pub(crate) use asynchronous::Blocking;
-#[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncClient, AsyncEvents};
+#[cfg(feature = "tokio")]
+pub(crate) use asynchronous::{Blocking, stream_until_error};
 pub use dispatcher::{ClientId, Control, Dispatcher, DispatcherWaker, EventHandler, Round};
 pub(crate) use dispatcher::{EVENTS_PER_TURN, Pump};
 pub use service::UnknownEvent;

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures_core::Stream;
 use tokio::time::{Sleep, sleep_until};
 
 use super::{Attempt, NoticeOf, Plan, Supervise, SupervisedStats, attempt, loses_connection};
-use crate::client::{AsyncClient, AsyncEvents, Blocking};
+use crate::client::{AsyncClient, AsyncEvents, Blocking, stream_until_error};
 use crate::error::{Error, Result};
 use crate::supervise::Notice;
 
 /// A client that connects again when it has to: [`Supervised`](super::Supervised) for tokio. Its
-/// notices are a [`Stream`], which ends with the error that the client cannot go on after.
+/// notices are a [`Stream`](futures_core::Stream), which ends with the error that the client cannot
+/// go on after.
 ///
 /// ```no_run
 /// use corosync_ipc::cmap::{self, TrackEvents};
@@ -232,18 +232,7 @@ impl<C: Supervise> AsyncSupervised<C> {
     }
 }
 
-impl<C: Supervise> Stream for AsyncSupervised<C> {
-    type Item = Result<NoticeOf<C>>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let notice = ready!(self.poll_notice(cx));
-        self.ended = notice.is_err();
-        Poll::Ready(Some(notice))
-    }
-}
+stream_until_error!([C: Supervise] AsyncSupervised<C>, poll_notice: NoticeOf<C>);
 
 // Nothing in it is pinned but what is in a box of its own.
 impl<C: Supervise> Unpin for AsyncSupervised<C> {}

@@ -6,17 +6,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_core::Stream;
 use serde::de::DeserializeOwned;
 use tokio::time::{Sleep, sleep_until};
 
 use super::{NoticeOfValue, Part, Read};
+use crate::client::stream_until_error;
 use crate::cmap::Client;
 use crate::error::Result;
 use crate::supervise::{AsyncSupervised, Notice};
 
-/// [`Watch`](super::Watch) for tokio. Its notices are a [`Stream`], which ends with the error that
-/// the client cannot go on after.
+/// [`Watch`](super::Watch) for tokio. Its notices are a [`Stream`](futures_core::Stream), which ends
+/// with the error that the client cannot go on after.
 ///
 /// ```no_run
 /// use corosync_ipc::cmap;
@@ -125,18 +125,10 @@ impl<T: DeserializeOwned + Send + 'static> AsyncWatch<T> {
     }
 }
 
-impl<T: DeserializeOwned + Send + 'static> Stream for AsyncWatch<T> {
-    type Item = Result<NoticeOfValue<T>>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let notice = ready!(self.poll_notice(cx));
-        self.ended = notice.is_err();
-        Poll::Ready(Some(notice))
-    }
-}
+stream_until_error!(
+    [T: DeserializeOwned + Send + 'static] AsyncWatch<T>,
+    poll_notice: NoticeOfValue<T>
+);
 
 impl<T> fmt::Debug for AsyncWatch<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
