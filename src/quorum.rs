@@ -276,6 +276,10 @@ impl Client {
     /// Connects with the newest model that the daemon is known to have: model v0 also where cmap
     /// does not say how old the daemon is.
     ///
+    /// Where no quorum provider is configured, only model v1 tells the members. A program that
+    /// would rather have no connection than miss them uses [`Client::connect_with`], and model v0
+    /// only after [`Error::Unsupported`].
+    ///
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_newest(endpoint: &Endpoint) -> Result<Self> {
