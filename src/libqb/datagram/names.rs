@@ -80,15 +80,15 @@ mod tests {
     use super::*;
     use crate::codec::setup::{Generation, TransportType};
 
-    fn parse(control: &'static str, base: &'static str) -> Result<Names, ProtocolError> {
+    fn parse(control: &str, base: &str) -> Result<Names, ProtocolError> {
         let reply = ConnectReply {
             generation: Generation::Libqb013,
             error: 0,
             transport: TransportType::SOCKET,
             max_msg_size: 8192,
             cookie: 1,
-            request: control.into(),
-            response: base.into(),
+            request: control.to_owned().into(),
+            response: base.to_owned().into(),
             event: "".into(),
         };
         Names::parse(&reply, Path::new("/host/shm"))
@@ -144,10 +144,9 @@ mod tests {
         for base in ["", "/dev/shm/qb-1/qb-cpg", "/dev/shm/qb-2/qb-cmap", "../qb-cmap"] {
             assert_eq!(parse(control, base), Err(ProtocolError::SocketName), "{base:?}");
         }
-        let service = "x".repeat(100).leak();
-        let names = |path: String| -> &'static str { path.leak() };
-        let control = names(format!("/dev/shm/qb-1/qb-control-{service}"));
-        let base = names(format!("/dev/shm/qb-1/qb-{service}"));
-        assert_eq!(parse(control, base), Err(ProtocolError::SocketName));
+        let service = "x".repeat(100);
+        let control = format!("/dev/shm/qb-1/qb-control-{service}");
+        let base = format!("/dev/shm/qb-1/qb-{service}");
+        assert_eq!(parse(&control, &base), Err(ProtocolError::SocketName));
     }
 }
