@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::part::CMAP;
 use super::sources::{joined, text};
-use super::{CMAP, Fault, Faults};
+use super::{Fault, Faults};
 use crate::cfg::{Client, LOCAL_NODE, LinkStatus, NodeStatus, RingStatus};
 use crate::cmap::{self, Nodelist};
 use crate::endpoint::Endpoint;

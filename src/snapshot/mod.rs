@@ -25,6 +25,7 @@ mod fault;
 #[cfg(feature = "serde")]
 mod json;
 mod links;
+pub mod part;
 mod services;
 mod sources;
 #[cfg(feature = "tokio")]
@@ -60,11 +61,6 @@ use crate::wire::values::NodeId;
 
 /// How often to look again while the membership changes under the questions.
 const ROUNDS: usize = 5;
-
-/// Names of the parts.
-const CMAP: &str = "cmap";
-const VOTEQUORUM: &str = "votequorum";
-const LINKS: &str = "links";
 
 /// The cluster as this node sees it. A part that could not be asked is `None`, and
 /// [`errors`](Self::errors) says why.
@@ -113,9 +109,8 @@ pub struct Snapshot {
     /// Which services answer. Empty when they were not asked for.
     #[cfg_attr(feature = "serde", serde(default))]
     pub services: Vec<Service>,
-    /// Why parts are missing, by part: `cmap` (names, addresses, the provider), `quorum`,
-    /// `votequorum`, `cfg`, `links`, and `node N` for a node whose links are not known. A service
-    /// that does not answer has its error in [`services`](Self::services).
+    /// Why parts are missing, by [`part`], and by `node N` for a node whose links are not known. A
+    /// service that does not answer has its error in [`services`](Self::services).
     pub errors: Faults,
 }
 
@@ -280,7 +275,7 @@ impl Snapshot {
                 snapshot.links = Some(links);
                 add_new(&mut snapshot.errors, faults);
             }
-            Some(Err(error)) => _ = snapshot.errors.insert(LINKS.to_owned(), error.into()),
+            Some(Err(error)) => _ = snapshot.errors.insert(part::LINKS.to_owned(), error.into()),
             None => {}
         }
         let has_votequorum = snapshot.has_votequorum();
@@ -313,7 +308,7 @@ impl Snapshot {
         if !answered {
             return Err(decisive(errors));
         }
-        if errors.contains_key(VOTEQUORUM) {
+        if errors.contains_key(part::VOTEQUORUM) {
             // What it said before it failed is not the whole.
             answers.votes.local = None;
             answers.votes.nodes.values_mut().for_each(|votes| *votes = None);
@@ -334,7 +329,7 @@ impl Snapshot {
 
     /// Whether votequorum is configured; `None` if cmap does not answer.
     pub fn has_votequorum(&self) -> Option<bool> {
-        let is_known = !self.errors.contains_key(CMAP);
+        let is_known = !self.errors.contains_key(part::CMAP);
         is_known.then(|| services::is_votequorum(self.quorum_provider.as_deref()))
     }
 }
@@ -345,7 +340,7 @@ fn decisive(mut faults: Faults) -> Error {
     let is = |part: &str, faults: &Faults, wanted: fn(&Error) -> bool| {
         faults.get(part).and_then(|fault| fault.source.as_deref()).is_some_and(wanted)
     };
-    let parts = [CMAP, "quorum", VOTEQUORUM, "cfg"];
+    let parts = part::ALL;
     let timed_out = |error: &Error| {
         matches!(error, Error::TimedOut { .. } | Error::Cs { error: CsError::TryAgain, .. })
     };
@@ -412,7 +407,7 @@ impl Answers {
                 addresses: addresses.cloned().unwrap_or_default(),
                 local: Some(*id) == node_id,
                 member: is_member.contains(id),
-                configured: (!errors.contains_key(CMAP)).then_some(configured.is_some()),
+                configured: (!errors.contains_key(part::CMAP)).then_some(configured.is_some()),
                 state: votes.as_ref().and_then(|info| info.state),
                 votes: votes.as_ref().map(|info| info.votes),
                 qdevice: votes.as_ref().and_then(NodeQdevice::of),
@@ -472,12 +467,12 @@ mod tests {
             decisive(faults.collect())
         };
         assert!(matches!(
-            decided(vec![("quorum", gone("quorum")), (CMAP, gone("cmap"))]),
+            decided(vec![("quorum", gone("quorum")), (part::CMAP, gone("cmap"))]),
             Error::Disconnected { service, .. } if service == "cmap"
         ));
-        let all = vec![(CMAP, gone("cmap")), ("quorum", refused()), ("cfg", late())];
+        let all = vec![(part::CMAP, gone("cmap")), ("quorum", refused()), ("cfg", late())];
         assert!(matches!(decided(all), Error::TimedOut { .. }));
-        let all = vec![(CMAP, gone("cmap")), ("quorum", refused())];
+        let all = vec![(part::CMAP, gone("cmap")), ("quorum", refused())];
         assert!(matches!(decided(all), Error::Cs { .. }));
         assert!(matches!(decided(vec![]), Error::NotConnected { .. }));
     }

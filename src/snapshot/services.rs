@@ -5,7 +5,8 @@ use std::panic::resume_unwind;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
-use super::{Fault, Peer, VOTEQUORUM};
+use super::part::VOTEQUORUM;
+use super::{Fault, Peer};
 use crate::cfg;
 use crate::cmap;
 use crate::cpg;

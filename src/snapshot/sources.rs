@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::services::{self, ask, join};
-use super::{CMAP, Faults, Peer, VOTEQUORUM};
+use super::{Faults, Peer, part};
 use crate::cfg;
 use crate::client::ServiceClient;
 use crate::cmap::{self, Nodelist, Value};
@@ -143,11 +143,11 @@ impl Sources {
 
     pub(super) fn faults(self, node_id: Option<NodeId>) -> Faults {
         let all = [
-            (CMAP, self.cmap.fault),
-            ("quorum", self.quorum.fault),
-            (VOTEQUORUM, self.votequorum.fault),
+            (part::CMAP, self.cmap.fault),
+            (part::QUORUM, self.quorum.fault),
+            (part::VOTEQUORUM, self.votequorum.fault),
             // Nothing else was asked of it.
-            ("cfg", self.cfg.fault.filter(|_| node_id.is_none())),
+            (part::CFG, self.cfg.fault.filter(|_| node_id.is_none())),
         ];
         all.into_iter().filter_map(|(name, fault)| Some((name.to_owned(), fault?))).collect()
     }

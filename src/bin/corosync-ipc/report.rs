@@ -3,7 +3,7 @@
 use corosync_ipc::NodeId;
 use corosync_ipc::cfg::LinkStatus;
 use corosync_ipc::snapshot::{
-    Daemon, Link, LinkNode, Node, NodeLinks, NodeQdevice, Qdevice, Ring, Snapshot,
+    Daemon, Link, LinkNode, Node, NodeLinks, NodeQdevice, Qdevice, Ring, Snapshot, part,
 };
 use corosync_ipc::votequorum::InfoFlags;
 use humantime::format_rfc3339_seconds;
@@ -29,7 +29,7 @@ pub(crate) fn cluster(snapshot: &Snapshot) -> Vec<Field> {
     };
     let known = |value: &Option<String>| value.as_deref().map(Cell::from);
     let node = snapshot.node_id.map_or_else(
-        || missing("cfg", "unknown"),
+        || missing(part::CFG, "unknown"),
         |node| match &snapshot.node_name {
             Some(name) => format!("{node} ({name})").into(),
             None => node.to_string().into(),
@@ -40,14 +40,15 @@ pub(crate) fn cluster(snapshot: &Snapshot) -> Vec<Field> {
     let mut lines: Vec<Field> = vec![
         (
             "Cluster name",
-            known(&snapshot.cluster_name).unwrap_or_else(|| missing("cmap", "unknown")),
+            known(&snapshot.cluster_name).unwrap_or_else(|| missing(part::CMAP, "unknown")),
         ),
         ("Node", node),
         ("Ring ID", snapshot.ring_id.map_or("unknown".into(), |ring| ring.to_string().into())),
-        ("Quorate", quorate.unwrap_or_else(|| missing("quorum", "unknown"))),
+        ("Quorate", quorate.unwrap_or_else(|| missing(part::QUORUM, "unknown"))),
         (
             "Quorum provider",
-            known(&snapshot.quorum_provider).unwrap_or_else(|| missing("cmap", "not configured")),
+            known(&snapshot.quorum_provider)
+                .unwrap_or_else(|| missing(part::CMAP, "not configured")),
         ),
     ];
     if let Some(version) = snapshot.config_version {
@@ -56,7 +57,7 @@ pub(crate) fn cluster(snapshot: &Snapshot) -> Vec<Field> {
     if let Some(error) = &snapshot.reload_error {
         lines.push(("Last reload", Cell::wrong(format!("failed: {error}"))));
     }
-    if let Some(fault) = snapshot.errors.get("votequorum") {
+    if let Some(fault) = snapshot.errors.get(part::VOTEQUORUM) {
         lines.push(("Votes", Cell::failed(fault)));
     }
     if let Some(flags) = snapshot.flags {
@@ -86,7 +87,7 @@ pub(crate) fn daemon(snapshot: &Snapshot) -> Vec<Field> {
     let mut lines = Vec::new();
     if let Some(Daemon { generation, pid, uid, transport, started, .. }) = &snapshot.daemon {
         let version = generation.as_ref().map(|generation| generation.to_string().into());
-        let fault = || snapshot.errors.get("cmap").map_or("unknown".into(), Cell::failed);
+        let fault = || snapshot.errors.get(part::CMAP).map_or("unknown".into(), Cell::failed);
         let started = started.map(|time| format!(", started {}", format_rfc3339_seconds(time)));
         lines.extend([
             ("Daemon", (process(*pid, *uid) + &started.unwrap_or_default()).into()),
@@ -126,7 +127,7 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
         true => Cell::wrong("failed"),
         false => "-".into(),
     };
-    let has_votes = snapshot.flags.is_some() || snapshot.errors.contains_key("votequorum");
+    let has_votes = snapshot.flags.is_some() || snapshot.errors.contains_key(part::VOTEQUORUM);
     let has_devices = snapshot.members.iter().flatten().any(|node| node.qdevice.is_some());
     let mut columns = vec![Column::Number("ID")];
     if has_votes {
@@ -140,7 +141,9 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
     let row = |node: &Node| {
         let mut row: Vec<Cell> = vec![node.node_id.to_string().into()];
         if has_votes {
-            row.push(node.votes.map_or_else(|| no("votequorum"), |votes| votes.to_string().into()));
+            row.push(
+                node.votes.map_or_else(|| no(part::VOTEQUORUM), |votes| votes.to_string().into()),
+            );
         }
         let default_state = if node.member { "member" } else { "absent" };
         let state = node.state.map_or(default_state.to_owned(), |state| state.to_string());
@@ -148,7 +151,7 @@ pub(crate) fn nodes_text(snapshot: &Snapshot) -> String {
         if has_devices {
             row.push(qdevice_text(node));
         }
-        row.push(node.name.as_deref().map_or_else(|| no("cmap"), Cell::from));
+        row.push(node.name.as_deref().map_or_else(|| no(part::CMAP), Cell::from));
         let local = if node.local { " (local)" } else { "" };
         row.push((words(node.addresses.values()) + local).into());
         row

@@ -5,7 +5,7 @@ use std::thread;
 
 use clap::Args;
 use corosync_ipc::Deadline;
-use corosync_ipc::snapshot::{Change, Options, Snapshot, Watcher};
+use corosync_ipc::snapshot::{Change, Options, Snapshot, Watcher, part};
 use corosync_ipc::supervise::Missed;
 use serde_json::json;
 
@@ -113,7 +113,7 @@ fn post(mut watcher: Watcher, poster: &Poster, reconnects: bool) {
 }
 
 fn text(snapshot: &Snapshot) -> String {
-    let links = match (&snapshot.links, snapshot.errors.get("links")) {
+    let links = match (&snapshot.links, snapshot.errors.get(part::LINKS)) {
         (Some(links), _) => report::links_text(links),
         (None, Some(fault)) => fields([("Links", Cell::failed(fault))]),
         (None, None) => String::new(),

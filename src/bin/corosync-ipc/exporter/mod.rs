@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use corosync_ipc::cmap::{self, Map};
 use corosync_ipc::cpg::{self, Iteration};
-use corosync_ipc::snapshot::{Faults, Options, Snapshot};
+use corosync_ipc::snapshot::{Faults, Options, Snapshot, part};
 use corosync_ipc::{Deadline, Endpoint, Error, within};
 
 use self::families::Families;
@@ -30,14 +30,12 @@ use crate::failure::{Failure, judge, parts};
 /// The most groups with a sample of their own.
 const MOST_GROUPS: usize = 256;
 
-/// The parts of a scrape: those of a snapshot, and two more.
-const PARTS: [&str; 7] = ["cmap", "quorum", "votequorum", "cfg", "links", STATS, CPG];
-const LINKS: &str = "links";
+/// The parts of a scrape besides those of a snapshot.
 const STATS: &str = "stats";
 const CPG: &str = "cpg";
 
 /// What has to be known for the metrics of ha_cluster_exporter.
-const HA_PARTS: [&str; 4] = ["cmap", "quorum", "votequorum", LINKS];
+const HA_PARTS: [&str; 4] = [part::CMAP, part::QUORUM, part::VOTEQUORUM, part::LINKS];
 
 /// The name of ha_cluster_exporter's collector for corosync.
 const HA_COLLECTOR: &str = "corosync";
@@ -146,8 +144,8 @@ impl Scrape {
             }
             Err(error) => {
                 let fault = error.into();
-                let parts = PARTS.into_iter().filter(|part| ![STATS, CPG].contains(part));
-                self.faults.extend(parts.map(|part| (part.to_owned(), Clone::clone(&fault))));
+                let missing = part::ALL.map(|part| (part.to_owned(), Clone::clone(&fault)));
+                self.faults.extend(missing);
                 Vec::new()
             }
         }
@@ -157,10 +155,11 @@ impl Scrape {
     fn judge(&mut self) {
         let Self { families, faults, answered } = self;
         // The other faults are those of links to a node.
-        let has_other = faults.keys().any(|name| !PARTS.contains(&name.as_str()));
-        let failed = |part| faults.contains_key(part) || part == LINKS && has_other;
+        let parts = || part::ALL.into_iter().chain([STATS, CPG]);
+        let has_other = faults.keys().any(|name| parts().all(|part| part != name));
+        let failed = |part| faults.contains_key(part) || part == part::LINKS && has_other;
         families.add(&UP, [], *answered);
-        for part in PARTS {
+        for part in parts() {
             families.add(&PART_FAILED, [part], failed(part));
         }
         families.add(&HA_SCRAPE_SUCCESS, [HA_COLLECTOR], !HA_PARTS.into_iter().any(failed));
