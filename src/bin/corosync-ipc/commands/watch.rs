@@ -53,6 +53,7 @@ COROSYNC_IPC_QUORATE and COROSYNC_IPC_NODE_ID.
 
 Examples:
   corosync-ipc watch
+  corosync-ipc watch --events quorum,nodes,links,groups   # all but clients
   corosync-ipc --json watch --events quorum,nodes,links --wait --reconnect
   corosync-ipc watch --events links \\
     --exec 'logger \"link $COROSYNC_IPC_LINK up: $COROSYNC_IPC_CONNECTED\"'")]
@@ -143,6 +144,16 @@ fn line(
         hook.tell(format!("{event} {subject}"), move || document);
     }
     Line { event, text, members }
+}
+
+/// What happened to a member, or how it is at the beginning.
+fn membership(joined: bool, change: bool) -> &'static str {
+    match (change, joined) {
+        (true, true) => "joined",
+        (true, false) => "left",
+        (false, true) => "is a member",
+        (false, false) => "is no member",
+    }
 }
 
 /// Prints quorum and who the members are.
@@ -246,7 +257,7 @@ impl Members {
         let text = format!(
             "{} {}, addresses {}",
             named(node, name.as_deref()),
-            if joined { "joined" } else { "left" },
+            membership(joined, change),
             printable(&words(&addresses)),
         );
         let members = json!({
@@ -476,7 +487,8 @@ impl Statistics {
                     Some(false) => Cell::wrong("disconnected"),
                     None => "gone".into(),
                 };
-                let text = format!("{link} to node {} {state}", named(*node, name.as_deref()));
+                let is = if change { "" } else { "is " };
+                let text = format!("{link} to node {} {is}{state}", named(*node, name.as_deref()));
                 let members = json!({
                     "link": link, "node_id": node.0, "name": name, "connected": connected,
                 });
@@ -578,7 +590,7 @@ fn group_line(
     change: bool,
     hook: Option<&Teller>,
 ) -> Line {
-    let text = format!("{group} {node}/{pid} {}", if joined { "joined" } else { "left" });
+    let text = format!("{group} {node}/{pid} {}", membership(joined, change));
     let mut members = json!({ "node_id": node, "pid": pid, "joined": joined });
     add_name(&mut members, group);
     line("group", change, text, members, hook, &format!("{group} {node}/{pid}"))
