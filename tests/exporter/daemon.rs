@@ -73,7 +73,7 @@ fn nothing_stale_is_told_while_the_daemon_is_away(host: &Host) {
     assert_eq!(output.code(), 0, "{output:?}");
     // Standard error tells each change.
     let lines: Vec<&str> = output.stderr.lines().collect();
-    let is_back = |line: &&&str| line.ends_with(": corosync answers again");
+    let is_back = |line: &&&str| line.ends_with(": corosync answers in full again");
     assert!(lines[0].contains("CS_ERR_TIMEOUT"), "{lines:?}");
     assert_eq!(lines.iter().filter(is_back).count(), 3, "{lines:?}");
     assert!(lines.len() >= 6 && lines.last().is_some_and(|line| is_back(&line)), "{lines:?}");

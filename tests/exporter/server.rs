@@ -132,7 +132,7 @@ fn nobody_has_to_read_what_it_says(host: &Host) {
         let _ = reader.read_to_end(&mut text);
         let text = String::from_utf8_lossy(&text).into_owned();
         let line = |end: &str| text.lines().any(|line| line.contains(end));
-        assert!(line("CS_ERR_TIMEOUT") && line(": corosync answers again"), "{text}");
+        assert!(line("CS_ERR_TIMEOUT") && line(": corosync answers in full again"), "{text}");
         assert_eq!(line("lines of the log are missing here"), !verbose.is_empty(), "{text}");
         fill(&mut reader);
         let output = exporter.end();

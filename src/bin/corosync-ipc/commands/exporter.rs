@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use clap::Args;
 use listenfd::ListenFd;
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::runtime;
 use tokio::sync::oneshot;
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::context::Context;
 use crate::exporter::Scraper;
 use crate::exporter::families::Format;
-use crate::exporter::http::Server;
+use crate::exporter::http::{OTHER_DESCRIPTORS, Server};
 use crate::exporter::observer::Observer;
 use crate::exporter::scrape::Scrapes;
 use crate::failure::Failure;
@@ -127,6 +128,7 @@ impl Exporter {
         let listeners =
             if self.systemd_socket { systemd_sockets()? } else { bind_all(&self.listen)? };
         let addresses = addresses(&listeners)?;
+        allow_descriptors();
         never_wait_for_standard_error();
         // Before there are other threads, and after names were looked up, which takes its time.
         let signals = if context.is_embedded { None } else { Some(Signals::block()?) };
@@ -157,6 +159,19 @@ impl Exporter {
     }
 }
 
+/// Raises the limit of descriptors as far as it may be raised, and says if it is too low.
+fn allow_descriptors() {
+    let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    let needed = OTHER_DESCRIPTORS + 1;
+    if most < needed as u64 {
+        complain(&format!(
+            "the limit of file descriptors is {most}: scrapes may be incomplete or say that \
+             corosync does not answer; they need up to {needed}"
+        ));
+    }
+}
+
 /// What was said on standard error of the scrapes, so that it is said once.
 #[derive(Debug, Default)]
 struct Faults(Mutex<Option<String>>);
@@ -169,7 +184,9 @@ impl Faults {
             _ => None,
         };
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *said != fault && try_complain(fault.as_deref().unwrap_or("corosync answers again")) {
+        if *said != fault
+            && try_complain(fault.as_deref().unwrap_or("corosync answers in full again"))
+        {
             *said = fault;
         }
     }

@@ -29,7 +29,7 @@ use super::scrape::Scrapes;
 const MOST_CONNECTIONS: usize = 64;
 /// The descriptors that connections leave to a scrape and to everything else. A scrape was seen to
 /// have 37 at a time, and the exporter has 18 open besides.
-const OTHER_DESCRIPTORS: usize = 60;
+pub(crate) const OTHER_DESCRIPTORS: usize = 60;
 /// The most bytes of a request. The smallest that hyper allows.
 const MOST_REQUEST: usize = 8 << 10;
 /// The time for a client to send its request, and then for it to take the answer.

@@ -19,7 +19,7 @@ macro_rules! metrics {
 metrics! {
     // The scrape.
     UP: 0 = Gauge "corosync_up" []
-        "Whether a service of corosync answered";
+        "Whether a service of corosync answered and let the exporter in";
     PART_FAILED: 1 = Gauge "corosync_scrape_part_failed" ["part"]
         "Whether this part could not be asked, so that its metrics are missing or incomplete";
     SCRAPE_DURATION: 0 = Gauge "corosync_scrape_duration_seconds" []
