@@ -10,7 +10,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         format!("invalid duration {}: {error}; write it like 500ms, 5s or 2m", quoted(text))
     })?;
     if duration.is_zero() {
-        return Err("a timeout is more than 0".to_owned());
+        return Err("it has to be more than 0".to_owned());
     }
     Ok(duration)
 }

@@ -100,6 +100,8 @@ enum Command {
     /// The node logs the reason. Nobody can refuse, unlike with `cfg shutdown`. Prints nothing.
     /// Ends with 1 when the node is not a member; corosync before 3.1 does not check that, so
     /// this ends with 0 there.
+    #[command(override_usage = "corosync-ipc cfg kill [OPTIONS] <NODE> <REASON>...
+       corosync-ipc cfg kill [OPTIONS] <NODE> --reason <REASON>")]
     #[command(after_long_help = "Examples:
   corosync-ipc cfg kill 3 disk is broken
   corosync-ipc cfg kill 3 --reason 'disk is broken'")]
@@ -107,7 +109,7 @@ enum Command {
         /// The node's id.
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         node: u32,
-        /// The reason, in words.
+        /// The reason, in words. The node logs it.
         #[arg(value_name = "REASON", required_unless_present = "reason")]
         words: Vec<String>,
         /// The reason, as an option.

@@ -55,9 +55,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     nodes: Vec<u32>,
 
-    /// A corosync.conf with the nodes, their votes and all settings, as pcs and crmsh write it. What
-    /// the embedded corosync cannot do is an error with the number of its line. It has at most 1 MiB.
-    /// It may be a pipe, which has to end within --timeout.
+    /// A corosync.conf with the nodes, their votes and all settings, as pcs and crmsh write it, with
+    /// one link (ring0_addr) over knet. What the embedded corosync cannot do is an error with the
+    /// number of its line. It has at most 1 MiB. It may be a pipe, which has to end within
+    /// --timeout.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "cluster_name", "transport"])]
     config: Option<PathBuf>,
 

@@ -34,7 +34,9 @@ enum Command {
     /// Prints quorum, votes and nodes
     ///
     /// Prints the same as corosync-quorumtool -s; with --json the document of `status` without
-    /// "services". Ends with 0 when not quorate, unless --check is given.
+    /// "services" and "links". Ends with 0 when not quorate, unless --check is given. QDEVICE, shown
+    /// where there is a quorum device, is A alive, V votes, MW master wins, each with N if not, or NR
+    /// not registered.
     #[command(after_long_help = "Examples:
   corosync-ipc quorum status
   corosync-ipc quorum status --check >/dev/null || echo 'no quorum'
