@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -313,19 +313,14 @@ fn an_old_one_is_old_in_all_it_says() {
     }
 }
 
-/// Cuts files of the rings between a process and the server to nothing. Their directory has both
-/// pids in its name.
+/// Cuts files of the rings of cpg between a process and the server to nothing. Their directory has
+/// both pids in its name. The process may end other connections meanwhile.
 fn cut_rings(served: &Served, pid: u32, ring: &str, part: &str) {
     let is_of = |name: &String| name.split('-').nth(2) == Some(&pid.to_string());
     let directories =
         served.rings().into_iter().filter(is_of).map(|name| served.folder().join(name));
-    let files =
-        directories.flat_map(|path| fs::read_dir(path).unwrap()).map(|entry| entry.unwrap().path());
-    let is_meant = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_str().unwrap();
-        name.starts_with(&format!("qb-{ring}-")) && name.ends_with(&format!("-{part}"))
-    };
-    let files: Vec<_> = files.filter(is_meant).collect();
+    let files = directories.map(|path| path.join(format!("qb-{ring}-cpg-{part}")));
+    let files: Vec<_> = files.filter(|path| path.exists()).collect();
     assert!(!files.is_empty(), "no {part} of a {ring} ring of {pid}");
     files.iter().for_each(|path| {
         fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap()
