@@ -53,6 +53,9 @@ pub(crate) struct Evs {
     joined: AtomicUsize,
 }
 
+/// A key of the map of every daemon that has evs, an embedded one included.
+pub(crate) const SERVICE_ID: &str = "runtime.services.evs.service_id";
+
 /// The most groups in one call.
 pub const MAX_GROUPS: usize = wire::MAX_GROUPS;
 

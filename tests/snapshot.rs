@@ -1,14 +1,20 @@
 //! Snapshots and their changes, compared with what the services say one by one.
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::{Duration, Instant, SystemTime};
 
 use corosync_ipc::snapshot::{self, Change, Snapshot, Watcher};
-use corosync_ipc::{Endpoint, NodeId, cmap, quorum, votequorum};
+use corosync_ipc::{Endpoint, NodeId, SocketAddress, cmap, quorum, votequorum};
 use nix::time::ClockId;
 use testbed::{Nodes, Patience, Setup, eventually};
 
+/// The first version without evs.
+const NO_EVS: [u32; 4] = [1, 99, 8, 0];
+
 testbed::on_each_host! {
     a_snapshot_has_what_each_service_says, Setup::new().nodes(3);
+    who_listens_in_place_of_evs_is_not_asked, Setup::new();
     every_change_gives_a_snapshot, Setup::new().nodes(3).loses_nodes();
     a_daemon_that_is_stopped_or_gone_is_lost_and_comes_back, Setup::new().nodes(3).loses_nodes();
     waiting_takes_no_processor_time, Setup::new().nodes(3);
@@ -74,6 +80,33 @@ fn a_snapshot_has_what_each_service_says(nodes: &Nodes) {
             assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), snapshot, "{text}");
         }
     });
+}
+
+fn who_listens_in_place_of_evs_is_not_asked(nodes: &Nodes) {
+    nodes.on(1, |endpoint| {
+        let has_evs = matches!(nodes, Nodes::Embedded(_)) || nodes.version() < NO_EVS;
+        let _silent = (!has_evs).then(|| listen(&endpoint.socket_address("evs")));
+        let snapshot = Snapshot::take(endpoint).unwrap();
+        assert!(snapshot.errors.is_empty(), "{:?}", snapshot.errors);
+        for service in &snapshot.services {
+            let is_there = has_evs || service.service != "evs";
+            assert_eq!((service.reachable, service.configured), (is_there, Some(is_there)));
+            assert_eq!(service.error, None);
+        }
+        assert_eq!(snapshot.services, snapshot::services(endpoint).0);
+    });
+}
+
+/// Listens, and answers nobody.
+fn listen(address: &SocketAddress) -> UnixListener {
+    match address {
+        SocketAddress::Path(path) => UnixListener::bind(path).unwrap(),
+        SocketAddress::Abstract(name) => {
+            let mut padded = [0; 107];
+            padded[..name.len()].copy_from_slice(name.as_bytes());
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name(padded).unwrap()).unwrap()
+        }
+    }
 }
 
 /// A watcher and the last that it told. `None`: lost.

@@ -17,6 +17,7 @@ use super::world::{ClientOutput, World};
 use crate::cmap::Value;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::evs;
 use crate::libqb::server::{Generation, Listener, Overflow, Transport};
 use crate::libqb::server::{Mark, Marker, Marking};
 use crate::sys::event::Wakeup;
@@ -326,8 +327,13 @@ impl Options {
             nodes.push(NodeSlot { id: *id, endpoint, ended, directory });
         }
         let started_at = Instant::now();
-        let mut world =
-            World::new(ids.iter().map(|id| (*id, self.config.clone())).collect(), self.seed);
+        let mut config = self.config.clone();
+        if self.has_evs {
+            // By which clients know that it is there.
+            let number = Value::U16(ServiceId::Evs.number() as u16);
+            config.settings.push((evs::SERVICE_ID.to_owned(), number));
+        }
+        let mut world = World::new(ids.iter().map(|id| (*id, config.clone())).collect(), self.seed);
         let running: Vec<usize> = (0..ids.len())
             .filter(|index| !ids.get(*index).is_some_and(|id| self.down.contains(id)))
             .collect();

@@ -278,11 +278,7 @@ impl Snapshot {
             Some(Err(error)) => _ = snapshot.errors.insert(part::LINKS.to_owned(), error.into()),
             None => {}
         }
-        let has_votequorum = snapshot.has_votequorum();
-        snapshot.services = services.unwrap_or_default();
-        for service in &mut snapshot.services {
-            service.know(has_votequorum);
-        }
+        snapshot.services = services.map(|(services, _)| services).unwrap_or_default();
         Ok(snapshot)
     }
 

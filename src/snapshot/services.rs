@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::panic::resume_unwind;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, Scope, ScopedJoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::part::VOTEQUORUM;
 use super::{Fault, Peer};
@@ -35,7 +36,8 @@ pub struct Service {
     /// only has to take the connection.
     pub reachable: bool,
     /// Whether it should answer: votequorum is configured only as the quorum provider, and evs
-    /// exists only in corosync up to 1.99.7. `None` where cmap, which would tell, failed.
+    /// exists only in corosync up to 1.99.7. Where not, it is not asked, since any user can listen
+    /// in its place. `None` where cmap, which would tell, failed.
     pub configured: Option<bool>,
     /// How messages travel. This and the next two are `None` where the service does not answer.
     pub transport: Option<Transport>,
@@ -43,7 +45,7 @@ pub struct Service {
     pub pid: Option<u32>,
     /// Its user.
     pub uid: Option<u32>,
-    /// Why it does not answer. `None` for evs where nothing listens.
+    /// Why it does not answer. `None` where it was not asked, and for evs where nothing listens.
     #[cfg_attr(feature = "serde", serde(flatten, with = "super::json::fault_or_null"))]
     pub error: Option<Fault>,
 }
@@ -53,23 +55,36 @@ impl Service {
         let is_obsolete = service == EVS && matches!(result, Err(Error::NoSocket { .. }));
         let peer = result.as_ref().ok().copied();
         Self {
-            service: service.into(),
-            reachable: peer.is_some(),
-            configured: Some(!is_obsolete),
             transport: peer.map(|peer| peer.transport),
             pid: peer.and_then(|peer| peer.pid),
             uid: peer.map(|peer| peer.uid),
             error: result.err().filter(|_| !is_obsolete).map(Fault::from),
+            reachable: peer.is_some(),
+            ..Self::unasked(service, Some(!is_obsolete))
         }
     }
 
-    /// Takes note of whether votequorum is configured.
-    pub(super) fn know(&mut self, has_votequorum: Option<bool>) {
-        if self.service == VOTEQUORUM && !self.reachable {
-            let source = self.error.as_ref().and_then(|fault| fault.source.as_deref());
+    fn unasked(service: &'static str, configured: Option<bool>) -> Self {
+        Self {
+            service: service.into(),
+            reachable: false,
+            configured,
+            transport: None,
+            pid: None,
+            uid: None,
+            error: None,
+        }
+    }
+
+    /// votequorum that was asked before it was known whether it is configured.
+    fn know(&mut self, has_votequorum: Option<bool>) {
+        let source = self.error.as_ref().and_then(|fault| fault.source.as_deref());
+        let is_missing = matches!(source, Some(Error::NoSocket { .. }));
+        match has_votequorum {
+            Some(false) => *self = Self::unasked(VOTEQUORUM, Some(false)),
             // It would be there if it did more than not exist.
-            let is_missing = matches!(source, Some(Error::NoSocket { .. }));
-            self.configured = if is_missing { has_votequorum } else { Some(true) };
+            None if is_missing => self.configured = None,
+            _ => {}
         }
     }
 
@@ -79,33 +94,22 @@ impl Service {
     }
 }
 
-/// Connects to all services of a daemon at once, and sees which answer.
+/// Connects to all services of a daemon at once, and sees which answer. Those that not every daemon
+/// has are asked where cmap says that they are there.
 ///
 /// What [`Snapshot::services`](super::Snapshot::services) has, and whether votequorum is configured,
-/// or why cmap does not tell. Services that do not answer are no error: see [`Service::fault`].
+/// or why cmap does not tell: [`Error::NotConnected`] where it does not answer. Services that do not
+/// answer are no error: see [`Service::fault`].
 pub fn services(endpoint: &Endpoint) -> (Vec<Service>, Result<bool>) {
-    let deadline = Call::request(endpoint, "services").deadline;
-    let (mut services, has_votequorum) = thread::scope(|scope| {
-        let has_votequorum = ask(scope, deadline, || has_votequorum(endpoint));
-        (probe(endpoint, deadline), join(has_votequorum))
-    });
-    for service in &mut services {
-        service.know(has_votequorum.as_ref().ok().copied());
-    }
-    (services, has_votequorum)
+    probe(endpoint, Call::request(endpoint, "services").deadline)
 }
 
 /// The smallest question that shows that a service answers.
 type Probe = fn(&Endpoint) -> Result<Peer>;
 
-/// Connects to all services at once.
-pub(super) fn probe(endpoint: &Endpoint, deadline: Instant) -> Vec<Service> {
-    let probes: [(&'static str, Probe); 6] = [
-        ("cmap", |endpoint| {
-            let client = cmap::Client::connect_to(endpoint)?;
-            client.get("totem.version")?;
-            Ok(Peer::of(&client))
-        }),
+/// As [`services`].
+pub(super) fn probe(endpoint: &Endpoint, deadline: Instant) -> (Vec<Service>, Result<bool>) {
+    let probes: [(&'static str, Probe); 3] = [
         ("cpg", |endpoint| {
             let client = cpg::Client::connect_to(endpoint)?;
             client.local_node_id()?;
@@ -121,18 +125,74 @@ pub(super) fn probe(endpoint: &Endpoint, deadline: Instant) -> Vec<Service> {
             client.is_quorate()?;
             Ok(Peer::of(&client))
         }),
-        (VOTEQUORUM, |endpoint| {
-            let client = votequorum::Client::connect_to(endpoint)?;
-            client.local_info()?;
-            Ok(Peer::of(&client))
-        }),
-        (EVS, |endpoint| Ok(Peer::of(&evs::Client::connect_to(endpoint)?))),
     ];
+    let (tell_votequorum, is_votequorum_there) = mpsc::channel();
+    let (tell_evs, is_evs_there) = mpsc::channel();
     thread::scope(|scope| {
+        let cmap = ask(scope, deadline, move || ask_cmap(endpoint, tell_votequorum, tell_evs));
         let asked =
             probes.map(|(name, probe)| (name, ask(scope, deadline, move || probe(endpoint))));
-        asked.into_iter().map(|(name, asked)| Service::new(name, join(asked))).collect()
+        let votequorum = ask(scope, deadline, move || {
+            (told_in_time(&is_votequorum_there, deadline) != Some(false)).then(|| {
+                let client = votequorum::Client::connect_to(endpoint)?;
+                client.local_info()?;
+                Ok(Peer::of(&client))
+            })
+        });
+        let evs = ask(scope, deadline, move || match is_evs_there.recv() {
+            Ok(true) => {
+                Service::new(EVS, evs::Client::connect_to(endpoint).map(|client| Peer::of(&client)))
+            }
+            told => Service::unasked(EVS, told.ok()),
+        });
+        let (cmap, has_votequorum) = join(cmap);
+        let mut services = vec![Service::new("cmap", cmap)];
+        services.extend(asked.map(|(name, asked)| Service::new(name, join(asked))));
+        let mut votequorum = join(votequorum).map_or_else(
+            || Service::unasked(VOTEQUORUM, Some(false)),
+            |result| Service::new(VOTEQUORUM, result),
+        );
+        votequorum.know(has_votequorum.as_ref().ok().copied());
+        services.extend([votequorum, join(evs)]);
+        (services, has_votequorum)
     })
+}
+
+/// Asks cmap whether it answers, and which of the services are there that not every daemon has.
+fn ask_cmap(
+    endpoint: &Endpoint,
+    votequorum: Sender<bool>,
+    evs: Sender<bool>,
+) -> (Result<Peer>, Result<bool>) {
+    let connect = || {
+        let client = cmap::Client::connect_to(endpoint)?;
+        client.get("totem.version")?;
+        Ok(client)
+    };
+    let client = match connect() {
+        Ok(client) => client,
+        Err(error) => return (Err(error), Err(Error::NotConnected { service: "cmap".into() })),
+    };
+    let has_votequorum = provider_is_votequorum(&client);
+    if let Ok(has_votequorum) = has_votequorum {
+        // It may wait no more.
+        let _ = votequorum.send(has_votequorum);
+    }
+    drop(votequorum);
+    if let Ok(key) = client.get(evs::SERVICE_ID) {
+        let _ = evs.send(key.is_some());
+    }
+    (Ok(Peer::of(&client)), has_votequorum)
+}
+
+/// What was told until half of the time is over; the rest is for a service of which nobody knows
+/// whether it is there.
+pub(super) fn told_in_time(told: &Receiver<bool>, deadline: Instant) -> Option<bool> {
+    told.recv_timeout(half_until(deadline)).ok()
+}
+
+fn half_until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()) / 2
 }
 
 /// Whether this quorum provider is votequorum.
@@ -141,25 +201,24 @@ pub(super) fn is_votequorum(provider: Option<&str>) -> bool {
 }
 
 /// Whether votequorum is configured: `quorum.provider`.
-fn has_votequorum(endpoint: &Endpoint) -> Result<bool> {
-    let provider = cmap::Client::connect_to(endpoint)?.get_as::<String>("quorum.provider")?;
-    Ok(is_votequorum(provider.as_deref()))
+fn provider_is_votequorum(cmap: &cmap::Client) -> Result<bool> {
+    Ok(is_votequorum(cmap.get_as::<String>("quorum.provider")?.as_deref()))
 }
 
-/// Connects to votequorum; `None` where it is not the configured provider.
+/// Connects to votequorum; `None` where it is not the configured provider. It is not asked then,
+/// since any user can listen in its place.
 ///
 /// # Errors
-/// As [`votequorum::Client::connect`]; that of a missing socket where cmap does not tell whether it
-/// should exist.
+/// As [`votequorum::Client::connect`]; that of a missing socket also where cmap does not tell
+/// whether it should exist.
 pub fn connect_votequorum(endpoint: &Endpoint) -> Result<Option<votequorum::Client>> {
-    match votequorum::Client::connect_to(endpoint) {
-        Err(error @ Error::NoSocket { .. }) => match has_votequorum(endpoint) {
-            Ok(false) => Ok(None),
-            // It should exist, or it is unknown whether it should.
-            _ => Err(error),
-        },
-        client => client.map(Some),
-    }
+    let deadline = Call::connecting(endpoint).deadline;
+    let is_there =
+        || cmap::Client::connect_to(endpoint).and_then(|cmap| provider_is_votequorum(&cmap));
+    within(deadline, || match within(half_until(deadline), is_there) {
+        Ok(false) => Ok(None),
+        _ => votequorum::Client::connect_to(endpoint).map(Some),
+    })
 }
 
 /// Asks a question on a thread of its own, until the deadline, so that several questions take one

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Instant;
 
-use super::services::{self, ask, join};
+use super::services::{ask, is_votequorum, join, told_in_time};
 use super::{Faults, Peer, part};
 use crate::cfg;
 use crate::client::ServiceClient;
@@ -109,12 +110,25 @@ pub(super) struct VotesAnswer {
 impl Sources {
     pub(super) fn ask_all(&mut self, endpoint: &Endpoint, deadline: Instant) -> Answers {
         let Self { cmap, quorum, votequorum, .. } = self;
-        thread::scope(|scope| {
-            let map = ask(scope, deadline, || MapAnswer::of(cmap, endpoint));
+        let (tell, told) = mpsc::channel();
+        let (map, votes) = (&mut *cmap, &mut *votequorum);
+        let answers = thread::scope(|scope| {
+            let map = ask(scope, deadline, move || MapAnswer::of(map, endpoint, tell));
             let membership = ask(scope, deadline, || ask_quorum(quorum, endpoint, deadline));
-            let votes = ask(scope, deadline, || VotesAnswer::of(votequorum, endpoint));
+            let votes = ask(scope, deadline, move || {
+                votes.connect(|| match told_in_time(&told, deadline) {
+                    Some(false) => Ok(None),
+                    _ => votequorum::Client::connect_to(endpoint).map(Some),
+                });
+                VotesAnswer::of(votes)
+            });
             Answers { map: join(map), membership: join(membership), votes: join(votes) }
-        })
+        });
+        if cmap.fault.is_none() && !is_votequorum(answers.map.provider.as_deref()) {
+            // cmap said so when votequorum was asked already.
+            votequorum.fault = None;
+        }
+        answers
     }
 
     /// What quorum says by now, if it was asked before.
@@ -181,12 +195,19 @@ fn ask_quorum(
 }
 
 impl MapAnswer {
-    fn of(cmap: &mut Source<cmap::Client>, endpoint: &Endpoint) -> Self {
+    /// Tells whether votequorum is configured as soon as that is known.
+    fn of(cmap: &mut Source<cmap::Client>, endpoint: &Endpoint, tell: Sender<bool>) -> Self {
         cmap.connect(|| cmap::Client::connect_to(endpoint).map(Some));
+        let provider = cmap.ask(|cmap| text(cmap, "quorum.provider"));
+        if let Some(provider) = &provider {
+            // Who was connected before does not wait.
+            let _ = tell.send(is_votequorum(provider.as_deref()));
+        }
+        drop(tell);
         Self {
+            provider: provider.flatten(),
             nodelist: cmap.ask(cmap::Client::nodelist).unwrap_or_default(),
             cluster_name: cmap.ask(|cmap| text(cmap, "totem.cluster_name")).flatten(),
-            provider: cmap.ask(|cmap| text(cmap, "quorum.provider")).flatten(),
             joined: cmap.ask(joined).unwrap_or_default(),
             config_version: cmap.ask(|cmap| cmap.get("totem.config_version")).flatten().and_then(
                 |version| match version {
@@ -202,8 +223,7 @@ impl MapAnswer {
 }
 
 impl VotesAnswer {
-    fn of(votequorum: &mut Source<votequorum::Client>, endpoint: &Endpoint) -> Self {
-        votequorum.connect(|| services::connect_votequorum(endpoint));
+    fn of(votequorum: &mut Source<votequorum::Client>) -> Self {
         let mut answer =
             Self { local: votequorum.ask(votequorum::Client::local_info), ..Self::default() };
         for event in votequorum.ask(votequorum_events).unwrap_or_default() {

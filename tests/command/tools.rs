@@ -110,7 +110,9 @@ impl Both {
 fn line(line: &str) -> Option<String> {
     let is_left_out = line.starts_with("Date:")
         || line.starts_with("[debug]")
-        || line.starts_with("stats.schedmiss.");
+        || line.starts_with("stats.schedmiss.")
+        // serve has evs, which such a corosync does not.
+        || line.starts_with("runtime.services.evs.");
     if is_left_out || OF_THE_HARNESS.iter().any(|prefix| line.starts_with(prefix)) {
         return None;
     }

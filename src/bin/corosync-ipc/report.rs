@@ -3,7 +3,7 @@
 use corosync_ipc::NodeId;
 use corosync_ipc::cfg::LinkStatus;
 use corosync_ipc::snapshot::{
-    Daemon, Link, LinkNode, Node, NodeLinks, NodeQdevice, Qdevice, Ring, Snapshot, part,
+    Daemon, Link, LinkNode, Node, NodeLinks, NodeQdevice, Qdevice, Ring, Service, Snapshot, part,
 };
 use corosync_ipc::votequorum::InfoFlags;
 use humantime::format_rfc3339_seconds;
@@ -98,15 +98,21 @@ pub(crate) fn daemon(snapshot: &Snapshot) -> Vec<Field> {
     let reachable = snapshot.services.iter().filter(|service| service.reachable);
     lines.push(("Services", words(reachable.map(|service| &service.service)).into()));
     for service in &snapshot.services {
-        let said = match (&service.error, service.fault()) {
-            // Answers, or does not exist in this corosync.
-            (None, _) => continue,
-            (_, None) => format!("{} is not configured", service.service).into(),
-            (_, Some(fault)) => Cell::wrong(format!("{} {}", service.service, fault_text(fault))),
+        let said = match service.fault() {
+            Some(fault) => Cell::wrong(format!("{} {}", service.service, fault_text(fault))),
+            None if is_unconfigured(service) => {
+                format!("{} is not configured", service.service).into()
+            }
+            None => continue,
         };
         lines.push(("", said));
     }
     lines
+}
+
+/// Whether corosync would have this service if it was configured, unlike evs.
+pub(crate) fn is_unconfigured(service: &Service) -> bool {
+    service.service == part::VOTEQUORUM && service.configured == Some(false)
 }
 
 /// A process that answers.

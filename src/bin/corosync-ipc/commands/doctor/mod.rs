@@ -22,7 +22,7 @@ use crate::commands::doctor::surroundings::{Daemon, Surroundings};
 use crate::context::Context;
 use crate::failure::{Failure, judge, service_faults};
 use crate::output::{Cell, fields, pairs, print, print_document};
-use crate::report::process;
+use crate::report::{is_unconfigured, process};
 
 /// Finds out why a daemon cannot be reached, and says what to do
 ///
@@ -51,7 +51,9 @@ impl Doctor {
         // After the services, since it takes time that is not the daemon's.
         let surroundings = Surroundings::look(endpoint);
         // evs, which most corosyncs do not have.
-        services.retain(|service| service.reachable || service.error.is_some());
+        services.retain(|service| {
+            service.reachable || service.error.is_some() || is_unconfigured(service)
+        });
         // Without cmap these fail for the same reason as cmap.
         let has_cmap =
             services.iter().any(|service| service.service == "cmap" && service.reachable);
@@ -141,15 +143,13 @@ fn services_text(services: &[Service], seen: &Seen<'_>) -> Vec<[Cell; 2]> {
     for service in services {
         let name = &*service.service;
         let said = match (error_of(service), service.uid) {
+            _ if is_unconfigured(service) => "ok: not configured (quorum.provider)".to_owned(),
             (None, uid) => {
                 let uid = uid.unwrap_or_default();
                 let process = process(service.pid, uid);
                 // evs accepts no request while the partition is not quorate.
                 let did = if name == "evs" { "took the connection" } else { "answered a request" };
                 format!("ok: {process} {did}")
-            }
-            (Some(_), _) if service.fault().is_none() => {
-                "ok: not configured (quorum.provider)".to_owned()
             }
             (Some(error), _) => {
                 failed.push((name, error));
