@@ -1,18 +1,12 @@
 //! The HTTP server.
 
-use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process;
 use std::thread;
 
-use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
-use testbed::{Host, NodeCommand, Process, eventually, folder};
+use testbed::{Host, NodeCommand, Process, eventually, fill, folder, full_pipe};
 
 use super::client::{answer, connect, get, request};
 use super::{Exporter, program};
@@ -21,6 +15,7 @@ testbed::on_each_host! {
     pages_are_served;
     requests_at_the_same_time_share_a_scrape;
     a_signal_ends_it_whatever_is_under_way;
+    a_second_signal_ends_it_at_once;
     clients_leave_a_scrape_its_descriptors;
     nobody_has_to_read_what_it_says;
 }
@@ -89,6 +84,21 @@ fn a_signal_ends_it_whatever_is_under_way(host: &Host) {
     }
 }
 
+fn a_second_signal_ends_it_at_once(host: &Host) {
+    let mut exporter = Exporter::start(host, &["--timeout", "60m"]);
+    let paused = host.pause();
+    let mut whole = connect(&exporter.address);
+    whole.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    // Served before the next one, so it is being served, too.
+    assert_eq!(exporter.get("/healthz").status, 200);
+    exporter.process.signal(Signal::SIGTERM);
+    eventually("it takes no clients any more", || TcpStream::connect(&exporter.address).is_err());
+    exporter.process.signal(Signal::SIGINT);
+    let output = exporter.process.wait();
+    assert_eq!(output.code(), -(Signal::SIGINT as i32), "{output:?}");
+    drop(paused);
+}
+
 /// More clients than the process may have descriptors, and they stay.
 fn clients_leave_a_scrape_its_descriptors(host: &Host) {
     let command = host.command("sh").args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]);
@@ -138,21 +148,6 @@ fn nobody_has_to_read_what_it_says(host: &Host) {
         let output = exporter.end();
         assert_eq!(output.code(), 0, "{output:?}");
     }
-}
-
-/// A pipe that takes no more, and its reader.
-fn full_pipe(path: &Path) -> File {
-    if !path.exists() {
-        mkfifo(path, Mode::S_IRWXU).unwrap();
-    }
-    let mut pipe =
-        OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(path).unwrap();
-    fill(&mut pipe);
-    pipe
-}
-
-fn fill(pipe: &mut File) {
-    while pipe.write(&[0; 4096]).is_ok() {}
 }
 
 /// Whoever sends no request makes room when others come, the oldest first.
@@ -356,6 +351,30 @@ os.execv(sys.argv[1], sys.argv[1:])";
         assert!(get(&address, "/metrics", &[]).body.contains("\ncorosync_up 0\n"));
     }
     exporter.end();
+}
+
+/// As a socket unit for a program that takes one connection starts it, and another that is wrong.
+#[test]
+fn sockets_that_take_no_connections_are_refused() {
+    const START: &str = "import os, socket, sys
+server = socket.create_server(('127.0.0.1', 0))
+bound = socket.socket()
+bound.bind(('127.0.0.1', 0))
+given = {'connected': socket.create_connection(server.getsockname()),
+    'bound': bound, 'unbound': socket.socket()}[sys.argv[1]]
+os.dup2(given.fileno(), 103)
+os.dup2(103, 3)
+os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])";
+    if testbed::lacks("python3") {
+        return;
+    }
+    for given in ["connected", "bound", "unbound"] {
+        let command = NodeCommand::here("python3").args(["-c", START, given]).arg(program());
+        let output = command.args(["exporter", "--web.systemd-socket"]).run();
+        assert_eq!((output.code(), output.stdout.as_str()), (1, ""), "{output:?}");
+        assert!(output.stderr.contains("Accept=no"), "{output:?}");
+    }
 }
 
 /// An exporter with a daemon of its own, at a port that is free.

@@ -41,6 +41,7 @@ mod membership;
 mod namespaces;
 mod node;
 mod patience;
+mod pipe;
 mod poll;
 pub mod raw;
 #[cfg(feature = "server")]
@@ -81,6 +82,7 @@ pub use self::host::{
 pub use self::membership::Membership;
 pub use self::node::{FullShm, Node, Paused, address};
 pub use self::patience::{Patience, WATCHDOG, patiently, patiently_for};
+pub use self::pipe::{fill, full_pipe};
 pub use self::poll::{Condition, eventually, watchdog};
 #[cfg(feature = "server")]
 pub use self::scripted::Scripted;

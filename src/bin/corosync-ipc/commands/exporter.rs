@@ -13,6 +13,8 @@ use clap::Args;
 use listenfd::ListenFd;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::AcceptConn;
 use serde_json::json;
 use tokio::runtime;
 use tokio::sync::oneshot;
@@ -198,7 +200,13 @@ fn systemd_sockets() -> Result<Vec<TcpListener>, Failure> {
     let mut listeners = Vec::new();
     for index in 0..given.len() {
         let listener = given.take_tcp_listener(index);
-        listeners.extend(listener.map_err(|error| failed("a socket of systemd", &error))?);
+        let listener = listener.map_err(|error| failed("a socket of systemd", &error))?;
+        if listener.as_ref().is_some_and(|one| getsockopt(one, AcceptConn) == Ok(false)) {
+            let text = "--web.systemd-socket: systemd passed a socket that takes no connections; \
+                        set \"Accept=no\" in the socket unit";
+            return Err(Failure::refused(text));
+        }
+        listeners.extend(listener);
     }
     if listeners.is_empty() {
         let text = "--web.systemd-socket: systemd passed no socket; start the socket unit";
@@ -296,6 +304,10 @@ fn stop_at_signal(signals: Signals) -> oneshot::Receiver<()> {
         let _ = signals.wait(None);
         signals.let_through();
         let _ = stop.send(());
+        // Only this thread lets the second one through.
+        loop {
+            thread::park();
+        }
     });
     stopped
 }

@@ -32,7 +32,7 @@ const MOST_CONNECTIONS: usize = 64;
 pub(crate) const OTHER_DESCRIPTORS: usize = 60;
 /// The most bytes of a request. The smallest that hyper allows.
 const MOST_REQUEST: usize = 8 << 10;
-/// The time for a client to send its request, and then for it to take the answer.
+/// The time for a client to send its request.
 const CLIENT_TIME: Duration = Duration::from_secs(10);
 /// The time for which a client without a whole request holds its place when others wait.
 const GRACE: Duration = Duration::from_millis(100);
