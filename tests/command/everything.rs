@@ -7,11 +7,12 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testbed::{Cluster, Host, Process, Transport, eventually, lacks, skip};
 
-use super::{command, lines, ok};
+use super::{assert_fails, command, lines, ok, outside};
 
 testbed::on_each_host! {
     clients_and_groups_come_and_go;
     the_watch_outlives_the_daemon;
+    a_hook_is_told_of_clients_only_where_they_are_named;
 }
 
 /// The lines so far that have these members, without their times.
@@ -31,7 +32,7 @@ fn wait_line(watch: &Process, members: &Value) -> Value {
 fn clients_and_groups_come_and_go(host: &Host) {
     let first = command(host, &["cpg", "join", "of-watch"]).interactive().spawn();
     first.wait_stdout("confchg");
-    let watch = command(host, &["--json", "watch", "--interval", "50ms"]).spawn();
+    let watch = command(host, &["--json", "watch", "--interval", "100ms"]).spawn();
     // What is there when a watch begins is no change.
     let line = wait_line(&watch, &json!({ "event": "group", "pid": first.pid() }));
     assert_eq!((&line["joined"], &line["change"]), (&json!(true), &json!(false)));
@@ -79,7 +80,7 @@ fn clients_and_groups_come_and_go(host: &Host) {
 }
 
 fn the_watch_outlives_the_daemon(host: &Host) {
-    let args = ["--json", "watch", "--interval", "50ms", "--wait", "--reconnect"];
+    let args = ["--json", "watch", "--interval", "100ms", "--wait", "--reconnect"];
     let watch = command(host, &args).spawn();
     // It has begun.
     eventually("it sees clients", || {
@@ -172,6 +173,44 @@ fn what_notifyd_tells_is_told() {
             &watch,
             &json!({ "event": "client", "process": "corosync-cpgtoo", "connected": connected }),
         );
+    }
+}
+
+/// A hook that asks corosync would be told of itself.
+fn a_hook_is_told_of_clients_only_where_they_are_named(host: &Host) {
+    let folder = testbed::folder();
+    let watch = |name: &str, events: &[&str]| {
+        let file = folder.path().join(name);
+        let hook = format!("echo $COROSYNC_IPC_EVENT >>{}", file.display());
+        let args = ["--json", "watch", "--interval", "100ms", "--exec", &hook];
+        (command(host, &args).args(events).spawn(), file)
+    };
+    let (without, of_without) = watch("without", &[]);
+    let (with, of_with) = watch("with", &["--events", "clients,groups"]);
+    let has_run = |file: &Path, event: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| line == event)
+    };
+    for process in [&without, &with] {
+        // It looks for groups and has its connections.
+        let first = command(host, &["cpg", "join", "first"]).interactive().spawn();
+        wait_line(process, &json!({ "event": "group", "group": "first" }));
+        drop(first);
+    }
+    let member = command(host, &["cpg", "join", "g"]).interactive().spawn();
+    for (process, file) in [(&without, &of_without), (&with, &of_with)] {
+        wait_line(process, &json!({ "event": "group", "group": "g", "pid": member.pid() }));
+        eventually("the hook has run", || has_run(file, "group"));
+    }
+    eventually("the hook has run", || has_run(&of_with, "client"));
+    assert!(!has_run(&of_without, "client"));
+    assert!(found(&without, &json!({ "event": "client" })).is_empty(), "{}", without.stdout());
+}
+
+#[test]
+fn groups_are_not_looked_for_without_a_pause() {
+    for interval in ["1ns", "99ms"] {
+        assert_fails(&outside(&["watch", "--interval", interval]), 2, &["--interval", "100ms"]);
     }
 }
 

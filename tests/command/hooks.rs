@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testbed::{Host, NodeCommand, Process, eventually};
+use testbed::{Host, NodeCommand, Process, eventually, full_pipe};
 
 use super::served::Place;
 use super::{assert_fails, command, json, lines, outside, program};
@@ -21,6 +21,7 @@ testbed::on_each_host! {
     a_hook_that_is_late_is_ended_with_all_that_it_started;
     a_hook_ends_with_its_watch;
     a_hook_is_told_when_nobody_reads_the_lines;
+    a_hook_does_not_wait_for_who_reads_the_lines;
 }
 
 /// A folder for the files of a hook.
@@ -220,6 +221,38 @@ fn a_hook_is_told_when_nobody_reads_the_lines(host: &Host) {
         let told = "corosync-ipc: nobody reads standard output any more; goes on for the hook\n";
         assert_eq!(output.stderr.matches(told).count(), 1, "{output:?}");
         assert!(output.stderr.ends_with("\nended 3\n"), "{output:?}");
+    }
+}
+
+/// A pager, or a reader that is stopped.
+fn a_hook_does_not_wait_for_who_reads_the_lines(host: &Host) {
+    for (redirected, is_heard) in [("exec \"$@\" >\"$0\"", true), ("exec \"$@\" 2>\"$0\"", false)] {
+        let files = Files::new();
+        let pipe = files.path("pipe");
+        let _full = full_pipe(&pipe);
+        let hook = format!(
+            "cd {} || exit; echo $COROSYNC_IPC_QUORATE >>runs
+            [ $COROSYNC_IPC_QUORATE = unknown ] || exit 3; echo $$ >group; exec sleep 1000",
+            files.0.path().display()
+        );
+        let command = host.command("/bin/sh").args(["-c", redirected]).arg(&pipe).arg(program());
+        let mut watch = command.args(["quorum", "watch", "--reconnect", "--exec", &hook]).spawn();
+        eventually("the hook has run", || files.text("runs").ends_with("yes\n"));
+        host.kill();
+        eventually("the hook has run", || files.text("runs").ends_with("yes\nunknown\n"));
+        files.wait_lines("group", 1);
+        watch.signal(Signal::SIGTERM);
+        let output = watch.wait();
+        assert_eq!(output.code(), -(Signal::SIGTERM as i32), "{output:?}");
+        wait_gone(files.text("group").trim());
+        for told in [
+            "hook: exit status 3\n",
+            "hook: was ended with this command: ended by SIGTERM\n",
+            "corosync-ipc: standard output was not read: ",
+        ] {
+            assert_eq!(output.stderr.matches(told).count() > 0, is_heard, "{told} {output:?}");
+        }
+        host.start();
     }
 }
 

@@ -24,7 +24,7 @@ use serde_json::Value as Json;
 
 use crate::duration;
 use crate::failure::Failure;
-use crate::output::complain;
+use crate::output::{complain, never_wait_for_standard_error};
 use crate::signals;
 
 /// The beginning of the names of the variables.
@@ -45,12 +45,20 @@ pub(crate) struct Exec {
     /// `/bin/sh -c`. One runs at a time. If the state changes meanwhile, the program runs again
     /// with the latest state, and states in between are dropped. What it prints goes to standard
     /// error. That it fails is told there too, and ends nothing. The command goes on for it when
-    /// nobody reads its own standard output any more.
+    /// nobody reads its own standard output any more, and leaves lines out where it would have to
+    /// wait for that.
     #[arg(long, value_name = "CMD", value_parser = program())]
     exec: Option<OsString>,
     /// How long the program may run before SIGTERM ends it, and SIGKILL 5 seconds later.
     #[arg(long, value_name = "DURATION", default_value = "30s", requires = "exec", value_parser = duration::parse)]
     exec_timeout: Duration,
+}
+
+impl Exec {
+    /// Whether anything is to be run.
+    pub(crate) fn is_given(&self) -> bool {
+        self.exec.is_some()
+    }
 }
 
 fn program() -> impl TypedValueParser<Value = OsString> {
@@ -103,6 +111,8 @@ impl Hook {
     /// `None` where nothing is to be run. Call it when the signals are blocked.
     pub(crate) fn new(exec: Exec) -> Option<Self> {
         let command = exec.exec?;
+        // It would keep the hook waiting.
+        never_wait_for_standard_error();
         let shared = Arc::new(Shared::default());
         let runner = Runner {
             words: words(&command),

@@ -15,6 +15,7 @@ mod exporter;
 mod failure;
 mod hook;
 mod log;
+mod outlet;
 mod output;
 mod report;
 mod signals;

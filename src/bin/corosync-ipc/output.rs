@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use corosync_ipc::Escaped;
 use corosync_ipc::snapshot::Fault;
+use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 use terminal_size::terminal_size_of;
@@ -35,13 +36,18 @@ pub(crate) fn print_document(document: &Value) -> Result<(), Failure> {
     print(ascii_where_it_steers(format!("{document:#}\n")))
 }
 
-/// Writes one event as a line: an object with `members`, `event` and `time`.
+/// Writes one event as a line.
 pub(crate) fn print_event(event: &str, time: SystemTime, members: Value) -> Result<(), Failure> {
+    print(event_line(event, time, members))
+}
+
+/// The line of an event: an object with `members`, `event` and `time`.
+pub(crate) fn event_line(event: &str, time: SystemTime, members: Value) -> String {
     let mut line = json!({ "event": event, "time": rfc3339(time) });
     if let (Some(line), Value::Object(members)) = (line.as_object_mut(), members) {
         line.extend(members);
     }
-    print(ascii_where_it_steers(format!("{line}\n")))
+    ascii_where_it_steers(format!("{line}\n"))
 }
 
 /// Writes characters that would steer a terminal as `\u` and four digits, as serde_json does with
@@ -84,27 +90,29 @@ pub(crate) fn complain_json(text: &str, cs_error: Option<&str>, exit_status: u8)
 /// Whether standard error is never waited for.
 static NEVER_WAIT: AtomicBool = AtomicBool::new(false);
 
-/// From now on [`print_error`] does not wait. For a daemon, which must go on, and end, although
-/// nobody reads its log any more.
-#[cfg(feature = "exporter")]
+/// From now on [`print_error`] does not wait. For what must go on, and end, although nobody reads
+/// its log any more.
 pub(crate) fn never_wait_for_standard_error() {
     NEVER_WAIT.store(true, Ordering::Relaxed);
 }
 
-/// Writes a line to standard error. Ignores errors. Returns false if the line is left out because
-/// standard error takes none.
+/// Writes a line to standard error. Ignores errors. Returns false if the line, or the end of a very
+/// long one, is left out because standard error takes none.
 pub(crate) fn print_error(line: &str) -> bool {
     let mut stderr = io::stderr().lock();
-    let takes_one = || {
+    if !NEVER_WAIT.load(Ordering::Relaxed) {
+        let _ = stderr.write_all(line.as_bytes());
+        return true;
+    }
+    line.as_bytes().chunks(PIPE_BUF).all(|part| {
         let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
         // An error is left to writing.
-        !matches!(poll(&mut polled, PollTimeout::ZERO), Ok(0))
-    };
-    let is_left_out = NEVER_WAIT.load(Ordering::Relaxed) && !takes_one();
-    if !is_left_out {
-        let _ = stderr.write_all(line.as_bytes());
-    }
-    !is_left_out
+        let takes_it = !matches!(poll(&mut polled, PollTimeout::ZERO), Ok(0));
+        if takes_it {
+            let _ = stderr.write_all(part);
+        }
+        takes_it
+    })
 }
 
 /// The time of an event: UTC, with microseconds.

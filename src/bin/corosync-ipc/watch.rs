@@ -22,7 +22,8 @@ use serde_json::{Value as Json, json};
 use crate::context::Context;
 use crate::duration;
 use crate::failure::{Failure, TIMED_OUT, UNREACHABLE};
-use crate::output::{base64, complain, print, print_event, rfc3339};
+use crate::outlet::Outlet;
+use crate::output::{base64, complain, event_line, print, rfc3339};
 use crate::signals::{self, poll_any};
 
 /// The event of a line that says that others may be missing.
@@ -79,13 +80,13 @@ impl Line {
         }
     }
 
-    fn write(self, time: SystemTime, json: bool) -> Result<(), Failure> {
+    fn into_text(self, time: SystemTime, json: bool) -> String {
         if json {
-            print_event(self.event, time, self.members)
+            event_line(self.event, time, self.members)
         } else {
             // Several lines begin on a line of their own.
             let gap = if self.text.starts_with('\n') { "" } else { " " };
-            print(format!("{} {}:{gap}{}\n", rfc3339(time), self.event, self.text))
+            format!("{} {}:{gap}{}\n", rfc3339(time), self.event, self.text)
         }
     }
 }
@@ -176,12 +177,13 @@ pub(crate) struct Printer {
 }
 
 /// What becomes of lines.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Debug)]
 enum Output {
-    /// They are all that the command is for: it ends when nobody reads them any more.
+    /// They are all that the command is for: it waits until they are read, and ends when nobody
+    /// reads them any more.
     Needed,
     /// A hook is told too, whether they are read or not.
-    Beside,
+    Beside(Outlet),
     /// Nobody reads them any more.
     Gone,
 }
@@ -229,9 +231,10 @@ impl Watch {
         self
     }
 
-    /// Goes on when nobody reads standard output any more.
-    pub(crate) fn outlive_output(&mut self) {
-        self.printer.output = Output::Beside;
+    /// Goes on when nobody reads standard output any more, and never waits for that. Call it when
+    /// the signals are blocked.
+    pub(crate) fn put_hook_before_output(&mut self) {
+        self.printer.output = Output::Beside(Outlet::new());
     }
 
     /// Ends the loop at a signal. Dies of the signal when the loop does not end within `grace`.
@@ -279,6 +282,14 @@ impl Watch {
     /// Prints events as they arrive. Ends also when nobody reads standard output any more, unless a
     /// hook is told.
     pub(crate) fn run(mut self) -> Result<(), Failure> {
+        let result = self.rounds();
+        match self.printer.output {
+            Output::Beside(outlet) => result.and(outlet.end()),
+            Output::Needed | Output::Gone => result,
+        }
+    }
+
+    fn rounds(&mut self) -> Result<(), Failure> {
         let stdout = io::stdout();
         loop {
             // poll always reports the end of standard output; no event needs to be requested.
@@ -288,7 +299,7 @@ impl Watch {
             ];
             let until = self.printer.start.filter(|_| self.printer.waits());
             // Its end is there for ever.
-            let count = if self.printer.output == Output::Gone { 1 } else { 2 };
+            let count = if matches!(self.printer.output, Output::Gone) { 1 } else { 2 };
             poll_any(&mut watched[..count], "waiting for events", until)?;
             if count == 2 && watched[1].any() == Some(true) {
                 self.printer.lose_output(Failure::OutputClosed)?;
@@ -296,7 +307,7 @@ impl Watch {
             within(self.printer.deadline(), || {
                 self.dispatcher.round(&mut self.printer, Duration::ZERO)
             })?;
-            if let Some(end) = self.printer.end {
+            if let Some(end) = self.printer.end.take() {
                 return end;
             }
             if until.is_some_and(|until| Instant::now() >= until) && self.printer.waits() {
@@ -585,7 +596,7 @@ impl Printer {
 
     /// Nobody reads standard output any more, or else this is another failure.
     fn lose_output(&mut self, failure: Failure) -> Result<(), Failure> {
-        if !matches!((&failure, self.output), (Failure::OutputClosed, Output::Beside)) {
+        if !matches!((&failure, &self.output), (Failure::OutputClosed, Output::Beside(_))) {
             return Err(failure);
         }
         self.output = Output::Gone;
@@ -604,9 +615,12 @@ impl Printer {
             }
             let is_counted =
                 line.event != GAP && self.counted.is_none_or(|event| event == line.event);
-            if self.output != Output::Gone {
-                line.write(time, self.json).or_else(|failure| self.lose_output(failure))?;
-            }
+            let printed = match &mut self.output {
+                Output::Needed => print(line.into_text(time, self.json)),
+                Output::Beside(outlet) => outlet.print(line.into_text(time, self.json)),
+                Output::Gone => Ok(()),
+            };
+            printed.or_else(|failure| self.lose_output(failure))?;
             if let Some(left) = self.left.as_mut().filter(|_| is_counted) {
                 *left = left.saturating_sub(1);
                 if *left == 0 {

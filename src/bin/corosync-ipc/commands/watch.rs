@@ -47,9 +47,11 @@ use crate::watch::{self, Clients, Line, Losing, Poster, Stay, Watcher};
 Links and clients need corosync 2.99 or later.
 
 With --exec the program runs for the present state of quorum, then for each
-change. Its standard input is the line as JSON, for quorum with the members of
-`quorum status`. Its environment has the same, such as COROSYNC_IPC_EVENT,
-COROSYNC_IPC_QUORATE and COROSYNC_IPC_NODE_ID.
+change, of clients only if --events names them: then it must not ask corosync,
+since it would be a client too and run itself again and again. Its standard
+input is the line as JSON, for quorum with the members of `quorum status`. Its
+environment has the same, such as COROSYNC_IPC_EVENT, COROSYNC_IPC_QUORATE and
+COROSYNC_IPC_NODE_ID.
 
 Examples:
   corosync-ipc watch
@@ -58,11 +60,11 @@ Examples:
   corosync-ipc watch --events links \\
     --exec 'logger \"link $COROSYNC_IPC_LINK up: $COROSYNC_IPC_CONNECTED\"'")]
 pub(crate) struct Watch {
-    /// What to watch, separated by commas [default: all].
+    /// What to watch, separated by commas [default: all; with --exec all but clients].
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     events: Vec<Kind>,
-    /// How often to look who is in which group.
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    /// How often to look who is in which group, 100ms or more.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
     interval: Duration,
     /// End after this many lines.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -72,6 +74,17 @@ pub(crate) struct Watch {
     #[command(flatten)]
     exec: Exec,
 }
+
+/// Reads how often corosync is asked, which it must not be without a pause.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration::parse(text)?;
+    if interval < LEAST_INTERVAL {
+        return Err(format!("it has to be {LEAST_INTERVAL:?} or more"));
+    }
+    Ok(interval)
+}
+
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
@@ -84,7 +97,12 @@ enum Kind {
 
 impl Watch {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let wants = |kind| self.events.is_empty() || self.events.contains(&kind);
+        // A hook that asks corosync would be told of itself, without end.
+        let has_hook = self.exec.is_given();
+        let wants = |kind| match &self.events[..] {
+            [] => !(has_hook && kind == Kind::Clients),
+            events => events.contains(&kind),
+        };
         let mut watch = watch::Watch::new(context, &self.stay, self.count)?;
         let hooks = Hooks::start(self.exec, &mut watch, context)?;
         let hook = || hooks.as_ref().map(Hooks::teller);

@@ -27,7 +27,7 @@ impl Hooks {
         context: &Context,
     ) -> Result<Option<Self>, Failure> {
         let Some(hook) = Hook::new(exec) else { return Ok(None) };
-        watch.outlive_output();
+        watch.put_hook_before_output();
         // It has its time to end.
         watch.end_at_signals(hook::GRACE + Duration::from_secs(2))?;
         let quorum = QuorumHook {
