@@ -247,3 +247,179 @@ fn changes_are_a_stream(nodes: &Nodes) {
 
 #[cfg(not(feature = "tokio"))]
 fn changes_are_a_stream(_: &Nodes) {}
+
+/// A daemon with as many nodes as it says, each with 8 links, that may take its time for trackers.
+#[cfg(feature = "server")]
+mod sluggish {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use corosync_ipc::libqb::server::Listener;
+    use corosync_ipc::snapshot::{Change, Watcher};
+    use corosync_ipc::wire::{Message, cfg, cmap};
+    use corosync_ipc::{CsError, Endpoint, NodeId};
+    use testbed::{Patience, Scripted, private_endpoint};
+
+    /// `CS_OK`.
+    const OK: i32 = 1;
+
+    /// How long a tracker takes while it takes its time.
+    const PAUSE: Duration = Duration::from_millis(300);
+
+    /// The most connections of links that a watcher has itself told of.
+    const MOST: usize = 4096;
+
+    #[derive(Default)]
+    struct State {
+        nodes: AtomicU32,
+        is_slow: AtomicBool,
+        trackers: AtomicUsize,
+    }
+
+    fn answer(message: &impl Message, error: i32) -> Vec<u8> {
+        let mut bytes = message.encode().unwrap();
+        bytes[16..20].copy_from_slice(&error.to_ne_bytes());
+        bytes
+    }
+
+    fn string(text: &str) -> cmap::RawValue {
+        let data = [text.as_bytes(), b"\0"].concat().into();
+        cmap::RawValue { value_type: cmap::ValueType::STRING, data }
+    }
+
+    fn serve_cmap(endpoint: &Endpoint, state: &Arc<State>) -> Listener<Scripted> {
+        let state = Arc::clone(state);
+        // The nodes that an iterator has still to tell.
+        let mut iterators: HashMap<u64, u32> = HashMap::new();
+        Scripted::serve(endpoint, "cmap", move |conn, request| {
+            let reply = match cmap::AnyRequest::decode(&request).unwrap() {
+                cmap::AnyRequest::Get(asked) => {
+                    let (value, error) = match &asked.key_name[..] {
+                        b"quorum.provider" => ("none", OK),
+                        key if key.starts_with(b"runtime.members.") => ("joined", OK),
+                        _ => ("", CsError::NotExist.raw()),
+                    };
+                    let value = string(value);
+                    let value_len = value.data.len() as u64;
+                    answer(&cmap::GetReply { value_len, value }, error)
+                }
+                cmap::AnyRequest::IterInit(asked) => {
+                    let iter_handle = iterators.len() as u64;
+                    let has_nodes = asked.prefix.starts_with(b"runtime.members");
+                    let nodes = state.nodes.load(Ordering::SeqCst);
+                    iterators.insert(iter_handle, if has_nodes { nodes } else { 0 });
+                    answer(&cmap::IterInitReply { iter_handle }, OK)
+                }
+                cmap::AnyRequest::IterNext(asked) => {
+                    let left = iterators.get_mut(&asked.iter_handle).unwrap();
+                    let error = if *left > 0 { OK } else { CsError::NoSections.raw() };
+                    let reply = cmap::IterNextReply {
+                        key_name: format!("runtime.members.{left}.status").into(),
+                        value_len: 7,
+                        value_type: cmap::ValueType::STRING,
+                    };
+                    *left = left.saturating_sub(1);
+                    answer(&reply, error)
+                }
+                cmap::AnyRequest::IterFinalize(_) => answer(&cmap::IterFinalizeReply {}, OK),
+                cmap::AnyRequest::TrackAdd(asked) => {
+                    if asked.key_name.starts_with(b"stats.") {
+                        state.trackers.fetch_add(1, Ordering::SeqCst);
+                        if state.is_slow.load(Ordering::SeqCst) {
+                            thread::sleep(PAUSE);
+                        }
+                    }
+                    answer(&cmap::TrackAddReply { track_handle: 1 }, OK)
+                }
+                cmap::AnyRequest::TrackDelete(_) => {
+                    state.trackers.fetch_sub(1, Ordering::SeqCst);
+                    answer(&cmap::TrackDeleteReply { track_inst_handle: 1 }, OK)
+                }
+                cmap::AnyRequest::SetCurrentMap(_) => answer(&cmap::SetCurrentMapReply {}, OK),
+                other => panic!("{other:?}"),
+            };
+            conn.reply(&reply).unwrap();
+        })
+    }
+
+    fn serve_cfg(endpoint: &Endpoint) -> Listener<Scripted> {
+        let link = cfg::Link {
+            enabled: 1,
+            connected: 1,
+            dynconnected: 1,
+            mtu: 1400,
+            src_ipaddr: "10.0.0.1".into(),
+            dst_ipaddr: "10.0.0.2".into(),
+        };
+        Scripted::serve(endpoint, "cfg", move |conn, request| {
+            let reply = match cfg::AnyRequest::decode(&request).unwrap() {
+                cfg::AnyRequest::LocalGet(_) => {
+                    answer(&cfg::LocalGetReply { local_nodeid: NodeId(1) }, OK)
+                }
+                cfg::AnyRequest::GetNodeStatus(asked) => {
+                    let reply = cfg::NodeStatusReply {
+                        nodeid: asked.nodeid,
+                        reachable: 1,
+                        remote: 0,
+                        external: 0,
+                        onwire_min: 1,
+                        onwire_max: 1,
+                        onwire_ver: 1,
+                        links: std::array::from_fn(|_| link.clone()),
+                    };
+                    answer(&reply, OK)
+                }
+                _ => answer(
+                    &cfg::LocalGetReply { local_nodeid: NodeId(1) },
+                    CsError::NotSupported.raw(),
+                ),
+            };
+            conn.reply(&reply).unwrap();
+        })
+    }
+
+    #[test]
+    fn a_look_is_bounded_whatever_links_a_daemon_has() {
+        let (endpoint, _folder) = private_endpoint();
+        let state = Arc::new(State::default());
+        state.nodes.store(2, Ordering::SeqCst);
+        let _services = [serve_cmap(&endpoint, &state), serve_cfg(&endpoint)];
+        let endpoint = endpoint.timeout(Duration::from_secs(5));
+        let watcher = Watcher::new(&endpoint).unwrap();
+        let mut watcher = watcher.refresh(Duration::from_millis(50));
+        let trackers = || state.trackers.load(Ordering::SeqCst);
+        let mut until = |is: &dyn Fn(Option<usize>) -> bool| {
+            let patience = Patience::new();
+            loop {
+                assert!(!patience.is_over(), "{} trackers", trackers());
+                let change = watcher.next(Duration::from_millis(50)).unwrap();
+                let Some(Change::Snapshot(snapshot)) = &change else {
+                    assert!(change.is_none(), "{change:?}");
+                    if is(None) {
+                        return;
+                    }
+                    continue;
+                };
+                let links = snapshot.links.as_ref().and_then(|links| links.first());
+                if is(links.and_then(|link| link.connected)) {
+                    return;
+                }
+            }
+        };
+        until(&|_| trackers() == 8);
+        state.is_slow.store(true, Ordering::SeqCst);
+        state.nodes.store(60, Ordering::SeqCst);
+        until(&|connected| connected == Some(59));
+        // As many as one timeout allows.
+        assert!(trackers() < 100, "{}", trackers());
+        state.is_slow.store(false, Ordering::SeqCst);
+        until(&|_| trackers() == 59 * 8);
+        state.nodes.store(600, Ordering::SeqCst);
+        until(&|_| trackers() == MOST);
+        until(&|connected| connected.is_none());
+        assert_eq!(trackers(), MOST);
+    }
+}

@@ -1,6 +1,6 @@
 //! A new snapshot whenever anything changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use super::{Options, Snapshot};
 use crate::cmap::{self, Map, TrackEvents};
 use crate::endpoint::{Deadline, Endpoint, later};
 use crate::error::{Error, Result};
-use crate::libqb::client::Waker;
+use crate::libqb::client::{Call, Waker};
 use crate::quorum;
 use crate::supervise::{CmapTracker, Notice, Supervise, Supervised, VotequorumTracker};
 use crate::sys::event::{Poller, Timer};
@@ -100,6 +100,10 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// The most notices of a client that are taken in one go, so that no flood keeps the others waiting.
 const NOTICES: usize = 256;
 
+/// The most connections of links that are watched: those of 8 links to more nodes than a corosync
+/// has, which are 384. Others are noticed by the next look.
+const CONNECTIONS: usize = 4096;
+
 /// What keys of the map begin with that tell of nodes, links, votes and the configuration.
 const PREFIXES: [&str; 7] = [
     "nodelist.",
@@ -166,8 +170,8 @@ impl Watcher {
     /// `None` when it passed, or when the [`Watcher::waker`] was used. The first snapshot comes
     /// at once.
     ///
-    /// Connecting and taking a snapshot may go beyond the deadline: with a stopped daemon by the
-    /// endpoint's [timeout](Endpoint::timeout), a few times.
+    /// Connecting and taking a snapshot may go beyond the deadline: with a stopped or slow daemon by
+    /// the endpoint's [timeout](Endpoint::timeout), a few times.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when connecting fails with it, as it would always;
@@ -282,18 +286,21 @@ impl Watcher {
             let connect = move || cmap::Client::connect_with(&to, options.clone());
             self.stats = Some(Polled::new(Supervised::new(connect), &self.poller)?);
         }
-        if let Some(Polled { client: stats, .. }) = &mut self.stats {
-            let known = stats.setups().to_vec();
-            for tracker in known.iter().filter(|tracker| !keys.contains(tracker.key())) {
-                // If it fails, so does the connection, or the daemon forgot it.
-                let _ = stats.take_down(tracker);
-            }
-            for key in keys {
-                if known.iter().all(|tracker| tracker.key() != key) {
-                    // A link that has just gone has no key. It is noticed by the next look.
-                    let _ = stats.set_up(CmapTracker::new(key, TrackEvents::MODIFY));
-                }
-            }
+        let Some(Polled { client: stats, .. }) = &mut self.stats else { return Ok(()) };
+        let known = stats.setups().to_vec();
+        let is_known: HashSet<&str> = known.iter().map(CmapTracker::key).collect();
+        let gone = known.iter().filter(|tracker| !keys.contains(tracker.key()));
+        let new = keys.iter().filter(|key| !is_known.contains(key.as_str()));
+        // A request that is under way when the time is over goes on, since one that is given up
+        // costs the connection. The rest is for the next look.
+        let call = Call::request(&self.endpoint, "following links");
+        for tracker in gone.take_while(|_| !call.is_over()) {
+            // If it fails, so does the connection, or the daemon forgot it.
+            let _ = stats.take_down(tracker);
+        }
+        for key in new.take_while(|_| !call.is_over()) {
+            // A link that has just gone has no key. It is noticed by the next look.
+            let _ = stats.set_up(CmapTracker::new(key, TrackEvents::MODIFY));
         }
         Ok(())
     }
@@ -317,7 +324,7 @@ fn failed(source: io::Error) -> Error {
     Error::system("watching a daemon", source)
 }
 
-/// The keys that tell whether knet connects another node by a link.
+/// The keys that tell whether knet connects another node by a link, at most [`CONNECTIONS`].
 fn link_keys(snapshot: &Snapshot) -> BTreeSet<String> {
     let links = snapshot.links.iter().flatten();
     let knet = links.filter(|link| link.transport.as_deref() == Some("knet"));
@@ -326,5 +333,6 @@ fn link_keys(snapshot: &Snapshot) -> BTreeSet<String> {
         let is_reported = nodes.iter().filter(|node| node.connected.is_some());
         is_reported.map(move |node| format!("stats.knet.node{}.link{link}.connected", node.node_id))
     })
+    .take(CONNECTIONS)
     .collect()
 }
