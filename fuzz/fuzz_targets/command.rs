@@ -19,6 +19,8 @@ mod failure;
 mod hook;
 #[path = "../../src/bin/corosync-ipc/log.rs"]
 mod log;
+#[path = "../../src/bin/corosync-ipc/outlet.rs"]
+mod outlet;
 #[path = "../../src/bin/corosync-ipc/output.rs"]
 mod output;
 #[path = "../../src/bin/corosync-ipc/report.rs"]
