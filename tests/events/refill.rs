@@ -141,7 +141,8 @@ fn a_daemon_that_does_not_answer_is_not_asked_over_and_over() {
     let (listener, client, _folder) = overwhelmed();
     listener.with(|daemon, _| daemon.keeps_answers = true).unwrap();
     take_all(&client);
-    assert_eq!(asked(&listener), 2);
+    let times = asked(&listener);
+    assert!((1..=2).contains(&times), "asked {times} times");
     listener.with(Daemon::answer_all).unwrap();
     client.track_stop().unwrap();
     assert!(client.is_quorate().unwrap());
