@@ -232,7 +232,7 @@ impl FromStr for Listen {
             return Ok(Self::Address(address));
         }
         let (host, port) = text.rsplit_once(':').ok_or("no port: give ADDRESS:PORT or :PORT")?;
-        let port = port.parse().map_err(|_| "the port is no number up to 65535")?;
+        let port = port.parse().map_err(|_| "the port has to be a number up to 65535")?;
         if host.contains([':', '[', ']']) {
             return Err("an address of IPv6 is written as [::1]:9664");
         }
