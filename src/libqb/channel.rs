@@ -172,9 +172,16 @@ pub(crate) enum Receiver {
 impl Receiver {
     /// Takes the next message without waiting.
     pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, ChannelError> {
+        let mut message = Vec::new();
+        Ok(self.try_receive_into(&mut message)?.then(|| message.into()))
+    }
+
+    /// As [`Receiver::try_receive`], but writes the message over what is in `message`. Returns
+    /// `false` if there is none.
+    pub(crate) fn try_receive_into(&mut self, message: &mut Vec<u8>) -> Result<bool, ChannelError> {
         match self {
-            Self::Ring(ring) => Ok(ring.try_receive()?),
-            Self::Datagram(socket) => socket.try_receive(),
+            Self::Ring(ring) => Ok(ring.try_receive_into(message)?),
+            Self::Datagram(socket) => socket.try_receive_into(message),
         }
     }
 
@@ -186,23 +193,24 @@ impl Receiver {
         }
     }
 
-    /// Takes the next message, sleeping up to `timeout` for it. A wait for a datagram ends when the
-    /// setup socket is closed.
-    pub(crate) fn receive(
+    /// As [`Receiver::try_receive_into`], sleeping up to `timeout` for a message. A wait for a
+    /// datagram ends when the setup socket is closed.
+    pub(crate) fn receive_into(
         &mut self,
         timeout: Duration,
         setup: &impl AsFd,
-    ) -> Result<Option<Bytes>, ChannelError> {
+        message: &mut Vec<u8>,
+    ) -> Result<bool, ChannelError> {
         match self {
-            Self::Ring(ring) => Ok(ring.receive(timeout)?),
+            Self::Ring(ring) => Ok(ring.receive_into(timeout, message)?),
             Self::Datagram(socket) => {
-                if let Some(message) = socket.try_receive()? {
-                    return Ok(Some(message));
+                if socket.try_receive_into(message)? {
+                    return Ok(true);
                 }
                 let deadline = Instant::now().checked_add(timeout);
                 wait_for_peer(&**socket.socket(), Interest::Readable, setup, deadline)
                     .map_err(ChannelError::System)?;
-                socket.try_receive()
+                socket.try_receive_into(message)
             }
         }
     }

@@ -378,7 +378,7 @@ impl Rings {
         }
         if self.pending.take_again() {
             self.response
-                .receive(RETRY_FIRST, &link.socket)
+                .receive_into(RETRY_FIRST, &link.socket, &mut Vec::new())
                 .map_err(|source| link.failed(source))?;
         }
         // Second answers that came after their request was over.
@@ -397,11 +397,12 @@ impl Rings {
         if !may_be_answered_again(&reply) {
             return Ok(Some(reply));
         }
-        let second = self
+        let mut second = Vec::new();
+        let came = self
             .response
-            .receive(RETRY_FIRST, &link.socket)
+            .receive_into(RETRY_FIRST, &link.socket, &mut second)
             .map_err(|source| link.failed(source))?;
-        Ok(Some(second.unwrap_or(reply)))
+        Ok(Some(if came { second.into() } else { reply }))
     }
 
     /// Waits for the next message of the response ring. Returns `None` if the deadline passes
@@ -412,10 +413,12 @@ impl Rings {
         let mut slice = REPLY_SLICE_FIRST;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut reply = self
+            let mut message = Vec::new();
+            let came = self
                 .response
-                .receive(left.min(slice), &link.socket)
+                .receive_into(left.min(slice), &link.socket, &mut message)
                 .map_err(|source| link.failed(source))?;
+            let mut reply = came.then(|| Bytes::from(message));
             slice = (slice * 2).min(REPLY_SLICE_MOST);
             link.counters.request_ring.note(self.request.used());
             let hung_up = reply.is_none() && link.is_hung_up()?;

@@ -31,7 +31,6 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use memmap2::MmapMut;
 use nix::libc;
 use nix::sys::socket::UnixAddr;
@@ -270,13 +269,14 @@ impl Receiver {
         self.control.backlog(self.direction)
     }
 
-    /// Takes the next message without waiting.
-    pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, ChannelError> {
+    /// Takes the next message without waiting and writes it over what is in `message`. Returns
+    /// `false` if there is none.
+    pub(crate) fn try_receive_into(&mut self, message: &mut Vec<u8>) -> Result<bool, ChannelError> {
         for _ in 0..MOST_DISCARDED {
             let received = datagram::receive_datagram(&*self.socket, &mut self.buffer);
             let (size, sender) = match received {
                 Ok(received) => received,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(closed_or(error)),
             };
             let sender = match sender {
@@ -290,15 +290,18 @@ impl Receiver {
             // Relaxed: as in `Sender::try_send`.
             self.control.sent(self.direction).fetch_sub(1, Ordering::Relaxed);
             self.control.check()?;
-            let message = self.buffer.get(..size).filter(|_| size <= self.max_msg_size);
-            let message = message.ok_or(ProtocolError::DatagramSize {
+            let received = self.buffer.get(..size).filter(|_| size <= self.max_msg_size);
+            let received = received.ok_or(ProtocolError::DatagramSize {
                 direction: self.direction.name(),
                 size: size as u64,
                 limit: self.max_msg_size as u64,
             })?;
-            return Ok(Some(Bytes::copy_from_slice(message)));
+            message.clear();
+            message.reserve_exact(size);
+            message.extend_from_slice(received);
+            return Ok(true);
         }
-        Ok(None)
+        Ok(false)
     }
 }
 

@@ -5,6 +5,7 @@
 //! word. Indices count words modulo the size of the data. Each index has one writer, which keeps
 //! its own copy and never reads it back from memory that the other end can write.
 
+use std::mem;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -141,7 +142,7 @@ impl<R: Region> Ring<R> {
     /// Makes the producer of the ring.
     pub(crate) fn producer(self) -> Result<Producer<R>, RingError> {
         let write = self.index(WRITE_PT)?;
-        Ok(Producer { ring: self, write })
+        Ok(Producer { ring: self, write, staged: 0 })
     }
 
     /// Makes the consumer of the ring.
@@ -245,7 +246,10 @@ impl<R: Region> Ring<R> {
 /// The end of a ring that writes chunks.
 pub(crate) struct Producer<R> {
     ring: Ring<R>,
+    /// Where the next chunk begins.
     write: u32,
+    /// How many chunks were written that the consumer does not know of.
+    staged: u32,
 }
 
 impl<R: Region> Producer<R> {
@@ -272,14 +276,27 @@ impl<R: Region> Producer<R> {
         ((self.write + words - read) % words) as usize * WORD
     }
 
-    /// Writes the parts as one chunk and posts the semaphore. Returns `false` if there is no room.
+    /// Writes the parts as one chunk and shows it to the consumer. Returns `false` if there is no
+    /// room.
     pub(crate) fn try_send(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
-        let sent = self.put(parts);
-        self.ring.check()?;
-        sent
+        let sent = self.stage(parts)?;
+        if sent {
+            self.commit()?;
+        }
+        Ok(sent)
     }
 
-    fn put(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
+    /// Writes the parts as one chunk, which the consumer does not know of before
+    /// [`Producer::commit`]. Returns `false` if there is no room.
+    pub(crate) fn stage(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
+        let staged = self.write_chunk(parts);
+        // A truncated mapping is replaced in this process only, so the other end would find a chunk
+        // that is not live.
+        self.ring.check()?;
+        staged
+    }
+
+    fn write_chunk(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
         let ring = &self.ring;
         let size: usize = parts.iter().map(|part| part.len()).sum();
         let free = self.free()?;
@@ -300,17 +317,22 @@ impl<R: Region> Producer<R> {
             }
             offset = (offset + part.len()) % (ring.words as usize * WORD);
         }
-        // A truncated mapping is replaced in this process only, so the other end would find a chunk
-        // that is not live.
-        ring.check()?;
-        self.write = ring.step(start, chunk_size);
         ring.word(start, 0).store(chunk_size, Ordering::Relaxed);
-        ring.header.word(WRITE_PT).store(self.write, Ordering::Relaxed);
-        // Release: pairs with the acquire of the magic in qb_rb_chunk_peek, which makes payload,
-        // size and write_pt visible.
+        self.write = ring.step(start, chunk_size);
+        self.staged += 1;
+        // Release: pairs with the acquire of the magic in qb_rb_chunk_peek, which makes payload and
+        // size visible.
         ring.word(start, 1).store(format.live, Ordering::Release);
-        sem::post(ring.semaphore());
         Ok(true)
+    }
+
+    /// Shows the consumer the chunks that were written since the last call, all at once.
+    pub(crate) fn commit(&mut self) -> Result<(), RingError> {
+        let ring = &self.ring;
+        ring.header.word(WRITE_PT).store(self.write, Ordering::Relaxed);
+        // Makes the store of write_pt visible too.
+        sem::post(ring.semaphore(), mem::take(&mut self.staged));
+        ring.check()
     }
 
     /// Returns how many chunks the consumer has not taken. A hostile consumer can make it any
@@ -354,8 +376,15 @@ impl<R: Region> Consumer<R> {
 
     /// Takes the next chunk, if there is one.
     pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, RingError> {
+        let mut chunk = Vec::new();
+        Ok(self.try_receive_into(&mut chunk)?.then(|| chunk.into()))
+    }
+
+    /// As [`Consumer::try_receive`], but writes the chunk over what is in `chunk`. Returns `false`
+    /// if there is none.
+    pub(crate) fn try_receive_into(&mut self, chunk: &mut Vec<u8>) -> Result<bool, RingError> {
         let is_there = sem::try_wait(self.ring.semaphore());
-        self.take_if(is_there)
+        self.take_if(is_there, chunk)
     }
 
     /// Waits for a chunk without sleeping, at most for `timeout`. [`Spin`] decides how long.
@@ -364,21 +393,31 @@ impl<R: Region> Consumer<R> {
         self.spin.until(timeout, || sem::count(semaphore) > 0);
     }
 
-    /// Takes the next chunk, sleeping up to `timeout` for it.
-    pub(crate) fn receive(&mut self, timeout: Duration) -> Result<Option<Bytes>, RingError> {
+    /// As [`Consumer::try_receive_into`], sleeping up to `timeout` for a chunk.
+    pub(crate) fn receive_into(
+        &mut self,
+        timeout: Duration,
+        chunk: &mut Vec<u8>,
+    ) -> Result<bool, RingError> {
         let taken = sem::wait(self.ring.semaphore(), timeout);
-        self.take_if(taken)
+        self.take_if(taken, chunk)
     }
 
-    fn take_if(&mut self, is_there: bool) -> Result<Option<Bytes>, RingError> {
-        let chunk = if is_there { self.take().map(Some) } else { Ok(None) };
+    #[cfg(test)]
+    pub(crate) fn receive(&mut self, timeout: Duration) -> Result<Option<Bytes>, RingError> {
+        let mut chunk = Vec::new();
+        Ok(self.receive_into(timeout, &mut chunk)?.then(|| chunk.into()))
+    }
+
+    fn take_if(&mut self, is_there: bool, chunk: &mut Vec<u8>) -> Result<bool, RingError> {
+        let taken = if is_there { self.take(chunk).map(|()| true) } else { Ok(false) };
         self.ring.check()?;
-        chunk
+        taken
     }
 
     /// Copies out the chunk for which the semaphore was posted and frees its room. Matches
     /// `qb_rb_chunk_read`.
-    fn take(&mut self) -> Result<Bytes, RingError> {
+    fn take(&mut self, chunk: &mut Vec<u8>) -> Result<(), RingError> {
         let ring = &self.ring;
         let start = self.read;
         // Acquire: pairs with the release of the magic in qb_rb_chunk_commit, or in
@@ -395,10 +434,11 @@ impl<R: Region> Consumer<R> {
         let length = size as usize;
         let offset = ring.offset(start, CHUNK_HEADER_WORDS);
         let before = ring.wrap(offset, length);
-        let mut payload = Vec::with_capacity(length);
-        ring.data.copy_out(offset, before, &mut payload);
+        chunk.clear();
+        chunk.reserve_exact(length);
+        ring.data.copy_out(offset, before, chunk);
         if before < length {
-            ring.data.copy_out(0, length - before, &mut payload);
+            ring.data.copy_out(0, length - before, chunk);
         }
         self.read = ring.step(start, size);
         // As _rb_chunk_reclaim: the chunk is cleared before read_pt frees its room.
@@ -407,6 +447,6 @@ impl<R: Region> Consumer<R> {
         // Release: pairs with the acquire of read_pt in the producer's space check, so that it
         // writes after the copy.
         ring.header.word(READ_PT).store(self.read, Ordering::Release);
-        Ok(Bytes::from(payload))
+        Ok(())
     }
 }

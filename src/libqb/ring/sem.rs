@@ -38,10 +38,10 @@ pub(super) fn count(sem: &AtomicU64) -> u32 {
     value(sem.load(Ordering::Relaxed))
 }
 
-/// Adds one and wakes a waiter.
-pub(super) fn post(sem: &AtomicU64) {
-    // Release: pairs with the acquire in the other end's sem_wait, which makes the chunk visible.
-    let before = sem.fetch_add(1, Ordering::Release);
+/// Adds one for each of `chunks` and wakes a waiter.
+pub(super) fn post(sem: &AtomicU64, chunks: u32) {
+    // Release: pairs with the acquire in the other end's sem_wait, which makes the chunks visible.
+    let before = sem.fetch_add(chunks.into(), Ordering::Release);
     if before >= ONE_WAITER {
         wake(sem);
     }

@@ -33,6 +33,23 @@ mod one_thread {
     }
 
     #[test]
+    fn staged_chunks_are_shown_all_at_once() {
+        let (mut producer, mut consumer, ..) = pair(WORDS);
+        for chunk in [b"one", b"two"] {
+            assert!(producer.stage(&[chunk]).unwrap());
+        }
+        assert!(!consumer.has_chunk());
+        assert_eq!((consumer.try_receive().unwrap(), consumer.used()), (None, 0));
+        producer.commit().unwrap();
+        let mut chunk = b"what was there before".to_vec();
+        for expected in [b"one", b"two"] {
+            assert!(consumer.try_receive_into(&mut chunk).unwrap());
+            assert_eq!(chunk, expected);
+        }
+        assert!(!consumer.try_receive_into(&mut chunk).unwrap());
+    }
+
+    #[test]
     fn a_full_ring_takes_no_more_until_it_is_read() {
         let (mut producer, mut consumer, ..) = pair(WORDS);
         let chunk = [7; 1000];
@@ -389,8 +406,8 @@ mod model {
                 let semaphore = Arc::clone(&semaphore);
                 thread::spawn(move || assert!(sem::wait(&semaphore, LONG)))
             });
-            sem::post(&semaphore);
-            sem::post(&semaphore);
+            sem::post(&semaphore, 1);
+            sem::post(&semaphore, 1);
             waiters.map(|waiter| waiter.join().unwrap());
             assert_eq!(semaphore.load(Ordering::Relaxed), 0);
         });
@@ -401,7 +418,7 @@ mod model {
         model(|| {
             let semaphore = Arc::new(AtomicU64::new(0));
             let poster = Arc::clone(&semaphore);
-            let poster = thread::spawn(move || sem::post(&poster));
+            let poster = thread::spawn(move || sem::post(&poster, 1));
             let clock = thread::spawn(pass_time);
             let taken = sem::wait(&semaphore, STEP);
             poster.join().unwrap();
@@ -422,9 +439,9 @@ mod model {
             };
             let (hasty, patient) = (wait(now() + STEP), wait(now() + LONG));
             let clock = thread::spawn(pass_time);
-            sem::post(&semaphore);
+            sem::post(&semaphore, 1);
             if hasty.join().unwrap() {
-                sem::post(&semaphore);
+                sem::post(&semaphore, 1);
             }
             assert!(patient.join().unwrap());
             clock.join().unwrap();
