@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
 /// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,20 +90,11 @@ pub(crate) fn wait_or_woken(
 /// Waits until a descriptor is ready or the deadline passes.
 pub(super) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     loop {
-        let millis = deadline.map(millis_until);
-        let timeout = millis.map_or(PollTimeout::NONE, |millis| {
-            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(fds, timeout) {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match ppoll(fds, left.map(TimeSpec::from), None) {
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
-            Ok(0)
-                if deadline
-                    .is_some_and(|deadline| millis == Some(0) || Instant::now() >= deadline) =>
-            {
-                return Ok(());
-            }
-            Ok(0) => {}
+            // The kernel waits for at least as long as it was told.
             Ok(_) => return Ok(()),
         }
     }

@@ -32,8 +32,12 @@ const REPLY_SLICE_MOST: Duration = Duration::from_millis(250);
 const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_MOST: Duration = Duration::from_millis(50);
 
-/// How long to sleep at most before checking flow control and ring space again; no descriptor
-/// signals them. The daemon checks every millisecond whether it can lift flow control.
+/// How long to sleep, at first and at most, before checking flow control and ring space again; no
+/// descriptor signals them. The daemon checks every millisecond whether it can lift flow control. A
+/// daemon that has taken a message which fills the ring is done with it after some milliseconds,
+/// and has nothing to do if the next one comes later than that: so the first naps are all short.
+const ROOM_FIRST: Duration = Duration::from_millis(1);
+const ROOM_SHORT_NAPS: u32 = 16;
 const ROOM_MOST: Duration = Duration::from_millis(5);
 
 /// How many requests may wait in the ring. Each has a wake byte in the socket's buffer, which holds
@@ -289,7 +293,7 @@ impl Rings {
         if size > self.max_request || !self.request.fits(size) {
             return Err(Error::invalid("message", self.request.why_too_long(size)));
         }
-        let mut pause = RETRY_FIRST;
+        let (mut pause, mut short_naps) = (ROOM_FIRST, ROOM_SHORT_NAPS);
         // A small ring is usually full because of the request before: the daemon sends the answer
         // before it frees the room.
         let mut yields = 32;
@@ -322,6 +326,9 @@ impl Rings {
             } else {
                 is_writable = false;
                 link.pause(&mut pause, ROOM_MOST, deadline)?;
+                if short_naps > 0 {
+                    (pause, short_naps) = (ROOM_FIRST, short_naps - 1);
+                }
             }
         }
     }
