@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::process;
 use std::time::Duration;
@@ -81,9 +82,12 @@ Environment:
 
 ";
 
+/// The name of this program.
+const PROGRAM: &str = "corosync-ipc";
+
 #[derive(Debug, Parser)]
 #[command(
-    name = "corosync-ipc",
+    name = PROGRAM,
     version,
     about = "Shows and controls a corosync cluster",
     long_about = ABOUT,
@@ -182,8 +186,56 @@ enum Command {
 
 /// Reads a command line, the program's name included.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let named = args.iter().skip(1).find_map(|arg| Named::find(arg.to_str()?));
+    if let Some(cli) = named.and_then(|named| named.parse(&args)) {
+        return Ok(cli);
+    }
     let matches = command().try_get_matches_from(args)?;
     Cli::from_arg_matches(&matches)
+}
+
+/// The arguments of one command. To build those of all commands takes longer than to be answered.
+struct Named {
+    name: &'static str,
+    arguments: fn(clap::Command) -> clap::Command,
+}
+
+impl Named {
+    /// The commands that ask a daemon.
+    const ALL: &[Self] = &[
+        Self::new::<status::Status>("status"),
+        Self::new::<cmap::Cmap>("cmap"),
+        Self::new::<quorum::Quorum>("quorum"),
+        Self::new::<cpg::Cpg>("cpg"),
+        Self::new::<cfg::Cfg>("cfg"),
+        Self::new::<evs::Evs>("evs"),
+        Self::new::<watch::Watch>("watch"),
+        Self::new::<doctor::Doctor>("doctor"),
+        #[cfg(feature = "exporter")]
+        Self::new::<Metrics>("metrics"),
+        #[cfg(feature = "exporter")]
+        Self::new::<Exporter>("exporter"),
+    ];
+
+    const fn new<C: Args>(name: &'static str) -> Self {
+        Self { name, arguments: C::augment_args }
+    }
+
+    fn find(name: &str) -> Option<&'static Self> {
+        Self::ALL.iter().find(|named| named.name == name)
+    }
+
+    /// Reads a command line in which no other command is named before this one. `None` where the
+    /// whole command line has to say what is wrong, or what else is asked for: what is right here is
+    /// right there, and means the same.
+    fn parse(&self, args: &[OsString]) -> Option<Cli> {
+        let command = (self.arguments)(clap::Command::new(self.name));
+        let program = Global::augment_args(clap::Command::new(PROGRAM)).subcommand(command);
+        // Once in a process: to free its hundreds of parts would take as long as to make them.
+        let mut program = ManuallyDrop::new(program);
+        Cli::from_arg_matches(&program.try_get_matches_from_mut(args).ok()?).ok()
+    }
 }
 
 /// Runs the command that the command line asks for. Returns whether it asks for JSON, too.
@@ -474,6 +526,73 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
+    }
+
+    /// The line that the arguments of one command read, if they do.
+    fn by_name(line: &str) -> Option<Cli> {
+        let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let named = args.iter().skip(1).find_map(|arg| Named::find(arg.to_str()?));
+        named.and_then(|named| named.parse(&args))
+    }
+
+    #[test]
+    fn the_arguments_of_every_command_that_asks_a_daemon_are_built_alone() {
+        let others = ["serve", "help", "completions", "man", "decode"];
+        for command in command().get_subcommands().filter(|it| !others.contains(&it.get_name())) {
+            assert!(Named::find(command.get_name()).is_some(), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn a_line_means_the_same_by_the_arguments_of_one_command() {
+        for line in [
+            "status",
+            "--json quorum status --check",
+            "status --json --server-uid 1,2 --server-uid 3",
+            "--timeout 3s cmap --timeout 2s --map stats get stats.srp0 --timeout 1s",
+            "--socket-dir cmap cmap list totem.",
+            "cmap set a u8 1 -v",
+            "cmap set a i8 -- -1",
+            "--shm-root=quorum quorum status --sort name",
+            "quorum votes 3 --node 2",
+            "cpg join a b --count 2",
+            "cpg send status quorum",
+            "cfg kill 1 status",
+            "--ring-size 65536 --abstract watch",
+            "doctor",
+        ] {
+            let line = format!("corosync-ipc {line}");
+            let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let matches = command().try_get_matches_from(args).unwrap();
+            let whole = Cli::from_arg_matches(&matches).unwrap();
+            let alone = by_name(&line).unwrap_or_else(|| panic!("{line}"));
+            assert_eq!(format!("{alone:?}"), format!("{whole:?}"), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_and_mistakes_are_for_the_whole_command_line() {
+        for line in [
+            "",
+            "status --help",
+            "status -V",
+            "--version status",
+            "help status",
+            "-- status",
+            "quorum",
+            "quorum help",
+            "quorum stat",
+            "quorum --check",
+            "--timeout status",
+            "--timeout x status",
+            "--socket-dir status quorum status",
+            "stat status",
+            "status status",
+            "serve status",
+            "--abstract --socket-dir a status",
+        ] {
+            assert!(by_name(&format!("corosync-ipc {line}")).is_none(), "{line}");
+        }
     }
 
     /// clap would break longer ones: examples, and tables of which it knows nothing.
