@@ -44,6 +44,7 @@ use crate::cmap::{Probe, Value};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
 use crate::features::{NODE_STATUS, RELOAD_CONFIG, REOPEN_LOG_FILES, SHUTDOWN_TRACKING};
+use crate::libqb::buffer::Buffer;
 use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::cfg as wire;
@@ -629,15 +630,17 @@ impl Service for Cfg {
         wire::LocalGet {}.encode()
     }
 
-    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
-        Ok(Some(match wire::AnyEvent::decode(&message) {
+    fn event(&self, message: &mut Buffer) -> Result<Option<Event>, WireError> {
+        Ok(Some(match wire::AnyEvent::decode(message) {
             Ok(wire::AnyEvent::TestShutdown(event)) if event.status == CsError::Timeout.raw() => {
                 Event::ShutdownTimedOut(ShutdownTimedOut { kind: event.flags })
             }
             Ok(wire::AnyEvent::TestShutdown(event)) => {
                 Event::Shutdown(Shutdown { kind: event.flags })
             }
-            Err(WireError::UnknownId { id, .. }) => Event::Unknown(UnknownEvent { id, message }),
+            Err(WireError::UnknownId { id, .. }) => {
+                Event::Unknown(UnknownEvent { id, message: message.take() })
+            }
             Err(error) => return Err(error),
         }))
     }
@@ -695,7 +698,7 @@ mod tests {
         let kind = ShutdownKind(77);
         let event = |status| {
             let message = wire::TestShutdown { status, flags: kind }.encode().unwrap();
-            service.event(message.into()).unwrap().unwrap()
+            service.event(&mut message.into()).unwrap().unwrap()
         };
         assert_eq!(event(1), Event::Shutdown(Shutdown { kind }));
         assert_eq!(
@@ -703,7 +706,7 @@ mod tests {
             Event::ShutdownTimedOut(ShutdownTimedOut { kind })
         );
         let message = Bytes::from(encode_refusal(99, CsError::Busy).unwrap());
-        let unknown = service.event(message.clone()).unwrap();
+        let unknown = service.event(&mut message.clone().into()).unwrap();
         assert_eq!(unknown, Some(Event::Unknown(UnknownEvent { id: 99, message })));
     }
 

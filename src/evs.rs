@@ -29,6 +29,7 @@ use crate::client::{Service, UnknownEvent, client};
 use crate::codec::{Header, Kind, Reader};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result, WireError};
+use crate::libqb::buffer::Buffer;
 use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::evs as wire;
@@ -288,12 +289,13 @@ impl Service for Evs {
         wire::GetMembership {}.encode()
     }
 
-    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
+    fn event(&self, message: &mut Buffer) -> Result<Option<Event>, WireError> {
         // A connection that comes before the first membership gets a membership of zeros.
-        let header = Header::read(&mut Reader::new("evs event", &message), Kind::Event)?;
+        let header = Header::read(&mut Reader::new("evs event", message), Kind::Event)?;
         if header.size == 0 {
             return Ok(None);
         }
+        let message = message.take();
         Ok(Some(match wire::AnyEvent::decode_shared(&message) {
             Ok(wire::AnyEvent::Deliver(event)) => {
                 Event::Deliver(Deliver { node_id: event.local_nodeid, payload: event.msg })
@@ -335,16 +337,16 @@ mod tests {
     #[test]
     fn a_greeting_without_a_membership_is_no_event() {
         let service = Evs { joined: AtomicUsize::new(0) };
-        assert_eq!(service.event(Bytes::from(vec![0; 4656])).unwrap(), None);
+        assert_eq!(service.event(&mut vec![0; 4656].into()).unwrap(), None);
         let empty = wire::Deliver { local_nodeid: NodeId(1), msg: Bytes::new() }.encode().unwrap();
-        let event = service.event(empty.into()).unwrap();
+        let event = service.event(&mut empty.into()).unwrap();
         assert_eq!(
             event,
             Some(Event::Deliver(Deliver { node_id: NodeId(1), payload: Bytes::new() }))
         );
         let unknown = crate::codec::encode_refusal(9, crate::error::CsError::Busy).unwrap();
         assert!(matches!(
-            service.event(unknown.into()),
+            service.event(&mut unknown.into()),
             Ok(Some(Event::Unknown(UnknownEvent { id: 9, .. })))
         ));
     }

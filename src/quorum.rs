@@ -21,13 +21,12 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use crate::client::{SMALL_RING_SIZE, Service, Tracking, UnknownEvent, client};
 use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result, WireError};
 use crate::features::QUORUM_MODEL_V1;
+use crate::libqb::buffer::Buffer;
 use crate::libqb::client::{Call, within};
 use crate::wire::Message;
 use crate::wire::quorum as wire;
@@ -463,8 +462,8 @@ impl Service for Quorum {
         wire::GetQuorate {}.encode()
     }
 
-    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
-        Ok(Some(match wire::AnyEvent::decode(&message) {
+    fn event(&self, message: &mut Buffer) -> Result<Option<Event>, WireError> {
+        Ok(Some(match wire::AnyEvent::decode(message) {
             Ok(wire::AnyEvent::Notification(event)) => Event::Notification(Notification {
                 quorate: event.quorate != 0,
                 ring_seq: event.ring_seq,
@@ -485,7 +484,9 @@ impl Service for Quorum {
                 };
                 return Ok(self.present().nodelist_came(nodelist).map(Event::Nodelist));
             }
-            Err(WireError::UnknownId { id, .. }) => Event::Unknown(UnknownEvent { id, message }),
+            Err(WireError::UnknownId { id, .. }) => {
+                Event::Unknown(UnknownEvent { id, message: message.take() })
+            }
             Err(error) => return Err(error),
         }))
     }

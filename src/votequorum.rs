@@ -23,6 +23,7 @@ use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result, WireError};
 use crate::features::{QDEVICE, QDEVICE_EXTRA_INFO};
+use crate::libqb::buffer::Buffer;
 use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::values::{NodeId, RingId, TrackFlags};
@@ -530,8 +531,8 @@ impl Service for Votequorum {
         wire::GetInfo { nodeid: NodeId(u32::MAX) }.encode()
     }
 
-    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
-        Ok(Some(match wire::decode_event(&message) {
+    fn event(&self, message: &mut Buffer) -> Result<Option<Event>, WireError> {
+        Ok(Some(match wire::decode_event(message) {
             Ok(wire::AnyEvent::QuorumNotification(event)) => Event::Quorum(QuorumNotification {
                 context: event.context,
                 quorate: event.quorate != 0,
@@ -557,7 +558,9 @@ impl Service for Votequorum {
                     extra_info: event.extra_info,
                 })
             }
-            Err(WireError::UnknownId { id, .. }) => Event::Unknown(UnknownEvent { id, message }),
+            Err(WireError::UnknownId { id, .. }) => {
+                Event::Unknown(UnknownEvent { id, message: message.take() })
+            }
             Err(error) => return Err(error),
         }))
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::dispatch::{Dispatch, Next};
 use crate::endpoint::{Deadline, Endpoint};
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
+use crate::libqb::buffer::Buffer;
 use crate::libqb::client::{Call, Connection, Look, Target};
 use crate::wire::{Message, Request, decode_reply};
 
@@ -34,7 +35,7 @@ pub(crate) trait Service: Send + Sync + 'static {
     fn nudge() -> Result<Vec<u8>, WireError>;
 
     /// Makes an event of a message. `None`: the message is no event.
-    fn event(&self, message: Bytes) -> Result<Option<Self::Event>, WireError>;
+    fn event(&self, message: &mut Buffer) -> Result<Option<Self::Event>, WireError>;
 }
 
 /// An event that this version does not know, as it came.

@@ -61,6 +61,7 @@ use crate::client::{Service, UnknownEvent, client};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Escaped, ProtocolError, Result, WireError};
 use crate::features::{Feature, STATS_MAP, STATS_TRACKING};
+use crate::libqb::buffer::Buffer;
 use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::cmap as wire;
@@ -634,10 +635,11 @@ impl Service for Cmap {
         wire::Get { key_name: Bytes::from_static(b"..."), value_len: 16 }.encode()
     }
 
-    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
-        let notify = match wire::AnyEvent::decode(&message) {
-            Ok(wire::AnyEvent::NotifyCallback(notify)) => notify,
+    fn event(&self, message: &mut Buffer) -> Result<Option<Event>, WireError> {
+        let notify = match wire::Notify::decode(message) {
+            Ok(notify) => notify,
             Err(WireError::UnknownId { id, .. }) => {
+                let message = message.take();
                 return Ok(Some(Event::Unknown(UnknownEvent { id, message })));
             }
             Err(error) => return Err(error),
@@ -646,13 +648,13 @@ impl Service for Cmap {
             // Sent before the tracker was deleted.
             return Ok(None);
         }
-        let value = |value: wire::RawValue| {
-            (value.value_type != ValueType::default()).then(|| Value::from(value))
+        let value = |(value_type, data): (ValueType, &[u8])| {
+            (value_type != ValueType::default()).then(|| Value::of(value_type, data))
         };
         Ok(Some(Event::Notification(Notification {
             tracker: Tracker(notify.track_inst_handle),
             event: notify.event,
-            key: String::from_utf8_lossy(&notify.key_name).into_owned(),
+            key: String::from_utf8_lossy(notify.key_name).into_owned(),
             new_value: value(notify.new_value),
             old_value: value(notify.old_value),
         })))

@@ -75,23 +75,32 @@ macro_rules! values {
         /// [`Value::Other`].
         impl From<RawValue> for Value {
             fn from(raw: RawValue) -> Self {
-                let RawValue { value_type, data } = raw;
+                match raw.value_type {
+                    ValueType::BINARY => Self::Binary(raw.data),
+                    value_type => Self::of(value_type, &raw.data),
+                }
+            }
+        }
+
+        impl Value {
+            /// As of a [`RawValue`], with bytes that are copied.
+            pub(super) fn of(value_type: ValueType, data: &[u8]) -> Self {
                 match value_type {
                     $(ValueType::$type => {
-                        if let Ok(bytes) = <[u8; size_of::<$rust>()]>::try_from(&*data) {
+                        if let Ok(bytes) = <[u8; size_of::<$rust>()]>::try_from(data) {
                             return Self::$variant(<$rust>::from_ne_bytes(bytes));
                         }
                     })*
                     ValueType::STRING => {
-                        let text = data.strip_suffix(&[0]).unwrap_or(&data);
+                        let text = data.strip_suffix(&[0]).unwrap_or(data);
                         if let Ok(text) = std::str::from_utf8(text) {
                             return Self::String(text.to_owned());
                         }
                     }
-                    ValueType::BINARY => return Self::Binary(data),
+                    ValueType::BINARY => return Self::Binary(Bytes::copy_from_slice(data)),
                     _ => {}
                 }
-                Self::Other { value_type, data }
+                Self::Other { value_type, data: Bytes::copy_from_slice(data) }
             }
         }
 

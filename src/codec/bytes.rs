@@ -149,9 +149,12 @@ impl<'a> Reader<'a> {
     /// Reads `length` bytes. They are copied unless the reader is [`Reader::shared`].
     pub fn bytes(&mut self, field: &'static str, length: usize) -> Result<Bytes, WireError> {
         let taken = self.take(field, length)?;
-        Ok(self
-            .shared
-            .map_or_else(|| Bytes::copy_from_slice(taken), |shared| shared.slice_ref(taken)))
+        Ok(self.own(taken))
+    }
+
+    /// Makes a byte string of what was read: a copy unless the reader is [`Reader::shared`].
+    pub(crate) fn own(&self, taken: &'a [u8]) -> Bytes {
+        self.shared.map_or_else(|| Bytes::copy_from_slice(taken), |shared| shared.slice_ref(taken))
     }
 
     /// Reads `count` values that follow each other without padding.

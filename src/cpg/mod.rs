@@ -61,6 +61,7 @@ use crate::cmap::Probe;
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Escaped, Result, WireError};
 use crate::features;
+use crate::libqb::buffer::{Buffer, MOST_COPIED};
 use crate::libqb::client::Call;
 use crate::wire::Message;
 use crate::wire::cpg as wire;
@@ -110,7 +111,7 @@ pub struct Deliver {
     pub node_id: NodeId,
     /// The sender's process.
     pub pid: u32,
-    /// The message. In one piece it shares memory with its header only.
+    /// The message. A part of it keeps the memory of all of it.
     pub payload: Bytes,
 }
 
@@ -500,10 +501,15 @@ impl Service for Cpg {
         wire::LocalGet {}.encode()
     }
 
-    fn event(&self, message: Bytes) -> Result<Option<Event>, WireError> {
+    fn event(&self, message: &mut Buffer) -> Result<Option<Event>, WireError> {
+        let event = if message.len() <= MOST_COPIED {
+            wire::AnyEvent::decode(message)
+        } else {
+            wire::AnyEvent::decode_shared(&message.take())
+        };
         // The caller holds the event ring's lock, so nobody waits for this one.
         let mut reassembly = self.reassembly.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Some(match wire::AnyEvent::decode_shared(&message) {
+        Ok(Some(match event {
             Ok(wire::AnyEvent::DeliverCallback(event)) => Event::Deliver(Deliver {
                 group: event.group_name,
                 node_id: event.nodeid,
@@ -532,7 +538,9 @@ impl Service for Cpg {
                     members: event.member_list,
                 })
             }
-            Err(WireError::UnknownId { id, .. }) => Event::Unknown(UnknownEvent { id, message }),
+            Err(WireError::UnknownId { id, .. }) => {
+                Event::Unknown(UnknownEvent { id, message: message.take() })
+            }
             Err(error) => return Err(error),
         }))
     }

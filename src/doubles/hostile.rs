@@ -11,6 +11,7 @@ use crate::client::{Core, Service};
 use crate::codec::{CS_OK, Header, Kind};
 use crate::doubles::TRANSPORTS;
 use crate::error::WireError;
+use crate::libqb::buffer::Buffer;
 use crate::libqb::client::{Call, Look};
 use crate::libqb::server::{Conn, Handler, Listener, Peer, Random, Refusal, Transport};
 use crate::wire::{self, Message, tables};
@@ -32,7 +33,7 @@ impl Service for Mute {
         wire::quorum::GetQuorate {}.encode()
     }
 
-    fn event(&self, _: Bytes) -> Result<Option<()>, WireError> {
+    fn event(&self, _: &mut Buffer) -> Result<Option<()>, WireError> {
         self.seen.fetch_add(1, Ordering::Relaxed);
         Ok(None)
     }

@@ -7,6 +7,7 @@
 
 #[cfg(feature = "server")]
 pub(crate) mod accept;
+pub(crate) mod buffer;
 pub(crate) mod channel;
 pub(crate) mod client;
 pub(crate) mod datagram;

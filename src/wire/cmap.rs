@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use crate::codec::{Kind, Reader, Writer};
+use crate::codec::{Header, Kind, Reader, Writer};
 use crate::error::WireError;
 use crate::wire::Message;
 use crate::wire::message::{Encoding, MarName, Slot, any_message, message};
@@ -299,8 +299,44 @@ impl Message for NotifyCallback {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let notify = Notify::read(reader)?;
+        let value = |(value_type, data)| RawValue { value_type, data: reader.own(data) };
+        Ok(Self {
+            track_inst_handle: notify.track_inst_handle,
+            key_name: reader.own(notify.key_name),
+            event: notify.event,
+            new_value: value(notify.new_value),
+            old_value: value(notify.old_value),
+        })
+    }
+}
+
+/// A [`NotifyCallback`] in the message that it came in. Each value has its type.
+pub(crate) struct Notify<'a> {
+    pub(crate) track_inst_handle: u64,
+    pub(crate) key_name: &'a [u8],
+    pub(crate) event: TrackEvents,
+    pub(crate) new_value: (ValueType, &'a [u8]),
+    pub(crate) old_value: (ValueType, &'a [u8]),
+}
+
+impl<'a> Notify<'a> {
+    /// As [`NotifyCallback::decode`].
+    pub(crate) fn decode(message: &'a [u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(NotifyCallback::NAME, message);
+        // Of another message no more than this need be there.
+        let Header { id, .. } = Header::read(&mut reader, Kind::Request)?;
+        if id != NotifyCallback::ID {
+            return Err(WireError::UnknownId { message: NotifyCallback::NAME, id });
+        }
+        let mut reader = Reader::new(NotifyCallback::NAME, message);
+        Header::read(&mut reader, NotifyCallback::HEADER)?;
+        Self::read(&mut reader)
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<Self, WireError> {
         let track_inst_handle = reader.slot("track_inst_handle")?;
-        let key_name = <MarName as Encoding<Bytes>>::read("key_name", reader)?;
+        let key_name = MarName::read_slice("key_name", reader)?;
         let event = reader.slot("event")?;
         let new_type = reader.slot("new_value_type")?;
         let old_type = reader.slot("old_value_type")?;
@@ -308,7 +344,7 @@ impl Message for NotifyCallback {
         let old_length = reader.number_slot::<u64>("old_value_len")?;
         let mut value = |field, value_type, length| {
             let length = reader.counted(length, 1)?;
-            Ok(RawValue { value_type, data: reader.bytes(field, length)? })
+            Ok((value_type, reader.take(field, length)?))
         };
         Ok(Self {
             track_inst_handle,

@@ -170,10 +170,21 @@ impl Encoding<Bytes> for MarName {
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
+        let name = Self::read_slice(field, reader)?;
+        Ok(reader.own(name))
+    }
+}
+
+impl MarName {
+    /// Reads the name without copying it.
+    pub(crate) fn read_slice<'a>(
+        field: &'static str,
+        reader: &mut Reader<'a>,
+    ) -> Result<&'a [u8], WireError> {
         let length = reader.part(".length").number_slot::<u16>(field)?;
-        let value = reader.part(".value").bytes(field, MAR_NAME_SIZE)?;
+        let value = reader.part(".value").take(field, MAR_NAME_SIZE)?;
         let length = reader.bounded(length, value.len())?;
-        Ok(value.slice(..length))
+        Ok(value.get(..length).unwrap_or(value))
     }
 }
 

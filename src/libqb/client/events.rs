@@ -5,13 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::connection::Connection;
 use super::link::{Link, State};
 use super::lock;
 use super::waker::Waker;
 use crate::error::{Error, ProtocolError, Result, WireError};
+use crate::libqb::buffer::Buffer;
 use crate::libqb::channel::Receiver;
 use crate::libqb::refill::Refill;
 
@@ -54,15 +53,16 @@ pub(super) struct Events {
 
 struct EventRing {
     ring: Receiver,
+    /// The message that was taken last.
+    message: Buffer,
     wake: WakeBytes,
     refill: Refill,
     /// When the socket was last read.
     last_read: Instant,
 }
 
-/// A message that was taken from the ring.
+/// A message was taken from the ring.
 struct Taken {
-    message: Bytes,
     /// The ring was full and is nearly empty, and the daemon may hold back events: send a nudge.
     refill: bool,
 }
@@ -74,6 +74,7 @@ impl Events {
             descriptor,
             ring: Mutex::new(EventRing {
                 ring,
+                message: Buffer::default(),
                 wake: WakeBytes::default(),
                 refill: Refill::default(),
                 last_read: Instant::now(),
@@ -108,7 +109,7 @@ impl Connection {
         &self,
         look: Look,
         deadline: Option<Instant>,
-        make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
+        make: impl Fn(&mut Buffer) -> Result<Option<E>, WireError>,
     ) -> Result<Option<E>> {
         for _ in 0..self.events.max_messages {
             match self.poll_one(look, &make)? {
@@ -128,17 +129,17 @@ impl Connection {
     pub(crate) fn poll_one<E>(
         &self,
         look: Look,
-        make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
+        make: impl Fn(&mut Buffer) -> Result<Option<E>, WireError>,
     ) -> Result<Option<Option<E>>> {
         self.check_process()?;
         let event = {
             let mut ring = lock(&self.events.ring);
             ring.poll(&self.link, look).and_then(|taken| {
-                let Some(Taken { message, refill }) = taken else { return Ok(None) };
+                let Some(Taken { refill }) = taken else { return Ok(None) };
                 if refill {
                     self.requests.want_nudge();
                 }
-                make(message).map(Some).map_err(|source| self.link.broken(source))
+                make(&mut ring.message).map(Some).map_err(|source| self.link.broken(source))
             })
         };
         self.send_wanted_nudge();
@@ -150,7 +151,7 @@ impl Connection {
     pub(crate) fn next_event<E>(
         &self,
         deadline: Option<Instant>,
-        make: impl Fn(Bytes) -> Result<Option<E>, WireError>,
+        make: impl Fn(&mut Buffer) -> Result<Option<E>, WireError>,
     ) -> Result<Option<E>> {
         let mut look = Look::Ring;
         loop {
@@ -254,9 +255,11 @@ impl EventRing {
 
     /// Takes an event from the ring, and wake bytes from the socket when enough are owed.
     fn take(&mut self, link: &Link) -> Result<Option<Taken>> {
-        let message = self.ring.try_receive().map_err(|source| link.failed(source))?;
-        let Some(message) = message else { return Ok(None) };
-        let (size, left, capacity) = self.ring.fill(message.len());
+        let came = self.ring.try_receive_into(self.message.room());
+        if !came.map_err(|source| link.failed(source))? {
+            return Ok(None);
+        }
+        let (size, left, capacity) = self.ring.fill(self.message.len());
         link.counters.events.add(1);
         link.counters.event_ring.note(left + size);
         let refill = self.refill.event_taken(size, left, capacity);
@@ -266,7 +269,7 @@ impl EventRing {
                 self.take_bytes(link, wanted)?;
             }
         }
-        Ok(Some(Taken { message, refill }))
+        Ok(Some(Taken { refill }))
     }
 
     /// Takes up to `wanted` wake bytes. Returns `true` if the other end closed.

@@ -137,7 +137,7 @@ impl Client {
     /// [`Error::Disconnected`](crate::Error::Disconnected) once the service is gone and every event
     /// it left was taken; [`Error::Finalized`](crate::Error::Finalized).
     pub fn poll_event(&self) -> Result<Option<Bytes>> {
-        self.connection.poll_event(Look::RingAndSocket, None, |message| Ok(Some(message)))
+        self.connection.poll_event(Look::RingAndSocket, None, |message| Ok(Some(message.take())))
     }
 
     /// Waits for the next event until the deadline. Returns `None` when it passes or the [`Waker`]
@@ -148,7 +148,7 @@ impl Client {
     /// # Errors
     /// As [`Client::poll_event`].
     pub fn next_event(&self, deadline: impl Into<Deadline>) -> Result<Option<Bytes>> {
-        self.connection.next_event(deadline.into().instant(), |message| Ok(Some(message)))
+        self.connection.next_event(deadline.into().instant(), |message| Ok(Some(message.take())))
     }
 
     /// Returns what this client did so far and how full its rings are. Never blocks.

@@ -435,7 +435,10 @@ impl<R: Region> Consumer<R> {
         let offset = ring.offset(start, CHUNK_HEADER_WORDS);
         let before = ring.wrap(offset, length);
         chunk.clear();
-        chunk.reserve_exact(length);
+        if chunk.capacity() < length {
+            // Not `reserve`, which copies what was there.
+            *chunk = Vec::with_capacity(length);
+        }
         ring.data.copy_out(offset, before, chunk);
         if before < length {
             ring.data.copy_out(0, length - before, chunk);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::rings::Rings;
 use super::{FlowControl, Overflow, SendError};
+use crate::libqb::buffer::Buffer;
 use crate::libqb::channel::ChannelError;
 use crate::libqb::wake::{BATCH, WakeBytes};
 use crate::sys::serve::{Seen, Watch};
@@ -232,7 +233,12 @@ impl Connection {
     }
 
     /// Takes the next request, after `taken` others in this turn.
-    pub(super) fn take_request(&mut self, seen: Seen, taken: usize) -> Option<Bytes> {
+    pub(super) fn take_request(
+        &mut self,
+        seen: Seen,
+        taken: usize,
+        buffer: &mut Buffer,
+    ) -> Option<Bytes> {
         let limit = if seen.hung_up { LAST_REQUESTS } else { REQUESTS_A_TURN };
         // The last requests of a client that closed are served even while it is paused.
         if taken >= limit || !self.takes_requests() || (self.is_paused && !seen.hung_up) {
@@ -242,15 +248,15 @@ impl Connection {
             }
             return None;
         }
-        match self.rings.request.try_receive() {
-            Ok(Some(request)) => {
+        match self.rings.request.try_receive_into(buffer.room()) {
+            Ok(true) => {
                 if self.rings.request.has_wake_bytes() {
                     let wanted = self.wake.event_taken(self.rings.request.has_message());
                     self.take_bytes(wanted);
                 }
-                Some(request)
+                Some(buffer.take())
             }
-            Ok(None) => {
+            Ok(false) => {
                 if taken == 0 && seen.readable {
                     self.take_stray_bytes();
                 }
@@ -286,18 +292,19 @@ impl Connection {
     }
 
     /// Sends the answer to a request.
-    pub(super) fn reply(&mut self, message: &[u8]) -> Result<(), SendError> {
+    pub(super) fn reply(&mut self, parts: &[&[u8]]) -> Result<(), SendError> {
         if self.closed {
             return Err(SendError::Closed);
         }
         let room = self.rings.response.limit();
-        if !self.rings.response.fits(message.len()) {
-            return Err(SendError::TooLarge { size: message.len(), limit: room });
+        let size = parts.iter().fold(0_usize, |size, part| size.saturating_add(part.len()));
+        if !self.rings.response.fits(size) {
+            return Err(SendError::TooLarge { size, limit: room });
         }
         let is_sent = self.answers.is_empty()
-            && self.rings.response.try_send(&[message]).map_err(|error| self.failed(&error))?;
+            && self.rings.response.try_send(parts).map_err(|error| self.failed(&error))?;
         if !is_sent {
-            self.answers.push_back(Bytes::copy_from_slice(message));
+            self.answers.push_back(parts.concat().into());
         }
         Ok(())
     }

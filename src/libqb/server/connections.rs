@@ -10,6 +10,7 @@ use super::listener::{Bound, ServiceAddress};
 use super::{FlowControl, SendError};
 use crate::codec::Header;
 use crate::error::Result;
+use crate::libqb::buffer::Buffer;
 use crate::sys::serve::Seen;
 use crate::sys::socket::Credentials;
 
@@ -35,6 +36,8 @@ pub struct Connections<S> {
     pub(super) all: BTreeMap<ConnectionId, Client<S>>,
     pub(super) services: Vec<Service>,
     next_id: u64,
+    /// For the requests of all clients.
+    buffer: Buffer,
     pub(super) timer: Option<Instant>,
     is_shut_down: bool,
     /// How many bytes of events are queued for all clients, at most: events that left a queue since
@@ -76,6 +79,7 @@ impl<S> Connections<S> {
             all: BTreeMap::new(),
             services,
             next_id: 1,
+            buffer: Buffer::default(),
             timer: None,
             is_shut_down: false,
             queued: 0,
@@ -172,7 +176,7 @@ impl<S> Connections<S> {
         taken: usize,
     ) -> Option<Bytes> {
         let connection = &mut self.all.get_mut(&id)?.connection;
-        let request = connection.take_request(seen, taken)?;
+        let request = connection.take_request(seen, taken, &mut self.buffer)?;
         // As in libqb, a request without bytes disconnects too.
         let disconnects = request.is_empty() || Header::id_of(&request) == Some(DISCONNECT);
         if disconnects {
@@ -252,7 +256,18 @@ impl<S> Conn<'_, S> {
     /// [`SendError::TooLarge`] when the client's rings are too small; a C client then waits for the
     /// answer for ever. [`SendError::Closed`].
     pub fn reply(&mut self, message: &[u8]) -> Result<(), SendError> {
-        self.client_mut().connection.reply(message)
+        self.reply_slices(&[message])
+    }
+
+    /// As [`Conn::reply`], with an answer in parts that follow each other: a header, and bytes that
+    /// need not be copied behind it.
+    ///
+    /// Matches `qb_ipcs_response_sendv`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn reply_slices(&mut self, parts: &[&[u8]]) -> Result<(), SendError> {
+        self.client_mut().connection.reply(parts)
     }
 
     /// Sends an event. While the client's ring is full, the event is queued: see
