@@ -19,11 +19,12 @@ pub fn handshake(data: &[u8]) {
     let Some((piece, mut rest)) = data.split_first() else { return };
     let piece = usize::from(*piece) * 64 + 1;
     let mut handshake = Handshake::default();
-    while let (Ok(wants), false) = (handshake.wants(), rest.is_empty()) {
-        assert!(wants > 0, "the reply is whole and nobody noticed");
-        let (now, later) = rest.split_at(wants.min(piece).min(rest.len()));
+    while let (Ok(room), false) = (handshake.room(), rest.is_empty()) {
+        assert!(!room.is_empty(), "the reply is whole and nobody noticed");
+        let (now, later) = rest.split_at(room.len().min(piece).min(rest.len()));
+        room[..now.len()].copy_from_slice(now);
         rest = later;
-        match handshake.feed(now) {
+        match handshake.filled(now.len()) {
             Ok(None) => {}
             Ok(Some(reply)) => return check(&reply),
             Err(_) => return,

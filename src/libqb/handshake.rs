@@ -17,26 +17,40 @@ use std::path::Path;
 use crate::codec::setup::{ConnectReply, Generation, REPLY_PREFIX_SIZE};
 use crate::error::{ProtocolError, WireError};
 
-/// Collects the connection reply. Feed it the bytes that arrive until it is whole. Never read more
-/// than it wants: wake bytes follow.
+/// Collects the connection reply. Put the bytes that arrive into its room until it is whole. Never
+/// read more than it has room for: wake bytes follow.
 #[derive(Debug, Default)]
 pub(crate) struct Handshake {
-    received: Vec<u8>,
+    /// The bytes that have arrived, and room for more.
+    bytes: Vec<u8>,
+    received: usize,
 }
 
 impl Handshake {
-    /// Returns how many bytes are wanted next. Not 0 before the reply is whole.
-    pub(crate) fn wants(&self) -> Result<usize, WireError> {
-        if self.received.len() < REPLY_PREFIX_SIZE {
-            return Ok(REPLY_PREFIX_SIZE - self.received.len());
-        }
-        Ok(ConnectReply::generation(&self.received)?.reply_size() - self.received.len())
+    /// Returns the room for the bytes that are missing. Not empty before the reply is whole.
+    pub(crate) fn room(&mut self) -> Result<&mut [u8], WireError> {
+        let size = self.size()?;
+        self.bytes.resize(size, 0);
+        Ok(self.bytes.get_mut(self.received..).unwrap_or_default())
     }
 
-    /// Takes bytes, at most as many as [`Handshake::wants`]. Returns the reply once it is whole.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<ConnectReply>, WireError> {
-        self.received.extend_from_slice(bytes);
-        if self.wants()? > 0 { Ok(None) } else { ConnectReply::decode(&self.received).map(Some) }
+    /// Takes the first `count` bytes of the room. Returns the reply once it is whole.
+    pub(crate) fn filled(&mut self, count: usize) -> Result<Option<ConnectReply>, WireError> {
+        self.received = self.received.saturating_add(count).min(self.bytes.len());
+        if self.received < self.size()? {
+            return Ok(None);
+        }
+        ConnectReply::decode(&self.bytes).map(Some)
+    }
+
+    /// The size of the reply. The smallest that there is, until the bytes that tell have arrived.
+    fn size(&self) -> Result<usize, WireError> {
+        match self.bytes.get(..self.received.min(REPLY_PREFIX_SIZE)) {
+            Some(prefix) if prefix.len() == REPLY_PREFIX_SIZE => {
+                Ok(ConnectReply::generation(prefix)?.reply_size())
+            }
+            _ => Ok(Generation::Libqb013.reply_size()),
+        }
     }
 }
 
@@ -189,13 +203,42 @@ mod tests {
         let bytes = reply();
         let (mut handshake, mut at, mut done) = (Handshake::default(), 0, None);
         while done.is_none() {
-            let wants = handshake.wants().unwrap();
-            assert!(wants > 0 && at + wants <= bytes.len());
-            let piece = wants.min(1000);
-            done = handshake.feed(&bytes[at..at + piece]).unwrap();
+            let room = handshake.room().unwrap();
+            assert!(!room.is_empty() && at + room.len() <= bytes.len());
+            let piece = room.len().min(1000);
+            room[..piece].copy_from_slice(&bytes[at..at + piece]);
+            done = handshake.filled(piece).unwrap();
             at += piece;
         }
         assert_eq!((done.unwrap().max_msg_size, at), (8192, bytes.len()));
+    }
+
+    #[test]
+    fn a_reply_is_read_at_once_and_no_further() {
+        for generation in [Generation::Libqb010, Generation::Libqb013] {
+            let reply = ConnectReply { generation, ..ConnectReply::decode(&reply()).unwrap() };
+            let (bytes, mut handshake, mut at) = (reply.encode().unwrap(), Handshake::default(), 0);
+            for piece in [Generation::Libqb013.reply_size(), 8] {
+                let room = handshake.room().unwrap();
+                assert_eq!(room.len(), piece);
+                room.copy_from_slice(&bytes[at..at + piece]);
+                at += piece;
+                if let Some(whole) = handshake.filled(piece).unwrap() {
+                    assert_eq!((whole, at), (reply, bytes.len()));
+                    break;
+                }
+            }
+            assert_eq!(at, generation.reply_size());
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused_before_it_is_whole() {
+        let mut handshake = Handshake::default();
+        handshake.room().unwrap()[..REPLY_PREFIX_SIZE].fill(1);
+        assert_eq!(handshake.filled(REPLY_PREFIX_SIZE - 1), Ok(None));
+        let refused = handshake.filled(1);
+        assert!(matches!(refused, Err(WireError::UnknownId { .. })), "{refused:?}");
     }
 
     #[test]

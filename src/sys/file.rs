@@ -1,17 +1,17 @@
 //! Ring files. They are opened through their directory's descriptor and never through a link.
 
 use std::ffi::OsStr;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::libc;
 use nix::sys::signal::kill;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use super::socket::retry;
@@ -24,36 +24,70 @@ pub(crate) fn page_size() -> usize {
     size.try_into().unwrap_or(4096)
 }
 
-/// Opens the directory `root`, then each directory of `below` inside the one before it. Follows no
-/// link below `root`.
+/// Opens the directory `root`, or the last of the directories `below` it, each inside the one before
+/// it. Follows no link below `root`.
 pub(crate) fn open_directory<'a>(
     root: &Path,
     below: impl IntoIterator<Item = &'a OsStr>,
 ) -> io::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
-    let mut directory = retry(|| open(root, flags, Mode::empty()))?;
+    let inner = flags | OFlag::O_NOFOLLOW;
+    let mut below = below.into_iter();
+    let mut directory = match below.next() {
+        // O_NOFOLLOW is about the last name of a path.
+        Some(first) => retry(|| openat(AT_FDCWD, &root.join(first), inner, Mode::empty()))?,
+        None => retry(|| openat(AT_FDCWD, root, flags, Mode::empty()))?,
+    };
     for name in below {
-        directory = retry(|| openat(&directory, name, flags | OFlag::O_NOFOLLOW, Mode::empty()))?;
+        directory = retry(|| openat(&directory, name, inner, Mode::empty()))?;
     }
     Ok(directory)
 }
 
+/// What a file is, and whose.
+pub(crate) struct Found {
+    pub(crate) is_regular: bool,
+    pub(crate) owner: u32,
+    /// How many names it has.
+    pub(crate) links: u64,
+    /// Its device, and its number there. No other file has both.
+    pub(crate) identity: (u64, u64),
+    /// In bytes.
+    pub(crate) size: u64,
+}
+
+impl From<FileStat> for Found {
+    fn from(found: FileStat) -> Self {
+        // The types of the fields differ between processors.
+        fn wide(number: impl Into<u64>) -> u64 {
+            number.into()
+        }
+        Self {
+            is_regular: SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG,
+            owner: found.st_uid,
+            links: wide(found.st_nlink),
+            identity: (wide(found.st_dev), wide(found.st_ino)),
+            size: found.st_size.try_into().unwrap_or_default(),
+        }
+    }
+}
+
+/// Looks at a file without opening it, so that no device or peer notices. For a link it finds the
+/// link itself.
+pub(crate) fn look_at(directory: &impl AsFd, name: &OsStr) -> io::Result<Found> {
+    Ok(retry(|| fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW))?.into())
+}
+
 /// Opens a regular file for reading and writing. Fails for a link.
-pub(crate) fn open_regular(directory: &impl AsFd, name: &OsStr) -> io::Result<File> {
+pub(crate) fn open_regular(directory: &impl AsFd, name: &OsStr) -> io::Result<(File, Found)> {
     // O_NONBLOCK: opening a fifo or a device must not block.
     let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let file = File::from(retry(|| openat(directory, name, flags, Mode::empty()))?);
-    if !file.metadata()?.is_file() {
+    let found = Found::from(retry(|| fstat(&file))?);
+    if !found.is_regular {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    Ok(file)
-}
-
-/// Returns a file's metadata without opening the file for I/O, so that no device or peer notices.
-/// For a link it returns the link's own.
-pub(crate) fn metadata(directory: &impl AsFd, name: &OsStr) -> io::Result<Metadata> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    File::from(retry(|| openat(directory, name, flags, Mode::empty()))?).metadata()
+    Ok((file, found))
 }
 
 /// Returns true if a user id stands for all users that this process's user namespace does not map.

@@ -190,8 +190,8 @@ pub(crate) fn is_private(directory: &OwnedFd) -> bool {
 
 /// Returns true if the file is a regular one that belongs to this process's user.
 pub(crate) fn is_own_file(directory: &impl AsFd, name: &OsStr) -> bool {
-    file::metadata(directory, name)
-        .is_ok_and(|file| file.is_file() && file.uid() == geteuid().as_raw())
+    file::look_at(directory, name)
+        .is_ok_and(|found| found.is_regular && found.owner == geteuid().as_raw())
 }
 
 /// A locked file. The kernel drops the lock when the process ends in any way.
@@ -205,7 +205,7 @@ impl LockedFile {
     /// Opens and locks a file of this process's user. `None` if another process has locked it.
     pub(crate) fn open(directory: &impl AsFd, name: &OsStr) -> Option<Self> {
         let is_own = is_own_file(directory, name);
-        let file = file::open_regular(directory, name).ok().filter(|_| is_own)?;
+        let (file, _) = file::open_regular(directory, name).ok().filter(|_| is_own)?;
         Self::lock(file, name)
     }
 

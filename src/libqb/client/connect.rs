@@ -198,29 +198,23 @@ impl Connecting<'_> {
         })?;
         self.check_server(peer)?;
         let mut handshake = Handshake::default();
-        let mut buffer = [0; 2048];
         let reply = loop {
-            let wants = handshake.wants().map_err(protocol)?.min(buffer.len());
-            let room = buffer.get_mut(..wants).unwrap_or_default();
-            match socket::receive_from(socket, room) {
+            let ready = wait_for(socket, Interest::Readable, self.deadline).map_err(failed)?;
+            if ready == Ready::TimedOut {
+                return Err(self.timed_out(Stage::Handshake));
+            }
+            match socket::receive_from(socket, handshake.room().map_err(protocol)?) {
                 Ok((0, _)) => return Err(self.gone(Stage::Handshake)),
                 Ok((count, sender)) => {
                     // The listener may have dropped privileges since, or passed the socket on. The
                     // process that answers will read the requests, so it must be trusted too. It
                     // may be another user.
                     sender.map_or(Ok(()), |sender| self.check_server(sender))?;
-                    let received = room.get(..count).unwrap_or_default();
-                    if let Some(reply) = handshake.feed(received).map_err(protocol)? {
+                    if let Some(reply) = handshake.filled(count).map_err(protocol)? {
                         break reply;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if wait_for(socket, Interest::Readable, self.deadline).map_err(failed)?
-                        == Ready::TimedOut
-                    {
-                        return Err(self.timed_out(Stage::Handshake));
-                    }
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(self.failed(error)),
             }
         };
@@ -338,19 +332,19 @@ impl Connecting<'_> {
             system(Stage::Rings, format!("mapping the {ring} ring of {}", self.service), source)
         };
         let broken = |source: RingError| self.protocol(Stage::Rings, source.into());
-        let have = files.header.metadata().map_err(failed)?.len();
+        let have = files.header.size;
         if have < header_size as u64 {
             let need = header_size as u64;
             return Err(broken(RingError::TooSmall { ring, file: "header", have, need }));
         }
-        let header = Mapping::new(&files.header, header_size).map_err(failed)?;
-        let size = files.data.metadata().map_err(failed)?.len();
+        let header = Mapping::new(&files.header.file, header_size).map_err(failed)?;
+        let size = files.data.size;
         // As qb_rb_open. The size of the ring bounds the work of one poll for events.
         let limit = (u64::from(asked) + CHUNK_MARGIN as u64 + 1).next_multiple_of(LARGEST_PAGE);
         if size > limit {
             return Err(broken(RingError::TooLarge { ring, have: size, limit }));
         }
-        let data = Mapping::new(&files.data, usize::try_from(size).unwrap_or(usize::MAX))
+        let data = Mapping::new(&files.data.file, usize::try_from(size).unwrap_or(usize::MAX))
             .map_err(failed)?;
         Ring::open(ring, format, header, data).map_err(broken)
     }

@@ -147,15 +147,15 @@ impl Connecting<'_> {
         let failed = |source| {
             system(Stage::Rings, format!("mapping the control file of {}", self.service), source)
         };
-        let file = ring_files::open_control(&self.service, self.endpoint, peer.uid, name)?;
-        let (have, need) = (file.metadata().map_err(failed)?.len(), CONTROL_SIZE as u64);
+        let opened = ring_files::open_control(&self.service, self.endpoint, peer.uid, name)?;
+        let (have, need) = (opened.size, CONTROL_SIZE as u64);
         if have < need {
             let (ring, file) = ("socket", "control");
             return Err(
                 self.protocol(Stage::Rings, RingError::TooSmall { ring, file, have, need }.into())
             );
         }
-        Control::new(&file).map_err(failed)
+        Control::new(&opened.file).map_err(failed)
     }
 
     /// Makes a socket and connects it to one of the daemon's.

@@ -1,11 +1,11 @@
 //! The files of a connection's rings. The daemon names them, and may name another user's files, so
 //! all are checked before one is opened.
 
-use std::fs::{File, Metadata};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::libc;
@@ -15,12 +15,18 @@ use super::connect::system;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Escaped, Result, RingFileFault, Stage};
 use crate::libqb::handshake::{DATA_SUFFIX, HEADER_SUFFIX, RingName};
-use crate::sys::file;
+use crate::sys::file::{self, Found};
 
 /// The two files of a ring.
 pub(super) struct RingFiles {
-    pub(super) header: File,
-    pub(super) data: File,
+    pub(super) header: SizedFile,
+    pub(super) data: SizedFile,
+}
+
+/// A file, and how long it was when it was opened.
+pub(super) struct SizedFile {
+    pub(super) file: File,
+    pub(super) size: u64,
 }
 
 /// Opens the files of the rings, which lie in one directory.
@@ -87,7 +93,7 @@ pub(super) fn open_control(
     endpoint: &Endpoint,
     server_uid: u32,
     name: &RingName,
-) -> Result<File> {
+) -> Result<SizedFile> {
     let open = || {
         let opening = Opening::new(service, endpoint, server_uid, name)?;
         opening.look_at(name, "", &mut Vec::new())?;
@@ -126,58 +132,49 @@ impl<'a> Opening<'a> {
 
     fn look_at(&self, name: &RingName, suffix: &str, seen: &mut Vec<(u64, u64)>) -> Result<()> {
         let name = name.file(suffix);
-        let path = || self.path.join(&name);
-        let found = file::metadata(&self.directory, &name);
-        self.check(
-            path,
-            &found.map_err(|source| Error::RingsNotVisible { path: path(), source })?,
-            seen,
-        )
+        let found = file::look_at(&self.directory, &name);
+        let found = found.map_err(|source| self.not_visible(&name, source))?;
+        self.check(&name, &found, seen)
     }
 
-    fn open(&self, name: &RingName, suffix: &str, seen: &mut Vec<(u64, u64)>) -> Result<File> {
+    fn open(&self, name: &RingName, suffix: &str, seen: &mut Vec<(u64, u64)>) -> Result<SizedFile> {
         let name = name.file(suffix);
-        let path = || self.path.join(&name);
         let opened = file::open_regular(&self.directory, &name);
-        let opened = opened.and_then(|file| Ok((file.metadata()?, file)));
-        let (found, file) =
-            opened.map_err(|source: io::Error| Error::RingsNotVisible { path: path(), source })?;
-        self.check(path, &found, seen)?;
-        Ok(file)
+        let (file, found) = opened.map_err(|source| self.not_visible(&name, source))?;
+        self.check(&name, &found, seen)?;
+        Ok(SizedFile { file, size: found.size })
+    }
+
+    fn not_visible(&self, name: &OsStr, source: io::Error) -> Error {
+        Error::RingsNotVisible { path: self.path.join(name), source }
     }
 
     /// Refuses a file that may belong to another connection. The files of a connection are private
     /// to the client's user or the server's. A file of a third user belongs to another connection;
     /// a client of root could open it all the same. A file of this user was given away by root, so
     /// when the server is not root, it belongs to another connection too.
-    fn check(
-        &self,
-        path: impl Fn() -> PathBuf,
-        found: &Metadata,
-        seen: &mut Vec<(u64, u64)>,
-    ) -> Result<()> {
-        let file = (found.dev(), found.ino());
-        let fault = if !found.is_file() {
+    fn check(&self, name: &OsStr, found: &Found, seen: &mut Vec<(u64, u64)>) -> Result<()> {
+        let fault = if !found.is_regular {
             RingFileFault::NotAFile
-        } else if !self.endpoint.may_own_rings(found.uid(), self.server_uid) {
+        } else if !self.endpoint.may_own_rings(found.owner, self.server_uid) {
             let (own, server) = (geteuid().as_raw(), self.server_uid);
-            if found.uid() == own {
+            if found.owner == own {
                 RingFileFault::Ours { own, server }
             } else {
                 RingFileFault::Owner { own, server }
             }
-        } else if seen.contains(&file) {
+        } else if seen.contains(&found.identity) {
             RingFileFault::Twice
-        } else if found.nlink() != 1 {
-            RingFileFault::Links(found.nlink())
+        } else if found.links != 1 {
+            RingFileFault::Links(found.links)
         } else {
-            seen.push(file);
+            seen.push(found.identity);
             return Ok(());
         };
         Err(Error::RingFile {
             service: self.service.to_owned().into(),
-            path: path(),
-            owner: Some(found.uid()),
+            path: self.path.join(name),
+            owner: Some(found.owner),
             fault,
         })
     }
