@@ -296,11 +296,17 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; [`Error::Unsupported`] when the daemon does not have the model.
     pub fn connect_with(endpoint: &Endpoint, options: Options) -> Result<Self> {
-        let Options { model, nodelist_apart } = options;
         let call = Call::connecting(endpoint);
-        if model == Model::V1 {
+        if options.model == Model::V1 {
             Probe::new(endpoint).require(&QUORUM_MODEL_V1, call)?;
         }
+        Self::connect_known(endpoint, options, call)
+    }
+
+    /// As [`Client::connect_with`], for a daemon that is known to have the model, or at least to
+    /// refuse it without harm.
+    pub(crate) fn connect_known(endpoint: &Endpoint, options: Options, call: Call) -> Result<Self> {
+        let Options { model, nodelist_apart } = options;
         let service = Quorum {
             quorum_type: QuorumType::FREE,
             joins_parts: model == Model::V1 && !nodelist_apart,

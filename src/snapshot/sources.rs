@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Instant;
 
@@ -13,7 +13,8 @@ use crate::client::ServiceClient;
 use crate::cmap::{self, Nodelist, Value};
 use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Result};
-use crate::features::Generation;
+use crate::features::{Generation, QUORUM_MODEL_V1};
+use crate::libqb::client::{Call, within};
 use crate::quorum::{self, Membership};
 use crate::snapshot::Fault;
 use crate::votequorum::{self, Info, QDEVICE_NODE_ID};
@@ -110,19 +111,23 @@ pub(super) struct VotesAnswer {
 impl Sources {
     pub(super) fn ask_all(&mut self, endpoint: &Endpoint, deadline: Instant) -> Answers {
         let Self { cmap, quorum, votequorum, .. } = self;
-        let (tell, told) = mpsc::channel();
+        let (tell_votequorum, has_votequorum) = mpsc::channel();
+        let (tell_model, has_model_v1) = mpsc::channel();
         let (map, votes) = (&mut *cmap, &mut *votequorum);
         let answers = thread::scope(|scope| {
-            let map = ask(scope, deadline, move || MapAnswer::of(map, endpoint, tell));
-            let membership = ask(scope, deadline, || ask_quorum(quorum, endpoint, deadline));
+            let map = ask(scope, deadline, move || {
+                MapAnswer::of(map, endpoint, tell_votequorum, tell_model)
+            });
             let votes = ask(scope, deadline, move || {
-                votes.connect(|| match told_in_time(&told, deadline) {
+                votes.connect(|| match told_in_time(&has_votequorum, deadline) {
                     Some(false) => Ok(None),
                     _ => votequorum::Client::connect_to(endpoint).map(Some),
                 });
                 VotesAnswer::of(votes)
             });
-            Answers { map: join(map), membership: join(membership), votes: join(votes) }
+            let membership =
+                within(deadline, || ask_quorum(quorum, endpoint, deadline, &has_model_v1));
+            Answers { membership, map: join(map), votes: join(votes) }
         });
         if cmap.fault.is_none() && !is_votequorum(answers.map.provider.as_deref()) {
             // cmap said so when votequorum was asked already.
@@ -172,38 +177,49 @@ fn ask_quorum(
     source: &mut Source<quorum::Client>,
     endpoint: &Endpoint,
     deadline: Instant,
+    has_model_v1: &Receiver<bool>,
 ) -> Option<Membership> {
-    if source.connected {
-        return source.ask(|quorum| quorum.present(deadline));
-    }
-    // Every daemon has model v0. Only cmap says whether it has v1, which may fail or take all the
-    // time there is. So v0 answers first, unlike with `Client::connect_newest`, which would have
-    // nothing to show then.
-    source.connect(|| quorum::Client::connect_to(endpoint).map(Some));
-    let reported = source.ask(|quorum| quorum.present(deadline))?;
-    let newer = quorum::Options::new().model(quorum::Model::V1);
-    let Ok(newer) = quorum::Client::connect_with(endpoint, newer) else {
-        return Some(reported);
-    };
-    match newer.present(deadline) {
-        Ok(newest) => {
-            source.client = Some(newer);
-            Some(newest)
+    source.connect(|| {
+        // Only cmap says whether the daemon has model v1. It may fail or take all the time there is,
+        // and every daemon has v0.
+        if told_in_time(has_model_v1, deadline) == Some(true) {
+            let options = quorum::Options::new().model(quorum::Model::V1);
+            let call = Call::connecting(endpoint);
+            if let Ok(client) = quorum::Client::connect_known(endpoint, options, call) {
+                return Ok(Some(client));
+            }
         }
-        Err(_) => Some(reported),
-    }
+        quorum::Client::connect_to(endpoint).map(Some)
+    });
+    source.ask(|quorum| quorum.present(deadline))
 }
 
 impl MapAnswer {
-    /// Tells whether votequorum is configured as soon as that is known.
-    fn of(cmap: &mut Source<cmap::Client>, endpoint: &Endpoint, tell: Sender<bool>) -> Self {
+    /// Tells whether votequorum is configured, and whether quorum has model v1, as soon as that is
+    /// known.
+    fn of(
+        cmap: &mut Source<cmap::Client>,
+        endpoint: &Endpoint,
+        tell_votequorum: Sender<bool>,
+        tell_model: Sender<bool>,
+    ) -> Self {
         cmap.connect(|| cmap::Client::connect_to(endpoint).map(Some));
+        // Who was connected before does not wait.
         let provider = cmap.ask(|cmap| text(cmap, "quorum.provider"));
         if let Some(provider) = &provider {
-            // Who was connected before does not wait.
-            let _ = tell.send(is_votequorum(provider.as_deref()));
+            let _ = tell_votequorum.send(is_votequorum(provider.as_deref()));
         }
-        drop(tell);
+        drop(tell_votequorum);
+        let has_key = |cmap: &cmap::Client, key: &str| Ok(cmap.get(key)?.is_some());
+        let has_model_v1 =
+            cmap.ask(|cmap| match QUORUM_MODEL_V1.require(|key| has_key(cmap, key)) {
+                Err(Error::Unsupported { .. }) => Ok(false),
+                required => required.map(|()| true),
+            });
+        if let Some(has_model_v1) = has_model_v1 {
+            let _ = tell_model.send(has_model_v1);
+        }
+        drop(tell_model);
         Self {
             provider: provider.flatten(),
             nodelist: cmap.ask(cmap::Client::nodelist).unwrap_or_default(),
@@ -216,8 +232,7 @@ impl MapAnswer {
                 },
             ),
             reload_error: cmap.ask(|cmap| text(cmap, "config.reload_error_message")).flatten(),
-            generation: cmap
-                .ask(|cmap| Generation::of(|key| cmap.get(key).map(|value| value.is_some()))),
+            generation: cmap.ask(|cmap| Generation::of(|key| has_key(cmap, key))),
         }
     }
 }
