@@ -141,7 +141,7 @@ fn is_disconnected<T>(result: &Result<T, Error>) -> bool {
 /// Why a call failed, if it did.
 fn cause<T>(result: &Result<T, Error>) -> Option<&Error> {
     match result {
-        Err(Error::PartlySent { source, .. }) => Some(source),
+        Err(Error::PartlySent { source, .. } | Error::NotAllSent { source, .. }) => Some(source),
         result => result.as_ref().err(),
     }
 }

@@ -25,4 +25,14 @@ impl AsyncClient {
         let message = parts.concat();
         self.call(move |client| client.multicast(guarantee, &message)).await
     }
+
+    /// As [`Client::multicast_many`].
+    pub async fn multicast_many<M: AsRef<[u8]>>(
+        &self,
+        guarantee: Guarantee,
+        messages: &[M],
+    ) -> Result<()> {
+        let messages: Vec<_> = messages.iter().map(|message| message.as_ref().to_vec()).collect();
+        self.call(move |client| client.multicast_many(guarantee, &messages)).await
+    }
 }

@@ -22,7 +22,8 @@
 //! # Large messages
 //! A message up to [`Client::max_atomic_message_size`] travels in one piece. A longer one is cut
 //! into fragments, and members join them again. A member sees either the whole message or nothing
-//! of it. [`Options::reassembly_limit`] limits the memory of unfinished messages.
+//! of it. [`Options::reassembly_limit`] limits the memory of unfinished messages. A client keeps the
+//! memory of a large message for the next one.
 //! [`Client::dispatch`](crate::ServiceClient::dispatch) with [`One`](crate::Dispatch::One) returns
 //! after each fragment, as in C.
 //!

@@ -25,6 +25,10 @@ const FRAME: usize = 10_000;
 /// never let it through.
 const MOST_RESTARTS: usize = 16;
 
+/// How many messages [`Client::multicast_many`] encodes at a time: no fewer than are ever sent at
+/// once.
+const BATCH: usize = 128;
+
 const CALL: &str = "cpg multicast";
 
 impl Client {
@@ -68,7 +72,8 @@ impl Client {
         crate::log::in_span!("request", Cpg::NAME, CALL, || {
             let length = length(parts);
             if length > self.max_atomic_message_size() {
-                return self.multicast_fragments(guarantee, parts, length);
+                let call = self.core.call(CALL).multicast();
+                return self.multicast_fragments(guarantee, parts, length, call);
             }
             let call = self.core.call(CALL).multicast();
             if self.multicast_in_one_piece(guarantee, parts, length, call, true)? {
@@ -97,18 +102,68 @@ impl Client {
     /// # Errors
     /// The same.
     pub fn try_multicast_slices(&self, guarantee: Guarantee, parts: &[&[u8]]) -> Result<()> {
-        let (length, limit) = (length(parts), self.max_atomic_message_size());
-        if length > limit {
-            return Err(Error::invalid(
-                "message",
-                format!("{length} bytes do not fit in one piece, {limit} do"),
-            ));
-        }
+        let length = length(parts);
+        self.check_length(length)?;
         let call = self.core.call(CALL).multicast();
         if self.multicast_in_one_piece(guarantee, parts, length, call, false)? {
             Ok(())
         } else {
             Err(refused())
+        }
+    }
+
+    /// As [`Client::multicast`], with several messages, in their order. As many as the ring has room
+    /// for are handed to the daemon at once, which saves most of what a short message costs. Members
+    /// get each message as if it was sent alone. Messages of other threads may come in between.
+    ///
+    /// The daemon stops for a client that has announced messages and not woken it yet. So all
+    /// messages of a batch are copied into the ring first, then announced, and the daemon is woken
+    /// at once for all of them.
+    ///
+    /// All messages together have one [request timeout](crate::Endpoint::request_timeout), which
+    /// begins anew after a message in fragments. C has no such call.
+    ///
+    /// # Errors
+    /// As [`Client::multicast`] when no message was sent. [`Error::NotAllSent`] when only the first
+    /// ones were; it says how many, and why the next one was not.
+    pub fn multicast_many<M: AsRef<[u8]>>(
+        &self,
+        guarantee: Guarantee,
+        messages: &[M],
+    ) -> Result<()> {
+        crate::log::in_span!("request", Cpg::NAME, CALL, || {
+            let call = self.core.call(CALL).multicast();
+            let mut sent = 0;
+            let error = match self.send_many(guarantee, messages, call, &mut sent) {
+                Ok(true) => return Ok(()),
+                Ok(false) if call.is_over() => self.core.connection.timed_out(call),
+                Ok(false) => refused(),
+                Err(error) => error,
+            };
+            Err(not_all_sent(sent, messages.len(), error))
+        })
+    }
+
+    /// As [`Client::multicast_many`], but never waits, as [`Client::try_multicast`]. Returns how many
+    /// messages were sent: the first ones, and 0 only if there are none to send.
+    ///
+    /// # Errors
+    /// [`Error::Cs`] with [`CsError::TryAgain`] when none can be sent at once;
+    /// [`Error::InvalidArgument`] when one is longer than [`Client::max_atomic_message_size`], before
+    /// any is sent; otherwise as [`Client::multicast_many`].
+    pub fn try_multicast_many<M: AsRef<[u8]>>(
+        &self,
+        guarantee: Guarantee,
+        messages: &[M],
+    ) -> Result<usize> {
+        let longest = messages.iter().map(|message| message.as_ref().len()).max();
+        self.check_length(longest.unwrap_or_default())?;
+        let call = self.core.call(CALL).multicast().at_once();
+        let mut sent = 0;
+        match self.send_many(guarantee, messages, call, &mut sent) {
+            Ok(false) if sent == 0 => Err(refused()),
+            Ok(_) => Ok(sent),
+            Err(source) => Err(not_all_sent(sent, messages.len(), source)),
         }
     }
 
@@ -148,7 +203,80 @@ impl Client {
         if waits && call.is_over() {
             return Ok(false);
         }
-        turn.send(call, &behind(&head, parts.iter().copied()))
+        match parts {
+            [message] => turn.send(call, &[&head, message]),
+            parts => turn.send(call, &behind(&head, parts.iter().copied())),
+        }
+    }
+
+    /// Sends messages, and counts in `sent` how many. `false`: the next one was not sent before the
+    /// deadline.
+    fn send_many<M: AsRef<[u8]>>(
+        &self,
+        guarantee: Guarantee,
+        messages: &[M],
+        mut call: Call,
+        sent: &mut usize,
+    ) -> Result<bool> {
+        self.check_joined()?;
+        let most = self.max_atomic_message_size();
+        let mut rest = messages.iter().map(AsRef::as_ref);
+        let mut next = rest.next();
+        while let Some(message) = next {
+            if message.len() > most {
+                self.multicast_fragments(guarantee, &[message], message.len(), call)?;
+                call.renew();
+                *sent += 1;
+                next = rest.next();
+                continue;
+            }
+            // No more than a ring has room for.
+            let (mut batch, mut size) = (Vec::new(), 0);
+            while let Some(message) = next.filter(|message| size + message.len() <= most) {
+                let head = Mcast::encode_head(guarantee, message.len()).map_err(unencodable)?;
+                batch.push((head, message));
+                size += message.len();
+                next = if batch.len() < BATCH { rest.next() } else { None };
+                if next.is_none() {
+                    break;
+                }
+            }
+            let batch: Vec<[&[u8]; 2]> =
+                batch.iter().map(|(head, message)| [&head[..], *message]).collect();
+            if !self.send_batch(&batch, call, sent)? {
+                return Ok(false);
+            }
+            next = next.or_else(|| rest.next());
+        }
+        Ok(true)
+    }
+
+    /// As [`Client::send_many`], of messages that are each one piece, with their headers.
+    fn send_batch(&self, mut batch: &[[&[u8]; 2]], call: Call, sent: &mut usize) -> Result<bool> {
+        while !batch.is_empty() {
+            let turn = self.core.connection.turn_before(call.deadline)?;
+            // With the turn held, as in `multicast_in_one_piece`.
+            self.check_joined()?;
+            let count = match turn {
+                Some(mut turn) => turn.send_many(call, batch)?,
+                None => 0,
+            };
+            if count == 0 {
+                return Ok(false);
+            }
+            *sent += count;
+            batch = batch.get(count..).unwrap_or_default();
+        }
+        Ok(true)
+    }
+
+    fn check_length(&self, length: usize) -> Result<()> {
+        let limit = self.max_atomic_message_size();
+        if length > limit {
+            let reason = format!("{length} bytes do not fit in one piece, {limit} do");
+            return Err(Error::invalid("message", reason));
+        }
+        Ok(())
     }
 
     fn multicast_fragments(
@@ -156,12 +284,13 @@ impl Client {
         guarantee: Guarantee,
         parts: &[&[u8]],
         length: usize,
+        call: Call,
     ) -> Result<()> {
         let msglen = u32::try_from(length).map_err(|_| {
             Error::invalid("message", format!("{length} bytes are more than {}", u32::MAX))
         })?;
         self.check_joined()?;
-        let mut call = self.core.call(CALL).multicast().patient();
+        let mut call = call.patient();
         self.core.service.probe.require(&features::CPG_FRAGMENTS, call)?;
         let mut turn = self.core.connection.turn(call)?;
         self.check_joined()?;
@@ -213,6 +342,10 @@ impl Client {
 
 fn refused() -> Error {
     Error::Cs { call: CALL.into(), error: CsError::TryAgain }
+}
+
+fn not_all_sent(sent: usize, messages: usize, source: Error) -> Error {
+    if sent == 0 { source } else { Error::NotAllSent { sent, messages, source: Box::new(source) } }
 }
 
 fn unencodable(source: crate::error::WireError) -> Error {

@@ -278,6 +278,17 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// Only the first of several messages were sent, and those as a whole.
+    #[error("only the first {sent} of {messages} messages were sent")]
+    NotAllSent {
+        /// How many messages were sent.
+        sent: usize,
+        /// How many there were.
+        messages: usize,
+        /// Why the next one was not sent, or only a part of it, which no member gets.
+        source: Box<Error>,
+    },
+
     /// The daemon is too old for this call. Nothing was sent, because an unknown request crashes
     /// old daemons.
     #[error("{feature} needs corosync {since} or later; this daemon is older")]
@@ -471,7 +482,7 @@ impl Error {
             Self::Finalized | Self::ForeignProcess { .. } => CsError::BadHandle,
             Self::PidTaken { .. } => CsError::Exist,
             Self::Cs { error, .. } => *error,
-            Self::PartlySent { source, .. } => source.cs_error(),
+            Self::PartlySent { source, .. } | Self::NotAllSent { source, .. } => source.cs_error(),
             Self::Unsupported { .. } | Self::WouldCrash { .. } => CsError::NotSupported,
         }
     }
@@ -503,6 +514,7 @@ impl Error {
             | Self::Cs { .. }
             | Self::PidTaken { .. }
             | Self::PartlySent { .. }
+            | Self::NotAllSent { .. }
             | Self::Unsupported { .. }
             | Self::WouldCrash { .. } => None,
         }
@@ -675,6 +687,11 @@ mod tests {
             Error::PartlySent {
                 sent: 1,
                 length: 2,
+                source: Box::new(Error::system("x", refused())),
+            },
+            Error::NotAllSent {
+                sent: 1,
+                messages: 2,
                 source: Box::new(Error::system("x", refused())),
             },
             Error::Unsupported { feature: "f", since: "3.1" },

@@ -60,6 +60,23 @@ impl Sender {
         }
     }
 
+    /// As [`Sender::try_send`], but the other end may learn of a message in a ring only by
+    /// [`Sender::commit`].
+    pub(crate) fn stage(&mut self, parts: &[&[u8]]) -> Result<bool, ChannelError> {
+        match self {
+            Self::Ring(ring) => Ok(ring.stage(parts)?),
+            Self::Datagram(socket) => socket.try_send(parts),
+        }
+    }
+
+    /// Shows the other end the messages that were staged.
+    pub(crate) fn commit(&mut self) -> Result<(), ChannelError> {
+        match self {
+            Self::Ring(ring) => Ok(ring.commit()?),
+            Self::Datagram(_) => Ok(()),
+        }
+    }
+
     /// Whether a message of this size fits in an empty channel.
     pub(crate) fn fits(&self, size: usize) -> bool {
         match self {

@@ -29,7 +29,7 @@ impl Fault {
         let text = error.with_sources().to_string();
         let error = match error {
             // The cause.
-            Error::PartlySent { source, .. } => source,
+            Error::PartlySent { source, .. } | Error::NotAllSent { source, .. } => source,
             error => error,
         };
         match error {

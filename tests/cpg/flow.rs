@@ -18,6 +18,7 @@ use crate::support::{
 testbed::on_each_host! {
     a_stopped_daemon_takes_what_fits_and_loses_nothing;
     a_message_that_a_stopped_daemon_cuts_off_is_told;
+    how_many_of_many_messages_a_stopped_daemon_takes_is_told;
     nothing_is_lost_on_the_way_when_many_send_more_than_the_ring_takes, Setup::new().nodes(2);
 }
 
@@ -87,6 +88,42 @@ fn a_stopped_daemon_takes_what_fits_and_loses_nothing(host: &Host) {
         }
         send(&client, b"end");
         assert_eq!(next_message(&client), "end");
+    }
+}
+
+fn how_many_of_many_messages_a_stopped_daemon_takes_is_told(host: &Host) {
+    // More than there is room for.
+    for (size, count) in [(4, 10_000_u32), (50_000, 400)] {
+        let client = join(&host.endpoint(), &group("many"));
+        let messages: Vec<_> = (0..count)
+            .map(|number| {
+                let mut message = number.to_ne_bytes().to_vec();
+                message.resize(size, 0);
+                message
+            })
+            .collect();
+        let paused = host.pause();
+        client.set_request_timeout(Duration::from_millis(500));
+        let result = client.multicast_many(Guarantee::AGREED, &messages);
+        let Err(Error::NotAllSent { sent, messages: all, source }) = result else {
+            panic!("{result:?}")
+        };
+        assert!(sent > 10 && sent < all && all == messages.len(), "{sent} of {all}");
+        assert!(matches!(*source, Error::TimedOut { .. }), "{source}");
+        let rest = &messages[sent..];
+        let result = client.try_multicast_many(Guarantee::AGREED, rest);
+        assert!(matches!(result, Err(Error::Cs { error: CsError::TryAgain, .. })), "{result:?}");
+        let result = client.multicast_many(Guarantee::AGREED, rest);
+        assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
+        drop(paused);
+        client.set_request_timeout(Duration::from_secs(60));
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| client.multicast_many(Guarantee::AGREED, rest));
+            for (number, message) in messages.iter().enumerate() {
+                assert!(next_message(&client) == *message, "{number} of {size} bytes");
+            }
+            sender.join().unwrap().unwrap();
+        });
     }
 }
 

@@ -25,6 +25,7 @@ testbed::on_each_host! {
     a_join_carries_the_pid_of_the_process_that_joins;
     the_initial_totem_membership_comes_when_asked_for;
     every_guarantee_and_every_size_is_delivered;
+    many_messages_at_once_are_delivered_in_order;
     a_message_of_64_mib_is_delivered_whole;
     a_dispatch_of_one_is_done_with_a_fragment;
     a_message_beyond_the_limit_is_told_and_the_next_one_delivered;
@@ -146,6 +147,40 @@ fn every_guarantee_and_every_size_is_delivered(endpoint: &Endpoint) {
     }
     client.multicast_slices(Guarantee::AGREED, &[]).unwrap();
     assert_eq!(next_message(&client), "");
+}
+
+fn many_messages_at_once_are_delivered_in_order(endpoint: &Endpoint) {
+    let group = group("many at once");
+    let client = join(endpoint, &group);
+    // Shorter and longer than what is sent at once, and short ones behind long ones.
+    let sizes = [0, 1, 64, 300, 20_000, 5].into_iter().cycle().take(400);
+    let mut messages: Vec<_> =
+        sizes.enumerate().map(|(number, size)| pattern(number as u64, size)).collect();
+    messages.push(pattern(400, client.max_atomic_message_size()));
+    if has_fragments(endpoint) {
+        messages.insert(200, pattern(401, 2 << 20));
+    }
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| client.multicast_many(Guarantee::AGREED, &messages));
+        for (number, message) in messages.iter().enumerate() {
+            assert!(next_message(&client) == *message, "{number}");
+        }
+        sender.join().unwrap().unwrap();
+    });
+    let none: [&[u8]; 0] = [];
+    client.multicast_many(Guarantee::AGREED, &none).unwrap();
+    assert_eq!(client.try_multicast_many(Guarantee::AGREED, &none).unwrap(), 0);
+    let mut left: &[&str] = &["one", "two", "three"];
+    eventually("there is room", || {
+        match client.try_multicast_many(Guarantee::AGREED, left) {
+            Ok(sent) => left = &left[sent..],
+            Err(Error::Cs { error: CsError::TryAgain, .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        left.is_empty()
+    });
+    ["one", "two", "three"].iter().for_each(|message| assert_eq!(next_message(&client), *message));
+    assert_eq!(client.poll_event().unwrap(), None);
 }
 
 fn a_dispatch_of_one_is_done_with_a_fragment(endpoint: &Endpoint) {
@@ -286,6 +321,8 @@ fn wrong_calls_are_named_and_harm_nothing(endpoint: &Endpoint) {
 
     assert_cs(client.multicast(Guarantee::AGREED, b"nobody"), CsError::NotExist);
     assert_cs(client.try_multicast(Guarantee::AGREED, b"nobody"), CsError::NotExist);
+    assert_cs(client.multicast_many(Guarantee::AGREED, &["nobody"; 2]), CsError::NotExist);
+    assert_cs(client.try_multicast_many(Guarantee::AGREED, &["nobody"; 2]), CsError::NotExist);
     assert_cs(client.multicast(Guarantee::AGREED, &pattern(1, 2 << 20)), CsError::NotExist);
     assert_cs(client.leave(&ours), CsError::NotExist);
     assert_invalid(client.join(&GroupName::default()), "group name");
@@ -309,6 +346,9 @@ fn wrong_calls_are_named_and_harm_nothing(endpoint: &Endpoint) {
 
     let most = client.max_atomic_message_size();
     assert_invalid(client.try_multicast(Guarantee::AGREED, &pattern(1, most + 1)), "message");
+    // Nothing is sent of those before it either.
+    let many = [b"first".to_vec(), pattern(1, most + 1)];
+    assert_invalid(client.try_multicast_many(Guarantee::AGREED, &many), "message");
     let mega = pattern(1, 1 << 20);
     assert_invalid(client.multicast_slices(Guarantee::AGREED, &[&mega[..]; 4096]), "message");
     // What the daemon does not know it does not look at.
@@ -431,6 +471,7 @@ fn a_finalized_client_is_gone_for_its_group(endpoint: &Endpoint) {
     next_change(&stays);
     finalized.finalize();
     assert!(matches!(finalized.multicast(Guarantee::AGREED, b"x"), Err(Error::Finalized)));
+    assert!(matches!(finalized.multicast_many(Guarantee::AGREED, &["x"]), Err(Error::Finalized)));
     assert!(matches!(finalized.join(&group), Err(Error::Finalized)));
     assert!(matches!(finalized.poll_event(), Err(Error::Finalized)));
     assert_eq!(next_change(&stays).left, [(1, finalized.pid(), Reason::PROCDOWN)]);

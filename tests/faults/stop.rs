@@ -13,6 +13,7 @@ use crate::clients::{LONG, endpoint};
 
 testbed::on_each_host! {
     a_stopped_client_holds_up_nobody_and_goes_on;
+    a_client_that_is_stopped_while_it_multicasts_holds_up_nobody;
     a_stopped_daemon_costs_a_call_its_deadline_and_no_more;
 }
 
@@ -84,6 +85,52 @@ fn as_one_that_is_stopped() {
         if seen >= 100 && delivered >= 100 {
             println!("saw {}", expected / 100 - 1);
             (seen, delivered) = (seen - 100, delivered - 100);
+        }
+    }
+}
+
+/// Stops it at any of its steps. The daemon stands still for one that has announced messages and not
+/// woken it yet, which no client can help; but that is between two instructions.
+fn a_client_that_is_stopped_while_it_multicasts_holds_up_nobody(host: &Host) {
+    const ROUNDS: u32 = 40;
+    let endpoint = host.endpoint();
+    let setter = cmap::Client::connect_to(&endpoint).unwrap();
+    setter.set_request_timeout(Duration::from_secs(5));
+    let mut stopped = host.ignored_test("stop::as_one_that_multicasts").limit(LONG).spawn();
+    stopped.wait_stdout("sending");
+    let mut held_up = 0;
+    for round in 0..ROUNDS {
+        thread::sleep(Duration::from_micros(u64::from(round) * 97 % 2000));
+        stopped.signal(Signal::SIGSTOP);
+        match setter.set("stop.round", round) {
+            Ok(()) => {}
+            Err(Error::TimedOut { .. }) => held_up += 1,
+            Err(error) => panic!("{error:?}"),
+        }
+        stopped.signal(Signal::SIGCONT);
+    }
+    assert!(held_up <= 1, "{held_up} of {ROUNDS}");
+    setter.set_request_timeout(LONG);
+    setter.set("stop.round", u32::MAX).unwrap();
+    stopped.wait().success();
+}
+
+#[test]
+#[ignore = "run by other tests"]
+fn as_one_that_multicasts() {
+    let endpoint = endpoint().timeout(LONG);
+    let client = cmap::Client::connect_to(&endpoint).unwrap();
+    let member = cpg::Client::connect_with(&endpoint, cpg::Options::new().pid(1 << 20)).unwrap();
+    member.join(&group()).unwrap();
+    println!("sending");
+    let messages = vec![vec![7; 60_000]; 12];
+    while client.get_as::<u32>("stop.round").unwrap() != Some(u32::MAX) {
+        member.multicast_many(Guarantee::AGREED, &messages).unwrap();
+        let mut left = messages.len();
+        while left > 0 {
+            left -= next_that(&member, |event| {
+                Some(usize::from(matches!(event, cpg::Event::Deliver(_))))
+            });
         }
     }
 }

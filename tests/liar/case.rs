@@ -386,6 +386,7 @@ fn describe(error: &Error) -> String {
         Error::SharedMemoryFull { .. } => "full".to_owned(),
         Error::Cs { error, .. } => format!("cs {}", error.raw()),
         Error::PartlySent { source, .. } => format!("partly sent: {}", describe(source)),
+        Error::NotAllSent { source, .. } => format!("not all sent: {}", describe(source)),
         error => format!("{error:?}"),
     }
 }

@@ -102,7 +102,7 @@ pub(crate) fn status(error: &Error) -> u8 {
         Error::TimedOut { .. } => TIMED_OUT,
         // The library repeats such a request until the deadline.
         Error::Cs { error: CsError::TryAgain, .. } => TIMED_OUT,
-        Error::PartlySent { source, .. } => status(source),
+        Error::PartlySent { source, .. } | Error::NotAllSent { source, .. } => status(source),
         error if error.is_unreachable() => UNREACHABLE,
         _ => REFUSED,
     }

@@ -15,7 +15,7 @@ use super::turnstile::{Guard, Turnstile};
 use super::wanted::Wanted;
 use crate::codec::Header;
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
-use crate::libqb::channel::{Receiver, Sender};
+use crate::libqb::channel::{ChannelError, Receiver, Sender};
 use crate::libqb::pending::{Before, PendingReplies, may_be_answered_again};
 use crate::sync::Ordering;
 use crate::sys::socket;
@@ -232,7 +232,17 @@ impl Turn<'_> {
     /// nothing was sent. With a deadline in the past it sends at once or not at all. A call that
     /// does not wait while the daemon is busy waits only for the socket's room, as C's.
     pub(crate) fn send(&mut self, call: Call, parts: &[&[u8]]) -> Result<bool> {
-        self.rings.send(&self.connection.link, call.flow, call.deadline, call.waits, parts)
+        Ok(self.send_many(call, &[parts])? > 0)
+    }
+
+    /// As [`Turn::send`], with several messages: sends as many as there is room for, and waits for
+    /// room for the first one only. Returns how many were sent.
+    pub(crate) fn send_many<'m, M: AsRef<[&'m [u8]]>>(
+        &mut self,
+        call: Call,
+        messages: &[M],
+    ) -> Result<usize> {
+        self.rings.send(&self.connection.link, call.flow, call.deadline, call.waits, messages)
     }
 
     /// As [`Connection::request`], but keeps the turn.
@@ -267,7 +277,13 @@ impl Turn<'_> {
         loop {
             let Some(message) = lock(releases).pop() else { return Ok(true) };
             if !(self.rings.drain(link, deadline)?
-                && self.rings.send(link, FlowControl::Request, deadline, true, &[&message])?)
+                && self.rings.send(
+                    link,
+                    FlowControl::Request,
+                    deadline,
+                    true,
+                    &[[&message[..]]],
+                )? > 0)
             {
                 lock(releases).push(message);
                 return Ok(false);
@@ -278,21 +294,25 @@ impl Turn<'_> {
 }
 
 impl Rings {
-    /// Puts a request in the ring and wakes the daemon. Returns `false` if the deadline passes
-    /// first, or, unless it `waits`, flow control refuses the request or the ring is full; then
-    /// nothing was sent.
-    fn send(
+    /// Puts as many of the messages in the ring as there is room for, and wakes the daemon. Each is
+    /// parts that follow each other. Waits for room for the first one only. Returns how many were
+    /// sent: 0 if the deadline passes first, or, unless it `waits`, flow control refuses the request
+    /// or the ring is full.
+    fn send<'m, M: AsRef<[&'m [u8]]>>(
         &mut self,
         link: &Link,
         flow: FlowControl,
         deadline: Instant,
         waits: bool,
-        parts: &[&[u8]],
-    ) -> Result<bool> {
-        let size = parts.iter().map(|part| part.len()).sum();
-        if size > self.max_request || !self.request.fits(size) {
-            return Err(Error::invalid("message", self.request.why_too_long(size)));
+        messages: &[M],
+    ) -> Result<usize> {
+        let size = |parts: &M| parts.as_ref().iter().map(|part| part.len()).sum();
+        let fits = |size| size <= self.max_request && self.request.fits(size);
+        let fitting = messages.iter().take_while(|parts| fits(size(parts))).count();
+        if let (0, Some(first)) = (fitting, messages.first()) {
+            return Err(Error::invalid("message", self.request.why_too_long(size(first))));
         }
+        let messages = messages.get(..fitting).unwrap_or(messages);
         let (mut pause, mut short_naps) = (ROOM_FIRST, ROOM_SHORT_NAPS);
         // A small ring is usually full because of the request before: the daemon sends the answer
         // before it frees the room.
@@ -305,16 +325,18 @@ impl Rings {
                 return Err(link.hung_up());
             }
             let refused = self.is_refused(flow);
-            // The socket's room first, since the byte must follow the request at once.
-            let room = !refused && self.has_wake_room(link)?;
-            if room && self.request.try_send(parts).map_err(|source| link.failed(source))? {
-                link.counters.requests.add(1);
+            // The socket's room first, since the bytes must follow the requests at once.
+            let room = if refused { 0 } else { self.wake_room(link)? };
+            let sent = self.put(messages.get(..room).unwrap_or(messages));
+            let sent = sent.map_err(|source| link.failed(source))?;
+            if sent > 0 {
+                link.counters.requests.add(sent);
                 link.counters.request_ring.note(self.request.used());
-                return self.wake(link).map(|()| true);
+                return self.wake(link, sent).map(|()| sent);
             }
-            let is_busy = refused || room;
+            let is_busy = refused || room > 0;
             if Instant::now() >= deadline || (is_busy && !waits) {
-                return Ok(false);
+                return Ok(0);
             }
             if yields > 0 && !refused {
                 yields -= 1;
@@ -333,23 +355,38 @@ impl Rings {
         }
     }
 
+    /// Puts messages in the ring until it is full. Copies all of them before it shows the daemon the
+    /// first one: the daemon blocks until it has the wake byte of each that it was shown.
+    fn put<'m, M: AsRef<[&'m [u8]]>>(&mut self, messages: &[M]) -> Result<usize, ChannelError> {
+        let mut count = 0;
+        for parts in messages {
+            if !self.request.stage(parts.as_ref())? {
+                break;
+            }
+            count += 1;
+        }
+        if count > 0 {
+            self.request.commit()?;
+        }
+        Ok(count)
+    }
+
     /// Whether flow control refuses such a request now.
     fn is_refused(&self, flow: FlowControl) -> bool {
         let word = self.request.flow_control().load(Ordering::Acquire);
         (1..=flow as u32).contains(&word)
     }
 
-    /// Whether the socket has room for a wake byte, and the daemon has not left too many requests
-    /// in the ring. Polls once for every `wake_batch` bytes: a writable socket has room for
-    /// that many.
-    fn has_wake_room(&mut self, link: &Link) -> Result<bool> {
+    /// How many messages the daemon may be given now: the socket must have room for their wake
+    /// bytes, and the daemon must not have left too many in the ring. Polls once for every
+    /// `wake_batch` sends: a writable socket has room for that many, and takes the bytes of one send
+    /// together.
+    fn wake_room(&mut self, link: &Link) -> Result<usize> {
         if !self.request.has_wake_bytes() {
-            return Ok(true);
+            return Ok(MOST_BACKLOG as usize);
         }
-        if self.request.backlog() >= MOST_BACKLOG {
-            return Ok(false);
-        }
-        if self.wake_room == 0 {
+        let room = MOST_BACKLOG.saturating_sub(self.request.backlog());
+        if room > 0 && self.wake_room == 0 {
             let ready = wait_for(&link.socket, Interest::Writable, Some(Instant::now()));
             match ready.map_err(|source| Error::system("looking at the setup socket", source))? {
                 Ready::Yes => self.wake_room = self.wake_batch,
@@ -357,20 +394,24 @@ impl Rings {
                 Ready::TimedOut => {}
             }
         }
-        Ok(self.wake_room > 0)
+        Ok(if self.wake_room > 0 { room as usize } else { 0 })
     }
 
-    /// Sends the wake byte of a request that is in the ring. The daemon blocks until it has the
-    /// byte, so an error ends the connection.
-    fn wake(&mut self, link: &Link) -> Result<()> {
+    /// Sends the wake bytes of requests that are in the ring, in one go. The daemon blocks until it
+    /// has them, so an error ends the connection.
+    fn wake(&mut self, link: &Link, count: usize) -> Result<()> {
         if !self.request.has_wake_bytes() {
             return Ok(());
         }
         self.wake_room -= 1;
-        socket::send_now(&link.socket, &[0]).map(drop).map_err(|_| {
-            socket::shut_down(&link.socket);
-            link.hung_up()
-        })
+        let bytes = [0; MOST_BACKLOG as usize];
+        match socket::send_now(&link.socket, bytes.get(..count).unwrap_or(&bytes)) {
+            Ok(sent) if sent == count => Ok(()),
+            _ => {
+                socket::shut_down(&link.socket);
+                Err(link.hung_up())
+            }
+        }
     }
 
     /// Receives and discards the answers that nobody waits for. Returns `false` if the deadline
@@ -463,7 +504,8 @@ impl Rings {
         let Some(Ok(message)) = nudge.map(|nudge| nudge()) else { return Ok(false) };
         // Sent as a multicast is: while flow control is on, requests in the ring make the daemon
         // spin.
-        let sent = self.send(link, FlowControl::Multicast, Instant::now(), true, &[&message])?;
+        let sent =
+            self.send(link, FlowControl::Multicast, Instant::now(), true, &[[&message[..]]])? > 0;
         if sent {
             self.pending.sent_unawaited();
             link.counters.nudges.add(1);
