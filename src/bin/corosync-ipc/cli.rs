@@ -187,8 +187,7 @@ enum Command {
 /// Reads a command line, the program's name included.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let args: Vec<OsString> = args.into_iter().collect();
-    let named = args.iter().skip(1).find_map(|arg| Named::find(arg.to_str()?));
-    if let Some(cli) = named.and_then(|named| named.parse(&args)) {
+    if let Some(cli) = Named::parse(&args) {
         return Ok(cli);
     }
     let matches = command().try_get_matches_from(args)?;
@@ -226,13 +225,19 @@ impl Named {
         Self::ALL.iter().find(|named| named.name == name)
     }
 
-    /// Reads a command line in which no other command is named before this one. `None` where the
-    /// whole command line has to say what is wrong, or what else is asked for: what is right here is
-    /// right there, and means the same.
-    fn parse(&self, args: &[OsString]) -> Option<Cli> {
-        let command = (self.arguments)(clap::Command::new(self.name));
+    /// Reads a command line by the arguments of the first command that is named in it, and by those
+    /// of the first one below that. `None` where the whole command line has to say what is wrong, or
+    /// what else is asked for: what is right here is right there, and means the same.
+    fn parse(args: &[OsString]) -> Option<Cli> {
+        let mut words = args.iter().skip(1).filter_map(|arg| arg.to_str());
+        let named = words.find_map(Self::find)?;
+        // Once in a process: to free their hundreds of parts would take as long as to make them.
+        let all = ManuallyDrop::new((named.arguments)(clap::Command::new(named.name)));
+        let mut command = clap::Command::new(named.name).args(all.get_arguments());
+        if all.has_subcommands() {
+            command = command.subcommand(words.find_map(|word| all.find_subcommand(word))?);
+        }
         let program = Global::augment_args(clap::Command::new(PROGRAM)).subcommand(command);
-        // Once in a process: to free its hundreds of parts would take as long as to make them.
         let mut program = ManuallyDrop::new(program);
         Cli::from_arg_matches(&program.try_get_matches_from_mut(args).ok()?).ok()
     }
@@ -531,8 +536,7 @@ mod tests {
     /// The line that the arguments of one command read, if they do.
     fn by_name(line: &str) -> Option<Cli> {
         let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        let named = args.iter().skip(1).find_map(|arg| Named::find(arg.to_str()?));
-        named.and_then(|named| named.parse(&args))
+        Named::parse(&args)
     }
 
     #[test]
@@ -552,6 +556,8 @@ mod tests {
             "--timeout 3s cmap --timeout 2s --map stats get stats.srp0 --timeout 1s",
             "--socket-dir cmap cmap list totem.",
             "cmap set a u8 1 -v",
+            "cmap get list set",
+            "cmap --map=stats list --json",
             "cmap set a i8 -- -1",
             "--shm-root=quorum quorum status --sort name",
             "quorum votes 3 --node 2",
@@ -582,6 +588,9 @@ mod tests {
             "quorum",
             "quorum help",
             "quorum stat",
+            "quorum nodes status",
+            "quorum stat status",
+            "quorum --sort status status",
             "quorum --check",
             "--timeout status",
             "--timeout x status",
