@@ -1,13 +1,75 @@
-//! A small /dev/shm: how many clients it has room for, and what happens when it is full.
+//! How much of /dev/shm a connection takes. A small /dev/shm: how many clients it has room for, and
+//! what happens when it is full.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use corosync_ipc::cmap::{self, TrackEvents, Value};
 use corosync_ipc::embedded::Corosync;
-use corosync_ipc::{Endpoint, Error, TrackFlags, cpg, quorum};
+use corosync_ipc::libqb::Transport;
+use corosync_ipc::{
+    Endpoint, Error, MIN_RING_SIZE, ServiceClient, TrackFlags, cfg, cpg, evs, quorum, votequorum,
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::statvfs::statvfs;
-use testbed::{Cluster, HostKind, IpcType, Node, eventually, next, rings, skip, version};
+use nix::unistd::{SysconfVar, sysconf};
+use testbed::{Cluster, HostKind, IpcType, Node, Setup, eventually, next, rings, skip, version};
+
+testbed::on_each_host! {
+    a_connection_takes_no_more_than_the_table_says;
+    a_connection_of_evs_takes_no_more_than_the_table_says, Setup::new().evs();
+}
+
+fn a_connection_takes_no_more_than_the_table_says(endpoint: &Endpoint) {
+    takes(60, endpoint, quorum::Client::connect_to);
+    takes(60, endpoint, votequorum::Client::connect_to);
+    takes(72, endpoint, cfg::Client::connect_to);
+    takes(156, endpoint, cmap::Client::connect_to);
+    takes(3120, endpoint, cpg::Client::connect_to);
+
+    let smallest = endpoint.clone().ring_size(MIN_RING_SIZE);
+    takes(60, &smallest, cmap::Client::connect_to);
+    takes(60, &smallest, cpg::Client::connect_to);
+}
+
+fn a_connection_of_evs_takes_no_more_than_the_table_says(endpoint: &Endpoint) {
+    takes(3120, endpoint, evs::Client::connect_to);
+}
+
+/// Checks how many KiB of shared memory a connection takes, as the page of `Endpoint::ring_size`
+/// says for pages of 4 KiB.
+#[track_caller]
+fn takes<C: ServiceClient>(
+    most: u64,
+    endpoint: &Endpoint,
+    connect: fn(&Endpoint) -> Result<C, Error>,
+) {
+    if sysconf(SysconfVar::PAGE_SIZE).unwrap() != Some(4096) {
+        return;
+    }
+    let root = endpoint.shm_root_path();
+    eventually("no connection is left", || rings(root).is_empty());
+    let client = connect(endpoint).unwrap();
+    let taken: u64 = rings(root).iter().map(|name| kibibytes(&root.join(name))).sum();
+    let most = match client.transport() {
+        Transport::Shm => most,
+        // The control file.
+        _ => 4,
+    };
+    assert!((1..=most).contains(&taken), "{}: {taken} KiB", C::SERVICE);
+    println!("{}: {taken} KiB", C::SERVICE);
+}
+
+/// What a file takes, or the files in a directory.
+fn kibibytes(path: &Path) -> u64 {
+    let found = path.metadata().unwrap();
+    if found.is_dir() {
+        let entries = fs::read_dir(path).unwrap();
+        return entries.map(|entry| kibibytes(&entry.unwrap().path())).sum();
+    }
+    found.blocks() * 512 / 1024
+}
 
 /// How many programs watch quorum and a key, each with two connections.
 const MONITORS: usize = 250;
