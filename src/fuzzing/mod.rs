@@ -1,5 +1,6 @@
-//! The bodies of the fuzz targets. Each takes any bytes and panics where a promise is broken. Unit
-//! tests call them too, with what a fuzzer once found and with captured messages.
+//! The bodies of the fuzz targets, and what benches need of the inside. A body takes any bytes and
+//! panics where a promise is broken. Unit tests call them too, with what a fuzzer once found and
+//! with captured messages.
 //!
 //! Not part of the public API.
 
@@ -9,6 +10,7 @@ mod calls;
 mod client;
 mod cluster;
 mod config;
+mod mapped;
 mod messages;
 #[cfg(feature = "serde")]
 mod read;
@@ -19,6 +21,7 @@ mod setup;
 pub use client::{client, dispatcher};
 pub use cluster::cluster;
 pub use config::config_file;
+pub use mapped::MappedRing;
 pub use messages::{KINDS, choice, message};
 #[cfg(feature = "serde")]
 pub use read::read;
