@@ -163,12 +163,8 @@ impl Handler for Echo {
     }
 
     fn on_request(&mut self, conn: &mut Conn<'_, ()>, request: Bytes) {
-        let mut reply = Vec::with_capacity(request.len() + 8);
-        reply.extend_from_slice(&request[..8]);
-        reply.extend_from_slice(&(request.len() as i64 + 8).to_ne_bytes());
-        reply.extend_from_slice(&1_i64.to_ne_bytes());
-        reply.extend_from_slice(&request[16..]);
-        conn.reply(&reply).unwrap();
+        let size = (request.len() as i64 + 8).to_ne_bytes();
+        conn.reply_slices(&[&request[..8], &size, &1_i64.to_ne_bytes(), &request[16..]]).unwrap();
     }
 }
 
