@@ -53,6 +53,7 @@ impl Sender {
     }
 
     /// Sends the parts as one message. Returns `false` if there is no room.
+    #[cfg(feature = "server")]
     pub(crate) fn try_send(&mut self, parts: &[&[u8]]) -> Result<bool, ChannelError> {
         match self {
             Self::Ring(ring) => Ok(ring.try_send(parts)?),

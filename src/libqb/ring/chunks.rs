@@ -8,6 +8,7 @@
 use std::mem;
 use std::time::Duration;
 
+#[cfg(any(test, feature = "__fuzzing"))]
 use bytes::Bytes;
 
 use super::region::Region;
@@ -278,6 +279,7 @@ impl<R: Region> Producer<R> {
 
     /// Writes the parts as one chunk and shows it to the consumer. Returns `false` if there is no
     /// room.
+    #[cfg(any(test, feature = "__fuzzing", feature = "server"))]
     pub(crate) fn try_send(&mut self, parts: &[&[u8]]) -> Result<bool, RingError> {
         let sent = self.stage(parts)?;
         if sent {
@@ -375,13 +377,14 @@ impl<R: Region> Consumer<R> {
     }
 
     /// Takes the next chunk, if there is one.
+    #[cfg(any(test, feature = "__fuzzing"))]
     pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, RingError> {
         let mut chunk = Vec::new();
         Ok(self.try_receive_into(&mut chunk)?.then(|| chunk.into()))
     }
 
-    /// As [`Consumer::try_receive`], but writes the chunk over what is in `chunk`. Returns `false`
-    /// if there is none.
+    /// Takes the next chunk and writes it over what is in `chunk`. Returns `false` if there is
+    /// none.
     pub(crate) fn try_receive_into(&mut self, chunk: &mut Vec<u8>) -> Result<bool, RingError> {
         let is_there = sem::try_wait(self.ring.semaphore());
         self.take_if(is_there, chunk)
@@ -421,7 +424,7 @@ impl<R: Region> Consumer<R> {
         let ring = &self.ring;
         let start = self.read;
         // Acquire: pairs with the release of the magic in qb_rb_chunk_commit, or in
-        // `Producer::try_send`.
+        // `Producer::stage`.
         let magic = ring.word(start, 1).load(Ordering::Acquire);
         if magic != ring.format.live {
             return Err(RingError::Magic { ring: ring.name, magic });
