@@ -231,18 +231,24 @@ impl Client {
                 continue;
             }
             // No more than a ring has room for.
-            let (mut batch, mut size) = (Vec::new(), 0);
+            let (mut batch, mut size) = (Vec::with_capacity(BATCH.min(1 + rest.len())), 0);
+            // Messages of the same length have the same header.
+            let (mut heads, mut length) = (Vec::new(), None);
             while let Some(message) = next.filter(|message| size + message.len() <= most) {
-                let head = Mcast::encode_head(guarantee, message.len()).map_err(unencodable)?;
-                batch.push((head, message));
+                if length != Some(message.len()) {
+                    length = Some(message.len());
+                    heads.push(Mcast::encode_head(guarantee, message.len()).map_err(unencodable)?);
+                }
+                batch.push((heads.len() - 1, message));
                 size += message.len();
                 next = if batch.len() < BATCH { rest.next() } else { None };
                 if next.is_none() {
                     break;
                 }
             }
+            let head = |number: usize| heads.get(number).map_or(&[][..], Vec::as_slice);
             let batch: Vec<[&[u8]; 2]> =
-                batch.iter().map(|(head, message)| [&head[..], *message]).collect();
+                batch.into_iter().map(|(number, message)| [head(number), message]).collect();
             if !self.send_batch(&batch, call, sent)? {
                 return Ok(false);
             }

@@ -20,15 +20,16 @@ struct Limit {
 }
 
 #[rustfmt::skip]
-const LIMITS: [Limit; 8] = [
-    limit(Operation::Get,           5.0,   9.0,  1.0),
-    limit(Operation::Set,           5.0,   9.0,  1.0),
-    limit(Operation::Quorate,       2.0,   6.0,  1.0),
-    limit(Operation::KeyOfList,     10.5,  18.5, 2.1),
-    limit(Operation::EventOfCmap,   1.1,   2.1,  0.05),
-    limit(Operation::EventOfCpg,    1.1,   2.1,  0.05),
-    limit(Operation::Multicast,     2.0,   3.0,  1.0),
-    limit(Operation::EmptyDispatch, 0.0,   1.0,  0.05),
+const LIMITS: [Limit; 9] = [
+    limit(Operation::Get,              5.0,   9.0,  1.0),
+    limit(Operation::Set,              5.0,   9.0,  1.0),
+    limit(Operation::Quorate,          2.0,   6.0,  1.0),
+    limit(Operation::KeyOfList,        10.5,  18.5, 2.1),
+    limit(Operation::EventOfCmap,      1.1,   2.1,  0.05),
+    limit(Operation::EventOfCpg,       1.1,   2.1,  0.05),
+    limit(Operation::Multicast,        1.0,   2.0,  1.0),
+    limit(Operation::MulticastOfMany,  0.1,   1.1,  0.2),
+    limit(Operation::EmptyDispatch,    0.0,   1.0,  0.05),
 ];
 
 const fn limit(

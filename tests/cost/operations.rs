@@ -23,6 +23,8 @@ pub(crate) enum Operation {
     EventOfCpg,
     /// Of 64 bytes.
     Multicast,
+    /// One of many that are sent at once.
+    MulticastOfMany,
     /// One of some in a row. A client looks at most once a millisecond whether the daemon lives.
     EmptyDispatch,
 }
@@ -89,6 +91,11 @@ impl Operations {
                 // Whoever has the last one was given all the others before, as all members were.
                 take_messages(&self.witness, MANY + 1);
             }
+            Operation::MulticastOfMany => {
+                // The daemon has taken all messages before.
+                self.empty(&self.sender);
+                self.empty(&self.witness);
+            }
             _ => {}
         }
     }
@@ -118,6 +125,11 @@ impl Operations {
                 return MANY;
             }
             Operation::Multicast => self.multicast(),
+            Operation::MulticastOfMany => {
+                let messages = [[0; 64]; MANY as usize];
+                self.sender.multicast_many(Guarantee::AGREED, &messages).unwrap();
+                return MANY;
+            }
             Operation::EmptyDispatch => {
                 for _ in 0..MANY {
                     self.tracker.dispatch(Dispatch::All, |_| Continue(())).unwrap();
