@@ -231,7 +231,6 @@ impl Named {
     fn parse(args: &[OsString]) -> Option<Cli> {
         let mut words = args.iter().skip(1).filter_map(|arg| arg.to_str());
         let named = words.find_map(Self::find)?;
-        // Once in a process: to free their hundreds of parts would take as long as to make them.
         let all = ManuallyDrop::new((named.arguments)(clap::Command::new(named.name)));
         let mut command = clap::Command::new(named.name).args(all.get_arguments());
         if all.has_subcommands() {
@@ -239,7 +238,12 @@ impl Named {
         }
         let program = Global::augment_args(clap::Command::new(PROGRAM)).subcommand(command);
         let mut program = ManuallyDrop::new(program);
-        Cli::from_arg_matches(&program.try_get_matches_from_mut(args).ok()?).ok()
+        let cli = Cli::from_arg_matches(&program.try_get_matches_from_mut(args).ok()?).ok()?;
+        // To free their hundreds of parts takes as long as to make them. Who stays needs the room.
+        if cli.command.goes_on() {
+            drop((ManuallyDrop::into_inner(all), ManuallyDrop::into_inner(program)));
+        }
+        Some(cli)
     }
 }
 
