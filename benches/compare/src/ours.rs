@@ -161,6 +161,21 @@ fn is_message(event: &Event) -> bool {
     matches!(event, Event::Deliver(_))
 }
 
+/// How many messages a program that has many hands over at once.
+const AT_ONCE: usize = 32;
+
+/// Multicasts as many as can be sent at once, and says how many.
+fn multicast_some(client: &cpg::Client, messages: &[&[u8]]) -> u32 {
+    if messages[0].len() > client.max_atomic_message_size() {
+        return multicast(client, messages[0]).into();
+    }
+    match client.try_multicast_many(Guarantee::AGREED, messages) {
+        Ok(sent) => sent as u32,
+        Err(Error::Cs { error: CsError::TryAgain, .. }) => 0,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// Multicasts once. A message longer than one request is cut into fragments, each of which waits, as in libcpg.
 fn multicast(client: &cpg::Client, message: &[u8]) -> bool {
     let sent = if message.len() > client.max_atomic_message_size() {
@@ -237,15 +252,15 @@ impl Side for Ours {
 
     fn stream(&mut self, count: u32, size: usize) {
         let message = vec![0; size];
+        let messages = [&message[..]; AT_ONCE];
         let (mut sent, mut received) = (0, 0);
         while received < count {
             let mut refused = false;
             while sent < count && !refused {
-                if multicast(&self.cpg, &message) {
-                    sent += 1;
-                } else {
-                    refused = true;
-                }
+                let left = messages.len().min((count - sent) as usize);
+                let taken = multicast_some(&self.cpg, &messages[..left]);
+                refused = taken == 0;
+                sent += taken;
                 received += self.take();
             }
             if received < count {
@@ -260,8 +275,12 @@ impl Side for Ours {
         thread::scope(|scope| {
             scope.spawn(move || {
                 let message = vec![0; size];
-                for _ in 0..count {
-                    cpg.multicast(Guarantee::AGREED, &message).unwrap();
+                let messages = [&message[..]; AT_ONCE];
+                let mut left = count as usize;
+                while left > 0 {
+                    let some = &messages[..AT_ONCE.min(left)];
+                    cpg.multicast_many(Guarantee::AGREED, some).unwrap();
+                    left -= some.len();
                 }
             });
             cpg.dispatch(Dispatch::Blocking, take(count, is_message)).unwrap();
