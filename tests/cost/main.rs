@@ -1,5 +1,7 @@
 //! What operations cost that does not depend on the machine: allocations, and system calls as
 //! strace sees them. A change that makes something cheaper lowers its limit here.
+//!
+//! `benches/instructions.rs` has limits of instructions.
 
 mod allocator;
 mod operations;

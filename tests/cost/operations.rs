@@ -101,7 +101,7 @@ impl Operations {
     }
 
     /// Does an operation once, or as often as it was prepared. Returns how often.
-    #[inline(never)] // valgrind counts the instructions in it.
+    #[inline(never)] // Valgrind counts the instructions in it.
     pub(crate) fn run(&mut self, operation: Operation) -> u32 {
         match operation {
             Operation::Get => _ = black_box(self.cmap.get_as::<u32>(&self.key).unwrap()),
