@@ -44,6 +44,8 @@ pub(crate) struct Operations {
     /// Is in the sender's group. A message is delivered to both before the next one is.
     witness: cpg::Client,
     number: u32,
+    /// How often both members were emptied.
+    emptied: u32,
     key: String,
     tracked: String,
     listed: String,
@@ -60,6 +62,7 @@ impl Operations {
             // A process can be in a group once.
             witness: cpg::Client::connect_with(endpoint, cpg::Options::new().pid(1)).unwrap(),
             number: 0,
+            emptied: 0,
             key: format!("cost_{name}.number"),
             tracked: format!("cost_{name}.tracked"),
             listed: format!("cost_{name}.listed."),
@@ -85,16 +88,14 @@ impl Operations {
                 self.cmap.set(&self.tracked, self.number).unwrap();
             }
             Operation::EventOfCpg => {
-                self.empty(&self.sender);
-                self.empty(&self.witness);
+                self.empty();
                 (0..=MANY).for_each(|_| self.multicast());
                 // Whoever has the last one was given all the others before, as all members were.
                 take_messages(&self.witness, MANY + 1);
             }
             Operation::MulticastOfMany => {
                 // The daemon has taken all messages before.
-                self.empty(&self.sender);
-                self.empty(&self.witness);
+                self.empty();
             }
             _ => {}
         }
@@ -144,15 +145,18 @@ impl Operations {
         self.sender.multicast(Guarantee::AGREED, &[0; 64]).unwrap();
     }
 
-    /// Takes what waits, and everything that was sent before.
-    fn empty(&self, member: &cpg::Client) {
-        const LAST: &[u8] = b"last";
-        self.sender.multicast(Guarantee::AGREED, LAST).unwrap();
-        let take = |event| match event {
-            Event::Deliver(message) if message.payload == LAST => Break(()),
-            _ => Continue(()),
-        };
-        member.dispatch(Dispatch::Blocking, take).unwrap();
+    /// Has both members take what waits, and everything that was sent before.
+    fn empty(&mut self) {
+        self.emptied += 1;
+        let last = self.emptied.to_ne_bytes();
+        self.sender.multicast(Guarantee::AGREED, &last).unwrap();
+        for member in [&self.sender, &self.witness] {
+            let take = |event| match event {
+                Event::Deliver(message) if message.payload == last[..] => Break(()),
+                _ => Continue(()),
+            };
+            member.dispatch(Dispatch::Blocking, take).unwrap();
+        }
     }
 }
 
