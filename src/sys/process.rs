@@ -3,9 +3,10 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
+use nix::sched::{CpuSet, sched_getaffinity};
 #[cfg(feature = "server")]
 use nix::unistd::{Group, User};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// The number of a user of this machine.
 #[cfg(feature = "server")]
@@ -17,6 +18,17 @@ pub(crate) fn user_id(name: &str) -> Option<u32> {
 #[cfg(feature = "server")]
 pub(crate) fn group_id(name: &str) -> Option<u32> {
     Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}
+
+/// Whether this thread may run on more than one processor. One system call, where
+/// `std::thread::available_parallelism` also reads the files of its control groups.
+pub(crate) fn has_several_processors() -> bool {
+    let allowed = |set: CpuSet| {
+        let mut processors = (0..CpuSet::count()).filter(|it| set.is_set(*it).unwrap_or(false));
+        processors.nth(1).is_some()
+    };
+    // A machine whose processors do not fit in the set has many.
+    sched_getaffinity(Pid::from_raw(0)).ok().is_none_or(allowed)
 }
 
 /// When a process was started, to a second. `None` if it is not visible here.

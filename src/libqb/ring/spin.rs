@@ -6,8 +6,9 @@
 
 use std::hint;
 use std::sync::OnceLock;
-use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::sys::process::has_several_processors;
 
 /// How long to spin at most and at least.
 const MOST: Duration = Duration::from_micros(64);
@@ -62,5 +63,5 @@ impl Spin {
 
 fn several_processors() -> bool {
     static SEVERAL: OnceLock<bool> = OnceLock::new();
-    *SEVERAL.get_or_init(|| thread::available_parallelism().is_ok_and(|count| count.get() > 1))
+    *SEVERAL.get_or_init(has_several_processors)
 }
