@@ -78,8 +78,9 @@
 //!
 //! # Threads
 //! A client is `Send + Sync`, and every method takes `&self`: put it in an `Arc`. Requests of
-//! several threads are served one after the other in the order they came, each with its own
-//! timeout, which includes the wait for those before it. Events are independent of requests: a
+//! several threads are sent in the order they came, each with its own timeout, which includes the wait
+//! for those before it. Short ones that surely are answered in order, such as those that read, do not
+//! wait for the answers to each other. Events are independent of requests: a
 //! thread that waits for events delays nobody. When several threads take events from one client,
 //! each event goes to one of them; services whose events have an order, cpg above all, want one
 //! taker.

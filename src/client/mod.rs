@@ -4,6 +4,7 @@
 mod async_client;
 #[cfg(feature = "tokio")]
 mod asynchronous;
+mod buffers;
 pub(crate) mod dispatch;
 mod dispatcher;
 mod service;

@@ -7,12 +7,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::buffers::{self, Buffers};
 use super::dispatch::{Dispatch, Next};
+use crate::codec::{Reader, Writer};
 use crate::endpoint::{Deadline, Endpoint};
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
 use crate::libqb::buffer::Buffer;
-use crate::libqb::client::{Call, Connection, Look, Target};
-use crate::wire::{Message, Request, decode_reply};
+use crate::libqb::client::{Call, Connection, Look, Target, Turn};
+use crate::wire::{Message, Request, begin_message, decode_reply_from};
 
 /// Room that every message of quorum and votequorum fits in: all nodes there can be, in three
 /// lists. They tell little, and seldom. A ring of libqb is 13 bytes larger, so it has two pages.
@@ -74,11 +76,73 @@ impl<S: Service> Core<S> {
 
     /// Makes a request, which may be one of several of the call.
     pub(crate) fn request<R: Request>(&self, call: Call, request: &R) -> Result<R::Reply> {
+        self.request_written::<R>(call, request.joins(), |writer| request.write(writer))
+    }
+
+    /// As [`Core::request`], with what `write` writes behind the header.
+    pub(crate) fn request_written<R: Request>(
+        &self,
+        call: Call,
+        joins: Option<usize>,
+        write: impl Fn(&mut Writer) -> Result<(), WireError>,
+    ) -> Result<R::Reply> {
         crate::log::in_span!("request", S::NAME, call.name, || {
-            let unencodable = |source| Error::Unencodable { call: call.name.into(), source };
-            let message = request.encode().map_err(unencodable)?;
-            let reply = self.connection.request(call, &message)?;
-            read_reply(call, &reply, |source| self.connection.refuse(source))
+            buffers::with(|Buffers { request, reply }| {
+                *request = encode::<R>(call, mem::take(request), &write)?;
+                self.connection.request(call, joins, request, reply)?;
+                read_reply(call, reply, |source| self.connection.refuse(source))
+            })
+        })
+    }
+
+    /// As [`Core::request`], but keeps the turn: no other request of this connection comes between
+    /// this one and the next of the turn.
+    pub(crate) fn request_in<R: Request>(
+        &self,
+        turn: &mut Turn<'_>,
+        call: Call,
+        request: &R,
+    ) -> Result<R::Reply> {
+        buffers::with(|Buffers { request: message, reply }| {
+            *message = encode::<R>(call, mem::take(message), |writer| request.write(writer))?;
+            turn.request(call, &[message], reply)?;
+            read_reply(call, reply, |source| turn.refuse(source))
+        })
+    }
+
+    /// Makes several requests, of which as many as possible are under way at once. The first of them
+    /// have the `turn` if there is one. Returns their answers in the order of the requests. After an
+    /// error nothing more is sent.
+    pub(crate) fn request_all<'a, R: Request>(
+        &'a self,
+        turn: Option<Turn<'a>>,
+        call: Call,
+        requests: &[R],
+    ) -> Result<Vec<Result<R::Reply>>> {
+        if let [request] = requests {
+            let answer = match turn {
+                Some(mut turn) => self.request_in(&mut turn, call, request),
+                None => self.request(call, request),
+            };
+            return Ok(vec![answer]);
+        }
+        crate::log::in_span!("request", S::NAME, call.name, || {
+            let messages: Vec<_> = requests
+                .iter()
+                .map(|request| {
+                    let message = encode::<R>(call, Vec::new(), |writer| request.write(writer))?;
+                    Ok((message, request.joins()))
+                })
+                .collect::<Result<_>>()?;
+            let mut replies: Vec<_> = requests.iter().map(|_| None).collect();
+            self.connection.request_all(turn, call, &messages, |at, reply| {
+                if let Some(place) = replies.get_mut(at) {
+                    let answer = decode_reply_from(Reader::new(R::Reply::NAME, reply))?;
+                    *place = Some(answer.map_err(|status| Error::from_status(call.name, status)));
+                }
+                Ok(())
+            })?;
+            Ok(replies.into_iter().flatten().collect())
         })
     }
 
@@ -152,13 +216,24 @@ impl<S: Service> fmt::Debug for Core<S> {
     }
 }
 
+/// Writes a request over what is in the buffer: its header, and what `write` writes behind it.
+fn encode<R: Request>(
+    call: Call,
+    buffer: Vec<u8>,
+    write: impl FnOnce(&mut Writer) -> Result<(), WireError>,
+) -> Result<Vec<u8>> {
+    let mut writer = begin_message::<R>(buffer);
+    let written = write(&mut writer).and_then(|()| writer.finish(0));
+    written.map_err(|source| Error::Unencodable { call: call.name.into(), source })
+}
+
 /// Reads the reply to a request. `refuse` ends the connection when it breaks the protocol.
 pub(crate) fn read_reply<M: Message>(
     call: Call,
-    reply: &Bytes,
+    reply: &[u8],
     refuse: impl FnOnce(ProtocolError) -> Error,
 ) -> Result<M> {
-    decode_reply(reply)
+    decode_reply_from(Reader::new(M::NAME, reply))
         .map_err(|source| refuse(source.into()))?
         .map_err(|status| Error::from_status(call.name, status))
 }

@@ -178,8 +178,9 @@ macro_rules! client {
     ) => {
         $(#[$doc])*
         ///
-        /// A client can be shared between threads. Requests are served one at a time in the order
-        /// they came; one thread can wait for events meanwhile. No lock is held while a handler
+        /// A client can be shared between threads. Their requests are sent in the order they came,
+        /// and most do not wait for the answers to each other; one thread can wait for events
+        /// meanwhile. No lock is held while a handler
         /// runs, so a handler may call the same client.
         ///
         /// A request that the daemon is too busy for (`CS_ERR_TRY_AGAIN`) is sent again until the

@@ -62,7 +62,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{CsError, Error, Escaped, ProtocolError, Result, WireError};
 use crate::features::{Feature, STATS_MAP, STATS_TRACKING};
 use crate::libqb::buffer::Buffer;
-use crate::libqb::client::Call;
+use crate::libqb::client::{Call, Turn};
 use crate::wire::Message;
 use crate::wire::cmap as wire;
 
@@ -180,6 +180,11 @@ pub struct Entry {
 /// reply of this size whatever the value is.
 const FIRST_ROOM: u64 = 1024;
 
+/// How many requests of a list are made at once, at first and at most. Few prefixes have more keys
+/// than the first, and the daemon takes as many as the last before it turns to other work.
+const FIRST_BATCH: usize = 8;
+const LARGEST_BATCH: usize = 50;
+
 /// Room for any value: the longest string has a NUL behind it.
 const MOST_ROOM: u64 = MAX_VALUE_SIZE as u64 + 1;
 
@@ -249,8 +254,8 @@ impl Client {
 
     /// As [`Client::get`], as a part of another call.
     pub(crate) fn get_within(&self, key: &str, call: Call) -> Result<Option<Value>> {
-        let key_name = key_bytes(key)?;
-        let get = |room| self.get_with_room(&key_name, room, call);
+        check_key(key)?;
+        let get = |room| self.get_with_room(key, room, call);
         match get(FIRST_ROOM) {
             // Too little room: the daemon does not say so in any other way.
             Err(Error::Cs { error: CsError::InvalidParam, .. }) => match get(MOST_ROOM) {
@@ -266,23 +271,13 @@ impl Client {
         }
     }
 
-    fn get_with_room(&self, key_name: &Bytes, room: u64, call: Call) -> Result<Option<Value>> {
+    fn get_with_room(&self, key: &str, room: u64, call: Call) -> Result<Option<Value>> {
         let value_len = room.min(self.room());
-        match self
-            .core
-            .request(call.step("cmap get"), &wire::Get { key_name: key_name.clone(), value_len })
-        {
-            Ok(reply) => Ok(Some(match Value::from(reply.value) {
-                // The answer has as many bytes as were asked for, which a short value must not
-                // keep in memory.
-                Value::Binary(data) if (data.len() as u64) < value_len / 2 => {
-                    Value::Binary(Bytes::copy_from_slice(&data))
-                }
-                value => value,
-            })),
-            Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        value_of(self.core.request_written::<wire::Get>(
+            call.step("cmap get"),
+            Some(wire::Get::room(value_len)),
+            |writer| wire::Get::write_fields(key.as_bytes(), value_len, writer),
+        ))
     }
 
     /// Room for a value that the largest answer has: it is 40 bytes longer. If it did not fit the
@@ -415,10 +410,13 @@ impl Client {
 
     /// As [`Client::iter`], as a part of another call, of no more keys than `most`.
     fn entries(&self, prefix: &str, most: usize, call: Call) -> Result<Vec<Entry>> {
-        let request = wire::IterInit { prefix: prefix_bytes("prefix", prefix)? };
-        match self.core.request(call.step("cmap iter init"), &request) {
+        let request = wire::IterInit { prefix: prefix_bytes(prefix)? };
+        // The daemon reads the prefix again at the first step, from where the request was. Other
+        // requests must not have taken that place: it would look for what they say.
+        let mut turn = self.core.connection.turn(call)?;
+        match self.core.request_in(&mut turn, call.step("cmap iter init"), &request) {
             Ok(wire::IterInitReply { iter_handle }) => {
-                let entries = self.iterate(prefix, iter_handle, most, call);
+                let entries = self.iterate(turn, prefix, iter_handle, most, call);
                 self.core.release(&wire::IterFinalize { iter_handle });
                 entries
             }
@@ -429,38 +427,50 @@ impl Client {
 
     fn iterate(
         &self,
+        turn: Turn<'_>,
         prefix: &str,
         iter_handle: u64,
         most: usize,
         call: Call,
     ) -> Result<Vec<Entry>> {
+        let mut turn = Some(turn);
         let (mut entries, mut found, mut size) = (Vec::new(), HashSet::new(), 0);
+        let (next, call) = (wire::IterNext { iter_handle }, call.step("cmap iter next"));
+        let (mut batch, mut is_over) = (FIRST_BATCH, false);
         // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves
         // the prefix, or finds a key again that moved below the node it had.
-        loop {
-            let reply = match self
-                .core
-                .request(call.step("cmap iter next"), &wire::IterNext { iter_handle })
-            {
-                Err(Error::Cs { error: CsError::NoSections, .. }) => return Ok(entries),
-                reply => reply?,
-            };
-            let key = String::from_utf8_lossy(&reply.key_name).into_owned();
-            if key.starts_with(prefix) && found.insert(key.clone()) {
-                if entries.len() == most {
-                    let endless =
-                        ProtocolError::Endless { what: "keys of an iteration", limit: most as u64 };
-                    return Err(self.core.connection.refuse(endless));
+        while !is_over {
+            // An iterator that is at its end stays there.
+            let requests = vec![next.clone(); self.core.connection.at_once(batch)];
+            batch = (2 * batch).min(LARGEST_BATCH);
+            for reply in self.core.request_all(turn.take(), call, &requests)? {
+                let reply = match reply {
+                    Err(Error::Cs { error: CsError::NoSections, .. }) => {
+                        is_over = true;
+                        continue;
+                    }
+                    reply => reply?,
+                };
+                let key = String::from_utf8_lossy(&reply.key_name).into_owned();
+                if key.starts_with(prefix) && found.insert(key.clone()) {
+                    if entries.len() == most {
+                        let endless = ProtocolError::Endless {
+                            what: "keys of an iteration",
+                            limit: most as u64,
+                        };
+                        return Err(self.core.connection.refuse(endless));
+                    }
+                    size += key.len() as u64 + reply.value_len.min(MOST_ROOM);
+                    self.check_size(size)?;
+                    entries.push(Entry {
+                        key,
+                        value_type: reply.value_type,
+                        value_len: reply.value_len,
+                    });
                 }
-                size += key.len() as u64 + reply.value_len.min(MOST_ROOM);
-                self.check_size(size)?;
-                entries.push(Entry {
-                    key,
-                    value_type: reply.value_type,
-                    value_len: reply.value_len,
-                });
             }
         }
+        Ok(entries)
     }
 
     /// All keys that begin with `prefix`, with their values. A key that is deleted meanwhile is
@@ -478,24 +488,32 @@ impl Client {
 
     /// As [`Client::list`], as a part of another call, of no more keys than `most`.
     fn list_within(&self, prefix: &str, most: usize, call: Call) -> Result<Vec<(String, Value)>> {
-        let mut found = Vec::new();
+        let entries = self.entries(prefix, most, call)?;
+        let mut found = Vec::with_capacity(entries.len());
         let mut size = 0;
-        for Entry { key, value_len, .. } in self.entries(prefix, most, call)? {
+        for entries in entries.chunks(self.core.connection.at_once(LARGEST_BATCH)) {
             // The length is known, so that one request is enough; a value that grew meanwhile takes
-            // the usual way. The stats map does not tell the length of strings and
-            // writes them whatever room there is: up to 32 bytes.
-            let room = value_len.clamp(32, MOST_ROOM);
-            let value =
-                match self.get_with_room(&Bytes::copy_from_slice(key.as_bytes()), room, call) {
+            // the usual way. The stats map does not tell the length of strings and writes them
+            // whatever room there is: up to 32 bytes.
+            let room = |entry: &Entry| entry.value_len.clamp(32, MOST_ROOM);
+            let get = |entry: &Entry| wire::Get {
+                key_name: Bytes::copy_from_slice(entry.key.as_bytes()),
+                value_len: room(entry).min(self.room()),
+            };
+            let requests: Vec<_> = entries.iter().map(get).collect();
+            let replies = self.core.request_all(None, call.step("cmap get"), &requests)?;
+            for (entry, reply) in entries.iter().zip(replies) {
+                let value = match reply {
                     Err(Error::Cs { error: CsError::InvalidParam, .. }) => {
                         size += MOST_ROOM;
-                        self.get_within(&key, call)?
+                        self.get_within(&entry.key, call)?
                     }
-                    value => value?,
+                    reply => value_of(reply)?,
                 };
-            size += key.len() as u64 + room;
-            self.check_size(size)?;
-            found.extend(value.map(|value| (key, value)));
+                size += entry.key.len() as u64 + room(entry);
+                self.check_size(size)?;
+                found.extend(value.map(|value| (entry.key.clone(), value)));
+            }
         }
         Ok(found)
     }
@@ -543,11 +561,8 @@ impl Client {
         key: &str,
         events: TrackEvents,
     ) -> Result<()> {
-        let key_name = if events.contains(TrackEvents::PREFIX) {
-            prefix_bytes("prefix", key)?
-        } else {
-            key_bytes(key)?
-        };
+        let key_name =
+            if events.contains(TrackEvents::PREFIX) { prefix_bytes(key)? } else { key_bytes(key)? };
         // `stats_trigger_trackers` has room for eight bytes, up to the main branch of August 2026.
         if self.core.service.map == Map::Stats
             && !events.contains(TrackEvents::PREFIX)
@@ -661,38 +676,40 @@ impl Service for Cmap {
     }
 }
 
+/// The value that the daemon answers with, if there is one.
+fn value_of(reply: Result<wire::GetReply>) -> Result<Option<Value>> {
+    match reply {
+        Ok(reply) => Ok(Some(Value::from(reply.value))),
+        Err(Error::Cs { error: CsError::NotExist, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Checks that a key can be set. Sends nothing.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for one that is too short, too long or has a character that no key
 /// has.
 pub fn check_key(key: &str) -> Result<()> {
-    key_bytes(key).map(drop)
-}
-
-/// Checks that keys can begin like this. Sends nothing.
-#[cfg(feature = "serde")]
-pub(crate) fn check_prefix(prefix: &str) -> Result<()> {
-    prefix_bytes("prefix", prefix).map(drop)
-}
-
-fn key_bytes(key: &str) -> Result<Bytes> {
     if !(MIN_KEY..=MAX_KEY).contains(&key.len()) {
         let reason = format!("a key has {MIN_KEY} to {MAX_KEY} characters, this one {}", key.len());
         return Err(Error::invalid("key", reason));
     }
-    prefix_bytes("key", key)
+    check_characters("key", key)
 }
 
-fn prefix_bytes(argument: &'static str, prefix: &str) -> Result<Bytes> {
+/// Checks that keys can begin like this. Sends nothing.
+pub(crate) fn check_prefix(prefix: &str) -> Result<()> {
     if prefix.len() > MAX_KEY {
-        return Err(Error::invalid(
-            argument,
-            format!("a key has at most {MAX_KEY} characters, this has {}", prefix.len()),
-        ));
+        let reason = format!("a key has at most {MAX_KEY} characters, this has {}", prefix.len());
+        return Err(Error::invalid("prefix", reason));
     }
+    check_characters("prefix", prefix)
+}
+
+fn check_characters(argument: &'static str, text: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':');
-    match prefix.chars().find(|c| !allowed(*c)) {
+    match text.chars().find(|c| !allowed(*c)) {
         Some(c) => Err(Error::invalid(
             argument,
             format!(
@@ -700,8 +717,16 @@ fn prefix_bytes(argument: &'static str, prefix: &str) -> Result<Bytes> {
                 Escaped(c.encode_utf8(&mut [0; 4]).as_bytes())
             ),
         )),
-        None => Ok(Bytes::copy_from_slice(prefix.as_bytes())),
+        None => Ok(()),
     }
+}
+
+fn key_bytes(key: &str) -> Result<Bytes> {
+    check_key(key).map(|()| Bytes::copy_from_slice(key.as_bytes()))
+}
+
+fn prefix_bytes(prefix: &str) -> Result<Bytes> {
+    check_prefix(prefix).map(|()| Bytes::copy_from_slice(prefix.as_bytes()))
 }
 
 #[cfg(test)]
@@ -718,6 +743,6 @@ mod tests {
         assert!(key_bytes(&"k".repeat(255)).is_ok());
         assert!(key_bytes(&"k".repeat(256)).is_err());
         assert!(key_bytes("white space").is_err());
-        assert!(prefix_bytes("prefix", "").is_ok());
+        assert!(prefix_bytes("").is_ok());
     }
 }

@@ -77,6 +77,18 @@ macro_rules! values {
             fn from(raw: RawValue) -> Self {
                 match raw.value_type {
                     ValueType::BINARY => Self::Binary(raw.data),
+                    // Takes the memory of bytes that nobody else has.
+                    value_type @ ValueType::STRING => match String::from_utf8(raw.data.into()) {
+                        Ok(mut text) => {
+                            if text.ends_with('\0') {
+                                text.pop();
+                            }
+                            Self::String(text)
+                        }
+                        Err(error) => {
+                            Self::Other { value_type, data: error.into_bytes().into() }
+                        }
+                    },
                     value_type => Self::of(value_type, &raw.data),
                 }
             }

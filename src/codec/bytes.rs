@@ -227,7 +227,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The room that a new message gets: most fit in it, so that they are allocated once.
-const TYPICAL_SIZE: usize = 512;
+pub(crate) const TYPICAL_SIZE: usize = 512;
 
 /// Encodes a message, front to back. Padding is zeros.
 #[derive(Debug)]
@@ -242,9 +242,16 @@ pub struct Writer {
 impl Writer {
     /// Starts an empty message. `message` is its C name, for errors.
     pub fn new(message: &'static str) -> Self {
+        Self::over(message, Vec::new())
+    }
+
+    /// As [`Writer::new`], but writes over what is in a buffer.
+    pub(crate) fn over(message: &'static str, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.reserve(TYPICAL_SIZE);
         Self {
             message,
-            bytes: Vec::with_capacity(TYPICAL_SIZE),
+            bytes: buffer,
             #[cfg(test)]
             trace: Vec::new(),
         }

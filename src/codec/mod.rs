@@ -19,8 +19,8 @@ mod header;
 
 pub mod setup;
 
-pub(crate) use self::bytes::SLOT;
 pub use self::bytes::{Number, Plain, Reader, Writer};
+pub(crate) use self::bytes::{SLOT, TYPICAL_SIZE};
 pub(crate) use self::fields::Notes;
 pub use self::fields::{Field, Value};
 pub(crate) use self::header::CS_OK;

@@ -301,7 +301,7 @@ impl Client {
         let mut turn = self.core.connection.turn(call)?;
         self.check_joined()?;
         let most = self.max_atomic_message_size();
-        let (mut sent, mut restarts) = (0, 0);
+        let (mut sent, mut restarts, mut reply) = (0, 0, Vec::new());
         while sent < length {
             let size = most.min(length - sent);
             let kind = match sent {
@@ -313,8 +313,8 @@ impl Client {
                 PartialMcast::encode_head(guarantee, msglen, kind, size).map_err(unencodable)?;
             let fragment = behind(&head, cut(parts, sent, size));
             let accepted = turn
-                .request(call, &fragment)
-                .and_then(|reply| read_reply(call, &reply, |source| turn.refuse(source)));
+                .request(call, &fragment, &mut reply)
+                .and_then(|()| read_reply(call, &reply, |source| turn.refuse(source)));
             match accepted {
                 Ok(PartialSendReply {}) => {
                     sent += size;

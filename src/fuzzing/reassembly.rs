@@ -1,7 +1,7 @@
 //! State machines of the client, by sequences of operations: messages in fragments, and the answers
 //! that a daemon owes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use super::Script;
 use crate::codec::encode_refusal;
 use crate::cpg::reassembly::{Progress, Reassembly};
 use crate::error::CsError;
-use crate::libqb::pending::{Before, PendingReplies};
+use crate::libqb::pending::{PendingReplies, Whose};
 use crate::libqb::refill::Refill;
 use crate::libqb::wake::{BATCH, WakeBytes};
 use crate::wire::cpg::{FragmentType, GroupName, PartialDeliverCallback};
@@ -66,6 +66,9 @@ pub fn reassembly(data: &[u8]) {
     assert_eq!(reassembly.held(), 0);
 }
 
+/// Room for answers.
+const CAPACITY: usize = 500;
+
 /// Sends and receives in any order. Checks what is counted: answers that are owed, wake bytes that
 /// are to be taken, and when a ring is refilled.
 pub fn replies(data: &[u8]) {
@@ -74,27 +77,39 @@ pub fn replies(data: &[u8]) {
         (PendingReplies::default(), WakeBytes::default(), Refill::default());
     let refusals = [CsError::TryAgain, CsError::NotExist]
         .map(|error| encode_refusal(0, error).expect("a refusal encodes"));
-    let mut waiting = false;
+    // The tickets of the requests whose answers are waited for, in their order.
+    let mut waiting = VecDeque::new();
     while !script.is_empty() {
-        match script.byte() % 8 {
-            // A request waits for its answer, so it is sent when nothing is owed.
-            0 if pending.before() == Before::Send => {
-                pending.sent();
-                waiting = true;
-                assert!(!pending.may_nudge(), "a nudge may follow a request that waits");
+        match script.byte() % 9 {
+            0 => {
+                let room = [None, Some(usize::from(script.byte()))][usize::from(script.byte() % 2)];
+                if pending.may_send(room, CAPACITY) {
+                    assert!(waiting.is_empty() || room.is_some(), "a request is not alone");
+                    waiting.push_back((pending.sent(room, Some(())), room));
+                    let rooms = waiting.iter().filter_map(|(_, room)| *room).sum::<usize>();
+                    assert!(waiting.len() == 1 || rooms <= CAPACITY, "answers do not fit");
+                    assert!(!pending.may_nudge(), "a nudge may follow a request that waits");
+                }
             }
             1 if pending.may_nudge() => {
                 pending.sent_unawaited();
-                assert_eq!(pending.before(), Before::Drain);
+                assert!(!pending.may_send(Some(0), CAPACITY));
             }
-            2 if waiting => {
-                pending.received();
-                waiting = false;
-                assert_eq!(pending.before(), Before::Send);
+            2 => {
+                // The last thread receives for all.
+                let own = waiting.back().map(|(ticket, _)| *ticket);
+                match pending.received(own, &mut vec![1]) {
+                    Whose::Own => assert_eq!(waiting.pop_front().map(|(ticket, _)| ticket), own),
+                    Whose::Kept(_) => {
+                        let (ticket, _) = waiting.pop_front().expect("somebody waits");
+                        assert_eq!(pending.take(ticket), Some(vec![1]));
+                    }
+                    Whose::Orphan | Whose::Nobody => {}
+                }
             }
-            3 if !waiting => {
+            3 if waiting.is_empty() && pending.owes_unawaited_only() => {
                 let refusal = &refusals[usize::from(script.byte() % 2)];
-                pending.received_unawaited(refusal);
+                pending.received_unawaited(&mut refusal.clone());
             }
             4 => {
                 let again = pending.take_again();
@@ -113,6 +128,12 @@ pub fn replies(data: &[u8]) {
                 let capacity = script.word() as usize;
                 let (size, left) = (script.word() as usize, script.word() as usize);
                 let _ = refill.event_taken(size, left, capacity);
+            }
+            8 => {
+                if let Some((ticket, _)) = waiting.pop_back() {
+                    assert_eq!(pending.give_up(ticket), None);
+                    assert!(!pending.may_send(Some(0), CAPACITY), "a late answer is not received");
+                }
             }
             _ => {}
         }

@@ -4,8 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::ring::{CHUNK_HEADER_SIZE, Consumer, Mapping, Producer};
 use super::{Transport, datagram};
 use crate::error::{ProtocolError, RingError};
@@ -188,13 +186,7 @@ pub(crate) enum Receiver {
 }
 
 impl Receiver {
-    /// Takes the next message without waiting.
-    pub(crate) fn try_receive(&mut self) -> Result<Option<Bytes>, ChannelError> {
-        let mut message = Vec::new();
-        Ok(self.try_receive_into(&mut message)?.then(|| message.into()))
-    }
-
-    /// As [`Receiver::try_receive`], but writes the message over what is in `message`. Returns
+    /// Takes the next message without waiting and writes it over what is in `message`. Returns
     /// `false` if there is none.
     pub(crate) fn try_receive_into(&mut self, message: &mut Vec<u8>) -> Result<bool, ChannelError> {
         match self {

@@ -117,7 +117,7 @@ message! {
 
 message! {
     /// Asks for the id of this node.
-    request 6 "req_lib_cfg_local_get" -> LocalGetReply: pub struct LocalGet {}
+    request 6 "req_lib_cfg_local_get" -> LocalGetReply joins(|_| 64): pub struct LocalGet {}
 }
 
 message! {

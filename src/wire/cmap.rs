@@ -79,7 +79,7 @@ pub struct RawValue {
 
 message! {
     /// Sets a key.
-    request 0 "req_lib_cmap_set" -> SetReply: pub struct Set {
+    request 0 "req_lib_cmap_set" -> SetReply joins(|_| 64): pub struct Set {
         /// The key.
         key_name: Bytes as MarName,
         /// The new value.
@@ -97,7 +97,7 @@ message! {
 
 message! {
     /// Reads a key.
-    request 2 "req_lib_cmap_get" -> GetReply: pub struct Get {
+    request 2 "req_lib_cmap_get" -> GetReply joins(|get| Get::room(get.value_len)): pub struct Get {
         /// The key.
         key_name: Bytes as MarName,
         /// The room for the value in bytes. The reply is this much longer than its fixed part,
@@ -108,9 +108,27 @@ message! {
     }
 }
 
+impl Get {
+    /// As [`Message::write`] of a request with these fields.
+    pub(crate) fn write_fields(
+        key_name: &[u8],
+        value_len: u64,
+        writer: &mut Writer,
+    ) -> Result<(), WireError> {
+        MarName::write_slice("key_name", key_name, writer)?;
+        writer.slot("value_len", value_len);
+        Ok(())
+    }
+
+    /// [`Request::joins`](crate::wire::Request::joins) of a request with this field.
+    pub(crate) fn room(value_len: u64) -> usize {
+        usize::try_from(value_len).unwrap_or(usize::MAX).saturating_add(64)
+    }
+}
+
 message! {
     /// Adds to an integer.
-    request 3 "req_lib_cmap_adjust_int" -> AdjustIntReply: pub struct AdjustInt {
+    request 3 "req_lib_cmap_adjust_int" -> AdjustIntReply joins(|_| 64): pub struct AdjustInt {
         /// The key.
         key_name: Bytes as MarName,
         /// The number to add. The sum wraps around.
@@ -119,7 +137,8 @@ message! {
 }
 
 message! {
-    /// Opens an iterator in the daemon.
+    /// Opens an iterator in the daemon. It reads the prefix again at the first [`IterNext`], from
+    /// where this request was: no other request may come between the two.
     request 4 "req_lib_cmap_iter_init" -> IterInitReply: pub struct IterInit {
         /// The prefix of the keys. Empty: all keys.
         prefix: Bytes as MarName,
@@ -128,7 +147,7 @@ message! {
 
 message! {
     /// Asks an iterator for the next key.
-    request 5 "req_lib_cmap_iter_next" -> IterNextReply: pub struct IterNext {
+    request 5 "req_lib_cmap_iter_next" -> IterNextReply joins(|_| 320): pub struct IterNext {
         /// From [`IterInitReply`].
         iter_handle: u64 as Slot,
     }
@@ -396,5 +415,19 @@ impl Encoding<RawValue> for LengthTypeBytes {
         let value_type = reader.slot("type")?;
         let length = reader.counted(length, 1)?;
         Ok(RawValue { value_type, data: reader.bytes("value", length)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::message::begin_message;
+
+    #[test]
+    fn a_request_is_written_by_its_fields_as_a_whole() {
+        let get = Get { key_name: Bytes::from_static(b"totem.token"), value_len: 1024 };
+        let mut writer = begin_message::<Get>(Vec::new());
+        Get::write_fields(&get.key_name, get.value_len, &mut writer).unwrap();
+        assert_eq!(writer.finish(0), get.encode());
     }
 }

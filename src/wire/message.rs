@@ -64,17 +64,23 @@ pub trait Message: Sized {
 pub trait Request: Message {
     /// The reply.
     type Reply: Message;
+
+    /// The most bytes of the answer, if the daemon surely gives it at once, only once, and whatever
+    /// other requests are under way. `None`: no other request may be under way with this one.
+    fn joins(&self) -> Option<usize> {
+        None
+    }
 }
 
 pub(crate) fn write_message<M: Message>(message: &M) -> Result<Writer, WireError> {
-    let mut writer = begin_message::<M>();
+    let mut writer = begin_message::<M>(Vec::new());
     message.write(&mut writer)?;
     Ok(writer)
 }
 
-/// Begins a message: writes its header.
-pub(crate) fn begin_message<M: Message>() -> Writer {
-    let mut writer = Writer::new(M::NAME);
+/// Begins a message: writes its header over what is in the buffer.
+pub(crate) fn begin_message<M: Message>(buffer: Vec<u8>) -> Writer {
+    let mut writer = Writer::over(M::NAME, buffer);
     Header { id: M::ID, size: 0, error: CS_OK }.write(&mut writer, M::HEADER);
     writer
 }
@@ -88,7 +94,13 @@ pub(crate) fn begin_message<M: Message>() -> Writer {
 /// # Errors
 /// As [`Message::decode`], but for [`WireError::UnknownId`].
 pub fn decode_reply<M: Message>(bytes: &Bytes) -> Result<Result<M, i32>, WireError> {
-    let mut reader = Reader::shared(M::NAME, bytes);
+    decode_reply_from(Reader::shared(M::NAME, bytes))
+}
+
+/// As [`decode_reply`], from a reader at the first byte of the header.
+pub(crate) fn decode_reply_from<M: Message>(
+    mut reader: Reader<'_>,
+) -> Result<Result<M, i32>, WireError> {
     let header = Header::read(&mut reader, Kind::Response)?;
     if header.error == CS_OK { M::read(&mut reader).map(Ok) } else { Ok(Err(header.error)) }
 }
@@ -162,11 +174,21 @@ impl Encoding<RingId> for RingIdSlots {
 /// The size of the array in `mar_name_t`. Matches `CS_MAX_NAME_LENGTH`.
 pub(crate) const MAR_NAME_SIZE: usize = 256;
 
-impl Encoding<Bytes> for MarName {
-    fn write(field: &'static str, value: &Bytes, writer: &mut Writer) -> Result<(), WireError> {
+impl MarName {
+    pub(crate) fn write_slice(
+        field: &'static str,
+        value: &[u8],
+        writer: &mut Writer,
+    ) -> Result<(), WireError> {
         let length = writer.length(field, value.len(), MAR_NAME_SIZE)?;
         writer.slot(field, length as u16);
         writer.padded(field, value, MAR_NAME_SIZE, MAR_NAME_SIZE)
+    }
+}
+
+impl Encoding<Bytes> for MarName {
+    fn write(field: &'static str, value: &Bytes, writer: &mut Writer) -> Result<(), WireError> {
+        Self::write_slice(field, value, writer)
     }
 
     fn read(field: &'static str, reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
@@ -288,10 +310,10 @@ impl<E: Elements> Encoding<E> for InSlotCounted {
 
 /// Declares a message: a struct whose fields name their [`Encoding`], in wire order.
 ///
-/// `request 2 "req_lib_x" -> Reply` declares a request and the type of its reply. `response` and
-/// `event` declare the other kinds.
+/// `request 2 "req_lib_x" -> Reply` declares a request and the type of its reply, and `joins(|request|
+/// 64)` behind that what [`Request::joins`] returns. `response` and `event` declare the other kinds.
 macro_rules! message {
-    ($(#[$doc:meta])* $kind:ident $id:literal $name:literal $(-> $reply:ty)?:
+    ($(#[$doc:meta])* $kind:ident $id:literal $name:literal $(-> $reply:ident $(joins($room:expr))?)?:
      pub struct $type:ident { $($(#[$field_doc:meta])* $field:ident: $value:ty as $encoding:ty),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
@@ -317,7 +339,14 @@ macro_rules! message {
                 Ok(Self { $($field),* })
             }
         }
-        $(impl $crate::wire::Request for $type { type Reply = $reply; })?
+        $(impl $crate::wire::Request for $type {
+            type Reply = $reply;
+
+            $(fn joins(&self) -> Option<usize> {
+                let room: fn(&Self) -> usize = $room;
+                Some(room(self))
+            })?
+        })?
     };
     (@kind request) => { $crate::codec::Kind::Request };
     (@kind response) => { $crate::codec::Kind::Response };

@@ -54,3 +54,4 @@ pub(crate) mod tables;
 pub(crate) use inspect::with_any_message;
 pub use inspect::{Inspection, Service, UnknownService, inspect};
 pub use message::{Message, Request, decode_reply};
+pub(crate) use message::{begin_message, decode_reply_from};

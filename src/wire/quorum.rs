@@ -11,7 +11,7 @@ use crate::wire::values::{NodeId, RingId, TrackFlags};
 
 message! {
     /// Asks whether this node is quorate.
-    request 0 "req_lib_quorum_getquorate" -> GetQuorateReply: pub struct GetQuorate {}
+    request 0 "req_lib_quorum_getquorate" -> GetQuorateReply joins(|_| 64): pub struct GetQuorate {}
 }
 
 message! {

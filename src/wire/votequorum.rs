@@ -94,7 +94,7 @@ pub(crate) type DeviceName = Chars<QDEVICE_MAX_NAME_LEN>;
 
 message! {
     /// Asks for the votes and state of a node.
-    request 0 "req_lib_votequorum_getinfo" -> GetInfoReply: pub struct GetInfo {
+    request 0 "req_lib_votequorum_getinfo" -> GetInfoReply joins(|_| 512): pub struct GetInfo {
         /// The node. 0 asks for the quorum device.
         nodeid: NodeId as Native,
     }

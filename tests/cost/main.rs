@@ -23,10 +23,10 @@ struct Limit {
 
 #[rustfmt::skip]
 const LIMITS: [Limit; 9] = [
-    limit(Operation::Get,              5.0,   9.0,  1.0),
-    limit(Operation::Set,              5.0,   9.0,  1.0),
-    limit(Operation::Quorate,          2.0,   6.0,  1.0),
-    limit(Operation::KeyOfList,        10.5,  18.5, 2.1),
+    limit(Operation::Get,              1.0,   5.0,  1.0),
+    limit(Operation::Set,              3.0,   7.0,  1.0),
+    limit(Operation::Quorate,          0.0,   4.0,  1.0),
+    limit(Operation::KeyOfList,        9.5,   18.5, 0.2),
     limit(Operation::EventOfCmap,      1.1,   2.1,  0.05),
     limit(Operation::EventOfCpg,       1.1,   2.1,  0.05),
     limit(Operation::Multicast,        1.0,   2.0,  1.0),

@@ -7,6 +7,7 @@ use corosync_ipc::{Error, NodeId, RingId, TrackFlags, cfg, cmap, cpg, evs, quoru
 use testbed::raw;
 
 use crate::case::Try;
+use crate::daemon::Transport;
 
 /// A call and what it takes.
 pub(crate) struct Call {
@@ -15,13 +16,16 @@ pub(crate) struct Call {
     pub(crate) before: usize,
     /// How many requests the call makes.
     pub(crate) requests: usize,
+    /// How many more it makes with rings: the first steps of an iteration are made at once, also
+    /// those behind its end.
+    more_with_rings: usize,
     /// The number of a request that is not waited for.
     pub(crate) unawaited: Option<usize>,
     pub(crate) run: fn(&Try<'_>) -> Result<(), Error>,
 }
 
 const fn call(name: &'static str, requests: usize, run: fn(&Try<'_>) -> Result<(), Error>) -> Call {
-    Call { name, before: 0, requests, unawaited: None, run }
+    Call { name, before: 0, requests, more_with_rings: 0, unawaited: None, run }
 }
 
 impl Call {
@@ -31,6 +35,17 @@ impl Call {
 
     const fn unawaited(self, number: usize) -> Self {
         Self { unawaited: Some(number), ..self }
+    }
+
+    const fn more_with_rings(self, more_with_rings: usize) -> Self {
+        Self { more_with_rings, ..self }
+    }
+
+    /// What it takes over a transport.
+    pub(crate) fn over(self, transport: Transport) -> Self {
+        let more = if transport == Transport::Rings { self.more_with_rings } else { 0 };
+        let unawaited = self.unawaited.map(|number| number + more);
+        Self { requests: self.requests + more, unawaited, ..self }
     }
 }
 
@@ -66,15 +81,20 @@ pub(crate) fn calls(service: &str) -> Vec<Call> {
             call("cmap set", 1, |it| it.cmap()?.set("test.key", 1_u8)),
             call("cmap delete", 1, |it| it.cmap()?.delete("test.key")),
             call("cmap increment", 1, |it| it.cmap()?.increment("test.key")),
-            call("cmap iter", 5, |it| it.cmap()?.iter("test.").map(drop)).unawaited(4),
-            call("cmap list", 7, |it| it.cmap()?.list("test.").map(drop)),
-            call("cmap nodelist", 5, |it| it.cmap()?.nodelist().map(drop)).unawaited(4),
+            call("cmap iter", 5, |it| it.cmap()?.iter("test.").map(drop))
+                .unawaited(4)
+                .more_with_rings(5),
+            call("cmap list", 7, |it| it.cmap()?.list("test.").map(drop)).more_with_rings(5),
+            call("cmap nodelist", 5, |it| it.cmap()?.nodelist().map(drop))
+                .unawaited(4)
+                .more_with_rings(5),
             #[cfg(feature = "serde")]
             call("cmap read", 7, |it| {
                 it.cmap()?
                     .read::<std::collections::BTreeMap<String, cmap::Value>>("test.")
                     .map(drop)
-            }),
+            })
+            .more_with_rings(5),
             call("cmap track_add", 1, |it| {
                 it.cmap()?.track_add("test.key", TrackEvents::ALL).map(drop)
             }),

@@ -16,6 +16,7 @@ pub(crate) fn cases(services: &[&str]) -> Vec<Case> {
     let mut cases = Vec::new();
     for transport in TRANSPORTS {
         for call in services.iter().flat_map(|service| calls(service)) {
+            let call = call.over(transport);
             cases.push(honest(&call, transport));
             for step in 0..call.requests {
                 let closes: Act = |conn| conn.close();

@@ -17,6 +17,15 @@ pub(super) enum FlowControl {
     Multicast = 2,
 }
 
+/// How long to wait for room for a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) flow: FlowControl,
+    pub(super) deadline: Instant,
+    /// Whether to wait while the daemon is too busy for the message.
+    pub(super) waits: bool,
+}
+
 /// A call of the user. It has one deadline, whatever requests it makes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
@@ -76,6 +85,10 @@ impl Call {
     /// The same call, which waits while the daemon is too busy whatever the endpoint says.
     pub(crate) fn patient(self) -> Self {
         Self { waits: true, ..self }
+    }
+
+    pub(super) fn limits(self) -> Limits {
+        Limits { flow: self.flow, deadline: self.deadline, waits: self.waits }
     }
 
     /// The same call without waiting: its deadline is now.

@@ -62,6 +62,9 @@ pub(super) struct Channels {
     pub(super) max_request: usize,
     /// The longest answer that the daemon can send, in bytes.
     pub(super) max_reply: usize,
+    /// Whether the daemon answers requests once and in their order, but for those that
+    /// [`Room`](crate::libqb::pending::Room) leaves out.
+    pub(super) joins: bool,
     /// The descriptor to poll for events, unless that is the setup socket.
     pub(super) descriptor: Option<Poller>,
     pub(super) sockets: BoundSockets,
@@ -294,6 +297,9 @@ impl Connecting<'_> {
             response: Receiver::Ring(response),
             event: Receiver::Ring(event),
             max_request: usize::try_from(reply.max_msg_size).unwrap_or(usize::MAX),
+            // A directory of their own shows libqb 1.0.4 or later, so corosync 2.1 or later: libqb is
+            // seven years younger than that.
+            joins: names.iter().all(|name| !name.directories.is_empty()),
             descriptor: None,
             sockets: BoundSockets::default(),
         };

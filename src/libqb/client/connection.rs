@@ -40,7 +40,8 @@ pub(crate) struct Target<'a> {
 /// the locks are released. All other locks are held for a few instructions only.
 pub(crate) struct Connection {
     pub(super) link: Link,
-    pub(super) requests: Requests,
+    /// In a box, as it is large, and connections are moved.
+    pub(super) requests: Box<Requests>,
     pub(super) events: Events,
     origin: Origin,
     sockets: BoundSockets,
@@ -73,7 +74,8 @@ impl Connection {
             peer,
             generation: _generation,
             is_before_libqb_015,
-            channels: Channels { request, response, event, max_request, max_reply, descriptor, sockets },
+            channels:
+                Channels { request, response, event, max_request, max_reply, joins, descriptor, sockets },
             origin,
         } = connect::connect(target, endpoint, call).inspect_err(|_error| {
             crate::log::debug!(service = %endpoint.name(target.name), error = %_error.with_sources(), "cannot connect");
@@ -86,7 +88,14 @@ impl Connection {
             transport: request.transport(),
             max_reply,
             link: Link::new(service, socket),
-            requests: Requests::new(request, response, max_request, socket_buffer, target.nudge),
+            requests: Box::new(Requests::new(
+                request,
+                response,
+                [max_request, max_reply],
+                joins,
+                socket_buffer,
+                target.nudge,
+            )),
             events: Events::new(event, descriptor),
             origin,
             sockets,
@@ -146,6 +155,11 @@ impl Connection {
     /// The longest answer the daemon can send on this connection, in bytes.
     pub(crate) fn max_reply(&self) -> usize {
         self.max_reply
+    }
+
+    /// How many of `most` requests can be under way at once.
+    pub(crate) fn at_once(&self, most: usize) -> usize {
+        if self.requests.joins() { most } else { 1 }
     }
 
     pub(crate) fn timeout(&self) -> Duration {

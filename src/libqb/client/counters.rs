@@ -35,8 +35,8 @@ pub struct ClientStats {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct RingFill {
-    /// Used now. While a call waits for its answer, the value for the request ring is up to 250 ms
-    /// old.
+    /// Used now. While a call waits for its answer, the value for the request ring may be that of
+    /// when the request was sent.
     pub used: usize,
     /// The most that this client saw used.
     pub most_used: usize,

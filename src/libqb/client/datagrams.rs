@@ -135,6 +135,8 @@ impl Connecting<'_> {
             max_request: request.limit(),
             // What the system allows this end, it allows the daemon.
             max_reply: request.limit(),
+            // Nobody knows how many answers the socket has room for.
+            joins: false,
             request: channel::Sender::Datagram(request),
             response: channel::Receiver::Datagram(response),
             event: channel::Receiver::Datagram(event),

@@ -1,5 +1,6 @@
 //! The client side: a connection to a service.
 
+mod answers;
 mod call;
 mod connect;
 mod connection;
@@ -29,6 +30,7 @@ pub(crate) use call::{Call, Limit};
 pub(crate) use connection::{Connection, Target};
 pub use counters::{ClientStats, RingFill};
 pub(crate) use events::Look;
+pub(crate) use requests::Turn;
 pub use waker::Waker;
 
 use crate::endpoint::{Deadline, Endpoint};
@@ -115,7 +117,9 @@ impl Client {
         // Only the caller knows what the status means.
         let call = self.connection.call("request").busy_when(&[]);
         crate::log::in_span!("request", self.connection.service(), call.name, || {
-            self.connection.request(call, request)
+            let mut reply = Vec::new();
+            self.connection.request(call, None, request, &mut reply)?;
+            Ok(reply.into())
         })
     }
 

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use loom::sync::{Arc, Condvar};
 use loom::thread;
 
+use super::answers::{Answers, Source};
 use super::turnstile::Turnstile;
 use super::waker::Waker;
 use super::wanted::Wanted;
-use crate::libqb::pending::{Before, PendingReplies};
+use crate::error::RingError;
+use crate::libqb::pending::Room;
 use crate::libqb::ring::heap::{Heap, pair};
 use crate::libqb::ring::{Consumer, Producer};
 use crate::sync::model::{STEP, pass_time};
@@ -107,10 +109,11 @@ fn who_waits_in_vain_keeps_the_turn_from_nobody() {
 fn work_that_is_wanted_is_done(deadlines: &[fn() -> Instant]) {
     let shared = Arc::new((Turnstile::<u32>::default(), Wanted::default()));
     let serve = |(turnstile, wanted): &(Turnstile<u32>, Wanted)| {
-        wanted.serve(turnstile, |done| {
+        let work = |done: &mut u32| {
             *done += 1;
             true
-        });
+        };
+        wanted.serve(turnstile, |_| true, work);
     };
     let pass = |deadline: Instant| {
         let shared = Arc::clone(&shared);
@@ -139,61 +142,129 @@ fn work_that_is_wanted_is_done_though_a_thread_that_waited_gives_up() {
     large_model(|| work_that_is_wanted_is_done(&[far, near]));
 }
 
-/// The request half of a connection.
+/// The request half of a connection. Requests are numbers, and an answer is its request.
 struct Requests {
-    request: Producer<Heap>,
-    response: Consumer<Heap>,
-    pending: PendingReplies,
+    sending: Turnstile<Producer<Heap>>,
+    answers: Answers<Consumer<Heap>>,
+}
+
+/// A daemon that never ends.
+struct Daemon;
+
+impl Source<Consumer<Heap>> for Daemon {
+    type Error = RingError;
+
+    fn receive(
+        &self,
+        receiver: &mut Consumer<Heap>,
+        deadline: Instant,
+        reply: &mut Vec<u8>,
+    ) -> Result<bool, RingError> {
+        receiver.receive_into(deadline.saturating_duration_since(now()), reply)
+    }
+
+    fn try_receive(
+        &self,
+        receiver: &mut Consumer<Heap>,
+        reply: &mut Vec<u8>,
+    ) -> Result<bool, RingError> {
+        receiver.try_receive_into(reply)
+    }
+
+    fn receive_second(
+        &self,
+        receiver: &mut Consumer<Heap>,
+        reply: &mut Vec<u8>,
+    ) -> Result<bool, RingError> {
+        receiver.try_receive_into(reply)
+    }
+
+    fn is_orphan(&self) {}
 }
 
 impl Requests {
-    fn send(&mut self, request: u8) {
-        assert!(self.request.try_send(&[&[request]]).unwrap());
-        self.pending.sent();
+    /// As `Connection::request_all`. Returns the answers until the deadline.
+    fn request(&self, requests: &[u8], room: Room, deadline: Instant) -> Vec<u8> {
+        let mut reply = Vec::new();
+        let mut sending = self.sending.enter(far()).unwrap();
+        assert!(self.answers.make_way(&Daemon, room, far(), &mut reply).unwrap());
+        let (mut posted, count) = self.answers.post(requests.iter().map(|_| room));
+        assert_eq!(count, requests.len());
+        posted.discard_strays(&Daemon, far(), &mut reply).unwrap();
+        requests.iter().for_each(|request| assert!(sending.stage(&[&[*request]]).unwrap()));
+        sending.commit().unwrap();
+        let _alone = room.is_none().then_some(sending);
+        let mut answers = Vec::new();
+        while posted.left() > 0 && posted.wait(&Daemon, deadline, &mut reply).unwrap() {
+            answers.push(reply[0]);
+        }
+        answers
     }
+}
 
-    fn receive(&mut self, timeout: Duration) -> Option<u8> {
-        let reply = self.response.receive(timeout).unwrap()?;
-        self.pending.received();
-        Some(reply[0])
-    }
+/// Requests of a thread, with room for each answer, until a deadline.
+type Asked = (&'static [u8], Room, fn() -> Instant);
+
+/// Threads make requests. What a thread gets is answers to its own.
+fn every_thread_gets_its_own_answers(threads: &[Asked]) {
+    let (request, mut requests, ..) = pair(32);
+    let (mut replies, response, ..) = pair(32);
+    let count: usize = threads.iter().map(|(requests, ..)| requests.len()).sum();
+    let daemon = thread::spawn(move || {
+        for _ in 0..count {
+            let request = requests.receive(LONG).unwrap().unwrap();
+            assert!(replies.try_send(&[&request]).unwrap());
+        }
+    });
+    let client = Arc::new(Requests {
+        sending: Turnstile::new(request),
+        answers: Answers::new(response, 128),
+    });
+    let ask = |(requests, room, deadline): Asked, client: &Requests| {
+        let (deadline, is_patient) = (deadline(), deadline() == far());
+        let answers = client.request(requests, room, deadline);
+        assert!(requests.starts_with(&answers), "{answers:?}");
+        assert!(answers.len() == requests.len() || !is_patient, "{answers:?}");
+    };
+    let (first, others) = threads.split_first().unwrap();
+    let others: Vec<_> = others
+        .iter()
+        .map(|asked| {
+            let (client, asked) = (Arc::clone(&client), *asked);
+            thread::spawn(move || ask(asked, &client))
+        })
+        .collect();
+    ask(*first, &client);
+    others.into_iter().for_each(|thread| thread.join().unwrap());
+    daemon.join().unwrap();
 }
 
 #[test]
 fn a_reply_that_nobody_waits_for_any_more_reaches_nobody() {
+    large_model(|| every_thread_gets_its_own_answers(&[(&[1], None, at_once), (&[2], None, far)]));
+}
+
+const ROOM: Room = Some(8);
+
+#[test]
+fn requests_under_way_together_get_their_own_answers() {
+    large_model(|| every_thread_gets_its_own_answers(&[(&[1], ROOM, far), (&[2], ROOM, far)]));
+}
+
+#[test]
+fn several_requests_of_a_thread_get_their_own_answers() {
+    large_model(|| every_thread_gets_its_own_answers(&[(&[1], ROOM, far), (&[2, 3], ROOM, far)]));
+}
+
+#[test]
+fn a_request_alone_waits_for_those_under_way() {
+    large_model(|| every_thread_gets_its_own_answers(&[(&[1], ROOM, far), (&[2], None, far)]));
+}
+
+#[test]
+fn who_gives_up_takes_no_answer_from_another_thread() {
     large_model(|| {
-        let (request, mut requests, ..) = pair(16);
-        let (mut replies, response, ..) = pair(16);
-        let daemon = thread::spawn(move || {
-            for _ in 0..2 {
-                let request = requests.receive(LONG).unwrap().unwrap();
-                assert!(replies.try_send(&[&request]).unwrap());
-            }
-        });
-        let pending = PendingReplies::default();
-        let client = Arc::new(Turnstile::new(Requests { request, response, pending }));
-        let giving_up = Arc::clone(&client);
-        let giving_up = thread::spawn(move || {
-            let mut requests = giving_up.enter(far()).unwrap();
-            if requests.pending.before() == Before::Drain {
-                requests.receive(LONG);
-            }
-            requests.send(1);
-            // Its deadline passes, whether the answer has come or not.
-            assert!(matches!(requests.receive(Duration::ZERO), None | Some(1)));
-        });
-        {
-            let _ticket = client.queue_up(far()).unwrap();
-            let mut requests =
-                client.value.try_lock().expect("the lock is free for who has the turn");
-            if requests.pending.before() == Before::Drain {
-                assert_eq!(requests.receive(LONG), Some(1));
-            }
-            requests.send(2);
-            assert_eq!(requests.receive(LONG), Some(2));
-        }
-        giving_up.join().unwrap();
-        daemon.join().unwrap();
+        every_thread_gets_its_own_answers(&[(&[1], ROOM, at_once), (&[2], ROOM, far)]);
     });
 }
 

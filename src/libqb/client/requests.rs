@@ -5,18 +5,18 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::call::{Call, FlowControl};
+use super::answers::{Answers, Posted, Source};
+use super::call::{Call, FlowControl, Limits};
 use super::connection::Connection;
-use super::link::Link;
+use super::link::{Link, State};
 use super::lock;
 use super::turnstile::{Guard, Turnstile};
 use super::wanted::Wanted;
 use crate::codec::Header;
 use crate::error::{CsError, Error, ProtocolError, Result, WireError};
 use crate::libqb::channel::{ChannelError, Receiver, Sender};
-use crate::libqb::pending::{Before, PendingReplies, may_be_answered_again};
+use crate::libqb::pending::Room;
+use crate::libqb::ring::CHUNK_HEADER_SIZE;
 use crate::sync::Ordering;
 use crate::sys::socket;
 use crate::sys::wait::{Interest, Ready, wait_for};
@@ -57,10 +57,14 @@ pub(crate) type Nudge = fn() -> Result<Vec<u8>, WireError>;
 
 /// The request half of a connection.
 ///
-/// Locking rules: whoever has `rings` has the turn, and keeps it until the reply is there.
-/// `releases` is held for a few instructions only.
+/// Locking rules: a thread takes the turn to send before the turn to receive. It keeps both from a
+/// request that is sent alone to its answer. A request that others may join gives the turn to send
+/// back before its answer is there. `releases` is held for a few instructions only.
 pub(super) struct Requests {
-    rings: Turnstile<Rings>,
+    sending: Turnstile<Sending>,
+    answers: Answers<Receiver>,
+    /// Whether requests may be under way together.
+    joins: bool,
     /// Requests that release resources in the daemon and are not sent yet.
     releases: Mutex<Vec<Vec<u8>>>,
     nudge: Option<Nudge>,
@@ -69,29 +73,26 @@ pub(super) struct Requests {
     nudge_wanted: Wanted,
 }
 
-/// The two rings, the answers that are owed, and the socket's room for wake bytes.
-struct Rings {
+/// The request ring, and the socket's room for wake bytes.
+struct Sending {
     request: Sender,
-    response: Receiver,
     max_request: usize,
-    pending: PendingReplies,
     /// How many wake bytes the socket is known to have room for.
     wake_room: usize,
     /// How many wake bytes a writable socket has room for.
     wake_batch: usize,
 }
 
-/// Exclusive use of the rings for requests and replies. No other request comes between those of one
-/// turn. The next thread has its turn when this is dropped.
+/// Exclusive use of the request ring. No other request comes between those of one turn. The next
+/// thread has its turn when this is dropped.
 pub(crate) struct Turn<'a> {
     connection: &'a Connection,
-    rings: Guard<'a, Rings>,
+    sending: Guard<'a, Sending>,
     // Dropped last, after the turn was passed on.
-    _after: AfterTurn<'a>,
+    after: AfterTurn<'a>,
 }
 
-/// Sends the nudge that another thread asked for while this one had the turn or waited for it, and
-/// logs the notes.
+/// Sends the nudge that another thread asked for while this one was in its way, and logs the notes.
 struct AfterTurn<'a>(&'a Connection);
 
 impl Drop for AfterTurn<'_> {
@@ -102,20 +103,22 @@ impl Drop for AfterTurn<'_> {
 }
 
 impl Requests {
-    /// `socket_buffer` is the size of the setup socket's send buffer.
+    /// `joins`: whether the daemon answers requests once and in their order, but for some that are
+    /// sent alone. `socket_buffer` is the size of the setup socket's send buffer.
     pub(super) fn new(
         request: Sender,
         response: Receiver,
-        max_request: usize,
+        [max_request, max_reply]: [usize; 2],
+        joins: bool,
         socket_buffer: usize,
         nudge: Option<Nudge>,
     ) -> Self {
         // As unix_writable in Linux: the socket is writable while at most a quarter is full.
         let wake_batch = (socket_buffer / 4 * 3 / WAKE_BYTE_COST).max(1);
-        let pending = PendingReplies::default();
-        let rings = Rings { request, response, max_request, pending, wake_room: 0, wake_batch };
         Self {
-            rings: Turnstile::new(rings),
+            sending: Turnstile::new(Sending { request, max_request, wake_room: 0, wake_batch }),
+            answers: Answers::new(response, max_reply),
+            joins,
             releases: Mutex::default(),
             nudge,
             nudge_wanted: Wanted::default(),
@@ -124,31 +127,97 @@ impl Requests {
 
     /// Stops being counted as a user of the rings.
     pub(super) fn detach(&self) {
-        // Nobody else is left who could have the turn.
-        let Some(rings) = self.rings.enter(Instant::now()) else { return };
-        rings.request.detach();
-        rings.response.detach();
+        // Nobody else is left who could have a turn.
+        if let Some(sending) = self.sending.try_enter() {
+            sending.request.detach();
+        }
+        if let Some(response) = self.answers.try_enter() {
+            response.detach();
+        }
     }
 
     /// Returns how many bytes of the request ring are used. `None`: another thread has the turn.
     pub(super) fn used(&self) -> Option<usize> {
-        self.rings.enter(Instant::now()).map(|rings| rings.request.used())
+        self.sending.try_enter().map(|sending| sending.request.used())
     }
 
     /// Asks for a nudge, which [`Connection::send_wanted_nudge`] sends.
     pub(super) fn want_nudge(&self) {
         self.nudge_wanted.ask();
     }
+
+    /// Whether requests may be under way together.
+    pub(super) fn joins(&self) -> bool {
+        self.joins
+    }
+
+    /// What the answer of this length to a request that may join others takes of the ring.
+    fn room(&self, length: Option<usize>) -> Room {
+        let room = |length: usize| length.saturating_add(CHUNK_HEADER_SIZE + size_of::<u32>());
+        length.filter(|_| self.joins).map(room)
+    }
 }
 
 impl Connection {
-    /// Sends a request and waits for its answer. While the daemon answers that it is busy, the
-    /// request is sent again, until the deadline.
-    pub(crate) fn request(&self, call: Call, request: &[u8]) -> Result<Bytes> {
+    /// Sends a request and waits for its answer, which is written over what is in `reply`. While
+    /// the daemon answers that it is busy, the request is sent again, until the deadline. `joins`: as
+    /// `Request::joins` of the wire says.
+    pub(crate) fn request(
+        &self,
+        call: Call,
+        joins: Option<usize>,
+        request: &[u8],
+        reply: &mut Vec<u8>,
+    ) -> Result<()> {
+        let room = self.requests.room(joins);
         // Other threads have their turn while this one pauses.
-        let reply = self.until_not_busy(call, || self.turn(call)?.exchange(call, &[request]));
+        let answered = self.until_not_busy(call, reply, |reply| {
+            let Turn { mut sending, after: _after, .. } = self.turn(call)?;
+            let mut posted = self.post(&mut sending, call, &[&[request]], |_| room, reply)?;
+            let _alone = room.is_none().then_some(sending);
+            self.wait(&mut posted, call, reply)
+        });
         self.link.log_notes();
-        reply
+        answered
+    }
+
+    /// As [`Connection::request`] for several requests, of which as many as possible are under way
+    /// at once. The first of them have the `turn` if there is one. Calls `each` with the number of a
+    /// request and its answer, in the order of the requests, but for those that the daemon was busy
+    /// for. After an error nothing more is sent.
+    pub(crate) fn request_all<'a>(
+        &'a self,
+        mut turn: Option<Turn<'a>>,
+        call: Call,
+        requests: &[(Vec<u8>, Option<usize>)],
+        mut each: impl FnMut(usize, &[u8]) -> Result<(), WireError>,
+    ) -> Result<()> {
+        let (mut reply, mut next, mut busy) = (Vec::new(), 0, Vec::new());
+        while let Some(rest) = requests.get(next..).filter(|rest| !rest.is_empty()) {
+            let messages: Vec<[&[u8]; 1]> = rest.iter().map(|(message, _)| [&**message]).collect();
+            let room = |at: usize| self.requests.room(rest.get(at).and_then(|(_, joins)| *joins));
+            let turn = turn.take().map_or_else(|| self.turn(call), Ok)?;
+            let Turn { mut sending, after: _after, .. } = turn;
+            let mut posted = self.post(&mut sending, call, &messages, room, &mut reply)?;
+            let _alone = room(0).is_none().then_some(sending);
+            while posted.left() > 0 {
+                self.wait(&mut posted, call, &mut reply)?;
+                if Header::status_of(&reply).is_some_and(|status| call.is_busy(status)) {
+                    busy.push(next);
+                } else {
+                    each(next, &reply).map_err(|source| self.link.broken(source))?;
+                }
+                next += 1;
+            }
+        }
+        for at in busy {
+            if let Some((message, joins)) = requests.get(at) {
+                self.request(call, *joins, message, &mut reply)?;
+                each(at, &reply).map_err(|source| self.link.broken(source))?;
+            }
+        }
+        self.link.log_notes();
+        Ok(())
     }
 
     /// Sends a message that is not answered.
@@ -170,7 +239,7 @@ impl Connection {
         let now = Instant::now();
         if let Ok(Some(mut turn)) = self.turn_before(now) {
             // An error ends the connection, and then the daemon releases everything.
-            let _ = turn.send_releases(now);
+            let _ = self.send_releases(&mut turn.sending, now, &mut Vec::new());
         }
     }
 
@@ -178,16 +247,17 @@ impl Connection {
     fn until_not_busy(
         &self,
         call: Call,
-        mut exchange: impl FnMut() -> Result<Bytes>,
-    ) -> Result<Bytes> {
+        reply: &mut Vec<u8>,
+        mut exchange: impl FnMut(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         let mut pause = RETRY_FIRST;
         loop {
-            let reply = exchange()?;
-            let busy = Header::status_of(&reply).is_some_and(|status| call.is_busy(status));
+            exchange(reply)?;
+            let busy = Header::status_of(reply).is_some_and(|status| call.is_busy(status));
             // The next attempt needs time too: after one that times out nobody knows whether the
             // request was carried out.
             if !busy || Instant::now() + 2 * pause >= call.deadline {
-                return Ok(reply);
+                return Ok(());
             }
             self.link.pause(&mut pause, RETRY_MOST, call.deadline)?;
             self.link.counters.retries.add(1);
@@ -205,8 +275,8 @@ impl Connection {
         self.check_process()?;
         self.link.check()?;
         let after = AfterTurn(self);
-        let rings = self.requests.rings.enter(deadline);
-        Ok(rings.map(|rings| Turn { connection: self, rings, _after: after }))
+        let sending = self.requests.sending.enter(deadline);
+        Ok(sending.map(|sending| Turn { connection: self, sending, after }))
     }
 
     /// Makes the error of a call whose deadline passed while it waited for its turn, for ring space
@@ -219,11 +289,106 @@ impl Connection {
 
     /// Sends a nudge if one is wanted. Never blocks: a nudge that cannot be sent stays wanted.
     pub(super) fn send_wanted_nudge(&self) {
-        let Requests { rings, nudge, nudge_wanted, .. } = &self.requests;
+        let Requests { sending, nudge_wanted, .. } = &*self.requests;
+        // A thread whose request is under way comes here when it has its answer.
+        let may_nudge = |_: &mut Sending| {
+            self.requests.answers.pending().owes_unawaited_only() && self.check_process().is_ok()
+        };
         // The next user of the connection gets the error of a nudge.
-        nudge_wanted.serve(rings, |rings| {
-            self.check_process().is_ok() && rings.try_nudge(&self.link, *nudge).unwrap_or(false)
-        });
+        nudge_wanted.serve(sending, may_nudge, |sending| self.nudge(sending).unwrap_or(false));
+    }
+
+    /// Sends the first request, and as many of the others as may join it now. `scratch` is any
+    /// buffer.
+    fn post<'m, M: AsRef<[&'m [u8]]>>(
+        &self,
+        sending: &mut Sending,
+        call: Call,
+        messages: &[M],
+        room: impl Fn(usize) -> Room,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Posted<'_, Receiver>> {
+        let (link, answers) = (&self.link, &self.requests.answers);
+        if !call.waits && sending.is_refused(call.flow) {
+            return Err(Error::Cs { call: call.name.into(), error: CsError::TryAgain });
+        }
+        let ready = self.send_releases(sending, call.deadline, scratch)?
+            && answers.make_way(link, room(0), call.deadline, scratch)?;
+        // After the deadline nothing is sent: nobody would wait for the answer.
+        if !ready || call.is_over() {
+            return Err(link.timed_out(call));
+        }
+        let (mut posted, count) = answers.post((0..messages.len()).map(room));
+        posted.discard_strays(link, call.deadline, scratch)?;
+        let messages = messages.get(..count).unwrap_or_default();
+        let sent = sending.send(link, call.patient().limits(), messages);
+        posted.not_sent(count - sent.as_ref().copied().unwrap_or_default());
+        match sent? {
+            0 => Err(link.timed_out(call)),
+            _ => Ok(posted),
+        }
+    }
+
+    /// Waits for the next answer.
+    fn wait(
+        &self,
+        posted: &mut Posted<'_, Receiver>,
+        call: Call,
+        reply: &mut Vec<u8>,
+    ) -> Result<()> {
+        if posted.wait(&self.link, call.deadline, reply)? {
+            Ok(())
+        } else {
+            Err(self.link.timed_out(call))
+        }
+    }
+
+    /// Sends the requests that [`Connection::release`] left waiting. Returns `false` if the
+    /// deadline passes first.
+    fn send_releases(
+        &self,
+        sending: &mut Sending,
+        deadline: Instant,
+        scratch: &mut Vec<u8>,
+    ) -> Result<bool> {
+        let Requests { releases, .. } = &*self.requests;
+        loop {
+            let Some(message) = lock(releases).pop() else { return Ok(true) };
+            let ready = self.requests.answers.make_way(&self.link, None, deadline, scratch)?;
+            let limits = Limits { flow: FlowControl::Request, deadline, waits: true };
+            if !ready || sending.send(&self.link, limits, &[[&message[..]]])? == 0 {
+                lock(releases).push(message);
+                return Ok(false);
+            }
+            self.requests.answers.pending().sent_unawaited();
+        }
+    }
+
+    /// Discards the answers to earlier nudges and sends another nudge. Returns `false` if it cannot
+    /// be sent now.
+    fn nudge(&self, sending: &mut Sending) -> Result<bool> {
+        let (link, Requests { answers, nudge, .. }) = (&self.link, &*self.requests);
+        let Some(mut receiver) = answers.try_enter() else { return Ok(false) };
+        let mut reply = Vec::new();
+        for _ in 0..MOST_DRAINED {
+            if !link.try_receive(&mut receiver, &mut reply)? {
+                break;
+            }
+            answers.pending().received_unawaited(&mut reply);
+        }
+        if !answers.pending().may_nudge() {
+            return Ok(false);
+        }
+        let Some(Ok(message)) = nudge.map(|nudge| nudge()) else { return Ok(false) };
+        // Sent as a multicast is: while flow control is on, requests in the ring make the daemon
+        // spin.
+        let limits = Limits { flow: FlowControl::Multicast, deadline: Instant::now(), waits: true };
+        let sent = sending.send(link, limits, &[[&message[..]]])? > 0;
+        if sent {
+            answers.pending().sent_unawaited();
+            link.counters.nudges.add(1);
+        }
+        Ok(sent)
     }
 }
 
@@ -242,68 +407,38 @@ impl Turn<'_> {
         call: Call,
         messages: &[M],
     ) -> Result<usize> {
-        self.rings.send(&self.connection.link, call.flow, call.deadline, call.waits, messages)
+        self.sending.send(&self.connection.link, call.limits(), messages)
     }
 
     /// As [`Connection::request`], but keeps the turn.
-    pub(crate) fn request(&mut self, call: Call, parts: &[&[u8]]) -> Result<Bytes> {
-        self.connection.until_not_busy(call, || self.exchange(call, parts))
+    pub(crate) fn request(
+        &mut self,
+        call: Call,
+        parts: &[&[u8]],
+        reply: &mut Vec<u8>,
+    ) -> Result<()> {
+        let Self { connection, sending, .. } = self;
+        connection.until_not_busy(call, reply, |reply| {
+            let mut posted = connection.post(sending, call, &[parts], |_| None, reply)?;
+            connection.wait(&mut posted, call, reply)
+        })
     }
 
     /// As [`Connection::refuse`], where the turn is held.
     pub(crate) fn refuse(&self, source: ProtocolError) -> Error {
         self.connection.link.broken(source)
     }
-
-    /// Sends one request, whose parts follow each other, and waits for its answer.
-    fn exchange(&mut self, call: Call, parts: &[&[u8]]) -> Result<Bytes> {
-        let link = &self.connection.link;
-        if !call.waits && self.rings.is_refused(call.flow) {
-            return Err(Error::Cs { call: call.name.into(), error: CsError::TryAgain });
-        }
-        let ready = self.send_releases(call.deadline)? && self.rings.drain(link, call.deadline)?;
-        // After the deadline nothing is sent: nobody would wait for the answer.
-        if !ready || call.is_over() || !self.send(call.patient(), parts)? {
-            return Err(link.timed_out(call));
-        }
-        self.rings.pending.sent();
-        self.rings.answer(link, call.deadline)?.ok_or_else(|| link.timed_out(call))
-    }
-
-    /// Sends the requests that [`Connection::release`] left waiting. Returns `false` if the
-    /// deadline passes first.
-    fn send_releases(&mut self, deadline: Instant) -> Result<bool> {
-        let Connection { link, requests: Requests { releases, .. }, .. } = self.connection;
-        loop {
-            let Some(message) = lock(releases).pop() else { return Ok(true) };
-            if !(self.rings.drain(link, deadline)?
-                && self.rings.send(
-                    link,
-                    FlowControl::Request,
-                    deadline,
-                    true,
-                    &[[&message[..]]],
-                )? > 0)
-            {
-                lock(releases).push(message);
-                return Ok(false);
-            }
-            self.rings.pending.sent_unawaited();
-        }
-    }
 }
 
-impl Rings {
+impl Sending {
     /// Puts as many of the messages in the ring as there is room for, and wakes the daemon. Each is
     /// parts that follow each other. Waits for room for the first one only. Returns how many were
-    /// sent: 0 if the deadline passes first, or, unless it `waits`, flow control refuses the request
-    /// or the ring is full.
+    /// sent: 0 if the deadline passes first, or, unless it waits, flow control refuses the request or
+    /// the ring is full.
     fn send<'m, M: AsRef<[&'m [u8]]>>(
         &mut self,
         link: &Link,
-        flow: FlowControl,
-        deadline: Instant,
-        waits: bool,
+        Limits { flow, deadline, waits }: Limits,
         messages: &[M],
     ) -> Result<usize> {
         let size = |parts: &M| parts.as_ref().iter().map(|part| part.len()).sum();
@@ -328,11 +463,13 @@ impl Rings {
             // The socket's room first, since the bytes must follow the requests at once.
             let room = if refused { 0 } else { self.wake_room(link)? };
             let sent = self.put(messages.get(..room).unwrap_or(messages));
-            let sent = sent.map_err(|source| link.failed(source))?;
-            if sent > 0 {
-                link.counters.requests.add(sent);
-                link.counters.request_ring.note(self.request.used());
-                return self.wake(link, sent).map(|()| sent);
+            match sent.map_err(|source| link.failed(source))? {
+                0 => {}
+                sent => {
+                    link.counters.requests.add(sent);
+                    link.counters.request_ring.note(self.request.used());
+                    return self.wake(link, sent).map(|()| sent);
+                }
             }
             let is_busy = refused || room > 0;
             if Instant::now() >= deadline || (is_busy && !waits) {
@@ -413,103 +550,57 @@ impl Rings {
             }
         }
     }
+}
 
-    /// Receives and discards the answers that nobody waits for. Returns `false` if the deadline
-    /// passes first.
-    fn drain(&mut self, link: &Link, deadline: Instant) -> Result<bool> {
-        while self.pending.before() == Before::Drain {
-            let is_orphan = !self.pending.owes_unawaited_only();
-            if self.answer(link, deadline)?.is_none() {
-                return Ok(false);
-            }
-            link.counters.orphaned_replies.add(is_orphan.into());
-        }
-        if self.pending.take_again() {
-            self.response
-                .receive_into(RETRY_FIRST, &link.socket, &mut Vec::new())
-                .map_err(|source| link.failed(source))?;
-        }
-        // Second answers that came after their request was over.
-        while self.response.try_receive().map_err(|source| link.failed(source))?.is_some()
-            && Instant::now() < deadline
-        {}
-        Ok(true)
-    }
+impl Source<Receiver> for Link {
+    type Error = Error;
 
-    /// Waits for the answer to a request; if the daemon answers twice, for the second one. Returns
-    /// `None` if the deadline passes first.
-    fn answer(&mut self, link: &Link, deadline: Instant) -> Result<Option<Bytes>> {
-        let Some(reply) = self.receive(link, deadline)? else {
-            return Ok(None);
-        };
-        if !may_be_answered_again(&reply) {
-            return Ok(Some(reply));
-        }
-        let mut second = Vec::new();
-        let came = self
-            .response
-            .receive_into(RETRY_FIRST, &link.socket, &mut second)
-            .map_err(|source| link.failed(source))?;
-        Ok(Some(if came { second.into() } else { reply }))
-    }
-
-    /// Waits for the next message of the response ring. Returns `None` if the deadline passes
-    /// first.
-    fn receive(&mut self, link: &Link, deadline: Instant) -> Result<Option<Bytes>> {
-        // Spins for a moment, then sleeps.
-        self.response.spin(deadline.saturating_duration_since(Instant::now()));
+    /// Spins for a moment, then sleeps.
+    fn receive(
+        &self,
+        receiver: &mut Receiver,
+        deadline: Instant,
+        reply: &mut Vec<u8>,
+    ) -> Result<bool> {
+        receiver.spin(deadline.saturating_duration_since(Instant::now()));
         let mut slice = REPLY_SLICE_FIRST;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut message = Vec::new();
-            let came = self
-                .response
-                .receive_into(left.min(slice), &link.socket, &mut message)
-                .map_err(|source| link.failed(source))?;
-            let mut reply = came.then(|| Bytes::from(message));
+            let state = self.state();
+            if state > State::Gone {
+                return Err(self.ended());
+            }
+            // After the end nobody posts any more.
+            let is_open = state == State::Open;
+            let sleep = if is_open { left.min(slice) } else { Duration::ZERO };
             slice = (slice * 2).min(REPLY_SLICE_MOST);
-            link.counters.request_ring.note(self.request.used());
-            let hung_up = reply.is_none() && link.is_hung_up()?;
-            if hung_up {
-                reply = self.response.try_receive().map_err(|source| link.failed(source))?;
+            let received = receiver.receive_into(sleep, &self.socket, reply);
+            if received.map_err(|source| self.failed(source))? {
+                return Ok(true);
             }
-            if let Some(reply) = reply {
-                self.pending.received();
-                return Ok(Some(reply));
-            }
-            if hung_up {
-                return Err(link.hung_up());
+            if !is_open || self.is_hung_up()? {
+                return if self.try_receive(receiver, reply)? {
+                    Ok(true)
+                } else {
+                    Err(self.hung_up())
+                };
             }
             if left.is_zero() {
-                return Ok(None);
+                return Ok(false);
             }
         }
     }
 
-    /// Discards the answers to earlier nudges and sends another nudge. Returns `false` if it cannot
-    /// be sent now.
-    fn try_nudge(&mut self, link: &Link, nudge: Option<Nudge>) -> Result<bool> {
-        if !self.pending.owes_unawaited_only() {
-            return Ok(false);
-        }
-        for _ in 0..MOST_DRAINED {
-            match self.response.try_receive().map_err(|source| link.failed(source))? {
-                Some(reply) => self.pending.received_unawaited(&reply),
-                None => break,
-            }
-        }
-        if !self.pending.may_nudge() {
-            return Ok(false);
-        }
-        let Some(Ok(message)) = nudge.map(|nudge| nudge()) else { return Ok(false) };
-        // Sent as a multicast is: while flow control is on, requests in the ring make the daemon
-        // spin.
-        let sent =
-            self.send(link, FlowControl::Multicast, Instant::now(), true, &[[&message[..]]])? > 0;
-        if sent {
-            self.pending.sent_unawaited();
-            link.counters.nudges.add(1);
-        }
-        Ok(sent)
+    fn try_receive(&self, receiver: &mut Receiver, reply: &mut Vec<u8>) -> Result<bool> {
+        receiver.try_receive_into(reply).map_err(|source| self.failed(source))
+    }
+
+    fn receive_second(&self, receiver: &mut Receiver, reply: &mut Vec<u8>) -> Result<bool> {
+        let received = receiver.receive_into(RETRY_FIRST, &self.socket, reply);
+        received.map_err(|source| self.failed(source))
+    }
+
+    fn is_orphan(&self) {
+        self.counters.orphaned_replies.add(1);
     }
 }

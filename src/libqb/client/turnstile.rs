@@ -1,95 +1,177 @@
 //! A lock that threads take in the order they came, each waiting until its own deadline.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::ops::{Deref, DerefMut};
-use std::sync::PoisonError;
+use std::sync::{PoisonError, TryLockError};
 use std::time::Instant;
 
-use crate::sync::{Mutex, MutexGuard, Thread, current, now, park_timeout};
+use crate::sync::{
+    AtomicUsize, Mutex, MutexGuard, Ordering, Thread, current, fence, now, park_timeout,
+};
 
 /// A lock that is fair and gives up at a deadline. std's does neither.
 ///
-/// Locking rules: `queue` is held for a few instructions only, never while waiting. `value` is
-/// taken by the first in the queue only, so nobody waits for it.
+/// Locking rules: `queue` is held for a few instructions only, never while waiting. Nobody waits for
+/// `value`: the first in the queue tries to lock it whenever it is woken, and others only while
+/// nobody waits.
 #[derive(Debug, Default)]
 pub(super) struct Turnstile<T> {
-    queue: Mutex<Queue>,
-    pub(super) value: Mutex<T>,
+    queue: Queue,
+    value: Mutex<T>,
+}
+
+/// The threads that wait.
+#[derive(Debug, Default)]
+struct Queue {
+    /// How many they are. A thread that leaves the turnstile changes `value` first and reads this
+    /// then; one that comes changes this first and tries `value` then. Both have a full fence
+    /// between, so one of the two sees the other.
+    count: AtomicUsize,
+    tickets: Mutex<Tickets>,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    next_ticket: u64,
-    /// The first thread has the turn; the others sleep.
+struct Tickets {
+    next: u64,
     waiting: VecDeque<(u64, Thread)>,
-}
-
-/// A place in the queue; left when dropped.
-#[derive(Debug)]
-pub(super) struct Ticket<'a> {
-    queue: &'a Mutex<Queue>,
-    number: u64,
 }
 
 /// The value, until dropped.
 #[derive(Debug)]
 pub(super) struct Guard<'a, T> {
-    // Dropped first: the next in the queue finds the value unlocked.
+    // Dropped first: the first in the queue finds the value unlocked.
     value: MutexGuard<'a, T>,
-    _ticket: Ticket<'a>,
+    _leaving: Leaving<'a>,
+}
+
+/// Wakes the first in the queue when dropped.
+#[derive(Debug)]
+struct Leaving<'a>(&'a Queue);
+
+/// How a wait ended.
+#[derive(Debug)]
+pub(super) enum Entered<'a, T, R> {
+    Turn(Guard<'a, T>),
+    /// What was waited for came without a turn.
+    Ready(R),
+    /// The deadline passed first.
+    TimedOut,
 }
 
 impl<T> Turnstile<T> {
     pub(super) fn new(value: T) -> Self {
-        Self { queue: Mutex::default(), value: Mutex::new(value) }
+        Self { queue: Queue::default(), value: Mutex::new(value) }
     }
 
-    /// Waits for the value. Returns `None` if the deadline passes first. With a deadline in the
-    /// past it does not wait.
+    /// Waits for the value. Returns `None` if the deadline passes first.
     pub(super) fn enter(&self, deadline: Instant) -> Option<Guard<'_, T>> {
-        let ticket = self.queue_up(deadline)?;
-        Some(Guard { value: lock(&self.value), _ticket: ticket })
+        match self.enter_unless(deadline, || None::<Infallible>) {
+            Entered::Turn(guard) => Some(guard),
+            Entered::Ready(never) => match never {},
+            Entered::TimedOut => None,
+        }
     }
 
-    /// Waits to be the first in the queue.
-    pub(super) fn queue_up(&self, deadline: Instant) -> Option<Ticket<'_>> {
-        let mut queue = lock(&self.queue);
-        // Who does not wait must not make others that do not wait believe that somebody does.
-        if !queue.waiting.is_empty() && now() >= deadline {
-            return None;
+    /// As [`Turnstile::enter`], but gives up as soon as `ready` returns something. Whoever makes it
+    /// do so unparks this thread.
+    pub(super) fn enter_unless<R>(
+        &self,
+        deadline: Instant,
+        mut ready: impl FnMut() -> Option<R>,
+    ) -> Entered<'_, T, R> {
+        if let Some(guard) = self.try_enter() {
+            return Entered::Turn(guard);
         }
-        let number = queue.next_ticket;
-        queue.next_ticket += 1;
-        queue.waiting.push_back((number, current()));
-        drop(queue);
-        // Leaves the queue on every return.
-        let ticket = Ticket { queue: &self.queue, number };
+        // Who does not wait must not make others that do not wait believe that somebody does.
+        if now() >= deadline {
+            return Entered::TimedOut;
+        }
+        let place = Place::new(self);
         loop {
-            if lock(&self.queue).waiting.front().is_some_and(|(first, _)| *first == number) {
-                return Some(ticket);
+            if let Some(ready) = ready() {
+                return Entered::Ready(ready);
+            }
+            if let Some(guard) = place.is_first().then(|| self.try_take()).flatten() {
+                return Entered::Turn(guard);
             }
             let left = deadline.saturating_duration_since(now());
             if left.is_zero() {
-                return None;
+                return Entered::TimedOut;
             }
             park_timeout(left);
+        }
+    }
+
+    /// Takes the value if no other thread has it or waits for it.
+    pub(super) fn try_enter(&self) -> Option<Guard<'_, T>> {
+        // Relaxed: who does not see the others comes a moment before them.
+        if self.queue.count.load(Ordering::Relaxed) == 0 { self.try_take() } else { None }
+    }
+
+    fn try_take(&self) -> Option<Guard<'_, T>> {
+        let value = match self.value.try_lock() {
+            Ok(value) => value,
+            // A panic while the value is in use would leave nothing half done.
+            Err(TryLockError::Poisoned(value)) => value.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Guard { value, _leaving: Leaving(&self.queue) })
+    }
+}
+
+/// A place in the queue; left when dropped.
+struct Place<'a, T> {
+    turnstile: &'a Turnstile<T>,
+    number: u64,
+}
+
+impl<'a, T> Place<'a, T> {
+    fn new(turnstile: &'a Turnstile<T>) -> Self {
+        let Queue { count, tickets } = &turnstile.queue;
+        let number = {
+            let mut tickets = lock(tickets);
+            let number = tickets.next;
+            tickets.next += 1;
+            tickets.waiting.push_back((number, current()));
+            number
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        Self { turnstile, number }
+    }
+
+    fn is_first(&self) -> bool {
+        let tickets = lock(&self.turnstile.queue.tickets);
+        tickets.waiting.front().is_some_and(|(first, _)| *first == self.number)
+    }
+}
+
+impl<T> Drop for Place<'_, T> {
+    fn drop(&mut self) {
+        let Queue { count, tickets } = &self.turnstile.queue;
+        lock(tickets).waiting.retain(|(number, _)| *number != self.number);
+        count.fetch_sub(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        // This thread may have been woken in place of the next one.
+        drop(self.turnstile.try_take());
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        fence(Ordering::SeqCst);
+        if self.0.count.load(Ordering::Relaxed) > 0 {
+            if let Some((_, thread)) = lock(&self.0.tickets).waiting.front() {
+                thread.unpark();
+            }
         }
     }
 }
 
 /// Locks. A panic while a lock is held would leave nothing half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        let mut queue = lock(self.queue);
-        queue.waiting.retain(|(number, _)| *number != self.number);
-        if let Some((_, thread)) = queue.waiting.front() {
-            thread.unpark();
-        }
-    }
 }
 
 impl<T> Deref for Guard<'_, T> {
@@ -143,7 +225,7 @@ mod tests {
                     let _turn = shared.enter(far()).unwrap();
                     order.lock().unwrap().push(number);
                 });
-                while turnstile.queue.lock().unwrap().waiting.len() < number + 2 {
+                while turnstile.queue.count.load(Ordering::Relaxed) <= number {
                     thread::yield_now();
                 }
                 thread

@@ -175,7 +175,7 @@ message! {
 
 message! {
     /// Asks for the id of the daemon's node.
-    request 4 "req_lib_cpg_local_get" -> LocalGetReply: pub struct LocalGet {}
+    request 4 "req_lib_cpg_local_get" -> LocalGetReply joins(|_| 64): pub struct LocalGet {}
 }
 
 message! {
@@ -295,7 +295,7 @@ pub struct Mcast {
 impl Mcast {
     /// Encodes the request up to its message of `length` bytes, which the caller sends behind it.
     pub(crate) fn encode_head(guarantee: Guarantee, length: usize) -> Result<Vec<u8>, WireError> {
-        let mut writer = begin_message::<Self>();
+        let mut writer = begin_message::<Self>(Vec::new());
         Self::write_head(&mut writer, guarantee, length)?;
         writer.finish(length)
     }
@@ -353,7 +353,7 @@ impl PartialMcast {
         fragment_type: FragmentType,
         length: usize,
     ) -> Result<Vec<u8>, WireError> {
-        let mut writer = begin_message::<Self>();
+        let mut writer = begin_message::<Self>(Vec::new());
         Self::write_head(&mut writer, guarantee, msglen, fragment_type, length)?;
         writer.finish(length)
     }
