@@ -174,8 +174,12 @@ impl Connection {
         let answered = self.until_not_busy(call, reply, |reply| {
             let Turn { mut sending, after: _after, .. } = self.turn(call)?;
             let mut posted = self.post(&mut sending, call, &[&[request]], |_| room, reply)?;
-            let _alone = room.is_none().then_some(sending);
-            self.wait(&mut posted, call, reply)
+            let alone = room.is_none().then_some(sending);
+            let answered = self.wait(&mut posted, call, reply);
+            // Who sends next may have to discard a second answer, and needs the turn to receive.
+            drop(posted);
+            drop(alone);
+            answered
         });
         self.link.log_notes();
         answered
@@ -199,7 +203,7 @@ impl Connection {
             let turn = turn.take().map_or_else(|| self.turn(call), Ok)?;
             let Turn { mut sending, after: _after, .. } = turn;
             let mut posted = self.post(&mut sending, call, &messages, room, &mut reply)?;
-            let _alone = room(0).is_none().then_some(sending);
+            let alone = room(0).is_none().then_some(sending);
             while posted.left() > 0 {
                 self.wait(&mut posted, call, &mut reply)?;
                 if Header::status_of(&reply).is_some_and(|status| call.is_busy(status)) {
@@ -209,6 +213,9 @@ impl Connection {
                 }
                 next += 1;
             }
+            // As in `request`.
+            drop(posted);
+            drop(alone);
         }
         for at in busy {
             if let Some((message, joins)) = requests.get(at) {
@@ -289,10 +296,13 @@ impl Connection {
 
     /// Sends a nudge if one is wanted. Never blocks: a nudge that cannot be sent stays wanted.
     pub(super) fn send_wanted_nudge(&self) {
-        let Requests { sending, nudge_wanted, .. } = &*self.requests;
-        // A thread whose request is under way comes here when it has its answer.
+        let Requests { sending, answers, nudge_wanted, .. } = &*self.requests;
+        // A thread whose request is under way comes here when it has its answer and has left the
+        // turn to receive.
         let may_nudge = |_: &mut Sending| {
-            self.requests.answers.pending().owes_unawaited_only() && self.check_process().is_ok()
+            answers.pending().owes_unawaited_only()
+                && answers.try_enter().is_some()
+                && self.check_process().is_ok()
         };
         // The next user of the connection gets the error of a nudge.
         nudge_wanted.serve(sending, may_nudge, |sending| self.nudge(sending).unwrap_or(false));
@@ -319,9 +329,10 @@ impl Connection {
             return Err(link.timed_out(call));
         }
         let (mut posted, count) = answers.post((0..messages.len()).map(room));
-        posted.discard_strays(link, call.deadline, scratch)?;
         let messages = messages.get(..count).unwrap_or_default();
-        let sent = sending.send(link, call.patient().limits(), messages);
+        let sent = posted
+            .discard_strays(link, call.deadline, scratch)
+            .and_then(|()| sending.send(link, call.patient().limits(), messages));
         posted.not_sent(count - sent.as_ref().copied().unwrap_or_default());
         match sent? {
             0 => Err(link.timed_out(call)),
