@@ -390,10 +390,11 @@ impl<R: Region> Consumer<R> {
         self.take_if(is_there, chunk)
     }
 
-    /// Waits for a chunk without sleeping, at most for `timeout`. [`Spin`] decides how long.
+    /// Begins to wait for a chunk, which [`Consumer::receive_into`] goes on with. [`Spin`] decides
+    /// whether it spins first, at most for `timeout`.
     pub(crate) fn spin(&mut self, timeout: Duration) {
         let semaphore = self.ring.semaphore();
-        self.spin.until(timeout, || sem::count(semaphore) > 0);
+        self.spin.begin(timeout, || sem::count(semaphore) > 0);
     }
 
     /// As [`Consumer::try_receive_into`], sleeping up to `timeout` for a chunk.
@@ -403,6 +404,9 @@ impl<R: Region> Consumer<R> {
         chunk: &mut Vec<u8>,
     ) -> Result<bool, RingError> {
         let taken = sem::wait(self.ring.semaphore(), timeout);
+        if taken {
+            self.spin.end();
+        }
         self.take_if(taken, chunk)
     }
 
