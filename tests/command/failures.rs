@@ -343,11 +343,14 @@ fn the_doctor_shows_the_label_of_who_is_denied() {
         sh.arg(program()).arg(&label).args(args).run()
     };
     let connect = ["-e", "trace=connect", "-e", "inject=connect:error=EACCES"];
-    let open = ["-P", "/dev/shm", "-e", "trace=openat", "-e", "inject=openat:error=EACCES"];
+    let services = ["cmap", "cpg", "cfg", "quorum", "votequorum"];
+    let rings = services.map(|service| format!("qb-request-{service}-header"));
+    let look = ["-e", "trace=newfstatat", "-e", "inject=newfstatat:error=EACCES"];
+    let look: Vec<&str> = rings.iter().flat_map(|ring| ["-P", ring]).chain(look).collect();
     for (strace, args, status, stage, advice) in [
         (&connect[..], &[][..], 1, "socket", "abstract socket has no permissions"),
         (&connect, &["--socket-dir", "/run"], 1, "socket", "search the socket's directory"),
-        (&open, &[], 3, "rings", "search /dev/shm"),
+        (&look, &[], 3, "rings", "search /dev/shm"),
     ] {
         let doctor = doctor(strace, args);
         assert_eq!(doctor.code(), status, "{doctor:?}");
