@@ -1,10 +1,11 @@
 //! Memory for messages, which each thread uses again.
 
 use std::cell::Cell;
+use std::mem;
 
 use crate::codec::TYPICAL_SIZE;
 
-/// Room for one message in each direction.
+/// Room for a message in each direction, given back to the thread when dropped.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     pub(crate) request: Vec<u8>,
@@ -15,24 +16,27 @@ pub(crate) struct Buffers {
 const REPLY_ROOM: usize = 2048;
 
 thread_local! {
-    static BUFFERS: Cell<Option<Buffers>> = const { Cell::new(None) };
+    static KEPT: Cell<Option<(Vec<u8>, Vec<u8>)>> = const { Cell::new(None) };
 }
 
-/// Calls `work` with the buffers of this thread, which hold anything. A call inside another one gets
-/// new ones.
-pub(crate) fn with<T>(work: impl FnOnce(&mut Buffers) -> T) -> T {
-    // A thread that ends may have none any more.
-    let kept = BUFFERS.try_with(Cell::take).ok().flatten();
-    let mut buffers = kept.unwrap_or_else(|| Buffers {
-        request: Vec::with_capacity(TYPICAL_SIZE),
-        reply: Vec::with_capacity(REPLY_ROOM),
-    });
-    let result = work(&mut buffers);
-    for (buffer, room) in [(&mut buffers.request, TYPICAL_SIZE), (&mut buffers.reply, REPLY_ROOM)] {
-        if buffer.capacity() != room {
-            *buffer = Vec::with_capacity(room);
-        }
+impl Buffers {
+    /// The buffers of this thread, which hold anything. Who has them already gets new ones.
+    pub(crate) fn take() -> Self {
+        // A thread that ends may have none any more.
+        let kept = KEPT.try_with(Cell::take).ok().flatten();
+        let (request, reply) = kept
+            .unwrap_or_else(|| (Vec::with_capacity(TYPICAL_SIZE), Vec::with_capacity(REPLY_ROOM)));
+        Self { request, reply }
     }
-    let _ = BUFFERS.try_with(|kept| kept.set(Some(buffers)));
-    result
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        let give_back = |buffer: &mut Vec<u8>, room| {
+            if buffer.capacity() == room { mem::take(buffer) } else { Vec::with_capacity(room) }
+        };
+        let kept =
+            (give_back(&mut self.request, TYPICAL_SIZE), give_back(&mut self.reply, REPLY_ROOM));
+        let _ = KEPT.try_with(|own| own.set(Some(kept)));
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::buffers::{self, Buffers};
+use super::buffers::Buffers;
 use super::dispatch::{Dispatch, Next};
 use crate::codec::{Reader, Writer};
 use crate::endpoint::{Deadline, Endpoint};
@@ -84,14 +84,14 @@ impl<S: Service> Core<S> {
         &self,
         call: Call,
         joins: Option<usize>,
-        write: impl Fn(&mut Writer) -> Result<(), WireError>,
+        write: impl FnOnce(&mut Writer) -> Result<(), WireError>,
     ) -> Result<R::Reply> {
         crate::log::in_span!("request", S::NAME, call.name, || {
-            buffers::with(|Buffers { request, reply }| {
-                *request = encode::<R>(call, mem::take(request), &write)?;
-                self.connection.request(call, joins, request, reply)?;
-                read_reply(call, reply, |source| self.connection.refuse(source))
-            })
+            let mut buffers = Buffers::take();
+            let Buffers { request, reply } = &mut buffers;
+            *request = encode::<R>(call, mem::take(request), write)?;
+            self.connection.request(call, joins, request, reply)?;
+            read_reply(call, reply, |source| self.connection.refuse(source))
         })
     }
 
@@ -103,11 +103,11 @@ impl<S: Service> Core<S> {
         call: Call,
         request: &R,
     ) -> Result<R::Reply> {
-        buffers::with(|Buffers { request: message, reply }| {
-            *message = encode::<R>(call, mem::take(message), |writer| request.write(writer))?;
-            turn.request(call, &[message], reply)?;
-            read_reply(call, reply, |source| turn.refuse(source))
-        })
+        let mut buffers = Buffers::take();
+        let Buffers { request: message, reply } = &mut buffers;
+        *message = encode::<R>(call, mem::take(message), |writer| request.write(writer))?;
+        turn.request(call, &[message], reply)?;
+        read_reply(call, reply, |source| turn.refuse(source))
     }
 
     /// Makes several requests, of which as many as possible are under way at once. The first of them
@@ -135,7 +135,7 @@ impl<S: Service> Core<S> {
                 })
                 .collect::<Result<_>>()?;
             let mut replies: Vec<_> = requests.iter().map(|_| None).collect();
-            self.connection.request_all(turn, call, &messages, |at, reply| {
+            self.connection.request_all(turn, call, &messages, &mut |at, reply| {
                 if let Some(place) = replies.get_mut(at) {
                     let answer = decode_reply_from(Reader::new(R::Reply::NAME, reply))?;
                     *place = Some(answer.map_err(|status| Error::from_status(call.name, status)));

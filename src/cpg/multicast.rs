@@ -247,8 +247,9 @@ impl Client {
                 }
             }
             let head = |number: usize| heads.get(number).map_or(&[][..], Vec::as_slice);
-            let batch: Vec<[&[u8]; 2]> =
+            let parts: Vec<[&[u8]; 2]> =
                 batch.into_iter().map(|(number, message)| [head(number), message]).collect();
+            let batch: Vec<&[&[u8]]> = parts.iter().map(|parts| &parts[..]).collect();
             if !self.send_batch(&batch, call, sent)? {
                 return Ok(false);
             }
@@ -258,7 +259,7 @@ impl Client {
     }
 
     /// As [`Client::send_many`], of messages that are each one piece, with their headers.
-    fn send_batch(&self, mut batch: &[[&[u8]; 2]], call: Call, sent: &mut usize) -> Result<bool> {
+    fn send_batch(&self, mut batch: &[&[&[u8]]], call: Call, sent: &mut usize) -> Result<bool> {
         while !batch.is_empty() {
             let turn = self.core.connection.turn_before(call.deadline)?;
             // With the turn held, as in `multicast_in_one_piece`.

@@ -180,16 +180,18 @@ impl<R> Posted<'_, R> {
         reply: &mut Vec<u8>,
     ) -> Result<bool, S::Error> {
         let (answers, ticket) = (self.answers, self.next);
-        let arrived = || answers.pending().take(ticket);
-        let mut found = if self.shared { arrived() } else { None };
-        if found.is_none() && self.receiving.is_none() {
-            match answers.receiving.enter_unless(deadline, arrived) {
-                Entered::Ready(arrived) => found = Some(arrived),
-                Entered::TimedOut => {}
+        let mut found = None;
+        let mut arrived = || {
+            found = answers.pending().take(ticket);
+            found.is_some()
+        };
+        if self.shared && !arrived() && self.receiving.is_none() {
+            match answers.receiving.enter_unless(deadline, &mut arrived) {
+                Entered::Ready | Entered::TimedOut => {}
                 Entered::Turn(receiver) => {
                     self.receiving = Some(receiver);
                     // It may have come before the turn.
-                    found = arrived();
+                    arrived();
                 }
             }
         }

@@ -55,6 +55,9 @@ const MOST_DRAINED: usize = 4;
 /// exactly once, whatever state it is in.
 pub(crate) type Nudge = fn() -> Result<Vec<u8>, WireError>;
 
+/// Reads the answer to the request of this number.
+type Read<'a> = dyn FnMut(usize, &[u8]) -> Result<(), WireError> + 'a;
+
 /// The request half of a connection.
 ///
 /// Locking rules: a thread takes the turn to send before the turn to receive. It keeps both from a
@@ -171,9 +174,9 @@ impl Connection {
     ) -> Result<()> {
         let room = self.requests.room(joins);
         // Other threads have their turn while this one pauses.
-        let answered = self.until_not_busy(call, reply, |reply| {
+        let answered = self.until_not_busy(call, reply, &mut |reply| {
             let Turn { mut sending, after: _after, .. } = self.turn(call)?;
-            let mut posted = self.post(&mut sending, call, &[&[request]], |_| room, reply)?;
+            let mut posted = self.post(&mut sending, call, &[&[request]], &|_| room, reply)?;
             let alone = room.is_none().then_some(sending);
             let answered = self.wait(&mut posted, call, reply);
             // Who sends next may have to discard a second answer, and needs the turn to receive.
@@ -194,15 +197,16 @@ impl Connection {
         mut turn: Option<Turn<'a>>,
         call: Call,
         requests: &[(Vec<u8>, Option<usize>)],
-        mut each: impl FnMut(usize, &[u8]) -> Result<(), WireError>,
+        each: &mut Read<'_>,
     ) -> Result<()> {
         let (mut reply, mut next, mut busy) = (Vec::new(), 0, Vec::new());
         while let Some(rest) = requests.get(next..).filter(|rest| !rest.is_empty()) {
-            let messages: Vec<[&[u8]; 1]> = rest.iter().map(|(message, _)| [&**message]).collect();
+            let parts: Vec<[&[u8]; 1]> = rest.iter().map(|(message, _)| [&**message]).collect();
+            let messages: Vec<&[&[u8]]> = parts.iter().map(|parts| &parts[..]).collect();
             let room = |at: usize| self.requests.room(rest.get(at).and_then(|(_, joins)| *joins));
             let turn = turn.take().map_or_else(|| self.turn(call), Ok)?;
             let Turn { mut sending, after: _after, .. } = turn;
-            let mut posted = self.post(&mut sending, call, &messages, room, &mut reply)?;
+            let mut posted = self.post(&mut sending, call, &messages, &room, &mut reply)?;
             let alone = room(0).is_none().then_some(sending);
             while posted.left() > 0 {
                 self.wait(&mut posted, call, &mut reply)?;
@@ -255,7 +259,7 @@ impl Connection {
         &self,
         call: Call,
         reply: &mut Vec<u8>,
-        mut exchange: impl FnMut(&mut Vec<u8>) -> Result<()>,
+        exchange: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         let mut pause = RETRY_FIRST;
         loop {
@@ -310,12 +314,12 @@ impl Connection {
 
     /// Sends the first request, and as many of the others as may join it now. `scratch` is any
     /// buffer.
-    fn post<'m, M: AsRef<[&'m [u8]]>>(
+    fn post(
         &self,
         sending: &mut Sending,
         call: Call,
-        messages: &[M],
-        room: impl Fn(usize) -> Room,
+        messages: &[&[&[u8]]],
+        room: &dyn Fn(usize) -> Room,
         scratch: &mut Vec<u8>,
     ) -> Result<Posted<'_, Receiver>> {
         let (link, answers) = (&self.link, &self.requests.answers);
@@ -367,7 +371,7 @@ impl Connection {
             let Some(message) = lock(releases).pop() else { return Ok(true) };
             let ready = self.requests.answers.make_way(&self.link, None, deadline, scratch)?;
             let limits = Limits { flow: FlowControl::Request, deadline, waits: true };
-            if !ready || sending.send(&self.link, limits, &[[&message[..]]])? == 0 {
+            if !ready || sending.send(&self.link, limits, &[&[&message[..]]])? == 0 {
                 lock(releases).push(message);
                 return Ok(false);
             }
@@ -394,7 +398,7 @@ impl Connection {
         // Sent as a multicast is: while flow control is on, requests in the ring make the daemon
         // spin.
         let limits = Limits { flow: FlowControl::Multicast, deadline: Instant::now(), waits: true };
-        let sent = sending.send(link, limits, &[[&message[..]]])? > 0;
+        let sent = sending.send(link, limits, &[&[&message[..]]])? > 0;
         if sent {
             answers.pending().sent_unawaited();
             link.counters.nudges.add(1);
@@ -413,11 +417,7 @@ impl Turn<'_> {
 
     /// As [`Turn::send`], with several messages: sends as many as there is room for, and waits for
     /// room for the first one only. Returns how many were sent.
-    pub(crate) fn send_many<'m, M: AsRef<[&'m [u8]]>>(
-        &mut self,
-        call: Call,
-        messages: &[M],
-    ) -> Result<usize> {
+    pub(crate) fn send_many(&mut self, call: Call, messages: &[&[&[u8]]]) -> Result<usize> {
         self.sending.send(&self.connection.link, call.limits(), messages)
     }
 
@@ -429,8 +429,8 @@ impl Turn<'_> {
         reply: &mut Vec<u8>,
     ) -> Result<()> {
         let Self { connection, sending, .. } = self;
-        connection.until_not_busy(call, reply, |reply| {
-            let mut posted = connection.post(sending, call, &[parts], |_| None, reply)?;
+        connection.until_not_busy(call, reply, &mut |reply| {
+            let mut posted = connection.post(sending, call, &[parts], &|_| None, reply)?;
             connection.wait(&mut posted, call, reply)
         })
     }
@@ -446,13 +446,13 @@ impl Sending {
     /// parts that follow each other. Waits for room for the first one only. Returns how many were
     /// sent: 0 if the deadline passes first, or, unless it waits, flow control refuses the request or
     /// the ring is full.
-    fn send<'m, M: AsRef<[&'m [u8]]>>(
+    fn send(
         &mut self,
         link: &Link,
         Limits { flow, deadline, waits }: Limits,
-        messages: &[M],
+        messages: &[&[&[u8]]],
     ) -> Result<usize> {
-        let size = |parts: &M| parts.as_ref().iter().map(|part| part.len()).sum();
+        let size = |parts: &[&[u8]]| parts.iter().map(|part| part.len()).sum();
         let fits = |size| size <= self.max_request && self.request.fits(size);
         let fitting = messages.iter().take_while(|parts| fits(size(parts))).count();
         if let (0, Some(first)) = (fitting, messages.first()) {
@@ -505,10 +505,10 @@ impl Sending {
 
     /// Puts messages in the ring until it is full. Copies all of them before it shows the daemon the
     /// first one: the daemon blocks until it has the wake byte of each that it was shown.
-    fn put<'m, M: AsRef<[&'m [u8]]>>(&mut self, messages: &[M]) -> Result<usize, ChannelError> {
+    fn put(&mut self, messages: &[&[&[u8]]]) -> Result<usize, ChannelError> {
         let mut count = 0;
         for parts in messages {
-            if !self.request.stage(parts.as_ref())? {
+            if !self.request.stage(parts)? {
                 break;
             }
             count += 1;

@@ -1,7 +1,6 @@
 //! A lock that threads take in the order they came, each waiting until its own deadline.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::ops::{Deref, DerefMut};
 use std::sync::{PoisonError, TryLockError};
 use std::time::Instant;
@@ -51,10 +50,10 @@ struct Leaving<'a>(&'a Queue);
 
 /// How a wait ended.
 #[derive(Debug)]
-pub(super) enum Entered<'a, T, R> {
+pub(super) enum Entered<'a, T> {
     Turn(Guard<'a, T>),
     /// What was waited for came without a turn.
-    Ready(R),
+    Ready,
     /// The deadline passed first.
     TimedOut,
 }
@@ -66,20 +65,19 @@ impl<T> Turnstile<T> {
 
     /// Waits for the value. Returns `None` if the deadline passes first.
     pub(super) fn enter(&self, deadline: Instant) -> Option<Guard<'_, T>> {
-        match self.enter_unless(deadline, || None::<Infallible>) {
+        match self.enter_unless(deadline, &mut || false) {
             Entered::Turn(guard) => Some(guard),
-            Entered::Ready(never) => match never {},
-            Entered::TimedOut => None,
+            Entered::Ready | Entered::TimedOut => None,
         }
     }
 
-    /// As [`Turnstile::enter`], but gives up as soon as `ready` returns something. Whoever makes it
-    /// do so unparks this thread.
-    pub(super) fn enter_unless<R>(
+    /// As [`Turnstile::enter`], but gives up as soon as `ready` returns `true`. Whoever makes it do so
+    /// unparks this thread.
+    pub(super) fn enter_unless(
         &self,
         deadline: Instant,
-        mut ready: impl FnMut() -> Option<R>,
-    ) -> Entered<'_, T, R> {
+        ready: &mut dyn FnMut() -> bool,
+    ) -> Entered<'_, T> {
         if let Some(guard) = self.try_enter() {
             return Entered::Turn(guard);
         }
@@ -89,8 +87,8 @@ impl<T> Turnstile<T> {
         }
         let place = Place::new(self);
         loop {
-            if let Some(ready) = ready() {
-                return Entered::Ready(ready);
+            if ready() {
+                return Entered::Ready;
             }
             if let Some(guard) = place.is_first().then(|| self.try_take()).flatten() {
                 return Entered::Turn(guard);
