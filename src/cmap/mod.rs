@@ -34,7 +34,7 @@ mod probe;
 mod read;
 mod value;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -434,7 +434,7 @@ impl Client {
         call: Call,
     ) -> Result<Vec<Entry>> {
         let mut turn = Some(turn);
-        let (mut entries, mut found, mut size) = (Vec::new(), HashSet::new(), 0);
+        let (mut entries, mut found, mut size) = (Vec::new(), BTreeSet::new(), 0);
         let (next, call) = (wire::IterNext { iter_handle }, call.step("cmap iter next"));
         let (mut batch, mut is_over) = (FIRST_BATCH, false);
         // Keys that others set meanwhile split nodes of the daemon's map. Its iterator then leaves
