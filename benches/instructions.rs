@@ -23,13 +23,13 @@ use self::operations::{Operation, Operations};
 /// At most so many for one operation, a little more than it needs.
 #[rustfmt::skip]
 const LIMITS: [(Operation, f64); 8] = [
-    (Operation::Get,           5100.0),
+    (Operation::Get,           4600.0),
     (Operation::Set,           4700.0),
-    (Operation::Quorate,       3250.0),
-    (Operation::KeyOfList,     10200.0),
+    (Operation::Quorate,       3100.0),
+    (Operation::KeyOfList,     9000.0),
     (Operation::EventOfCmap,   2300.0),
     (Operation::EventOfCpg,    1950.0),
-    (Operation::Multicast,     1850.0),
+    (Operation::Multicast,     1720.0),
     (Operation::EmptyDispatch, 480.0),
 ];
 
