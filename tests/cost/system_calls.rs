@@ -45,7 +45,8 @@ fn no_operation_does_more_system_calls_than_its_limit() {
         assert_eq!((times.len(), calls.len()), (LIMITS.len() * each, LIMITS.len() * each));
         let all = times.chunks(each).zip(calls.chunks(each));
         for (limit, (times, calls)) in LIMITS.iter().zip(all) {
-            let counts = |call: &&&str| !(limit.operation.is_answered() && is_a_wait(call));
+            let waits = limit.operation.is_answered();
+            let counts = |call: &&&str| !(is_for_memory(call) || waits && is_a_wait(call));
             let costs = times.iter().zip(calls).map(|(times, calls)| {
                 let count = calls.iter().filter(counts).count();
                 count as f64 / times
@@ -61,6 +62,12 @@ fn no_operation_does_more_system_calls_than_its_limit() {
 /// daemon lives.
 fn is_a_wait(call: &str) -> bool {
     ["futex(", "poll(", "ppoll(", "recvfrom("].iter().any(|wait| call.starts_with(wait))
+}
+
+/// Whether the allocator does this call. How often it does depends on the libc, and allocations have
+/// limits of their own.
+fn is_for_memory(call: &str) -> bool {
+    ["brk(", "mmap(", "munmap(", "mremap(", "madvise("].iter().any(|it| call.starts_with(it))
 }
 
 /// The calls that the thread that marks did between each pair of marks.
