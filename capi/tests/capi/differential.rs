@@ -1,7 +1,8 @@
 //! The same C programs over corosync's libraries and over ours, against the same daemon. Each prints
 //! its calls, their results, and the callbacks that came. Both must print the same.
 
-use testbed::{Cluster, cc, copy_for_all, skip};
+use corosync_ipc::cpg::{self, Iteration};
+use testbed::{Cluster, cc, copy_for_all, eventually, skip};
 
 use super::installed;
 
@@ -22,6 +23,13 @@ fn compare(library: &str, source: &str) {
         let cluster = Cluster::builder().nodes(2).ipc_type(ipc_type).start();
         let command = || cluster.node(1).command(&program);
         let with_c = command().run().success();
+        // What corosync tells of its end must not come after the second program has begun.
+        cluster.node(1).run(|| {
+            let cpg = cpg::Client::connect().unwrap();
+            eventually("the first program has left its groups", || {
+                cpg.list(Iteration::All).unwrap().is_empty()
+            });
+        });
         let with_ours = command().env("LD_LIBRARY_PATH", installed().join("lib")).run().success();
         let lines: Vec<&str> = with_c.lines().collect();
         for (number, (ours, c)) in with_ours.lines().zip(&lines).enumerate() {
@@ -30,7 +38,10 @@ fn compare(library: &str, source: &str) {
                 continue;
             }
             let before = lines[number.saturating_sub(6)..number].join("\n");
-            assert_eq!(ours, *c, "of lib{library}, {ipc_type:?}, line {number}, after\n{before}");
+            assert_eq!(
+                ours, *c,
+                "of lib{library}, {ipc_type:?}, line {number}, after\n{before}\nOURS\n{with_ours}\nTHEIRS\n{with_c}\nEND"
+            );
         }
         assert_eq!(with_ours.lines().count(), lines.len(), "{with_ours}");
         println!("lib{library}, {ipc_type:?}: {} lines are the same", lines.len());

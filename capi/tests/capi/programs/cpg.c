@@ -177,6 +177,20 @@ static void members(const char *text)
 	}
 }
 
+/* Waits until corosync has told the end of a membership: with it, it tells others their ring too. */
+static void until_gone(struct cpg_name *name)
+{
+	struct cpg_address list[CPG_MEMBERS_MAX];
+	cpg_handle_t own;
+	int count = 1;
+
+	cpg_initialize(&own, NULL);
+	while (cpg_membership_get(own, name, list, &count) != CS_OK || count > 0) {
+		usleep(1000);
+	}
+	cpg_finalize(own);
+}
+
 static void bad_handles(cpg_handle_t bad)
 {
 	struct cpg_name name = group("differential");
@@ -434,6 +448,7 @@ int main(void)
 	SAY(cpg_join(handle, &longest));
 	until(14);
 	SAY(cpg_finalize(handle));
+	until_gone(&longest);
 
 	called = 0;
 	SAY(cpg_model_initialize(&handle, CPG_MODEL_V1, (cpg_model_data_t *) &model, &called));
@@ -442,6 +457,7 @@ int main(void)
 	SAY(join_again(&name));
 	until(2);
 	SAY(cpg_finalize(handle));
+	until_gone(&name);
 
 	SAY(cpg_initialize(&handle, NULL));
 	SAY(join_again(&name));
