@@ -23,14 +23,14 @@ use self::operations::{Operation, Operations};
 /// At most so many for one operation, a little more than it needs.
 #[rustfmt::skip]
 const LIMITS: [(Operation, f64); 8] = [
-    (Operation::Get,           4600.0),
-    (Operation::Set,           4700.0),
-    (Operation::Quorate,       3100.0),
-    (Operation::KeyOfList,     9000.0),
-    (Operation::EventOfCmap,   2300.0),
-    (Operation::EventOfCpg,    1950.0),
-    (Operation::Multicast,     1720.0),
-    (Operation::EmptyDispatch, 480.0),
+    (Operation::Get,           4900.0),
+    (Operation::Set,           4950.0),
+    (Operation::Quorate,       3450.0),
+    (Operation::KeyOfList,     9400.0),
+    (Operation::EventOfCmap,   2400.0),
+    (Operation::EventOfCpg,    2020.0),
+    (Operation::Multicast,     1800.0),
+    (Operation::EmptyDispatch, 500.0),
 ];
 
 /// How often an operation is done, and twice that. What only the first one does is in both.
