@@ -71,11 +71,10 @@ impl Client {
     pub fn multicast_slices(&self, guarantee: Guarantee, parts: &[&[u8]]) -> Result<()> {
         crate::log::in_span!("request", Cpg::NAME, CALL, || {
             let length = length(parts);
+            let call = self.core.call(CALL).multicast();
             if length > self.max_atomic_message_size() {
-                let call = self.core.call(CALL).multicast();
                 return self.multicast_fragments(guarantee, parts, length, call);
             }
-            let call = self.core.call(CALL).multicast();
             if self.multicast_in_one_piece(guarantee, parts, length, call, true)? {
                 Ok(())
             } else if call.is_over() {
